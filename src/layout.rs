@@ -1,0 +1,455 @@
+//! L1: every byte of segments and frames. Constants, packed words and compile-time checks; no behaviour.
+//!
+//! # A segment
+//!
+//! Every segment begins with one control page of the same shape, whatever its kind. Each field stands in a
+//! 128-byte cell of its own (two cache lines, since processors fetch pairs), so that no two fields that
+//! different events change share a line. All-zero bytes are a valid, empty segment.
+//!
+//! ```text
+//!  offset  cell        request          response         status            bell
+//!  ------  ----------  ---------------  ---------------  ----------------  ----------------
+//!       0  identity    written by the server before the segment is handed out
+//!     128  producer    tail (lazy)      tail (lazy)      -                 -
+//!     256  consumer    head of the      head of the      -                 -
+//!                      response ring    request ring
+//!     384  sleeper     armed, cpu, off  -                cpu, off          -
+//!     512  bell        -                seq (server      -                 seq (the clients of
+//!                                       rings client)                      the domain ring)
+//!     640  counters    client's         server's, for    server's          -
+//!                                       this session
+//!    1152  peer        -                pid, uid, name   pid, uid, name    -
+//!    1280  reserved for samples of the timestamp extension
+//!    4096  body        request ring     response ring    armed words, one  -
+//!                                                        per domain
+//! ```
+//!
+//! Written by: request, the client; response and status, the server; bell, the clients of one domain. Everyone
+//! else maps read-only.
+//!
+//! # A record
+//!
+//! A record starts on a 64-byte line and is contiguous; its size is its header and body rounded up to lines.
+//!
+//! ```text
+//!   byte 0        4      5       6      8                16
+//!        +--------+------+-------+------+----------------+----------------------------
+//!        | length | kind | flags | code | call id        | extensions, then payload
+//!        | u32    | u8   | u8    | u16  | u64            | `length` bytes in all
+//!        +--------+------+-------+------+----------------+----------------------------
+//!        '------- header word ----------'
+//! ```
+//!
+//! The header word is one little-endian u64, always accessed as such and stored last: it publishes the record.
+//! Kinds start at 1, so a header word of 0 means "not published". Extensions are u64 words in this order, each
+//! present if its condition holds: total length (first fragment), deadline (flag), send stamp (flag).
+
+use core::mem::size_of;
+
+/// First eight bytes of every segment: `RINGBEL1` in ASCII, little-endian.
+pub const MAGIC: u64 = u64::from_le_bytes(*b"RINGBEL1");
+/// Version of the layout in this file. A segment of another version is refused.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// A cache line: the unit of positions in a ring.
+pub const LINE: u64 = 64;
+/// The distance between fields that must not share a line.
+pub const CELL: usize = 128;
+/// Size of the control page, and offset of the body.
+pub const CONTROL: usize = 4096;
+
+/// Smallest capacity of a ring in bytes.
+pub const MIN_CAPACITY: u64 = 2 * 1024;
+/// Largest capacity of a ring in bytes.
+pub const MAX_CAPACITY: u64 = 1 << 30;
+/// Capacity of a ring in bytes unless configured.
+pub const DEFAULT_CAPACITY: u64 = 256 * 1024;
+
+/// How far the producer of a ring keeps line starts zeroed ahead of its position, in bytes.
+pub const fn zero_window(capacity: u64) -> u64 {
+    if capacity / 4 < 8 * LINE { capacity / 4 } else { 8 * LINE }
+}
+
+/// Largest body of one fragment in bytes; smaller rings use less (see [`max_record`]).
+pub const FRAGMENT: usize = 16 * 1024;
+
+/// Largest record of a ring in bytes, header included. Padding (less than a record), the record and the zero
+/// window take at most three quarters of the ring: so every claim succeeds in the end, and a producer that cannot
+/// claim has more than a quarter unread (`ring.rs` builds on that).
+pub const fn max_record(capacity: u64) -> u64 {
+    ((capacity / 4 * 3 - zero_window(capacity)) / 2) & !(LINE - 1)
+}
+
+/// Largest body (extensions and payload) of one record in bytes.
+pub const fn max_body(capacity: u64) -> usize {
+    let whole = max_record(capacity) as usize - FRAME_HEADER;
+    if whole < FRAGMENT { whole } else { FRAGMENT }
+}
+
+/// Size of the record that holds `body` bytes.
+pub const fn record_size(body: usize) -> u64 {
+    ((FRAME_HEADER + body) as u64 + (LINE - 1)) & !(LINE - 1)
+}
+
+/// Whether a ring may have this capacity.
+pub const fn is_capacity(bytes: u64) -> bool {
+    bytes.is_power_of_two() && bytes >= MIN_CAPACITY && bytes <= MAX_CAPACITY
+}
+
+/// Offsets of the cells of the control page.
+pub mod offset {
+    /// [`super::Identity`].
+    pub const IDENTITY: usize = 0;
+    /// u64: the producer's position, stored lazily, for tools.
+    pub const TAIL: usize = 128;
+    /// u64: the consumer's position in the ring of the *other* segment.
+    pub const HEAD: usize = 256;
+    /// u64: 0, or what the sleeper waits for ([`super::Armed`]).
+    pub const ARMED: usize = 384;
+    /// u64: the hints of the sleeper's side ([`super::Hints`]).
+    pub const HINTS: usize = 392;
+    /// u32: the bell word.
+    pub const SEQ: usize = 512;
+    /// [`super::COUNTERS`] u64 counters.
+    pub const COUNTERS: usize = 640;
+    /// [`super::Peer`].
+    pub const PEER: usize = 1152;
+    /// Reserved for samples of the timestamp extension.
+    pub const SAMPLES: usize = 1280;
+}
+
+/// How many u64 counters a control page holds.
+pub const COUNTERS: usize = 64;
+
+/// Bytes from one armed word of the status segment to the next: a line each, so that arming for one domain is
+/// not seen by the others.
+pub const ARMED_STRIDE: usize = 64;
+
+/// What a segment is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum SegmentKind {
+    /// Client to server: written by the client.
+    Request = 1,
+    /// Server to client: written by the server.
+    Response = 2,
+    /// One for each server: written by the server.
+    Status = 3,
+    /// One for each domain: written by the clients of the domain.
+    Bell = 4,
+}
+
+impl SegmentKind {
+    /// The kind with this number, if there is one.
+    pub const fn from_u32(raw: u32) -> Option<Self> {
+        match raw {
+            1 => Some(Self::Request),
+            2 => Some(Self::Response),
+            3 => Some(Self::Status),
+            4 => Some(Self::Bell),
+            _ => None,
+        }
+    }
+}
+
+/// The first cell of every segment. Written once, by the server, before the segment is handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Identity {
+    /// [`MAGIC`].
+    pub magic: u64,
+    /// [`LAYOUT_VERSION`].
+    pub version: u32,
+    /// A [`SegmentKind`] as a number.
+    pub kind: u32,
+    /// The server's generation: differs between any two starts of a server.
+    pub generation: u64,
+    /// The session, or the domain for a bell; 0 for the status segment.
+    pub session: u64,
+    /// Capacity of the ring in bytes; for the status segment the number of armed words; 0 for a bell.
+    pub capacity: u64,
+    /// Size of the segment in bytes.
+    pub total: u64,
+    /// When the segment was made, CLOCK_MONOTONIC, in nanoseconds.
+    pub created_ns: u64,
+}
+
+/// Who is at the other end, as the kernel told the server at connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Peer {
+    /// Process id; 0 if it cannot be seen from the server's pid namespace.
+    pub pid: u32,
+    /// User id.
+    pub uid: u32,
+    /// A name for people, UTF-8, padded with zeros; chosen by the client, so not to be trusted.
+    pub name: [u8; NAME],
+}
+
+/// Longest name of a client in bytes.
+pub const NAME: usize = 48;
+
+/// Size of a segment with a ring of `capacity` bytes.
+pub const fn ring_segment_size(capacity: u64) -> u64 {
+    page_up(CONTROL as u64 + capacity)
+}
+
+/// Size of a status segment with `domains` armed words.
+pub const fn status_segment_size(domains: u64) -> u64 {
+    page_up(CONTROL as u64 + domains * ARMED_STRIDE as u64)
+}
+
+/// Size of a bell segment.
+pub const BELL_SEGMENT_SIZE: u64 = CONTROL as u64;
+
+const fn page_up(bytes: u64) -> u64 {
+    (bytes + (CONTROL as u64 - 1)) & !(CONTROL as u64 - 1)
+}
+
+/// The word in which a sleeper declares that it is about to sleep.
+///
+/// ```text
+///  63..40   39..36   35..32     31..0
+///  0        mode     interest   ticket: the value of `seq` that it saw
+/// ```
+///
+/// | word | state |
+/// |---|---|
+/// | 0 | awake: nobody rings |
+/// | mode `FUTEX` | about to sleep, or asleep, in a futex wait on `seq == ticket` |
+/// | mode `EVENT` | about to sleep, or asleep, in an event loop that has a descriptor for this |
+///
+/// Anything else is impossible; a ringer that reads it wakes nobody (the sleeper has hurt itself only).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Armed(pub u64);
+
+/// How a sleeper sleeps, and so how it is to be woken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// In a futex wait on the bell word.
+    Futex,
+    /// In an event loop: epoll, and what is built on it.
+    Event,
+}
+
+/// What a sleeper wants to be woken for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Interest(u64);
+
+impl Interest {
+    /// A record was published in the ring that the sleeper consumes.
+    pub const DATA: Self = Self(1);
+    /// Space was released in the ring that the sleeper fills.
+    pub const SPACE: Self = Self(2);
+    /// Either of them.
+    pub const BOTH: Self = Self(3);
+
+    /// Whether the two have anything in common.
+    pub const fn meets(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+impl Armed {
+    /// Nobody sleeps.
+    pub const AWAKE: Self = Self(0);
+
+    /// Asleep in `mode` for `interest`, having seen `ticket`.
+    pub const fn new(mode: Mode, interest: Interest, ticket: u32) -> Self {
+        let mode = match mode {
+            Mode::Futex => 1,
+            Mode::Event => 2,
+        };
+        Self(mode << 36 | interest.0 << 32 | ticket as u64)
+    }
+
+    /// How to wake the sleeper; `None` if it is awake, or the word is impossible.
+    pub const fn mode(self) -> Option<Mode> {
+        match self.0 >> 36 {
+            1 => Some(Mode::Futex),
+            2 => Some(Mode::Event),
+            _ => None,
+        }
+    }
+
+    /// What the sleeper waits for.
+    pub const fn interest(self) -> Interest {
+        Interest(self.0 >> 32 & 3)
+    }
+
+    /// The value of `seq` that the sleeper saw.
+    #[allow(clippy::cast_possible_truncation, reason = "the ticket is the low half")]
+    pub const fn ticket(self) -> u32 {
+        self.0 as u32
+    }
+}
+
+/// Where a side runs and whether it is on a CPU at all: advice for the other side's waiting, never trusted.
+///
+/// ```text
+///  63..33   32    31..0
+///  0        off   CPU number + 1, or 0 if unknown
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Hints(pub u64);
+
+impl Hints {
+    /// Running on `cpu`; `off` if yielding or parked.
+    pub const fn new(cpu: Option<u32>, off: bool) -> Self {
+        let cpu = match cpu {
+            Some(cpu) => cpu as u64 + 1,
+            None => 0,
+        };
+        Self(cpu | (off as u64) << 32)
+    }
+
+    /// The CPU that the side ran on when it last looked.
+    #[allow(clippy::cast_possible_truncation, reason = "the CPU is the low half")]
+    pub const fn cpu(self) -> Option<u32> {
+        (self.0 as u32).checked_sub(1)
+    }
+
+    /// Whether the side was yielding or parked.
+    pub const fn off(self) -> bool {
+        self.0 >> 32 & 1 != 0
+    }
+}
+
+/// Size of a frame's header in bytes: the header word and the call id.
+pub const FRAME_HEADER: usize = 16;
+/// Offset of the call id in a frame.
+pub const CALL_ID: usize = 8;
+
+/// What a frame is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// Client to server: wants one answer.
+    Request = 1,
+    /// Server to client: the answer.
+    Response = 2,
+    /// Server to client: the answer is an error; `code` says which, the payload is a short text.
+    Error = 3,
+    /// Client to server: wants no answer.
+    OneWay = 4,
+    /// Server to client: pushed, belongs to no call.
+    Event = 5,
+    /// One item of a streamed answer.
+    StreamItem = 6,
+    /// End of a streamed answer.
+    StreamEnd = 7,
+    /// Client to server: the answer to this call is no longer wanted.
+    Cancel = 8,
+    /// Are you there?
+    Ping = 9,
+    /// I am.
+    Pong = 10,
+    /// Nothing more comes from here.
+    Goodbye = 11,
+    /// Fills the rest of the buffer; carries nothing.
+    Padding = 12,
+}
+
+impl Kind {
+    /// The kind with this number, if there is one.
+    pub const fn from_u8(raw: u8) -> Option<Self> {
+        Some(match raw {
+            1 => Self::Request,
+            2 => Self::Response,
+            3 => Self::Error,
+            4 => Self::OneWay,
+            5 => Self::Event,
+            6 => Self::StreamItem,
+            7 => Self::StreamEnd,
+            8 => Self::Cancel,
+            9 => Self::Ping,
+            10 => Self::Pong,
+            11 => Self::Goodbye,
+            12 => Self::Padding,
+            _ => return None,
+        })
+    }
+}
+
+/// Flags of a frame.
+pub mod flag {
+    /// More fragments of this message follow.
+    pub const MORE: u8 = 1;
+    /// Not the first fragment of its message.
+    pub const CONTINUED: u8 = 2;
+    /// Ends a fragmented message that will not be completed.
+    pub const ABORT: u8 = 4;
+    /// An absolute deadline follows (CLOCK_MONOTONIC, ns).
+    pub const DEADLINE: u8 = 8;
+    /// The time of sending follows (CLOCK_MONOTONIC, ns).
+    pub const STAMP: u8 = 16;
+    /// All flags of this version.
+    pub const ALL: u8 = MORE | CONTINUED | ABORT | DEADLINE | STAMP;
+}
+
+/// The first eight bytes of a frame.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct HeaderWord(pub u64);
+
+impl HeaderWord {
+    /// Packs the four fields. `length` is that of the body: extensions and payload.
+    pub const fn new(kind: Kind, flags: u8, code: u16, length: u32) -> Self {
+        Self(length as u64 | (kind as u64) << 32 | (flags as u64) << 40 | (code as u64) << 48)
+    }
+
+    /// Length of the body in bytes.
+    #[allow(clippy::cast_possible_truncation, reason = "the length is the low half")]
+    pub const fn length(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// The kind, if it is one of this version.
+    #[allow(clippy::cast_possible_truncation, reason = "one byte of the word")]
+    pub const fn kind(self) -> Option<Kind> {
+        Kind::from_u8((self.0 >> 32) as u8)
+    }
+
+    /// The flags, see [`flag`].
+    #[allow(clippy::cast_possible_truncation, reason = "one byte of the word")]
+    pub const fn flags(self) -> u8 {
+        (self.0 >> 40) as u8
+    }
+
+    /// The code of an error; 0 elsewhere.
+    #[allow(clippy::cast_possible_truncation, reason = "the upper two bytes of the word")]
+    pub const fn code(self) -> u16 {
+        (self.0 >> 48) as u16
+    }
+}
+
+impl core::fmt::Debug for HeaderWord {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("HeaderWord")
+            .field("kind", &self.kind())
+            .field("flags", &self.flags())
+            .field("code", &self.code())
+            .field("length", &self.length())
+            .finish()
+    }
+}
+
+const _: () = {
+    assert!(size_of::<Identity>() == 56 && size_of::<Identity>() <= CELL);
+    assert!(size_of::<Peer>() == 56 && size_of::<Peer>() <= CELL);
+    assert!(core::mem::offset_of!(Identity, version) == 8);
+    assert!(core::mem::offset_of!(Identity, kind) == 12);
+    assert!(core::mem::offset_of!(Identity, generation) == 16);
+    assert!(core::mem::offset_of!(Identity, session) == 24);
+    assert!(core::mem::offset_of!(Identity, capacity) == 32);
+    assert!(core::mem::offset_of!(Identity, total) == 40);
+    assert!(core::mem::offset_of!(Identity, created_ns) == 48);
+    assert!(core::mem::offset_of!(Peer, uid) == 4);
+    assert!(core::mem::offset_of!(Peer, name) == 8);
+    assert!(offset::TAIL == CELL && offset::HEAD == 2 * CELL && offset::ARMED == 3 * CELL);
+    assert!(offset::SEQ == 4 * CELL && offset::COUNTERS == 5 * CELL);
+    assert!(offset::COUNTERS + COUNTERS * 8 == offset::PEER);
+    assert!(offset::PEER + CELL == offset::SAMPLES && offset::SAMPLES < CONTROL);
+    assert!(zero_window(MIN_CAPACITY) == 512 && zero_window(DEFAULT_CAPACITY) == 512);
+    assert!(max_record(MIN_CAPACITY) == 512 && max_body(DEFAULT_CAPACITY) == FRAGMENT);
+    assert!(record_size(0) == LINE && record_size(48) == LINE && record_size(49) == 2 * LINE);
+};
