@@ -45,6 +45,10 @@ use crate::layout::{Armed, Interest, Mode};
 use crate::memory::{BellWord, OwnWord, PeerWord};
 use crate::sync::{Ordering, fence};
 
+/// How long a ringer that has published may take to ring before its ring counts as lost.
+#[cfg(not(ringbell_loom))]
+pub(crate) const GRACE_NS: u64 = 10_000_000;
+
 /// The sleeper's end of a bell.
 #[derive(Debug)]
 pub struct Sleeper {
@@ -77,6 +81,20 @@ impl Sleeper {
         self.seq.load() != ticket.0
     }
 
+    /// The backstop ended a sleep, this side is still armed, and something was published: tells a lost wake from a
+    /// ringer that was between publishing and waking. Waits a little for the latter.
+    #[cfg(not(ringbell_loom))]
+    pub(crate) fn rescue(&self, ticket: Ticket) -> Rescue {
+        let until = crate::clock::now_ns() + GRACE_NS;
+        while !self.rung(ticket) {
+            if crate::clock::now_ns() >= until {
+                return Rescue::LostWake;
+            }
+            self.seq.wait(ticket.0, Some(crate::clock::timespec(until)));
+        }
+        Rescue::LateRing
+    }
+
     /// Awake again, or not going to sleep after all.
     pub fn disarm(&self) {
         // Relaxed: a ringer that still sees it armed makes a needless wake, nothing else.
@@ -87,6 +105,16 @@ impl Sleeper {
     pub fn seq(&self) -> &BellWord {
         &self.seq
     }
+}
+
+/// What a sleep that the backstop ended turned out to be.
+#[cfg(not(ringbell_loom))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rescue {
+    /// The bell was rung, but the wake came late: the ringer was preempted, stopped or killed.
+    LateRing,
+    /// Nobody rang for what was published. Never happens, by the argument above.
+    LostWake,
 }
 
 /// The fence between arming and looking again.

@@ -387,6 +387,24 @@ pub mod flag {
     pub const ALL: u8 = MORE | CONTINUED | ABORT | DEADLINE | STAMP;
 }
 
+/// Codes of error frames. Those below [`code::APPLICATION`] are Ringbell's own.
+pub mod code {
+    /// The handler panicked.
+    pub const PANICKED: u16 = 1;
+    /// The answer is larger than a message may be.
+    pub const TOO_LARGE: u16 = 2;
+    /// The server has no memory to spare for this request.
+    pub const EXHAUSTED: u16 = 3;
+    /// The request's deadline had passed before it was run.
+    pub const DEADLINE_EXCEEDED: u16 = 4;
+    /// The server shuts down and takes no new requests.
+    pub const SHUTTING_DOWN: u16 = 5;
+    /// The responder was dropped without an answer.
+    pub const DROPPED: u16 = 6;
+    /// The first code that an application may use.
+    pub const APPLICATION: u16 = 256;
+}
+
 /// The first eight bytes of a frame.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct HeaderWord(pub u64);

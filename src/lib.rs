@@ -1,8 +1,64 @@
 //! Requests and responses between processes on one Linux machine, through shared memory.
+//!
+//! A client writes a request into a ring that it shares with the server, and rings a bell if (and only if) the
+//! server is asleep; the response comes back through a second ring. While both sides are busy there is no system
+//! call at all. A Unix domain socket makes the introduction and stays open as the lease on the session's life.
+//!
+//! ```no_run
+//! // One process:
+//! let server = ringbell::Server::bind("/run/app/echo.sock")?;
+//! server.run(|request, response| {
+//!     response.extend_from_slice(request.payload());
+//!     Ok(())
+//! })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! ```no_run
+//! // Another one:
+//! let mut client = ringbell::Client::connect("/run/app/echo.sock")?;
+//! assert_eq!(&*client.call(b"hello")?, b"hello");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Time
+//!
+//! One convention at every level: `Option<Duration>` (or a deadline), where `None` waits for ever and zero does not
+//! wait.
+//!
+//! # Threads and processes
+//!
+//! A [`Client`] belongs to one thread at a time (`Send`, not `Sync`) and to the process that connected: in a forked
+//! child it returns `Forked`. A [`Server`] serves on the thread that calls [`Server::run`], with one helper thread
+//! for handshakes; a [`ServerHandle`] may be used from any thread and from signal handlers.
+//!
+//! # The modules, in layers
+//!
+//! Imports go down only.
+//!
+//! | layer | module | what it is |
+//! |---|---|---|
+//! | L0 | `sync` | the seam: the only file that names atomics or loom |
+//! | L0 | `memory` | shared words and lines, with one writer each |
+//! | L1 | [`layout`] | every byte of segments and frames |
+//! | L1 | `clock`, `fork` | time; knowing that this is a forked child |
+//! | L2 | `ring` | the single-producer single-consumer protocol |
+//! | L2 | `bell` | arm, park, ring |
+//! | L2 | [`wait`] | the waiting policy |
+//! | L2 | `segment` | memfds: made, sealed, mapped, verified |
+//! | L2 | [`stats`] | counters |
+//! | L3 | `session`, `calls` | one attachment: a state machine that never waits |
+//! | L3 | `handshake` | the only parser of a peer that is not accepted yet |
+//! | L4 | `client` | the blocking client |
+//! | L4 | `server`, `reactor`, `porter`, `park` | the server, its two threads, and how they sleep |
+//!
+//! Modules marked hidden in the source are for Ringbell's own tests, models and tools, and no part of its interface.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("Ringbell is made of Linux: futexes, memfds and seals");
 
 #[doc(hidden)]
 pub mod bell;
-#[doc(hidden)]
 pub mod layout;
 #[doc(hidden)]
 pub mod memory;
@@ -10,3 +66,53 @@ pub mod memory;
 pub mod ring;
 #[doc(hidden)]
 pub mod sync;
+
+// What follows needs a kernel; the model checker has the protocols above.
+#[cfg(not(ringbell_loom))]
+mod calls;
+#[cfg(not(ringbell_loom))]
+mod client;
+#[cfg(not(ringbell_loom))]
+mod clock;
+#[cfg(not(ringbell_loom))]
+mod fork;
+#[cfg(not(ringbell_loom))]
+mod handshake;
+#[cfg(not(ringbell_loom))]
+#[doc(hidden)]
+pub mod kill_point;
+#[cfg(not(ringbell_loom))]
+mod park;
+#[cfg(not(ringbell_loom))]
+mod porter;
+#[cfg(not(ringbell_loom))]
+mod reactor;
+#[cfg(not(ringbell_loom))]
+mod segment;
+#[cfg(not(ringbell_loom))]
+mod server;
+#[cfg(not(ringbell_loom))]
+mod session;
+#[cfg(not(ringbell_loom))]
+pub mod stats;
+#[cfg(not(ringbell_loom))]
+pub mod wait;
+
+#[cfg(not(ringbell_loom))]
+mod reexports {
+    pub use crate::calls::CallId;
+    pub use crate::client::{
+        Answer, CallError, Claim, Client, ConnectOptions, RecvError, RemoteError, Response, SendError, View,
+    };
+    pub use crate::handshake::{BindError, ConnectError, Credentials, RejectReason};
+    pub use crate::porter::Isolation;
+    pub use crate::ring::Fault as RingFault;
+    pub use crate::segment::SegmentError;
+    pub use crate::server::{
+        HandlerError, InvalidSetting, Request, ServeError, Server, ServerBuilder, ServerHandle, ServerStats,
+    };
+    pub use crate::session::PeerFault;
+    pub use crate::wait::WaitSettings;
+}
+#[cfg(not(ringbell_loom))]
+pub use reexports::*;

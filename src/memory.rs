@@ -11,6 +11,8 @@
 mod mapped;
 #[cfg(not(ringbell_loom))]
 pub use mapped::{BellWord, OwnLines, OwnWord, PeerLines, PeerWord, Window};
+#[cfg(not(ringbell_loom))]
+pub(crate) use mapped::wait_any;
 
 #[cfg(ringbell_loom)]
 mod model;

@@ -186,6 +186,12 @@ impl Producer {
         self.lines.slice_mut(claim.position.wrapping_add(FRAME_HEADER as u64), claim.body)
     }
 
+    /// The claimed bytes as they are.
+    #[cfg(not(ringbell_loom))]
+    pub fn body(&self, claim: &Claim) -> &[u8] {
+        self.lines.slice(claim.position.wrapping_add(FRAME_HEADER as u64), claim.body)
+    }
+
     /// Copies `bytes` to `offset` in the claimed bytes.
     ///
     /// # Panics
@@ -362,6 +368,11 @@ impl Consumer {
     #[inline]
     pub fn has_pending(&self) -> bool {
         self.lines.load(self.head) != 0
+    }
+
+    /// Whether the head is published as far as it has come.
+    pub fn is_published(&self) -> bool {
+        self.head == self.published
     }
 
     /// The next record, if there is one. Finding none publishes the head.

@@ -349,6 +349,16 @@ impl OwnLines {
         unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), to.as_ptr(), bytes.len()) };
     }
 
+    /// `len` bytes at `position` as they are.
+    ///
+    /// # Panics
+    /// If they would cross the end of the ring.
+    pub fn slice(&self, position: u64, len: usize) -> &[u8] {
+        let from = self.lines.bytes(position, len);
+        // SAFETY: in bounds and initialised; only this process writes here, through `&mut self`.
+        unsafe { core::slice::from_raw_parts(from.as_ptr(), len) }
+    }
+
     /// `len` bytes at `position` to write in place. Their content is arbitrary.
     ///
     /// # Panics

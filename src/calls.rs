@@ -1,0 +1,157 @@
+//! L3: the calls of one client that wait for an answer.
+//!
+//! A call id names a slot and its use: so an id is found without searching, an answer to a call that is over is
+//! told from one to its slot's next call, and memory is bounded by the number of calls in flight.
+
+/// Names one call of one session. Never given twice in a session's life (before 2^32 uses of one slot).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CallId(pub(crate) u64);
+
+impl CallId {
+    /// The id as it stands in frames.
+    pub fn as_u64(self) -> u64 {
+        self.0
+    }
+}
+
+impl std::fmt::Display for CallId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What is known of a call that is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waiting {
+    /// Somebody wants the answer.
+    Wanted,
+    /// The caller has given up.
+    Abandoned,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Slot {
+    Free { uses: u32 },
+    Taken { uses: u32, waiting: Waiting },
+}
+
+/// The calls in flight.
+#[derive(Debug)]
+pub(crate) struct Calls {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    limit: usize,
+    wanted: usize,
+}
+
+impl Calls {
+    /// No calls, and room for `limit`.
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { slots: Vec::new(), free: Vec::new(), limit, wanted: 0 }
+    }
+
+    /// Calls without an answer whose caller still wants one.
+    pub(crate) fn wanted(&self) -> usize {
+        self.wanted
+    }
+
+    /// Calls without an answer, abandoned ones included.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// A new call; `None` at the limit.
+    #[inline]
+    pub(crate) fn begin(&mut self) -> Option<CallId> {
+        let Some(index) = self.free.pop() else { return self.grow() };
+        let Slot::Free { uses } = self.slots[index as usize] else { unreachable!("on the free list") };
+        Some(self.take(index, uses))
+    }
+
+    #[cold]
+    fn grow(&mut self) -> Option<CallId> {
+        if self.slots.len() >= self.limit {
+            return None;
+        }
+        let index = u32::try_from(self.slots.len()).ok()?;
+        self.slots.push(Slot::Free { uses: 0 });
+        Some(self.take(index, 0))
+    }
+
+    #[inline]
+    fn take(&mut self, index: u32, uses: u32) -> CallId {
+        // Starting at 1, so that no id is 0.
+        let uses = uses.wrapping_add(1);
+        self.slots[index as usize] = Slot::Taken { uses, waiting: Waiting::Wanted };
+        self.wanted += 1;
+        CallId(u64::from(uses) << 32 | u64::from(index))
+    }
+
+    #[inline]
+    #[allow(clippy::cast_possible_truncation, reason = "the two halves of an id")]
+    fn find(&self, id: u64) -> Option<(usize, u32, Waiting)> {
+        let index = id as u32 as usize;
+        match self.slots.get(index) {
+            Some(&Slot::Taken { uses, waiting }) if u64::from(uses) == id >> 32 => Some((index, uses, waiting)),
+            _ => None,
+        }
+    }
+
+    /// The call is answered; `None` if there is no such call.
+    #[inline]
+    #[allow(clippy::cast_possible_truncation, reason = "slots are counted in u32")]
+    pub(crate) fn end(&mut self, id: u64) -> Option<Waiting> {
+        let (index, uses, waiting) = self.find(id)?;
+        self.slots[index] = Slot::Free { uses };
+        self.free.push(index as u32);
+        if waiting == Waiting::Wanted {
+            self.wanted -= 1;
+        }
+        Some(waiting)
+    }
+
+    /// The caller no longer wants the answer, which may still come.
+    pub(crate) fn abandon(&mut self, id: CallId) {
+        if let Some((index, uses, Waiting::Wanted)) = self.find(id.0) {
+            self.slots[index] = Slot::Taken { uses, waiting: Waiting::Abandoned };
+            self.wanted -= 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_good_for_one_answer() {
+        let mut calls = Calls::new(2);
+        let first = calls.begin().unwrap();
+        assert_eq!(calls.end(first.0), Some(Waiting::Wanted));
+        assert_eq!(calls.end(first.0), None);
+        let second = calls.begin().unwrap();
+        assert_ne!(first, second);
+        assert_eq!(calls.end(first.0), None, "the slot is the same, the call is not");
+        assert_eq!(calls.end(second.0), Some(Waiting::Wanted));
+    }
+
+    #[test]
+    fn the_limit_counts_abandoned_calls() {
+        let mut calls = Calls::new(2);
+        let first = calls.begin().unwrap();
+        let _second = calls.begin().unwrap();
+        calls.abandon(first);
+        assert_eq!((calls.wanted(), calls.in_flight()), (1, 2));
+        assert!(calls.begin().is_none());
+        assert_eq!(calls.end(first.0), Some(Waiting::Abandoned));
+        assert!(calls.begin().is_some());
+    }
+
+    #[test]
+    fn ids_out_of_range_are_unknown() {
+        let mut calls = Calls::new(2);
+        for id in [0, 1, u64::MAX, 1 << 32, 77 << 32 | 1] {
+            assert_eq!(calls.end(id), None);
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! L3: the handshake: the only parser of a peer that is not accepted yet.
+//!
+//! ```text
+//! client                                        server
+//! ------                                        ------
+//! connect                                       accept; credentials against the policy
+//! Hello      versions, sizes, name       --->   limits; segments
+//!                                        <---   Welcome, with descriptors on its first byte,
+//!                                               or Fallback, or Reject, both with a reason
+//! map and check the segments
+//! READY (one byte)                       --->   seal the request segment for good, and map it
+//! ```
+//!
+//! There is no answer to READY, so a session costs one round trip. Afterwards the socket is the session's
+//! lifeline: whoever closes it ends the session, and single bytes on it ([`lifeline`]) wake a peer that sleeps in
+//! an event loop, or say why the session ends.
+//!
+//! [`wire`] has the bytes, `server` the state machine that the porter drives, [`client`] the blocking driver,
+//! [`listener`] the socket, and `socket` the options that rustix does not know.
+
+use rustix::net::SocketAddrUnix;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+mod client;
+mod listener;
+mod server;
+mod socket;
+mod wire;
+
+pub use client::ConnectError;
+pub(crate) use client::{Attachment, HelloOptions, attach};
+pub use listener::BindError;
+pub(crate) use listener::{ListenOptions, Listener, listen, listen_fds};
+pub use server::Credentials;
+pub(crate) use server::{
+    Closed, Handshake, Host, Joined, Offer, PeerInfo, Progress, Refusal, identify, reject,
+};
+pub use wire::RejectReason;
+pub(crate) use wire::{Hello, Role, Transport, VERSIONS, Welcome};
+
+/// Longest path of a socket in bytes: `sun_path` with its final NUL.
+const MAX_PATH: usize = 107;
+
+/// Why a path cannot be the address of a socket.
+enum BadPath {
+    TooLong(usize),
+    /// Empty, or with a NUL inside.
+    Invalid,
+}
+
+fn address(path: &Path) -> Result<SocketAddrUnix, BadPath> {
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.len() > MAX_PATH {
+        return Err(BadPath::TooLong(bytes.len()));
+    }
+    if bytes.is_empty() {
+        return Err(BadPath::Invalid);
+    }
+    SocketAddrUnix::new(path).map_err(|_| BadPath::Invalid)
+}
+
+/// The bytes that the two ends of a session exchange on its lifeline.
+pub(crate) mod lifeline {
+    /// Client to server, once: I have mapped everything.
+    pub(crate) const READY: u8 = b'R';
+    /// Either way: look at your rings.
+    pub(crate) const WAKE: u8 = b'W';
+    /// Client to server: nothing more comes from here.
+    pub(crate) const GOODBYE: u8 = b'G';
+
+    /// Server to client: why the session ends, as the byte `0x80 | reason`.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    #[repr(u8)]
+    pub(crate) enum Farewell {
+        /// The server shuts down.
+        ShutDown = 0x80,
+        /// The client wrote something impossible.
+        PeerFault = 0x81,
+        /// The client did not drain its responses in time.
+        SlowClient = 0x82,
+        /// The server could not go on with this session: memory, descriptors.
+        Exhausted = 0x83,
+        /// The handshake was not finished in time.
+        TooLate = 0x84,
+    }
+
+    impl Farewell {
+        /// The reason in a byte of the server, if it is one. Any other byte with the top bit is a goodbye for a
+        /// reason that this version does not know.
+        pub(crate) fn from_byte(byte: u8) -> Option<Self> {
+            Some(match byte {
+                0x80 => Self::ShutDown,
+                0x81 => Self::PeerFault,
+                0x82 => Self::SlowClient,
+                0x83 => Self::Exhausted,
+                0x84 => Self::TooLate,
+                _ => return None,
+            })
+        }
+    }
+}

@@ -1,0 +1,461 @@
+//! The client's side: blocking, with an absolute deadline.
+
+use super::wire::{self, Header, Hello, Kind, Malformed, RejectReason, Role, Transport, Welcome};
+use super::{BadPath, MAX_PATH, lifeline};
+use crate::layout::{self, NAME, SegmentKind};
+use crate::segment::{Label, Segment, SegmentError};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags,
+    SocketAddrUnix, SocketFlags, SocketType, sockopt,
+};
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long to yield for an answer before sleeping: a CPU that sleeps takes 50 us to wake.
+const YIELD: Duration = Duration::from_micros(150);
+/// The request, response, status and bell segments.
+const SEGMENTS: usize = 4;
+/// Most descriptors of a Welcome: the segments and the server's pidfd.
+const DESCRIPTORS: usize = SEGMENTS + 1;
+
+/// Why there is no session.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// Nothing is at this path.
+    NoSuchSocket(PathBuf),
+    /// Something else than a socket is at this path.
+    NotASocket(PathBuf),
+    /// The socket is there, its server is not.
+    NobodyListens(PathBuf),
+    /// This process may not connect to the socket.
+    PermissionDenied(PathBuf),
+    /// No socket can have so long a path.
+    PathTooLong {
+        /// Length of the path in bytes.
+        len: usize,
+        /// Longest possible path in bytes.
+        max: usize,
+    },
+    /// The server did not answer before the deadline.
+    TimedOut,
+    /// The server hung up before the session began.
+    ServerDied,
+    /// The other end speaks, but not this protocol.
+    NotRingbell,
+    /// The two have no version of the protocol in common.
+    VersionMismatch {
+        /// First and last version that this library speaks.
+        ours: (u16, u16),
+        /// First and last version that the server speaks.
+        theirs: (u16, u16),
+    },
+    /// The server does not accept this client.
+    Rejected(RejectReason),
+    /// The server offers this client its socket as transport only, which this version of the library does not
+    /// have yet.
+    SharedMemoryRefused(RejectReason),
+    /// The server sent another number of descriptors than it announced.
+    BadDescriptors {
+        /// How many were announced.
+        want: usize,
+        /// How many came.
+        have: usize,
+    },
+    /// A segment of the server failed its checks, or could not be mapped.
+    BadSegment(SegmentError),
+    /// No descriptor is left, in this process or in the system.
+    OutOfDescriptors,
+    /// No memory is left.
+    OutOfMemory,
+    /// An option that cannot be; what is wrong with it is given.
+    InvalidOption(&'static str),
+    /// Any other failure of the system.
+    Io(std::io::Error),
+}
+
+impl std::fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NoSuchSocket(path) => write!(f, "there is no socket at {}", path.display()),
+            Self::NotASocket(path) => write!(f, "{} is not a socket", path.display()),
+            Self::NobodyListens(path) => write!(f, "no server listens at {}", path.display()),
+            Self::PermissionDenied(path) => write!(f, "no permission to connect to {}", path.display()),
+            Self::PathTooLong { len, max } => {
+                write!(f, "the path of the socket has {len} bytes, more than the {max} that are possible")
+            }
+            Self::TimedOut => f.write_str("the server did not answer in time"),
+            Self::ServerDied => f.write_str("the server hung up during the handshake"),
+            Self::NotRingbell => f.write_str("what answers at the socket is no Ringbell server"),
+            Self::VersionMismatch { ours, theirs } => write!(
+                f,
+                "this library speaks versions {} to {} of the protocol, the server {} to {}",
+                ours.0, ours.1, theirs.0, theirs.1
+            ),
+            Self::Rejected(reason) => write!(f, "the server rejects this client: {reason}"),
+            Self::SharedMemoryRefused(reason) => write!(
+                f,
+                "the server offers only its socket as transport, which is not supported yet: {reason}"
+            ),
+            Self::BadDescriptors { want, have } => {
+                write!(f, "the server sent {have} descriptors, not {want}")
+            }
+            Self::BadSegment(error) => write!(f, "the server's memory is not what it should be: {error}"),
+            Self::OutOfDescriptors => f.write_str("no descriptor is left"),
+            Self::OutOfMemory => f.write_str("no memory is left"),
+            Self::InvalidOption(what) => f.write_str(what),
+            Self::Io(error) => write!(f, "the connection failed: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for ConnectError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io(error) => Some(error),
+            Self::BadSegment(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<Errno> for ConnectError {
+    fn from(errno: Errno) -> Self {
+        match errno {
+            Errno::MFILE | Errno::NFILE => Self::OutOfDescriptors,
+            Errno::NOMEM | Errno::NOBUFS => Self::OutOfMemory,
+            Errno::PIPE | Errno::CONNRESET => Self::ServerDied,
+            other => Self::Io(other.into()),
+        }
+    }
+}
+
+impl From<SegmentError> for ConnectError {
+    fn from(error: SegmentError) -> Self {
+        match error {
+            SegmentError::OutOfMemory => Self::OutOfMemory,
+            SegmentError::OutOfDescriptors => Self::OutOfDescriptors,
+            other => Self::BadSegment(other),
+        }
+    }
+}
+
+impl From<Malformed> for ConnectError {
+    fn from(_: Malformed) -> Self {
+        Self::NotRingbell
+    }
+}
+
+impl From<RejectReason> for ConnectError {
+    fn from(reason: RejectReason) -> Self {
+        match reason {
+            RejectReason::VersionUnsupported { min, max } => {
+                Self::VersionMismatch { ours: wire::VERSIONS, theirs: (min, max) }
+            }
+            other => Self::Rejected(other),
+        }
+    }
+}
+
+/// What a client asks for. Zeros leave the choice to the server.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct HelloOptions {
+    /// A name for people and tools, at most [`NAME`] bytes.
+    pub(crate) name: String,
+    /// Wanted capacities of the rings in bytes, or 0.
+    pub(crate) request_capacity: u64,
+    pub(crate) response_capacity: u64,
+    /// Wanted limit of one message in bytes, or 0. The server may lower it.
+    pub(crate) max_message: u64,
+}
+
+impl HelloOptions {
+    fn hello(&self) -> Result<Hello, ConnectError> {
+        let capacity = |wanted| wanted == 0 || layout::is_capacity(wanted);
+        if !capacity(self.request_capacity) || !capacity(self.response_capacity) {
+            let what = "the capacity of a ring must be a power of two from 2 KiB to 1 GiB";
+            return Err(ConnectError::InvalidOption(what));
+        }
+        if self.name.len() > NAME {
+            return Err(ConnectError::InvalidOption("the name of a client has at most 48 bytes"));
+        }
+        Ok(Hello {
+            versions: wire::VERSIONS,
+            role: Role::Client,
+            transport: Transport::Shared,
+            features: 0,
+            request_capacity: self.request_capacity,
+            response_capacity: self.response_capacity,
+            max_message: self.max_message,
+            name: self.name.clone(),
+        })
+    }
+}
+
+/// A session, as the client holds it: everything checked and mapped.
+#[derive(Debug)]
+pub(crate) struct Attachment {
+    /// The connected socket, non-blocking.
+    pub(crate) lifeline: OwnedFd,
+    /// The server's pidfd, if its kernel has such.
+    pub(crate) server: Option<OwnedFd>,
+    /// Mapped writable.
+    pub(crate) request: Segment,
+    /// Mapped read-only.
+    pub(crate) response: Segment,
+    /// Mapped read-only.
+    pub(crate) status: Segment,
+    /// Mapped writable.
+    pub(crate) bell: Segment,
+    pub(crate) session: u64,
+    pub(crate) generation: u64,
+    /// Index of the server's armed word for this client in the status segment.
+    pub(crate) domain: u32,
+    pub(crate) request_capacity: u64,
+    pub(crate) response_capacity: u64,
+    /// Largest message in bytes, either way.
+    pub(crate) max_message: u64,
+    /// The server's pid as the server sees it.
+    pub(crate) server_pid: u32,
+}
+
+/// Connects to the server at `path` and agrees on a session. Blocks until `deadline`, for ever if there is none.
+///
+/// # Errors
+/// See [`ConnectError`]. Nothing is left behind, here or (once it notices) at the server.
+pub(crate) fn attach(
+    path: &Path,
+    options: &HelloOptions,
+    deadline: Option<Instant>,
+) -> Result<Attachment, ConnectError> {
+    let hello = options.hello()?.encode();
+    let socket = connect(path, deadline)?;
+    // kill point: client-connected
+    let patience = Patience { deadline, yield_until: Instant::now() + YIELD };
+    match patience.send(&socket, &hello) {
+        // It may have answered before it hung up: a server that is full does not wait for the Hello.
+        Ok(()) | Err(ConnectError::ServerDied) => {}
+        Err(error) => return Err(error),
+    }
+    // kill point: client-hello-sent
+    let (header, descriptors) = patience.header(&socket)?;
+    let mut body = vec![0; header.length];
+    patience.read(&socket, &mut body)?;
+    // kill point: client-answer-read
+    match header.kind {
+        Kind::Welcome => {
+            let attachment = join(socket, &Welcome::parse(&body)?, descriptors?)?;
+            // kill point: client-mapped
+            patience.send(&attachment.lifeline, &[lifeline::READY])?;
+            // kill point: client-ready-sent
+            Ok(attachment)
+        }
+        Kind::Fallback => Err(ConnectError::SharedMemoryRefused(RejectReason::parse(&body)?)),
+        Kind::Reject => Err(RejectReason::parse(&body)?.into()),
+        Kind::Hello => Err(ConnectError::NotRingbell),
+    }
+}
+
+/// Checks and maps what came with a Welcome.
+fn join(lifeline: OwnedFd, welcome: &Welcome, descriptors: Vec<OwnedFd>) -> Result<Attachment, ConnectError> {
+    let (min, max) = wire::VERSIONS;
+    if !(min..=max).contains(&welcome.version) {
+        let theirs = (welcome.version, welcome.version);
+        return Err(ConnectError::VersionMismatch { ours: wire::VERSIONS, theirs });
+    }
+    let want = SEGMENTS + usize::from(welcome.has_pidfd);
+    let have = descriptors.len();
+    if have != want {
+        return Err(ConnectError::BadDescriptors { want, have });
+    }
+    let mut descriptors = descriptors.into_iter();
+    let mut adopt = |kind, session, capacity| {
+        let fd = descriptors.next().ok_or(ConnectError::BadDescriptors { want, have })?;
+        let label = Label { kind, generation: welcome.generation, session, capacity };
+        Ok::<_, ConnectError>(Segment::adopt(fd, &label)?)
+    };
+    let request = adopt(SegmentKind::Request, welcome.session, welcome.request_capacity)?;
+    let response = adopt(SegmentKind::Response, welcome.session, welcome.response_capacity)?;
+    let status = adopt(SegmentKind::Status, 0, welcome.armed_words)?;
+    let bell = adopt(SegmentKind::Bell, welcome.domain.into(), 0)?;
+    Ok(Attachment {
+        lifeline,
+        server: descriptors.next(),
+        request,
+        response,
+        status,
+        bell,
+        session: welcome.session,
+        generation: welcome.generation,
+        domain: welcome.domain,
+        request_capacity: welcome.request_capacity,
+        response_capacity: welcome.response_capacity,
+        max_message: welcome.max_message,
+        server_pid: welcome.pid,
+    })
+}
+
+/// A connected, non-blocking socket.
+fn connect(path: &Path, deadline: Option<Instant>) -> Result<OwnedFd, ConnectError> {
+    let address = super::address(path).map_err(|bad| match bad {
+        BadPath::TooLong(len) => ConnectError::PathTooLong { len, max: MAX_PATH },
+        BadPath::Invalid => ConnectError::InvalidOption("the path of the socket is empty or has a NUL byte"),
+    })?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let mut result = rustix::net::connect(&socket, &address);
+    if result == Err(Errno::AGAIN) {
+        // The server's backlog is full.
+        rustix::io::ioctl_fionbio(&socket, false)?;
+        result = connect_in_turn(&socket, &address, deadline);
+        rustix::io::ioctl_fionbio(&socket, true)?;
+    }
+    let path = || path.to_owned();
+    match result {
+        Ok(()) => Ok(socket),
+        Err(Errno::NOENT | Errno::NOTDIR) => Err(ConnectError::NoSuchSocket(path())),
+        // Said of a file that is no socket, too.
+        Err(Errno::CONNREFUSED | Errno::NOTSOCK) if is_socket(&path()) => {
+            Err(ConnectError::NobodyListens(path()))
+        }
+        Err(Errno::CONNREFUSED | Errno::NOTSOCK) => Err(ConnectError::NotASocket(path())),
+        Err(Errno::ACCESS | Errno::PERM) => Err(ConnectError::PermissionDenied(path())),
+        // A datagram socket, for one.
+        Err(Errno::PROTOTYPE) => Err(ConnectError::NotRingbell),
+        Err(Errno::AGAIN) => Err(ConnectError::TimedOut),
+        Err(other) => Err(other.into()),
+    }
+}
+
+/// Waits in the kernel for room in the backlog. There, and not by asking again: nothing would tell when.
+fn connect_in_turn(
+    socket: &OwnedFd,
+    address: &SocketAddrUnix,
+    deadline: Option<Instant>,
+) -> Result<(), Errno> {
+    loop {
+        let left = match deadline {
+            None => None,
+            Some(deadline) => match deadline.saturating_duration_since(Instant::now()) {
+                Duration::ZERO => return Err(Errno::AGAIN),
+                // A kernel timeout below its resolution would mean none at all.
+                left => Some(left.max(Duration::from_millis(1))),
+            },
+        };
+        sockopt::set_socket_timeout(socket, sockopt::Timeout::Send, left)?;
+        match rustix::net::connect(socket, address) {
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            other => return other,
+        }
+    }
+}
+
+fn is_socket(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
+}
+
+/// How long to wait, and how.
+struct Patience {
+    deadline: Option<Instant>,
+    yield_until: Instant,
+}
+
+impl Patience {
+    /// Waits until the socket may be ready.
+    fn wait(&self, socket: &OwnedFd, events: PollFlags) -> Result<(), ConnectError> {
+        let now = Instant::now();
+        if now < self.yield_until && self.deadline.is_none_or(|deadline| now < deadline) {
+            rustix::thread::sched_yield();
+            return Ok(());
+        }
+        let timeout = match self.deadline {
+            None => None,
+            Some(deadline) => match deadline.saturating_duration_since(now) {
+                Duration::ZERO => return Err(ConnectError::TimedOut),
+                left => Timespec::try_from(left).ok(),
+            },
+        };
+        match rustix::event::poll(&mut [PollFd::new(socket, events)], timeout.as_ref()) {
+            // Timed out, or not: the caller tries again, and comes back here.
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn send(&self, socket: &OwnedFd, mut bytes: &[u8]) -> Result<(), ConnectError> {
+        while !bytes.is_empty() {
+            match rustix::net::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Ok(sent) => bytes = &bytes[sent..],
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => self.wait(socket, PollFlags::OUT)?,
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&self, socket: &OwnedFd, bytes: &mut [u8]) -> Result<(), ConnectError> {
+        let mut have = 0;
+        while have < bytes.len() {
+            match rustix::net::recv(socket, &mut bytes[have..], RecvFlags::DONTWAIT) {
+                Ok((_, 0)) => return Err(ConnectError::ServerDied),
+                Ok((_, count)) => have += count,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => self.wait(socket, PollFlags::IN)?,
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the header of the answer, and the descriptors on its first byte. Whether these are good matters to
+    /// a Welcome only, so their error is handed on beside the header.
+    #[allow(clippy::type_complexity, reason = "a header and a result of descriptors")]
+    fn header(&self, socket: &OwnedFd) -> Result<(Header, Result<Vec<OwnedFd>, ConnectError>), ConnectError> {
+        let mut bytes = [0; wire::HEADER];
+        let (have, descriptors) = loop {
+            match first_bytes(socket, &mut bytes) {
+                Ok((0, _)) => return Err(ConnectError::ServerDied),
+                Ok(first) => break first,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => self.wait(socket, PollFlags::IN)?,
+                Err(errno) => return Err(errno.into()),
+            }
+        };
+        self.read(socket, &mut bytes[have..])?;
+        Ok((Header::parse(&bytes)?, descriptors))
+    }
+}
+
+/// One receive with room for descriptors. More than there is room for is cut off by the kernel and reported.
+fn first_bytes(
+    socket: &OwnedFd,
+    bytes: &mut [u8],
+) -> Result<(usize, Result<Vec<OwnedFd>, ConnectError>), Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let received = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(bytes)], &mut control, flags)?;
+    let mut descriptors = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            descriptors.extend(rights);
+        }
+    }
+    let have = descriptors.len();
+    let descriptors = if !received.flags.contains(ReturnFlags::CTRUNC) {
+        Ok(descriptors)
+    } else if have < DESCRIPTORS {
+        // There was room: what was missing is descriptors in this process.
+        Err(ConnectError::OutOfDescriptors)
+    } else {
+        Err(ConnectError::BadDescriptors { want: DESCRIPTORS, have: have + 1 })
+    };
+    Ok((received.bytes, descriptors))
+}

@@ -1,0 +1,414 @@
+//! The server's side: a state machine for each half-open connection, which never waits.
+
+use super::wire::{self, HEADER, Header, Hello, Kind, Malformed, RejectReason, Welcome};
+use super::{lifeline, socket};
+use crate::layout::{NAME, Peer};
+use crate::memory::Window;
+use crate::segment::{PendingRequest, Segment, SegmentError};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::process::{Pid, PidfdFlags};
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Which users a server serves. Checked against what the kernel says about the process that connected; the
+/// superuser is no exception.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Credentials {
+    /// The user that the server runs as (its effective uid).
+    #[default]
+    SameUid,
+    /// These users.
+    Uids(Vec<u32>),
+    /// Whoever may connect to the socket.
+    Anyone,
+}
+
+impl Credentials {
+    pub(crate) fn allow(&self, uid: u32) -> bool {
+        match self {
+            Self::SameUid => uid == rustix::process::geteuid().as_raw(),
+            Self::Uids(uids) => uids.contains(&uid),
+            Self::Anyone => true,
+        }
+    }
+}
+
+/// Who is at the other end: what the kernel says, but for the name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PeerInfo {
+    /// 0 if the process cannot be seen from this pid namespace.
+    pub(crate) pid: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// Chosen by the peer: at most [`NAME`] bytes, and not to be trusted.
+    pub(crate) name: String,
+}
+
+impl PeerInfo {
+    /// As it stands in a segment.
+    pub(crate) fn cell(&self) -> Peer {
+        let mut name = [0; NAME];
+        for (to, from) in name.iter_mut().zip(self.name.bytes()) {
+            *to = from;
+        }
+        Peer { pid: self.pid, uid: self.uid, name }
+    }
+}
+
+/// Asks the kernel who connected.
+pub(crate) fn identify(socket: &OwnedFd) -> Result<PeerInfo, Errno> {
+    let found = socket::peer_credentials(socket)?;
+    let pid = u32::try_from(found.pid).unwrap_or(0);
+    Ok(PeerInfo { pid, uid: found.uid, gid: found.gid, name: String::new() })
+}
+
+/// A pidfd of the process that connected; `None` if it is gone, or the kernel cannot tell.
+fn pidfd(socket: &OwnedFd, peer: &PeerInfo) -> Result<Option<OwnedFd>, Errno> {
+    let result = match socket::peer_pidfd(socket) {
+        // A kernel before 6.5.
+        Err(Errno::NOPROTOOPT) => match i32::try_from(peer.pid).ok().and_then(Pid::from_raw) {
+            Some(pid) => rustix::process::pidfd_open(pid, PidfdFlags::empty()),
+            None => return Ok(None),
+        },
+        other => other,
+    };
+    match result {
+        Ok(pidfd) => Ok(Some(pidfd)),
+        Err(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => Err(errno),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Tells a client that it is not served. The connection is to be closed.
+pub(crate) fn reject(socket: &OwnedFd, reason: RejectReason) {
+    // One try: a fresh socket has room, and whoever has filled it does not deserve an answer.
+    let _ = rustix::net::send(socket, &reason.encode_reject(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+}
+
+/// What an admitted client gets.
+#[derive(Debug)]
+pub(crate) struct Offer {
+    pub(crate) welcome: Welcome,
+    pub(crate) request: PendingRequest,
+    pub(crate) response: Segment,
+    pub(crate) status: Arc<OwnedFd>,
+    pub(crate) bell: Arc<Segment>,
+    /// The server's own pidfd.
+    pub(crate) server: Option<Arc<OwnedFd>>,
+}
+
+/// How a client is not admitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    Reject(RejectReason),
+    Fallback(RejectReason),
+}
+
+/// Who decides about a Hello: the porter.
+pub(crate) trait Host {
+    /// Admits the client, or says why not. What an offer takes from the limits is reserved under its session id,
+    /// and given back by the caller of [`Handshake::advance`] if the handshake ends otherwise than Ready.
+    fn admit(&mut self, peer: &PeerInfo, hello: &Hello) -> Result<Offer, Refusal>;
+}
+
+/// A client that has mapped everything, as the reactor gets it.
+#[derive(Debug)]
+pub(crate) struct Joined {
+    pub(crate) session: u64,
+    /// Index of the armed word for this client in the status segment.
+    pub(crate) domain: u32,
+    /// The bell page with which this client wakes the server, mapped read-only. Shared within the domain.
+    pub(crate) domain_bell: Window,
+    pub(crate) lifeline: Arc<OwnedFd>,
+    /// Mapped read-only.
+    pub(crate) request: Segment,
+    /// Mapped writable.
+    pub(crate) response: Segment,
+    pub(crate) peer: PeerInfo,
+    pub(crate) request_capacity: u64,
+    pub(crate) response_capacity: u64,
+    /// Largest message in bytes, either way.
+    pub(crate) max_message: u64,
+}
+
+/// Where a handshake stands after a step.
+#[derive(Debug)]
+pub(crate) enum Progress {
+    /// Waits for the client to send.
+    Reading,
+    /// Waits for room to send.
+    Writing,
+    /// Done: the session, and the client's pidfd.
+    Ready(Box<Joined>, Option<OwnedFd>),
+    /// Over, for this reason; the client has been told as far as it could be.
+    Closed(Closed),
+}
+
+/// Why a handshake ended without a session.
+#[derive(Debug)]
+pub(crate) enum Closed {
+    /// The client hung up.
+    HungUp,
+    /// The client was refused.
+    Refused(Refusal),
+    /// The client answered the Welcome with something else than READY.
+    NotReady,
+    /// The client tampered with its segment, or the server could not map it.
+    Segment(SegmentError),
+    /// Any other failure.
+    Io(Errno),
+}
+
+impl From<Errno> for Closed {
+    fn from(errno: Errno) -> Self {
+        match errno {
+            Errno::PIPE | Errno::CONNRESET => Self::HungUp,
+            other => Self::Io(other),
+        }
+    }
+}
+
+#[derive(Debug)]
+enum State {
+    /// Collects header and body of the Hello.
+    ReadHello(Vec<u8>),
+    SendWelcome {
+        bytes: Vec<u8>,
+        sent: usize,
+        offer: Box<Offer>,
+    },
+    AwaitReady(Box<Offer>),
+    Over,
+}
+
+/// One half-open connection.
+#[derive(Debug)]
+pub(crate) struct Handshake {
+    /// Goes on as the lifeline.
+    socket: Arc<OwnedFd>,
+    peer: PeerInfo,
+    pidfd: Option<OwnedFd>,
+    deadline: Instant,
+    /// Once it was admitted.
+    session: Option<u64>,
+    state: State,
+}
+
+impl Handshake {
+    /// Begins with a connection that was just accepted from a peer that the policy allows.
+    ///
+    /// # Errors
+    /// Gives the connection back if there is no descriptor left for the client's pidfd.
+    pub(crate) fn new(socket: OwnedFd, peer: PeerInfo, deadline: Instant) -> Result<Self, (OwnedFd, Errno)> {
+        match pidfd(&socket, &peer) {
+            Ok(pidfd) => {
+                let state = State::ReadHello(Vec::new());
+                Ok(Self { socket: Arc::new(socket), peer, pidfd, deadline, session: None, state })
+            }
+            Err(errno) => Err((socket, errno)),
+        }
+    }
+
+    /// The socket to watch.
+    pub(crate) fn socket(&self) -> &OwnedFd {
+        &self.socket
+    }
+
+    /// Who connected. The name is known after the Hello only.
+    pub(crate) fn peer(&self) -> &PeerInfo {
+        &self.peer
+    }
+
+    /// When it is to be given up.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// The session id under which the client was admitted, if it was.
+    pub(crate) fn session(&self) -> Option<u64> {
+        self.session
+    }
+
+    /// Gives up, and tells the client in the way that fits the state.
+    pub(crate) fn abandon(self, reason: Option<RejectReason>, farewell: lifeline::Farewell) {
+        match (self.state, reason) {
+            (State::ReadHello(_), Some(reason)) => reject(&self.socket, reason),
+            (State::AwaitReady(_), _) => {
+                let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+                let _ = rustix::net::send(&self.socket, &[farewell as u8], flags);
+            }
+            // In the middle of a message nothing can be said.
+            _ => {}
+        }
+    }
+
+    /// Goes as far as possible without waiting. After `Ready` or `Closed` it must not be called again.
+    pub(crate) fn advance(&mut self, host: &mut impl Host) -> Progress {
+        loop {
+            match self.step(host) {
+                Ok(None) => {}
+                Ok(Some(progress)) => return progress,
+                Err(closed) => {
+                    match closed {
+                        Closed::Refused(Refusal::Reject(reason)) => reject(&self.socket, reason),
+                        Closed::Refused(Refusal::Fallback(reason)) => {
+                            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+                            let _ = rustix::net::send(&self.socket, &reason.encode_fallback(), flags);
+                        }
+                        _ => {}
+                    }
+                    return Progress::Closed(closed);
+                }
+            }
+        }
+    }
+
+    /// One state; `None` if there may be more to do at once.
+    fn step(&mut self, host: &mut impl Host) -> Result<Option<Progress>, Closed> {
+        match std::mem::replace(&mut self.state, State::Over) {
+            State::ReadHello(mut bytes) => {
+                let body = loop {
+                    // Only ever asks for what it expects.
+                    let want = expected(&bytes).map_err(|bad| Closed::Refused(refusal(bad)))?;
+                    if bytes.len() == want {
+                        break &bytes[HEADER..];
+                    }
+                    if !read_more(&self.socket, &mut bytes, want)? {
+                        self.state = State::ReadHello(bytes);
+                        return Ok(Some(Progress::Reading));
+                    }
+                };
+                // kill point: handshake-hello-read
+                let hello = Hello::parse(body).map_err(|bad| Closed::Refused(refusal(bad)))?;
+                self.peer.name.clone_from(&hello.name);
+                let offer = Box::new(host.admit(&self.peer, &hello).map_err(Closed::Refused)?);
+                self.session = Some(offer.welcome.session);
+                self.state = State::SendWelcome { bytes: offer.welcome.encode(), sent: 0, offer };
+                Ok(None)
+            }
+            State::SendWelcome { bytes, mut sent, offer } => {
+                let result = if sent == 0 {
+                    send_with_descriptors(&self.socket, &bytes, &offer)
+                } else {
+                    rustix::net::send(&self.socket, &bytes[sent..], SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
+                };
+                let progress = match result {
+                    Ok(count) => {
+                        sent += count;
+                        None
+                    }
+                    Err(Errno::INTR) => None,
+                    Err(Errno::AGAIN) => Some(Progress::Writing),
+                    Err(errno) if sent == 0 => return Err(unsent(errno)),
+                    Err(errno) => return Err(errno.into()),
+                };
+                self.state = if sent < bytes.len() {
+                    State::SendWelcome { bytes, sent, offer }
+                } else {
+                    // kill point: handshake-welcome-sent
+                    State::AwaitReady(offer)
+                };
+                Ok(progress)
+            }
+            State::AwaitReady(offer) => {
+                let mut byte = Vec::new();
+                if !read_more(&self.socket, &mut byte, 1)? {
+                    self.state = State::AwaitReady(offer);
+                    return Ok(Some(Progress::Reading));
+                }
+                // kill point: handshake-ready-read
+                match byte[..] {
+                    [lifeline::READY] => self.join(*offer).map(Some),
+                    _ => Err(Closed::NotReady),
+                }
+            }
+            State::Over => Err(Closed::HungUp),
+        }
+    }
+
+    fn join(&mut self, offer: Offer) -> Result<Progress, Closed> {
+        let request = offer.request.accept().map_err(Closed::Segment)?;
+        // kill point: handshake-mapped
+        let joined = Joined {
+            session: offer.welcome.session,
+            domain: offer.welcome.domain,
+            domain_bell: offer.bell.window.clone(),
+            lifeline: self.socket.clone(),
+            request,
+            response: offer.response,
+            peer: self.peer.clone(),
+            request_capacity: offer.welcome.request_capacity,
+            response_capacity: offer.welcome.response_capacity,
+            max_message: offer.welcome.max_message,
+        };
+        Ok(Progress::Ready(Box::new(joined), self.pidfd.take()))
+    }
+}
+
+/// How many bytes of a Hello to have next: the header, then all of it.
+fn expected(bytes: &[u8]) -> Result<usize, Malformed> {
+    let Some(header) = bytes.first_chunk::<HEADER>() else {
+        return Ok(HEADER);
+    };
+    match Header::parse(header)? {
+        Header { kind: Kind::Hello, length } => Ok(HEADER + length),
+        _ => Err(Malformed::Content),
+    }
+}
+
+fn refusal(malformed: Malformed) -> Refusal {
+    let (min, max) = wire::VERSIONS;
+    Refusal::Reject(match malformed {
+        Malformed::Version => RejectReason::VersionUnsupported { min, max },
+        Malformed::Magic | Malformed::Content => RejectReason::BadHello,
+    })
+}
+
+/// Reads until there are `want` bytes; false if the client has not sent them yet.
+fn read_more(socket: &OwnedFd, bytes: &mut Vec<u8>, want: usize) -> Result<bool, Closed> {
+    let mut have = bytes.len();
+    // Bounded: `want` is at most a header and MAX_BODY.
+    bytes.resize(want, 0);
+    let result = loop {
+        if have == want {
+            break Ok(true);
+        }
+        match rustix::net::recv(socket, &mut bytes[have..], RecvFlags::DONTWAIT) {
+            Ok((_, 0)) => break Err(Closed::HungUp),
+            Ok((_, count)) => have += count,
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => break Ok(false),
+            Err(errno) => break Err(errno.into()),
+        }
+    };
+    bytes.truncate(have);
+    result
+}
+
+fn send_with_descriptors(socket: &OwnedFd, bytes: &[u8], offer: &Offer) -> Result<usize, Errno> {
+    let segments =
+        [offer.request.fd.as_fd(), offer.response.fd.as_fd(), offer.status.as_fd(), offer.bell.fd.as_fd()];
+    let server = offer.server.as_ref().map(|server| server.as_fd());
+    let rights: Vec<BorrowedFd<'_>> = segments.into_iter().chain(server).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(5))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !control.push(SendAncillaryMessage::ScmRights(&rights)) {
+        return Err(Errno::NOBUFS);
+    }
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags)
+}
+
+/// The Welcome could not be sent at all, so there is still something to be said.
+fn unsent(errno: Errno) -> Closed {
+    match errno {
+        // Too many descriptors of this user are on their way.
+        Errno::TOOMANYREFS => Closed::Refused(Refusal::Reject(RejectReason::OutOfDescriptors)),
+        Errno::NOMEM | Errno::NOBUFS => Closed::Refused(Refusal::Reject(RejectReason::OutOfMemory)),
+        other => other.into(),
+    }
+}

@@ -1,0 +1,80 @@
+//! Socket options that rustix does not know, or reads wrongly.
+
+#![allow(unsafe_code, reason = "getsockopt and setsockopt through libc")]
+
+use crate::sync::{AtomicBool, Ordering};
+use rustix::io::Errno;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// Since Linux 6.5; `asm-generic/socket.h`.
+const SO_PEERPIDFD: libc::c_int = 77;
+/// Since Linux 6.16; `asm-generic/socket.h`.
+const SO_PASSRIGHTS: libc::c_int = 83;
+
+/// Reads one option of level `SOL_SOCKET`.
+///
+/// # Safety
+/// `T` must be the type that the kernel writes for `option`, and every bit pattern of it valid.
+unsafe fn get<T>(socket: BorrowedFd<'_>, option: libc::c_int) -> Result<T, Errno> {
+    let mut value = MaybeUninit::<T>::zeroed();
+    let mut length = libc::socklen_t::try_from(size_of::<T>()).map_err(|_| Errno::INVAL)?;
+    let to = value.as_mut_ptr().cast();
+    // SAFETY: `to` has room for `length` bytes.
+    let result =
+        unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, to, &raw mut length) };
+    if result != 0 {
+        return Err(last_error());
+    }
+    // SAFETY: zeroed, then written by the kernel; any bits are a `T`, says the caller.
+    Ok(unsafe { value.assume_init() })
+}
+
+fn last_error() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+/// Who was at the other end at the time of connect (of `listen`, seen from the client).
+///
+/// Not rustix's, which reads the pid as non-zero: it is 0 for a process of another pid namespace.
+pub(super) fn peer_credentials(socket: impl AsFd) -> Result<libc::ucred, Errno> {
+    // SAFETY: SO_PEERCRED is a `ucred`, three integers.
+    unsafe { get(socket.as_fd(), libc::SO_PEERCRED) }
+}
+
+/// A pidfd of the process that connected, if the kernel can tell. Works across pid namespaces.
+pub(super) fn peer_pidfd(socket: impl AsFd) -> Result<OwnedFd, Errno> {
+    // SAFETY: SO_PEERPIDFD is an int.
+    let fd: RawFd = unsafe { get(socket.as_fd(), SO_PEERPIDFD) }?;
+    // SAFETY: the kernel has just made it for us, close-on-exec.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Has the kernel refuse descriptors that peers send. Kernels that cannot leave it at our never asking for them.
+pub(super) fn refuse_rights(socket: impl AsFd) {
+    let off: libc::c_int = 0;
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    let raw = socket.as_fd().as_raw_fd();
+    // SAFETY: reads an int.
+    let _ =
+        unsafe { libc::setsockopt(raw, libc::SOL_SOCKET, SO_PASSRIGHTS, (&raw const off).cast(), length) };
+}
+
+/// Takes over descriptor 3, which a service manager passed to this process; once.
+///
+/// The caller has checked that the service manager says so. `None` if it was taken before.
+pub(super) fn inherited() -> Option<Result<OwnedFd, Errno>> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    const FIRST: RawFd = 3;
+    // Relaxed: whoever changes the flag owns the descriptor; nothing else is passed on.
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return None;
+    }
+    // SAFETY: only asked for its flags; if it is not open that fails.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(FIRST) };
+    if let Err(errno) = rustix::io::fcntl_setfd(borrowed, rustix::io::FdFlags::CLOEXEC) {
+        return Some(Err(errno));
+    }
+    // SAFETY: it is open, it was made for this process's service socket, and it is taken once only.
+    Some(Ok(unsafe { OwnedFd::from_raw_fd(FIRST) }))
+}

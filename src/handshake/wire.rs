@@ -1,0 +1,460 @@
+//! The bytes of the handshake. Little-endian, fixed layout.
+//!
+//! ```text
+//! header      0 magic u64 | 8 length of the body u32 | 12 kind u16 | 14 version of this page u16 | 16
+//!
+//! hello       0 min version u16 | 2 max version u16 | 4 role u8 | 5 transport u8 | 6 length of name u8
+//!             7 - | 8 features u32 | 12 - | 16 request capacity u64 | 24 response capacity u64
+//!            32 max message u64 | 40 name, 48 bytes | 88
+//!
+//! welcome     0 version u16 | 2 flags u16 | 4 domain u32 | 8 generation u64 | 16 session u64
+//!            24 request capacity u64 | 32 response capacity u64 | 40 max message u64
+//!            48 size of the status segment u64 | 56 armed words u64 | 64 pid u32 | 68 features u32 | 72
+//!
+//! fallback,   0 reason u32 | 4 - | 8 first parameter u64 | 16 second parameter u64 | 24
+//! reject
+//! ```
+//!
+//! `-` is sent as 0 and ignored. A body may be longer than this version knows; the rest is ignored.
+
+use crate::layout::{self, NAME};
+
+/// First eight bytes of every handshake message: `RINGHELO`.
+pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"RINGHELO");
+/// Version of the layout in this file.
+const PAGE_VERSION: u16 = 1;
+/// The range of session protocols that this library speaks.
+pub(crate) const VERSIONS: (u16, u16) = (1, 1);
+/// Size of a header in bytes.
+pub(crate) const HEADER: usize = 16;
+/// Longest body that is read at all.
+pub(crate) const MAX_BODY: usize = 4096;
+const HELLO: usize = 88;
+const WELCOME: usize = 72;
+const REFUSAL: usize = 24;
+
+/// What a message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u16)]
+pub(crate) enum Kind {
+    Hello = 1,
+    Welcome = 2,
+    Fallback = 3,
+    Reject = 4,
+}
+
+/// Why bytes are no message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Malformed {
+    /// Not the magic number: another protocol.
+    Magic,
+    /// A later version of this page.
+    Version,
+    /// Anything else that cannot be.
+    Content,
+}
+
+/// A checked header: what follows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub(crate) kind: Kind,
+    /// Length of the body in bytes, at most [`MAX_BODY`].
+    pub(crate) length: usize,
+}
+
+impl Header {
+    pub(crate) fn parse(bytes: &[u8; HEADER]) -> Result<Self, Malformed> {
+        let at = Reader(bytes);
+        if at.u64(0) != MAGIC {
+            return Err(Malformed::Magic);
+        }
+        if at.u16(14) != PAGE_VERSION {
+            return Err(Malformed::Version);
+        }
+        let kind = match at.u16(12) {
+            1 => Kind::Hello,
+            2 => Kind::Welcome,
+            3 => Kind::Fallback,
+            4 => Kind::Reject,
+            _ => return Err(Malformed::Content),
+        };
+        match usize::try_from(at.u32(8)) {
+            Ok(length) if length <= MAX_BODY => Ok(Self { kind, length }),
+            _ => Err(Malformed::Content),
+        }
+    }
+}
+
+/// Reads little-endian fields. The caller has checked the length.
+struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    fn bytes<const N: usize>(&self, at: usize) -> [u8; N] {
+        let mut out = [0; N];
+        out.copy_from_slice(&self.0[at..at + N]);
+        out
+    }
+
+    fn u16(&self, at: usize) -> u16 {
+        u16::from_le_bytes(self.bytes(at))
+    }
+
+    fn u32(&self, at: usize) -> u32 {
+        u32::from_le_bytes(self.bytes(at))
+    }
+
+    fn u64(&self, at: usize) -> u64 {
+        u64::from_le_bytes(self.bytes(at))
+    }
+}
+
+/// Writes a message: header first, then fields one after the other.
+struct Writer(Vec<u8>);
+
+impl Writer {
+    #[allow(clippy::cast_possible_truncation, reason = "bodies are shorter than MAX_BODY")]
+    fn new(kind: Kind, length: usize) -> Self {
+        let mut writer = Self(Vec::with_capacity(HEADER + length));
+        writer.u64(MAGIC).u32(length as u32).u16(kind as u16).u16(PAGE_VERSION);
+        writer
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
+        self.0.extend_from_slice(bytes);
+        self
+    }
+
+    fn u16(&mut self, value: u16) -> &mut Self {
+        self.bytes(&value.to_le_bytes())
+    }
+
+    fn u32(&mut self, value: u32) -> &mut Self {
+        self.bytes(&value.to_le_bytes())
+    }
+
+    fn u64(&mut self, value: u64) -> &mut Self {
+        self.bytes(&value.to_le_bytes())
+    }
+}
+
+/// What a client wants to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Role {
+    /// It sends requests.
+    Client = 1,
+    /// It looks at the server and changes nothing.
+    Inspector = 2,
+}
+
+/// What carries the traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Transport {
+    /// Shared memory.
+    Shared = 1,
+    /// The socket itself.
+    Socket = 2,
+}
+
+/// The client's opening. Wishes of 0 leave the choice to the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Hello {
+    /// First and last session protocol that the client speaks.
+    pub(crate) versions: (u16, u16),
+    pub(crate) role: Role,
+    pub(crate) transport: Transport,
+    /// Bits of optional abilities; unknown ones are ignored.
+    pub(crate) features: u32,
+    /// Wanted capacities of the rings in bytes.
+    pub(crate) request_capacity: u64,
+    pub(crate) response_capacity: u64,
+    /// Wanted limit of one message in bytes.
+    pub(crate) max_message: u64,
+    /// At most [`NAME`] bytes.
+    pub(crate) name: String,
+}
+
+impl Hello {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        // Cut, rather than sent wrong: the options were checked before.
+        let length = (0..=NAME).rev().find(|&end| self.name.is_char_boundary(end)).unwrap_or(0);
+        let mut name = [0; NAME];
+        name[..length].copy_from_slice(&self.name.as_bytes()[..length]);
+        let mut out = Writer::new(Kind::Hello, HELLO);
+        out.u16(self.versions.0).u16(self.versions.1);
+        #[allow(clippy::cast_possible_truncation, reason = "at most NAME")]
+        out.bytes(&[self.role as u8, self.transport as u8, length as u8, 0]);
+        out.u32(self.features).u32(0);
+        out.u64(self.request_capacity).u64(self.response_capacity).u64(self.max_message).bytes(&name);
+        out.0
+    }
+
+    pub(crate) fn parse(body: &[u8]) -> Result<Self, Malformed> {
+        if body.len() < HELLO {
+            return Err(Malformed::Content);
+        }
+        let at = Reader(body);
+        let role = match body[4] {
+            1 => Role::Client,
+            2 => Role::Inspector,
+            _ => return Err(Malformed::Content),
+        };
+        let transport = match body[5] {
+            1 => Transport::Shared,
+            2 => Transport::Socket,
+            _ => return Err(Malformed::Content),
+        };
+        let name: [u8; NAME] = at.bytes(40);
+        let name = name.get(..usize::from(body[6])).ok_or(Malformed::Content)?;
+        let name = std::str::from_utf8(name).map_err(|_| Malformed::Content)?;
+        let versions = (at.u16(0), at.u16(2));
+        if versions.0 > versions.1 {
+            return Err(Malformed::Content);
+        }
+        Ok(Self {
+            versions,
+            role,
+            transport,
+            features: at.u32(8),
+            request_capacity: at.u64(16),
+            response_capacity: at.u64(24),
+            max_message: at.u64(32),
+            name: name.to_owned(),
+        })
+    }
+}
+
+/// The server's consent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Welcome {
+    /// The session protocol that both will speak.
+    pub(crate) version: u16,
+    /// Whether the server's pidfd follows the four segments.
+    pub(crate) has_pidfd: bool,
+    /// Index of the armed word in the status segment.
+    pub(crate) domain: u32,
+    pub(crate) generation: u64,
+    pub(crate) session: u64,
+    pub(crate) request_capacity: u64,
+    pub(crate) response_capacity: u64,
+    pub(crate) max_message: u64,
+    /// Armed words in the status segment.
+    pub(crate) armed_words: u64,
+    pub(crate) pid: u32,
+    pub(crate) features: u32,
+}
+
+/// More domains than any server has; keeps a hostile one from asking for a huge mapping.
+const MAX_ARMED_WORDS: u64 = 1 << 16;
+
+impl Welcome {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Writer::new(Kind::Welcome, WELCOME);
+        out.u16(self.version)
+            .u16(self.has_pidfd.into())
+            .u32(self.domain)
+            .u64(self.generation)
+            .u64(self.session);
+        out.u64(self.request_capacity).u64(self.response_capacity).u64(self.max_message);
+        out.u64(layout::status_segment_size(self.armed_words)).u64(self.armed_words);
+        out.u32(self.pid).u32(self.features);
+        out.0
+    }
+
+    pub(crate) fn parse(body: &[u8]) -> Result<Self, Malformed> {
+        if body.len() < WELCOME {
+            return Err(Malformed::Content);
+        }
+        let at = Reader(body);
+        let welcome = Self {
+            version: at.u16(0),
+            has_pidfd: at.u16(2) & 1 != 0,
+            domain: at.u32(4),
+            generation: at.u64(8),
+            session: at.u64(16),
+            request_capacity: at.u64(24),
+            response_capacity: at.u64(32),
+            max_message: at.u64(40),
+            armed_words: at.u64(56),
+            pid: at.u32(64),
+            features: at.u32(68),
+        };
+        let sane = layout::is_capacity(welcome.request_capacity)
+            && layout::is_capacity(welcome.response_capacity)
+            && welcome.armed_words <= MAX_ARMED_WORDS
+            && u64::from(welcome.domain) < welcome.armed_words
+            && at.u64(48) == layout::status_segment_size(welcome.armed_words)
+            && welcome.generation != 0
+            && welcome.session != 0
+            && welcome.max_message != 0;
+        if sane { Ok(welcome) } else { Err(Malformed::Content) }
+    }
+}
+
+/// Why a server refuses a client, or refuses it shared memory. Limits are the server's settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RejectReason {
+    /// The two have no version of the protocol in common.
+    VersionUnsupported {
+        /// First version that the server speaks.
+        min: u16,
+        /// Last version that the server speaks.
+        max: u16,
+    },
+    /// The server does not serve this user.
+    PermissionDenied,
+    /// The server has as many clients as it may have.
+    TooManyClients {
+        /// How many that is.
+        limit: u64,
+    },
+    /// The wanted rings are larger than one client's may be.
+    BytesPerClient {
+        /// How many bytes both segments may have.
+        limit: u64,
+    },
+    /// The clients of this user have all the shared memory that one user may have.
+    BytesPerUid {
+        /// How many bytes that is.
+        limit: u64,
+    },
+    /// Too many clients are connecting just now; try again.
+    TooManyHandshakes {
+        /// How many may connect at a time.
+        limit: u64,
+    },
+    /// The server is shutting down.
+    ShuttingDown,
+    /// The server has no memory for another client.
+    OutOfMemory,
+    /// The server has no descriptors for another client.
+    OutOfDescriptors,
+    /// The server did not understand the client's opening message.
+    BadHello,
+    /// A wanted capacity is no power of two, too small or too large.
+    BadCapacity,
+    /// The server does not offer shared memory.
+    SharedMemoryOff,
+    /// The server does not offer its socket as transport.
+    SocketOff,
+    /// The client asked for the socket as transport.
+    SocketAsked,
+    /// The server does not serve inspectors.
+    InspectorUnsupported,
+    /// A reason that this version of the library does not know.
+    Unknown(u32),
+}
+
+impl RejectReason {
+    /// How many numbers [`Self::number`] has, 0 for the unknown.
+    pub(crate) const COUNT: usize = 16;
+
+    /// The number of the reason on the wire, from 1; 0 for an unknown one.
+    pub(crate) fn number(self) -> u32 {
+        match self {
+            Self::VersionUnsupported { .. } => 1,
+            Self::PermissionDenied => 2,
+            Self::TooManyClients { .. } => 3,
+            Self::BytesPerClient { .. } => 4,
+            Self::BytesPerUid { .. } => 5,
+            Self::TooManyHandshakes { .. } => 6,
+            Self::ShuttingDown => 7,
+            Self::OutOfMemory => 8,
+            Self::OutOfDescriptors => 9,
+            Self::BadHello => 10,
+            Self::BadCapacity => 11,
+            Self::SharedMemoryOff => 12,
+            Self::SocketOff => 13,
+            Self::SocketAsked => 14,
+            Self::InspectorUnsupported => 15,
+            Self::Unknown(_) => 0,
+        }
+    }
+
+    fn encode(self, kind: Kind) -> Vec<u8> {
+        let (first, second) = match self {
+            Self::VersionUnsupported { min, max } => (min.into(), max.into()),
+            Self::TooManyClients { limit }
+            | Self::BytesPerClient { limit }
+            | Self::BytesPerUid { limit }
+            | Self::TooManyHandshakes { limit } => (limit, 0),
+            _ => (0, 0),
+        };
+        let mut out = Writer::new(kind, REFUSAL);
+        out.u32(self.number()).u32(0).u64(first).u64(second);
+        out.0
+    }
+
+    /// As a reject message.
+    pub(crate) fn encode_reject(self) -> Vec<u8> {
+        self.encode(Kind::Reject)
+    }
+
+    /// As a fallback message.
+    pub(crate) fn encode_fallback(self) -> Vec<u8> {
+        self.encode(Kind::Fallback)
+    }
+
+    /// Parses the body of a fallback or a reject message.
+    pub(crate) fn parse(body: &[u8]) -> Result<Self, Malformed> {
+        if body.len() < REFUSAL {
+            return Err(Malformed::Content);
+        }
+        let at = Reader(body);
+        let limit = at.u64(8);
+        let version = |at| u16::try_from(at).unwrap_or(u16::MAX);
+        Ok(match at.u32(0) {
+            1 => Self::VersionUnsupported { min: version(limit), max: version(at.u64(16)) },
+            2 => Self::PermissionDenied,
+            3 => Self::TooManyClients { limit },
+            4 => Self::BytesPerClient { limit },
+            5 => Self::BytesPerUid { limit },
+            6 => Self::TooManyHandshakes { limit },
+            7 => Self::ShuttingDown,
+            8 => Self::OutOfMemory,
+            9 => Self::OutOfDescriptors,
+            10 => Self::BadHello,
+            11 => Self::BadCapacity,
+            12 => Self::SharedMemoryOff,
+            13 => Self::SocketOff,
+            14 => Self::SocketAsked,
+            15 => Self::InspectorUnsupported,
+            other => Self::Unknown(other),
+        })
+    }
+}
+
+impl std::fmt::Display for RejectReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::VersionUnsupported { min, max } => {
+                write!(f, "it speaks versions {min} to {max} of the protocol only")
+            }
+            Self::PermissionDenied => f.write_str("it does not serve this user"),
+            Self::TooManyClients { limit } => write!(f, "it has all of the {limit} clients that it may have"),
+            Self::BytesPerClient { limit } => {
+                write!(f, "the wanted rings are larger than the {limit} bytes that one client may have")
+            }
+            Self::BytesPerUid { limit } => {
+                write!(f, "the clients of this user have all of the {limit} bytes that one user may have")
+            }
+            Self::TooManyHandshakes { limit } => {
+                write!(f, "more than {limit} clients are connecting at this moment")
+            }
+            Self::ShuttingDown => f.write_str("it is shutting down"),
+            Self::OutOfMemory => f.write_str("it has no memory for another client"),
+            Self::OutOfDescriptors => f.write_str("it has no descriptors for another client"),
+            Self::BadHello => f.write_str("it did not understand the opening message"),
+            Self::BadCapacity => f.write_str("a wanted capacity is not a power of two within its limits"),
+            Self::SharedMemoryOff => f.write_str("it does not offer shared memory"),
+            Self::SocketOff => f.write_str("it does not offer its socket as transport"),
+            Self::SocketAsked => f.write_str("the client asked for the socket as transport"),
+            Self::InspectorUnsupported => f.write_str("it does not serve inspectors"),
+            Self::Unknown(number) => {
+                write!(f, "for reason number {number}, which this version does not know")
+            }
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! L4: how a reactor sleeps. It waits on several bells at once: a private one, which only its own process can ring,
+//! and one for each domain of clients.
+//!
+//! Chosen anew for each sleep: `futex_waitv` while the bells fit one call, epoll beyond that. In epoll clients wake
+//! the reactor by a byte on their lifeline, and its own process through an eventfd.
+
+use crate::bell::{Ringer, Rescue, Sleeper, Ticket, before_looking_again};
+use crate::clock::{now_ns, timespec};
+use crate::layout::{self, Interest, Mode};
+use crate::memory::{BellWord, Window, wait_any};
+use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Most bells of one `futex_waitv`, which the kernel bounds at 128.
+const WAITV_BELLS: usize = 127;
+
+/// Wakes a reactor from within its own process: from any thread, and from signal handlers.
+#[derive(Debug)]
+pub(crate) struct Notifier {
+    ringer: Ringer,
+    event: OwnedFd,
+}
+
+impl Notifier {
+    /// Rings after something was published for the reactor. Async-signal-safe.
+    pub(crate) fn notify(&self) {
+        match self.ringer.ring(Interest::DATA) {
+            Some(Mode::Futex) => {
+                self.ringer.seq().wake();
+            }
+            Some(Mode::Event) => {
+                // Nobody else holds this eventfd, so it cannot be full.
+                let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+            }
+            None => {}
+        }
+    }
+}
+
+/// One bell that the reactor sleeps on.
+#[derive(Debug)]
+struct Bell {
+    sleeper: Sleeper,
+    sessions: usize,
+}
+
+/// What a sleep came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Slept {
+    /// Called off: something was there at the second look.
+    Not,
+    /// Ended by a ring, or for no reason.
+    Rung,
+    /// Ended by the backstop, with nothing there.
+    Out,
+    /// Ended by the backstop although something was there.
+    Rescued(Rescue),
+}
+
+/// The sleeper's end of all bells of one reactor.
+#[derive(Debug)]
+pub(crate) struct Parker {
+    private: Sleeper,
+    domains: Vec<Option<Bell>>,
+    in_use: usize,
+    status: Window,
+    epoll: OwnedFd,
+    tickets: Vec<(usize, Ticket)>,
+}
+
+impl Parker {
+    /// A parker whose domains are armed in `status`, and the notifier that wakes it.
+    pub(crate) fn new(status: Window) -> rustix::io::Result<(Self, Arc<Notifier>)> {
+        let words = Window::heap(2 * layout::CELL);
+        let seq = words.bell_word(layout::CELL);
+        let notifier = Arc::new(Notifier {
+            ringer: Ringer::new(words.peer_word(0), seq.share()),
+            event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+        });
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, &notifier.event, epoll::EventData::new_u64(0), epoll::EventFlags::IN | epoll::EventFlags::ET)?;
+        let private = Sleeper::new(words.own_word(0), seq);
+        Ok((Self { private, domains: Vec::new(), in_use: 0, status, epoll, tickets: Vec::new() }, notifier))
+    }
+
+    /// A session of `domain` joined: its bell `seq` is waited on from now on, and in epoll its lifeline.
+    pub(crate) fn join(&mut self, domain: u32, seq: &BellWord, session: u64, lifeline: &OwnedFd) {
+        let index = domain as usize;
+        if self.domains.len() <= index {
+            self.domains.resize_with(index + 1, || None);
+        }
+        let bell = self.domains[index].get_or_insert_with(|| {
+            self.in_use += 1;
+            let armed = self.status.own_word(layout::CONTROL + index * layout::ARMED_STRIDE);
+            Bell { sleeper: Sleeper::new(armed, seq.share()), sessions: 0 }
+        });
+        bell.sessions += 1;
+        // Edge-triggered: the reactor need not read a byte to be woken by the next one. If it cannot be added the
+        // backstop still looks after the session.
+        let _ = epoll::add(
+            &self.epoll,
+            lifeline,
+            epoll::EventData::new_u64(session),
+            epoll::EventFlags::IN | epoll::EventFlags::ET,
+        );
+    }
+
+    /// A session of `domain` left.
+    pub(crate) fn leave(&mut self, domain: u32, lifeline: &OwnedFd) {
+        let _ = epoll::delete(&self.epoll, lifeline.as_fd());
+        let Some(slot) = self.domains.get_mut(domain as usize) else { return };
+        let Some(bell) = slot else { return };
+        bell.sessions -= 1;
+        if bell.sessions == 0 {
+            bell.sleeper.disarm();
+            *slot = None;
+            self.in_use -= 1;
+        }
+    }
+
+    /// Sleeps until a bell is rung, at most `backstop`, unless `look` finds something. `woken` is told of the
+    /// sessions whose lifeline had a byte.
+    pub(crate) fn park(
+        &mut self,
+        interest: Interest,
+        backstop: Duration,
+        mut look: impl FnMut() -> bool,
+        woken: impl FnMut(u64),
+    ) -> Slept {
+        let mode = if self.in_use < WAITV_BELLS { Mode::Futex } else { Mode::Event };
+        self.arm(mode, interest);
+        crate::kill_point!("server-armed");
+        before_looking_again();
+        if look() || self.any_rung() {
+            self.disarm();
+            return Slept::Not;
+        }
+        let until = now_ns() + u64::try_from(backstop.as_nanos()).unwrap_or(u64::MAX / 2);
+        match mode {
+            Mode::Futex => self.wait_futex(until),
+            Mode::Event => self.wait_epoll(backstop, woken),
+        }
+        let slept = if now_ns() < until || self.any_rung() {
+            Slept::Rung
+        } else if look() {
+            Slept::Rescued(self.rescue(look))
+        } else {
+            Slept::Out
+        };
+        self.disarm();
+        slept
+    }
+
+    fn arm(&mut self, mode: Mode, interest: Interest) {
+        self.tickets.clear();
+        self.tickets.push((usize::MAX, self.private.arm(mode, interest)));
+        for (index, bell) in self.domains.iter().enumerate() {
+            if let Some(bell) = bell {
+                self.tickets.push((index, bell.sleeper.arm(mode, interest)));
+            }
+        }
+    }
+
+    fn sleeper(&self, index: usize) -> &Sleeper {
+        match self.domains.get(index) {
+            Some(Some(bell)) => &bell.sleeper,
+            _ => &self.private,
+        }
+    }
+
+    fn any_rung(&self) -> bool {
+        self.tickets.iter().any(|(index, ticket)| self.sleeper(*index).rung(*ticket))
+    }
+
+    fn disarm(&self) {
+        for (index, _) in &self.tickets {
+            self.sleeper(*index).disarm();
+        }
+    }
+
+    fn wait_futex(&self, until: u64) {
+        if let [(_, ticket)] = self.tickets[..] {
+            self.private.seq().wait(ticket.0, Some(timespec(until)));
+            return;
+        }
+        let mut entries = [const { rustix::thread::futex::Wait::new() }; WAITV_BELLS + 1];
+        let entries = &mut entries[..self.tickets.len()];
+        for (entry, (index, ticket)) in entries.iter_mut().zip(&self.tickets) {
+            *entry = self.sleeper(*index).seq().entry(ticket.0);
+        }
+        wait_any(entries, Some(timespec(until)));
+    }
+
+    fn wait_epoll(&self, backstop: Duration, mut woken: impl FnMut(u64)) {
+        let mut events = [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }; 64];
+        let timeout = rustix::event::Timespec::try_from(backstop).ok();
+        // EINTR and every other error: look again.
+        let count = epoll::wait(&self.epoll, &mut events[..], timeout.as_ref()).unwrap_or(0);
+        for event in &events[..count] {
+            let session = event.data.u64();
+            if session != 0 {
+                woken(session);
+            }
+        }
+    }
+
+    /// As [`Sleeper::rescue`], for many bells: whoever published what `look` sees rings one of them.
+    fn rescue(&self, mut look: impl FnMut() -> bool) -> Rescue {
+        let until = now_ns() + crate::bell::GRACE_NS;
+        while !self.any_rung() && look() {
+            if now_ns() >= until {
+                return Rescue::LostWake;
+            }
+            rustix::thread::sched_yield();
+        }
+        Rescue::LateRing
+    }
+}

@@ -1,0 +1,257 @@
+//! L4: the porter: the server's one helper thread.
+//!
+//! It owns the listener, the half-open handshakes, and of established sessions the hang-up of the lifeline and the
+//! pidfd of the client. What the reactor must know it delivers to an [`Outbox`]; what it must know it is told
+//! through its [`PorterHandle`].
+//!
+//! ```text
+//!              accept            Hello, limits           READY              hang-up, pidfd
+//!  listener ----------> half-open ----------> admitted ----------> session ----------------> dead
+//!                           |                     |        Joined -> outbox          Died -> outbox
+//!                           '--- reject, hang-up, deadline                                     |
+//!                                                 |        slot, bytes and domain              |
+//!                                                 '---> are back when the handshake ends  <----'
+//!                                                       or the reactor says `closed`
+//! ```
+//!
+//! One epoll, level-triggered, without a periodic timer: it sleeps until something happens or the nearest
+//! handshake deadline passes. A slow or hostile handshake never stalls the reactor, and never another handshake
+//! for longer than one step.
+
+mod ledger;
+mod thread;
+
+use crate::handshake::{Credentials, Listener, RejectReason};
+use crate::layout;
+use crate::segment::Segment;
+use crate::sync::{Ordering, PlainU64};
+use rustix::event::{EventfdFlags, eventfd};
+use std::hash::{BuildHasher, Hasher};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+pub(crate) use crate::handshake::{Joined, PeerInfo};
+
+/// Where the porter leaves what the reactor must know. Called from the porter's thread; must not wait.
+pub(crate) trait Outbox: Send {
+    /// Queues the event and rings the reactor's private bell.
+    fn deliver(&self, event: Event);
+}
+
+/// What the porter has to tell. A session's `Joined` comes before its `Died`, which comes at most once.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A client has a session.
+    Joined(Box<Joined>),
+    /// A client is gone. Its slot, bytes and domain stay taken until [`PorterHandle::closed`].
+    Died { session: u64, why: Death },
+}
+
+/// How the porter or the reactor found a session at its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Death {
+    /// The client closed its lifeline without a word.
+    HungUp,
+    /// The client's process ended, while somebody else (a forked child) still holds the lifeline.
+    ProcessDied,
+    /// The client said goodbye and closed its lifeline.
+    Goodbye,
+    /// The client did something impossible. Found by the reactor, never by the porter.
+    PeerFault,
+}
+
+/// How finely domains are cut: which clients share a bell page, and so can disturb each other's wake-ups.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Isolation {
+    /// One domain for each user.
+    #[default]
+    Uid,
+    /// One domain for each session. Costs a page and, per sleep of the server, about 160 ns for each client.
+    Session,
+}
+
+/// The porter's settings.
+#[derive(Debug, Clone)]
+pub(crate) struct PorterConfig {
+    pub(crate) credentials: Credentials,
+    /// Sessions, handshakes that were admitted included.
+    pub(crate) max_clients: u32,
+    /// Half-open handshakes. A single user gets half of them where several users are served.
+    pub(crate) max_handshakes: u32,
+    /// From accept to READY.
+    pub(crate) handshake_deadline: Duration,
+    /// Both segments of one session, in bytes.
+    pub(crate) bytes_per_client: u64,
+    /// All segments of one user's sessions, in bytes.
+    pub(crate) bytes_per_uid: u64,
+    /// Capacities of the rings of a client that leaves the choice to the server.
+    pub(crate) request_capacity: u64,
+    pub(crate) response_capacity: u64,
+    /// Largest message in bytes, either way; a client may ask for less.
+    pub(crate) max_message: u64,
+    pub(crate) isolation: Isolation,
+    /// Whether shared memory is offered at all.
+    pub(crate) shared_memory: bool,
+    /// Whether a client that cannot have shared memory is offered the socket, instead of being rejected.
+    pub(crate) fallback: bool,
+}
+
+impl Default for PorterConfig {
+    fn default() -> Self {
+        Self {
+            credentials: Credentials::SameUid,
+            max_clients: 64,
+            max_handshakes: 16,
+            handshake_deadline: Duration::from_secs(5),
+            bytes_per_client: 64 << 20,
+            bytes_per_uid: 1 << 30,
+            request_capacity: layout::DEFAULT_CAPACITY,
+            response_capacity: layout::DEFAULT_CAPACITY,
+            max_message: 64 << 20,
+            isolation: Isolation::Uid,
+            shared_memory: true,
+            fallback: false,
+        }
+    }
+}
+
+/// What the porter tells about the server in every Welcome.
+#[derive(Debug)]
+pub(crate) struct StatusInfo<'a> {
+    /// The status segment. Its descriptor is duplicated.
+    pub(crate) segment: &'a Segment,
+    pub(crate) generation: u64,
+    /// Armed words in it: the most domains that there can be. `max_clients` are always enough.
+    pub(crate) armed_words: u32,
+}
+
+/// A number that no two starts of a server share, never 0.
+pub(crate) fn generation() -> u64 {
+    // The standard library seeds its hash maps from the kernel's random numbers. The clock and the pid make forks
+    // of one process differ.
+    let mut hasher = std::hash::RandomState::new().build_hasher();
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    hasher.write_i64(now.tv_sec);
+    hasher.write_i64(now.tv_nsec);
+    hasher.write_i32(rustix::process::getpid().as_raw_nonzero().get());
+    hasher.finish().max(1)
+}
+
+/// What the porter counted. Private to the process: the reactor copies what tools are to see.
+#[derive(Debug, Default)]
+pub(crate) struct PorterCounters {
+    /// Connections that were accepted.
+    pub(crate) accepted: PlainU64,
+    /// Sessions that began.
+    pub(crate) joined: PlainU64,
+    /// Connections that were rejected, by [`RejectReason::number`].
+    pub(crate) rejected: [PlainU64; RejectReason::COUNT],
+    /// Clients that were sent to the socket transport.
+    pub(crate) fallbacks: PlainU64,
+    /// Handshakes that were given up at their deadline.
+    pub(crate) timeouts: PlainU64,
+    /// Handshakes that ended otherwise: hang-ups, garbage instead of READY, tampered segments.
+    pub(crate) failed: PlainU64,
+    /// Sessions whose client was found gone.
+    pub(crate) deaths: PlainU64,
+    /// Handshakes that are half-open now.
+    pub(crate) half_open: PlainU64,
+}
+
+impl PorterCounters {
+    /// Rejected connections of all reasons.
+    pub(crate) fn rejected_total(&self) -> u64 {
+        // Relaxed: counters stand for themselves.
+        self.rejected.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+}
+
+/// What the porter has been told and has not done yet.
+#[derive(Debug, Default)]
+struct Orders {
+    closed: Vec<u64>,
+    stop: bool,
+    quit: bool,
+}
+
+#[derive(Debug)]
+struct Mailbox {
+    orders: Mutex<Orders>,
+    /// Held by this process alone, so that writing it never blocks.
+    bell: OwnedFd,
+}
+
+impl Mailbox {
+    fn orders(&self) -> MutexGuard<'_, Orders> {
+        // Orders are valid after every step, so a panic elsewhere leaves nothing half done.
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, change: impl FnOnce(&mut Orders)) {
+        change(&mut self.orders());
+        // A counter at its maximum means that the porter has been rung already.
+        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+    }
+}
+
+/// The reactor's end of a porter. Dropping it ends the porter and waits for that.
+#[derive(Debug)]
+pub(crate) struct PorterHandle {
+    mailbox: Arc<Mailbox>,
+    counters: Arc<PorterCounters>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Starts the porter.
+///
+/// # Errors
+/// If there are no descriptors or no thread to be had.
+pub(crate) fn spawn(
+    listener: Listener,
+    config: PorterConfig,
+    status: &StatusInfo<'_>,
+    outbox: impl Outbox + 'static,
+) -> io::Result<PorterHandle> {
+    let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+    let mailbox = Arc::new(Mailbox { orders: Mutex::default(), bell });
+    let counters = Arc::new(PorterCounters::default());
+    let porter = thread::Porter::new(listener, config, status, outbox, mailbox.clone(), counters.clone())?;
+    let thread = std::thread::Builder::new().name("ringbell-porter".into()).spawn(|| porter.run())?;
+    Ok(PorterHandle { mailbox, counters, thread: Some(thread) })
+}
+
+impl PorterHandle {
+    /// The reactor has dropped this session: its slot, bytes and domain are free, its lifeline is let go.
+    pub(crate) fn closed(&self, session: u64) {
+        self.mailbox.tell(|orders| orders.closed.push(session));
+    }
+
+    /// From now on whoever connects is rejected, and half-open handshakes are given up. A session that was about
+    /// to begin may still be delivered before the porter gets to it. Sessions go on.
+    pub(crate) fn stop(&self) {
+        self.mailbox.tell(|orders| orders.stop = true);
+    }
+
+    /// What the porter counts.
+    pub(crate) fn counters(&self) -> &Arc<PorterCounters> {
+        &self.counters
+    }
+
+    /// Ends the porter: removes the socket, lets go of all lifelines, and waits for the thread.
+    pub(crate) fn join(self) {
+        drop(self);
+    }
+}
+
+impl Drop for PorterHandle {
+    fn drop(&mut self) {
+        self.mailbox.tell(|orders| orders.quit = true);
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been reported by its hook.
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,597 @@
+//! The porter's thread: one epoll and what hangs on it.
+
+use super::ledger::{Denied, Ledger, Limits};
+use super::{Death, Event, Mailbox, Outbox, PorterConfig, PorterCounters, StatusInfo};
+use crate::handshake::{
+    Closed, Credentials, Handshake, Hello, Host, Joined, Listener, Offer, PeerInfo, Progress, Refusal,
+    RejectReason, Role, Transport, VERSIONS, Welcome, identify, lifeline, reject,
+};
+use crate::layout;
+use crate::segment::{Segment, SegmentError, SegmentPair};
+use crate::sync::{Ordering, PlainU64};
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SocketFlags};
+use rustix::process::PidfdFlags;
+use std::collections::{BTreeMap, HashMap};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long to look out for the next step of a handshake before sleeping: a CPU that sleeps takes 50 us to wake.
+/// Granted twice to a handshake, at accept and at Welcome, so that nobody can keep the porter busy for long.
+const ATTENTION: Duration = Duration::from_micros(100);
+/// How many connections to accept before others get their turn.
+const ACCEPTS: usize = 16;
+/// When to try again to accept, after there was neither a descriptor nor a way to say so. Other parts of the
+/// process may have given some back, which nobody tells.
+const DOOR_RETRY: Duration = Duration::from_millis(100);
+/// How many reads to look for a goodbye among the last bytes of a dead session.
+const LAST_WORDS: usize = 16;
+
+/// What an event of the epoll is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Token {
+    Door,
+    Mail,
+    HalfOpen(u64),
+    Lifeline(u64),
+    Process(u64),
+}
+
+impl Token {
+    fn data(self) -> EventData {
+        let (kind, id) = match self {
+            Self::Door => (0, 0),
+            Self::Mail => (1, 0),
+            Self::HalfOpen(id) => (2, id),
+            Self::Lifeline(session) => (3, session),
+            Self::Process(session) => (4, session),
+        };
+        EventData::new_u64(id << 3 | kind)
+    }
+
+    fn of(data: EventData) -> Self {
+        let id = data.u64() >> 3;
+        match data.u64() & 7 {
+            0 => Self::Door,
+            1 => Self::Mail,
+            2 => Self::HalfOpen(id),
+            3 => Self::Lifeline(id),
+            _ => Self::Process(id),
+        }
+    }
+}
+
+fn add(counter: &PlainU64) {
+    // Relaxed: counters stand for themselves.
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+#[derive(Debug)]
+struct HalfOpen {
+    handshake: Handshake,
+    writing: bool,
+}
+
+/// A session, as far as the porter watches it.
+#[derive(Debug)]
+struct Lodger {
+    lifeline: Arc<OwnedFd>,
+    process: Option<OwnedFd>,
+}
+
+pub(super) struct Porter<O> {
+    epoll: OwnedFd,
+    listener: Listener,
+    /// Given up for a moment to accept, and turn away, a client for whom there is no descriptor.
+    reserve: Option<OwnedFd>,
+    /// While set, the listener is not watched.
+    door_shut_until: Option<Instant>,
+    attentive_until: Instant,
+    mailbox: Arc<Mailbox>,
+    counters: Arc<PorterCounters>,
+    outbox: O,
+    credentials: Credentials,
+    max_handshakes: u32,
+    handshake_deadline: Duration,
+    next_handshake: u64,
+    /// In order of their deadlines, since all get the same time.
+    half_open: BTreeMap<u64, HalfOpen>,
+    lodgers: HashMap<u64, Lodger>,
+    desk: Desk,
+}
+
+/// Where it is decided who gets in.
+#[derive(Debug)]
+struct Desk {
+    stopping: bool,
+    shared_memory: bool,
+    fallback: bool,
+    request_capacity: u64,
+    response_capacity: u64,
+    max_message: u64,
+    ledger: Ledger,
+    /// Made ahead, with the default capacities.
+    spare: Option<SegmentPair>,
+    /// Whether to make a spare when there is time. Not again after a failure until the next handshake.
+    wants_spare: bool,
+    next_session: u64,
+    generation: u64,
+    armed_words: u32,
+    status: Arc<OwnedFd>,
+    /// This process.
+    server: Option<Arc<OwnedFd>>,
+    pid: u32,
+}
+
+impl Desk {
+    /// Refused shared memory: rejected, or sent to the socket.
+    fn refuse(&self, reason: RejectReason) -> Refusal {
+        if self.fallback { Refusal::Fallback(reason) } else { Refusal::Reject(reason) }
+    }
+
+    fn refuse_segment(&self, error: &SegmentError) -> Refusal {
+        self.refuse(match error {
+            SegmentError::OutOfMemory => RejectReason::OutOfMemory,
+            SegmentError::OutOfDescriptors => RejectReason::OutOfDescriptors,
+            // No memfds here: an old kernel, or a sandbox.
+            _ => RejectReason::SharedMemoryOff,
+        })
+    }
+
+    fn pair(&mut self, request: u64, response: u64) -> Result<SegmentPair, SegmentError> {
+        self.wants_spare = true;
+        match self.spare.take_if(|spare| spare.fits(request, response)) {
+            Some(spare) => Ok(spare),
+            None => SegmentPair::create(request, response),
+        }
+    }
+
+    fn make_spare(&mut self) {
+        self.wants_spare = false;
+        if self.spare.is_none() && self.shared_memory && self.ledger.has_room() {
+            // Without one the next handshake makes its own, and says what is wrong.
+            self.spare = SegmentPair::create(self.request_capacity, self.response_capacity).ok();
+        }
+    }
+}
+
+impl Host for Desk {
+    fn admit(&mut self, peer: &PeerInfo, hello: &Hello) -> Result<Offer, Refusal> {
+        let reject = |reason| Err(Refusal::Reject(reason));
+        if self.stopping {
+            return reject(RejectReason::ShuttingDown);
+        }
+        let (min, max) = VERSIONS;
+        let version = max.min(hello.versions.1);
+        if version < min.max(hello.versions.0) {
+            return reject(RejectReason::VersionUnsupported { min, max });
+        }
+        if hello.role == Role::Inspector {
+            return reject(RejectReason::InspectorUnsupported);
+        }
+        if hello.transport == Transport::Socket {
+            return Err(match self.fallback {
+                true => Refusal::Fallback(RejectReason::SocketAsked),
+                false => Refusal::Reject(RejectReason::SocketOff),
+            });
+        }
+        if !self.shared_memory {
+            return Err(self.refuse(RejectReason::SharedMemoryOff));
+        }
+        let or = |wanted, default| if wanted == 0 { default } else { wanted };
+        let request_capacity = or(hello.request_capacity, self.request_capacity);
+        let response_capacity = or(hello.response_capacity, self.response_capacity);
+        if !layout::is_capacity(request_capacity) || !layout::is_capacity(response_capacity) {
+            return reject(RejectReason::BadCapacity);
+        }
+
+        let session = self.next_session;
+        let bytes = SegmentPair::bytes(request_capacity, response_capacity);
+        let generation = self.generation;
+        let entered = self.ledger.enter(session, peer.uid, bytes, |domain| Segment::bell(generation, domain));
+        let (domain, bell) = match entered {
+            Ok(place) => place,
+            Err(Denied::Limit(reason @ RejectReason::TooManyClients { .. })) => return reject(reason),
+            Err(Denied::Limit(reason)) => return Err(self.refuse(reason)),
+            Err(Denied::Segment(error)) => return Err(self.refuse_segment(&error)),
+        };
+        let pair = self
+            .pair(request_capacity, response_capacity)
+            .and_then(|pair| pair.assign(generation, session, &peer.cell()));
+        let (request, response) = match pair {
+            Ok(pair) => pair,
+            Err(error) => {
+                self.ledger.leave(session);
+                return Err(self.refuse_segment(&error));
+            }
+        };
+        self.next_session += 1;
+        let welcome = Welcome {
+            version,
+            has_pidfd: self.server.is_some(),
+            domain,
+            generation,
+            session,
+            request_capacity,
+            response_capacity,
+            max_message: or(hello.max_message, self.max_message).min(self.max_message),
+            armed_words: self.armed_words.into(),
+            pid: self.pid,
+            features: 0,
+        };
+        let (status, server) = (self.status.clone(), self.server.clone());
+        Ok(Offer { welcome, request, response, status, bell, server })
+    }
+}
+
+impl<O: Outbox> Porter<O> {
+    pub(super) fn new(
+        listener: Listener,
+        config: PorterConfig,
+        status: &StatusInfo<'_>,
+        outbox: O,
+        mailbox: Arc<Mailbox>,
+        counters: Arc<PorterCounters>,
+    ) -> std::io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, &listener.socket, Token::Door.data(), EventFlags::IN)?;
+        epoll::add(&epoll, &mailbox.bell, Token::Mail.data(), EventFlags::IN)?;
+        let me = rustix::process::getpid();
+        let ledger = Ledger::new(Limits {
+            clients: config.max_clients.into(),
+            bytes_per_client: config.bytes_per_client,
+            bytes_per_uid: config.bytes_per_uid,
+            domains: status.armed_words,
+            isolation: config.isolation,
+        });
+        let desk = Desk {
+            stopping: false,
+            shared_memory: config.shared_memory,
+            fallback: config.fallback,
+            request_capacity: config.request_capacity,
+            response_capacity: config.response_capacity,
+            max_message: config.max_message,
+            ledger,
+            spare: None,
+            wants_spare: true,
+            next_session: 1,
+            generation: status.generation,
+            armed_words: status.armed_words,
+            status: Arc::new(status.segment.fd.try_clone()?),
+            // A kernel before 5.3 has none: clients then rely on the lifeline alone.
+            server: rustix::process::pidfd_open(me, PidfdFlags::empty()).ok().map(Arc::new),
+            pid: u32::try_from(me.as_raw_nonzero().get()).unwrap_or(0),
+        };
+        let mut porter = Self {
+            epoll,
+            listener,
+            reserve: None,
+            door_shut_until: None,
+            attentive_until: Instant::now(),
+            mailbox,
+            counters,
+            outbox,
+            credentials: config.credentials,
+            max_handshakes: config.max_handshakes,
+            handshake_deadline: config.handshake_deadline,
+            next_handshake: 0,
+            half_open: BTreeMap::new(),
+            lodgers: HashMap::new(),
+            desk,
+        };
+        porter.refill_reserve();
+        Ok(porter)
+    }
+
+    pub(super) fn run(mut self) {
+        loop {
+            let now = Instant::now();
+            let attentive = now < self.attentive_until;
+            // Something may wait to be done when there is nothing else to do.
+            let spare_time = self.desk.wants_spare && self.half_open.is_empty();
+            let wait = if attentive || spare_time { Some(Duration::ZERO) } else { self.time_left(now) };
+            let wait = wait.and_then(|wait| rustix::event::Timespec::try_from(wait).ok());
+            let mut space = [MaybeUninit::uninit(); 64];
+            match epoll::wait(&self.epoll, &mut space, wait.as_ref()) {
+                Ok(([], _)) if spare_time && !attentive => self.desk.make_spare(),
+                Ok(([], _)) if attentive => rustix::thread::sched_yield(),
+                Ok((events, _)) => {
+                    for event in events {
+                        let (data, flags) = (event.data, event.flags);
+                        if !self.handle(Token::of(data), flags) {
+                            return;
+                        }
+                    }
+                }
+                Err(Errno::INTR) => {}
+                // Impossible for an epoll of our own; going on would be a busy loop.
+                Err(_) => return,
+            }
+            self.expire(Instant::now());
+        }
+    }
+
+    /// Until the nearest deadline; `None` if there is none.
+    fn time_left(&self, now: Instant) -> Option<Duration> {
+        let handshake = self.half_open.first_key_value().map(|(_, first)| first.handshake.deadline());
+        let nearest = [handshake, self.door_shut_until].into_iter().flatten().min()?;
+        // Rounded up: a kernel without epoll_pwait2 counts milliseconds, and 0 would be a busy loop.
+        Some(nearest.saturating_duration_since(now) + Duration::from_millis(1))
+    }
+
+    /// False if the porter is to end.
+    fn handle(&mut self, token: Token, flags: EventFlags) -> bool {
+        match token {
+            Token::Door => self.accept(),
+            Token::Mail => return self.read_mail(),
+            Token::HalfOpen(id) => self.pump(id),
+            Token::Lifeline(session) => self.bury(session, Death::HungUp),
+            Token::Process(session) if flags.intersects(EventFlags::IN | EventFlags::HUP) => {
+                self.bury(session, Death::ProcessDied);
+            }
+            Token::Process(_) => {}
+        }
+        true
+    }
+
+    fn read_mail(&mut self) -> bool {
+        let mut count = [0; 8];
+        // Before the orders are looked at: an order that comes later rings again.
+        let _ = rustix::io::read(&self.mailbox.bell, &mut count);
+        let orders = std::mem::take(&mut *self.mailbox.orders());
+        for session in orders.closed {
+            if let Some(lodger) = self.lodgers.remove(&session) {
+                self.unwatch(&lodger);
+            }
+            self.desk.ledger.leave(session);
+            self.open_door();
+        }
+        if orders.stop {
+            self.desk.stopping = true;
+            while let Some((&id, _)) = self.half_open.first_key_value() {
+                self.give_up(id, Some(RejectReason::ShuttingDown), lifeline::Farewell::ShutDown);
+            }
+        }
+        !orders.quit
+    }
+
+    fn accept(&mut self) {
+        for _ in 0..ACCEPTS {
+            match rustix::net::accept_with(
+                &self.listener.socket,
+                SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+            ) {
+                Ok(socket) => {
+                    add(&self.counters.accepted);
+                    // kill point: porter-accepted
+                    self.greet(socket);
+                }
+                Err(Errno::AGAIN) => return,
+                Err(Errno::INTR | Errno::CONNABORTED) => {}
+                Err(Errno::MFILE | Errno::NFILE) if self.turn_away() => {}
+                Err(_) => return self.shut_door(),
+            }
+        }
+    }
+
+    /// There is no descriptor for a new client: gives up the reserve to tell it so. False if that failed, too.
+    fn turn_away(&mut self) -> bool {
+        if self.reserve.take().is_none() {
+            return false;
+        }
+        let accepted =
+            rustix::net::accept_with(&self.listener.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK);
+        if let Ok(socket) = &accepted {
+            add(&self.counters.accepted);
+            self.reject(socket, RejectReason::OutOfDescriptors);
+        }
+        let done = accepted.is_ok();
+        drop(accepted);
+        self.refill_reserve();
+        done
+    }
+
+    fn refill_reserve(&mut self) {
+        if self.reserve.is_none() {
+            self.reserve = rustix::io::fcntl_dupfd_cloexec(&self.mailbox.bell, 0).ok();
+        }
+    }
+
+    /// Whoever connects has to wait: watching the listener would be a busy loop.
+    fn shut_door(&mut self) {
+        let _ = epoll::modify(&self.epoll, &self.listener.socket, Token::Door.data(), EventFlags::empty());
+        self.door_shut_until = Some(Instant::now() + DOOR_RETRY);
+    }
+
+    fn open_door(&mut self) {
+        if self.door_shut_until.take().is_some() {
+            self.refill_reserve();
+            let _ = epoll::modify(&self.epoll, &self.listener.socket, Token::Door.data(), EventFlags::IN);
+        }
+    }
+
+    fn reject(&self, socket: &OwnedFd, reason: RejectReason) {
+        reject(socket, reason);
+        self.count_rejected(reason);
+    }
+
+    fn count_rejected(&self, reason: RejectReason) {
+        if let Some(counter) = self.counters.rejected.get(reason.number() as usize) {
+            add(counter);
+        }
+    }
+
+    /// Begins a handshake, if there may be one.
+    fn greet(&mut self, socket: OwnedFd) {
+        if self.desk.stopping {
+            return self.reject(&socket, RejectReason::ShuttingDown);
+        }
+        let Ok(peer) = identify(&socket) else { return };
+        if !self.credentials.allow(peer.uid) {
+            return self.reject(&socket, RejectReason::PermissionDenied);
+        }
+        if let Some(limit) = self.too_many_handshakes(peer.uid) {
+            return self.reject(&socket, RejectReason::TooManyHandshakes { limit: limit.into() });
+        }
+        let deadline = Instant::now() + self.handshake_deadline;
+        let handshake = match Handshake::new(socket, peer, deadline) {
+            Ok(handshake) => handshake,
+            Err((socket, _)) => return self.reject(&socket, RejectReason::OutOfDescriptors),
+        };
+        let id = self.next_handshake;
+        self.next_handshake += 1;
+        if epoll::add(&self.epoll, handshake.socket(), Token::HalfOpen(id).data(), EventFlags::IN).is_err() {
+            return self.reject(handshake.socket(), RejectReason::OutOfMemory);
+        }
+        self.half_open.insert(id, HalfOpen { handshake, writing: false });
+        self.count_half_open();
+        self.attentive_until = Instant::now() + ATTENTION;
+        self.pump(id);
+    }
+
+    /// The limit, if it is reached. Where several users are served, one of them cannot lock the others out.
+    fn too_many_handshakes(&self, uid: u32) -> Option<u32> {
+        let all = self.half_open.len();
+        if all >= self.max_handshakes as usize {
+            return Some(self.max_handshakes);
+        }
+        if self.credentials == Credentials::SameUid {
+            return None;
+        }
+        let share = self.max_handshakes.div_ceil(2);
+        let own = self.half_open.values().filter(|other| other.handshake.peer().uid == uid).count();
+        (own >= share as usize).then_some(share)
+    }
+
+    fn count_half_open(&self) {
+        // Relaxed: counters stand for themselves.
+        self.counters.half_open.store(self.half_open.len() as u64, Ordering::Relaxed);
+    }
+
+    /// Takes a handshake as far as it goes.
+    fn pump(&mut self, id: u64) {
+        let Some(half_open) = self.half_open.get_mut(&id) else { return };
+        let HalfOpen { handshake, writing } = half_open;
+        let before = handshake.session();
+        let progress = handshake.advance(&mut self.desk);
+        let admitted = handshake.session();
+        let closed = match progress {
+            Progress::Reading | Progress::Writing => {
+                if before != admitted {
+                    self.attentive_until = Instant::now() + ATTENTION;
+                }
+                let want = matches!(progress, Progress::Writing);
+                if *writing != want {
+                    *writing = want;
+                    let flags = if want { EventFlags::OUT } else { EventFlags::IN };
+                    let _ = epoll::modify(&self.epoll, handshake.socket(), Token::HalfOpen(id).data(), flags);
+                }
+                return;
+            }
+            Progress::Ready(joined, process) => {
+                self.half_open.remove(&id);
+                self.count_half_open();
+                return self.welcome(joined, process);
+            }
+            Progress::Closed(closed) => closed,
+        };
+        match closed {
+            Closed::Refused(Refusal::Reject(reason)) => self.count_rejected(reason),
+            Closed::Refused(Refusal::Fallback(_)) => add(&self.counters.fallbacks),
+            _ => add(&self.counters.failed),
+        }
+        self.forget(id);
+    }
+
+    /// Drops a handshake, and what was reserved for it.
+    fn forget(&mut self, id: u64) -> Option<Handshake> {
+        let HalfOpen { handshake, .. } = self.half_open.remove(&id)?;
+        // Closing alone would not do while a forked child holds the descriptor, too.
+        let _ = epoll::delete(&self.epoll, handshake.socket());
+        if let Some(session) = handshake.session() {
+            self.desk.ledger.leave(session);
+        }
+        self.count_half_open();
+        self.open_door();
+        Some(handshake)
+    }
+
+    fn give_up(&mut self, id: u64, reason: Option<RejectReason>, farewell: lifeline::Farewell) {
+        if let Some(handshake) = self.forget(id) {
+            if let Some(reason) = reason {
+                self.count_rejected(reason);
+            }
+            handshake.abandon(reason, farewell);
+        }
+    }
+
+    /// A session begins.
+    fn welcome(&mut self, joined: Box<Joined>, process: Option<OwnedFd>) {
+        let session = joined.session;
+        let lodger = Lodger { lifeline: joined.lifeline.clone(), process };
+        if self.watch(session, &lodger).is_err() {
+            self.unwatch(&lodger);
+            self.desk.ledger.leave(session);
+            add(&self.counters.failed);
+            return;
+        }
+        self.lodgers.insert(session, lodger);
+        add(&self.counters.joined);
+        self.outbox.deliver(Event::Joined(joined));
+    }
+
+    fn watch(&self, session: u64, lodger: &Lodger) -> Result<(), Errno> {
+        // Not IN: wake bytes are the reactor's business. HUP and ERR are always watched.
+        epoll::modify(&self.epoll, &lodger.lifeline, Token::Lifeline(session).data(), EventFlags::RDHUP)?;
+        match &lodger.process {
+            Some(process) => epoll::add(&self.epoll, process, Token::Process(session).data(), EventFlags::IN),
+            None => Ok(()),
+        }
+    }
+
+    fn unwatch(&self, lodger: &Lodger) {
+        let _ = epoll::delete(&self.epoll, &lodger.lifeline);
+        if let Some(process) = &lodger.process {
+            let _ = epoll::delete(&self.epoll, process);
+        }
+    }
+
+    /// A client is gone. The reactor is told; what the client had is given back when the reactor lets go of it.
+    fn bury(&mut self, session: u64, why: Death) {
+        let Some(lodger) = self.lodgers.remove(&session) else { return };
+        self.unwatch(&lodger);
+        let why = if said_goodbye(&lodger.lifeline) { Death::Goodbye } else { why };
+        add(&self.counters.deaths);
+        self.outbox.deliver(Event::Died { session, why });
+    }
+
+    /// Gives up what has run out of time.
+    fn expire(&mut self, now: Instant) {
+        while let Some((&id, first)) = self.half_open.first_key_value()
+            && first.handshake.deadline() <= now
+        {
+            add(&self.counters.timeouts);
+            self.give_up(id, None, lifeline::Farewell::TooLate);
+        }
+        if self.door_shut_until.is_some_and(|until| until <= now) {
+            self.open_door();
+        }
+    }
+}
+
+/// Whether a goodbye is among the bytes that a dead client has left behind.
+fn said_goodbye(lifeline: &OwnedFd) -> bool {
+    let mut bytes = [0; 256];
+    for _ in 0..LAST_WORDS {
+        match rustix::net::recv(lifeline, &mut bytes, RecvFlags::DONTWAIT) {
+            Ok((_, 0)) => return false,
+            Ok((_, count)) if bytes[..count].contains(&lifeline::GOODBYE) => return true,
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(_) => return false,
+        }
+    }
+    false
+}

@@ -1,0 +1,470 @@
+//! L4: the server. Settings, the way in for a serial handler, and the handle that other threads hold.
+
+use crate::handshake::{BindError, Credentials, ListenOptions, Listener, listen, listen_fds};
+use crate::layout::{self, code};
+use crate::memory::PeerWord;
+use crate::park::Parker;
+use crate::porter::{self, Isolation, PeerInfo, PorterConfig, StatusInfo};
+use crate::reactor::{Engine, Incoming, Limits, Mailbox, Outcome, Reactor, ReactorParts};
+use crate::segment::Segment;
+use crate::session::Budget;
+use crate::stats::ServerCounters;
+use crate::wait::WaitSettings;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Settings of a server. The defaults are good for most.
+#[derive(Debug, Clone)]
+#[must_use = "settings do nothing until `bind`"]
+pub struct ServerBuilder {
+    porter: PorterConfig,
+    listen: ListenOptions,
+    limits: Limits,
+    budget: u64,
+}
+
+/// A setting that makes no sense.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidSetting(pub(crate) String);
+
+impl std::fmt::Display for InvalidSetting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for InvalidSetting {}
+
+impl ServerBuilder {
+    fn new() -> Self {
+        Self {
+            porter: PorterConfig::default(),
+            listen: ListenOptions::default(),
+            limits: Limits {
+                turn: 32,
+                queue: 64,
+                slow_client: Some(Duration::from_secs(30)),
+                wait: WaitSettings::server(),
+            },
+            budget: 1 << 30,
+        }
+    }
+
+    /// How many clients may be connected at once. Default 64.
+    pub fn max_clients(mut self, clients: u32) -> Self {
+        self.porter.max_clients = clients;
+        self
+    }
+
+    /// Capacity of each ring in bytes, for clients that do not ask: a power of two from 2 KiB to 1 GiB. Default
+    /// 256 KiB.
+    pub fn ring_capacity(mut self, bytes: u64) -> Self {
+        self.porter.request_capacity = bytes;
+        self.porter.response_capacity = bytes;
+        self
+    }
+
+    /// Largest message either way in bytes. Default 64 MiB.
+    pub fn max_message(mut self, bytes: u64) -> Self {
+        self.porter.max_message = bytes;
+        self
+    }
+
+    /// Who may connect. Default: processes of the server's own uid.
+    pub fn credentials(mut self, credentials: Credentials) -> Self {
+        self.porter.credentials = credentials;
+        self
+    }
+
+    /// Which clients share a bell, and so can disturb each other's wake-ups. Default: those of one uid.
+    pub fn isolation(mut self, isolation: Isolation) -> Self {
+        self.porter.isolation = isolation;
+        self
+    }
+
+    /// Shared memory of one client in bytes, both rings together. Default 64 MiB.
+    pub fn max_bytes_per_client(mut self, bytes: u64) -> Self {
+        self.porter.bytes_per_client = bytes;
+        self
+    }
+
+    /// Shared memory of all clients of one uid in bytes. Default 1 GiB.
+    pub fn max_bytes_per_uid(mut self, bytes: u64) -> Self {
+        self.porter.bytes_per_uid = bytes;
+        self
+    }
+
+    /// How many handshakes may be under way at once. Default 16.
+    pub fn max_handshakes(mut self, handshakes: u32) -> Self {
+        self.porter.max_handshakes = handshakes;
+        self
+    }
+
+    /// How long a handshake may take. Default 5 s.
+    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.porter.handshake_deadline = timeout;
+        self
+    }
+
+    /// Private memory that incomplete messages of all clients may take together, in bytes. Default 1 GiB.
+    pub fn max_incomplete_bytes(mut self, bytes: u64) -> Self {
+        self.budget = bytes;
+        self
+    }
+
+    /// How many answers may wait for room in a client's ring before its requests are left unread. Default 64.
+    pub fn max_queued_answers(mut self, answers: usize) -> Self {
+        self.limits.queue = answers;
+        self
+    }
+
+    /// How long a client may leave answers unread before it is disconnected; `None` for ever. Default 30 s.
+    pub fn slow_client_timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.limits.slow_client = timeout;
+        self
+    }
+
+    /// Access mode of the socket. Default 0600.
+    pub fn socket_mode(mut self, mode: u32) -> Self {
+        self.listen.mode = mode;
+        self
+    }
+
+    /// The waiting policy of the reactor. Default [`WaitSettings::server`].
+    pub fn wait(mut self, settings: WaitSettings) -> Self {
+        self.limits.wait = settings;
+        self
+    }
+
+    fn check(&self) -> Result<(), InvalidSetting> {
+        let wrong = |text: String| Err(InvalidSetting(text));
+        if !layout::is_capacity(self.porter.request_capacity) {
+            return wrong(format!(
+                "ring_capacity is {}: it must be a power of two from {} to {} bytes",
+                self.porter.request_capacity,
+                layout::MIN_CAPACITY,
+                layout::MAX_CAPACITY
+            ));
+        }
+        for (name, zero) in [
+            ("max_clients", self.porter.max_clients == 0),
+            ("max_message", self.porter.max_message == 0),
+            ("max_bytes_per_client", self.porter.bytes_per_client == 0),
+            ("max_bytes_per_uid", self.porter.bytes_per_uid == 0),
+            ("max_handshakes", self.porter.max_handshakes == 0),
+            ("max_incomplete_bytes", self.budget == 0),
+            ("max_queued_answers", self.limits.queue == 0),
+            ("handshake_timeout", self.porter.handshake_deadline.is_zero()),
+        ] {
+            if zero {
+                return wrong(format!("{name} is 0"));
+            }
+        }
+        if self.porter.max_message > u64::from(u32::MAX) {
+            return wrong(format!("max_message is {}: at most 4 GiB - 1", self.porter.max_message));
+        }
+        let need = 2 * layout::ring_segment_size(self.porter.request_capacity);
+        if need > self.porter.bytes_per_client || need > self.porter.bytes_per_uid {
+            return wrong(format!("two rings of {} bytes exceed the limit of one client", self.porter.request_capacity));
+        }
+        Ok(())
+    }
+
+    /// Listens at `path`. A socket that an earlier server left behind is replaced; one on which somebody listens
+    /// is not.
+    ///
+    /// # Errors
+    /// [`BindError`] says what is in the way.
+    pub fn bind(self, path: impl AsRef<Path>) -> Result<Server, BindError> {
+        self.check().map_err(|error| BindError::Io(std::io::Error::other(error)))?;
+        let listener = listen(path.as_ref(), &self.listen)?;
+        Server::new(self, listener, Some(path.as_ref().to_owned()))
+    }
+
+    /// Serves on the listening socket that systemd passed (`LISTEN_FDS`).
+    ///
+    /// # Errors
+    /// [`BindError`], also if none was passed.
+    pub fn from_systemd(self) -> Result<Server, BindError> {
+        self.check().map_err(|error| BindError::Io(std::io::Error::other(error)))?;
+        let listener = listen_fds()?.ok_or(BindError::NotAListener)?;
+        Server::new(self, listener, None)
+    }
+}
+
+/// A request, as a serial handler sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a>(Incoming<'a>);
+
+impl<'a> Request<'a> {
+    /// The bytes: a private copy, which the client cannot change any more.
+    pub fn payload(&self) -> &'a [u8] {
+        self.0.payload
+    }
+
+    /// The call's id, unique in its session.
+    pub fn call(&self) -> u64 {
+        self.0.call
+    }
+
+    /// The session, unique in the server's life.
+    pub fn session(&self) -> u64 {
+        self.0.session
+    }
+
+    /// The client's process id at connect; 0 if it cannot be seen from the server's pid namespace.
+    pub fn pid(&self) -> u32 {
+        self.0.peer.pid
+    }
+
+    /// The client's user id at connect.
+    pub fn uid(&self) -> u32 {
+        self.0.peer.uid
+    }
+
+    /// The name that the client gave itself: for people, not to be trusted.
+    pub fn name(&self) -> &'a str {
+        &self.0.peer.name
+    }
+}
+
+/// An error that a handler answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HandlerError {
+    code: u16,
+    text: String,
+}
+
+impl HandlerError {
+    /// An error of the application: `code` counts from 0 in the application's own range, and arrives as
+    /// [`layout::code::APPLICATION`]` + code` (at most 65 279). A text longer than 1 KiB is cut.
+    pub fn new(code: u16, text: impl Into<String>) -> Self {
+        Self { code: code::APPLICATION.saturating_add(code), text: text.into() }
+    }
+}
+
+impl std::fmt::Display for HandlerError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} (code {})", self.text, self.code)
+    }
+}
+
+impl std::error::Error for HandlerError {}
+
+impl From<String> for HandlerError {
+    fn from(text: String) -> Self {
+        Self::new(0, text)
+    }
+}
+
+impl From<&str> for HandlerError {
+    fn from(text: &str) -> Self {
+        Self::new(0, text)
+    }
+}
+
+/// What a server came to.
+pub type ServerStats = ServerCounters;
+
+/// Why a server stopped serving, other than by being told to.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The helper thread could not be started.
+    Io(std::io::Error),
+    /// This process is a fork of the one that bound.
+    Forked,
+}
+
+impl std::fmt::Display for ServeError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Io(error) => write!(f, "the server cannot start: {error}"),
+            Self::Forked => f.write_str("the server belongs to the parent process"),
+        }
+    }
+}
+
+impl std::error::Error for ServeError {}
+
+/// A server that listens; [`Self::run`] makes it serve. Clients that connect before that wait.
+#[derive(Debug)]
+pub struct Server {
+    settings: ServerBuilder,
+    listener: Listener,
+    status: Segment,
+    generation: u64,
+    parker: Parker,
+    mailbox: Arc<Mailbox>,
+    counters: Arc<Vec<PeerWord>>,
+    path: Option<PathBuf>,
+    origin: crate::fork::Origin,
+}
+
+impl Server {
+    /// Settings to start from.
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder::new()
+    }
+
+    /// Listens at `path` with the default settings.
+    ///
+    /// # Errors
+    /// As [`ServerBuilder::bind`].
+    pub fn bind(path: impl AsRef<Path>) -> Result<Self, BindError> {
+        Self::builder().bind(path)
+    }
+
+    fn new(settings: ServerBuilder, listener: Listener, path: Option<PathBuf>) -> Result<Self, BindError> {
+        let generation = porter::generation();
+        let me = PeerInfo {
+            pid: std::process::id(),
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            name: program_name(),
+        };
+        let status = Segment::status(generation, u64::from(settings.porter.max_clients), &me.cell())
+            .map_err(|error| BindError::Io(std::io::Error::other(error)))?;
+        let (parker, notifier) =
+            Parker::new(status.window.clone()).map_err(|error| BindError::Io(error.into()))?;
+        let counters = (0..layout::COUNTERS)
+            .map(|index| status.window.peer_word(layout::offset::COUNTERS + 8 * index))
+            .collect();
+        Ok(Self {
+            path,
+            settings,
+            listener,
+            status,
+            generation,
+            parker,
+            mailbox: Arc::new(Mailbox::new(notifier)),
+            counters: Arc::new(counters),
+            origin: crate::fork::Origin::here(),
+        })
+    }
+
+    /// Where it listens; `None` if the socket was passed by systemd.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// A handle for other threads and for signal handlers.
+    pub fn handle(&self) -> ServerHandle {
+        ServerHandle { mailbox: self.mailbox.clone(), counters: self.counters.clone() }
+    }
+
+    /// Serves on the calling thread until it is told to stop; what was counted. `handler` answers one request at a
+    /// time: it appends the answer to the buffer, which is empty and reused, or returns an error.
+    ///
+    /// A handler that panics answers that request with an error and goes on.
+    ///
+    /// ```no_run
+    /// ringbell::Server::bind("/run/app/echo.sock")?.run(|request, response| {
+    ///     response.extend_from_slice(request.payload());
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`ServeError`], before anything was served.
+    pub fn run<H>(self, handler: H) -> Result<ServerStats, ServeError>
+    where
+        H: FnMut(Request<'_>, &mut Vec<u8>) -> Result<(), HandlerError>,
+    {
+        if !self.origin.is_here() {
+            return Err(ServeError::Forked);
+        }
+        let status = StatusInfo {
+            segment: &self.status,
+            generation: self.generation,
+            armed_words: self.settings.porter.max_clients,
+        };
+        let porter = porter::spawn(self.listener, self.settings.porter.clone(), &status, self.mailbox.clone())
+            .map_err(ServeError::Io)?;
+        let reactor = Reactor::new(ReactorParts {
+            engine: Serial { handler },
+            mailbox: self.mailbox,
+            parker: self.parker,
+            porter,
+            status: self.status.window.clone(),
+            limits: self.settings.limits,
+            budget: Budget::new(self.settings.budget),
+        });
+        Ok(reactor.run())
+    }
+}
+
+/// The name of this program, for tools to show.
+pub(crate) fn program_name() -> String {
+    let path = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
+    let mut name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    while name.len() > layout::NAME {
+        name.pop();
+    }
+    name
+}
+
+/// A running, or not yet running, server, for other threads. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct ServerHandle {
+    mailbox: Arc<Mailbox>,
+    counters: Arc<Vec<PeerWord>>,
+}
+
+impl ServerHandle {
+    /// Makes the server stop: it takes no new clients, answers what it has received, for at most `drain`, says
+    /// goodbye and returns from its `run`. `None` drains as long as it takes, zero not at all.
+    ///
+    /// Returns at once. May be called from any thread and from a signal handler, any number of times.
+    pub fn shutdown(&self, drain: Option<Duration>) {
+        let deadline = match drain {
+            None => u64::MAX - 1,
+            Some(drain) => crate::clock::now_ns()
+                .saturating_add(u64::try_from(drain.as_nanos()).unwrap_or(u64::MAX / 2))
+                .min(u64::MAX - 1),
+        };
+        self.mailbox.stop(deadline);
+    }
+
+    /// What the server counted so far. Brought up to date when it sleeps and when clients come and go.
+    pub fn stats(&self) -> ServerStats {
+        ServerCounters::read(|index| self.counters[index].load())
+    }
+}
+
+/// The engine of [`Server::run`].
+struct Serial<H> {
+    handler: H,
+}
+
+impl<H> Engine for Serial<H>
+where
+    H: FnMut(Request<'_>, &mut Vec<u8>) -> Result<(), HandlerError>,
+{
+    #[inline]
+    fn request(&mut self, request: Incoming<'_>, response: &mut Vec<u8>) -> Outcome {
+        // Unwind safety: after a panic the buffer is cleared, and the handler's own state is its author's concern,
+        // as it would be with a lock that is poisoned and used again.
+        match catch_unwind(AssertUnwindSafe(|| (self.handler)(Request(request), response))) {
+            Ok(Ok(())) => Outcome::Answer,
+            Ok(Err(error)) => {
+                response.clear();
+                response.extend_from_slice(error.text.as_bytes());
+                Outcome::Error(error.code)
+            }
+            Err(panic) => {
+                response.clear();
+                response.extend_from_slice(b"the handler panicked");
+                let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(|s| &**s));
+                if let Some(text) = text {
+                    response.extend_from_slice(b": ");
+                    response.extend_from_slice(text.as_bytes());
+                }
+                Outcome::Error(code::PANICKED)
+            }
+        }
+    }
+}

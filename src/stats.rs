@@ -1,0 +1,193 @@
+//! L2: counters. Their place in the control page, snapshots and deltas.
+//!
+//! Every counter has one writer, who stores it in its own page; tools read it there without asking anybody.
+
+use crate::layout::COUNTERS;
+use crate::memory::OwnWord;
+use crate::sync::Ordering;
+
+macro_rules! counters {
+    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident = $index:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct $name { $($(#[$field_doc])* pub $field: u64,)* }
+
+        impl $name {
+            /// Name and index in the control page of each counter.
+            pub const FIELDS: &'static [(&'static str, usize)] = &[$((stringify!($field), $index),)*];
+
+            /// Reads every counter through `load`, which is given its index.
+            pub fn read(load: impl Fn(usize) -> u64) -> Self {
+                Self { $($field: load($index),)* }
+            }
+
+            /// What was counted since `earlier`.
+            #[must_use]
+            pub fn since(&self, earlier: &Self) -> Self {
+                Self { $($field: self.$field.wrapping_sub(earlier.$field),)* }
+            }
+
+            /// Every counter with its name.
+            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+                [$((stringify!($field), self.$field),)*].into_iter()
+            }
+
+            /// Stores every counter that differs from `stored`, which then equals `self`.
+            pub(crate) fn store(&self, stored: &mut Self, words: &Words) {
+                $(if self.$field != stored.$field {
+                    words.set($index, self.$field);
+                    stored.$field = self.$field;
+                })*
+            }
+        }
+
+        const _: () = { $(assert!($index < COUNTERS);)* };
+    };
+}
+
+counters! {
+    /// What one side of a session counted. Units are events unless the name says bytes.
+    SessionCounters {
+        /// Messages sent, control frames apart.
+        sent = 0,
+        /// Messages received, control frames apart.
+        received = 1,
+        /// Bytes of payload sent.
+        bytes_sent = 2,
+        /// Bytes of payload received.
+        bytes_received = 3,
+        /// Fragments sent, of messages larger than a record.
+        fragments_sent = 4,
+        /// Padding records written.
+        paddings = 5,
+        /// Times the ring was full when something was to be sent.
+        full_stalls = 6,
+        /// Wake calls made.
+        wakes_sent = 7,
+        /// Sleeps that were called off because something had arrived at the second look.
+        arms_called_off = 8,
+        /// Sleeps.
+        parks = 9,
+        /// Waits that ended while spinning.
+        spins_paid = 10,
+        /// Calls of `sched_yield`.
+        yields = 11,
+        /// Times yields were given up because the machine is crowded.
+        slow_episodes = 12,
+        /// Sleeps that only the backstop ended although something had been published: lost wakes. Always 0.
+        backstop_rescues = 13,
+        /// Sleeps that the backstop ended while a ringer was between ringing and waking.
+        late_rings = 14,
+        /// Errors answered (server) or received (client).
+        errors = 15,
+        /// Messages set aside while the other ring was full or another answer was awaited, at most, so far.
+        stash_peak = 16,
+        /// Answers that came after the caller had given up.
+        late_answers = 17,
+        /// Calls that timed out.
+        timeouts = 18,
+        /// Fragmented messages that were aborted.
+        aborts = 19,
+        /// Calls without an answer now.
+        in_flight = 20,
+        /// The oldest of them.
+        oldest_call = 21,
+        /// When it was sent, CLOCK_MONOTONIC ns; 0 unless time stamps are on.
+        oldest_sent_ns = 22,
+    }
+}
+
+counters! {
+    /// What a server counted over all sessions.
+    ServerCounters {
+        /// Sessions open now.
+        sessions = 0,
+        /// Most sessions open at once.
+        sessions_peak = 1,
+        /// Sessions accepted.
+        accepted = 2,
+        /// Handshakes rejected.
+        rejected = 3,
+        /// Handshakes that did not end in time, or broke off.
+        handshakes_failed = 4,
+        /// Sessions that ended because the client hung up or died.
+        hung_up = 5,
+        /// Sessions that ended because the client broke the protocol.
+        peer_faults = 6,
+        /// Sessions that ended because the client did not read its answers.
+        slow_clients = 7,
+        /// Requests handled.
+        requests = 8,
+        /// Errors answered.
+        errors = 9,
+        /// Handlers that panicked.
+        panics = 10,
+        /// Sleeps of the reactor.
+        parks = 11,
+        /// Waits that ended while spinning.
+        spins_paid = 12,
+        /// Calls of `sched_yield`.
+        yields = 13,
+        /// Times yields were given up because the machine is crowded.
+        slow_episodes = 14,
+        /// Sleeps that were called off because something had arrived at the second look.
+        arms_called_off = 15,
+        /// Sleeps that only the backstop ended although something had been published: lost wakes. Always 0.
+        backstop_rescues = 16,
+        /// Sleeps that the backstop ended while a ringer was between ringing and waking.
+        late_rings = 17,
+        /// Wake calls made to clients.
+        wakes_sent = 18,
+        /// Answers queued because a response ring was full.
+        queued = 19,
+        /// Sessions carried by the socket because shared memory was not to be had.
+        fallbacks = 20,
+    }
+}
+
+/// The counter words of a control page, for their one writer.
+#[derive(Debug)]
+pub(crate) struct Words(Vec<OwnWord>);
+
+impl Words {
+    /// The counters of the control page in `window`.
+    pub(crate) fn new(window: &crate::memory::Window) -> Self {
+        Self((0..COUNTERS).map(|i| window.own_word(crate::layout::offset::COUNTERS + 8 * i)).collect())
+    }
+
+    #[inline]
+    fn set(&self, index: usize, value: u64) {
+        // Relaxed: for tools only, nobody acts on it.
+        self.0[index].store(value, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Window;
+
+    #[test]
+    fn counters_are_found_where_they_were_stored() {
+        let window = Window::heap(4096);
+        let words = Words::new(&window);
+        let counted = SessionCounters { sent: 3, late_rings: 9, ..Default::default() };
+        let mut stored = SessionCounters::default();
+        counted.store(&mut stored, &words);
+        assert_eq!(stored, counted);
+        let read = SessionCounters::read(|i| window.peer_word(crate::layout::offset::COUNTERS + 8 * i).load());
+        assert_eq!(read, counted);
+        assert_eq!(read.since(&SessionCounters { sent: 1, ..Default::default() }).sent, 2);
+    }
+
+    #[test]
+    fn no_two_counters_share_a_place() {
+        for fields in [SessionCounters::FIELDS, ServerCounters::FIELDS] {
+            let mut places: Vec<_> = fields.iter().map(|(_, index)| index).collect();
+            places.sort_unstable();
+            places.dedup();
+            assert_eq!(places.len(), fields.len());
+        }
+    }
+}
