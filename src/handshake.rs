@@ -28,6 +28,9 @@ mod server;
 mod socket;
 mod wire;
 
+#[cfg(test)]
+pub(crate) mod tests;
+
 pub use client::ConnectError;
 pub(crate) use client::{Attachment, HelloOptions, attach};
 pub use listener::BindError;

@@ -18,8 +18,12 @@
 //! handshake deadline passes. A slow or hostile handshake never stalls the reactor, and never another handshake
 //! for longer than one step.
 
+mod desk;
 mod ledger;
 mod thread;
+
+#[cfg(test)]
+mod tests;
 
 use crate::handshake::{Credentials, Listener, RejectReason};
 use crate::layout;
@@ -55,7 +59,7 @@ pub(crate) enum Event {
 pub(crate) enum Death {
     /// The client closed its lifeline without a word.
     HungUp,
-    /// The client's process ended, while somebody else (a forked child) still holds the lifeline.
+    /// The client's process ended, says its pidfd. Somebody else, a forked child, may still hold the lifeline.
     ProcessDied,
     /// The client said goodbye and closed its lifeline.
     Goodbye,

@@ -531,6 +531,11 @@ impl<E: Engine> Reactor<E> {
         let around = self.surroundings();
         match self.waiter.step(around, now_ns) {
             Step::Spin(polls) => {
+                for _ in 0..2 * polls {
+                    if self.any_pending() {
+                        return;
+                    }
+                }
                 for _ in 0..polls {
                     if self.any_pending() {
                         return;
@@ -539,7 +544,7 @@ impl<E: Engine> Reactor<E> {
                 }
             }
             Step::Yield => {
-                self.hint(true);
+                self.hint(false);
                 rustix::thread::sched_yield();
             }
             Step::Park => self.park(),
@@ -590,8 +595,10 @@ impl<E: Engine> Reactor<E> {
     fn surroundings(&self) -> Surroundings {
         if let [slot] = &self.slots[..] {
             let client = Hints(slot.hints.load());
-            let same = client.cpu().is_some() && client.cpu() == self.cpu;
-            return Surroundings { peer_cannot_run: client.off() || same, crowded: false };
+            return Surroundings {
+                peer_cannot_run: client.cpu().is_some() && client.cpu() == self.cpu,
+                crowded: false,
+            };
         }
         let mut on = 0u64;
         let mut can_run = self.slots.is_empty();
@@ -600,7 +607,7 @@ impl<E: Engine> Reactor<E> {
             if let Some(cpu) = client.cpu() {
                 on |= 1u64.checked_shl(cpu).unwrap_or(0);
             }
-            can_run |= !client.off() && client.cpu() != self.cpu;
+            can_run |= client.cpu() != self.cpu;
         }
         Surroundings { peer_cannot_run: !can_run, crowded: on.count_ones() >= self.cpus }
     }

@@ -109,7 +109,7 @@ pub struct Producer {
     head_word: PeerWord,
     capacity: u64,
     window: u64,
-    max_record: u64,
+    max_body: usize,
     /// Where the next record goes.
     tail: u64,
     /// The line starts in the next so many bytes behind the tail are 0.
@@ -131,7 +131,7 @@ impl Producer {
             head_word,
             capacity,
             window: layout::zero_window(capacity),
-            max_record: layout::max_record(capacity),
+            max_body: layout::max_body(capacity),
             tail: start,
             ahead: capacity,
             dirty: 0,
@@ -141,8 +141,9 @@ impl Producer {
     }
 
     /// Largest body of one record in bytes.
+    #[inline]
     pub fn max_body(&self) -> usize {
-        layout::max_body(self.capacity)
+        self.max_body
     }
 
     /// Size of the ring in bytes.
@@ -162,20 +163,40 @@ impl Producer {
 
     /// Claims room for a record with `body` bytes. Nothing is visible to the consumer before [`Self::commit`],
     /// except padding in front of it.
+    #[inline]
     pub fn try_claim(&mut self, body: usize) -> Result<Claim, ClaimError> {
-        if body > self.max_body() {
-            return Err(ClaimError::TooLarge(self.max_body()));
+        if body > self.max_body {
+            return Err(ClaimError::TooLarge(self.max_body));
         }
         let size = layout::record_size(body);
-        debug_assert!(size <= self.max_record);
         let to_end = self.capacity - (self.tail & (self.capacity - 1));
-        let padding = if size > to_end { to_end } else { 0 };
-        self.ensure_free(padding + size + self.window)?;
-        if padding != 0 {
-            self.pad(padding);
+        if size > to_end {
+            self.ensure_free(to_end + size + self.window)?;
+            self.pad(to_end);
+        } else {
+            self.ensure_free(size + self.window)?;
         }
         self.dirty = self.dirty.max(size);
         Ok(Claim { position: self.tail, body })
+    }
+
+    /// Claims, copies and commits a record in one go. The caller rings, and then calls [`Self::zero_ahead`].
+    #[inline]
+    #[allow(clippy::cast_possible_truncation, reason = "a record's body is far below 4 GiB")]
+    pub fn try_push(
+        &mut self,
+        kind: Kind,
+        flags: u8,
+        code: u16,
+        call: u64,
+        body: &[u8],
+    ) -> Result<(), ClaimError> {
+        let claim = self.try_claim(body.len())?;
+        self.lines.write(claim.position.wrapping_add(FRAME_HEADER as u64), body);
+        self.lines.store(claim.position.wrapping_add(layout::CALL_ID as u64), call, Ordering::Relaxed);
+        let header = HeaderWord::new(kind, flags, code, body.len() as u32);
+        self.publish(header, layout::record_size(body.len()));
+        Ok(())
     }
 
     /// The claimed bytes, to be written in place. Their content is arbitrary.
@@ -231,7 +252,7 @@ impl Producer {
     pub fn has_room(&mut self, body: usize) -> Result<bool, Fault> {
         // As if the record needed the most padding it can need; only a waiter asks, so too late does no harm
         // as long as it is not never, which `max_record` sees to.
-        let size = layout::record_size(body.min(self.max_body()));
+        let size = layout::record_size(body.min(self.max_body));
         let to_end = self.capacity - (self.tail & (self.capacity - 1));
         let padding = if size > to_end { to_end } else { 0 };
         match self.ensure_free(padding + size + self.window) {
@@ -253,6 +274,11 @@ impl Producer {
         if self.tail.wrapping_sub(self.head) + bytes <= self.capacity {
             return Ok(());
         }
+        self.ensure_free_really(bytes)
+    }
+
+    #[cold]
+    fn ensure_free_really(&mut self, bytes: u64) -> Result<(), ClaimError> {
         self.refresh_head().map_err(ClaimError::Fault)?;
         if self.tail.wrapping_sub(self.head) + bytes <= self.capacity {
             return Ok(());
@@ -273,6 +299,7 @@ impl Producer {
         Ok(())
     }
 
+    #[cold]
     fn pad(&mut self, size: u64) {
         #[allow(clippy::cast_possible_truncation, reason = "less than a record")]
         let header = HeaderWord::new(Kind::Padding, 0, 0, (size - FRAME_HEADER as u64) as u32);
@@ -397,6 +424,7 @@ impl Consumer {
     }
 
     /// The record behind padding.
+    #[cold]
     fn peek_behind(&mut self, padding: HeaderWord) -> Result<Option<Record>, Fault> {
         let to_end = self.capacity - (self.head & (self.capacity - 1));
         if padding.0 >> 40 != 0 || u64::from(padding.length()) + FRAME_HEADER as u64 != to_end {

@@ -283,16 +283,14 @@ impl Session {
     }
 
     #[inline]
-    #[allow(clippy::cast_possible_truncation, reason = "a record's body is far below 4 GiB")]
     fn record(&mut self, head: Head, flags: u8, payload: &[u8]) -> Result<Sent, PeerFault> {
-        let claim = match self.out.try_claim(payload.len()) {
-            Ok(claim) => claim,
-            Err(error) => return self.not_claimed(error, payload.len()),
-        };
-        self.out.write(&claim, 0, payload);
-        self.out.commit(claim, HeaderWord::new(head.kind, flags, head.code, payload.len() as u32), head.call);
-        self.owed = true;
-        Ok(Sent::Done)
+        match self.out.try_push(head.kind, flags, head.code, head.call, payload) {
+            Ok(()) => {
+                self.owed = true;
+                Ok(Sent::Done)
+            }
+            Err(error) => self.not_claimed(error, payload.len()),
+        }
     }
 
     #[allow(clippy::cast_possible_truncation, reason = "a record's body is far below 4 GiB")]

@@ -41,8 +41,6 @@ pub struct WaitSettings {
     pub turn_every: u32,
     /// The largest interval between turns while nobody else wants the CPU. Default 4096 waits.
     pub turn_every_most: u32,
-    /// A yield that comes back sooner than this found nobody else. Default 700 ns.
-    pub quick_yield: Duration,
     /// After so many waits in a row in which spinning did not pay, it is given up. Default 4.
     pub futile_spins: u32,
     /// Once given up, spinning is tried again every so many waits. Default 64.
@@ -69,7 +67,6 @@ impl WaitSettings {
             yield_for_least: Duration::from_micros(150),
             turn_every: 16,
             turn_every_most: 4096,
-            quick_yield: Duration::from_nanos(700),
             futile_spins: 4,
             spin_probe: 64,
             slow_yield: Duration::from_millis(1),
@@ -162,6 +159,8 @@ pub struct Waiter {
     yield_until: u64,
     /// When the last yield was started; 0 if no yield is out.
     yield_from: u64,
+    /// The shortest yield seen, which found nobody else; forgotten slowly.
+    least_yield: u64,
     slow_ns: u64,
     slow_at: u64,
     no_yield_until: u64,
@@ -187,6 +186,7 @@ impl Waiter {
             yield_for: ns(settings.yield_for),
             yield_until: 0,
             yield_from: 0,
+            least_yield: u64::MAX / 4,
             slow_ns: 0,
             slow_at: 0,
             no_yield_until: 0,
@@ -301,7 +301,9 @@ impl Waiter {
                 self.counts.slow_episodes += 1;
             }
         }
-        took < ns(self.settings.quick_yield)
+        // What a yield to nobody costs differs between machines by a factor of five, so it is learnt.
+        self.least_yield = took.min(self.least_yield + self.least_yield / 1024 + 1);
+        took < 2 * self.least_yield
     }
 
     fn park(&mut self) -> Step {

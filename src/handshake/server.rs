@@ -4,7 +4,7 @@ use super::wire::{self, HEADER, Header, Hello, Kind, Malformed, RejectReason, We
 use super::{lifeline, socket};
 use crate::layout::{NAME, Peer};
 use crate::memory::Window;
-use crate::segment::{PendingRequest, Segment, SegmentError};
+use crate::segment::{PendingRequest, Segment};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::process::{Pid, PidfdFlags};
@@ -158,16 +158,16 @@ pub(crate) enum Closed {
     /// The client answered the Welcome with something else than READY.
     NotReady,
     /// The client tampered with its segment, or the server could not map it.
-    Segment(SegmentError),
+    Segment,
     /// Any other failure.
-    Io(Errno),
+    Failed,
 }
 
 impl From<Errno> for Closed {
     fn from(errno: Errno) -> Self {
         match errno {
             Errno::PIPE | Errno::CONNRESET => Self::HungUp,
-            other => Self::Io(other),
+            _ => Self::Failed,
         }
     }
 }
@@ -331,7 +331,7 @@ impl Handshake {
     }
 
     fn join(&mut self, offer: Offer) -> Result<Progress, Closed> {
-        let request = offer.request.accept().map_err(Closed::Segment)?;
+        let request = offer.request.accept().map_err(|_| Closed::Segment)?;
         // kill point: handshake-mapped
         let joined = Joined {
             session: offer.welcome.session,

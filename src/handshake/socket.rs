@@ -53,11 +53,11 @@ pub(super) fn peer_pidfd(socket: impl AsFd) -> Result<OwnedFd, Errno> {
 /// Has the kernel refuse descriptors that peers send. Kernels that cannot leave it at our never asking for them.
 pub(super) fn refuse_rights(socket: impl AsFd) {
     let off: libc::c_int = 0;
-    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    const LENGTH: libc::socklen_t = libc::c_int::BITS / 8;
     let raw = socket.as_fd().as_raw_fd();
     // SAFETY: reads an int.
     let _ =
-        unsafe { libc::setsockopt(raw, libc::SOL_SOCKET, SO_PASSRIGHTS, (&raw const off).cast(), length) };
+        unsafe { libc::setsockopt(raw, libc::SOL_SOCKET, SO_PASSRIGHTS, (&raw const off).cast(), LENGTH) };
 }
 
 /// Takes over descriptor 3, which a service manager passed to this process; once.

@@ -1,18 +1,15 @@
 //! The porter's thread: one epoll and what hangs on it.
 
-use super::ledger::{Denied, Ledger, Limits};
+use super::desk::Desk;
 use super::{Death, Event, Mailbox, Outbox, PorterConfig, PorterCounters, StatusInfo};
 use crate::handshake::{
-    Closed, Credentials, Handshake, Hello, Host, Joined, Listener, Offer, PeerInfo, Progress, Refusal,
-    RejectReason, Role, Transport, VERSIONS, Welcome, identify, lifeline, reject,
+    Closed, Credentials, Handshake, Joined, Listener, Progress, Refusal, RejectReason, identify, lifeline,
+    reject,
 };
-use crate::layout;
-use crate::segment::{Segment, SegmentError, SegmentPair};
 use crate::sync::{Ordering, PlainU64};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SocketFlags};
-use rustix::process::PidfdFlags;
 use std::collections::{BTreeMap, HashMap};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
@@ -103,130 +100,6 @@ pub(super) struct Porter<O> {
     desk: Desk,
 }
 
-/// Where it is decided who gets in.
-#[derive(Debug)]
-struct Desk {
-    stopping: bool,
-    shared_memory: bool,
-    fallback: bool,
-    request_capacity: u64,
-    response_capacity: u64,
-    max_message: u64,
-    ledger: Ledger,
-    /// Made ahead, with the default capacities.
-    spare: Option<SegmentPair>,
-    /// Whether to make a spare when there is time. Not again after a failure until the next handshake.
-    wants_spare: bool,
-    next_session: u64,
-    generation: u64,
-    armed_words: u32,
-    status: Arc<OwnedFd>,
-    /// This process.
-    server: Option<Arc<OwnedFd>>,
-    pid: u32,
-}
-
-impl Desk {
-    /// Refused shared memory: rejected, or sent to the socket.
-    fn refuse(&self, reason: RejectReason) -> Refusal {
-        if self.fallback { Refusal::Fallback(reason) } else { Refusal::Reject(reason) }
-    }
-
-    fn refuse_segment(&self, error: &SegmentError) -> Refusal {
-        self.refuse(match error {
-            SegmentError::OutOfMemory => RejectReason::OutOfMemory,
-            SegmentError::OutOfDescriptors => RejectReason::OutOfDescriptors,
-            // No memfds here: an old kernel, or a sandbox.
-            _ => RejectReason::SharedMemoryOff,
-        })
-    }
-
-    fn pair(&mut self, request: u64, response: u64) -> Result<SegmentPair, SegmentError> {
-        self.wants_spare = true;
-        match self.spare.take_if(|spare| spare.fits(request, response)) {
-            Some(spare) => Ok(spare),
-            None => SegmentPair::create(request, response),
-        }
-    }
-
-    fn make_spare(&mut self) {
-        self.wants_spare = false;
-        if self.spare.is_none() && self.shared_memory && self.ledger.has_room() {
-            // Without one the next handshake makes its own, and says what is wrong.
-            self.spare = SegmentPair::create(self.request_capacity, self.response_capacity).ok();
-        }
-    }
-}
-
-impl Host for Desk {
-    fn admit(&mut self, peer: &PeerInfo, hello: &Hello) -> Result<Offer, Refusal> {
-        let reject = |reason| Err(Refusal::Reject(reason));
-        if self.stopping {
-            return reject(RejectReason::ShuttingDown);
-        }
-        let (min, max) = VERSIONS;
-        let version = max.min(hello.versions.1);
-        if version < min.max(hello.versions.0) {
-            return reject(RejectReason::VersionUnsupported { min, max });
-        }
-        if hello.role == Role::Inspector {
-            return reject(RejectReason::InspectorUnsupported);
-        }
-        if hello.transport == Transport::Socket {
-            return Err(match self.fallback {
-                true => Refusal::Fallback(RejectReason::SocketAsked),
-                false => Refusal::Reject(RejectReason::SocketOff),
-            });
-        }
-        if !self.shared_memory {
-            return Err(self.refuse(RejectReason::SharedMemoryOff));
-        }
-        let or = |wanted, default| if wanted == 0 { default } else { wanted };
-        let request_capacity = or(hello.request_capacity, self.request_capacity);
-        let response_capacity = or(hello.response_capacity, self.response_capacity);
-        if !layout::is_capacity(request_capacity) || !layout::is_capacity(response_capacity) {
-            return reject(RejectReason::BadCapacity);
-        }
-
-        let session = self.next_session;
-        let bytes = SegmentPair::bytes(request_capacity, response_capacity);
-        let generation = self.generation;
-        let entered = self.ledger.enter(session, peer.uid, bytes, |domain| Segment::bell(generation, domain));
-        let (domain, bell) = match entered {
-            Ok(place) => place,
-            Err(Denied::Limit(reason @ RejectReason::TooManyClients { .. })) => return reject(reason),
-            Err(Denied::Limit(reason)) => return Err(self.refuse(reason)),
-            Err(Denied::Segment(error)) => return Err(self.refuse_segment(&error)),
-        };
-        let pair = self
-            .pair(request_capacity, response_capacity)
-            .and_then(|pair| pair.assign(generation, session, &peer.cell()));
-        let (request, response) = match pair {
-            Ok(pair) => pair,
-            Err(error) => {
-                self.ledger.leave(session);
-                return Err(self.refuse_segment(&error));
-            }
-        };
-        self.next_session += 1;
-        let welcome = Welcome {
-            version,
-            has_pidfd: self.server.is_some(),
-            domain,
-            generation,
-            session,
-            request_capacity,
-            response_capacity,
-            max_message: or(hello.max_message, self.max_message).min(self.max_message),
-            armed_words: self.armed_words.into(),
-            pid: self.pid,
-            features: 0,
-        };
-        let (status, server) = (self.status.clone(), self.server.clone());
-        Ok(Offer { welcome, request, response, status, bell, server })
-    }
-}
-
 impl<O: Outbox> Porter<O> {
     pub(super) fn new(
         listener: Listener,
@@ -239,32 +112,7 @@ impl<O: Outbox> Porter<O> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &listener.socket, Token::Door.data(), EventFlags::IN)?;
         epoll::add(&epoll, &mailbox.bell, Token::Mail.data(), EventFlags::IN)?;
-        let me = rustix::process::getpid();
-        let ledger = Ledger::new(Limits {
-            clients: config.max_clients.into(),
-            bytes_per_client: config.bytes_per_client,
-            bytes_per_uid: config.bytes_per_uid,
-            domains: status.armed_words,
-            isolation: config.isolation,
-        });
-        let desk = Desk {
-            stopping: false,
-            shared_memory: config.shared_memory,
-            fallback: config.fallback,
-            request_capacity: config.request_capacity,
-            response_capacity: config.response_capacity,
-            max_message: config.max_message,
-            ledger,
-            spare: None,
-            wants_spare: true,
-            next_session: 1,
-            generation: status.generation,
-            armed_words: status.armed_words,
-            status: Arc::new(status.segment.fd.try_clone()?),
-            // A kernel before 5.3 has none: clients then rely on the lifeline alone.
-            server: rustix::process::pidfd_open(me, PidfdFlags::empty()).ok().map(Arc::new),
-            pid: u32::try_from(me.as_raw_nonzero().get()).unwrap_or(0),
-        };
+        let desk = Desk::new(&config, status)?;
         let mut porter = Self {
             epoll,
             listener,
@@ -291,7 +139,7 @@ impl<O: Outbox> Porter<O> {
             let now = Instant::now();
             let attentive = now < self.attentive_until;
             // Something may wait to be done when there is nothing else to do.
-            let spare_time = self.desk.wants_spare && self.half_open.is_empty();
+            let spare_time = self.desk.wants_spare() && self.half_open.is_empty();
             let wait = if attentive || spare_time { Some(Duration::ZERO) } else { self.time_left(now) };
             let wait = wait.and_then(|wait| rustix::event::Timespec::try_from(wait).ok());
             let mut space = [MaybeUninit::uninit(); 64];
@@ -346,11 +194,11 @@ impl<O: Outbox> Porter<O> {
             if let Some(lodger) = self.lodgers.remove(&session) {
                 self.unwatch(&lodger);
             }
-            self.desk.ledger.leave(session);
+            self.desk.leave(session);
             self.open_door();
         }
         if orders.stop {
-            self.desk.stopping = true;
+            self.desk.stop();
             while let Some((&id, _)) = self.half_open.first_key_value() {
                 self.give_up(id, Some(RejectReason::ShuttingDown), lifeline::Farewell::ShutDown);
             }
@@ -426,7 +274,7 @@ impl<O: Outbox> Porter<O> {
 
     /// Begins a handshake, if there may be one.
     fn greet(&mut self, socket: OwnedFd) {
-        if self.desk.stopping {
+        if self.desk.stopping() {
             return self.reject(&socket, RejectReason::ShuttingDown);
         }
         let Ok(peer) = identify(&socket) else { return };
@@ -512,7 +360,7 @@ impl<O: Outbox> Porter<O> {
         // Closing alone would not do while a forked child holds the descriptor, too.
         let _ = epoll::delete(&self.epoll, handshake.socket());
         if let Some(session) = handshake.session() {
-            self.desk.ledger.leave(session);
+            self.desk.leave(session);
         }
         self.count_half_open();
         self.open_door();
@@ -534,7 +382,7 @@ impl<O: Outbox> Porter<O> {
         let lodger = Lodger { lifeline: joined.lifeline.clone(), process };
         if self.watch(session, &lodger).is_err() {
             self.unwatch(&lodger);
-            self.desk.ledger.leave(session);
+            self.desk.leave(session);
             add(&self.counters.failed);
             return;
         }

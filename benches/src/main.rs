@@ -1,0 +1,125 @@
+//! `race`: the referee. It runs Ringbell, its peers and the bare machine through the same scenarios, in the same
+//! minutes, with the same clock, and prints one table.
+//!
+//! How a figure comes about:
+//!
+//! 1. [`scenario`] lists the cases: what is done, with which size, by how many clients, on which CPUs.
+//! 2. [`systems`] and [`limits`] list who competes. Both are [`systems::System`]s: the limits are the least that the
+//!    hardware and the kernel allow, written out by hand. Single costs without a partner are in [`limits::costs`].
+//! 3. [`trial`] runs one case once: the server and every client are processes of their own (this binary again, with
+//!    the hidden subcommand `role`), pinned by [`pin`].
+//! 4. [`measure`] is the only code that reads clocks, so that all competitors are timed alike.
+//! 5. [`distance`] watches how far apart the two CPUs are, since virtual ones move.
+//! 6. [`rounds`] repeats all trials in random order; [`row`] takes the medians; [`table`] prints.
+
+mod cpu;
+mod descriptors;
+mod distance;
+mod limits;
+mod measure;
+mod payload;
+mod pin;
+mod role;
+mod rounds;
+mod row;
+mod scenario;
+mod syscalls;
+mod systems;
+mod table;
+mod trial;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+use crate::rounds::Plan;
+use crate::systems::Outcome;
+
+/// Request/response between two processes: limits of this machine, Ringbell and its peers in one table.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    /// How often every row is measured; figures are medians over the rounds [default: 9, with --quick 3]
+    #[arg(long)]
+    rounds: Option<u32>,
+    /// Short trials: everything in under a minute, for a look, not for publication
+    #[arg(long)]
+    quick: bool,
+    /// Length of one measurement in milliseconds [default: 100, with --quick 30]
+    #[arg(long, value_name = "MS")]
+    millis: Option<u64>,
+    /// Only rows whose `scenario/system/size...` label (see --list) contains this; may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    only: Vec<String>,
+    /// Print the labels of the rows and stop
+    #[arg(long)]
+    list: bool,
+    /// Also write the rows to this file, as a JSON array
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Seed of the order in which trials run [default: from the clock]
+    #[arg(long)]
+    seed: Option<u64>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// One of the processes of a trial; started by `race` itself.
+    #[command(hide = true)]
+    Role {
+        /// What to do, as JSON of [`role::Order`].
+        order: String,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match &cli.command {
+        Some(Command::Role { order }) => role::play(order).map(|()| true),
+        None => race(&cli),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("race: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the race. False: it ran, but a row or a part of one is missing.
+fn race(cli: &Cli) -> Outcome<bool> {
+    let entries = rounds::entries(&cli.only);
+    if cli.list {
+        for entry in &entries {
+            println!("{}", entry.label());
+        }
+        return Ok(true);
+    }
+    if entries.is_empty() {
+        return Err("no row matches --only; see --list".into());
+    }
+    let plan = Plan {
+        rounds: cli.rounds.unwrap_or(if cli.quick { 3 } else { 9 }).max(1),
+        run: Duration::from_millis(cli.millis.unwrap_or(if cli.quick { 30 } else { 100 }).max(1)),
+        warm_up: Duration::from_millis(if cli.quick { 4 } else { 20 }),
+        attempts: if cli.quick { 2 } else { 4 },
+        patience: Duration::from_millis(if cli.quick { 100 } else { 500 }),
+        seed: cli.seed.unwrap_or_else(rounds::seed_from_clock),
+    };
+    let race = rounds::run(&entries, &plan)?;
+    print!("{}", table::render(&race.rows));
+    for remark in &race.remarks {
+        eprintln!("race: {remark}");
+    }
+    if let Some(file) = &cli.json {
+        fs::write(file, serde_json::to_string_pretty(&race.rows)? + "\n")?;
+    }
+    Ok(race.complete)
+}

@@ -1,0 +1,519 @@
+//! The clock: the only code that times anything, so that every competitor is timed alike.
+//!
+//! A single reading of the clock costs some 20 ns, which would be a tenth of the fastest round trips. So small
+//! messages (up to [`LARGE`] bytes, in the echo, one-CPU and canary scenarios) are timed in two ways, in turn:
+//!
+//! * sixteen consecutive round trips between two readings, check of every answer included: gives `p50_ns` as the
+//!   median of the batches' means, as long as that is under 5 us;
+//! * sixteen round trips one by one, each between two readings, which are not subtracted: gives `p90_ns` to `max_ns`,
+//!   and `p50_ns` where the batches do not.
+//!
+//! Everything else is timed one by one, and answers are checked outside the timed part. Pipelined cases stamp one call
+//! in 61; their main figure is the rate.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use rustix::thread::{ClockId, Timespec, clock_nanosleep_absolute};
+use rustix::time::clock_gettime;
+use serde::{Deserialize, Serialize};
+
+use crate::cpu::CpuClock;
+use crate::limits::costs::Cost;
+use crate::payload::{Payload, sequence};
+use crate::scenario::{LARGE, Scenario};
+use crate::systems::{Client, Outcome, Setup, System};
+
+/// Round trips between two readings of the clock where single ones are too short.
+const BATCH: u64 = 16;
+
+/// Calls after the common start that are not counted: the peer may have gone to sleep while the processes of the trial
+/// waited for each other.
+const UNCOUNTED: u64 = 32;
+
+/// From this p50 on, in nanoseconds, the clock no longer distorts single round trips.
+const CLOCK_INVISIBLE_NS: f64 = 5000.0;
+
+/// One call in so many is timed in pipelined cases. Prime, so that it meets every place in a window.
+const SAMPLE: u64 = 61;
+
+/// Records between two readings of the clock in stream cases.
+const STREAM_BATCH: u64 = 1 << 13;
+
+/// Pause between the calls of paced cases.
+const PACE_NS: i64 = 1_000_000;
+
+/// How long to measure.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Timing {
+    /// Before the common start, not counted.
+    pub(crate) warm_up: Duration,
+    /// The measurement itself.
+    pub(crate) run: Duration,
+}
+
+/// What one client found out. Times are in nanoseconds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Figures {
+    /// Operations in the measured time.
+    pub(crate) operations: u64,
+    /// Operations since the common start, the uncounted ones included.
+    pub(crate) since_start: u64,
+    /// The measured time.
+    pub(crate) wall: f64,
+    /// CPU time of the client in the measured time.
+    pub(crate) client_cpu: f64,
+    /// CPU time of the server in the measured time, over all its clients.
+    pub(crate) server_cpu: f64,
+    /// Percentiles of one operation.
+    pub(crate) p50: f64,
+    pub(crate) p90: f64,
+    pub(crate) p99: f64,
+    pub(crate) p999: f64,
+    pub(crate) max: f64,
+}
+
+/// Waits for the common start of all clients of a trial.
+pub(crate) type Start<'a> = &'a mut dyn FnMut() -> Outcome<()>;
+
+/// The client role: puts the system through the case.
+pub(crate) fn system(
+    system: &dyn System,
+    setup: &Setup,
+    timing: Timing,
+    server: CpuClock,
+    salt: u8,
+    start: Start<'_>,
+) -> Outcome<Figures> {
+    let mut caller = Caller {
+        payload: Payload::new(setup.case.size, salt),
+        answer: Vec::new(),
+        number: 0,
+        number_only: setup.case.scenario == Scenario::OneWay,
+    };
+    let meter = Meter::new(timing, server)?;
+    match setup.case.scenario {
+        Scenario::Setup => set_ups(system, setup, &mut caller, meter, start),
+        Scenario::Paced => paced(&mut *system.connect(setup)?, &mut caller, meter, start),
+        Scenario::Pipelined => {
+            let window = u64::from(setup.case.in_flight);
+            pipelined(&mut *system.connect(setup)?, &mut caller, window, meter, start)
+        }
+        Scenario::Stream => streamed(&mut *system.connect(setup)?, setup.case.size, meter, start),
+        Scenario::Canary | Scenario::Echo | Scenario::OneCpu if setup.case.size <= LARGE => {
+            round_trips::<true>(&mut *system.connect(setup)?, &mut caller, meter, start)
+        }
+        _ => round_trips::<false>(&mut *system.connect(setup)?, &mut caller, meter, start),
+    }
+}
+
+/// The client role where there is no server: repeats one operation.
+pub(crate) fn cost(cost: &Cost, timing: Timing, start: Start<'_>) -> Outcome<Figures> {
+    const BATCH: u64 = 256;
+    let mut repeat = cost.prepare();
+    let mut meter = Meter::new(timing, CpuClock::own())?;
+    repeat(BATCH);
+    start()?;
+    meter.begin()?;
+    while !meter.is_over() {
+        let begun = Instant::now();
+        repeat(BATCH);
+        meter.batch(begun, BATCH)?;
+    }
+    let mut figures = meter.finish(0)?;
+    figures.server_cpu = 0.0;
+    Ok(figures)
+}
+
+/// Makes calls and checks what comes back.
+struct Caller {
+    payload: Payload,
+    answer: Vec<u8>,
+    number: u64,
+    /// The answer is the sequence number alone.
+    number_only: bool,
+}
+
+impl Caller {
+    /// The next request.
+    fn stamp(&mut self) -> &[u8] {
+        self.number += 1;
+        self.payload.stamp(self.number)
+    }
+
+    /// Calls with the request as last stamped.
+    fn call(&mut self, client: &mut dyn Client) -> Outcome<()> {
+        client.call(self.payload.bytes(), &mut self.answer)
+    }
+
+    /// Whether the answer belongs to the request: its number and every byte.
+    fn check(&self) -> Outcome<()> {
+        let expected = if self.number_only { &self.payload.bytes()[..8] } else { self.payload.bytes() };
+        if self.answer == expected {
+            return Ok(());
+        }
+        let (number, answered) = (self.number, sequence(&self.answer));
+        let length = self.answer.len();
+        Err(format!("wrong answer to call {number}: {length} bytes with number {answered:?}").into())
+    }
+
+    /// A whole call, untimed.
+    fn exchange(&mut self, client: &mut dyn Client) -> Outcome<()> {
+        self.stamp();
+        self.call(client)?;
+        self.check()
+    }
+}
+
+/// One call after the other. `BATCHED`: see the module's text.
+fn round_trips<const BATCHED: bool>(
+    client: &mut dyn Client,
+    caller: &mut Caller,
+    mut meter: Meter,
+    start: Start<'_>,
+) -> Outcome<Figures> {
+    let warm = meter.warm_up_end();
+    while Instant::now() < warm || caller.number < UNCOUNTED {
+        caller.exchange(client)?;
+    }
+    start()?;
+    for _ in 0..UNCOUNTED {
+        caller.exchange(client)?;
+    }
+    meter.begin()?;
+    while !meter.is_over() {
+        if BATCHED {
+            let begun = Instant::now();
+            for _ in 0..BATCH {
+                caller.exchange(client)?;
+            }
+            meter.batch(begun, BATCH)?;
+        }
+        for _ in 0..if BATCHED { BATCH } else { 1 } {
+            caller.stamp();
+            let begun = Instant::now();
+            caller.call(client)?;
+            meter.single(begun)?;
+            caller.check()?;
+        }
+    }
+    meter.finish(UNCOUNTED)
+}
+
+/// A call every millisecond, each timed from when it really began.
+fn paced(
+    client: &mut dyn Client,
+    caller: &mut Caller,
+    mut meter: Meter,
+    start: Start<'_>,
+) -> Outcome<Figures> {
+    for _ in 0..UNCOUNTED {
+        caller.exchange(client)?;
+    }
+    start()?;
+    meter.begin()?;
+    let mut next = clock_gettime(ClockId::Monotonic);
+    while !meter.is_over() {
+        next = after(next, PACE_NS);
+        sleep_until(next)?;
+        caller.stamp();
+        let begun = Instant::now();
+        caller.call(client)?;
+        meter.single(begun)?;
+        caller.check()?;
+    }
+    meter.finish(0)
+}
+
+/// Connect and one call, again and again. Detaching is not timed.
+fn set_ups(
+    system: &dyn System,
+    setup: &Setup,
+    caller: &mut Caller,
+    mut meter: Meter,
+    start: Start<'_>,
+) -> Outcome<Figures> {
+    const UNCOUNTED: u64 = 8;
+    for _ in 0..UNCOUNTED {
+        caller.exchange(&mut *system.connect(setup)?)?;
+    }
+    start()?;
+    meter.begin()?;
+    while !meter.is_over() {
+        caller.stamp();
+        let begun = Instant::now();
+        let mut client = system.connect(setup)?;
+        caller.call(&mut *client)?;
+        meter.single(begun)?;
+        caller.check()?;
+    }
+    meter.finish(0)
+}
+
+/// Keeps up to `window` calls in flight: whenever half of them are answered, as many new ones go out.
+fn pipelined(
+    client: &mut dyn Client,
+    caller: &mut Caller,
+    window: u64,
+    mut meter: Meter,
+    start: Start<'_>,
+) -> Outcome<Figures> {
+    let mut pipe = Pipe { sent: 0, expected: Payload::new(caller.payload.bytes().len(), 0), sample: None };
+    // Both payloads have the pattern of salt 0: there is one client.
+    let warm = meter.warm_up_end();
+    pipe.send(client, caller, window)?;
+    while Instant::now() < warm {
+        pipe.receive(client, caller, window / 2, None)?;
+        pipe.send(client, caller, window / 2)?;
+    }
+    pipe.receive(client, caller, window, None)?;
+    start()?;
+    pipe.send(client, caller, window)?;
+    meter.begin()?;
+    while !meter.is_over() {
+        pipe.receive(client, caller, window / 2, Some(&mut meter))?;
+        pipe.send(client, caller, window / 2)?;
+        meter.look();
+    }
+    let uncounted = window;
+    let figures = meter.finish(uncounted)?;
+    pipe.receive(client, caller, window, None)?;
+    Ok(figures)
+}
+
+/// The state of a pipeline.
+struct Pipe {
+    sent: u64,
+    expected: Payload,
+    /// The call that is being timed, and when it was sent.
+    sample: Option<(u64, Instant)>,
+}
+
+impl Pipe {
+    fn send(&mut self, client: &mut dyn Client, caller: &mut Caller, count: u64) -> Outcome<()> {
+        for _ in 0..count {
+            self.sent += 1;
+            if self.sent.is_multiple_of(SAMPLE) && self.sample.is_none() {
+                self.sample = Some((self.sent, Instant::now()));
+            }
+            client.send(caller.payload.stamp(self.sent))?;
+        }
+        client.flush()
+    }
+
+    fn receive(
+        &mut self,
+        client: &mut dyn Client,
+        caller: &mut Caller,
+        count: u64,
+        mut meter: Option<&mut Meter>,
+    ) -> Outcome<()> {
+        for _ in 0..count {
+            client.receive(&mut caller.answer)?;
+            caller.number += 1;
+            if caller.answer != self.expected.stamp(caller.number) {
+                return Err(format!("wrong answer to call {}", caller.number).into());
+            }
+            let sampled = self.sample.take_if(|(number, _)| *number == caller.number);
+            if let Some(meter) = &mut meter {
+                match sampled {
+                    Some((_, begun)) => meter.single(begun)?,
+                    None => meter.untimed(),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One-way messages.
+fn streamed(client: &mut dyn Client, size: usize, mut meter: Meter, start: Start<'_>) -> Outcome<Figures> {
+    let mut first = 0;
+    let mut send = |client: &mut dyn Client| -> Outcome<()> {
+        client.stream(size, first, STREAM_BATCH)?;
+        first += STREAM_BATCH;
+        Ok(())
+    };
+    let warm = meter.warm_up_end();
+    while Instant::now() < warm {
+        send(client)?;
+    }
+    client.drain()?;
+    start()?;
+    meter.begin()?;
+    while !meter.is_over() {
+        let begun = Instant::now();
+        send(client)?;
+        meter.batch(begun, STREAM_BATCH)?;
+    }
+    client.drain()?;
+    meter.finish(0)
+}
+
+/// Counts and clocks of one measurement.
+struct Meter {
+    timing: Timing,
+    server: CpuClock,
+    /// Nanoseconds of single operations.
+    singles: Histogram<u64>,
+    /// Sixteenths of a nanosecond for each operation of a batch.
+    batches: Histogram<u64>,
+    operations: u64,
+    begun: Instant,
+    last: Instant,
+    client_cpu: Duration,
+    server_cpu: Duration,
+}
+
+/// Units of the batches' histogram in a nanosecond.
+const FINE: u64 = 16;
+
+impl Meter {
+    fn new(timing: Timing, server: CpuClock) -> Outcome<Self> {
+        let minute = 60_000_000_000;
+        let mut singles = Histogram::new_with_bounds(1, minute, 3)?;
+        let mut batches = Histogram::new_with_bounds(1, minute, 3)?;
+        // Touches the counters' memory now, and not in the middle of the measurement.
+        for histogram in [&mut singles, &mut batches] {
+            for shift in 0..35 {
+                histogram.record(1 << shift)?;
+            }
+            histogram.reset();
+        }
+        let now = Instant::now();
+        Ok(Self {
+            timing,
+            server,
+            singles,
+            batches,
+            operations: 0,
+            begun: now,
+            last: now,
+            client_cpu: Duration::ZERO,
+            server_cpu: Duration::ZERO,
+        })
+    }
+
+    /// When warming up is over, if it begins now.
+    fn warm_up_end(&self) -> Instant {
+        Instant::now() + self.timing.warm_up
+    }
+
+    /// The measurement begins.
+    fn begin(&mut self) -> io::Result<()> {
+        self.server_cpu = self.server.read()?;
+        self.client_cpu = CpuClock::own().read()?;
+        self.begun = Instant::now();
+        self.last = self.begun;
+        Ok(())
+    }
+
+    /// Whether the time is up, as of the last reading.
+    fn is_over(&self) -> bool {
+        self.last - self.begun >= self.timing.run
+    }
+
+    /// Reads the clock only to learn whether the time is up.
+    fn look(&mut self) {
+        self.last = Instant::now();
+    }
+
+    /// An operation that began at `begun` ends now.
+    #[inline(always)]
+    fn single(&mut self, begun: Instant) -> Outcome<()> {
+        self.last = Instant::now();
+        self.operations += 1;
+        self.singles.record(nanoseconds(self.last - begun).max(1))?;
+        Ok(())
+    }
+
+    /// `count` operations that began at `begun` end now.
+    fn batch(&mut self, begun: Instant, count: u64) -> Outcome<()> {
+        self.last = Instant::now();
+        self.operations += count;
+        self.batches.record((nanoseconds(self.last - begun) * FINE / count).max(1))?;
+        Ok(())
+    }
+
+    /// An operation ended that nobody timed.
+    #[inline(always)]
+    fn untimed(&mut self) {
+        self.operations += 1;
+    }
+
+    /// The measurement ends.
+    fn finish(self, uncounted: u64) -> Outcome<Figures> {
+        let ended = Instant::now();
+        let client_cpu = CpuClock::own().read()? - self.client_cpu;
+        let server_cpu = self.server.read()? - self.server_cpu;
+        let batched =
+            |quantile| in_nanoseconds(self.batches.value_at_quantile(quantile)) / in_nanoseconds(FINE);
+        let single = |quantile| in_nanoseconds(self.singles.value_at_quantile(quantile));
+        let quantile = |quantile| if self.singles.is_empty() { batched(quantile) } else { single(quantile) };
+        let batches_count = !self.batches.is_empty() && batched(0.5) < CLOCK_INVISIBLE_NS;
+        Ok(Figures {
+            operations: self.operations,
+            since_start: self.operations + uncounted,
+            wall: in_nanoseconds(nanoseconds(ended - self.begun)),
+            client_cpu: in_nanoseconds(nanoseconds(client_cpu)),
+            server_cpu: in_nanoseconds(nanoseconds(server_cpu)),
+            p50: if batches_count { batched(0.5) } else { quantile(0.5) },
+            p90: quantile(0.9),
+            p99: quantile(0.99),
+            p999: quantile(0.999),
+            max: quantile(1.0),
+        })
+    }
+}
+
+/// A duration as a whole number of nanoseconds; 584 years are the most.
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// A count as a figure that can be divided.
+fn in_nanoseconds(count: u64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "exact up to 104 days")]
+    let figure = count as f64;
+    figure
+}
+
+/// A point in time, later by less than a second.
+fn after(time: Timespec, nanos: i64) -> Timespec {
+    const SECOND: i64 = 1_000_000_000;
+    let nanos = time.tv_nsec + nanos;
+    Timespec { tv_sec: time.tv_sec + nanos / SECOND, tv_nsec: nanos % SECOND }
+}
+
+/// Sleeps until a point of the monotonic clock, through interruptions.
+fn sleep_until(time: Timespec) -> io::Result<()> {
+    loop {
+        match clock_nanosleep_absolute(ClockId::Monotonic, &time) {
+            Err(rustix::io::Errno::INTR) => {}
+            slept => return Ok(slept?),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_time_carries_into_seconds() {
+        let time = after(Timespec { tv_sec: 1, tv_nsec: 999_500_000 }, PACE_NS);
+        assert_eq!((time.tv_sec, time.tv_nsec), (2, 500_000));
+    }
+
+    #[test]
+    fn short_batches_give_the_median_and_singles_the_tail() {
+        let timing = Timing { warm_up: Duration::ZERO, run: Duration::ZERO };
+        let mut meter = Meter::new(timing, CpuClock::own()).expect("a meter");
+        meter.batches.record(300 * FINE).expect("in range");
+        meter.singles.record(350).expect("in range");
+        let figures = meter.finish(0).expect("figures");
+        assert!((299.0..302.0).contains(&figures.p50), "{}", figures.p50);
+        assert!((350.0..352.0).contains(&figures.p90), "{}", figures.p90);
+    }
+}

@@ -1,0 +1,95 @@
+//! One process of a trial. It gets an [`Order`] on its command line and talks to its parent in lines: `ready` out,
+//! `go <nanoseconds of the monotonic clock>` in, and the figures, as JSON, out.
+
+use std::io::{self, BufRead, Read, Write};
+use std::process;
+use std::time::Duration;
+
+use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::thread::{ClockId, Timespec, clock_nanosleep_absolute};
+use serde::{Deserialize, Serialize};
+
+use crate::cpu::CpuClock;
+use crate::measure::{self, Timing};
+use crate::pin::pin;
+use crate::rounds::{Contender, contender};
+use crate::systems::{Outcome, Setup};
+
+/// What a process of a trial is to do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Order {
+    /// The name of the system, limit or cost.
+    pub(crate) system: String,
+    /// The CPUs to stay on.
+    pub(crate) cpus: Vec<usize>,
+    /// What server and clients have in common.
+    pub(crate) setup: Setup,
+    /// Which of them this one is.
+    pub(crate) part: Part,
+}
+
+/// A part in a trial.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Part {
+    /// Answers until it is killed.
+    Server,
+    /// Calls, and reports.
+    Client {
+        /// How long.
+        timing: Timing,
+        /// The server's process, or none where a cost is measured.
+        server: Option<u32>,
+        /// Makes this client's payload its own.
+        salt: u8,
+    },
+}
+
+/// Plays a part. Returns when that is over, which for a server is never.
+pub(crate) fn play(order: &str) -> Outcome<()> {
+    // Should the parent be killed, nobody else would end this process.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    let order: Order = serde_json::from_str(order)?;
+    pin(&order.cpus)?;
+    let contender = contender(&order.system).ok_or("no system of that name")?;
+    let done = match (&order.part, contender) {
+        (Part::Server, Contender::System(system)) => system.serve(&order.setup, &mut || say("ready")),
+        (Part::Server, Contender::Cost(_)) => Err("a cost has no server".into()),
+        (Part::Client { timing, server, salt }, contender) => {
+            let figures = match contender {
+                Contender::System(system) => {
+                    let server = CpuClock::of(server.ok_or("no server to attach to")?)?;
+                    measure::system(system, &order.setup, *timing, server, *salt, &mut wait_for_start)
+                }
+                Contender::Cost(cost) => measure::cost(cost, *timing, &mut wait_for_start),
+            };
+            figures.and_then(|figures| {
+                say(&serde_json::to_string(&figures)?)?;
+                // Stays until the parent has counted system calls, and says so by closing the pipe.
+                io::stdin().read_to_end(&mut Vec::new())?;
+                Ok(())
+            })
+        }
+    };
+    done.map_err(|error| format!("{} (process {}): {error}", order.system, process::id()).into())
+}
+
+/// Writes a line to the parent.
+fn say(line: &str) -> Outcome<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(format!("{line}\n").as_bytes())?;
+    out.flush()?;
+    Ok(())
+}
+
+/// Tells the parent that everything is ready, and waits for the moment that it names.
+fn wait_for_start() -> Outcome<()> {
+    say("ready")?;
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line)?;
+    let nanos = line.trim().strip_prefix("go ").ok_or("the parent gave up")?.parse()?;
+    let moment = Timespec::try_from(Duration::from_nanos(nanos))?;
+    // Early by an interruption does no harm: the start need not be exact.
+    clock_nanosleep_absolute(ClockId::Monotonic, &moment)?;
+    Ok(())
+}

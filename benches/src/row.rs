@@ -1,0 +1,225 @@
+//! A row of the table: what one contender did in one case.
+
+use serde::Serialize;
+
+use crate::rounds::Entry;
+use crate::scenario::{Case, Placement, Scenario};
+use crate::trial::Findings;
+
+/// One row, as in the JSON file. Each figure is the median over the rounds, except where it says otherwise. With
+/// several clients, a percentile is the one of the client that did worst.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Row {
+    /// What was done.
+    pub(crate) scenario: Scenario,
+    /// Who did it.
+    pub(crate) system: &'static str,
+    /// Bytes of a payload.
+    pub(crate) size: usize,
+    /// Calls that a client kept in flight.
+    pub(crate) in_flight: u32,
+    /// Client processes.
+    pub(crate) clients: u32,
+    /// Which CPUs.
+    pub(crate) placement: Placement,
+    /// Percentiles of one operation: see `measure` for how they are timed.
+    pub(crate) p50_ns: f64,
+    pub(crate) p90_ns: f64,
+    pub(crate) p99_ns: f64,
+    pub(crate) p999_ns: f64,
+    /// The worst operation of all rounds.
+    pub(crate) max_ns: f64,
+    /// Operations a second, of all clients together.
+    pub(crate) per_second: f64,
+    /// CPU time of all processes for each operation.
+    pub(crate) cpu_ns_per_op: f64,
+    /// System calls of all processes for each operation, from a run of its own; none where nothing can count them.
+    pub(crate) syscalls_per_op: Option<f64>,
+    /// How many rounds counted.
+    pub(crate) rounds: usize,
+    /// The smallest p50 of any round.
+    pub(crate) min: f64,
+    /// The largest p50 of any round.
+    pub(crate) max: f64,
+    /// How many times the limit this is; the limit is the best of those that bound the case. By p50, and by rate in
+    /// pipelined and stream cases. None where nothing bounds the case, or no such limit was measured.
+    pub(crate) ratio_to_limit: Option<f64>,
+}
+
+impl Row {
+    /// The row of an entry, or none if no round of it counted.
+    pub(crate) fn new(entry: &Entry, rounds: &[Findings], syscalls_per_op: Option<f64>) -> Option<Self> {
+        if rounds.is_empty() {
+            return None;
+        }
+        let Case { scenario, size, in_flight, clients, placement } = entry.case;
+        let rounds: Vec<Round> = rounds.iter().map(Round::new).collect();
+        let of = |figure: fn(&Round) -> f64| rounds.iter().map(figure).collect::<Vec<_>>();
+        let typical = |figure| tenths(median(of(figure)));
+        Some(Self {
+            scenario,
+            system: entry.contender.name(),
+            size,
+            in_flight,
+            clients,
+            placement,
+            p50_ns: typical(|round| round.p50),
+            p90_ns: typical(|round| round.p90),
+            p99_ns: typical(|round| round.p99),
+            p999_ns: typical(|round| round.p999),
+            max_ns: largest(of(|round| round.max)),
+            per_second: typical(|round| round.per_second).round(),
+            cpu_ns_per_op: typical(|round| round.cpu),
+            syscalls_per_op: syscalls_per_op.map(|calls| (calls * 1000.0).round() / 1000.0),
+            rounds: rounds.len(),
+            min: tenths(of(|round| round.p50).into_iter().fold(f64::INFINITY, f64::min)),
+            max: tenths(largest(of(|round| round.p50))),
+            ratio_to_limit: None,
+        })
+    }
+
+    /// The case that this row is of.
+    fn case(&self) -> Case {
+        let Self { scenario, size, in_flight, clients, placement, .. } = *self;
+        Case { scenario, size, in_flight, clients, placement }
+    }
+
+    /// What the row is judged by: nanoseconds for each operation.
+    fn verdict(&self) -> f64 {
+        if self.case().is_throughput() { 1e9 / self.per_second } else { self.p50_ns }
+    }
+}
+
+/// Fills in how each row relates to its limit.
+pub(crate) fn relate(rows: &mut [Row]) {
+    let limits: Vec<Row> = rows.iter().filter(|row| row.system.starts_with("limit-")).cloned().collect();
+    for row in rows {
+        let Some(bound) = row.case().bound() else { continue };
+        let bounds = limits.iter().filter(|limit| bound.covers(&limit.case())).map(Row::verdict);
+        row.ratio_to_limit =
+            bounds.reduce(f64::min).map(|best| (row.verdict() / best * 100.0).round() / 100.0);
+    }
+}
+
+/// One round's figures, over all clients.
+struct Round {
+    p50: f64,
+    p90: f64,
+    p99: f64,
+    p999: f64,
+    max: f64,
+    per_second: f64,
+    cpu: f64,
+}
+
+impl Round {
+    fn new(findings: &Findings) -> Self {
+        let clients = &findings.clients;
+        let worst =
+            |figure: fn(&crate::measure::Figures) -> f64| largest(clients.iter().map(figure).collect());
+        #[expect(clippy::cast_precision_loss, reason = "counts of a trial are far below 2^52")]
+        let count = |operations: u64| operations as f64;
+        let operations: f64 = clients.iter().map(|client| count(client.operations)).sum();
+        let client_cpu: f64 = clients.iter().map(|client| client.client_cpu).sum();
+        // Every client has watched the same server for about the same time.
+        let server_cpu =
+            clients.iter().map(|client| client.server_cpu).sum::<f64>() / count(clients.len() as u64);
+        Self {
+            p50: worst(|client| client.p50),
+            p90: worst(|client| client.p90),
+            p99: worst(|client| client.p99),
+            p999: worst(|client| client.p999),
+            max: worst(|client| client.max),
+            per_second: clients.iter().map(|client| count(client.operations) / client.wall * 1e9).sum(),
+            cpu: (client_cpu + server_cpu) / operations,
+        }
+    }
+}
+
+/// The middle figure; the mean of the middle two. `figures` is not empty.
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    let middle = figures.len() / 2;
+    if figures.len().is_multiple_of(2) {
+        f64::midpoint(figures[middle - 1], figures[middle])
+    } else {
+        figures[middle]
+    }
+}
+
+fn largest(figures: Vec<f64>) -> f64 {
+    figures.into_iter().fold(0.0, f64::max)
+}
+
+/// Rounded to tenths: more would only look exact.
+fn tenths(figure: f64) -> f64 {
+    (figure * 10.0).round() / 10.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(system: &'static str, scenario: Scenario, size: usize, p50_ns: f64, per_second: f64) -> Row {
+        Row {
+            scenario,
+            system,
+            size,
+            in_flight: 1,
+            clients: 1,
+            placement: Placement::TwoCpus,
+            p50_ns,
+            p90_ns: 0.0,
+            p99_ns: 0.0,
+            p999_ns: 0.0,
+            max_ns: 0.0,
+            per_second,
+            cpu_ns_per_op: 0.0,
+            syscalls_per_op: None,
+            rounds: 1,
+            min: p50_ns,
+            max: p50_ns,
+            ratio_to_limit: None,
+        }
+    }
+
+    #[test]
+    fn medians() {
+        assert!((median(vec![3.0, 1.0, 2.0]) - 2.0).abs() < 1e-9);
+        assert!((median(vec![4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_row_is_related_to_the_best_limit_of_its_size() {
+        let mut rows = [
+            row("limit-a", Scenario::Echo, 64, 400.0, 0.0),
+            row("limit-b", Scenario::Echo, 64, 300.0, 0.0),
+            row("limit-c", Scenario::Echo, 48, 200.0, 0.0),
+            row("x", Scenario::Echo, 64, 600.0, 0.0),
+            row("x", Scenario::Clients, 64, 600.0, 0.0),
+        ];
+        relate(&mut rows);
+        let ratios: Vec<Option<f64>> = rows.iter().map(|row| row.ratio_to_limit).collect();
+        assert_eq!(ratios, [Some(1.33), Some(1.0), Some(1.0), Some(2.0), None]);
+    }
+
+    #[test]
+    fn pipelines_are_judged_by_rate() {
+        let mut rows = [
+            row("limit-stream", Scenario::Stream, 64, 5.0, 200e6),
+            row("x", Scenario::Pipelined, 64, 9000.0, 20e6),
+        ];
+        relate(&mut rows);
+        assert_eq!(rows[1].ratio_to_limit, Some(10.0));
+    }
+
+    #[test]
+    fn a_row_has_exactly_the_agreed_fields() {
+        let json = serde_json::to_value(row("x", Scenario::Echo, 64, 1.0, 1.0)).expect("serializes");
+        let mut fields: Vec<&str> = json.as_object().expect("an object").keys().map(String::as_str).collect();
+        fields.sort_unstable();
+        let agreed = "clients cpu_ns_per_op in_flight max max_ns min p50_ns p90_ns p999_ns p99_ns per_second placement \
+                      ratio_to_limit rounds scenario size syscalls_per_op system";
+        assert_eq!(fields, agreed.split_whitespace().collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,210 @@
+//! What is measured: the scenarios, and the cases (a scenario with its numbers) that every system is put through.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A kind of work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Scenario {
+    /// The machine itself: atomic ping-pong between two CPUs. Tells whether they are real cores.
+    Canary,
+    /// One operation without a partner: a system call, a fence, a copy.
+    Cost,
+    /// One client, one call after the other, each side on a CPU of its own.
+    Echo,
+    /// The receiver reads everything, but answers with 8 bytes only. Limits only: the bound for large echoes.
+    OneWay,
+    /// As `Echo`, both sides on one CPU.
+    OneCpu,
+    /// As `Echo`, and nobody may spin: both sides sleep between messages.
+    Parked,
+    /// One call every millisecond, with the default waiting policy.
+    Paced,
+    /// From connect to the first response.
+    Setup,
+    /// One client that keeps many calls in flight.
+    Pipelined,
+    /// One-way messages, as fast as the receiver can take and check them.
+    Stream,
+    /// Many client processes on however many CPUs there are, each calling without a pause.
+    Clients,
+}
+
+/// Which CPUs the processes of a trial may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Placement {
+    /// The client on the first CPU, the server on the second.
+    TwoCpus,
+    /// Everybody on the first CPU.
+    OneCpu,
+    /// Wherever the scheduler likes.
+    Unpinned,
+}
+
+/// How a system is asked to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waiting {
+    /// As it comes out of the box.
+    Default,
+    /// Never spin, never yield: sleep at once.
+    Sleep,
+}
+
+/// A scenario with its numbers: one row for each system that runs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Case {
+    /// The kind of work.
+    pub(crate) scenario: Scenario,
+    /// Bytes of a payload, in each direction.
+    pub(crate) size: usize,
+    /// How many calls a client keeps in flight.
+    pub(crate) in_flight: u32,
+    /// How many client processes there are.
+    pub(crate) clients: u32,
+    /// Where they run.
+    pub(crate) placement: Placement,
+}
+
+/// The sizes of the echo scenario, in bytes. 48 is what fits beside a header in one cache line.
+const ECHO_SIZES: [usize; 5] = [48, 64, 1 << 10, 64 << 10, 1 << 20];
+
+impl Case {
+    /// A case with one client, one call in flight and the scenario's own placement.
+    pub(crate) const fn new(scenario: Scenario, size: usize) -> Self {
+        let placement = match scenario {
+            Scenario::OneCpu | Scenario::Cost => Placement::OneCpu,
+            Scenario::Clients => Placement::Unpinned,
+            _ => Placement::TwoCpus,
+        };
+        Self { scenario, size, in_flight: 1, clients: 1, placement }
+    }
+
+    /// The same case elsewhere.
+    pub(crate) const fn on(self, placement: Placement) -> Self {
+        Self { placement, ..self }
+    }
+
+    /// The cases that every system is put through.
+    pub(crate) fn standard() -> Vec<Self> {
+        let mut cases: Vec<Self> = ECHO_SIZES.iter().map(|&size| Self::new(Scenario::Echo, size)).collect();
+        cases.push(Self::new(Scenario::OneCpu, 64));
+        cases.push(Self::new(Scenario::Parked, 64));
+        cases.push(Self::new(Scenario::Paced, 64));
+        cases.push(Self::new(Scenario::Setup, 64));
+        cases.push(Self::new(Scenario::Setup, 64).on(Placement::OneCpu));
+        cases.extend([16, 64].map(|in_flight| Self { in_flight, ..Self::new(Scenario::Pipelined, 64) }));
+        cases.extend([1, 2, 4, 8, 32].map(|clients| Self { clients, ..Self::new(Scenario::Clients, 64) }));
+        cases
+    }
+
+    /// How the system must wait in this case.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "for systems that have a waiting policy; the baselines have none")
+    )]
+    pub(crate) const fn waiting(&self) -> Waiting {
+        match self.scenario {
+            Scenario::Parked => Waiting::Sleep,
+            _ => Waiting::Default,
+        }
+    }
+
+    /// The group of limits that bounds this case, or none. A limit's own group is itself; see `row`.
+    pub(crate) fn bound(&self) -> Option<Bound> {
+        let alike = |scenario, size| Some(Bound { scenario, size, placement: self.placement });
+        match self.scenario {
+            // In both directions at once at best: nothing larger than a ring's worth can beat one crossing.
+            Scenario::Echo if self.size > LARGE => alike(Scenario::OneWay, Some(self.size)),
+            Scenario::Echo | Scenario::OneWay | Scenario::Stream => alike(self.scenario, Some(self.size)),
+            Scenario::Pipelined => alike(Scenario::Stream, Some(self.size)),
+            Scenario::OneCpu | Scenario::Parked | Scenario::Paced | Scenario::Setup | Scenario::Canary => {
+                alike(self.scenario, None)
+            }
+            Scenario::Clients | Scenario::Cost => None,
+        }
+    }
+
+    /// Whether this case is judged by its rate and not by its round trip.
+    pub(crate) const fn is_throughput(&self) -> bool {
+        matches!(self.scenario, Scenario::Pipelined | Scenario::Stream)
+    }
+}
+
+/// Above this payload size, in bytes, calls are timed one by one and checked outside the timed part.
+pub(crate) const LARGE: usize = 4096;
+
+/// The limits that a row is compared with: those of this scenario and placement, and of this size where given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bound {
+    scenario: Scenario,
+    size: Option<usize>,
+    placement: Placement,
+}
+
+impl Bound {
+    /// Whether a limit that was measured in `case` belongs to this group.
+    pub(crate) fn covers(&self, case: &Case) -> bool {
+        self.scenario == case.scenario
+            && self.placement == case.placement
+            && self.size.is_none_or(|size| size == case.size)
+    }
+}
+
+impl fmt::Display for Scenario {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Canary => "canary",
+            Self::Cost => "cost",
+            Self::Echo => "echo",
+            Self::OneWay => "one-way",
+            Self::OneCpu => "one-cpu",
+            Self::Parked => "parked",
+            Self::Paced => "paced",
+            Self::Setup => "setup",
+            Self::Pipelined => "pipelined",
+            Self::Stream => "stream",
+            Self::Clients => "clients",
+        })
+    }
+}
+
+impl fmt::Display for Placement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TwoCpus => "two-cpus",
+            Self::OneCpu => "one-cpu",
+            Self::Unpinned => "unpinned",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_parked_forbids_spinning() {
+        for case in Case::standard() {
+            assert_eq!(case.waiting() == Waiting::Sleep, case.scenario == Scenario::Parked);
+        }
+    }
+
+    #[test]
+    fn large_echoes_are_bound_by_one_crossing() {
+        let bound = Case::new(Scenario::Echo, 1 << 20).bound().expect("echoes have a bound");
+        assert!(bound.covers(&Case::new(Scenario::OneWay, 1 << 20)));
+        assert!(!bound.covers(&Case::new(Scenario::Echo, 1 << 20)));
+        assert!(!bound.covers(&Case::new(Scenario::OneWay, 64 << 10)));
+    }
+
+    #[test]
+    fn displays_as_it_serializes() {
+        for case in Case::standard() {
+            assert_eq!(serde_json::to_value(case.scenario).expect("serializes"), case.scenario.to_string());
+            assert_eq!(serde_json::to_value(case.placement).expect("serializes"), case.placement.to_string());
+        }
+    }
+}

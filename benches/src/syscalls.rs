@@ -1,0 +1,126 @@
+//! System calls, counted from outside: `perf stat` on the tracepoint that every one of them passes.
+//!
+//! `strace` would count too, but it stops the process at each call and so changes what a spinning system does.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{CWD, Mode, mkfifoat};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::time::Timespec;
+
+use crate::systems::Outcome;
+
+const EVENT: &str = "raw_syscalls:sys_enter";
+
+/// Calls that a client makes for the referee between the word to go and its figures: sleeping until the start (1),
+/// reading CPU clocks (4), writing the figures (1), waiting for the end (1).
+pub(crate) const REFEREE_PER_CLIENT: u64 = 7;
+
+/// How long perf may take for an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Whether this machine lets us count.
+pub(crate) fn can_count() -> bool {
+    let tried = Command::new("perf")
+        .args(["stat", "-e", EVENT, "--", "true"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    tried.is_ok_and(|status| status.success())
+}
+
+/// A perf that counts the system calls of some processes, from now on.
+#[derive(Debug)]
+pub(crate) struct Counter {
+    perf: Child,
+    control: File,
+    acknowledged: File,
+    result: PathBuf,
+}
+
+impl Counter {
+    /// Begins to count. `directory` is the trial's own.
+    pub(crate) fn attach(directory: &Path, pids: &[u32]) -> Outcome<Self> {
+        let (control, acknowledged) = (directory.join("control"), directory.join("acknowledged"));
+        for fifo in [&control, &acknowledged] {
+            mkfifoat(CWD, fifo, Mode::RUSR | Mode::WUSR)?;
+        }
+        let result = directory.join("count");
+        let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
+        let perf = Command::new("perf")
+            .args(["stat", "-e", EVENT, "-x", ",", "-D", "-1", "-p", &pids.join(",")])
+            .arg("--control")
+            .arg(format!("fifo:{},{}", control.display(), acknowledged.display()))
+            .arg("-o")
+            .arg(&result)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        // Read and write, so that opening does not wait for perf, and reading never ends early.
+        let open = |path| OpenOptions::new().read(true).write(true).open(path);
+        let (control, acknowledged) = (open(&control)?, open(&acknowledged)?);
+        let mut counter = Self { perf, control, acknowledged, result };
+        counter.command("enable\n")?;
+        Ok(counter)
+    }
+
+    /// Stops counting: how many calls there were.
+    pub(crate) fn count(mut self) -> Outcome<u64> {
+        self.command("disable\n")?;
+        let pid = Pid::from_child(&self.perf);
+        kill_process(pid, Signal::INT)?;
+        self.perf.wait()?;
+        let text = fs::read_to_string(&self.result)?;
+        parse(&text).ok_or_else(|| format!("perf said {text:?}").into())
+    }
+
+    fn command(&mut self, command: &str) -> Outcome<()> {
+        self.control.write_all(command.as_bytes())?;
+        let mut answer = [0; 16];
+        let mut watched = [PollFd::new(&self.acknowledged, PollFlags::IN)];
+        if poll(&mut watched, Some(&Timespec::try_from(PATIENCE)?))? == 0 {
+            return Err("perf does not answer".into());
+        }
+        let count = self.acknowledged.read(&mut answer)?;
+        if answer[..count].starts_with(b"ack") { Ok(()) } else { Err("perf refused".into()) }
+    }
+}
+
+impl Drop for Counter {
+    fn drop(&mut self) {
+        if let Ok(None) = self.perf.try_wait() {
+            let ended = self.perf.kill().and_then(|()| self.perf.wait());
+            if let Err(error) = ended {
+                eprintln!("race: cannot end perf: {error}");
+            }
+        }
+    }
+}
+
+/// The count in perf's `-x,` output. Processes that made no call at all are "not counted".
+fn parse(text: &str) -> Option<u64> {
+    let line = text.lines().find(|line| line.contains(EVENT))?;
+    match line.split(',').next()? {
+        "<not counted>" => Some(0),
+        count => count.parse().ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_perf_writes() {
+        assert_eq!(parse("# started on today\n\n1234,,raw_syscalls:sys_enter,5,100.00,,\n"), Some(1234));
+        assert_eq!(parse("<not counted>,,raw_syscalls:sys_enter,0,100.00,,\n"), Some(0));
+        assert_eq!(parse("<not supported>,,raw_syscalls:sys_enter,0,100.00,,\n"), None);
+    }
+}

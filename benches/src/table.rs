@@ -1,0 +1,131 @@
+//! The table for people: one block for each scenario.
+
+use std::fmt::Write;
+
+use crate::row::Row;
+
+/// The headings, and on which side their columns are flush.
+const COLUMNS: [(&str, Flush); 16] = [
+    ("system", Flush::Left),
+    ("size", Flush::Right),
+    ("flight", Flush::Right),
+    ("clients", Flush::Right),
+    ("placement", Flush::Left),
+    ("p50", Flush::Right),
+    ("p90", Flush::Right),
+    ("p99", Flush::Right),
+    ("p99.9", Flush::Right),
+    ("max", Flush::Right),
+    ("ops/s", Flush::Right),
+    ("cpu/op", Flush::Right),
+    ("calls/op", Flush::Right),
+    ("p50 min", Flush::Right),
+    ("p50 max", Flush::Right),
+    ("x limit", Flush::Right),
+];
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flush {
+    Left,
+    Right,
+}
+
+/// All rows, in their order, with a heading wherever the scenario changes.
+pub(crate) fn render(rows: &[Row]) -> String {
+    let cells: Vec<[String; COLUMNS.len()]> = rows.iter().map(cells).collect();
+    let mut widths = COLUMNS.map(|(heading, _)| heading.len());
+    for row in &cells {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.len());
+        }
+    }
+    let mut text = String::new();
+    let mut scenario = None;
+    for (row, cells) in rows.iter().zip(&cells) {
+        if scenario != Some(row.scenario) {
+            scenario = Some(row.scenario);
+            let rounds = row.rounds;
+            text += &format!("\n{} (median of {rounds} rounds)\n", row.scenario);
+            line(&mut text, &widths, COLUMNS.map(|(heading, _)| heading));
+        }
+        line(&mut text, &widths, cells.each_ref().map(String::as_str));
+    }
+    text
+}
+
+fn line(text: &mut String, widths: &[usize; COLUMNS.len()], cells: [&str; COLUMNS.len()]) {
+    let mut line = String::new();
+    for ((cell, &width), (_, flush)) in cells.iter().zip(widths).zip(COLUMNS) {
+        line += &match flush {
+            Flush::Left => format!("{cell:<width$}  "),
+            Flush::Right => format!("{cell:>width$}  "),
+        };
+    }
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "{}", line.trim_end());
+}
+
+fn cells(row: &Row) -> [String; COLUMNS.len()] {
+    let ratio = |figure: Option<f64>| figure.map_or_else(|| "-".to_owned(), |figure| format!("{figure:.2}"));
+    [
+        row.system.to_owned(),
+        bytes(row.size),
+        row.in_flight.to_string(),
+        row.clients.to_string(),
+        row.placement.to_string(),
+        time(row.p50_ns),
+        time(row.p90_ns),
+        time(row.p99_ns),
+        time(row.p999_ns),
+        time(row.max_ns),
+        rate(row.per_second),
+        time(row.cpu_ns_per_op),
+        ratio(row.syscalls_per_op),
+        time(row.min),
+        time(row.max),
+        ratio(row.ratio_to_limit),
+    ]
+}
+
+/// Nanoseconds below 1 us, with a fraction where that matters; then us, then ms.
+fn time(nanos: f64) -> String {
+    match nanos {
+        n if n < 100.0 => format!("{n:.1} ns"),
+        n if n < 1e3 => format!("{n:.0} ns"),
+        n if n < 1e5 => format!("{:.2} us", n / 1e3),
+        n if n < 1e6 => format!("{:.0} us", n / 1e3),
+        n => format!("{:.1} ms", n / 1e6),
+    }
+}
+
+fn rate(per_second: f64) -> String {
+    match per_second {
+        n if n < 1e4 => format!("{n:.0}"),
+        n if n < 1e6 => format!("{:.1} k", n / 1e3),
+        n => format!("{:.2} M", n / 1e6),
+    }
+}
+
+fn bytes(size: usize) -> String {
+    match size {
+        n if n >= 1 << 20 && n.is_multiple_of(1 << 20) => format!("{} MiB", n >> 20),
+        n if n >= 1 << 10 && n.is_multiple_of(1 << 10) => format!("{} KiB", n >> 10),
+        n => format!("{n} B"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units() {
+        assert_eq!(time(4.83), "4.8 ns");
+        assert_eq!(time(312.4), "312 ns");
+        assert_eq!(time(62_830.0), "62.83 us");
+        assert_eq!(time(752_900.0), "753 us");
+        assert_eq!(rate(207_000_000.0), "207.00 M");
+        assert_eq!(bytes(64 << 10), "64 KiB");
+        assert_eq!(bytes(1000), "1000 B");
+    }
+}

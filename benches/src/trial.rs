@@ -1,0 +1,200 @@
+//! One case, once: starts the processes, lets them go at the same moment, collects what they found, ends them.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::thread::ClockId;
+use rustix::time::{Timespec, clock_gettime};
+
+use crate::measure::{Figures, Timing};
+use crate::pin::Cpus;
+use crate::role::{Order, Part};
+use crate::rounds::{Contender, Entry};
+use crate::syscalls::Counter;
+use crate::systems::{Outcome, Setup};
+
+/// How long any one step of a trial may take beyond its measured time.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// From the word to go to the moment itself, for each client: nobody starts while others still read.
+const NOTICE: Duration = Duration::from_micros(300);
+
+/// What a trial found.
+#[derive(Debug)]
+pub(crate) struct Findings {
+    /// Of each client.
+    pub(crate) clients: Vec<Figures>,
+    /// System calls of all processes since the start, if they were counted.
+    pub(crate) syscalls: Option<u64>,
+}
+
+/// Runs one entry once. With `counting`, system calls are counted, which slows them down: the times are then not to
+/// be used.
+pub(crate) fn run(entry: &Entry, cpus: &Cpus, timing: Timing, counting: bool) -> Outcome<Findings> {
+    let directory = Directory::new()?;
+    let case = entry.case;
+    let order = |cpus: &[usize], part| Order {
+        system: entry.contender.name().to_owned(),
+        cpus: cpus.to_vec(),
+        setup: Setup { path: directory.0.join("socket"), case },
+        part,
+    };
+    let mut server = match entry.contender {
+        Contender::System(_) => {
+            let mut server = Process::start(&order(cpus.of_server(case.placement), Part::Server))?;
+            expect_ready(server.line(PATIENCE, None)?)?;
+            Some(server)
+        }
+        Contender::Cost(_) => None,
+    };
+
+    let mut clients = Vec::new();
+    for number in 0..case.clients {
+        // Salts need only differ among a few.
+        let salt = u8::try_from(number % 251)?;
+        let part = Part::Client { timing, server: server.as_ref().map(Process::id), salt };
+        clients.push(Process::start(&order(cpus.of_client(case.placement), part))?);
+    }
+    for client in &mut clients {
+        expect_ready(client.line(PATIENCE, server.as_mut())?)?;
+    }
+
+    let mut pids: Vec<u32> = clients.iter().map(Process::id).collect();
+    pids.extend(server.as_ref().map(Process::id));
+    let counter = if counting { Some(Counter::attach(&directory.0, &pids)?) } else { None };
+
+    let start = Duration::try_from(clock_gettime(ClockId::Monotonic))? + NOTICE * case.clients;
+    for client in &mut clients {
+        client.say(&format!("go {}\n", start.as_nanos()))?;
+    }
+    let mut figures = Vec::new();
+    for client in &mut clients {
+        let line = client.line(timing.run + PATIENCE, server.as_mut())?;
+        figures.push(serde_json::from_str(&line)?);
+    }
+    let syscalls = counter.map(Counter::count).transpose()?;
+    for client in clients {
+        client.end()?;
+    }
+    Ok(Findings { clients: figures, syscalls })
+}
+
+/// A directory for the trial's socket, which goes with it.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new() -> io::Result<Self> {
+        let path = std::env::temp_dir().join(format!("ringbell-race-{}", std::process::id()));
+        // Left by a process that had the same id and was killed.
+        if path.exists() {
+            fs::remove_dir_all(&path)?;
+        }
+        fs::DirBuilder::new().mode(0o700).create(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        remove(&self.0);
+    }
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = fs::remove_dir_all(path) {
+        eprintln!("race: {}: {error}", path.display());
+    }
+}
+
+fn expect_ready(line: String) -> Outcome<()> {
+    if line == "ready" { Ok(()) } else { Err(format!("expected ready, heard {line:?}").into()) }
+}
+
+/// This binary again, in a role. Killed when dropped.
+struct Process {
+    child: Child,
+    to: Option<ChildStdin>,
+    from: ChildStdout,
+    heard: Vec<u8>,
+}
+
+impl Process {
+    fn start(order: &Order) -> Outcome<Self> {
+        let mut child = Command::new("/proc/self/exe")
+            .args(["role", &serde_json::to_string(order)?])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let to = child.stdin.take();
+        let from = child.stdout.take().ok_or("no pipe from the child")?;
+        Ok(Self { child, to, from, heard: Vec::new() })
+    }
+
+    fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn say(&mut self, line: &str) -> Outcome<()> {
+        self.to.as_mut().ok_or("no pipe to the child")?.write_all(line.as_bytes())?;
+        Ok(())
+    }
+
+    /// The next line that the process says. Fails when it, or the server that it depends on, ends first, and when it
+    /// takes too long.
+    fn line(&mut self, patience: Duration, mut server: Option<&mut Self>) -> Outcome<String> {
+        let deadline = Instant::now() + patience;
+        loop {
+            if let Some(end) = self.heard.iter().position(|&byte| byte == b'\n') {
+                let rest = self.heard.split_off(end + 1);
+                let mut line = std::mem::replace(&mut self.heard, rest);
+                line.pop();
+                return Ok(String::from_utf8(line)?);
+            }
+            let left = deadline
+                .checked_duration_since(Instant::now())
+                .ok_or("a process said nothing for too long")?;
+            let mut watched = vec![PollFd::from_borrowed_fd(self.from.as_fd(), PollFlags::IN)];
+            // A server says nothing after `ready`: its pipe only tells when it dies.
+            watched.extend(
+                server.iter().map(|server| PollFd::from_borrowed_fd(server.from.as_fd(), PollFlags::empty())),
+            );
+            poll(&mut watched, Some(&Timespec::try_from(left)?))?;
+            let speaks = !watched[0].revents().is_empty();
+            let server_died = watched.get(1).is_some_and(|server| !server.revents().is_empty());
+            if speaks {
+                let mut chunk = [0; 4096];
+                let count = self.from.read(&mut chunk)?;
+                if count == 0 {
+                    return Err(format!("a process ended early: {}", self.child.wait()?).into());
+                }
+                self.heard.extend_from_slice(&chunk[..count]);
+            } else if server_died && let Some(server) = &mut server {
+                return Err(format!("the server ended: {}", server.child.wait()?).into());
+            }
+        }
+    }
+
+    /// Closes the pipe to the process, upon which a client ends, and waits for that.
+    fn end(mut self) -> Outcome<()> {
+        drop(self.to.take());
+        let status = self.child.wait()?;
+        if status.success() { Ok(()) } else { Err(format!("a client failed: {status}").into()) }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            let ended = self.child.kill().and_then(|()| self.child.wait());
+            if let Err(error) = ended {
+                eprintln!("race: cannot end process {}: {error}", self.child.id());
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! What /proc says of a process.
+
+use rustix::fd::OwnedFd;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::fs;
+use std::time::Duration;
+
+fn read(pid: u32, file: &str) -> String {
+    fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default()
+}
+
+/// The state letter: `R` running, `S` sleeping, `T` stopped, `Z` dead and not waited for; `None` if there is no
+/// such process.
+#[must_use]
+pub fn state(pid: u32) -> Option<char> {
+    after_name(&read(pid, "stat"))?.chars().next()
+}
+
+/// The fields of a `stat` line from the state on: the name before it may hold anything.
+fn after_name(stat: &str) -> Option<&str> {
+    stat.rsplit_once(") ").map(|(_, rest)| rest)
+}
+
+/// A descriptor that becomes readable when the process ends.
+///
+/// # Panics
+/// If there is no such process.
+#[must_use]
+pub fn open_pidfd(pid: u32) -> OwnedFd {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");
+    pidfd_open(pid, PidfdFlags::empty()).expect("the process lives")
+}
+
+/// How many descriptors it has open.
+///
+/// # Panics
+/// If there is no such process.
+#[must_use]
+pub fn descriptors(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).expect("the process lives").count()
+}
+
+/// What its descriptors stand for, sorted.
+#[must_use]
+pub fn descriptor_targets(pid: u32) -> Vec<String> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let mut targets: Vec<String> = entries
+        .filter_map(|entry| fs::read_link(entry.path()).ok())
+        .map(|path| path.to_string_lossy().into_owned())
+        .collect();
+    targets.sort();
+    targets
+}
+
+/// How many mappings of memfds it has.
+#[must_use]
+pub fn memfd_mappings(pid: u32) -> usize {
+    read(pid, "maps").lines().filter(|line| line.contains("/memfd:")).count()
+}
+
+/// How many bytes of shared memory it has mapped and touched.
+///
+/// # Panics
+/// If there is no such process.
+#[must_use]
+pub fn shared_bytes(pid: u32) -> u64 {
+    status_kib(pid, "RssShmem:").expect("the process lives") * 1024
+}
+
+/// How many bytes of private memory it has touched.
+///
+/// # Panics
+/// If there is no such process.
+#[must_use]
+pub fn private_bytes(pid: u32) -> u64 {
+    status_kib(pid, "RssAnon:").expect("the process lives") * 1024
+}
+
+fn status_kib(pid: u32, name: &str) -> Option<u64> {
+    let status = read(pid, "status");
+    let line = status.lines().find(|line| line.starts_with(name))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// The CPU time that it has used, of all threads, to a microsecond or so.
+///
+/// # Panics
+/// If there is no such process.
+#[must_use]
+pub fn cpu_time(pid: u32) -> Duration {
+    // schedstat counts nanoseconds; stat counts ticks of 10 ms only.
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the process lives").flatten();
+    let nanoseconds = tasks
+        .filter_map(|task| fs::read_to_string(task.path().join("schedstat")).ok())
+        .filter_map(|text| text.split_whitespace().next()?.parse::<u64>().ok())
+        .sum();
+    Duration::from_nanos(nanoseconds)
+}
+
+/// Whether all of its threads sleep.
+#[must_use]
+pub fn all_threads_sleep(pid: u32) -> bool {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    tasks.flatten().all(|task| {
+        let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        after_name(&stat).is_some_and(|rest| rest.starts_with('S'))
+    })
+}
+
+/// Whether its main thread sleeps in a futex.
+#[must_use]
+pub fn main_thread_in_futex(pid: u32) -> bool {
+    // x86-64 and aarch64: futex 202 and 98, futex_waitv 449 on both.
+    let call = read(pid, "syscall");
+    ["202 ", "98 ", "449 "].iter().any(|number| call.starts_with(number))
+}
+
+/// What can be said of a process that does not do what it should.
+#[must_use]
+pub fn diagnose(pid: u32) -> String {
+    let mut text = String::new();
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return "  there is no such process\n".into() };
+    for task in tasks.flatten() {
+        let read = |file: &str| fs::read_to_string(task.path().join(file)).unwrap_or_default();
+        let stat = read("stat");
+        let state = after_name(&stat).and_then(|rest| rest.chars().next()).unwrap_or('?');
+        text += &format!(
+            "  thread {}: state {state}, wchan {}, syscall {}, schedstat {}\n",
+            task.file_name().to_string_lossy(),
+            read("wchan"),
+            read("syscall").trim_end(),
+            read("schedstat").trim_end(),
+        );
+    }
+    text += &format!("  descriptors: {}\n", descriptor_targets(pid).join(", "));
+    text
+}

@@ -1,0 +1,394 @@
+//! A server in a process of its own.
+//!
+//! The role prints `ready` when it listens and then obeys lines: `stats`, `shutdown MS`, `descriptors`. It shuts
+//! down when its test hangs up.
+
+use crate::pattern::{Pattern, Way};
+use crate::process::{Arguments, Process, Start, hear, say};
+use crate::suite::Role;
+use ringbell::{HandlerError, Request, ServerHandle, ServerStats, WaitSettings};
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub(crate) const ROLES: &[Role] = &[("server", serve)];
+
+/// A server that is to be started.
+#[derive(Debug)]
+#[must_use = "nothing is started before `start`"]
+pub struct Prepared {
+    start: Start,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    Own(tempfile::TempDir),
+    Of(PathBuf),
+}
+
+impl Place {
+    fn socket(&self) -> PathBuf {
+        match self {
+            Self::Own(dir) => dir.path().join("test.sock"),
+            Self::Of(path) => path.clone(),
+        }
+    }
+}
+
+impl Prepared {
+    /// Sets an option of the role; see [`serve`].
+    pub fn with(mut self, key: &str, value: impl std::fmt::Display) -> Self {
+        self.start = self.start.with(key, value);
+        self
+    }
+
+    /// Sets an environment variable.
+    pub fn env(mut self, key: &str, value: impl AsRef<std::ffi::OsStr>) -> Self {
+        self.start = self.start.env(key, value);
+        self
+    }
+
+    /// Starts it, and waits until it listens.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[must_use]
+    pub fn start(self) -> Server {
+        let socket = self.place.socket();
+        let mut process = self.start.with("path", socket.display()).start();
+        process.expect("ready");
+        Server { process, socket, _place: self.place }
+    }
+}
+
+/// A server in a process of its own. Dropping it kills it.
+#[derive(Debug)]
+pub struct Server {
+    process: Process,
+    socket: PathBuf,
+    _place: Place,
+}
+
+impl Server {
+    /// A server whose handler is `handler`, at a path of its own.
+    ///
+    /// # Panics
+    /// If there is no place for its socket.
+    pub fn prepare(handler: &str) -> Prepared {
+        let place = Place::Own(tempfile::tempdir().expect("a directory"));
+        Prepared { start: Start::role("server").with("handler", handler), place }
+    }
+
+    /// The same at a path that the caller keeps.
+    pub fn prepare_at(path: &Path, handler: &str) -> Prepared {
+        Prepared { start: Start::role("server").with("handler", handler), place: Place::Of(path.to_owned()) }
+    }
+
+    /// The same under another program, such as a tracer.
+    ///
+    /// # Panics
+    /// If there is no place for its socket.
+    pub fn prepare_under(program: &str, arguments: &[&str], handler: &str) -> Prepared {
+        let place = Place::Own(tempfile::tempdir().expect("a directory"));
+        Prepared { start: Start::role_under(program, arguments, "server").with("handler", handler), place }
+    }
+
+    /// A server that checks every request, with default settings.
+    #[must_use]
+    pub fn verifying() -> Self {
+        Self::prepare("verify").start()
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Its process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// What it counted so far.
+    ///
+    /// # Panics
+    /// If it does not tell.
+    pub fn stats(&mut self) -> ServerStats {
+        self.process.tell("stats");
+        parse(&self.process.expect("stats"))
+    }
+
+    /// Waits until so many sessions are open.
+    ///
+    /// # Panics
+    /// If that does not come.
+    pub fn wait_for_sessions(&mut self, sessions: u64) {
+        crate::wait_until(&format!("{sessions} sessions are open"), || self.stats().sessions == sessions);
+    }
+
+    /// Shuts it down; what it counted.
+    ///
+    /// # Panics
+    /// If it complains of what it was sent, lost a wake, or does not end well.
+    pub fn shut_down(mut self) -> ServerStats {
+        self.process.tell("shutdown 1000");
+        self.ended()
+    }
+
+    /// Waits for its end, of which it has been told; what it counted.
+    ///
+    /// # Panics
+    /// As [`Self::shut_down`].
+    pub fn ended(&mut self) -> ServerStats {
+        let complaints = self.process.expect("complaints");
+        assert_eq!(complaints, "0", "the server complains\n{}", self.process.diagnose());
+        let stats = parse(&self.process.expect("done"));
+        self.process.succeed();
+        assert_eq!(stats.backstop_rescues, 0, "the server lost wakes: {stats:?}");
+        stats
+    }
+}
+
+fn parse(text: &str) -> ServerStats {
+    let values: Vec<u64> = text.split(' ').map(|value| value.parse().expect("numbers")).collect();
+    ServerStats::read(|index| {
+        let at = ServerStats::FIELDS.iter().position(|(_, field)| *field == index).expect("a known counter");
+        values[at]
+    })
+}
+
+fn tell_stats(word: &str, stats: &ServerStats) {
+    let values: Vec<String> = stats.iter().map(|(_, value)| value.to_string()).collect();
+    say(&format!("{word} {}", values.join(" ")));
+}
+
+/// Waiting settings by name: `default`, `park` at once, `spin` and `yield` for long.
+///
+/// # Panics
+/// If there is no such name.
+#[must_use]
+pub fn waiting(name: &str, default: WaitSettings) -> WaitSettings {
+    let mut settings = default;
+    match name {
+        "default" => {}
+        "park" => settings = settings.park_at_once(),
+        "spin" => {
+            settings.spin_polls = 1_000_000;
+            settings.crowded_spin_polls = 1_000_000;
+            settings.futile_spins = u32::MAX;
+            settings.turn_every = 0;
+        }
+        "yield" => {
+            settings.spin_polls = 0;
+            settings.crowded_spin_polls = 0;
+            settings.yield_for = Duration::from_millis(20);
+            settings.yield_for_least = Duration::from_millis(20);
+        }
+        name => panic!("no waiting settings {name}"),
+    }
+    settings
+}
+
+/// The role. Options, all but `path` and `handler` optional:
+///
+/// | key | what |
+/// |---|---|
+/// | `path` | the socket |
+/// | `handler` | `verify` ([`Verifier`]) or `do` ([`obey`]) |
+/// | `ring_capacity`, `max_message`, `max_clients`, `max_handshakes`, `max_queued_answers`, `max_incomplete_bytes`, `max_bytes_per_client`, `max_bytes_per_uid` | as in `ServerBuilder` |
+/// | `handshake_ms`, `slow_client_ms` | its times |
+/// | `wait` | see [`waiting`] |
+/// | `isolation` | `uid` or `session` |
+/// | `mode` | of the socket, decimal |
+/// | `anyone` | any value: clients of any uid |
+/// | `ledger` | a file to which the sender and number of each verified request is appended |
+/// | `sigterm` | any value: SIGTERM shuts down |
+///
+/// # Panics
+/// If it cannot serve.
+pub fn serve(arguments: &Arguments) {
+    let mut builder = ringbell::Server::builder();
+    macro_rules! numbers {
+        ($($name:ident),*) => {$(
+            if let Some(value) = arguments.maybe_number(stringify!($name)) {
+                builder = builder.$name(value.try_into().expect("in range"));
+            }
+        )*};
+    }
+    numbers!(ring_capacity, max_message, max_clients, max_handshakes, max_queued_answers, max_incomplete_bytes);
+    numbers!(max_bytes_per_client, max_bytes_per_uid);
+    if let Some(mode) = arguments.maybe_number("mode") {
+        builder = builder.socket_mode(mode.try_into().expect("a mode"));
+    }
+    if let Some(ms) = arguments.maybe_number("handshake_ms") {
+        builder = builder.handshake_timeout(Duration::from_millis(ms));
+    }
+    if let Some(ms) = arguments.maybe_number("slow_client_ms") {
+        builder = builder.slow_client_timeout(Some(Duration::from_millis(ms)));
+    }
+    if let Some(name) = arguments.get("wait") {
+        builder = builder.wait(waiting(name, WaitSettings::server()));
+    }
+    match arguments.get("isolation") {
+        Some("session") => builder = builder.isolation(ringbell::Isolation::Session),
+        Some("uid") | None => {}
+        Some(other) => panic!("no isolation {other}"),
+    }
+    if arguments.get("anyone").is_some() {
+        builder = builder.credentials(ringbell::Credentials::Anyone);
+    }
+    let server = builder.bind(arguments.text("path")).unwrap_or_else(|error| panic!("cannot bind: {error}"));
+    let handle = server.handle();
+    if arguments.get("sigterm").is_some() {
+        crate::signals::shut_down_on_sigterm(handle.clone());
+    }
+    std::thread::spawn(move || control(&handle));
+    say("ready");
+    let mut complaints = 0;
+    let stats = match arguments.text("handler") {
+        "verify" => {
+            let mut verifier = Verifier::new(arguments.get("ledger"));
+            let stats = server.run(|request, response| verifier.handle(request, response));
+            complaints = verifier.complaints;
+            stats
+        }
+        "do" => {
+            let mut handled = 0;
+            server.run(move |request, response| {
+                handled += 1;
+                obey(request, handled, response)
+            })
+        }
+        other => panic!("no handler {other}"),
+    };
+    let stats = stats.unwrap_or_else(|error| panic!("cannot serve: {error}"));
+    say(&format!("complaints {complaints}"));
+    tell_stats("done", &stats);
+}
+
+fn control(handle: &ServerHandle) {
+    while let Some(line) = hear() {
+        match line.split_once(' ').unwrap_or((&line, "")) {
+            ("stats", _) => tell_stats("stats", &handle.stats()),
+            ("shutdown", ms) => handle.shutdown(ms.parse().ok().map(Duration::from_millis)),
+            other => panic!("not understood: {other:?}"),
+        }
+    }
+    handle.shutdown(Some(Duration::ZERO));
+}
+
+/// Checks that each session sends what it announced, in order, each message once and whole; answers what the
+/// client expects.
+#[derive(Debug)]
+pub struct Verifier {
+    sessions: HashMap<u64, (Pattern, u64)>,
+    ledger: Option<std::fs::File>,
+    complaints: u64,
+}
+
+impl Verifier {
+    /// A verifier that writes what it has executed to `ledger`.
+    ///
+    /// # Panics
+    /// If the ledger cannot be opened.
+    #[must_use]
+    pub fn new(ledger: Option<&str>) -> Self {
+        let open = |path| std::fs::OpenOptions::new().append(true).create(true).open(path).expect("a ledger");
+        Self { sessions: HashMap::new(), ledger: ledger.map(open), complaints: 0 }
+    }
+
+    /// How many requests were wrong.
+    #[must_use]
+    pub fn complaints(&self) -> u64 {
+        self.complaints
+    }
+
+    /// Handles a request.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn handle(&mut self, request: Request<'_>, response: &mut Vec<u8>) -> Result<(), HandlerError> {
+        let bytes = request.payload();
+        let Some((pattern, next)) = self.sessions.get_mut(&request.session()) else {
+            let Some(pattern) = Pattern::from_opening(bytes) else {
+                self.complaints += 1;
+                return Err(format!("a session begins with {} bytes that are no opening", bytes.len()).into());
+            };
+            self.sessions.insert(request.session(), (pattern, 0));
+            response.extend_from_slice(bytes);
+            return Ok(());
+        };
+        let seq = *next;
+        *next += 1;
+        if let Err(mismatch) = pattern.check(seq, Way::Request, bytes) {
+            self.complaints += 1;
+            eprintln!("session {}: {}", request.session(), mismatch.0);
+            return Err(mismatch.0.into());
+        }
+        if let Some(ledger) = &mut self.ledger {
+            let entry = [pattern.sender.to_le_bytes(), seq.to_le_bytes()].concat();
+            ledger.write_all(&entry).expect("the ledger takes it");
+        }
+        pattern.fill(seq, Way::Response, response);
+        Ok(())
+    }
+}
+
+/// What a ledger says: sender and number of each request that was executed, in order.
+///
+/// # Panics
+/// If it is torn.
+#[must_use]
+pub fn read_ledger(path: &Path) -> Vec<(u64, u64)> {
+    let bytes = std::fs::read(path).unwrap_or_default();
+    assert!(bytes.len().is_multiple_of(16), "entries are appended whole");
+    let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
+    bytes.chunks(16).map(|entry| (word(&entry[..8]), word(&entry[8..]))).collect()
+}
+
+/// Does what the request says. Its first byte is a verb:
+///
+/// | verb | what |
+/// |---|---|
+/// | none | answers nothing, in an empty answer |
+/// | `e` | answers the rest |
+/// | `n` | answers how many requests were handled, u64 |
+/// | `l` | answers so many zeros, u64 |
+/// | `x` | an error: code u16, and the rest as its text |
+/// | `p` | panics with the rest |
+/// | `s` | sleeps so many ms, u64, then answers the rest |
+///
+/// # Errors
+/// If told so, and if there is no such verb.
+///
+/// # Panics
+/// If told so.
+pub fn obey(request: Request<'_>, handled: u64, response: &mut Vec<u8>) -> Result<(), HandlerError> {
+    let Some((verb, rest)) = request.payload().split_first() else { return Ok(()) };
+    let number = || rest.get(..8).map(|bytes| u64::from_le_bytes(bytes.try_into().expect("eight bytes")));
+    match (verb, number()) {
+        (b'e', _) => response.extend_from_slice(rest),
+        (b'n', _) => response.extend_from_slice(&handled.to_le_bytes()),
+        (b'l', Some(len)) => response.resize(usize::try_from(len).expect("64 bits"), 0),
+        (b'x', _) if rest.len() >= 2 => {
+            let text = String::from_utf8_lossy(&rest[2..]).into_owned();
+            return Err(HandlerError::new(u16::from_le_bytes([rest[0], rest[1]]), text));
+        }
+        (b'p', _) => panic!("{}", String::from_utf8_lossy(rest)),
+        (b's', Some(ms)) => {
+            std::thread::sleep(Duration::from_millis(ms));
+            response.extend_from_slice(&rest[8..]);
+        }
+        _ => return Err("no such verb".into()),
+    }
+    Ok(())
+}

@@ -1,0 +1,176 @@
+//! The `main` of a test program.
+//!
+//! Tests run one after the other: many of them measure time or fill both CPUs. A test returns what it did
+//! ([`Ran`]), which is printed, so that counts and skips are seen. Arguments are those of the standard harness as
+//! far as they make sense (filters, `--exact`, `--skip`, `--list`); others are ignored.
+
+use crate::process::{self, Arguments};
+use ringbell::sync::{Ordering, PlainU64};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// What a test did.
+#[derive(Debug)]
+pub enum Ran {
+    /// It passed; what and how much it ran.
+    Done(String),
+    /// It could not run here, and why.
+    Skipped(String),
+}
+
+/// The result of a test that passed: what and how much it ran.
+#[macro_export]
+macro_rules! done {
+    ($($text:tt)*) => { $crate::suite::Ran::Done(format!($($text)*)) };
+}
+
+/// A test: its name and its body.
+pub type Test = (&'static str, fn() -> Ran);
+/// A role of another process: its name and its body.
+pub type Role = (&'static str, fn(&Arguments));
+
+/// Makes the `main` of a test program from the functions that are its tests and roles.
+#[macro_export]
+macro_rules! suite {
+    (tests: [$($test:ident),* $(,)?], roles: [$($role:ident),* $(,)?] $(,)?) => {
+        fn main() -> std::process::ExitCode {
+            $crate::suite::main(&[$((stringify!($test), $test)),*], &[$((stringify!($role), $role)),*])
+        }
+    };
+}
+
+/// How long a test may go without [`tick`] before the watchdog ends it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// When there was progress last, in ms since the start; `u64::MAX` while no test runs.
+static PROGRESS: PlainU64 = PlainU64::new(u64::MAX);
+
+fn started() -> Instant {
+    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    *START.get_or_init(Instant::now)
+}
+
+/// Tells the watchdog that the test makes progress.
+#[allow(clippy::cast_possible_truncation, reason = "milliseconds of one run")]
+pub fn tick() {
+    PROGRESS.store(started().elapsed().as_millis() as u64, Ordering::Relaxed);
+}
+
+/// Runs the role that the environment names, or the tests that the arguments name.
+pub fn main(tests: &[Test], roles: &[Role]) -> ExitCode {
+    if let Some(role) = process::role() {
+        let all = roles.iter().chain(crate::server::ROLES);
+        let (_, body) = all.into_iter().find(|(name, _)| *name == role).unwrap_or_else(|| panic!("no role {role}"));
+        process::live_with_the_parent();
+        body(&Arguments::of_this_process());
+        return ExitCode::SUCCESS;
+    }
+    let options = Options::parse();
+    let chosen: Vec<&Test> = tests.iter().filter(|(name, _)| options.chooses(name)).collect();
+    if options.list {
+        for (name, _) in chosen {
+            println!("{name}: test");
+        }
+        return ExitCode::SUCCESS;
+    }
+    run(&chosen)
+}
+
+fn run(tests: &[&Test]) -> ExitCode {
+    started();
+    std::thread::spawn(watch);
+    println!("\nrunning {} test{}", tests.len(), if tests.len() == 1 { "" } else { "s" });
+    let (mut passed, mut skipped, mut failed) = (0, 0, Vec::new());
+    for (name, body) in tests {
+        println!("test {name} ...");
+        let began = Instant::now();
+        let worked = cpu_time();
+        tick();
+        let result = catch_unwind(AssertUnwindSafe(body));
+        PROGRESS.store(u64::MAX, Ordering::Relaxed);
+        let took = format!("{:.1} s, {:.1} s of CPU", began.elapsed().as_secs_f64(), cpu_time() - worked);
+        match result {
+            Ok(Ran::Done(what)) => {
+                passed += 1;
+                println!("test {name} ... ok ({took}): {what}");
+            }
+            Ok(Ran::Skipped(why)) => {
+                skipped += 1;
+                println!("test {name} ... SKIPPED: {why}");
+            }
+            Err(_) => {
+                failed.push(*name);
+                println!("test {name} ... FAILED ({took}, seed {})", crate::seed());
+            }
+        }
+    }
+    let result = if failed.is_empty() { "ok" } else { "FAILED" };
+    println!("\ntest result: {result}. {passed} passed; {} failed; {skipped} SKIPPED", failed.len());
+    for name in &failed {
+        println!("    failed: {name}");
+    }
+    println!();
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(101) }
+}
+
+/// CPU time of this process and of all its children that have ended, in seconds.
+fn cpu_time() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ');
+    // utime, stime, cutime, cstime, in ticks of 10 ms; field 3 is the first behind the name.
+    fields.skip(11).take(4).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
+}
+
+/// The watchdog: ends a test that makes no progress, having said what is known.
+#[allow(clippy::cast_possible_truncation, reason = "milliseconds of one run")]
+fn watch() {
+    loop {
+        std::thread::sleep(Duration::from_millis(500));
+        let progress = PROGRESS.load(Ordering::Relaxed);
+        let now = started().elapsed().as_millis() as u64;
+        if progress != u64::MAX && now.saturating_sub(progress) > PATIENCE.as_millis() as u64 {
+            println!("\nWATCHDOG: no progress for {} s (seed {})", PATIENCE.as_secs(), crate::seed());
+            println!("{}", process::diagnose_all());
+            // The children die with this process.
+            std::process::exit(101);
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Options {
+    filters: Vec<String>,
+    skips: Vec<String>,
+    exact: bool,
+    list: bool,
+    ignored_only: bool,
+}
+
+impl Options {
+    fn parse() -> Self {
+        let mut options = Self::default();
+        let mut arguments = std::env::args().skip(1);
+        while let Some(argument) = arguments.next() {
+            match &*argument {
+                "--exact" => options.exact = true,
+                "--list" => options.list = true,
+                "--ignored" => options.ignored_only = true,
+                "--skip" => options.skips.extend(arguments.next()),
+                "--format" | "--color" | "--test-threads" | "--logfile" | "-Z" => {
+                    let _ = arguments.next();
+                }
+                argument if argument.starts_with('-') => {}
+                _ => options.filters.push(argument),
+            }
+        }
+        options
+    }
+
+    fn chooses(&self, name: &str) -> bool {
+        let matches = |text: &String| if self.exact { name == text } else { name.contains(&**text) };
+        !self.ignored_only
+            && (self.filters.is_empty() || self.filters.iter().any(matches))
+            && !self.skips.iter().any(matches)
+    }
+}

@@ -1,0 +1,495 @@
+//! SIGKILL, at every named point of the protocol and at any moment, of clients and of servers.
+//!
+//! What must hold: no message is torn, comes twice, or is lost without an error; the survivor learns of it in
+//! time, however it waits; the server goes on serving others, and has afterwards what it had before.
+
+use ringbell::{CallError, ConnectError, ConnectOptions, RecvError, SendError, WaitSettings, kill_point};
+use ringbell_shm_tests::pattern::{Chance, Pattern, mix};
+use ringbell_shm_tests::process::{Arguments, Process, Start, readable, say};
+use ringbell_shm_tests::server::{Server, read_ledger, waiting};
+use ringbell_shm_tests::suite::{Ran, tick};
+use ringbell_shm_tests::verified::Verified;
+use ringbell_shm_tests::{done, observe, scaled, seed, suite, wait_until};
+use ringbell::sync::{AtomicBool, Ordering};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+suite! {
+    tests: [
+        clients_die,
+        servers_die,
+        a_ring_that_dies_with_its_ringer_is_no_lost_wake_of_the_server,
+        a_ring_that_dies_with_its_ringer_is_no_lost_wake_of_the_client,
+        a_client_that_receives_with_short_timeouts_learns_of_the_death,
+        a_client_that_calls_with_short_timeouts_learns_of_the_death,
+        a_client_that_only_sends_learns_of_the_death,
+    ],
+    roles: [victim],
+}
+
+/// How long a survivor may take to learn of a death.
+const IN_TIME: Duration = Duration::from_millis(100);
+/// How late it may be when the machine has too few CPUs for what it runs: nobody can learn of anything while he
+/// does not run. Such rounds are counted and printed; more than one in twenty fail the test.
+const AT_ALL: Duration = Duration::from_secs(5);
+
+/// Who comes by a point of the protocol.
+fn who(point: &str) -> &'static [&'static str] {
+    match point {
+        "rung" => &["client", "server"],
+        "request-claimed" | "request-posted" => &["client"],
+        "response-posted" | "request-taken" => &["server"],
+        point if point.starts_with("client-") => &["client"],
+        point if ["server-", "porter-", "handshake-"].iter().any(|word| point.starts_with(word)) => &["server"],
+        point => panic!("say who comes by the point {point}"),
+    }
+}
+
+/// Times that were needed, and how many of them were too long.
+#[derive(Default)]
+struct Times(Vec<Duration>);
+
+impl Times {
+    fn add(&mut self, what: &str, time: Duration) {
+        assert!(time < AT_ALL, "{what}: learnt of it after {time:?} only");
+        self.0.push(time);
+    }
+
+    fn summary(&mut self) -> String {
+        self.0.sort_unstable();
+        let late = self.0.iter().filter(|time| **time > IN_TIME).count();
+        assert!(late * 20 <= self.0.len(), "{late} of {} learnt of it after {IN_TIME:?} only: {:?}", self.0.len(), self.0);
+        let at = |part: usize| self.0.get(self.0.len() * part / 100).copied().unwrap_or_default();
+        format!("learnt in {:?} (median), {:?} (99 %), {:?} (most), {late} late", at(50), at(99), at(100 - 1).max(self.0.last().copied().unwrap_or_default()))
+    }
+}
+
+/// A client that goes on until it is killed.
+fn victim(arguments: &Arguments) {
+    let settings = waiting(arguments.text("wait"), WaitSettings::client());
+    let pattern = Pattern::new(arguments.number("sender"), 700).with_large(20, 10_000);
+    let mut client = Verified::connect(Path::new(arguments.text("path")), ConnectOptions::new().wait(settings), pattern);
+    say("ready");
+    // A pause lets the server fall asleep, so that there is somebody to ring for.
+    let pause = Duration::from_micros(arguments.number("pause_us"));
+    let depth = usize::try_from(arguments.number("depth")).expect("small");
+    loop {
+        client.pipeline(depth as u64, depth);
+        if !pause.is_zero() {
+            std::thread::sleep(pause);
+        }
+    }
+}
+
+fn start_victim(server: &Server, sender: u64, wait: &str, depth: u64, kill_at: Option<String>) -> Process {
+    let start = Start::role("victim")
+        .with("path", server.path().display())
+        .with("sender", sender)
+        .with("wait", wait)
+        .with("depth", depth)
+        .with("pause_us", if depth == 1 { 300 } else { 0 });
+    match kill_at {
+        Some(point) => start.env("RINGBELL_KILL_AT", point),
+        None => start,
+    }
+    .start()
+}
+
+/// Calls until it is told to stop; how many calls. It must not notice anything.
+fn witness(path: &Path, stop: &AtomicBool) -> u64 {
+    let mut client = Verified::connect(path, ConnectOptions::new(), Pattern::new(1 << 32, 700).with_large(50, 20_000));
+    while !stop.load(Ordering::Relaxed) {
+        client.call(None).expect("the witness notices nothing");
+        std::thread::sleep(Duration::from_micros(500));
+    }
+    let calls = client.sent();
+    client.finish();
+    calls
+}
+
+fn clients_die() -> Ran {
+    let rounds = scaled(500);
+    let mut chance = Chance::new(mix(seed(), 1));
+    let mut server = Server::prepare("verify").with("ring_capacity", 2048).with("wait", "park").start();
+    let stop = AtomicBool::new(false);
+    let path = server.path().to_owned();
+    let points: Vec<&str> = kill_point::ALL.iter().copied().filter(|point| who(point).contains(&"client")).collect();
+    let mut times = Times::default();
+    let mut killed_at = vec![0u64; points.len() + 1];
+    let witnessed = std::thread::scope(|scope| {
+        let witness = scope.spawn(|| witness(&path, &stop));
+        let stop = StopOnDrop(&stop);
+        server.wait_for_sessions(1);
+        let mut round = |number: u64, server: &mut Server, chance: &mut Chance, times: &mut Times| {
+            tick();
+            // Every second round at a point, the others whenever it happens to be.
+            let point = usize::try_from(number / 2).expect("small") % points.len();
+            let at_point = number.is_multiple_of(2).then(|| points[point]);
+            let alone = matches!(at_point, Some("rung" | "client-armed"));
+            let depth = if alone || chance.below(2) == 0 { 1 } else { 1 + chance.below(30) };
+            let wait = if at_point == Some("client-armed") { "park" } else { ["default", "park", "spin", "yield"][usize::try_from(chance.below(4)).expect("small")] };
+            let count = if at_point.is_some_and(once_a_session) { 1 } else { 1 + chance.below(60) };
+            let mut victim = start_victim(server, number, wait, depth, at_point.map(|at| format!("{at}:{count}")));
+            if at_point.is_none() {
+                victim.expect("ready");
+                std::thread::sleep(Duration::from_micros(chance.below(5000)));
+                victim.kill();
+            } else {
+                victim.is_killed();
+            }
+            let died = Instant::now();
+            wait_until("the server is rid of the dead client", || server.stats().sessions == 1);
+            times.add("the server", died.elapsed());
+            killed_at[if at_point.is_some() { point } else { points.len() }] += 1;
+        };
+        // Whatever the server keeps from a first client on it has after these.
+        for number in 0..2 * points.len() as u64 {
+            round(number, &mut server, &mut chance, &mut times);
+        }
+        let before = Holdings::of(server.id());
+        for number in 0..rounds {
+            round(number, &mut server, &mut chance, &mut times);
+        }
+        let mut after = Holdings::of(server.id());
+        // The porter lets go of a descriptor a moment after the reactor has counted.
+        wait_until("the server has what it had before", || {
+            after = Holdings::of(server.id());
+            after.descriptors.len() <= before.descriptors.len() && after.mappings <= before.mappings
+        });
+        assert!(after.shared_bytes <= before.shared_bytes + 256 * 1024, "{before:?}, then {after:?}");
+        assert!(after.private_bytes <= before.private_bytes + 4 * 1024 * 1024, "{before:?}, then {after:?}");
+        drop(stop);
+        witness.join().expect("the witness")
+    });
+    let stats = server.shut_down();
+    assert_eq!((stats.peer_faults, stats.slow_clients, stats.panics, stats.errors), (0, 0, 0, 0));
+    let killed: Vec<String> = points.iter().zip(&killed_at).map(|(point, count)| format!("{point} {count}")).collect();
+    done!(
+        "{} clients killed ({}, at any moment {}); {}; {witnessed} calls of a witness; late rings {}",
+        killed_at.iter().sum::<u64>(), killed.join(", "), killed_at[points.len()], times.summary(), stats.late_rings
+    )
+}
+
+/// Tells the witness to stop, also when the test fails.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Whether a client comes by this point once only, while it connects.
+fn once_a_session(point: &str) -> bool {
+    point.starts_with("client-") && point != "client-armed"
+}
+
+/// What a process holds.
+#[derive(Debug)]
+#[allow(dead_code, reason = "shown in messages")]
+struct Holdings {
+    descriptors: Vec<String>,
+    mappings: usize,
+    shared_bytes: u64,
+    private_bytes: u64,
+}
+
+impl Holdings {
+    fn of(pid: u32) -> Self {
+        Self {
+            descriptors: observe::descriptor_targets(pid),
+            mappings: observe::memfd_mappings(pid),
+            shared_bytes: observe::shared_bytes(pid),
+            private_bytes: observe::private_bytes(pid),
+        }
+    }
+}
+
+/// How a survivor of a server spends its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Habit {
+    /// One call after the other, waiting as named.
+    Call(&'static str),
+    /// Pipelined, waiting as named.
+    Pipeline(&'static str),
+    /// Sends, then looks again and again.
+    Poll,
+    /// Calls with a pause in between, so that both fall asleep.
+    Paced,
+}
+
+const HABITS: [Habit; 9] = [
+    Habit::Call("default"),
+    Habit::Call("spin"),
+    Habit::Pipeline("park"),
+    Habit::Call("park"),
+    Habit::Poll,
+    Habit::Call("yield"),
+    Habit::Paced,
+    Habit::Pipeline("default"),
+    Habit::Pipeline("yield"),
+];
+
+/// How it went with a survivor.
+struct Survived {
+    answered: u64,
+    /// Requests that the library says were, or may have been, sent.
+    sent: u64,
+    learnt: Instant,
+    rescues: u64,
+}
+
+/// Talks to the server until it is gone; `None` if it was gone already.
+fn survive(path: &Path, sender: u64, habit: Habit) -> Option<Survived> {
+    let wait = match habit {
+        Habit::Call(wait) | Habit::Pipeline(wait) => wait,
+        Habit::Poll | Habit::Paced => "default",
+    };
+    let options = ConnectOptions::new().wait(waiting(wait, WaitSettings::client()));
+    let client = match options.connect(path) {
+        Ok(client) => client,
+        Err(ConnectError::ServerDied | ConnectError::NobodyListens(_)) => return None,
+        Err(error) => panic!("an unexpected error of connect: {error:?}"),
+    };
+    let mut client = match Verified::open(client, Pattern::new(sender, 700).with_large(30, 20_000)) {
+        Ok(client) => client,
+        Err(CallError::Disconnected { .. }) => return None,
+        Err(error) => panic!("an unexpected error of the first call: {error:?}"),
+    };
+    let error = loop {
+        let result = match habit {
+            Habit::Call(_) => client.call(None),
+            Habit::Paced => {
+                std::thread::sleep(Duration::from_micros(200));
+                client.call(None)
+            }
+            Habit::Pipeline(_) => pipeline(&mut client),
+            Habit::Poll => poll(&mut client),
+        };
+        if let Err(error) = result {
+            break error;
+        }
+    };
+    let learnt = Instant::now();
+    assert!(matches!(error, CallError::Disconnected { .. }), "{habit:?}: {error:?}");
+    // What was set aside before is still good. Then what is over stays over, and says so at once.
+    loop {
+        match client.try_recv() {
+            Ok(true) => {}
+            Err(RecvError::Disconnected) => break,
+            other => panic!("{habit:?}: {other:?}"),
+        }
+    }
+    let inner = client.client();
+    assert_eq!(inner.send(b"x"), Err(SendError::Disconnected));
+    assert_eq!(inner.call(b"x").unwrap_err(), CallError::Disconnected { maybe_executed: false });
+    assert!(matches!(inner.try_recv(), Err(RecvError::Disconnected)));
+    let sent = client.sent();
+    let answered = sent - client.in_flight() as u64
+        - u64::from(error == CallError::Disconnected { maybe_executed: true } && matches!(habit, Habit::Call(_) | Habit::Paced));
+    let rescues = client.abandon().backstop_rescues;
+    // The server may have died between publishing and ringing: see `a_ring_that_dies_with_its_ringer`.
+    assert!(rescues <= 1, "{habit:?}: {rescues} lost wakes");
+    Some(Survived { answered, sent, learnt, rescues })
+}
+
+fn pipeline(client: &mut Verified) -> Result<(), CallError> {
+    while client.in_flight() < 12 {
+        client.send(None)?;
+    }
+    while client.in_flight() > 4 {
+        client.recv(None).map_err(received)?;
+    }
+    Ok(())
+}
+
+fn poll(client: &mut Verified) -> Result<(), CallError> {
+    client.send(None)?;
+    while client.in_flight() > 0 {
+        client.try_recv().map_err(received)?;
+    }
+    Ok(())
+}
+
+fn received(error: RecvError) -> CallError {
+    match error {
+        RecvError::Disconnected => CallError::Disconnected { maybe_executed: true },
+        other => panic!("an unexpected error of recv: {other:?}"),
+    }
+}
+
+fn servers_die() -> Ran {
+    let rounds = scaled(500);
+    let mut chance = Chance::new(mix(seed(), 2));
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("test.sock");
+    let ledger = dir.path().join("ledger");
+    let points: Vec<&str> = kill_point::ALL.iter().copied().filter(|point| who(point).contains(&"server")).collect();
+    let mut times = Times::default();
+    let (mut at_connect, mut answered, mut lost, mut rescues) = (0u64, 0, 0, 0);
+    let mut before = None;
+    for number in 0..rounds {
+        tick();
+        let point = points[usize::try_from(number / 2).expect("small") % points.len()];
+        let at_point = number.is_multiple_of(2).then_some(point);
+        let habits = [
+            HABITS[usize::try_from(number).expect("small") % HABITS.len()],
+            // To ring for a client takes one that sleeps.
+            if at_point == Some("rung") { Habit::Call("park") } else { HABITS[usize::try_from(chance.below(9)).expect("small")] },
+        ];
+        let wait = if at_point == Some("server-armed") { "park" } else { ["default", "park", "spin", "yield"][usize::try_from(chance.below(4)).expect("small")] };
+        let count = if at_point.is_some_and(|at| at.starts_with("handshake-") || at.starts_with("porter-")) { 1 } else { 1 + chance.below(100) };
+        let _ = std::fs::remove_file(&ledger);
+        // At the path, and over the stale socket, of the server that died before.
+        let mut prepared = Server::prepare_at(&path, "verify")
+            .with("ring_capacity", 2048)
+            .with("wait", wait)
+            .with("ledger", ledger.display());
+        if let Some(at) = at_point {
+            prepared = prepared.env("RINGBELL_KILL_AT", format!("{at}:{count}"));
+        }
+        let mut server = prepared.start();
+        let watched = observe::open_pidfd(server.id());
+        let survivors = std::thread::scope(|scope| {
+            let watcher = scope.spawn(|| {
+                assert!(readable(&watched, Duration::from_secs(50)), "{at_point:?}:{count} was never reached");
+                Instant::now()
+            });
+            let clients = [0, 1].map(|sender| {
+                let (path, habit) = (&path, habits[usize::try_from(sender).expect("small")]);
+                scope.spawn(move || survive(path, sender, habit))
+            });
+            if at_point.is_none() {
+                std::thread::sleep(Duration::from_micros(2000 + chance.below(8000)));
+                server.process().kill();
+            }
+            let died = watcher.join().expect("the watcher");
+            clients.map(|client| (died, client.join().expect("a survivor")))
+        });
+        server.process().is_killed();
+        let executed = read_ledger(&ledger);
+        for (sender, (died, survived)) in (0u64..).zip(survivors) {
+            let Some(survived) = survived else {
+                at_connect += 1;
+                continue;
+            };
+            let habit = habits[usize::try_from(sender).expect("small")];
+            times.add(&format!("{habit:?} after {at_point:?}:{count}"), survived.learnt.saturating_duration_since(died));
+            let own: Vec<u64> = executed.iter().filter(|(by, _)| *by == sender).map(|(_, seq)| *seq).collect();
+            assert!(own.iter().copied().eq(0..own.len() as u64), "executed in order and once: {own:?}");
+            let count = own.len() as u64;
+            assert!(
+                survived.answered <= count && count <= survived.sent,
+                "{habit:?} after {at_point:?}: {} answered, {count} executed, {} sent",
+                survived.answered, survived.sent
+            );
+            answered += survived.answered;
+            lost += survived.sent - survived.answered;
+            rescues += survived.rescues;
+        }
+        drop(watched);
+        drop(server);
+        if number == 20 {
+            before = Some((observe::descriptors(std::process::id()), observe::memfd_mappings(std::process::id())));
+        }
+    }
+    if let Some(before) = before {
+        let after = (observe::descriptors(std::process::id()), observe::memfd_mappings(std::process::id()));
+        assert_eq!(after, before, "descriptors and mappings of the survivor");
+    }
+    done!(
+        "{rounds} servers killed with two clients each ({at_connect} of them were still connecting); {}; {answered} calls answered, {lost} ended with an error, {rescues} rings died with their ringer",
+        times.summary()
+    )
+}
+
+/// A client that publishes a request and dies before it rings: the sleeping server finds the request by its
+/// backstop, and no wake was lost, since nobody lived to make it.
+fn a_ring_that_dies_with_its_ringer_is_no_lost_wake_of_the_server() -> Ran {
+    let rounds = scaled(20);
+    let mut server = Server::prepare("verify").with("wait", "park").start();
+    for number in 0..rounds {
+        let mut victim = start_victim(&server, number, "park", 1, Some("request-posted:5".into()));
+        victim.is_killed();
+        server.wait_for_sessions(0);
+    }
+    let stats = server.stats();
+    assert_eq!(stats.backstop_rescues, 0, "of {rounds} deaths: {stats:?}");
+    server.shut_down();
+    done!("{rounds} clients; late rings {}", stats.late_rings)
+}
+
+/// The same with a server that dies before it rings a sleeping client.
+fn a_ring_that_dies_with_its_ringer_is_no_lost_wake_of_the_client() -> Ran {
+    let rounds = scaled(20);
+    let (mut rescues, mut late) = (0, 0);
+    for _ in 0..rounds {
+        let server = Server::prepare("verify").env("RINGBELL_KILL_AT", "response-posted:5").start();
+        let options = ConnectOptions::new().wait(WaitSettings::client().park_at_once());
+        let mut client = Verified::connect(server.path(), options, Pattern::new(0, 700));
+        while client.call(None).is_ok() {}
+        let counts = client.abandon();
+        rescues += counts.backstop_rescues;
+        late += counts.late_rings;
+    }
+    assert_eq!(rescues, 0, "lost wakes of clients after {rounds} deaths of servers");
+    done!("{rounds} servers; late rings {late}")
+}
+
+fn dead_server() -> (Server, ringbell::Client) {
+    let mut server = Server::verifying();
+    let mut client = ConnectOptions::new().connect(server.path()).expect("connect");
+    let opening = Pattern::new(1, 10).opening();
+    client.call(&opening).expect("the first call");
+    server.process().kill();
+    (server, client)
+}
+
+/// What `attempt` says at last, and after how long. It is tried for two seconds at most.
+fn until_it_says<E>(mut attempt: impl FnMut() -> Result<(), E>) -> (Option<E>, Duration) {
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(2) {
+        if let Err(error) = attempt() {
+            return (Some(error), began.elapsed());
+        }
+    }
+    (None, began.elapsed())
+}
+
+fn a_client_that_receives_with_short_timeouts_learns_of_the_death() -> Ran {
+    let (_server, mut client) = dead_server();
+    client.send(b"").expect("there is room");
+    let (said, after) = until_it_says(|| match client.recv(Some(Duration::from_micros(50))) {
+        Err(RecvError::TimedOut) => Ok(()),
+        Err(error) => Err(error),
+        Ok(answer) => panic!("{answer:?}"),
+    });
+    assert_eq!(said, Some(RecvError::Disconnected), "recv(50 us) again and again, for {after:?}");
+    assert!(after < IN_TIME * 5, "after {after:?}");
+    done!("recv(50 us) says so after {after:?}")
+}
+
+fn a_client_that_calls_with_short_timeouts_learns_of_the_death() -> Ran {
+    let (_server, mut client) = dead_server();
+    let (said, after) = until_it_says(|| match client.call_timeout(b"", Some(Duration::from_micros(50))) {
+        Err(CallError::TimedOut { .. }) => Ok(()),
+        Err(error) => Err(error),
+        Ok(answer) => panic!("{answer:?}"),
+    });
+    assert!(matches!(said, Some(CallError::Disconnected { .. })), "call(50 us) again and again, for {after:?}: {said:?}");
+    assert!(after < IN_TIME * 5, "after {after:?}");
+    done!("call(50 us) says so after {after:?}")
+}
+
+fn a_client_that_only_sends_learns_of_the_death() -> Ran {
+    let (_server, mut client) = dead_server();
+    let (said, after) = until_it_says(|| {
+        std::thread::sleep(Duration::from_millis(1));
+        client.send_timeout(&[0; 1000], Some(Duration::ZERO)).map(drop).or_else(|error| match error {
+            SendError::TimedOut => Ok(()),
+            error => Err(error),
+        })
+    });
+    assert_eq!(said, Some(SendError::Disconnected), "after {after:?}");
+    done!("send says so after {after:?}")
+}

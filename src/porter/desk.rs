@@ -1,0 +1,185 @@
+//! Where it is decided who gets in, and what with.
+
+use super::ledger::{Denied, Ledger, Limits};
+use super::{PorterConfig, StatusInfo};
+use crate::handshake::{
+    Hello, Host, Offer, PeerInfo, Refusal, RejectReason, Role, Transport, VERSIONS, Welcome,
+};
+use crate::layout;
+use crate::segment::{Segment, SegmentError, SegmentPair};
+use rustix::process::PidfdFlags;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+/// The desk.
+#[derive(Debug)]
+pub(super) struct Desk {
+    stopping: bool,
+    shared_memory: bool,
+    fallback: bool,
+    request_capacity: u64,
+    response_capacity: u64,
+    max_message: u64,
+    ledger: Ledger,
+    /// Made ahead, with the default capacities.
+    spare: Option<SegmentPair>,
+    /// Whether to make a spare when there is time. Not again after a failure until the next handshake.
+    wants_spare: bool,
+    next_session: u64,
+    generation: u64,
+    armed_words: u32,
+    status: Arc<OwnedFd>,
+    /// This process.
+    server: Option<Arc<OwnedFd>>,
+    pid: u32,
+}
+
+impl Desk {
+    pub(super) fn new(config: &PorterConfig, status: &StatusInfo<'_>) -> std::io::Result<Self> {
+        let me = rustix::process::getpid();
+        let ledger = Ledger::new(Limits {
+            clients: config.max_clients.into(),
+            bytes_per_client: config.bytes_per_client,
+            bytes_per_uid: config.bytes_per_uid,
+            domains: status.armed_words,
+            isolation: config.isolation,
+        });
+        Ok(Self {
+            stopping: false,
+            shared_memory: config.shared_memory,
+            fallback: config.fallback,
+            request_capacity: config.request_capacity,
+            response_capacity: config.response_capacity,
+            max_message: config.max_message,
+            ledger,
+            spare: None,
+            wants_spare: true,
+            next_session: 1,
+            generation: status.generation,
+            armed_words: status.armed_words,
+            status: Arc::new(status.segment.fd.try_clone()?),
+            // A kernel before 5.3 has none: clients then rely on the lifeline alone.
+            server: rustix::process::pidfd_open(me, PidfdFlags::empty()).ok().map(Arc::new),
+            pid: u32::try_from(me.as_raw_nonzero().get()).unwrap_or(0),
+        })
+    }
+
+    /// From now on nobody is admitted.
+    pub(super) fn stop(&mut self) {
+        self.stopping = true;
+    }
+
+    pub(super) fn stopping(&self) -> bool {
+        self.stopping
+    }
+
+    /// Gives back what was reserved for a session.
+    pub(super) fn leave(&mut self, session: u64) {
+        self.ledger.leave(session);
+    }
+
+    /// Whether [`Self::make_spare`] has something to do.
+    pub(super) fn wants_spare(&self) -> bool {
+        self.wants_spare
+    }
+
+    /// Refused shared memory: rejected, or sent to the socket.
+    fn refuse(&self, reason: RejectReason) -> Refusal {
+        if self.fallback { Refusal::Fallback(reason) } else { Refusal::Reject(reason) }
+    }
+
+    pub(super) fn refuse_segment(&self, error: &SegmentError) -> Refusal {
+        self.refuse(match error {
+            SegmentError::OutOfMemory => RejectReason::OutOfMemory,
+            SegmentError::OutOfDescriptors => RejectReason::OutOfDescriptors,
+            // No memfds here: an old kernel, or a sandbox.
+            _ => RejectReason::SharedMemoryOff,
+        })
+    }
+
+    fn pair(&mut self, request: u64, response: u64) -> Result<SegmentPair, SegmentError> {
+        self.wants_spare = true;
+        match self.spare.take_if(|spare| spare.fits(request, response)) {
+            Some(spare) => Ok(spare),
+            None => SegmentPair::create(request, response),
+        }
+    }
+
+    /// Makes the pair of segments that the next handshake will need.
+    pub(super) fn make_spare(&mut self) {
+        self.wants_spare = false;
+        if self.spare.is_none() && self.shared_memory && self.ledger.has_room() {
+            // Without one the next handshake makes its own, and says what is wrong.
+            self.spare = SegmentPair::create(self.request_capacity, self.response_capacity).ok();
+        }
+    }
+}
+
+impl Host for Desk {
+    fn admit(&mut self, peer: &PeerInfo, hello: &Hello) -> Result<Offer, Refusal> {
+        let reject = |reason| Err(Refusal::Reject(reason));
+        if self.stopping {
+            return reject(RejectReason::ShuttingDown);
+        }
+        let (min, max) = VERSIONS;
+        let version = max.min(hello.versions.1);
+        if version < min.max(hello.versions.0) {
+            return reject(RejectReason::VersionUnsupported { min, max });
+        }
+        if hello.role == Role::Inspector {
+            return reject(RejectReason::InspectorUnsupported);
+        }
+        if hello.transport == Transport::Socket {
+            return Err(match self.fallback {
+                true => Refusal::Fallback(RejectReason::SocketAsked),
+                false => Refusal::Reject(RejectReason::SocketOff),
+            });
+        }
+        if !self.shared_memory {
+            return Err(self.refuse(RejectReason::SharedMemoryOff));
+        }
+        let or = |wanted, default| if wanted == 0 { default } else { wanted };
+        let request_capacity = or(hello.request_capacity, self.request_capacity);
+        let response_capacity = or(hello.response_capacity, self.response_capacity);
+        if !layout::is_capacity(request_capacity) || !layout::is_capacity(response_capacity) {
+            return reject(RejectReason::BadCapacity);
+        }
+
+        let session = self.next_session;
+        let bytes = SegmentPair::bytes(request_capacity, response_capacity);
+        let generation = self.generation;
+        let entered = self.ledger.enter(session, peer.uid, bytes, |domain| Segment::bell(generation, domain));
+        let (domain, bell) = match entered {
+            Ok(place) => place,
+            Err(Denied::Limit(reason @ RejectReason::TooManyClients { .. })) => return reject(reason),
+            Err(Denied::Limit(reason)) => return Err(self.refuse(reason)),
+            Err(Denied::Segment(error)) => return Err(self.refuse_segment(&error)),
+        };
+        let pair = self
+            .pair(request_capacity, response_capacity)
+            .and_then(|pair| pair.assign(generation, session, &peer.cell()));
+        let (request, response) = match pair {
+            Ok(pair) => pair,
+            Err(error) => {
+                self.ledger.leave(session);
+                return Err(self.refuse_segment(&error));
+            }
+        };
+        self.next_session += 1;
+        let welcome = Welcome {
+            version,
+            has_pidfd: self.server.is_some(),
+            domain,
+            generation,
+            session,
+            request_capacity,
+            response_capacity,
+            max_message: or(hello.max_message, self.max_message).min(self.max_message),
+            armed_words: self.armed_words.into(),
+            pid: self.pid,
+            features: 0,
+        };
+        let (status, server) = (self.status.clone(), self.server.clone());
+        Ok(Offer { welcome, request, response, status, bell, server })
+    }
+}

@@ -1,0 +1,271 @@
+//! The command line: what can be asked for, and which of it makes sense.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Largest request in bytes: the largest message of a server with default settings.
+const MAX_SIZE: usize = 64 << 20;
+/// Longest path of a socket in bytes.
+const MAX_PATH: usize = 107;
+/// Nothing that is awaited takes longer, unless it hangs.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Verified requests over Ringbell, and over plain Unix domain sockets beside it: one table.
+///
+/// Without a command it starts a server process and client processes for each transport, and takes turns between
+/// them. Every answer is compared with what was sent, byte for byte: client, sequence number and a pattern.
+///
+/// Each request is timed on its own, and the figures contain the clock: 19 to 25 ns. CPU time is that of client and
+/// server together, waiting and verifying included. System calls are counted from outside, in a round of their own,
+/// by `perf` or else `strace`, if there is one that may. Latencies and rates are medians over 5 interleaved rounds;
+/// max is the worst of all rounds.
+///
+/// Transports: `shm` is Ringbell; `uds` a persistent connection, blocking, with length-prefixed messages and a
+/// thread per connection; `uds-dial` a new connection for each request.
+#[derive(Debug, Parser)]
+#[command(name = "ring-echo", version, args_conflicts_with_subcommands = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+
+    #[command(flatten)]
+    pub(crate) compare: Compare,
+}
+
+/// What to do other than comparing.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve echo requests at PATH until SIGINT or SIGTERM, then print what was counted.
+    Serve {
+        /// Where to listen.
+        #[arg(value_parser = socket_path)]
+        path: PathBuf,
+    },
+    /// Send requests to the server at PATH (`ring-echo serve`). CPU time is the client's alone.
+    Call {
+        /// Where the server listens.
+        #[arg(value_parser = socket_path)]
+        path: PathBuf,
+        #[command(flatten)]
+        load: LoadArgs,
+        /// Print JSON: an array of one object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// A server process of a comparison.
+    #[command(hide = true)]
+    RoleServe(RoleServe),
+    /// A client process of a comparison.
+    #[command(hide = true)]
+    RoleCall(RoleCall),
+}
+
+/// What a comparison is made of.
+#[derive(Debug, Args)]
+pub(crate) struct Compare {
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+
+    /// Client processes.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) clients: u32,
+
+    /// Transports, as a list with commas or one by one.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Transport::ALL)]
+    pub(crate) transport: Vec<Transport>,
+
+    /// Pin the server to the first CPU and the clients to the others in turn. Off by default: the scheduler places
+    /// processes as it would in production. On an idle machine it may put both ends of a socket on one CPU, where a
+    /// wake-up is cheap; pinned, each is on its own.
+    #[arg(long)]
+    pub(crate) pin: bool,
+
+    /// Print JSON: an array with one object per transport.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What a client does.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LoadArgs {
+    /// Requests per transport, all clients and rounds together. [default: 200000 for shm, 50000 for sockets; fewer
+    /// with a large --size, four seconds' worth with --paced]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000_000))]
+    pub(crate) requests: Option<u64>,
+
+    /// Size of a request and of its answer in bytes.
+    #[arg(long, default_value_t = 64, value_parser = size)]
+    pub(crate) size: usize,
+
+    /// Requests that each client keeps in flight. uds-dial has one per connection, whatever is asked for.
+    #[arg(long, default_value_t = 1, value_parser = pipeline)]
+    pub(crate) pipeline: usize,
+
+    /// Requests per second and client, evenly spaced; a request that is late because the one before it took too
+    /// long is timed from when it was due. [default: as fast as possible]
+    #[arg(long, value_name = "RATE", conflicts_with = "pipeline",
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) paced: Option<u32>,
+}
+
+/// A way for requests to travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Transport {
+    /// Ringbell over shared memory.
+    Shm,
+    /// A Unix domain socket, one connection per client.
+    Uds,
+    /// A Unix domain socket, one connection per request.
+    UdsDial,
+}
+
+impl Transport {
+    pub(crate) const ALL: [Self; 3] = [Self::Shm, Self::Uds, Self::UdsDial];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Shm => "shm",
+            Self::Uds => "uds",
+            Self::UdsDial => "uds-dial",
+        }
+    }
+}
+
+impl std::fmt::Display for Transport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl LoadArgs {
+    /// Requests over `transport`, all clients and rounds together.
+    pub(crate) fn requests_over(&self, transport: Transport, clients: u32) -> u64 {
+        if let Some(requests) = self.requests {
+            return requests;
+        }
+        let clients = u64::from(clients);
+        if let Some(rate) = self.paced {
+            return 4 * clients * u64::from(rate);
+        }
+        let (most, bytes) = match transport {
+            Transport::Shm => (200_000, 2 << 30),
+            Transport::Uds | Transport::UdsDial => (50_000, 1 << 30),
+        };
+        (bytes / self.size.max(1) as u64).min(most).max(clients)
+    }
+}
+
+/// Arguments of a server process.
+#[derive(Debug, Args)]
+pub(crate) struct RoleServe {
+    /// What to serve.
+    #[arg(long, value_enum)]
+    pub(crate) transport: Transport,
+    /// Where to listen.
+    #[arg(long)]
+    pub(crate) socket: PathBuf,
+    /// How many clients will connect.
+    #[arg(long)]
+    pub(crate) clients: u32,
+    #[command(flatten)]
+    pub(crate) common: RoleCommon,
+}
+
+/// Arguments of a client process.
+#[derive(Debug, Args)]
+pub(crate) struct RoleCall {
+    /// Over what to send.
+    #[arg(long, value_enum)]
+    pub(crate) transport: Transport,
+    /// Where the server listens.
+    #[arg(long)]
+    pub(crate) socket: PathBuf,
+    /// The number of this client.
+    #[arg(long)]
+    pub(crate) client: u32,
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+    #[command(flatten)]
+    pub(crate) common: RoleCommon,
+}
+
+/// Arguments of every process of a comparison.
+#[derive(Debug, Args)]
+pub(crate) struct RoleCommon {
+    /// The process that started this one, and without which it ends.
+    #[arg(long)]
+    pub(crate) parent: i32,
+    /// The CPU to run on.
+    #[arg(long)]
+    pub(crate) cpu: Option<usize>,
+    /// Allow any process to trace this one.
+    #[arg(long)]
+    pub(crate) traceable: bool,
+}
+
+fn size(text: &str) -> Result<usize, String> {
+    let size: usize = text.parse().map_err(|_| "not a number of bytes".to_owned())?;
+    if size > MAX_SIZE {
+        return Err(format!("the largest message has {MAX_SIZE} bytes"));
+    }
+    Ok(size)
+}
+
+fn pipeline(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(pipeline @ 1..=65_536) => Ok(pipeline),
+        _ => Err("not a number from 1 to 65536".to_owned()),
+    }
+}
+
+fn socket_path(text: &str) -> Result<PathBuf, String> {
+    match text.len() {
+        0 => Err("the path is empty".to_owned()),
+        1..=MAX_PATH => Ok(PathBuf::from(text)),
+        len => Err(format!("the path has {len} bytes: that of a socket has at most {MAX_PATH}")),
+    }
+}
+
+/// What is wrong with a command line that parses.
+pub(crate) fn check(compare: &Compare) -> Result<(), String> {
+    if let Some(requests) = compare.load.requests
+        && requests < u64::from(compare.clients)
+    {
+        return Err(format!("{requests} requests are too few for {} clients", compare.clients));
+    }
+    Ok(())
+}
+
+/// Where the sockets of a comparison lie in its directory.
+pub(crate) fn socket_in(directory: &std::path::Path) -> Result<PathBuf, String> {
+    let path = directory.join("socket");
+    match path.as_os_str().len() {
+        ..=MAX_PATH => Ok(path),
+        len => Err(format!(
+            "the path of a socket in the temporary directory has {len} bytes, and at most {MAX_PATH} are possible: \
+             set TMPDIR to a shorter one"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn names_are_those_of_the_command_line() {
+        for transport in Transport::ALL {
+            assert_eq!(transport.to_possible_value().unwrap().get_name(), transport.name());
+            assert_eq!(serde_json::to_value(transport).unwrap(), transport.name());
+        }
+    }
+}
