@@ -13,6 +13,16 @@ macro_rules! kill_point {
 
 /// The points there are, so that tests can go through all of them.
 pub const ALL: &[&str] = &[
+    "client-connected",
+    "client-hello-sent",
+    "client-answer-read",
+    "client-mapped",
+    "client-ready-sent",
+    "porter-accepted",
+    "handshake-hello-read",
+    "handshake-welcome-sent",
+    "handshake-ready-read",
+    "handshake-mapped",
     "request-claimed",
     "request-posted",
     "rung",

@@ -81,6 +81,7 @@ pub const fn max_record(capacity: u64) -> u64 {
 }
 
 /// Largest body (extensions and payload) of one record in bytes.
+#[allow(clippy::cast_possible_truncation, reason = "a record is far below 4 GiB")]
 pub const fn max_body(capacity: u64) -> usize {
     let whole = max_record(capacity) as usize - FRAME_HEADER;
     if whole < FRAGMENT { whole } else { FRAGMENT }

@@ -63,8 +63,6 @@ pub(crate) enum Death {
     ProcessDied,
     /// The client said goodbye and closed its lifeline.
     Goodbye,
-    /// The client did something impossible. Found by the reactor, never by the porter.
-    PeerFault,
 }
 
 /// How finely domains are cut: which clients share a bell page, and so can disturb each other's wake-ups.
@@ -244,10 +242,6 @@ impl PorterHandle {
         &self.counters
     }
 
-    /// Ends the porter: removes the socket, lets go of all lifelines, and waits for the thread.
-    pub(crate) fn join(self) {
-        drop(self);
-    }
 }
 
 impl Drop for PorterHandle {

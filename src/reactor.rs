@@ -15,7 +15,7 @@ use crate::ring::{Consumer, Producer};
 use crate::segment::Segment;
 use crate::session::{Budget, Head, Parts, PeerFault, Progress, Received, Sent, Session, send_byte};
 use crate::stats::{ServerCounters, Words};
-use crate::sync::{AtomicBool, Ordering, PlainU64, spin_hint};
+use crate::sync::{Ordering, PlainBool, PlainU64, spin_hint};
 use crate::wait::{Step, Surroundings, WaitSettings, Waiter};
 use rustix::fd::OwnedFd;
 use std::collections::VecDeque;
@@ -51,7 +51,7 @@ pub(crate) enum Outcome {
 pub(crate) struct Mailbox {
     events: Mutex<VecDeque<Event>>,
     /// Whether there are any: looked at in each pass, so not behind the lock.
-    full: AtomicBool,
+    full: PlainBool,
     /// 0, or 1 + the absolute time in ns at which draining ends.
     stop: PlainU64,
     notifier: Arc<Notifier>,
@@ -61,7 +61,7 @@ impl Mailbox {
     pub(crate) fn new(notifier: Arc<Notifier>) -> Self {
         Self {
             events: Mutex::default(),
-            full: AtomicBool::new(false),
+            full: PlainBool::new(false),
             stop: PlainU64::new(0),
             notifier,
         }
@@ -424,10 +424,10 @@ impl<E: Engine> Reactor<E> {
             slot.stuck_since = None;
         } else if moved {
             slot.stuck_since = Some(now_ns());
-        } else if let (Some(since), Some(limit)) = (slot.stuck_since, self.limits.slow_client) {
-            if u128::from(now_ns().saturating_sub(since)) > limit.as_nanos() {
-                return Err(End::Slow);
-            }
+        } else if let (Some(since), Some(limit)) = (slot.stuck_since, self.limits.slow_client)
+            && u128::from(now_ns().saturating_sub(since)) > limit.as_nanos()
+        {
+            return Err(End::Slow);
         }
         Ok(moved)
     }
@@ -491,7 +491,7 @@ impl<E: Engine> Reactor<E> {
         self.first = 0;
         self.parker.leave(slot.domain, &slot.lifeline);
         let goodbye = match end {
-            End::Gone(Death::PeerFault) | End::Fault(_) => {
+            End::Fault(_) => {
                 self.counts.peer_faults += 1;
                 Some(Farewell::PeerFault)
             }

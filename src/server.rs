@@ -178,7 +178,7 @@ impl ServerBuilder {
     /// # Errors
     /// [`BindError`] says what is in the way.
     pub fn bind(self, path: impl AsRef<Path>) -> Result<Server, BindError> {
-        self.check().map_err(|error| BindError::Io(std::io::Error::other(error)))?;
+        self.check()?;
         let listener = listen(path.as_ref(), &self.listen)?;
         Server::new(self, listener, Some(path.as_ref().to_owned()))
     }
@@ -188,8 +188,8 @@ impl ServerBuilder {
     /// # Errors
     /// [`BindError`], also if none was passed.
     pub fn from_systemd(self) -> Result<Server, BindError> {
-        self.check().map_err(|error| BindError::Io(std::io::Error::other(error)))?;
-        let listener = listen_fds()?.ok_or(BindError::NotAListener)?;
+        self.check()?;
+        let listener = listen_fds()?.ok_or(BindError::NoSocketPassed)?;
         Server::new(self, listener, None)
     }
 }
@@ -318,6 +318,7 @@ impl Server {
     }
 
     fn new(settings: ServerBuilder, listener: Listener, path: Option<PathBuf>) -> Result<Self, BindError> {
+        check_descriptors(settings.porter.max_clients)?;
         let generation = porter::generation();
         let me = PeerInfo {
             pid: std::process::id(),
@@ -325,8 +326,7 @@ impl Server {
             gid: rustix::process::getegid().as_raw(),
             name: program_name(),
         };
-        let status = Segment::status(generation, u64::from(settings.porter.max_clients), &me.cell())
-            .map_err(|error| BindError::Io(std::io::Error::other(error)))?;
+        let status = Segment::status(generation, u64::from(settings.porter.max_clients), &me.cell())?;
         let (parker, notifier) =
             Parker::new(status.window.clone()).map_err(|error| BindError::Io(error.into()))?;
         let counters = (0..layout::COUNTERS)
@@ -395,6 +395,18 @@ impl Server {
         });
         Ok(reactor.run())
     }
+}
+
+/// Descriptors of one client: lifeline, request and response segment, pidfd.
+const DESCRIPTORS_PER_CLIENT: u64 = 4;
+/// Descriptors that a server has anyway, and room for those of the program around it.
+const DESCRIPTORS_OF_THE_SERVER: u64 = 32;
+
+fn check_descriptors(max_clients: u32) -> Result<(), BindError> {
+    use rustix::process::{Resource, getrlimit};
+    let Some(limit) = getrlimit(Resource::Nofile).current else { return Ok(()) };
+    let need = u64::from(max_clients) * DESCRIPTORS_PER_CLIENT + DESCRIPTORS_OF_THE_SERVER;
+    if need > limit { Err(BindError::TooFewDescriptors { need, limit }) } else { Ok(()) }
 }
 
 /// The name of this program, for tools to show.

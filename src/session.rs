@@ -122,7 +122,7 @@ impl Budget {
 
     fn take(&self, bytes: u64) -> bool {
         // Relaxed: a count, which orders nothing.
-        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes)).is_ok()
+        self.left.take(bytes, Ordering::Relaxed)
     }
 
     fn give_back(&self, bytes: u64) {

@@ -13,7 +13,7 @@
 //!
 //! - **Turns.** Two processes that spin happily on two CPUs starve a third until the scheduler's slice ends. So
 //!   now and then a waiter that would spin yields first. If the yield comes back at once nobody else was there,
-//!   and the interval doubles.
+//!   and the interval grows fourfold.
 //! - **Hints.** Each side says which CPU it runs on, and whether it is off it. A peer on the waiter's own CPU, or
 //!   off any CPU, cannot answer while the waiter spins.
 //! - **Slow yields.** On a crowded machine a yield gives the CPU away for whole time slices. Lost time is
@@ -250,7 +250,7 @@ impl Waiter {
             Phase::Turn => {
                 let quick = self.yielded(now);
                 self.turn_every = if quick {
-                    (self.turn_every * 2).min(self.settings.turn_every_most)
+                    (self.turn_every * 4).min(self.settings.turn_every_most)
                 } else {
                     self.settings.turn_every
                 };

@@ -101,10 +101,6 @@ impl Case {
     }
 
     /// How the system must wait in this case.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for systems that have a waiting policy; the baselines have none")
-    )]
     pub(crate) const fn waiting(&self) -> Waiting {
         match self.scenario {
             Scenario::Parked => Waiting::Sleep,

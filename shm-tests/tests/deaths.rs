@@ -60,7 +60,8 @@ impl Times {
         let late = self.0.iter().filter(|time| **time > IN_TIME).count();
         assert!(late * 20 <= self.0.len(), "{late} of {} learnt of it after {IN_TIME:?} only: {:?}", self.0.len(), self.0);
         let at = |part: usize| self.0.get(self.0.len() * part / 100).copied().unwrap_or_default();
-        format!("learnt in {:?} (median), {:?} (99 %), {:?} (most), {late} late", at(50), at(99), at(100 - 1).max(self.0.last().copied().unwrap_or_default()))
+        let most = self.0.last().copied().unwrap_or_default();
+        format!("learnt in {:?} (median), {:?} (99 %), {most:?} (most), {late} late", at(50), at(99))
     }
 }
 
@@ -235,6 +236,8 @@ struct Survived {
     answered: u64,
     /// Requests that the library says were, or may have been, sent.
     sent: u64,
+    /// When the last use of the library began, and when it said that the server is gone.
+    asked: Instant,
     learnt: Instant,
     rescues: u64,
 }
@@ -256,15 +259,16 @@ fn survive(path: &Path, sender: u64, habit: Habit) -> Option<Survived> {
         Err(CallError::Disconnected { .. }) => return None,
         Err(error) => panic!("an unexpected error of the first call: {error:?}"),
     };
+    let mut asked = Instant::now();
     let error = loop {
         let result = match habit {
-            Habit::Call(_) => client.call(None),
+            Habit::Call(_) => at(&mut asked, || client.call(None)),
             Habit::Paced => {
                 std::thread::sleep(Duration::from_micros(200));
-                client.call(None)
+                at(&mut asked, || client.call(None))
             }
-            Habit::Pipeline(_) => pipeline(&mut client),
-            Habit::Poll => poll(&mut client),
+            Habit::Pipeline(_) => pipeline(&mut client, &mut asked),
+            Habit::Poll => poll(&mut client, &mut asked),
         };
         if let Err(error) = result {
             break error;
@@ -290,21 +294,29 @@ fn survive(path: &Path, sender: u64, habit: Habit) -> Option<Survived> {
     let rescues = client.abandon().backstop_rescues;
     // The server may have died between publishing and ringing: see `a_ring_that_dies_with_its_ringer`.
     assert!(rescues <= 1, "{habit:?}: {rescues} lost wakes");
-    Some(Survived { answered, sent, learnt, rescues })
+    Some(Survived { answered, sent, asked, learnt, rescues })
 }
 
-fn pipeline(client: &mut Verified) -> Result<(), CallError> {
+/// Uses the library, having noted when.
+fn at<T>(asked: &mut Instant, body: impl FnOnce() -> T) -> T {
+    *asked = Instant::now();
+    body()
+}
+
+fn pipeline(client: &mut Verified, asked: &mut Instant) -> Result<(), CallError> {
     while client.in_flight() < 12 {
-        client.send(None)?;
+        at(asked, || client.send(None))?;
     }
     while client.in_flight() > 4 {
-        client.recv(None).map_err(received)?;
+        at(asked, || client.recv(None)).map_err(received)?;
     }
     Ok(())
 }
 
-fn poll(client: &mut Verified) -> Result<(), CallError> {
-    client.send(None)?;
+fn poll(client: &mut Verified, asked: &mut Instant) -> Result<(), CallError> {
+    at(asked, || client.send(None))?;
+    // The whole of the polling is one wait.
+    *asked = Instant::now();
     while client.in_flight() > 0 {
         client.try_recv().map_err(received)?;
     }
@@ -374,7 +386,7 @@ fn servers_die() -> Ran {
                 continue;
             };
             let habit = habits[usize::try_from(sender).expect("small")];
-            times.add(&format!("{habit:?} after {at_point:?}:{count}"), survived.learnt.saturating_duration_since(died));
+            times.add(&format!("{habit:?} after {at_point:?}:{count}"), survived.learnt.saturating_duration_since(died.max(survived.asked)));
             let own: Vec<u64> = executed.iter().filter(|(by, _)| *by == sender).map(|(_, seq)| *seq).collect();
             assert!(own.iter().copied().eq(0..own.len() as u64), "executed in order and once: {own:?}");
             let count = own.len() as u64;

@@ -235,24 +235,24 @@ pub(crate) fn attach(
 ) -> Result<Attachment, ConnectError> {
     let hello = options.hello()?.encode();
     let socket = connect(path, deadline)?;
-    // kill point: client-connected
+    crate::kill_point!("client-connected");
     let patience = Patience { deadline, yield_until: Instant::now() + YIELD };
     match patience.send(&socket, &hello) {
         // It may have answered before it hung up: a server that is full does not wait for the Hello.
         Ok(()) | Err(ConnectError::ServerDied) => {}
         Err(error) => return Err(error),
     }
-    // kill point: client-hello-sent
+    crate::kill_point!("client-hello-sent");
     let (header, descriptors) = patience.header(&socket)?;
     let mut body = vec![0; header.length];
     patience.read(&socket, &mut body)?;
-    // kill point: client-answer-read
+    crate::kill_point!("client-answer-read");
     match header.kind {
         Kind::Welcome => {
             let attachment = join(socket, &Welcome::parse(&body)?, descriptors?)?;
-            // kill point: client-mapped
+            crate::kill_point!("client-mapped");
             patience.send(&attachment.lifeline, &[lifeline::READY])?;
-            // kill point: client-ready-sent
+            crate::kill_point!("client-ready-sent");
             Ok(attachment)
         }
         Kind::Fallback => Err(ConnectError::SharedMemoryRefused(RejectReason::parse(&body)?)),

@@ -38,12 +38,40 @@ pub enum BindError {
     Locked(PathBuf),
     /// What the service manager passed on is no listening stream socket of the Unix domain.
     NotAListener,
+    /// No service manager passed a socket to this process.
+    NoSocketPassed,
+    /// A setting makes no sense.
+    InvalidSetting(crate::server::InvalidSetting),
+    /// The limit of open files is too low for `max_clients`.
+    TooFewDescriptors {
+        /// Descriptors that the server may need.
+        need: u64,
+        /// The soft limit of this process (RLIMIT_NOFILE).
+        limit: u64,
+    },
     /// No descriptor is left, in this process or in the system.
     OutOfDescriptors,
     /// No memory is left.
     OutOfMemory,
     /// Any other failure of the system.
     Io(std::io::Error),
+}
+
+impl From<crate::server::InvalidSetting> for BindError {
+    fn from(setting: crate::server::InvalidSetting) -> Self {
+        Self::InvalidSetting(setting)
+    }
+}
+
+impl From<crate::segment::SegmentError> for BindError {
+    fn from(error: crate::segment::SegmentError) -> Self {
+        use crate::segment::SegmentError;
+        match error {
+            SegmentError::OutOfMemory => Self::OutOfMemory,
+            SegmentError::OutOfDescriptors => Self::OutOfDescriptors,
+            other => Self::Io(std::io::Error::other(other)),
+        }
+    }
 }
 
 impl std::fmt::Display for BindError {
@@ -61,6 +89,13 @@ impl std::fmt::Display for BindError {
             Self::NotAListener => {
                 f.write_str("the inherited descriptor is not a listening Unix stream socket")
             }
+            Self::NoSocketPassed => f.write_str("no service manager passed a socket to this process"),
+            Self::InvalidSetting(setting) => setting.fmt(f),
+            Self::TooFewDescriptors { need, limit } => write!(
+                f,
+                "max_clients may need {need} descriptors, and this process may open {limit}: raise RLIMIT_NOFILE or \
+                 lower max_clients"
+            ),
             Self::OutOfDescriptors => f.write_str("no descriptor is left"),
             Self::OutOfMemory => f.write_str("no memory is left"),
             Self::Io(error) => write!(f, "the socket could not be made: {error}"),

@@ -282,7 +282,7 @@ impl Handshake {
                         return Ok(Some(Progress::Reading));
                     }
                 };
-                // kill point: handshake-hello-read
+                crate::kill_point!("handshake-hello-read");
                 let hello = Hello::parse(body).map_err(|bad| Closed::Refused(refusal(bad)))?;
                 self.peer.name.clone_from(&hello.name);
                 let offer = Box::new(host.admit(&self.peer, &hello).map_err(Closed::Refused)?);
@@ -309,7 +309,7 @@ impl Handshake {
                 self.state = if sent < bytes.len() {
                     State::SendWelcome { bytes, sent, offer }
                 } else {
-                    // kill point: handshake-welcome-sent
+                    crate::kill_point!("handshake-welcome-sent");
                     State::AwaitReady(offer)
                 };
                 Ok(progress)
@@ -320,7 +320,7 @@ impl Handshake {
                     self.state = State::AwaitReady(offer);
                     return Ok(Some(Progress::Reading));
                 }
-                // kill point: handshake-ready-read
+                crate::kill_point!("handshake-ready-read");
                 match byte[..] {
                     [lifeline::READY] => self.join(*offer).map(Some),
                     _ => Err(Closed::NotReady),
@@ -332,7 +332,7 @@ impl Handshake {
 
     fn join(&mut self, offer: Offer) -> Result<Progress, Closed> {
         let request = offer.request.accept().map_err(|_| Closed::Segment)?;
-        // kill point: handshake-mapped
+        crate::kill_point!("handshake-mapped");
         let joined = Joined {
             session: offer.welcome.session,
             domain: offer.welcome.domain,

@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code, reason = "getsockopt and setsockopt through libc")]
 
-use crate::sync::{AtomicBool, Ordering};
+use crate::sync::{PlainBool, Ordering};
 use rustix::io::Errno;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -64,7 +64,7 @@ pub(super) fn refuse_rights(socket: impl AsFd) {
 ///
 /// The caller has checked that the service manager says so. `None` if it was taken before.
 pub(super) fn inherited() -> Option<Result<OwnedFd, Errno>> {
-    static TAKEN: AtomicBool = AtomicBool::new(false);
+    static TAKEN: PlainBool = PlainBool::new(false);
     const FIRST: RawFd = 3;
     // Relaxed: whoever changes the flag owns the descriptor; nothing else is passed on.
     if TAKEN.swap(true, Ordering::Relaxed) {

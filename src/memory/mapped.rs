@@ -249,13 +249,13 @@ impl BellWord {
     pub fn wait(&self, ticket: u32, until: Option<rustix::thread::futex::Timespec>) {
         // Never PRIVATE: the waker is another process. Errors (EAGAIN, EINTR, ETIMEDOUT, and EFAULT for a page
         // that its owner punched) all mean the same to the caller: look again.
-        let _ = futex::wait_bitset(self.cell(), futex::Flags::empty(), ticket, until.as_ref(), core::num::NonZeroU32::MAX);
+        let _ = futex::wait_bitset(self.cell().as_futex(), futex::Flags::empty(), ticket, until.as_ref(), core::num::NonZeroU32::MAX);
     }
 
     /// Wakes whoever waits on the word; how many did.
     pub fn wake(&self) -> usize {
         // The kernel takes a signed count: i32::MAX is everybody.
-        futex::wake(self.cell(), futex::Flags::empty(), i32::MAX as u32).unwrap_or(0)
+        futex::wake(self.cell().as_futex(), futex::Flags::empty(), i32::MAX as u32).unwrap_or(0)
     }
 
     /// This word as one entry of a `futex_waitv`.
@@ -323,7 +323,9 @@ impl Lines {
         let index = position as usize & self.mask & !7;
         // SAFETY: masked below the capacity and to a multiple of 8, in memory that `_keep` keeps mapped; header
         // words are accessed as u64 atomics only while they are header words (see `OwnLines::write`).
-        unsafe { self.base.byte_add(index).cast::<AtomicU64>().as_ref() }
+        let word = unsafe { self.base.byte_add(index) }.cast::<AtomicU64>();
+        // SAFETY: as above; nothing but atomic accesses through shared references is done with it.
+        unsafe { word.as_ref() }
     }
 
     /// The address of `len` contiguous bytes at `position`.
@@ -439,7 +441,7 @@ impl PeerLines {
         // not touch them until they are released. A hostile peer may write them meanwhile: the abstract machine
         // has no word for a race with another process (unsafe-code-guidelines #152); what the copy does on
         // every supported target is to yield arbitrary initialised bytes, and the caller validates the copy.
-        unsafe { copy(from.as_ptr(), out.as_mut_ptr().add(out.len()), len) };
+        unsafe { copy(from.as_ptr(), out.spare_capacity_mut().as_mut_ptr().cast(), len) };
         // SAFETY: the bytes up to the new length were just written.
         unsafe { out.set_len(out.len() + len) };
     }

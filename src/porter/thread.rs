@@ -214,7 +214,7 @@ impl<O: Outbox> Porter<O> {
             ) {
                 Ok(socket) => {
                     add(&self.counters.accepted);
-                    // kill point: porter-accepted
+                    crate::kill_point!("porter-accepted");
                     self.greet(socket);
                 }
                 Err(Errno::AGAIN) => return,

@@ -6,6 +6,7 @@
 
 mod frames;
 mod pipe;
+mod ringbell;
 mod seqpacket;
 mod stream;
 
@@ -82,5 +83,5 @@ pub(crate) trait Client {
 
 /// All competitors, limits apart.
 pub(crate) fn all() -> Vec<&'static dyn System> {
-    vec![&stream::STREAM, &stream::BATCHED, &stream::DIAL, &seqpacket::SeqPacket, &pipe::Pipe]
+    vec![&ringbell::Ringbell, &stream::STREAM, &stream::BATCHED, &stream::DIAL, &seqpacket::SeqPacket, &pipe::Pipe]
 }
