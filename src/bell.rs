@@ -77,6 +77,7 @@ impl Sleeper {
     }
 
     /// Whether the bell was rung since it was armed.
+    #[inline]
     pub fn rung(&self, ticket: Ticket) -> bool {
         self.seq.load() != ticket.0
     }
@@ -102,6 +103,7 @@ impl Sleeper {
     }
 
     /// The word to wait on.
+    #[inline]
     pub fn seq(&self) -> &BellWord {
         &self.seq
     }

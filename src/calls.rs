@@ -51,6 +51,7 @@ impl Calls {
     }
 
     /// Calls without an answer whose caller still wants one.
+    #[inline]
     pub(crate) fn wanted(&self) -> usize {
         self.wanted
     }
@@ -92,7 +93,9 @@ impl Calls {
     fn find(&self, id: u64) -> Option<(usize, u32, Waiting)> {
         let index = id as u32 as usize;
         match self.slots.get(index) {
-            Some(&Slot::Taken { uses, waiting }) if u64::from(uses) == id >> 32 => Some((index, uses, waiting)),
+            Some(&Slot::Taken { uses, waiting }) if u64::from(uses) == id >> 32 => {
+                Some((index, uses, waiting))
+            }
             _ => None,
         }
     }

@@ -511,10 +511,8 @@ impl Client {
             request.own_word(offset::HEAD),
             0,
         );
-        let ringer = crate::bell::Ringer::new(
-            status.peer_word(armed),
-            attachment.bell.window.bell_word(offset::SEQ),
-        );
+        let ringer =
+            crate::bell::Ringer::new(status.peer_word(armed), attachment.bell.window.bell_word(offset::SEQ));
         let sleeper = Sleeper::new(request.own_word(offset::ARMED), response.bell_word(offset::SEQ));
         let max_message = attachment.max_message as usize;
         let session = Session::new(Parts {
@@ -567,7 +565,11 @@ impl Client {
     /// # Errors
     /// As [`Self::call`], and [`CallError::TimedOut`].
     #[inline]
-    pub fn call_timeout(&mut self, request: &[u8], timeout: Option<Duration>) -> Result<Response<'_>, CallError> {
+    pub fn call_timeout(
+        &mut self,
+        request: &[u8],
+        timeout: Option<Duration>,
+    ) -> Result<Response<'_>, CallError> {
         self.call_until(request, Deadline::after(timeout))
     }
 
@@ -575,7 +577,11 @@ impl Client {
     ///
     /// # Errors
     /// As [`Self::call_timeout`].
-    pub fn call_deadline(&mut self, request: &[u8], deadline: Option<Instant>) -> Result<Response<'_>, CallError> {
+    pub fn call_deadline(
+        &mut self,
+        request: &[u8],
+        deadline: Option<Instant>,
+    ) -> Result<Response<'_>, CallError> {
         self.call_until(request, Deadline::at(deadline))
     }
 
@@ -609,14 +615,15 @@ impl Client {
         let mut deadline = Deadline::after(timeout);
         let call = self.send_until(request, &mut deadline)?;
         loop {
-            let waited = self.wait(&mut deadline, Interest::DATA, |client| Ok(client.session.has_pending().then_some(())));
+            let waited = self
+                .wait(&mut deadline, Interest::DATA, |client| Ok(client.session.has_pending().then_some(())));
             if let Err(end) = waited {
                 return Err(self.call_failed(call, end));
             }
             let peeked = self.session.peek().map_err(|fault| self.fail(fault.into()).as_call(true))?;
             if let Some((head, record)) = peeked
                 && head.call == call.0
-                && head.kind == Kind::Response
+                && head.kind() == Kind::Response
             {
                 if self.calls.end(call.0).is_none() {
                     return Err(self.fail(PeerFault::UnknownCall(call.0).into()).as_call(true));
@@ -938,13 +945,13 @@ impl Client {
     /// Whether a message is an answer that somebody wants.
     #[inline]
     fn accept(&mut self, head: Head) -> Result<bool, Over> {
-        match head.kind {
+        match head.kind() {
             Kind::Response | Kind::Error => {}
             Kind::Goodbye => return Err(Over::ShutDown),
             Kind::Pong => return Ok(false),
             kind => return Err(PeerFault::UnexpectedKind(kind).into()),
         }
-        if head.kind == Kind::Error {
+        if head.kind() == Kind::Error {
             self.session.counts.errors += 1;
         }
         match self.calls.end(head.call) {
@@ -973,8 +980,11 @@ impl Client {
 
     #[inline]
     fn outcome(head: Head, payload: &[u8]) -> Result<Response<'_>, RemoteError> {
-        if head.kind == Kind::Error {
-            return Err(RemoteError { code: head.code, text: String::from_utf8_lossy(payload).into_owned() });
+        if head.kind() == Kind::Error {
+            return Err(RemoteError {
+                code: head.code(),
+                text: String::from_utf8_lossy(payload).into_owned(),
+            });
         }
         Ok(Response { call: CallId(head.call), payload })
     }
@@ -1020,27 +1030,16 @@ impl Client {
 
     #[inline]
     fn spin(&self, polls: u32) {
-        // First without the hint, which costs more than the rest of a look and delays its discovery.
-        for _ in 0..2 * polls {
-            if self.session.has_pending() {
-                return;
-            }
-        }
-        for _ in 0..polls {
-            if self.session.has_pending() {
-                return;
-            }
+        self.session.watch(polls, || {
             spin_hint();
-        }
+            false
+        });
     }
 
     #[inline]
     fn surroundings(&self) -> Surroundings {
         let server = Hints(self.server_hints.load());
-        Surroundings {
-            peer_cannot_run: server.cpu().is_some() && server.cpu() == self.cpu,
-            crowded: false,
-        }
+        Surroundings { peer_cannot_run: server.cpu().is_some() && server.cpu() == self.cpu, crowded: false }
     }
 
     /// Nothing is there and nothing is waited for: the one moment at which a client that only ever polls learns
@@ -1062,7 +1061,12 @@ impl Client {
     }
 
     #[cold]
-    fn wait_slowly(&mut self, step: Step, deadline: &mut Deadline, interest: Interest) -> Result<(), WaitEnd> {
+    fn wait_slowly(
+        &mut self,
+        step: Step,
+        deadline: &mut Deadline,
+        interest: Interest,
+    ) -> Result<(), WaitEnd> {
         self.session.flush();
         let now = now_ns();
         if deadline.passed(now) {
@@ -1122,7 +1126,8 @@ impl Client {
     fn check_server(&mut self) -> Result<(), Over> {
         let mut bytes = [0; 64];
         loop {
-            let received = rustix::net::recv(self.session.lifeline(), &mut bytes[..], rustix::net::RecvFlags::DONTWAIT);
+            let received =
+                rustix::net::recv(self.session.lifeline(), &mut bytes[..], rustix::net::RecvFlags::DONTWAIT);
             match received.map(|(count, _)| count) {
                 Ok(0) => return Err(Over::Disconnected),
                 Ok(count) => {

@@ -416,6 +416,28 @@ impl HeaderWord {
         Self(length as u64 | (kind as u64) << 32 | (flags as u64) << 40 | (code as u64) << 48)
     }
 
+    /// The same kind and code, with other flags and another length.
+    #[must_use]
+    #[inline(always)]
+    pub const fn with(self, flags: u8, length: u32) -> Self {
+        Self(self.without_flags_and_length().0 | length as u64 | (flags as u64) << 40)
+    }
+
+    /// Whether this is a record of known kind, not padding, without flags.
+    #[inline(always)]
+    pub const fn is_plain(self) -> bool {
+        // Kind and flags as one number: so a flag makes it too large.
+        (self.0 >> 32 & 0xffff).wrapping_sub(Kind::Request as u64)
+            <= Kind::Goodbye as u64 - Kind::Request as u64
+    }
+
+    /// Kind and code alone.
+    #[must_use]
+    #[inline(always)]
+    pub const fn without_flags_and_length(self) -> Self {
+        Self(self.0 & 0xffff_00ff_0000_0000)
+    }
+
     /// Length of the body in bytes.
     #[allow(clippy::cast_possible_truncation, reason = "the length is the low half")]
     pub const fn length(self) -> u32 {
@@ -470,5 +492,11 @@ const _: () = {
     assert!(offset::PEER + CELL == offset::SAMPLES && offset::SAMPLES < CONTROL);
     assert!(zero_window(MIN_CAPACITY) == 512 && zero_window(DEFAULT_CAPACITY) == 512);
     assert!(max_record(MIN_CAPACITY) == 512 && max_body(DEFAULT_CAPACITY) == FRAGMENT);
+    assert!(
+        HeaderWord::new(Kind::Request, 0, 7, 9).is_plain()
+            && HeaderWord::new(Kind::Goodbye, 0, 0, 0).is_plain()
+    );
+    assert!(!HeaderWord::new(Kind::Padding, 0, 0, 0).is_plain() && !HeaderWord(1 << 56).is_plain());
+    assert!(!HeaderWord::new(Kind::Request, flag::MORE, 0, 0).is_plain());
     assert!(record_size(0) == LINE && record_size(48) == LINE && record_size(49) == 2 * LINE);
 };

@@ -10,9 +10,9 @@
 #[cfg(not(ringbell_loom))]
 mod mapped;
 #[cfg(not(ringbell_loom))]
-pub use mapped::{BellWord, OwnLines, OwnWord, PeerLines, PeerWord, Window};
-#[cfg(not(ringbell_loom))]
 pub(crate) use mapped::wait_any;
+#[cfg(not(ringbell_loom))]
+pub use mapped::{BellWord, OwnLines, OwnWord, PeerLines, PeerWord, Window};
 
 #[cfg(ringbell_loom)]
 mod model;

@@ -4,7 +4,7 @@
 //! Chosen anew for each sleep: `futex_waitv` while the bells fit one call, epoll beyond that. In epoll clients wake
 //! the reactor by a byte on their lifeline, and its own process through an eventfd.
 
-use crate::bell::{Ringer, Rescue, Sleeper, Ticket, before_looking_again};
+use crate::bell::{Rescue, Ringer, Sleeper, Ticket, before_looking_again};
 use crate::clock::{now_ns, timespec};
 use crate::layout::{self, Interest, Mode};
 use crate::memory::{BellWord, Window, wait_any};
@@ -80,7 +80,12 @@ impl Parker {
             event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         });
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        epoll::add(&epoll, &notifier.event, epoll::EventData::new_u64(0), epoll::EventFlags::IN | epoll::EventFlags::ET)?;
+        epoll::add(
+            &epoll,
+            &notifier.event,
+            epoll::EventData::new_u64(0),
+            epoll::EventFlags::IN | epoll::EventFlags::ET,
+        )?;
         let private = Sleeper::new(words.own_word(0), seq);
         Ok((Self { private, domains: Vec::new(), in_use: 0, status, epoll, tickets: Vec::new() }, notifier))
     }
@@ -194,7 +199,8 @@ impl Parker {
     }
 
     fn wait_epoll(&self, backstop: Duration, mut woken: impl FnMut(u64)) {
-        let mut events = [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }; 64];
+        let mut events =
+            [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }; 64];
         let timeout = rustix::event::Timespec::try_from(backstop).ok();
         // EINTR and every other error: look again.
         let count = epoll::wait(&self.epoll, &mut events[..], timeout.as_ref()).unwrap_or(0);

@@ -241,7 +241,6 @@ impl PorterHandle {
     pub(crate) fn counters(&self) -> &Arc<PorterCounters> {
         &self.counters
     }
-
 }
 
 impl Drop for PorterHandle {

@@ -59,12 +59,7 @@ pub(crate) struct Mailbox {
 
 impl Mailbox {
     pub(crate) fn new(notifier: Arc<Notifier>) -> Self {
-        Self {
-            events: Mutex::default(),
-            full: PlainBool::new(false),
-            stop: PlainU64::new(0),
-            notifier,
-        }
+        Self { events: Mutex::default(), full: PlainBool::new(false), stop: PlainU64::new(0), notifier }
     }
 
     /// Asks the reactor to shut down, having drained until `deadline_ns`. Async-signal-safe.
@@ -74,10 +69,12 @@ impl Mailbox {
         self.notifier.notify();
     }
 
+    #[inline]
     fn stop_at(&self) -> Option<u64> {
         self.stop.load(Ordering::Relaxed).checked_sub(1)
     }
 
+    #[inline]
     fn has_mail(&self) -> bool {
         self.full.load(Ordering::Relaxed)
     }
@@ -193,7 +190,8 @@ pub(crate) struct ReactorParts<E> {
 
 impl<E: Engine> Reactor<E> {
     pub(crate) fn new(parts: ReactorParts<E>) -> Self {
-        let cpus = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
+        let cpus =
+            std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
         Self {
             engine: parts.engine,
             slots: Vec::new(),
@@ -237,6 +235,7 @@ impl<E: Engine> Reactor<E> {
         self.counts
     }
 
+    #[inline]
     fn worked(&mut self) {
         self.passes += 1;
         if self.waiter.is_off_cpu() || self.passes.is_multiple_of(REFRESH_PASSES) {
@@ -246,6 +245,7 @@ impl<E: Engine> Reactor<E> {
     }
 
     /// One turn for every session; whether anything happened.
+    #[inline]
     fn pass(&mut self) -> bool {
         let mut worked = false;
         let count = self.slots.len();
@@ -289,6 +289,7 @@ impl<E: Engine> Reactor<E> {
         Ok(moved || handled)
     }
 
+    #[inline]
     fn handle(&mut self, index: usize) -> Result<bool, End> {
         let mut handled = 0;
         let mut unrung = 0;
@@ -306,11 +307,13 @@ impl<E: Engine> Reactor<E> {
                 Received::Message(head) => self.message(index, head)?,
             }
             handled += 1;
-            // While more requests are there and are short, one ring serves several answers.
+            // The first answer is rung for at once. While more requests are there and are short, one ring then
+            // serves several answers.
             let slot = &mut self.slots[index];
             if slot.session.is_owed() {
                 unrung += 1;
-                let put_off = slot.session.has_pending()
+                let put_off = handled > 1
+                    && slot.session.has_pending()
                     && unrung * self.pace_ns < PUT_OFF_NS
                     && !slot.session.peer_looks_asleep();
                 if !put_off {
@@ -338,7 +341,7 @@ impl<E: Engine> Reactor<E> {
     #[inline]
     fn message(&mut self, index: usize, head: Head) -> Result<(), End> {
         crate::kill_point!("request-taken");
-        match head.kind {
+        match head.kind() {
             Kind::Request => {
                 let slot = &self.slots[index];
                 self.response.clear();
@@ -380,14 +383,14 @@ impl<E: Engine> Reactor<E> {
         }
         let max = self.slots[index].session.max_body().min(1024);
         self.response.truncate(max);
-        Head { kind: Kind::Error, code, call: to.call }
+        Head::error(code, to.call)
     }
 
     /// Sends what is in the response buffer, or queues what finds no room. Rings later.
     #[inline]
     fn send(&mut self, index: usize, head: Head) -> Result<(), End> {
         let slot = &mut self.slots[index];
-        let payload = if head.kind == Kind::Pong { &[][..] } else { &self.response[..] };
+        let payload = if head.kind() == Kind::Pong { &[][..] } else { &self.response[..] };
         let mut progress = Progress::default();
         if slot.queue.is_empty()
             && slot.session.post(head, payload, &mut progress).map_err(End::Fault)? == Sent::Done
@@ -401,7 +404,7 @@ impl<E: Engine> Reactor<E> {
 
     #[cold]
     fn queue(&mut self, index: usize, head: Head, progress: Progress) {
-        let payload = if head.kind == Kind::Pong { Vec::new() } else { std::mem::take(&mut self.response) };
+        let payload = if head.kind() == Kind::Pong { Vec::new() } else { std::mem::take(&mut self.response) };
         let slot = &mut self.slots[index];
         slot.queue.push_back(Queued { head, payload, progress });
         slot.stuck_since.get_or_insert_with(now_ns);
@@ -413,7 +416,8 @@ impl<E: Engine> Reactor<E> {
         let mut moved = false;
         while let Some(queued) = slot.queue.front_mut() {
             let before = queued.progress;
-            let sent = slot.session.send(queued.head, &queued.payload, &mut queued.progress).map_err(End::Fault)?;
+            let sent =
+                slot.session.send(queued.head, &queued.payload, &mut queued.progress).map_err(End::Fault)?;
             moved |= sent == Sent::Done || queued.progress != before;
             if sent == Sent::Full {
                 break;
@@ -521,20 +525,29 @@ impl<E: Engine> Reactor<E> {
         self.porter.closed(id);
     }
 
+    #[inline]
     fn any_pending(&self) -> bool {
-        self.mailbox.has_mail()
-            || self.mailbox.stop.load(Ordering::Relaxed) != 0
-            || self.slots.iter().any(|slot| slot.queue.is_empty() && slot.session.has_pending())
+        self.has_news() || self.slots.iter().any(|slot| slot.queue.is_empty() && slot.session.has_pending())
+    }
+
+    /// Whether the porter or somebody else in this process has something to say.
+    #[inline]
+    fn has_news(&self) -> bool {
+        self.mailbox.has_mail() || self.mailbox.stop.load(Ordering::Relaxed) != 0
     }
 
     fn wait(&mut self) {
         let around = self.surroundings();
         match self.waiter.step(around, now_ns) {
             Step::Spin(polls) => {
-                for _ in 0..2 * polls {
-                    if self.any_pending() {
-                        return;
-                    }
+                if let [slot] = &self.slots[..]
+                    && slot.queue.is_empty()
+                {
+                    slot.session.watch(polls, || {
+                        spin_hint();
+                        self.has_news()
+                    });
+                    return;
                 }
                 for _ in 0..polls {
                     if self.any_pending() {
@@ -562,7 +575,11 @@ impl<E: Engine> Reactor<E> {
             mailbox.has_mail()
                 || mailbox.stop.load(Ordering::Relaxed) != 0
                 || slots.iter_mut().any(|slot| {
-                    if slot.queue.is_empty() { slot.session.has_pending() } else { slot.session.room_appeared() }
+                    if slot.queue.is_empty() {
+                        slot.session.has_pending()
+                    } else {
+                        slot.session.room_appeared()
+                    }
                 })
         };
         let mut woken = Vec::new();
@@ -592,6 +609,7 @@ impl<E: Engine> Reactor<E> {
         }
     }
 
+    #[inline]
     fn surroundings(&self) -> Surroundings {
         if let [slot] = &self.slots[..] {
             let client = Hints(slot.hints.load());
@@ -664,8 +682,10 @@ impl<E: Engine> Reactor<E> {
 
     fn park_briefly(&mut self) {
         let Self { parker, slots, mailbox, .. } = self;
-        let look =
-            || mailbox.has_mail() || slots.iter_mut().any(|slot| !slot.queue.is_empty() && slot.session.room_appeared());
+        let look = || {
+            mailbox.has_mail()
+                || slots.iter_mut().any(|slot| !slot.queue.is_empty() && slot.session.room_appeared())
+        };
         parker.park(Interest::BOTH, Duration::from_millis(5), look, |_| {});
     }
 

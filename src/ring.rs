@@ -147,11 +147,13 @@ impl Producer {
     }
 
     /// Size of the ring in bytes.
+    #[inline]
     pub fn capacity(&self) -> u64 {
         self.capacity
     }
 
     /// Where the next record goes, in bytes since the start.
+    #[inline]
     pub fn tail(&self) -> u64 {
         self.tail
     }
@@ -163,7 +165,7 @@ impl Producer {
 
     /// Claims room for a record with `body` bytes. Nothing is visible to the consumer before [`Self::commit`],
     /// except padding in front of it.
-    #[inline]
+    #[inline(always)]
     pub fn try_claim(&mut self, body: usize) -> Result<Claim, ClaimError> {
         if body > self.max_body {
             return Err(ClaimError::TooLarge(self.max_body));
@@ -180,22 +182,20 @@ impl Producer {
         Ok(Claim { position: self.tail, body })
     }
 
-    /// Claims, copies and commits a record in one go. The caller rings, and then calls [`Self::zero_ahead`].
-    #[inline]
+    /// Claims, copies and commits a record in one go; the header's length is set to that of `body`. The caller rings, and then calls [`Self::zero_ahead`].
+    #[inline(always)]
     #[allow(clippy::cast_possible_truncation, reason = "a record's body is far below 4 GiB")]
-    pub fn try_push(
-        &mut self,
-        kind: Kind,
-        flags: u8,
-        code: u16,
-        call: u64,
-        body: &[u8],
-    ) -> Result<(), ClaimError> {
-        let claim = self.try_claim(body.len())?;
-        self.lines.write(claim.position.wrapping_add(FRAME_HEADER as u64), body);
-        self.lines.store(claim.position.wrapping_add(layout::CALL_ID as u64), call, Ordering::Relaxed);
-        let header = HeaderWord::new(kind, flags, code, body.len() as u32);
-        self.publish(header, layout::record_size(body.len()));
+    pub fn try_push(&mut self, header: HeaderWord, call: u64, body: &[u8]) -> Result<(), ClaimError> {
+        let size = layout::record_size(body.len());
+        let to_end = self.capacity - (self.tail & (self.capacity - 1));
+        let free =
+            self.capacity - self.window - self.tail.wrapping_sub(self.head).min(self.capacity - self.window);
+        if body.len() > self.max_body || size > to_end || size > free {
+            // Too long, at the end of the buffer, or possibly full.
+            let _ = self.try_claim(body.len())?;
+        }
+        self.lines.write_record(self.tail, call, body);
+        self.publish(header.with(header.flags(), body.len() as u32), size);
         Ok(())
     }
 
@@ -268,7 +268,7 @@ impl Producer {
         Ok(self.tail.wrapping_sub(self.head))
     }
 
-    #[inline]
+    #[inline(always)]
     fn ensure_free(&mut self, bytes: u64) -> Result<(), ClaimError> {
         // Possibly full by the cached head; refresh; really full.
         if self.tail.wrapping_sub(self.head) + bytes <= self.capacity {
@@ -308,7 +308,7 @@ impl Producer {
     }
 
     /// Stores the header word of the record at the tail, and moves the tail behind it.
-    #[inline]
+    #[inline(always)]
     fn publish(&mut self, header: HeaderWord, size: u64) {
         let end = self.tail.wrapping_add(size);
         if self.ahead < size + LINE || size < self.dirty {
@@ -352,6 +352,17 @@ impl Record {
     }
 }
 
+/// What [`Consumer::poll_plain`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Polled {
+    /// Nothing.
+    Nothing,
+    /// A plain record, with its header word.
+    Plain(HeaderWord),
+    /// Something that [`Consumer::peek`] must look at: padding, a fragment, or a fault.
+    Other,
+}
+
 /// What the caller of [`Consumer::release`] owes the producer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "a producer that sleeps for space may have to be rung"]
@@ -368,6 +379,7 @@ pub struct Consumer {
     lines: PeerLines,
     head_word: OwnWord,
     capacity: u64,
+    quarter: u64,
     max_body: usize,
     /// Where the next record is.
     head: u64,
@@ -383,10 +395,20 @@ impl Consumer {
         let capacity = lines.capacity();
         head_word.store(start, Ordering::Relaxed);
         let max_body = layout::max_body(capacity);
-        Self { lines, head_word, capacity, max_body, head: start, published: start, rung: start }
+        Self {
+            lines,
+            head_word,
+            capacity,
+            quarter: capacity / 4,
+            max_body,
+            head: start,
+            published: start,
+            rung: start,
+        }
     }
 
     /// Where the next record is, in bytes since the start.
+    #[inline]
     pub fn head(&self) -> u64 {
         self.head
     }
@@ -397,7 +419,47 @@ impl Consumer {
         self.lines.load(self.head) != 0
     }
 
+    /// Looks for a record up to `looks` times; `between` is called between two looks and may end it. Changes nothing.
+    #[cfg(not(ringbell_loom))]
+    #[inline(always)]
+    pub fn watch(&self, looks: u32, between: impl FnMut() -> bool) -> bool {
+        self.lines.watch(self.head, looks, between)
+    }
+
+    /// The next header word if its record is there and plain: of known kind, in one piece, without extensions and
+    /// in bounds; 0 if nothing is there. Anything else is left to [`Self::peek`], which says what it is.
+    ///
+    /// The same look as `peek`'s, as a number, for the path of short messages: no value of the peer is loaded twice.
+    #[inline(always)]
+    pub fn poll_plain(&mut self) -> Polled {
+        let header = HeaderWord(self.lines.load(self.head));
+        if header.0 == 0 {
+            if self.head != self.published {
+                self.publish_head();
+            }
+            return Polled::Nothing;
+        }
+        // PUBLISH: pairs with the store in `publish`. The body is there.
+        fence(Ordering::Acquire);
+        let body = header.length() as usize;
+        let to_end = self.capacity - (self.head & (self.capacity - 1));
+        if header.is_plain() && body <= self.max_body && layout::record_size(body) <= to_end {
+            Polled::Plain(header)
+        } else {
+            Polled::Other
+        }
+    }
+
+    /// Takes the record that [`Self::poll_plain`] just found: replaces `out` with its body, and gives its space back.
+    #[inline(always)]
+    pub fn take_plain(&mut self, header: HeaderWord, out: &mut Vec<u8>) -> (u64, Released) {
+        let body = header.length() as usize;
+        let call = self.lines.read_record(self.head, body, out);
+        (call, self.advance(layout::record_size(body)))
+    }
+
     /// Whether the head is published as far as it has come.
+    #[inline]
     pub fn is_published(&self) -> bool {
         self.head == self.published
     }
@@ -506,8 +568,13 @@ impl Consumer {
     #[allow(clippy::needless_pass_by_value, reason = "a released record must not be read any more")]
     pub fn release(&mut self, record: Record) -> Released {
         debug_assert_eq!(record.position, self.head, "records are released in order");
-        self.head = record.position.wrapping_add(record.size);
-        if self.head.wrapping_sub(self.rung) < self.capacity / 4 {
+        self.advance(record.size)
+    }
+
+    #[inline(always)]
+    fn advance(&mut self, size: u64) -> Released {
+        self.head = self.head.wrapping_add(size);
+        if self.head.wrapping_sub(self.rung) < self.quarter {
             return Released::Quietly;
         }
         self.publish_head();
@@ -515,6 +582,7 @@ impl Consumer {
         Released::Quarter
     }
 
+    #[inline]
     fn publish_head(&mut self) {
         // RELEASE: pairs with the fence in `refresh_head`. What was read is no longer needed.
         self.head_word.store(self.head, Ordering::Release);

@@ -167,7 +167,10 @@ impl ServerBuilder {
         }
         let need = 2 * layout::ring_segment_size(self.porter.request_capacity);
         if need > self.porter.bytes_per_client || need > self.porter.bytes_per_uid {
-            return wrong(format!("two rings of {} bytes exceed the limit of one client", self.porter.request_capacity));
+            return wrong(format!(
+                "two rings of {} bytes exceed the limit of one client",
+                self.porter.request_capacity
+            ));
         }
         Ok(())
     }
@@ -382,8 +385,9 @@ impl Server {
             generation: self.generation,
             armed_words: self.settings.porter.max_clients,
         };
-        let porter = porter::spawn(self.listener, self.settings.porter.clone(), &status, self.mailbox.clone())
-            .map_err(ServeError::Io)?;
+        let porter =
+            porter::spawn(self.listener, self.settings.porter.clone(), &status, self.mailbox.clone())
+                .map_err(ServeError::Io)?;
         let reactor = Reactor::new(ReactorParts {
             engine: Serial { handler },
             mailbox: self.mailbox,
@@ -470,7 +474,8 @@ where
             Err(panic) => {
                 response.clear();
                 response.extend_from_slice(b"the handler panicked");
-                let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(|s| &**s));
+                let text =
+                    panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(|s| &**s));
                 if let Some(text) = text {
                     response.extend_from_slice(b": ");
                     response.extend_from_slice(text.as_bytes());

@@ -13,7 +13,7 @@
 
 use crate::bell::Ringer;
 use crate::layout::{HeaderWord, Interest, Kind, Mode, flag};
-use crate::ring::{self, ClaimError, Consumer, Producer, Record, Released};
+use crate::ring::{self, ClaimError, Consumer, Polled, Producer, Record, Released};
 use crate::stats::{SessionCounters, Words};
 use crate::sync::{Ordering, PlainU64};
 use rustix::fd::OwnedFd;
@@ -59,17 +59,56 @@ impl std::fmt::Display for PeerFault {
 
 impl std::error::Error for PeerFault {}
 
-/// What a message is, apart from its payload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a message is, apart from its payload. Two words, so that it travels in registers: built from its parts in
+/// memory it would be read back before the parts have arrived there, at each hand-over.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Head {
-    pub(crate) kind: Kind,
-    pub(crate) code: u16,
+    /// A header word without flags and length.
+    word: HeaderWord,
     pub(crate) call: u64,
 }
 
 impl Head {
+    #[inline(always)]
     pub(crate) fn new(kind: Kind, call: u64) -> Self {
-        Self { kind, code: 0, call }
+        Self { word: HeaderWord::new(kind, 0, 0, 0), call }
+    }
+
+    pub(crate) fn error(code: u16, call: u64) -> Self {
+        Self { word: HeaderWord::new(Kind::Error, 0, code, 0), call }
+    }
+
+    /// Of a record whose kind was found valid.
+    #[inline(always)]
+    fn of(header: HeaderWord, call: u64) -> Self {
+        Self { word: header.without_flags_and_length(), call }
+    }
+
+    #[inline(always)]
+    pub(crate) fn kind(self) -> Kind {
+        // Only valid kinds come in, by `new` and `of`.
+        self.word.kind().unwrap_or(Kind::Padding)
+    }
+
+    #[inline(always)]
+    pub(crate) fn code(self) -> u16 {
+        self.word.code()
+    }
+
+    /// The header word of a record that carries (a part of) this message.
+    #[inline(always)]
+    fn record(self, flags: u8, length: u32) -> HeaderWord {
+        self.word.with(flags, length)
+    }
+}
+
+impl std::fmt::Debug for Head {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Head")
+            .field("kind", &self.kind())
+            .field("code", &self.code())
+            .field("call", &self.call)
+            .finish()
     }
 }
 
@@ -195,22 +234,30 @@ impl Session {
     }
 
     /// Largest message either way in bytes.
+    #[inline]
     pub(crate) fn max_message(&self) -> usize {
         self.max_message
     }
 
     /// Largest payload of one record in bytes.
+    #[inline]
     pub(crate) fn max_body(&self) -> usize {
         self.max_body
     }
 
+    #[inline]
     pub(crate) fn lifeline(&self) -> &OwnedFd {
         &self.lifeline
     }
 
     /// Sends a message, or as much of it as there is room for, and rings.
-    #[inline]
-    pub(crate) fn send(&mut self, head: Head, payload: &[u8], progress: &mut Progress) -> Result<Sent, PeerFault> {
+    #[inline(always)]
+    pub(crate) fn send(
+        &mut self,
+        head: Head,
+        payload: &[u8],
+        progress: &mut Progress,
+    ) -> Result<Sent, PeerFault> {
         let sent = self.post(head, payload, progress)?;
         self.flush();
         Ok(sent)
@@ -218,8 +265,13 @@ impl Session {
 
     /// Sends without ringing. A peer that sleeps learns of it at the next [`Self::flush`], which the caller owes
     /// before it does anything else that may take time.
-    #[inline]
-    pub(crate) fn post(&mut self, head: Head, payload: &[u8], progress: &mut Progress) -> Result<Sent, PeerFault> {
+    #[inline(always)]
+    pub(crate) fn post(
+        &mut self,
+        head: Head,
+        payload: &[u8],
+        progress: &mut Progress,
+    ) -> Result<Sent, PeerFault> {
         debug_assert!(payload.len() <= self.max_message, "checked by the driver, before anything is written");
         if payload.len() > self.max_body || self.abort.is_some() {
             return self.post_slowly(head, payload, progress);
@@ -234,14 +286,19 @@ impl Session {
 
     #[inline]
     fn count_sent(&mut self, head: Head, len: usize) {
-        if !is_control(head.kind) {
+        if !is_control(head.kind()) {
             self.counts.sent += 1;
             self.counts.bytes_sent += len as u64;
         }
     }
 
     #[cold]
-    fn post_slowly(&mut self, head: Head, payload: &[u8], progress: &mut Progress) -> Result<Sent, PeerFault> {
+    fn post_slowly(
+        &mut self,
+        head: Head,
+        payload: &[u8],
+        progress: &mut Progress,
+    ) -> Result<Sent, PeerFault> {
         if let Some(aborted) = self.abort {
             if self.record_of(aborted, flag::CONTINUED | flag::ABORT, None, &[])? == Sent::Full {
                 return Ok(Sent::Full);
@@ -282,9 +339,9 @@ impl Session {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     fn record(&mut self, head: Head, flags: u8, payload: &[u8]) -> Result<Sent, PeerFault> {
-        match self.out.try_push(head.kind, flags, head.code, head.call, payload) {
+        match self.out.try_push(head.record(flags, 0), head.call, payload) {
             Ok(()) => {
                 self.owed = true;
                 Ok(Sent::Done)
@@ -294,7 +351,13 @@ impl Session {
     }
 
     #[allow(clippy::cast_possible_truncation, reason = "a record's body is far below 4 GiB")]
-    fn record_of(&mut self, head: Head, flags: u8, total: Option<u64>, payload: &[u8]) -> Result<Sent, PeerFault> {
+    fn record_of(
+        &mut self,
+        head: Head,
+        flags: u8,
+        total: Option<u64>,
+        payload: &[u8],
+    ) -> Result<Sent, PeerFault> {
         let Some(total) = total else { return self.record(head, flags, payload) };
         let len = payload.len() + 8;
         let claim = match self.out.try_claim(len) {
@@ -303,7 +366,7 @@ impl Session {
         };
         self.out.write(&claim, 0, &total.to_le_bytes());
         self.out.write(&claim, 8, payload);
-        self.out.commit(claim, HeaderWord::new(head.kind, flags, head.code, len as u32), head.call);
+        self.out.commit(claim, head.record(flags, len as u32), head.call);
         self.owed = true;
         Ok(Sent::Done)
     }
@@ -351,14 +414,14 @@ impl Session {
     #[allow(clippy::cast_possible_truncation, reason = "a record's body is far below 4 GiB")]
     pub(crate) fn commit(&mut self, claim: ring::Claim, head: Head) {
         let len = claim.len();
-        self.out.commit(claim, HeaderWord::new(head.kind, 0, head.code, len as u32), head.call);
+        self.out.commit(claim, head.record(0, len as u32), head.call);
         self.owed = true;
         self.count_sent(head, len);
         self.flush();
     }
 
     /// Rings for what was published, and prepares the ring for the next message, off the critical path.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn flush(&mut self) {
         if self.owed {
             self.owed = false;
@@ -370,11 +433,13 @@ impl Session {
     }
 
     /// Whether something is published that was not rung for.
+    #[inline]
     pub(crate) fn is_owed(&self) -> bool {
         self.owed
     }
 
     /// Whether the peer looks asleep: a hint, without a fence.
+    #[inline]
     pub(crate) fn peer_looks_asleep(&self) -> bool {
         self.ringer.looks_armed()
     }
@@ -397,7 +462,14 @@ impl Session {
         self.incoming.has_pending()
     }
 
+    /// Looks for a record up to `looks` times; `between` is called between two looks and may end it.
+    #[inline(always)]
+    pub(crate) fn watch(&self, looks: u32, between: impl FnMut() -> bool) -> bool {
+        self.incoming.watch(looks, between)
+    }
+
     /// Whether the peer has been told of all the space that was released.
+    #[inline]
     pub(crate) fn caught_up(&self) -> bool {
         self.incoming.is_published()
     }
@@ -409,20 +481,26 @@ impl Session {
 
     /// Takes the next message, or the next fragment. On [`Received::Message`] `into` holds the payload: a private
     /// copy, which the peer cannot change any more.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn receive(&mut self, into: &mut Vec<u8>) -> Result<Received, PeerFault> {
-        let Some(record) = self.incoming.peek()? else { return Ok(Received::Nothing) };
-        if record.header.flags() != 0 || self.assembly.is_some() {
-            return self.receive_slowly(record, into);
+        match self.incoming.poll_plain() {
+            Polled::Nothing => Ok(Received::Nothing),
+            Polled::Plain(header)
+                if self.assembly.is_none() && header.length() as usize <= self.max_message =>
+            {
+                let (call, released) = self.incoming.take_plain(header, into);
+                let head = Head::of(header, call);
+                if !is_control(head.kind()) {
+                    self.counts.received += 1;
+                    self.counts.bytes_received += u64::from(header.length());
+                }
+                if released == Released::Quarter {
+                    self.ring_for_space();
+                }
+                Ok(Received::Message(head))
+            }
+            Polled::Plain(_) | Polled::Other => self.receive_slowly(into),
         }
-        if record.len() > self.max_message {
-            return Err(PeerFault::TooLong);
-        }
-        into.clear();
-        self.incoming.read(&record, 0, into);
-        let head = self.took(&record);
-        self.release(record);
-        Ok(Received::Message(head))
     }
 
     /// The next message without taking it, if it is there and fits one record.
@@ -431,7 +509,7 @@ impl Session {
         if record.header.flags() != 0 || self.assembly.is_some() || record.len() > self.max_message {
             return Ok(None);
         }
-        let head = Head { kind: record.kind, code: record.header.code(), call: record.call };
+        let head = Head::of(record.header, record.call);
         Ok(Some((head, record)))
     }
 
@@ -452,7 +530,7 @@ impl Session {
             self.counts.received += 1;
             self.counts.bytes_received += record.len() as u64;
         }
-        Head { kind: record.kind, code: record.header.code(), call: record.call }
+        Head::of(record.header, record.call)
     }
 
     #[inline]
@@ -470,8 +548,24 @@ impl Session {
     }
 
     #[cold]
-    fn receive_slowly(&mut self, record: Record, into: &mut Vec<u8>) -> Result<Received, PeerFault> {
+    fn receive_slowly(&mut self, into: &mut Vec<u8>) -> Result<Received, PeerFault> {
+        let Some(record) = self.incoming.peek()? else { return Ok(Received::Nothing) };
         let flags = record.header.flags();
+        if record.len() > self.max_message.saturating_add(EXTENSIONS) {
+            return Err(PeerFault::TooLong);
+        }
+        if flags == 0 && self.assembly.is_none() {
+            // It stood behind padding.
+            into.clear();
+            self.incoming.read(&record, 0, into);
+            let head = self.took(&record);
+            self.release(record);
+            return if into.len() > self.max_message {
+                Err(PeerFault::TooLong)
+            } else {
+                Ok(Received::Message(head))
+            };
+        }
         if flags == 0 && is_control(record.kind) {
             into.clear();
             self.incoming.read(&record, 0, into);
@@ -479,7 +573,7 @@ impl Session {
             self.release(record);
             return Ok(Received::Message(head));
         }
-        let head = Head { kind: record.kind, code: record.header.code(), call: record.call };
+        let head = Head::of(record.header, record.call);
         if flags & (flag::DEADLINE | flag::STAMP) != 0 {
             return Err(PeerFault::UnexpectedKind(record.kind)); // not agreed in the handshake
         }
@@ -559,7 +653,11 @@ impl Drop for Session {
     }
 }
 
+/// Most bytes of extensions in a record.
+const EXTENSIONS: usize = 24;
+
 /// Frames that may stand between fragments, and are not counted as messages.
+#[inline(always)]
 fn is_control(kind: Kind) -> bool {
     matches!(kind, Kind::Cancel | Kind::Ping | Kind::Pong | Kind::Goodbye)
 }

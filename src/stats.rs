@@ -176,7 +176,8 @@ mod tests {
         let mut stored = SessionCounters::default();
         counted.store(&mut stored, &words);
         assert_eq!(stored, counted);
-        let read = SessionCounters::read(|i| window.peer_word(crate::layout::offset::COUNTERS + 8 * i).load());
+        let read =
+            SessionCounters::read(|i| window.peer_word(crate::layout::offset::COUNTERS + 8 * i).load());
         assert_eq!(read, counted);
         assert_eq!(read.since(&SessionCounters { sent: 1, ..Default::default() }).sent, 2);
     }

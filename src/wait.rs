@@ -207,6 +207,7 @@ impl Waiter {
     }
 
     /// Whether a wait has gone beyond spinning.
+    #[inline]
     pub fn is_off_cpu(&self) -> bool {
         matches!(self.phase, Phase::Turn | Phase::Yield | Phase::Park)
     }
@@ -221,6 +222,7 @@ impl Waiter {
         self.go_on(now)
     }
 
+    #[inline]
     fn begin(&mut self, around: Surroundings, now: impl FnOnce() -> u64) -> Step {
         let polls = if around.crowded { self.settings.crowded_spin_polls } else { self.settings.spin_polls };
         let given_up = self.futile >= self.settings.futile_spins && self.unspun < self.settings.spin_probe;

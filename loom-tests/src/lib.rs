@@ -46,5 +46,6 @@ fn explore(bound: Option<usize>, model: impl Fn() + Send + Sync + 'static) {
         model();
     });
     let bound = builder.preemption_bound.map_or("no bound".to_owned(), |bound| format!("bound {bound}"));
-    println!("{} executions, {bound}, {:.1} s", executions.load(Ordering::Relaxed), begin.elapsed().as_secs_f32());
+    let (executions, seconds) = (executions.load(Ordering::Relaxed), begin.elapsed().as_secs_f32());
+    println!("{executions} executions, {bound}, {seconds:.1} s");
 }

@@ -65,12 +65,12 @@ fn one_completer_twice() {
             move || (1..=2).for_each(|call| complete(&queue, &bell, call))
         });
         for call in 1..=2 {
-            let mut taken = None;
-            bed.sleep_until(|_| Mode::Futex, Interest::DATA, || {
-                taken = queue.lock().unwrap().pop_front();
+            let look = || {
+                let taken = queue.lock().unwrap().pop_front();
+                assert!(taken.is_none() || taken == Some(call));
                 taken.is_some()
-            });
-            assert_eq!(taken, Some(call));
+            };
+            bed.sleep_until(|_| Mode::Futex, Interest::DATA, look);
         }
         completer.join().unwrap();
         bed.check_wakes();

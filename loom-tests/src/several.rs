@@ -31,8 +31,7 @@ fn two_bells(mode: fn(usize) -> Mode) {
         let domain_ticket = domain_bed.arm(mode, Interest::BOTH);
         before_looking_again();
         let found = (!completed && completion.load() != 0, !requested && request.load() != 0);
-        let rung =
-            || private_bed.sleeper.rung(private_ticket) || domain_bed.sleeper.rung(domain_ticket);
+        let rung = || private_bed.sleeper.rung(private_ticket) || domain_bed.sleeper.rung(domain_ticket);
         if found == (false, false) && !rung() {
             kernel.wait(mode, || !rung());
         }
@@ -51,8 +50,8 @@ fn two_bells_futex() {
     explore(Some(3), || two_bells(|_| Mode::Futex));
 }
 
-/// SLEEP and MODE: the same, across a change between epoll and `futex_waitv`. Bound 2.
+/// SLEEP and MODE: the same, across a change between epoll and `futex_waitv`. Bound 3.
 #[test]
 fn two_bells_across_modes() {
-    explore(Some(2), || two_bells(|arms| if arms.is_multiple_of(2) { Mode::Futex } else { Mode::Event }));
+    explore(Some(3), || two_bells(|arms| if arms.is_multiple_of(2) { Mode::Futex } else { Mode::Event }));
 }

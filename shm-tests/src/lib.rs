@@ -12,6 +12,7 @@
 //! | [`pattern`] | what is sent and what must come back, computed on both sides from a seed |
 //! | [`verified`] | a client that checks every answer |
 //! | [`observe`] | what /proc says of a process |
+//! | [`raw`] | the handshake by hand, for peers that are not honest |
 //! | [`signals`] | signal handlers, timers and forks |
 //!
 //! No test sleeps and hopes: it waits for a condition, and the watchdog ends a test that makes no progress, with
@@ -25,6 +26,7 @@
 pub mod observe;
 pub mod pattern;
 pub mod process;
+pub mod raw;
 pub mod server;
 pub mod signals;
 pub mod suite;
@@ -34,7 +36,12 @@ use std::time::{Duration, Instant};
 
 /// A count of a test: `release` as it is in release builds, a twentieth in debug builds, times
 /// `RINGBELL_TEST_SCALE`; at least 1.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "counts")]
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "counts"
+)]
 #[must_use]
 pub fn scaled(release: u64) -> u64 {
     let scale: f64 = std::env::var("RINGBELL_TEST_SCALE").map_or(1.0, |scale| {

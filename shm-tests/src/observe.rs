@@ -119,7 +119,9 @@ pub fn main_thread_in_futex(pid: u32) -> bool {
 #[must_use]
 pub fn diagnose(pid: u32) -> String {
     let mut text = String::new();
-    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return "  there is no such process\n".into() };
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return "  there is no such process\n".into();
+    };
     for task in tasks.flatten() {
         let read = |file: &str| fs::read_to_string(task.path().join(file)).unwrap_or_default();
         let stat = read("stat");

@@ -165,7 +165,11 @@ impl Pattern {
         }
         if let Some(at) = at {
             let end = |len: usize| len.min(at + 32);
-            text += &format!("; {:02x?} instead of {:02x?}", &bytes[at..end(bytes.len())], &wanted[at..end(wanted.len())]);
+            text += &format!(
+                "; {:02x?} instead of {:02x?}",
+                &bytes[at..end(bytes.len())],
+                &wanted[at..end(wanted.len())]
+            );
         }
         Mismatch(text)
     }

@@ -144,7 +144,8 @@ impl Start {
     /// If it cannot be started.
     #[must_use]
     pub fn start(mut self) -> Process {
-        let errors = rustix::fs::memfd_create("ringbell-test-stderr", rustix::fs::MemfdFlags::CLOEXEC).expect("memfd");
+        let errors =
+            rustix::fs::memfd_create("ringbell-test-stderr", rustix::fs::MemfdFlags::CLOEXEC).expect("memfd");
         let child = self
             .command
             .stdin(Stdio::piped())
@@ -277,7 +278,8 @@ impl Process {
     /// # Panics
     /// If it says nothing for 30 s, or hung up.
     pub fn hear(&mut self) -> String {
-        self.hear_within(PATIENCE).unwrap_or_else(|| panic!("a process says nothing\n{}", self.known.diagnose()))
+        self.hear_within(PATIENCE)
+            .unwrap_or_else(|| panic!("a process says nothing\n{}", self.known.diagnose()))
     }
 
     /// The rest of the next line, which begins with `word`.
@@ -345,17 +347,21 @@ impl Process {
     /// # Panics
     /// If it does not end within 30 s.
     pub fn wait(&mut self) -> ExitStatus {
-        self.wait_within(PATIENCE).unwrap_or_else(|| panic!("a process does not end\n{}", self.known.diagnose()))
+        self.wait_within(PATIENCE)
+            .unwrap_or_else(|| panic!("a process does not end\n{}", self.known.diagnose()))
     }
 
     /// Waits for its end, at most `limit`.
     pub fn wait_within(&mut self, limit: Duration) -> Option<ExitStatus> {
         if self.ended.is_none() {
-            let pidfd = rustix::process::pidfd_open(self.known.pid, rustix::process::PidfdFlags::empty()).expect("pidfd");
+            let pidfd = rustix::process::pidfd_open(self.known.pid, rustix::process::PidfdFlags::empty())
+                .expect("pidfd");
             if !readable(&pidfd, limit) {
                 return None;
             }
-            let status = waitid(WaitId::Pid(self.known.pid), WaitIdOptions::EXITED).expect("waitid").expect("it ended");
+            let status = waitid(WaitId::Pid(self.known.pid), WaitIdOptions::EXITED)
+                .expect("waitid")
+                .expect("it ended");
             // Exit statuses as `waitpid` encodes them.
             let raw = match (status.exit_status(), status.terminating_signal()) {
                 (Some(code), _) => (code & 0xff) << 8,

@@ -224,7 +224,14 @@ pub fn serve(arguments: &Arguments) {
             }
         )*};
     }
-    numbers!(ring_capacity, max_message, max_clients, max_handshakes, max_queued_answers, max_incomplete_bytes);
+    numbers!(
+        ring_capacity,
+        max_message,
+        max_clients,
+        max_handshakes,
+        max_queued_answers,
+        max_incomplete_bytes
+    );
     numbers!(max_bytes_per_client, max_bytes_per_uid);
     if let Some(mode) = arguments.maybe_number("mode") {
         builder = builder.socket_mode(mode.try_into().expect("a mode"));
@@ -320,7 +327,7 @@ impl Verifier {
         let bytes = request.payload();
         let Some((pattern, next)) = self.sessions.get_mut(&request.session()) else {
             let Some(pattern) = Pattern::from_opening(bytes) else {
-                self.complaints += 1;
+                // No complaint: hostile peers say anything, and an honest client takes the error amiss.
                 return Err(format!("a session begins with {} bytes that are no opening", bytes.len()).into());
             };
             self.sessions.insert(request.session(), (pattern, 0));

@@ -61,7 +61,8 @@ pub fn tick() {
 pub fn main(tests: &[Test], roles: &[Role]) -> ExitCode {
     if let Some(role) = process::role() {
         let all = roles.iter().chain(crate::server::ROLES);
-        let (_, body) = all.into_iter().find(|(name, _)| *name == role).unwrap_or_else(|| panic!("no role {role}"));
+        let (_, body) =
+            all.into_iter().find(|(name, _)| *name == role).unwrap_or_else(|| panic!("no role {role}"));
         process::live_with_the_parent();
         body(&Arguments::of_this_process());
         return ExitCode::SUCCESS;

@@ -25,7 +25,8 @@ impl Verified {
     /// # Panics
     /// If either fails.
     pub fn connect(path: &Path, options: ConnectOptions, pattern: Pattern) -> Self {
-        let client = options.connect(path).unwrap_or_else(|error| panic!("cannot connect: {error} ({error:?})"));
+        let client =
+            options.connect(path).unwrap_or_else(|error| panic!("cannot connect: {error} ({error:?})"));
         Self::open(client, pattern).unwrap_or_else(|error| panic!("the first call failed: {error}"))
     }
 
@@ -78,7 +79,8 @@ impl Verified {
             Err(error) => {
                 if !matches!(
                     error,
-                    CallError::TimedOut { maybe_executed: false } | CallError::Disconnected { maybe_executed: false }
+                    CallError::TimedOut { maybe_executed: false }
+                        | CallError::Disconnected { maybe_executed: false }
                 ) {
                     self.next += 1;
                 }

@@ -1,7 +1,9 @@
 //! How the interface behaves, seen from outside: timeouts, limits, errors, both rings full, shutdown.
 
 use ringbell::layout::code;
-use ringbell::{CallError, CallId, Client, ConnectError, ConnectOptions, RecvError, RemoteError, SendError, WaitSettings};
+use ringbell::{
+    CallError, CallId, Client, ConnectError, ConnectOptions, RecvError, RemoteError, SendError, WaitSettings,
+};
 use ringbell_shm_tests::pattern::{Chance, Pattern};
 use ringbell_shm_tests::process::{Arguments, Start, hear, say};
 use ringbell_shm_tests::server::{Server, waiting};
@@ -22,6 +24,8 @@ suite! {
         messages_of_no_length,
         errors_and_panics_of_the_handler,
         too_many_in_flight,
+        answers_set_aside_by_calls_count_as_in_flight,
+        answers_set_aside_for_room_count_as_in_flight,
         answers_are_set_aside,
         answers_set_aside_outlive_the_session,
         both_rings_full,
@@ -30,6 +34,7 @@ suite! {
         batches,
         shutdown_with_calls_in_flight,
         shutdown_without_draining,
+        shutdown_while_clients_connect,
         shutdown_from_a_signal_handler,
         a_client_that_does_not_read_is_put_out,
         numbers_of_both_sides_agree,
@@ -178,18 +183,31 @@ fn a_request_that_is_too_large_is_not_written() -> Ran {
     let larger = vec![b'e'; 100_001];
     let (len, max) = (100_001, 100_000);
     assert_eq!(client.call(&larger).unwrap_err(), CallError::TooLarge { len, max });
-    assert_eq!(client.call_into(&larger, &mut Vec::new(), None).unwrap_err(), CallError::TooLarge { len, max });
+    assert_eq!(
+        client.call_into(&larger, &mut Vec::new(), None).unwrap_err(),
+        CallError::TooLarge { len, max }
+    );
     assert_eq!(client.call_view(&larger, None, |_| ()).unwrap_err(), CallError::TooLarge { len, max });
     assert_eq!(client.send(&larger).unwrap_err(), SendError::TooLarge { len, max });
-    assert_eq!(client.send_timeout(&larger, Some(Duration::ZERO)).unwrap_err(), SendError::TooLarge { len, max });
+    assert_eq!(
+        client.send_timeout(&larger, Some(Duration::ZERO)).unwrap_err(),
+        SendError::TooLarge { len, max }
+    );
     let mut calls = Vec::new();
     let batch = client.send_batch([&b"e1"[..], &larger, b"e2"], &mut calls);
     assert_eq!((batch, calls.len()), (Err(SendError::TooLarge { len, max }), 1));
     client.recv(None).expect("the first of the batch");
     let claim_max = client.max_claim();
-    assert_eq!(client.claim(claim_max + 1, None).map(drop), Err(SendError::TooLarge { len: claim_max + 1, max: claim_max }));
+    assert_eq!(
+        client.claim(claim_max + 1, None).map(drop),
+        Err(SendError::TooLarge { len: claim_max + 1, max: claim_max })
+    );
     let counts = client.stats();
-    assert_eq!((counts.sent, counts.fragments_sent), (before.sent + 1, before.fragments_sent), "something was written");
+    assert_eq!(
+        (counts.sent, counts.fragments_sent),
+        (before.sent + 1, before.fragments_sent),
+        "something was written"
+    );
     finish(client);
     // A client may ask for less, not for more.
     let client = ConnectOptions::new().max_message(1000).connect(server.path()).expect("connect");
@@ -260,14 +278,19 @@ fn errors_and_panics_of_the_handler() -> Ran {
         other => panic!("{other:?}"),
     }
     match client.call(b"pat the disco").unwrap_err() {
-        CallError::Remote(RemoteError { code: code::PANICKED, text }) => assert!(text.contains("at the disco"), "{text}"),
+        CallError::Remote(RemoteError { code: code::PANICKED, text }) => {
+            assert!(text.contains("at the disco"), "{text}")
+        }
         other => panic!("{other:?}"),
     }
     // In every way to call.
     let view = client.call_view(&error(1, "one"), None, |_| ());
     assert_eq!(view.unwrap_err(), remote(code::APPLICATION + 1, "one"));
     let mut answer = Vec::new();
-    assert_eq!(client.call_into(&error(2, "two"), &mut answer, None).unwrap_err(), remote(code::APPLICATION + 2, "two"));
+    assert_eq!(
+        client.call_into(&error(2, "two"), &mut answer, None).unwrap_err(),
+        remote(code::APPLICATION + 2, "two")
+    );
     let call = client.send(&error(3, "three")).expect("send");
     let answer = client.recv(None).expect("recv");
     assert_eq!(answer.call, call);
@@ -299,18 +322,6 @@ fn too_many_in_flight() -> Ran {
         client.recv(None).expect("recv");
     }
     assert_eq!(client.in_flight(), 0);
-    // Answers that were set aside count as well: so memory is bounded.
-    let mut set_aside = 0;
-    let first = client.send(b"efirst").expect("send");
-    client.send(b"esecond").expect("send");
-    assert_eq!(&*client.call(b"ecall").expect("call"), b"call");
-    while client.send(b"e").is_ok() {
-        set_aside += 1;
-        client.call(b"e").map(drop).unwrap_or_default();
-        assert!(set_aside < 1000, "{} answers are set aside though 3 calls may be in flight", client.in_flight());
-    }
-    assert_eq!(client.recv(None).expect("recv").call, first);
-    finish(client);
     // Calls that timed out count until their answer has come, and no longer.
     let mut client = ConnectOptions::new().max_in_flight(2).connect(server.path()).expect("connect");
     assert!(client.call_timeout(&ask(b's', 300, b""), Some(Duration::from_millis(1))).is_err());
@@ -328,6 +339,43 @@ fn too_many_in_flight() -> Ran {
     done!("limits of 2 and 3")
 }
 
+/// The private memory of a client is bounded by its limit: what was set aside counts.
+fn answers_set_aside_by_calls_count_as_in_flight() -> Ran {
+    const LIMIT: usize = 3;
+    let server = doing();
+    let mut client = ConnectOptions::new().max_in_flight(LIMIT).connect(server.path()).expect("connect");
+    let mut sent = 0;
+    // Each answer to `send` is set aside by the `call` behind it.
+    while client.send(b"e").is_ok() {
+        sent += 1;
+        assert!(client.in_flight() <= LIMIT, "{} calls are in flight, {LIMIT} may be", client.in_flight());
+        let _ = client.call(b"e");
+    }
+    finish(client);
+    server.shut_down();
+    done!("after {sent} calls")
+}
+
+/// The same while `send` waits for room.
+fn answers_set_aside_for_room_count_as_in_flight() -> Ran {
+    const LIMIT: usize = 100;
+    let server = Server::prepare("do").with("ring_capacity", 2048).start();
+    let mut client = ConnectOptions::new().max_in_flight(LIMIT).connect(server.path()).expect("connect");
+    let error = loop {
+        if let Err(error) = client.send(&[b'e'; 200]) {
+            break error;
+        }
+        assert!(client.in_flight() <= LIMIT, "{} calls are in flight, {LIMIT} may be", client.in_flight());
+    };
+    assert_eq!(error, SendError::TooManyInFlight { limit: LIMIT });
+    for _ in 0..LIMIT {
+        client.recv(None).expect("recv");
+    }
+    finish(client);
+    server.shut_down();
+    done!("{LIMIT} calls")
+}
+
 fn answers_are_set_aside() -> Ran {
     let rounds = scaled(30_000);
     let server = Server::prepare("do").with("ring_capacity", 4096).start();
@@ -340,7 +388,9 @@ fn answers_are_set_aside() -> Ran {
         if round % 1000 == 0 {
             tick();
         }
-        let len = usize::try_from(if chance.below(50) == 0 { chance.below(20_000) } else { chance.below(300) }).expect("small");
+        let len =
+            usize::try_from(if chance.below(50) == 0 { chance.below(20_000) } else { chance.below(300) })
+                .expect("small");
         let mut body = vec![0; len];
         body.fill_with(|| chance.draw().to_le_bytes()[0]);
         let request = [b"e", &body[..]].concat();
@@ -394,7 +444,9 @@ fn answers_set_aside_outlive_the_session() -> Ran {
     client.call(b"esecond").expect("a call, for which the first answer is set aside");
     client.send(&ask(b's', 60_000, b"")).expect("send");
     server.process().kill();
-    wait_until("the client knows", || client.send_timeout(&[0; 16_000], Some(Duration::ZERO)) == Err(SendError::Disconnected));
+    wait_until("the client knows", || {
+        client.send_timeout(&[0; 16_000], Some(Duration::ZERO)) == Err(SendError::Disconnected)
+    });
     let answer = client.recv(None).expect("what was received before is still good");
     assert_eq!((answer.call, answer.outcome.as_deref()), (first, Ok(&b"first"[..])));
     assert_eq!(client.recv(None).unwrap_err(), RecvError::Disconnected);
@@ -462,7 +514,9 @@ fn views_and_buffers() -> Ran {
     let mut chance = Chance::new(seed());
     let mut buffer = Vec::new();
     for _ in 0..count {
-        let len = usize::try_from(if chance.below(20) == 0 { chance.below(10_000) } else { chance.below(1000) }).expect("small");
+        let len =
+            usize::try_from(if chance.below(20) == 0 { chance.below(10_000) } else { chance.below(1000) })
+                .expect("small");
         let mut request = vec![b'e'; 1 + len];
         request[1..].fill_with(|| chance.draw().to_le_bytes()[0]);
         let from = usize::try_from(chance.below(len as u64 + 1)).expect("small");
@@ -492,7 +546,8 @@ fn batches() -> Ran {
     let mut client = connect(&server);
     let mut calls = Vec::new();
     for round in 0..rounds {
-        let requests: Vec<Vec<u8>> = (0..round % 60).map(|n| [&b"e"[..], &n.to_le_bytes(), &[7; 90]].concat()).collect();
+        let requests: Vec<Vec<u8>> =
+            (0..round % 60).map(|n| [&b"e"[..], &n.to_le_bytes(), &[7; 90]].concat()).collect();
         calls.clear();
         client.send_batch(requests.iter().map(|request| &request[..]), &mut calls).expect("a batch");
         assert_eq!(calls.len(), requests.len());
@@ -513,6 +568,7 @@ fn shutdown_with_calls_in_flight() -> Ran {
         let mut server = doing();
         let options = ConnectOptions::new().wait(waiting(wait, WaitSettings::client()));
         let mut client = options.connect(server.path()).expect("connect");
+        client.call(b"e").expect("the session is open");
         client.send(&ask(b's', 30, b"0")).expect("send");
         for number in 1..20u8 {
             client.send(&[b'e', b'0' + number]).expect("send");
@@ -523,36 +579,60 @@ fn shutdown_with_calls_in_flight() -> Ran {
             let answer = client.recv(None).unwrap_or_else(|error| panic!("answer {number}: {error}"));
             assert_eq!(answer.outcome.as_deref(), Ok(&[b'0' + number][..]));
         }
-        let began = Instant::now();
-        let error = client.call(b"e").unwrap_err();
+        let (more, error) = until_the_goodbye(&mut client);
         assert!(matches!(error, CallError::ShutDown { .. }), "{error:?}");
-        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
         assert!(matches!(client.send(b"e"), Err(SendError::ShutDown)));
         assert!(matches!(client.recv(None), Err(RecvError::ShutDown)));
         let stats = server.ended();
-        assert_eq!(stats.requests, 20, "all that were sent, and none after the goodbye");
-        assert!(matches!(Client::connect(server.path()), Err(ConnectError::NoSuchSocket(_))), "the socket is gone");
+        assert_eq!(stats.requests, 21 + more, "all that were sent, and none after the goodbye");
+        assert!(
+            matches!(Client::connect(server.path()), Err(ConnectError::NoSuchSocket(_))),
+            "the socket is gone"
+        );
         finish(client);
     }
     done!("{rounds} servers")
 }
 
+/// Calls, while the order is on its way; how often that went well, and how it ended.
+fn until_the_goodbye(client: &mut Client) -> (u64, CallError) {
+    let began = Instant::now();
+    let mut calls = 0;
+    loop {
+        match client.call(b"e").map(|answer| answer.len()) {
+            Ok(_) => calls += 1,
+            Err(error) => break (calls, error),
+        }
+        assert!(began.elapsed() < Duration::from_secs(5), "the server does not stop");
+    }
+}
+
 fn shutdown_without_draining() -> Ran {
     let mut server = doing();
     let mut sleeping = connect(&server);
+    let mut client = connect(&server);
+    for client in [&mut sleeping, &mut client] {
+        client.call(b"e").expect("the session is open");
+    }
     std::thread::scope(|scope| {
         let asleep = scope.spawn(|| {
             let error = sleeping.call(&ask(b's', 300, b"")).map(|answer| answer.len());
             (error, sleeping.call(b"e").map(|answer| answer.len()))
         });
-        let mut client = connect(&server);
         for _ in 0..100 {
             client.send(b"e").expect("send");
         }
         server.process().tell("shutdown 0");
-        let answered = std::iter::from_fn(|| Some(client.recv(None).map(drop))).take_while(Result::is_ok).count();
-        assert!(answered <= 100);
-        assert!(matches!(client.recv(None), Err(RecvError::ShutDown)), "{:?}", client.recv(None));
+        let mut answered = 0;
+        let error = loop {
+            match client.recv(None).map(drop) {
+                Ok(()) => answered += 1,
+                Err(RecvError::NothingInFlight) => break until_the_goodbye(&mut client).1,
+                Err(RecvError::ShutDown) => break CallError::ShutDown { maybe_executed: true },
+                Err(error) => panic!("after {answered} answers: {error:?}"),
+            }
+        };
+        assert!(matches!(error, CallError::ShutDown { .. }), "{error:?}");
         let (first, second) = asleep.join().expect("a thread");
         assert!(matches!(first, Ok(0) | Err(CallError::ShutDown { maybe_executed: true })), "{first:?}");
         assert!(matches!(second, Err(CallError::ShutDown { .. })), "{second:?}");
@@ -570,15 +650,17 @@ fn shutdown_from_a_signal_handler() -> Ran {
             wait_until("the server sleeps", || observe::all_threads_sleep(server.id()));
         }
         let end = std::thread::scope(|scope| {
-            let calling = scope.spawn(|| loop {
-                if busy % 2 == 0 {
-                    // Only when told: a sleeping server is to be woken by the signal alone.
-                    let quiet = client.client().send(b"").map(drop);
-                    let _ = quiet;
-                    break CallError::ShutDown { maybe_executed: false };
-                }
-                if let Err(error) = client.call(None) {
-                    break error;
+            let calling = scope.spawn(|| {
+                loop {
+                    if busy % 2 == 0 {
+                        // Only when told: a sleeping server is to be woken by the signal alone.
+                        let quiet = client.client().send(b"").map(drop);
+                        let _ = quiet;
+                        break CallError::ShutDown { maybe_executed: false };
+                    }
+                    if let Err(error) = client.call(None) {
+                        break error;
+                    }
                 }
             });
             server.process().signal(rustix::process::Signal::TERM);
@@ -594,13 +676,42 @@ fn shutdown_from_a_signal_handler() -> Ran {
     done!("{rounds} servers, half of them asleep")
 }
 
+/// A server that is told to stop while clients connect: each of them either has a session that ends with a
+/// goodbye, or hears at once that the server goes.
+fn shutdown_while_clients_connect() -> Ran {
+    let rounds = scaled(50);
+    let (mut with_session, mut without, mut refused) = (0, 0, 0);
+    for _ in 0..rounds {
+        let mut server = doing();
+        server.process().tell("shutdown 1000");
+        match Client::connect(server.path()) {
+            Ok(mut client) => {
+                let (calls, error) = until_the_goodbye(&mut client);
+                assert!(matches!(error, CallError::ShutDown { .. }), "after {calls} calls: {error:?}");
+                with_session += u64::from(calls > 0);
+                without += u64::from(calls == 0);
+            }
+            Err(
+                ConnectError::Rejected(ringbell::RejectReason::ShuttingDown)
+                | ConnectError::ServerDied
+                | ConnectError::NobodyListens(_)
+                | ConnectError::NoSuchSocket(_),
+            ) => refused += 1,
+            Err(error) => panic!("{error:?}"),
+        }
+        server.ended();
+    }
+    done!("{rounds} servers: {with_session} calls, {without} goodbyes, {refused} refusals")
+}
+
 /// Sends and never reads, until it is put out.
 fn lazy(arguments: &Arguments) {
     let mut client = ConnectOptions::new().connect(Path::new(arguments.text("path"))).expect("connect");
-    // So many that answers fill the response ring, and then the server's queue, and then requests their ring.
-    // `send` itself would set answers aside, so it is asked not to wait.
+    // Short requests, which never find their ring full: then `send` would set answers aside. Long answers, which
+    // fill the response ring, and then the server's queue.
     let mut sent = 0;
-    while client.send_timeout(&[b'e'; 1000], Some(Duration::ZERO)).is_ok() && sent < 400 {
+    while sent < 400 {
+        client.send_timeout(&ask(b'l', 3000, b""), Some(Duration::ZERO)).expect("room for 400 lines");
         sent += 1;
     }
     say(&format!("sent {sent}"));
@@ -626,7 +737,11 @@ fn a_client_that_does_not_read_is_put_out() -> Ran {
     let began = Instant::now();
     let mut calls = 0;
     while server.stats().slow_clients == 0 {
-        assert!(began.elapsed() < Duration::from_secs(20), "it is never put out; it has sent {sent}: {:?}", server.stats());
+        assert!(
+            began.elapsed() < Duration::from_secs(20),
+            "it is never put out; it has sent {sent}: {:?}",
+            server.stats()
+        );
         honest.call(b"ehonest").expect("others do not notice");
         calls += 1;
         tick();
@@ -642,7 +757,8 @@ fn a_client_that_does_not_read_is_put_out() -> Ran {
 fn numbers_of_both_sides_agree() -> Ran {
     let count = scaled(5000);
     let mut server = Server::verifying();
-    let mut client = Verified::connect(server.path(), ConnectOptions::new().name("counted"), Pattern::new(1, 700));
+    let mut client =
+        Verified::connect(server.path(), ConnectOptions::new().name("counted"), Pattern::new(1, 700));
     assert_eq!(client.client().server_pid(), server.id());
     assert_ne!(client.client().generation(), 0);
     client.pipeline(count, 10);
@@ -663,7 +779,10 @@ fn limits_of_options() -> Ran {
     let server = Server::prepare("do").with("ring_capacity", 16 * 1024).start();
     let with = |options: ConnectOptions| options.connect(server.path());
     for bytes in [1, 1024, 3000, (2 << 30), u64::MAX] {
-        assert!(matches!(with(ConnectOptions::new().ring_capacity(bytes)), Err(ConnectError::InvalidOption(_))), "{bytes}");
+        assert!(
+            matches!(with(ConnectOptions::new().ring_capacity(bytes)), Err(ConnectError::InvalidOption(_))),
+            "{bytes}"
+        );
     }
     assert!(matches!(with(ConnectOptions::new().max_in_flight(0)), Err(ConnectError::InvalidOption(_))));
     assert!(matches!(with(ConnectOptions::new().name("n".repeat(49))), Err(ConnectError::InvalidOption(_))));
@@ -676,10 +795,16 @@ fn limits_of_options() -> Ran {
         client.call(&vec![b'e'; 100_000]).expect("a call");
         finish(client);
     }
-    assert!(matches!(with(ConnectOptions::new().ring_capacity(1 << 30)), Err(ConnectError::Rejected(_))), "beyond 64 MiB");
+    assert!(
+        matches!(with(ConnectOptions::new().ring_capacity(1 << 30)), Err(ConnectError::Rejected(_))),
+        "beyond 64 MiB"
+    );
     assert!(matches!(Client::connect("/no/such/socket"), Err(ConnectError::NoSuchSocket(_))));
     assert!(matches!(Client::connect("/etc/passwd"), Err(ConnectError::NotASocket(_))));
-    assert!(matches!(Client::connect(format!("/{}", "x".repeat(200))), Err(ConnectError::PathTooLong { .. })));
+    assert!(matches!(
+        Client::connect(format!("/{}", "x".repeat(200))),
+        Err(ConnectError::PathTooLong { .. })
+    ));
     assert!(matches!(Client::connect(""), Err(ConnectError::InvalidOption(_))));
     for (name, builder) in [
         ("ring_capacity", ringbell::Server::builder().ring_capacity(3000)),

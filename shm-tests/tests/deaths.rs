@@ -3,6 +3,7 @@
 //! What must hold: no message is torn, comes twice, or is lost without an error; the survivor learns of it in
 //! time, however it waits; the server goes on serving others, and has afterwards what it had before.
 
+use ringbell::sync::{Ordering, PlainU64};
 use ringbell::{CallError, ConnectError, ConnectOptions, RecvError, SendError, WaitSettings, kill_point};
 use ringbell_shm_tests::pattern::{Chance, Pattern, mix};
 use ringbell_shm_tests::process::{Arguments, Process, Start, readable, say};
@@ -10,7 +11,6 @@ use ringbell_shm_tests::server::{Server, read_ledger, waiting};
 use ringbell_shm_tests::suite::{Ran, tick};
 use ringbell_shm_tests::verified::Verified;
 use ringbell_shm_tests::{done, observe, scaled, seed, suite, wait_until};
-use ringbell::sync::{AtomicBool, Ordering};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -40,7 +40,9 @@ fn who(point: &str) -> &'static [&'static str] {
         "request-claimed" | "request-posted" => &["client"],
         "response-posted" | "request-taken" => &["server"],
         point if point.starts_with("client-") => &["client"],
-        point if ["server-", "porter-", "handshake-"].iter().any(|word| point.starts_with(word)) => &["server"],
+        point if ["server-", "porter-", "handshake-"].iter().any(|word| point.starts_with(word)) => {
+            &["server"]
+        }
         point => panic!("say who comes by the point {point}"),
     }
 }
@@ -58,7 +60,12 @@ impl Times {
     fn summary(&mut self) -> String {
         self.0.sort_unstable();
         let late = self.0.iter().filter(|time| **time > IN_TIME).count();
-        assert!(late * 20 <= self.0.len(), "{late} of {} learnt of it after {IN_TIME:?} only: {:?}", self.0.len(), self.0);
+        assert!(
+            late * 20 <= self.0.len(),
+            "{late} of {} learnt of it after {IN_TIME:?} only: {:?}",
+            self.0.len(),
+            self.0
+        );
         let at = |part: usize| self.0.get(self.0.len() * part / 100).copied().unwrap_or_default();
         let most = self.0.last().copied().unwrap_or_default();
         format!("learnt in {:?} (median), {:?} (99 %), {most:?} (most), {late} late", at(50), at(99))
@@ -69,7 +76,8 @@ impl Times {
 fn victim(arguments: &Arguments) {
     let settings = waiting(arguments.text("wait"), WaitSettings::client());
     let pattern = Pattern::new(arguments.number("sender"), 700).with_large(20, 10_000);
-    let mut client = Verified::connect(Path::new(arguments.text("path")), ConnectOptions::new().wait(settings), pattern);
+    let mut client =
+        Verified::connect(Path::new(arguments.text("path")), ConnectOptions::new().wait(settings), pattern);
     say("ready");
     // A pause lets the server fall asleep, so that there is somebody to ring for.
     let pause = Duration::from_micros(arguments.number("pause_us"));
@@ -97,9 +105,10 @@ fn start_victim(server: &Server, sender: u64, wait: &str, depth: u64, kill_at: O
 }
 
 /// Calls until it is told to stop; how many calls. It must not notice anything.
-fn witness(path: &Path, stop: &AtomicBool) -> u64 {
-    let mut client = Verified::connect(path, ConnectOptions::new(), Pattern::new(1 << 32, 700).with_large(50, 20_000));
-    while !stop.load(Ordering::Relaxed) {
+fn witness(path: &Path, stop: &PlainU64) -> u64 {
+    let mut client =
+        Verified::connect(path, ConnectOptions::new(), Pattern::new(1 << 32, 700).with_large(50, 20_000));
+    while stop.load(Ordering::Relaxed) == 0 {
         client.call(None).expect("the witness notices nothing");
         std::thread::sleep(Duration::from_micros(500));
     }
@@ -112,9 +121,10 @@ fn clients_die() -> Ran {
     let rounds = scaled(500);
     let mut chance = Chance::new(mix(seed(), 1));
     let mut server = Server::prepare("verify").with("ring_capacity", 2048).with("wait", "park").start();
-    let stop = AtomicBool::new(false);
+    let stop = PlainU64::new(0);
     let path = server.path().to_owned();
-    let points: Vec<&str> = kill_point::ALL.iter().copied().filter(|point| who(point).contains(&"client")).collect();
+    let points: Vec<&str> =
+        kill_point::ALL.iter().copied().filter(|point| who(point).contains(&"client")).collect();
     let mut times = Times::default();
     let mut killed_at = vec![0u64; points.len() + 1];
     let witnessed = std::thread::scope(|scope| {
@@ -128,9 +138,14 @@ fn clients_die() -> Ran {
             let at_point = number.is_multiple_of(2).then(|| points[point]);
             let alone = matches!(at_point, Some("rung" | "client-armed"));
             let depth = if alone || chance.below(2) == 0 { 1 } else { 1 + chance.below(30) };
-            let wait = if at_point == Some("client-armed") { "park" } else { ["default", "park", "spin", "yield"][usize::try_from(chance.below(4)).expect("small")] };
+            let wait = if at_point == Some("client-armed") {
+                "park"
+            } else {
+                ["default", "park", "spin", "yield"][usize::try_from(chance.below(4)).expect("small")]
+            };
             let count = if at_point.is_some_and(once_a_session) { 1 } else { 1 + chance.below(60) };
-            let mut victim = start_victim(server, number, wait, depth, at_point.map(|at| format!("{at}:{count}")));
+            let mut victim =
+                start_victim(server, number, wait, depth, at_point.map(|at| format!("{at}:{count}")));
             if at_point.is_none() {
                 victim.expect("ready");
                 std::thread::sleep(Duration::from_micros(chance.below(5000)));
@@ -164,19 +179,24 @@ fn clients_die() -> Ran {
     });
     let stats = server.shut_down();
     assert_eq!((stats.peer_faults, stats.slow_clients, stats.panics, stats.errors), (0, 0, 0, 0));
-    let killed: Vec<String> = points.iter().zip(&killed_at).map(|(point, count)| format!("{point} {count}")).collect();
+    let killed: Vec<String> =
+        points.iter().zip(&killed_at).map(|(point, count)| format!("{point} {count}")).collect();
     done!(
         "{} clients killed ({}, at any moment {}); {}; {witnessed} calls of a witness; late rings {}",
-        killed_at.iter().sum::<u64>(), killed.join(", "), killed_at[points.len()], times.summary(), stats.late_rings
+        killed_at.iter().sum::<u64>(),
+        killed.join(", "),
+        killed_at[points.len()],
+        times.summary(),
+        stats.late_rings
     )
 }
 
 /// Tells the witness to stop, also when the test fails.
-struct StopOnDrop<'a>(&'a AtomicBool);
+struct StopOnDrop<'a>(&'a PlainU64);
 
 impl Drop for StopOnDrop<'_> {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.store(1, Ordering::Relaxed);
     }
 }
 
@@ -289,8 +309,12 @@ fn survive(path: &Path, sender: u64, habit: Habit) -> Option<Survived> {
     assert_eq!(inner.call(b"x").unwrap_err(), CallError::Disconnected { maybe_executed: false });
     assert!(matches!(inner.try_recv(), Err(RecvError::Disconnected)));
     let sent = client.sent();
-    let answered = sent - client.in_flight() as u64
-        - u64::from(error == CallError::Disconnected { maybe_executed: true } && matches!(habit, Habit::Call(_) | Habit::Paced));
+    let answered = sent
+        - client.in_flight() as u64
+        - u64::from(
+            error == CallError::Disconnected { maybe_executed: true }
+                && matches!(habit, Habit::Call(_) | Habit::Paced),
+        );
     let rescues = client.abandon().backstop_rescues;
     // The server may have died between publishing and ringing: see `a_ring_that_dies_with_its_ringer`.
     assert!(rescues <= 1, "{habit:?}: {rescues} lost wakes");
@@ -336,7 +360,8 @@ fn servers_die() -> Ran {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("test.sock");
     let ledger = dir.path().join("ledger");
-    let points: Vec<&str> = kill_point::ALL.iter().copied().filter(|point| who(point).contains(&"server")).collect();
+    let points: Vec<&str> =
+        kill_point::ALL.iter().copied().filter(|point| who(point).contains(&"server")).collect();
     let mut times = Times::default();
     let (mut at_connect, mut answered, mut lost, mut rescues) = (0u64, 0, 0, 0);
     let mut before = None;
@@ -347,10 +372,22 @@ fn servers_die() -> Ran {
         let habits = [
             HABITS[usize::try_from(number).expect("small") % HABITS.len()],
             // To ring for a client takes one that sleeps.
-            if at_point == Some("rung") { Habit::Call("park") } else { HABITS[usize::try_from(chance.below(9)).expect("small")] },
+            if at_point == Some("rung") {
+                Habit::Call("park")
+            } else {
+                HABITS[usize::try_from(chance.below(9)).expect("small")]
+            },
         ];
-        let wait = if at_point == Some("server-armed") { "park" } else { ["default", "park", "spin", "yield"][usize::try_from(chance.below(4)).expect("small")] };
-        let count = if at_point.is_some_and(|at| at.starts_with("handshake-") || at.starts_with("porter-")) { 1 } else { 1 + chance.below(100) };
+        let wait = if at_point == Some("server-armed") {
+            "park"
+        } else {
+            ["default", "park", "spin", "yield"][usize::try_from(chance.below(4)).expect("small")]
+        };
+        let count = if at_point.is_some_and(|at| at.starts_with("handshake-") || at.starts_with("porter-")) {
+            1
+        } else {
+            1 + chance.below(100)
+        };
         let _ = std::fs::remove_file(&ledger);
         // At the path, and over the stale socket, of the server that died before.
         let mut prepared = Server::prepare_at(&path, "verify")
@@ -364,7 +401,10 @@ fn servers_die() -> Ran {
         let watched = observe::open_pidfd(server.id());
         let survivors = std::thread::scope(|scope| {
             let watcher = scope.spawn(|| {
-                assert!(readable(&watched, Duration::from_secs(50)), "{at_point:?}:{count} was never reached");
+                assert!(
+                    readable(&watched, Duration::from_secs(50)),
+                    "{at_point:?}:{count} was never reached"
+                );
                 Instant::now()
             });
             let clients = [0, 1].map(|sender| {
@@ -386,14 +426,19 @@ fn servers_die() -> Ran {
                 continue;
             };
             let habit = habits[usize::try_from(sender).expect("small")];
-            times.add(&format!("{habit:?} after {at_point:?}:{count}"), survived.learnt.saturating_duration_since(died.max(survived.asked)));
-            let own: Vec<u64> = executed.iter().filter(|(by, _)| *by == sender).map(|(_, seq)| *seq).collect();
+            times.add(
+                &format!("{habit:?} after {at_point:?}:{count}"),
+                survived.learnt.saturating_duration_since(died.max(survived.asked)),
+            );
+            let own: Vec<u64> =
+                executed.iter().filter(|(by, _)| *by == sender).map(|(_, seq)| *seq).collect();
             assert!(own.iter().copied().eq(0..own.len() as u64), "executed in order and once: {own:?}");
             let count = own.len() as u64;
             assert!(
                 survived.answered <= count && count <= survived.sent,
                 "{habit:?} after {at_point:?}: {} answered, {count} executed, {} sent",
-                survived.answered, survived.sent
+                survived.answered,
+                survived.sent
             );
             answered += survived.answered;
             lost += survived.sent - survived.answered;
@@ -402,7 +447,8 @@ fn servers_die() -> Ran {
         drop(watched);
         drop(server);
         if number == 20 {
-            before = Some((observe::descriptors(std::process::id()), observe::memfd_mappings(std::process::id())));
+            before =
+                Some((observe::descriptors(std::process::id()), observe::memfd_mappings(std::process::id())));
         }
     }
     if let Some(before) = before {
@@ -488,7 +534,10 @@ fn a_client_that_calls_with_short_timeouts_learns_of_the_death() -> Ran {
         Err(error) => Err(error),
         Ok(answer) => panic!("{answer:?}"),
     });
-    assert!(matches!(said, Some(CallError::Disconnected { .. })), "call(50 us) again and again, for {after:?}: {said:?}");
+    assert!(
+        matches!(said, Some(CallError::Disconnected { .. })),
+        "call(50 us) again and again, for {after:?}: {said:?}"
+    );
     assert!(after < IN_TIME * 5, "after {after:?}");
     done!("call(50 us) says so after {after:?}")
 }

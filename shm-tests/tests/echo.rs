@@ -35,7 +35,12 @@ fn ten_million_through_the_smallest_ring() -> Ran {
     let rate = count as f64 / took / 1e6;
     done!(
         "{count} messages of 0 to 700 B, one in 5000 of up to 100 KiB, {rate:.2} M/s; fragments {}, full {}, parks {} and {}, late rings {} and {}",
-        counts.fragments_sent, counts.full_stalls, counts.parks, stats.parks, counts.late_rings, stats.late_rings
+        counts.fragments_sent,
+        counts.full_stalls,
+        counts.parks,
+        stats.parks,
+        counts.late_rings,
+        stats.late_rings
     )
 }
 
@@ -86,5 +91,9 @@ fn deep_pipeline_through_both_full_rings() -> Ran {
     let counts = client.finish();
     assert!(counts.stash_peak > 100, "the response ring never filled up: {counts:?}");
     let stats = server.shut_down();
-    done!("{count} messages, up to 1000 in flight; set aside at most {}, queued {}", counts.stash_peak, stats.queued)
+    done!(
+        "{count} messages, up to 1000 in flight; set aside at most {}, queued {}",
+        counts.stash_peak,
+        stats.queued
+    )
 }

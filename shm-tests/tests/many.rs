@@ -79,7 +79,9 @@ fn sixty_four_clients_at_once() -> Ran {
     assert_eq!((stats.errors, stats.peer_faults, stats.slow_clients), (0, 0, 0));
     done!(
         "{CLIENTS} clients with {count} messages each; the first took {} ms, the last {} ms; late rings {late} and {}",
-        first / 1000, last / 1000, stats.late_rings
+        first / 1000,
+        last / 1000,
+        stats.late_rings
     )
 }
 

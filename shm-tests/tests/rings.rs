@@ -354,7 +354,12 @@ fn lengths_at_the_limits_are_taken_and_those_beyond_refused() {
         assert_eq!(oracle.producer.try_claim(max + 1).unwrap_err(), ClaimError::TooLarge(max));
         assert_eq!(oracle.producer.try_claim(usize::MAX).unwrap_err(), ClaimError::TooLarge(max));
         for round in 0..200 {
-            oracle.step(&Op::Send { claimed: if round % 3 == 0 { 0 } else { 1000 }, used: 1000, flags: 0, ahead: true });
+            oracle.step(&Op::Send {
+                claimed: if round % 3 == 0 { 0 } else { 1000 },
+                used: 1000,
+                flags: 0,
+                ahead: true,
+            });
             oracle.step(&Op::Take { count: 2 });
         }
         oracle.drain();
@@ -409,7 +414,11 @@ fn produce(mut producer: Producer, count: u64, seed: u64) {
             }
         };
         scribble(producer.body_mut(&claim), mix(seed, call));
-        producer.commit(claim, HeaderWord::new(Kind::Request, 0, 7, u32::try_from(len).expect("small")), call);
+        producer.commit(
+            claim,
+            HeaderWord::new(Kind::Request, 0, 7, u32::try_from(len).expect("small")),
+            call,
+        );
         if chance.below(4) != 0 {
             producer.zero_ahead();
         }

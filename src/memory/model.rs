@@ -102,6 +102,14 @@ impl OwnLines {
     }
 }
 
+impl OwnLines {
+    /// Writes all of a record but its first word: its second word and the bytes behind it.
+    pub fn write_record(&mut self, position: u64, second: u64, bytes: &[u8]) {
+        self.store(position.wrapping_add(8), second, Ordering::Relaxed);
+        self.write(position.wrapping_add(16), bytes);
+    }
+}
+
 /// The ring that the other side fills.
 #[derive(Debug)]
 pub struct PeerLines(Arc<Vec<AtomicU64>>);
@@ -115,6 +123,14 @@ impl PeerLines {
     /// Loads the word at `position`, relaxed.
     pub fn load(&self, position: u64) -> u64 {
         self.0[index(&self.0, position)].load(Ordering::Relaxed)
+    }
+
+    /// Replaces `out` with the `len` bytes of a record's body, and returns its second word.
+    pub fn read_record(&self, position: u64, len: usize, out: &mut Vec<u8>) -> u64 {
+        out.clear();
+        let second = self.load(position.wrapping_add(8));
+        self.read(position.wrapping_add(16), len, out);
+        second
     }
 
     /// Appends `len` bytes at `position` to `out`, whole words only.

@@ -75,7 +75,8 @@ fn every_transport_verifies_every_answer() {
 
 #[test]
 fn two_clients_with_requests_in_flight() {
-    let output = output(&["--requests", "600", "--clients", "2", "--pipeline", "8", "--size", "777", "--json"]);
+    let output =
+        output(&["--requests", "600", "--clients", "2", "--pipeline", "8", "--size", "777", "--json"]);
     check_all(&output, 600);
     assert!(json(&output).iter().all(|object| object["clients"] == 2 && object["size"] == 777));
 }
@@ -106,7 +107,8 @@ fn paced_requests_take_their_time() {
 
 #[test]
 fn transports_are_chosen_and_pinned() {
-    let output = output(&["--requests", "30", "--transport", "uds,shm", "--transport", "shm", "--pin", "--json"]);
+    let output =
+        output(&["--requests", "30", "--transport", "uds,shm", "--transport", "shm", "--pin", "--json"]);
     let objects = json(&output);
     assert_eq!(objects.len(), 2);
     check(&objects[0], "uds", 30);
@@ -155,8 +157,12 @@ fn nothing_stays_in_the_temporary_directory() {
 
 #[test]
 fn its_processes_die_with_it() {
-    let mut child =
-        ring_echo(&["--requests", "1000000000", "--transport", "shm"]).stdout(Stdio::null()).spawn().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let mut child = ring_echo(&["--requests", "1000000000", "--transport", "shm"])
+        .env("TMPDIR", directory.path())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
     let children = format!("/proc/{0}/task/{0}/children", child.id());
     let children = || std::fs::read_to_string(&children).unwrap_or_default();
     // The server and the client; before them the tool that is tried out.
@@ -203,7 +209,11 @@ fn serve_and_call_are_two_processes_and_a_signal_stops_the_server() {
         let objects = json(&output(&["call", path, "--requests", "500", "--size", "100", "--json"]));
         assert_eq!(objects.len(), 1);
         check(&objects[0], "shm", 500);
-        check(&json(&output(&["call", path, "--requests", "500", "--pipeline", "16", "--json"]))[0], "shm", 500);
+        check(
+            &json(&output(&["call", path, "--requests", "500", "--pipeline", "16", "--json"]))[0],
+            "shm",
+            500,
+        );
         let shown = output(&["call", path, "--requests", "10"]);
         assert!(text(&shown.stdout).contains("10 of 10 over shm"), "{}", text(&shown.stdout));
 
@@ -241,7 +251,7 @@ fn what_makes_no_sense_is_refused_with_status_2() {
         (&["--pipeline", "4", "--paced", "10"], "--paced"),
         (&["--paced", "0"], "--paced"),
         (&["--size", "67108865"], "67108864"),
-        (&["--size", "-1"], "--size"),
+        (&["--size=-1"], "--size"),
         (&["--transport", "tcp"], "shm, uds, uds-dial"),
         (&["--nonsense"], "--nonsense"),
         (&["serve"], "PATH"),

@@ -83,5 +83,12 @@ pub(crate) trait Client {
 
 /// All competitors, limits apart.
 pub(crate) fn all() -> Vec<&'static dyn System> {
-    vec![&ringbell::Ringbell, &stream::STREAM, &stream::BATCHED, &stream::DIAL, &seqpacket::SeqPacket, &pipe::Pipe]
+    vec![
+        &ringbell::Ringbell,
+        &stream::STREAM,
+        &stream::BATCHED,
+        &stream::DIAL,
+        &seqpacket::SeqPacket,
+        &pipe::Pipe,
+    ]
 }

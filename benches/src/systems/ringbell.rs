@@ -24,8 +24,7 @@ impl System for Ringbell {
     }
 
     fn serve(&self, setup: &Setup, ready: Ready<'_>) -> Outcome<()> {
-        let server =
-            Server::builder().wait(waiting(setup, WaitSettings::server())).bind(&setup.path)?;
+        let server = Server::builder().wait(waiting(setup, WaitSettings::server())).bind(&setup.path)?;
         ready()?;
         server.run(|request, answer| {
             echo(request.payload(), answer);
@@ -35,7 +34,8 @@ impl System for Ringbell {
     }
 
     fn connect(&self, setup: &Setup) -> Outcome<Box<dyn Client>> {
-        let client = ConnectOptions::new().wait(waiting(setup, WaitSettings::client())).connect(&setup.path)?;
+        let client =
+            ConnectOptions::new().wait(waiting(setup, WaitSettings::client())).connect(&setup.path)?;
         Ok(Box::new(Caller { client }))
     }
 }

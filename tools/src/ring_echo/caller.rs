@@ -1,7 +1,7 @@
 //! The client's side: `ring-echo call`, and the client processes of a comparison.
 
-use crate::cli::{LoadArgs, RoleCall, Transport};
 use crate::channel::{Call, Pipeline, Shm};
+use crate::cli::{LoadArgs, RoleCall, Transport};
 use crate::load::{Load, Report, one_by_one, pipelined};
 use crate::measure::{Measurement, Round, Setting, combine};
 use crate::uds::{Uds, UdsDial};
@@ -13,20 +13,15 @@ const ROUNDS: u64 = 5;
 
 impl Load {
     fn new(arguments: &LoadArgs, client: u32, requests: u64) -> Self {
-        Self {
-            client,
-            size: arguments.size,
-            requests,
-            pipeline: arguments.pipeline,
-            paced: arguments.paced,
-        }
+        Self { client, size: arguments.size, requests, pipeline: arguments.pipeline, paced: arguments.paced }
     }
 
     /// What is sent before anything is measured: caches, memory and the scheduler's habits.
     fn warm_up(&self) -> Self {
         let bytes = 64 << 20;
         let affordable = bytes / self.size.max(1) as u64;
-        let requests = if self.paced.is_some() { 20 } else { 2000.min(affordable).min(self.requests / 4).max(1) };
+        let requests =
+            if self.paced.is_some() { 20 } else { 2000.min(affordable).min(self.requests / 4).max(1) };
         Self { requests, paced: None, ..*self }
     }
 }
@@ -81,7 +76,11 @@ pub(crate) fn call(path: &Path, arguments: &LoadArgs) -> Result<Measurement, Fai
     let mut channel = Shm::connect(path, std::process::id(), arguments.pipeline)?;
     if arguments.size > channel.max_message() {
         let max = channel.max_message();
-        return Err(Usage(format!("--size {}: this server takes messages of at most {max} bytes", arguments.size)).into());
+        return Err(Usage(format!(
+            "--size {}: this server takes messages of at most {max} bytes",
+            arguments.size
+        ))
+        .into());
     }
     let requests = arguments.requests_over(Transport::Shm, 1);
     let mut load = Load::new(arguments, std::process::id(), requests);

@@ -12,6 +12,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::ffi::OsString;
 use std::path::Path;
+use std::sync::OnceLock;
+use std::time::Duration;
 
 /// Each transport gets a turn in every round.
 pub(crate) const ROUNDS: u64 = 5;
@@ -36,9 +38,16 @@ pub(crate) fn compare(asked: &Compare) -> Result<Comparison, Failure> {
     let directory = tempfile::Builder::new().prefix("ring-echo-").tempdir()?;
     clean_up_on_signals(directory.path())?;
     let result = Bench::new(asked, directory.path()).and_then(Bench::run);
+    while SIGNALLED.get().is_some() {
+        // What has just failed did so because the directory is being removed; this process is about to end.
+        std::thread::park();
+    }
     directory.close()?;
     result
 }
+
+/// Set when a signal is about to end this process.
+static SIGNALLED: OnceLock<()> = OnceLock::new();
 
 /// A signal ends this process without unwinding; the others end with it, and the directory must not stay behind.
 fn clean_up_on_signals(directory: &Path) -> Result<(), Failure> {
@@ -46,7 +55,14 @@ fn clean_up_on_signals(directory: &Path) -> Result<(), Failure> {
     let directory = directory.to_owned();
     std::thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
-            let _ = std::fs::remove_dir_all(directory);
+            SIGNALLED.get_or_init(|| ());
+            // A process that is just starting may still put its socket there.
+            for _ in 0..100 {
+                if std::fs::remove_dir_all(&directory).is_ok() {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
             std::process::exit(128 + signal);
         }
     });
@@ -90,7 +106,8 @@ impl<'a> Bench<'a> {
         let rounds = ROUNDS.min(fewest / u64::from(self.asked.clients)).max(1);
         let turns = self.transports.len() as u64 * (rounds + u64::from(self.tool.is_ok()));
         self.progress.set_length(turns);
-        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}").expect("the template is right");
+        let style =
+            ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}").expect("the template is right");
         self.progress.set_style(style);
 
         let mut done: Vec<Vec<Round>> = self.transports.iter().map(|_| Vec::new()).collect();

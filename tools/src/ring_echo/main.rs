@@ -22,6 +22,7 @@ use clap::Parser;
 use cli::{Cli, Command, Compare, LoadArgs, Transport};
 use compare::Comparison;
 use measure::Measurement;
+use std::io::Write;
 use std::process::ExitCode;
 
 /// Any reason why the program does not do what it was asked for; it ends with status 1.
@@ -63,9 +64,9 @@ fn run_compare(asked: &Compare) -> Result<(), Failure> {
         eprintln!("ring-echo: {} wakes were lost: a bug in Ringbell", comparison.lost_wakes);
     }
     if asked.json {
-        println!("{}", serde_json::to_string_pretty(&comparison.measurements)?);
+        show(&(serde_json::to_string_pretty(&comparison.measurements)? + "\n"))?;
     } else {
-        print_comparison(asked, &comparison);
+        show(&describe(asked, &comparison))?;
     }
     verified(&comparison.measurements)
 }
@@ -73,12 +74,20 @@ fn run_compare(asked: &Compare) -> Result<(), Failure> {
 fn run_call(path: &std::path::Path, load: &LoadArgs, json: bool) -> Result<(), Failure> {
     let measured = [caller::call(path, load)?];
     if json {
-        println!("{}", serde_json::to_string_pretty(&measured)?);
+        show(&(serde_json::to_string_pretty(&measured)? + "\n"))?;
     } else {
-        print!("{}\n{}", table::table(&measured), table::histograms(&measured));
-        println!("\nCPU is the client's alone. {}", counts(&measured));
+        let (table, histogram) = (table::table(&measured), table::histograms(&measured));
+        show(&format!("{table}\n{histogram}\nCPU is the client's alone. {}\n", counts(&measured)))?;
     }
     verified(&measured)
+}
+
+/// Prints to a reader who may have seen enough: `ring-echo | head`.
+fn show(text: &str) -> Result<(), Failure> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 /// An error if an answer was wrong.
@@ -100,21 +109,29 @@ fn counts(measurements: &[Measurement]) -> String {
     format!("Answers verified byte for byte: {}.", counts.join(", "))
 }
 
-fn print_comparison(asked: &Compare, comparison: &Comparison) {
+fn describe(asked: &Compare, comparison: &Comparison) -> String {
     let load = &asked.load;
-    let clients = if asked.clients == 1 { "1 client".to_owned() } else { format!("{} clients", asked.clients) };
+    let clients =
+        if asked.clients == 1 { "1 client".to_owned() } else { format!("{} clients", asked.clients) };
     let manner = match (load.paced, load.pipeline) {
         (Some(rate), _) => format!("{rate} requests/s each"),
         (None, 1) => "one request at a time".to_owned(),
         (None, pipeline) => format!("{pipeline} requests in flight each"),
     };
     let pinned = if asked.pin { ", pinned" } else { "" };
-    println!("{clients}, {} bytes, {manner}{pinned}; medians of {} interleaved rounds", load.size, comparison.rounds);
-    println!("{}\n", canary_line());
-    print!("{}\n{}\n", table::table(&comparison.measurements), table::histograms(&comparison.measurements));
+    let mut text = format!(
+        "{clients}, {} bytes, {manner}{pinned}; medians of {} interleaved rounds\n{}\n\n{}\n{}\n",
+        load.size,
+        comparison.rounds,
+        canary_line(),
+        table::table(&comparison.measurements),
+        table::histograms(&comparison.measurements)
+    );
     for note in notes(asked, comparison) {
-        println!("{note}");
+        text += &note;
+        text.push('\n');
     }
+    text
 }
 
 fn canary_line() -> String {

@@ -90,7 +90,9 @@ pub(crate) fn combine(setting: &Setting, rounds: &[Round], syscalls_per_request:
         p999_ns: quantile(0.999),
         max_ns: rounds.iter().map(|round| round.max_ns).max().unwrap_or(0),
         per_second: median(rounds.iter().map(|round| round.per_second)),
-        cpu_ns_per_request: median(rounds.iter().map(|round| round.cpu_ns as f64 / round.requests.max(1) as f64)),
+        cpu_ns_per_request: median(
+            rounds.iter().map(|round| round.cpu_ns as f64 / round.requests.max(1) as f64),
+        ),
         syscalls_per_request,
         latencies,
     }

@@ -26,7 +26,10 @@ pub(crate) struct Role {
 
 impl Role {
     /// Starts a process, and waits until it is ready. Only for the main thread: its end is the child's.
-    pub(crate) fn start<A: AsRef<OsStr>>(name: String, arguments: impl IntoIterator<Item = A>) -> Result<Self, Failure> {
+    pub(crate) fn start<A: AsRef<OsStr>>(
+        name: String,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Result<Self, Failure> {
         let mut child = Command::new(std::env::current_exe()?)
             .args(arguments)
             .arg(format!("--parent={}", std::process::id()))
@@ -67,7 +70,9 @@ impl Role {
         let status = loop {
             match self.child.try_wait()? {
                 Some(status) => break status,
-                None if Instant::now() > patience => return Err(format!("the {} does not end", self.name).into()),
+                None if Instant::now() > patience => {
+                    return Err(format!("the {} does not end", self.name).into());
+                }
                 None => std::thread::sleep(Duration::from_micros(200)),
             }
         };

@@ -29,7 +29,11 @@ pub(crate) fn serve(path: &Path) -> Result<(), Failure> {
             handle.shutdown(Some(DRAIN));
         }
     });
-    role::say(&format!("serving at {} (process {}); stop with SIGINT or SIGTERM", path.display(), std::process::id()))?;
+    role::say(&format!(
+        "serving at {} (process {}); stop with SIGINT or SIGTERM",
+        path.display(),
+        std::process::id()
+    ))?;
     let stats = server.run(echo)?;
     role::say("stopped; counted:")?;
     for (name, count) in stats.iter() {

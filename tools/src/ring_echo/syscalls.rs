@@ -70,11 +70,24 @@ impl Counter {
         match tool {
             Tool::Perf => {
                 let list: Vec<_> = pids.iter().map(u32::to_string).collect();
-                command.args(["stat", "-x,", "-e", "raw_syscalls:sys_enter", "-D", "-1", "--control", "fd:0,1", "-p"]);
+                command.args([
+                    "stat",
+                    "-x,",
+                    "-e",
+                    "raw_syscalls:sys_enter",
+                    "-D",
+                    "-1",
+                    "--control",
+                    "fd:0,1",
+                    "-p",
+                ]);
                 command.arg(list.join(",")).stderr(Stdio::null());
             }
             Tool::Strace => {
-                command.args(["-c", "-f"]).args(pids.iter().map(|pid| format!("-p{pid}"))).stderr(Stdio::piped());
+                command
+                    .args(["-c", "-f"])
+                    .args(pids.iter().map(|pid| format!("-p{pid}")))
+                    .stderr(Stdio::piped());
             }
         }
         let mut option = OsString::from("-o");
@@ -158,7 +171,8 @@ mod tests {
 
     #[test]
     fn perf_is_understood() {
-        let text = "# started on Sat Nov 21 23:58:57 2026\n\n1157379,,raw_syscalls:sys_enter,908640377,100.00,,\n";
+        let text =
+            "# started on Sat Nov 21 23:58:57 2026\n\n1157379,,raw_syscalls:sys_enter,908640377,100.00,,\n";
         assert_eq!(parse_perf(text), Some(1_157_379));
         assert_eq!(parse_perf("<not counted>,,raw_syscalls:sys_enter,0,100.00,,\n"), None);
         assert_eq!(parse_perf(""), None);

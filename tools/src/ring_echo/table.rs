@@ -43,7 +43,13 @@ pub(crate) fn time(ns: f64) -> String {
         ..1e9 => (ns / 1e6, "ms"),
         _ => (ns / 1e9, "s"),
     };
-    let digits = if value < 10.0 { 2 } else if value < 100.0 { 1 } else { 0 };
+    let digits = if value < 10.0 {
+        2
+    } else if value < 100.0 {
+        1
+    } else {
+        0
+    };
     format!("{value:.digits$} {unit}")
 }
 
@@ -138,7 +144,10 @@ mod tests {
 
     #[test]
     fn thousands_are_set_apart() {
-        assert_eq!([7.0, 999.0, 1_000.0, 14_205.4, 999_999.0].map(thousands), ["7", "999", "1 000", "14 205", "999 999"]);
+        assert_eq!(
+            [7.0, 999.0, 1_000.0, 14_205.4, 999_999.0].map(thousands),
+            ["7", "999", "1 000", "14 205", "999 999"]
+        );
     }
 
     #[test]

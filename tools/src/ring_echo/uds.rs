@@ -157,14 +157,19 @@ impl Uds {
         })
     }
 
-    /// Writes what is to be written. Does not wait for room while there is an answer to wait for: a server that
-    /// finds no room for answers reads no requests, and both would wait for ever.
+    /// Writes what is to be written. Waits for room for one request if there is no answer to wait for, and not
+    /// otherwise: a server that finds no room for answers reads no requests, and both would wait for ever.
     fn flush(&mut self) -> Result<(), Failure> {
         while self.written < self.out.len() {
-            let unwritten = (self.out.len() - self.written).div_ceil(self.frame) as u64;
-            let answers_come = self.sent - self.received > unwritten;
-            let wait = if answers_come { SendFlags::DONTWAIT } else { SendFlags::empty() };
-            match send(&self.stream, &self.out[self.written..], wait | SendFlags::NOSIGNAL) {
+            let rest = &self.out[self.written..];
+            let unwritten = rest.len().div_ceil(self.frame);
+            let answers_come = self.sent - self.received > unwritten as u64;
+            let (part, wait) = if answers_come {
+                (rest, SendFlags::DONTWAIT)
+            } else {
+                (&rest[..rest.len() - (unwritten - 1) * self.frame], SendFlags::empty())
+            };
+            match send(&self.stream, part, wait | SendFlags::NOSIGNAL) {
                 Ok(count) => self.written += count,
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) if answers_come => return Ok(()),
