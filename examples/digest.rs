@@ -10,7 +10,7 @@
 //! endian; the client counts), and a piece of the file. The answer to the last piece is the digest in hex, the
 //! answer to any other is empty. Pieces are four times as large as the ring: Ringbell streams them through it.
 
-use ringbell::{Client, HandlerError, Request, Server};
+use ringbell::{Client, ConnectOptions, Handler, HandlerError, Request, Server};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::error::Error;
@@ -19,7 +19,7 @@ use std::io::Read;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// First byte of a request: more pieces follow, or this is the last.
 const MORE: u8 = b'+';
@@ -35,40 +35,27 @@ const PIECE: usize = 1 << 20;
 /// the key.
 #[derive(Default)]
 struct Digests {
-    open: HashMap<(u64, u64), Stream>,
-}
-
-struct Stream {
-    hasher: Sha256,
-    used: Instant,
+    open: HashMap<(u64, u64), Sha256>,
 }
 
 /// A server must bound what its clients can make it remember.
 const MAX_STREAMS: usize = 1024;
-const IDLE: Duration = Duration::from_secs(60);
 
-impl Digests {
-    fn handle(&mut self, request: Request<'_>, response: &mut Vec<u8>) -> Result<(), HandlerError> {
+impl Handler for Digests {
+    fn request(&mut self, request: Request<'_>, response: &mut Vec<u8>) -> Result<(), HandlerError> {
         let Some((head, piece)) = request.payload().split_first_chunk::<HEAD>() else {
             return Err(HandlerError::new(1, "a request has at least 9 bytes"));
         };
         let [kind, stream @ ..] = *head;
         let key = (request.session(), u64::from_le_bytes(stream));
         if !self.open.contains_key(&key) && self.open.len() == MAX_STREAMS {
-            // Clients that died in the middle of a file leave their stream behind.
-            self.open.retain(|_, stream| stream.used.elapsed() < IDLE);
-            if self.open.len() == MAX_STREAMS {
-                return Err(HandlerError::new(2, "too many streams are open"));
-            }
+            return Err(HandlerError::new(2, "too many streams are open"));
         }
-        let stream =
-            self.open.entry(key).or_insert_with(|| Stream { hasher: Sha256::new(), used: Instant::now() });
-        stream.hasher.update(piece);
-        stream.used = Instant::now();
+        self.open.entry(key).or_default().update(piece);
         match kind {
             MORE => Ok(()),
             LAST => {
-                let digest = self.open.remove(&key).expect("it was just there").hasher.finalize();
+                let digest = self.open.remove(&key).expect("it was just there").finalize();
                 response.extend(hex(&digest).into_bytes());
                 Ok(())
             }
@@ -78,13 +65,17 @@ impl Digests {
             }
         }
     }
+
+    /// A client that died in the middle of a file leaves nothing behind.
+    fn closed(&mut self, session: u64) {
+        self.open.retain(|(of, _), _| *of != session);
+    }
 }
 
 fn serve(path: &Path) -> Result<(), Box<dyn Error>> {
     let server = Server::builder().ring_capacity(RING).bind(path)?;
     eprintln!("serving at {}", path.display());
-    let mut digests = Digests::default();
-    server.run(|request, response| digests.handle(request, response))?;
+    server.run_with(Digests::default())?;
     Ok(())
 }
 
@@ -141,14 +132,7 @@ fn demonstrate_in(directory: &Path) -> Result<(), Box<dyn Error>> {
     let path = directory.join("digest.sock");
     let server = Command::new(std::env::current_exe()?).arg("serve").arg(&path).spawn()?;
     let _server = ServerProcess(server);
-    let patience = Instant::now() + Duration::from_secs(5);
-    let mut client = loop {
-        match Client::connect(&path) {
-            Ok(client) => break client,
-            Err(error) if Instant::now() > patience => return Err(error.into()),
-            Err(_) => std::thread::sleep(Duration::from_millis(5)),
-        }
-    };
+    let mut client = ConnectOptions::new().wait_for_server(true).connect(&path)?;
     for (stream, len) in (0..).zip([0, 1, PIECE - 1, PIECE, 50_000_000]) {
         let data = vec![b'r'; len];
         let from = Instant::now();

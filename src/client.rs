@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 pub struct ConnectOptions {
     hello: HelloOptions,
     timeout: Option<Duration>,
+    wait_for_server: bool,
     max_in_flight: usize,
     wait: WaitSettings,
 }
@@ -44,6 +45,7 @@ impl ConnectOptions {
         Self {
             hello: HelloOptions { name: crate::server::program_name(), ..HelloOptions::default() },
             timeout: Some(Duration::from_secs(5)),
+            wait_for_server: false,
             max_in_flight: 1024,
             wait: WaitSettings::client(),
         }
@@ -74,6 +76,13 @@ impl ConnectOptions {
         self
     }
 
+    /// Whether to wait for a server that does not listen yet, within [`Self::timeout`]: for programs that start their
+    /// server themselves. Looks every few milliseconds. Default: no.
+    pub fn wait_for_server(mut self, wait: bool) -> Self {
+        self.wait_for_server = wait;
+        self
+    }
+
     /// How many calls may be without an answer at once. Default 1024.
     pub fn max_in_flight(mut self, calls: usize) -> Self {
         self.max_in_flight = calls;
@@ -95,8 +104,19 @@ impl ConnectOptions {
             return Err(ConnectError::InvalidOption("max_in_flight is 0"));
         }
         let deadline = self.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let attachment = handshake::attach(path.as_ref(), &self.hello, deadline)?;
-        Ok(Client::new(attachment, &self))
+        let mut pause = Duration::from_millis(1);
+        loop {
+            match handshake::attach(path.as_ref(), &self.hello, deadline) {
+                Ok(attachment) => return Ok(Client::new(attachment, &self)),
+                Err(ConnectError::NoSuchSocket(_) | ConnectError::NobodyListens(_))
+                    if self.wait_for_server && deadline.is_none_or(|deadline| Instant::now() < deadline) =>
+                {
+                    std::thread::sleep(pause);
+                    pause = (2 * pause).min(Duration::from_millis(16));
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 
@@ -192,6 +212,13 @@ pub struct RemoteError {
     pub code: u16,
     /// A short text for people.
     pub text: String,
+}
+
+impl RemoteError {
+    /// The code that the handler gave to [`HandlerError::new`](crate::HandlerError::new); `None` for Ringbell's own.
+    pub fn application_code(&self) -> Option<u16> {
+        self.code.checked_sub(layout::code::APPLICATION)
+    }
 }
 
 impl std::fmt::Display for RemoteError {

@@ -65,6 +65,9 @@ pub const MAX_CAPACITY: u64 = 1 << 30;
 /// Capacity of a ring in bytes unless configured.
 pub const DEFAULT_CAPACITY: u64 = 256 * 1024;
 
+/// Largest message in bytes unless configured.
+pub const DEFAULT_MAX_MESSAGE: u64 = 64 << 20;
+
 /// How far the producer of a ring keeps line starts zeroed ahead of its position, in bytes.
 pub const fn zero_window(capacity: u64) -> u64 {
     if capacity / 4 < 8 * LINE { capacity / 4 } else { 8 * LINE }

@@ -109,7 +109,8 @@ mod reexports {
     pub use crate::ring::Fault as RingFault;
     pub use crate::segment::SegmentError;
     pub use crate::server::{
-        HandlerError, InvalidSetting, Request, ServeError, Server, ServerBuilder, ServerHandle, ServerStats,
+        Handler, HandlerError, InvalidSetting, Request, ServeError, Server, ServerBuilder, ServerHandle,
+        ServerStats,
     };
     pub use crate::session::PeerFault;
     pub use crate::wait::WaitSettings;

@@ -112,7 +112,7 @@ impl Default for PorterConfig {
             bytes_per_uid: 1 << 30,
             request_capacity: layout::DEFAULT_CAPACITY,
             response_capacity: layout::DEFAULT_CAPACITY,
-            max_message: 64 << 20,
+            max_message: layout::DEFAULT_MAX_MESSAGE,
             isolation: Isolation::Uid,
             shared_memory: true,
             fallback: false,

@@ -26,6 +26,9 @@ use std::time::Duration;
 pub(crate) trait Engine {
     /// Handles one request. The answer's payload goes to `response`, which is empty.
     fn request(&mut self, request: Incoming<'_>, response: &mut Vec<u8>) -> Outcome;
+
+    /// A session is over: no request of it follows.
+    fn closed(&mut self, session: u64);
 }
 
 /// A request that was taken from a ring.
@@ -523,6 +526,7 @@ impl<E: Engine> Reactor<E> {
         self.wakes_of_the_gone += slot.session.counts.wakes_sent;
         self.counts.sessions = self.slots.len() as u64;
         self.porter.closed(id);
+        self.engine.closed(id);
     }
 
     #[inline]

@@ -377,6 +377,14 @@ impl Server {
     where
         H: FnMut(Request<'_>, &mut Vec<u8>) -> Result<(), HandlerError>,
     {
+        self.run_with(Closure(handler))
+    }
+
+    /// As [`Self::run`], for a handler that keeps state for each session and wants to know when one ends.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_with(self, handler: impl Handler) -> Result<ServerStats, ServeError> {
         if !self.origin.is_here() {
             return Err(ServeError::Forked);
         }
@@ -451,20 +459,48 @@ impl ServerHandle {
     }
 }
 
-/// The engine of [`Server::run`].
+/// What answers the requests of [`Server::run_with`], one at a time.
+pub trait Handler {
+    /// Answers one request: appends the answer to `response`, which is empty and reused.
+    ///
+    /// # Errors
+    /// The error is the answer.
+    fn request(&mut self, request: Request<'_>, response: &mut Vec<u8>) -> Result<(), HandlerError>;
+
+    /// A session is over; no request of it follows.
+    fn closed(&mut self, session: u64) {
+        let _ = session;
+    }
+}
+
+struct Closure<F>(F);
+
+impl<F> Handler for Closure<F>
+where
+    F: FnMut(Request<'_>, &mut Vec<u8>) -> Result<(), HandlerError>,
+{
+    #[inline]
+    fn request(&mut self, request: Request<'_>, response: &mut Vec<u8>) -> Result<(), HandlerError> {
+        (self.0)(request, response)
+    }
+}
+
+/// The engine of [`Server::run_with`].
 struct Serial<H> {
     handler: H,
 }
 
-impl<H> Engine for Serial<H>
-where
-    H: FnMut(Request<'_>, &mut Vec<u8>) -> Result<(), HandlerError>,
-{
+impl<H: Handler> Engine for Serial<H> {
+    fn closed(&mut self, session: u64) {
+        // As for a request: the handler's state is its author's concern.
+        let _ = catch_unwind(AssertUnwindSafe(|| self.handler.closed(session)));
+    }
+
     #[inline]
     fn request(&mut self, request: Incoming<'_>, response: &mut Vec<u8>) -> Outcome {
         // Unwind safety: after a panic the buffer is cleared, and the handler's own state is its author's concern,
         // as it would be with a lock that is poisoned and used again.
-        match catch_unwind(AssertUnwindSafe(|| (self.handler)(Request(request), response))) {
+        match catch_unwind(AssertUnwindSafe(|| self.handler.request(Request(request), response))) {
             Ok(Ok(())) => Outcome::Answer,
             Ok(Err(error)) => {
                 response.clear();

@@ -55,28 +55,28 @@ fn one_ringer(mode: fn(usize) -> Mode) {
     bed.check_wakes();
 }
 
-/// SLEEP: no wake is lost, and there is at most one for each arm. Futex. Bound 3.
+/// SLEEP: no wake is lost, and there is at most one for each arm. Futex. Bound 4.
 #[test]
 fn one_ringer_futex() {
-    explore(Some(3), || one_ringer(FUTEX));
+    explore(Some(4), || one_ringer(FUTEX));
 }
 
-/// SLEEP, in an event loop. Bound 3.
+/// SLEEP, in an event loop. Bound 4.
 #[test]
 fn one_ringer_event() {
-    explore(Some(3), || one_ringer(EVENT));
+    explore(Some(4), || one_ringer(EVENT));
 }
 
-/// SLEEP and MODE, across a change of mode. Bound 3.
+/// SLEEP and MODE, across a change of mode. Bound 4.
 #[test]
 fn one_ringer_futex_then_event() {
-    explore(Some(3), || one_ringer(FUTEX_FIRST));
+    explore(Some(4), || one_ringer(FUTEX_FIRST));
 }
 
-/// SLEEP and MODE, across the other change of mode. Bound 3.
+/// SLEEP and MODE, across the other change of mode. Bound 4.
 #[test]
 fn one_ringer_event_then_futex() {
-    explore(Some(3), || one_ringer(EVENT_FIRST));
+    explore(Some(4), || one_ringer(EVENT_FIRST));
 }
 
 /// SLEEP, with a second ringer that loses the compare-exchange. Bound 3.

@@ -54,10 +54,10 @@ fn two_completers_across_modes() {
     });
 }
 
-/// SLEEP: one completer twice. Bound 3.
+/// SLEEP: one completer twice. Bound 4.
 #[test]
 fn one_completer_twice() {
-    explore(Some(3), || {
+    explore(Some(4), || {
         let queue = Queue::default();
         let (mut bed, bell) = bell();
         let completer = thread::spawn({

@@ -44,6 +44,7 @@ pub(crate) struct In {
 }
 
 /// An empty ring with both positions at `start`, all bytes zero.
+#[allow(clippy::arc_with_non_send_sync, reason = "loom's threads need no Send")]
 pub(crate) fn fresh(capacity: usize, start: u64) -> (Out, In) {
     let (own_lines, peer_lines) = lines_pair(capacity);
     let (tail, _) = word_pair();

@@ -212,6 +212,7 @@ pub fn waiting(name: &str, default: WaitSettings) -> WaitSettings {
 /// | `anyone` | any value: clients of any uid |
 /// | `ledger` | a file to which the sender and number of each verified request is appended |
 /// | `sigterm` | any value: SIGTERM shuts down |
+/// | `storm_us` | a signal every so many microseconds |
 ///
 /// # Panics
 /// If it cannot serve.
@@ -257,6 +258,10 @@ pub fn serve(arguments: &Arguments) {
     let handle = server.handle();
     if arguments.get("sigterm").is_some() {
         crate::signals::shut_down_on_sigterm(handle.clone());
+    }
+    if let Some(us) = arguments.maybe_number("storm_us") {
+        crate::signals::count(libc::SIGALRM);
+        crate::signals::storm(Duration::from_micros(us));
     }
     std::thread::spawn(move || control(&handle));
     say("ready");

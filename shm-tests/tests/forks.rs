@@ -1,0 +1,263 @@
+//! `fork` and `exec`: a session belongs to the process that connected.
+
+use ringbell::{CallError, Client, ConnectOptions, RecvError, SendError, ServeError};
+use ringbell_shm_tests::pattern::Pattern;
+use ringbell_shm_tests::process::{Arguments, Start, hear, say};
+use ringbell_shm_tests::server::Server;
+use ringbell_shm_tests::suite::Ran;
+use ringbell_shm_tests::verified::Verified;
+use ringbell_shm_tests::{becomes_true, done, observe, scaled, signals, suite};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+suite! {
+    tests: [
+        a_forked_child_cannot_use_its_parents_client,
+        a_forked_server_does_not_serve,
+        a_childs_hold_on_the_lifeline_keeps_no_dead_client_alive,
+        a_childs_hold_on_the_lifeline_keeps_no_dead_server_alive,
+        nothing_is_inherited_through_exec,
+    ],
+    roles: [forking_client, forking_server, dying_client, serving_parent, executing],
+}
+
+/// Forks again and again while it has a session.
+fn forking_client(arguments: &Arguments) {
+    let path = Path::new(arguments.text("path"));
+    let mut parent = Verified::connect(path, ConnectOptions::new(), Pattern::new(1, 500));
+    for round in 0..arguments.number("rounds") {
+        parent.pipeline(20, 4);
+        let flying = round % 2 == 0;
+        if flying {
+            parent.send(None).expect("send");
+        }
+        let parent_has = &mut parent;
+        let status = signals::in_a_fork(move || {
+            let client = parent_has.client();
+            let forked = client.call(b"x").map(drop) == Err(CallError::Forked)
+                && client.call_timeout(b"x", Some(Duration::ZERO)).map(drop) == Err(CallError::Forked)
+                && client.call_view(b"x", None, |_| ()) == Err(CallError::Forked)
+                && client.call_into(b"x", &mut Vec::new(), None) == Err(CallError::Forked)
+                && client.send(b"x").map(drop) == Err(SendError::Forked)
+                && client.send_batch([&b"x"[..]], &mut Vec::new()) == Err(SendError::Forked)
+                && client.claim(1, None).map(drop) == Err(SendError::Forked)
+                && client.recv(None).map(drop) == Err(RecvError::Forked)
+                && client.try_recv().map(drop) == Err(RecvError::Forked);
+            if !forked {
+                return 1;
+            }
+            // Numbers are only looked at, but the child must not write its parent's page.
+            let _ = client.stats();
+            0
+        });
+        assert_eq!(status, 0, "a method worked in a forked child");
+        // The child drops what it has a copy of, and connects by itself.
+        let mut whole = Some(parent);
+        let whole_has = &mut whole;
+        let status = signals::in_a_fork(move || {
+            drop(whole_has.take());
+            let mut own = Verified::connect(path, ConnectOptions::new(), Pattern::new(2, 500));
+            own.pipeline(20, 4);
+            let grandchild =
+                signals::in_a_fork(|| u8::from(own.client().call(b"x").map(drop) != Err(CallError::Forked)));
+            own.call(None).expect("the child's own session");
+            own.finish();
+            grandchild
+        });
+        assert_eq!(status, 0, "the child's own session");
+        parent = whole.expect("this is the parent");
+        if flying {
+            parent.recv(None).expect("the parent's answer");
+        }
+        parent.call(None).expect("the parent's session goes on");
+    }
+    parent.finish();
+    say("done");
+}
+
+fn a_forked_child_cannot_use_its_parents_client() -> Ran {
+    let rounds = scaled(50);
+    let mut server = Server::verifying();
+    let mut client =
+        Start::role("forking_client").with("path", server.path().display()).with("rounds", rounds).start();
+    client.expect("done");
+    client.succeed();
+    server.wait_for_sessions(0);
+    let stats = server.shut_down();
+    assert_eq!((stats.accepted, stats.peer_faults), (rounds + 1, 0));
+    done!("{rounds} times two children and a grandchild")
+}
+
+/// Binds, forks, and serves; the child must not.
+fn forking_server(arguments: &Arguments) {
+    let path = PathBuf::from(arguments.text("path"));
+    let server = ringbell::Server::bind(&path).expect("bind");
+    let mut server = Some(server);
+    let has = &mut server;
+    let status = signals::in_a_fork(move || match has.take().expect("a copy").run(|_, _| Ok(())) {
+        Err(ServeError::Forked) => 0,
+        Ok(_) | Err(_) => 1,
+    });
+    assert_eq!(status, 0, "a forked child served");
+    let has = &mut server;
+    let status = signals::in_a_fork(move || {
+        drop(has.take());
+        0
+    });
+    assert_eq!(status, 0);
+    assert!(path.exists(), "the child removed its parent's socket");
+    let server = server.expect("this is the parent");
+    let handle = server.handle();
+    std::thread::spawn(move || {
+        let _ = hear();
+        handle.shutdown(None);
+    });
+    say("ready");
+    server
+        .run(|request, response| {
+            response.extend_from_slice(request.payload());
+            Ok(())
+        })
+        .expect("serve");
+    assert!(!path.exists(), "the socket goes with its server");
+    say("done");
+}
+
+fn a_forked_server_does_not_serve() -> Ran {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("test.sock");
+    let mut server = Start::role("forking_server").with("path", path.display()).start();
+    server.expect("ready");
+    let mut client = Client::connect(&path).expect("connect");
+    for _ in 0..1000 {
+        assert_eq!(&*client.call(b"hello").expect("a call"), b"hello");
+    }
+    server.tell("stop");
+    server.expect("done");
+    server.succeed();
+    done!("1000 calls of the parent")
+}
+
+/// Leaves a child behind that holds all of its descriptors for two seconds.
+fn leave_a_child_behind() {
+    std::thread::spawn(|| {
+        signals::in_a_fork(|| {
+            std::thread::sleep(Duration::from_secs(2));
+            0
+        })
+    });
+}
+
+/// Connects, forks, and waits for its end.
+fn dying_client(arguments: &Arguments) {
+    let mut client = Client::connect(arguments.text("path")).expect("connect");
+    client.call(b"e").expect("a call");
+    leave_a_child_behind();
+    // Once the child is there.
+    let children = format!("/proc/self/task/{}/children", std::process::id());
+    let _ = becomes_true(Duration::from_millis(200), || {
+        std::fs::read_to_string(&children).is_ok_and(|text| !text.is_empty())
+    });
+    say("ready");
+    let _ = hear();
+}
+
+fn a_childs_hold_on_the_lifeline_keeps_no_dead_client_alive() -> Ran {
+    let mut server = Server::prepare("do").start();
+    let mut client = Start::role("dying_client").with("path", server.path().display()).start();
+    client.expect("ready");
+    server.wait_for_sessions(1);
+    client.kill();
+    let died = Instant::now();
+    server.wait_for_sessions(0);
+    let took = died.elapsed();
+    assert!(took < Duration::from_secs(1), "only after {took:?}, when the child let go");
+    server.shut_down();
+    done!("learnt after {took:?}")
+}
+
+/// A server that leaves a child behind.
+fn serving_parent(arguments: &Arguments) {
+    let server = ringbell::Server::bind(arguments.text("path")).expect("bind");
+    say("ready");
+    server
+        .run(|request, response| {
+            if request.payload() == b"fork" {
+                leave_a_child_behind();
+            }
+            response.extend_from_slice(request.payload());
+            Ok(())
+        })
+        .expect("serve");
+}
+
+fn a_childs_hold_on_the_lifeline_keeps_no_dead_server_alive() -> Ran {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("test.sock");
+    let mut server = Start::role("serving_parent").with("path", path.display()).start();
+    server.expect("ready");
+    let mut client = Client::connect(&path).expect("connect");
+    client.call(b"fork").expect("a call");
+    let sockets = || observe::descriptor_targets(server.id()).len();
+    assert!(sockets() > 0);
+    // The thread that forks may take a moment.
+    std::thread::sleep(Duration::from_millis(50));
+    server.kill();
+    let died = Instant::now();
+    let error = client.call(b"x").map(|answer| answer.len());
+    let took = died.elapsed();
+    assert_eq!(error, Err(CallError::Disconnected { maybe_executed: true }));
+    assert!(took < Duration::from_secs(1), "only after {took:?}, when the child let go");
+    // The child still holds the listening socket, and nobody will ever accept there. The next server must get in.
+    let next = Server::prepare_at(&path, "do");
+    let next = next.start();
+    assert_eq!(&*Client::connect(&path).expect("connect").call(b"eon").expect("a call"), b"on");
+    next.shut_down();
+    done!("learnt after {took:?}")
+}
+
+/// Is server and client in one, and runs another program.
+fn executing(arguments: &Arguments) {
+    let path = PathBuf::from(arguments.text("path"));
+    let server = ringbell::Server::bind(&path).expect("bind");
+    let handle = server.handle();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            server.run(|request, response| {
+                response.extend_from_slice(request.payload());
+                Ok(())
+            })
+        });
+        let mut client = Client::connect(&path).expect("connect");
+        client.call(b"x").expect("a call");
+        let listed = std::process::Command::new("ls").args(["-l", "/proc/self/fd"]).output().expect("ls");
+        client.call(b"x").expect("a call");
+        for line in String::from_utf8_lossy(&listed.stdout).lines().filter(|line| line.contains("->")) {
+            say(&format!("holds {line}"));
+        }
+        handle.shutdown(None);
+    });
+    say("done");
+}
+
+fn nothing_is_inherited_through_exec() -> Ran {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut process = Start::role("executing").with("path", dir.path().join("test.sock").display()).start();
+    let mut held = Vec::new();
+    loop {
+        let line = process.hear();
+        if line == "done" {
+            break;
+        }
+        held.push(line);
+    }
+    process.succeed();
+    assert!(held.len() >= 3, "{held:?}");
+    for line in &held {
+        let is_ours = ["memfd:ringbell:", "socket:", "eventfd", "eventpoll", "pidfd"]
+            .iter()
+            .any(|word| line.contains(word));
+        assert!(!is_ours, "{line}");
+    }
+    done!("{} descriptors, none of them ours", held.len())
+}
