@@ -97,6 +97,30 @@ pub fn cpu_time(pid: u32) -> Duration {
     Duration::from_nanos(nanoseconds)
 }
 
+fn ticks(count: u64) -> Duration {
+    // USER_HZ is 100 on all supported machines.
+    Duration::from_millis(count * 10)
+}
+
+/// CPU time of this process and of all its children that have ended.
+#[must_use]
+pub fn cpu_time_with_children() -> Duration {
+    let stat = read(std::process::id(), "stat");
+    // utime, stime, cutime, cstime; the state is field 0.
+    let fields = after_name(&stat).unwrap_or_default().split(' ').skip(11).take(4);
+    ticks(fields.filter_map(|field| field.parse::<u64>().ok()).sum())
+}
+
+/// CPU time that was used on this machine since it started, by anybody.
+#[must_use]
+pub fn busy_time() -> Duration {
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let line = stat.lines().next().unwrap_or_default();
+    let fields: Vec<u64> = line.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
+    // user, nice, system, and irq, softirq, steal; not idle and iowait between them.
+    ticks(fields.iter().take(3).chain(fields.iter().skip(5).take(3)).sum())
+}
+
 /// Whether all of its threads sleep.
 #[must_use]
 pub fn all_threads_sleep(pid: u32) -> bool {

@@ -143,6 +143,7 @@ impl Start {
     /// # Panics
     /// If it cannot be started.
     #[must_use]
+    #[allow(clippy::zombie_processes, reason = "`Process` waits for it, through waitid")]
     pub fn start(mut self) -> Process {
         let errors =
             rustix::fs::memfd_create("ringbell-test-stderr", rustix::fs::MemfdFlags::CLOEXEC).expect("memfd");

@@ -4,6 +4,7 @@
 //! ([`Ran`]), which is printed, so that counts and skips are seen. Arguments are those of the standard harness as
 //! far as they make sense (filters, `--exact`, `--skip`, `--list`); others are ignored.
 
+use crate::observe;
 use crate::process::{self, Arguments};
 use ringbell::sync::{Ordering, PlainU64};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -86,11 +87,15 @@ fn run(tests: &[&Test]) -> ExitCode {
     for (name, body) in tests {
         println!("test {name} ...");
         let began = Instant::now();
-        let worked = cpu_time();
+        let worked = observe::cpu_time_with_children();
         tick();
         let result = catch_unwind(AssertUnwindSafe(body));
         PROGRESS.store(u64::MAX, Ordering::Relaxed);
-        let took = format!("{:.1} s, {:.1} s of CPU", began.elapsed().as_secs_f64(), cpu_time() - worked);
+        let took = format!(
+            "{:.1} s, {:.1} s of CPU",
+            began.elapsed().as_secs_f64(),
+            (observe::cpu_time_with_children() - worked).as_secs_f64()
+        );
         match result {
             Ok(Ran::Done(what)) => {
                 passed += 1;
@@ -113,14 +118,6 @@ fn run(tests: &[&Test]) -> ExitCode {
     }
     println!();
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(101) }
-}
-
-/// CPU time of this process and of all its children that have ended, in seconds.
-fn cpu_time() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ');
-    // utime, stime, cutime, cstime, in ticks of 10 ms; field 3 is the first behind the name.
-    fields.skip(11).take(4).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
 
 /// The watchdog: ends a test that makes no progress, having said what is known.

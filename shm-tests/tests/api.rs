@@ -491,7 +491,6 @@ fn claims() -> Ran {
         if chance.below(4) == 0 {
             // Given back: nothing of it is ever seen.
             claim.fill(0xff);
-            drop(claim);
             assert_eq!(client.in_flight(), 0);
             assert_eq!(client.call(b"ex").expect("a call").payload(), b"x");
             continue;

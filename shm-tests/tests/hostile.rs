@@ -120,11 +120,14 @@ fn publish(producer: &mut Producer, header: u64, call: u64, body: &[u8]) {
     producer.commit(claim, HeaderWord(header), call);
 }
 
+/// Header words and bodies.
+type Records = Vec<(u64, Vec<u8>)>;
+
 fn records_that_cannot_be() -> Ran {
     let max = u32::try_from(layout::max_body(CAPACITY)).expect("small");
     let total = |bytes: u64| bytes.to_le_bytes().to_vec();
     // Each a list of records: header word, and body.
-    let mut cases: Vec<(String, Vec<(u64, Vec<u8>)>)> = vec![
+    let mut cases: Vec<(String, Records)> = vec![
         ("kind 13".into(), vec![(13 << 32, vec![])]),
         ("kind 0 with a length".into(), vec![(8, vec![])]),
         ("kind 255, all bits".into(), vec![(u64::MAX, vec![])]),
@@ -257,9 +260,12 @@ fn records_that_cannot_be() -> Ran {
     done!("{} ways to be wrong{beside}", count + 2)
 }
 
+/// A head, when so many bytes were answered.
+type Lie = fn(u64) -> u64;
+
 fn heads_that_cannot_be() -> Ran {
-    let lies: [(&str, fn(u64) -> u64); 5] = [
-        ("ahead of everything", |_| u64::MAX & !63),
+    let lies: [(&str, Lie); 5] = [
+        ("ahead of everything", |_| !63),
         ("ahead by a line", |tail| tail + 64),
         ("not at a line", |tail| tail - 1),
         ("behind", |_| 0u64.wrapping_sub(64)),
@@ -903,7 +909,7 @@ fn servers_that_write_nonsense() -> Ran {
     let again = twice.client.send(b"x").map(|_| twice.client.recv(None).map(drop));
     assert_eq!(again, Ok(Err(ringbell::RecvError::PeerFault(PeerFault::UnknownCall(call.as_u64())))));
     // A head that cannot be, seen when the request ring is full.
-    for lie in [u64::MAX & !63, 1, 1 << 20] {
+    for lie in [!63, 1, 1 << 20] {
         let mut attached = attached(&fake);
         attached.segments.response.own_word(offset::HEAD).store(lie, Ordering::Relaxed);
         let error = loop {

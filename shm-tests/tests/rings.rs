@@ -401,10 +401,10 @@ fn produce(mut producer: Producer, count: u64, seed: u64) {
         let len = stress_len(seed, call, producer.max_body());
         // Claims more now and then, and drops a claim that it has scribbled over.
         let extra = if chance.below(16) == 0 { (producer.max_body() - len) / 2 } else { 0 };
-        if chance.below(64) == 0 {
-            if let Ok(claim) = producer.try_claim(producer.max_body()) {
-                scribble(producer.body_mut(&claim), call);
-            }
+        if chance.below(64) == 0
+            && let Ok(claim) = producer.try_claim(producer.max_body())
+        {
+            scribble(producer.body_mut(&claim), call);
         }
         let claim = loop {
             match producer.try_claim(len + extra) {
