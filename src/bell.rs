@@ -11,7 +11,8 @@
 //! look at every source again                 compare-exchange seq: a.ticket -> a.ticket + 1; lost: done
 //! seq != ticket: rung already                fence(SeqCst)                         MODE
 //! wait while seq == ticket                   a = armed again; 0: done
-//! armed = 0                                  wake, in a's mode
+//! armed = 0                                  a newer ticket: done
+//!                                            wake, in a's mode
 //! ```
 //!
 //! # Why no wake is lost
@@ -161,7 +162,9 @@ impl Ringer {
         }
         // MODE: pairs with the fence in `before_looking_again`.
         fence(Ordering::SeqCst);
-        Armed(self.armed.load()).mode()
+        let again = Armed(self.armed.load());
+        // A newer ticket belongs to a later sleep, which has seen this ring.
+        if again.ticket() == armed.ticket() { again.mode() } else { None }
     }
 
     /// Whether the sleeper seems to sleep. A hint: without a fence the answer may be old.

@@ -390,6 +390,20 @@ impl View<'_> {
     }
 }
 
+/// Takes a record that is being shown, also if the one who looks at it panics.
+struct Shown<'a> {
+    session: &'a mut Session,
+    record: Option<Record>,
+}
+
+impl Drop for Shown<'_> {
+    fn drop(&mut self) {
+        if let Some(record) = self.record.take() {
+            self.session.take(record);
+        }
+    }
+}
+
 /// Room for a request in the ring itself, to be written in place: no copy. Dropping it gives the room back.
 #[derive(Debug)]
 pub struct Claim<'a> {
@@ -399,11 +413,24 @@ pub struct Claim<'a> {
 
 impl Claim<'_> {
     /// Sends the request.
+    ///
+    /// # Panics
+    /// In a forked child: the ring is the parent's.
     pub fn commit(mut self) -> CallId {
+        assert!(self.client.origin.is_here(), "the session belongs to the parent process");
         let claim = self.claim.take().expect("taken only here");
         let call = self.client.calls.begin().expect("looked at when it was claimed");
         self.client.session.commit(claim, Head::new(Kind::Request, call.0));
         call
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        // A claim that is given back may have left padding behind, of which the server has to know.
+        if self.claim.is_some() {
+            self.client.flush();
+        }
     }
 }
 
@@ -480,6 +507,9 @@ struct Stashed {
     payload: Vec<u8>,
 }
 
+/// Records that are looked at between two looks at the clock.
+const LOOK_MOST: u32 = 1024;
+
 /// How often a client that only polls looks whether the server is there.
 const CHECK_EVERY_NS: u64 = 20_000_000;
 
@@ -503,6 +533,8 @@ pub struct Client {
     stash: VecDeque<Stashed>,
     buffer: Vec<u8>,
     over: Option<Over>,
+    /// What the lifeline said of the server, once it said so: what is left in the ring is still read.
+    verdict: Option<Over>,
     origin: Origin,
     id: u64,
     generation: u64,
@@ -549,6 +581,7 @@ impl Client {
             lifeline: Arc::new(attachment.lifeline),
             words: Words::new(request),
             max_message,
+            burst: usize::MAX,
             // One incomplete answer at a time, which `max_message` bounds.
             budget: Budget::new(u64::MAX),
         });
@@ -565,6 +598,7 @@ impl Client {
             stash: VecDeque::new(),
             buffer: Vec::new(),
             over: None,
+            verdict: None,
             origin: Origin::here(),
             id: attachment.session,
             generation: attachment.generation,
@@ -655,9 +689,9 @@ impl Client {
                 if self.calls.end(call.0).is_none() {
                     return Err(self.fail(PeerFault::UnknownCall(call.0).into()).as_call(true));
                 }
-                let result = look(View(ViewOf::Ring(self.session.incoming(), &record)));
-                self.session.take(record);
-                return Ok(result);
+                let shown = Shown { session: &mut self.session, record: Some(record) };
+                let record = shown.record.as_ref().expect("taken only when it is dropped");
+                return Ok(look(View(ViewOf::Ring(shown.session.incoming(), record))));
             }
             match self.look(Some(call)) {
                 Err(over) => return Err(self.fail(over).as_call(true)),
@@ -718,7 +752,12 @@ impl Client {
     /// As [`Self::send`].
     #[inline]
     pub fn post(&mut self, request: &[u8]) -> Result<CallId, SendError> {
-        self.post_until(request, &mut Deadline::Never)
+        let call = self.post_until(request, &mut Deadline::Never)?;
+        // A server that sleeps already, and not just now falls asleep, need not wait for the flush.
+        if self.session.peer_looks_asleep() {
+            self.session.flush();
+        }
+        Ok(call)
     }
 
     /// Wakes the server if it sleeps and something was posted.
@@ -749,7 +788,7 @@ impl Client {
                 }
             }
         }
-        self.session.flush();
+        self.flush();
         result
     }
 
@@ -768,6 +807,9 @@ impl Client {
         if request.len() > self.session.max_message() {
             return Err(SendError::TooLarge { len: request.len(), max: self.session.max_message() });
         }
+        if !self.stash.is_empty() && self.in_flight_or_kept() >= self.max_in_flight {
+            return Err(self.too_many());
+        }
         let Some(call) = self.calls.begin() else { return Err(self.too_many()) };
         crate::kill_point!("request-claimed");
         let head = Head::new(Kind::Request, call.0);
@@ -780,6 +822,11 @@ impl Client {
                 Err(self.fail(fault.into()).as_send())
             }
         }
+    }
+
+    /// What the limit bounds: calls without an answer, abandoned ones included, and answers set aside.
+    fn in_flight_or_kept(&self) -> usize {
+        self.calls.in_flight() + self.stash.len()
     }
 
     #[cold]
@@ -832,7 +879,7 @@ impl Client {
         if len > max {
             return Err(SendError::TooLarge { len, max });
         }
-        if self.calls.in_flight() >= self.max_in_flight {
+        if self.in_flight_or_kept() >= self.max_in_flight {
             return Err(self.too_many());
         }
         let mut deadline = Deadline::after(timeout);
@@ -913,7 +960,9 @@ impl Client {
 
     /// What this side of the session counted so far.
     pub fn stats(&mut self) -> SessionCounters {
-        self.store_counts();
+        if self.origin.is_here() {
+            self.store_counts();
+        }
         self.session.counts
     }
 
@@ -953,7 +1002,8 @@ impl Client {
     /// aside, late ones dropped.
     #[inline]
     fn look(&mut self, wanted: Option<CallId>) -> Result<Option<Head>, Over> {
-        loop {
+        // Bounded, so that a server that floods its client with what leads nowhere cannot keep it from its deadline.
+        for _ in 0..LOOK_MOST {
             let head = match self.session.receive(&mut self.buffer)? {
                 Received::Nothing => return Ok(None),
                 Received::Partial => continue,
@@ -967,6 +1017,7 @@ impl Client {
                 self.set_aside(head);
             }
         }
+        Ok(None)
     }
 
     /// Whether a message is an answer that somebody wants.
@@ -991,7 +1042,7 @@ impl Client {
         }
     }
 
-    /// Sets all answers aside that are there. Bounded, since each belongs to a call in flight.
+    /// Sets all answers aside that are there. Bounded: the limit of calls in flight counts them.
     fn drain(&mut self) -> Result<(), Over> {
         while let Some(head) = self.look(None)? {
             self.set_aside(head);
@@ -1052,7 +1103,7 @@ impl Client {
         if self.waiter.is_off_cpu() {
             self.hint(false);
         }
-        self.waiter.found();
+        self.waiter.found(now_ns);
     }
 
     #[inline]
@@ -1106,6 +1157,8 @@ impl Client {
             rustix::thread::sched_yield();
             return Ok(());
         }
+        self.session.retry_abort().map_err(|fault| WaitEnd::Over(self.fail(fault.into())))?;
+        self.session.settle();
         self.store_counts();
         if self.park(now, *deadline, interest) == Slept::Out {
             // Time to see whether the server is still there.
@@ -1151,8 +1204,18 @@ impl Client {
 
     /// Whether the server is still there, by its lifeline and its pidfd.
     fn check_server(&mut self) -> Result<(), Over> {
+        if let Some(verdict) = self.verdict {
+            return Err(verdict);
+        }
+        let checked = self.check_lifeline();
+        self.verdict = checked.err();
+        checked
+    }
+
+    fn check_lifeline(&self) -> Result<(), Over> {
         let mut bytes = [0; 64];
-        loop {
+        // A bounded number of reads: a server that floods the lifeline gains no more of this thread's time.
+        for _ in 0..4 {
             let received =
                 rustix::net::recv(self.session.lifeline(), &mut bytes[..], rustix::net::RecvFlags::DONTWAIT);
             match received.map(|(count, _)| count) {

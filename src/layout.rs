@@ -63,7 +63,7 @@ pub const MIN_CAPACITY: u64 = 2 * 1024;
 /// Largest capacity of a ring in bytes.
 pub const MAX_CAPACITY: u64 = 1 << 30;
 /// Capacity of a ring in bytes unless configured.
-pub const DEFAULT_CAPACITY: u64 = 256 * 1024;
+pub const DEFAULT_CAPACITY: u64 = 64 * 1024;
 
 /// Largest message in bytes unless configured.
 pub const DEFAULT_MAX_MESSAGE: u64 = 64 << 20;
@@ -74,7 +74,7 @@ pub const fn zero_window(capacity: u64) -> u64 {
 }
 
 /// Largest body of one fragment in bytes; smaller rings use less (see [`max_record`]).
-pub const FRAGMENT: usize = 16 * 1024;
+pub const FRAGMENT: usize = 8 * 1024;
 
 /// Largest record of a ring in bytes, header included. Padding (less than a record), the record and the zero
 /// window take at most three quarters of the ring: so every claim succeeds in the end, and a producer that cannot
@@ -288,7 +288,7 @@ impl Armed {
     }
 }
 
-/// Where a side runs and whether it is on a CPU at all: advice for the other side's waiting, never trusted.
+/// Where a side runs: advice for the other side's waiting, never trusted. And whether it sleeps: for tools.
 ///
 /// ```text
 ///  63..33   32    31..0
@@ -298,7 +298,7 @@ impl Armed {
 pub struct Hints(pub u64);
 
 impl Hints {
-    /// Running on `cpu`; `off` if yielding or parked.
+    /// Running on `cpu`; `off` if parked.
     pub const fn new(cpu: Option<u32>, off: bool) -> Self {
         let cpu = match cpu {
             Some(cpu) => cpu as u64 + 1,
@@ -313,7 +313,7 @@ impl Hints {
         (self.0 as u32).checked_sub(1)
     }
 
-    /// Whether the side was yielding or parked.
+    /// Whether the side was parked.
     pub const fn off(self) -> bool {
         self.0 >> 32 & 1 != 0
     }

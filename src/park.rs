@@ -142,7 +142,7 @@ impl Parker {
             self.disarm();
             return Slept::Not;
         }
-        let until = now_ns() + u64::try_from(backstop.as_nanos()).unwrap_or(u64::MAX / 2);
+        let until = now_ns().saturating_add(u64::try_from(backstop.as_nanos()).unwrap_or(u64::MAX));
         match mode {
             Mode::Futex => self.wait_futex(until),
             Mode::Event => self.wait_epoll(backstop, woken),
@@ -214,7 +214,8 @@ impl Parker {
 
     /// As [`Sleeper::rescue`], for many bells: whoever published what `look` sees rings one of them.
     fn rescue(&self, mut look: impl FnMut() -> bool) -> Rescue {
-        let until = now_ns() + crate::bell::GRACE_NS;
+        // Short: whoever makes this happen again and again must not cost the other sessions much.
+        let until = now_ns() + crate::bell::GRACE_NS / 5;
         while !self.any_rung() && look() {
             if now_ns() >= until {
                 return Rescue::LostWake;

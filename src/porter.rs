@@ -25,6 +25,7 @@ mod thread;
 #[cfg(test)]
 mod tests;
 
+use crate::fork::Origin;
 use crate::handshake::{Credentials, Listener, RejectReason};
 use crate::layout;
 use crate::segment::Segment;
@@ -205,6 +206,7 @@ pub(crate) struct PorterHandle {
     mailbox: Arc<Mailbox>,
     counters: Arc<PorterCounters>,
     thread: Option<JoinHandle<()>>,
+    origin: Origin,
 }
 
 /// Starts the porter.
@@ -222,7 +224,7 @@ pub(crate) fn spawn(
     let counters = Arc::new(PorterCounters::default());
     let porter = thread::Porter::new(listener, config, status, outbox, mailbox.clone(), counters.clone())?;
     let thread = std::thread::Builder::new().name("ringbell-porter".into()).spawn(|| porter.run())?;
-    Ok(PorterHandle { mailbox, counters, thread: Some(thread) })
+    Ok(PorterHandle { mailbox, counters, thread: Some(thread), origin: Origin::here() })
 }
 
 impl PorterHandle {
@@ -241,14 +243,23 @@ impl PorterHandle {
     pub(crate) fn counters(&self) -> &Arc<PorterCounters> {
         &self.counters
     }
+
+    /// Ends the porter: removes the socket, lets go of all lifelines, and waits for the thread.
+    pub(crate) fn end(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
+        if !self.origin.is_here() {
+            // A forked child has a handle of a thread that exists in its parent only.
+            std::mem::forget(thread);
+            return;
+        }
+        self.mailbox.tell(|orders| orders.quit = true);
+        // A panic there has been reported by its hook.
+        let _ = thread.join();
+    }
 }
 
 impl Drop for PorterHandle {
     fn drop(&mut self) {
-        self.mailbox.tell(|orders| orders.quit = true);
-        if let Some(thread) = self.thread.take() {
-            // A panic there has been reported by its hook.
-            let _ = thread.join();
-        }
+        self.end();
     }
 }

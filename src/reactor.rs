@@ -6,6 +6,7 @@
 
 use crate::bell::{Rescue, Ringer};
 use crate::clock::now_ns;
+use crate::fork::Origin;
 use crate::handshake::lifeline::Farewell;
 use crate::layout::{self, Hints, Interest, Kind, code, offset};
 use crate::memory::{OwnWord, PeerWord, Window};
@@ -52,7 +53,8 @@ pub(crate) enum Outcome {
 /// What other threads tell a reactor.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
-    events: Mutex<VecDeque<Event>>,
+    /// `None` once nobody reads them any more.
+    events: Mutex<Option<VecDeque<Event>>>,
     /// Whether there are any: looked at in each pass, so not behind the lock.
     full: PlainBool,
     /// 0, or 1 + the absolute time in ns at which draining ends.
@@ -62,7 +64,12 @@ pub(crate) struct Mailbox {
 
 impl Mailbox {
     pub(crate) fn new(notifier: Arc<Notifier>) -> Self {
-        Self { events: Mutex::default(), full: PlainBool::new(false), stop: PlainU64::new(0), notifier }
+        Self {
+            events: Mutex::new(Some(VecDeque::new())),
+            full: PlainBool::new(false),
+            stop: PlainU64::new(0),
+            notifier,
+        }
     }
 
     /// Asks the reactor to shut down, having drained until `deadline_ns`. Async-signal-safe.
@@ -85,14 +92,21 @@ impl Mailbox {
     fn take(&self) -> VecDeque<Event> {
         let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         self.full.store(false, Ordering::Relaxed);
-        std::mem::take(&mut *events)
+        events.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Nobody will read what comes from now on: it is dropped. What came before is returned.
+    fn close(&self) -> VecDeque<Event> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default()
     }
 }
 
 impl crate::porter::Outbox for Arc<Mailbox> {
     fn deliver(&self, event: Event) {
         let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
-        events.push_back(event);
+        // A session that nobody will serve is hung up on by being dropped.
+        let Some(queue) = events.as_mut() else { return };
+        queue.push_back(event);
         // Relaxed: the events are behind the lock, and a sleeping reactor is rung.
         self.full.store(true, Ordering::Relaxed);
         drop(events);
@@ -107,6 +121,8 @@ pub(crate) struct Limits {
     pub(crate) turn: u32,
     /// Answers that may wait for room in a session's ring before its requests are left unread.
     pub(crate) queue: usize,
+    /// Bytes of such answers from which on no more requests are read. One answer may exceed it.
+    pub(crate) queue_bytes: usize,
     /// How long a session may leave answers unread before it is disconnected; `None` for ever.
     pub(crate) slow_client: Option<Duration>,
     pub(crate) wait: WaitSettings,
@@ -129,13 +145,32 @@ struct Slot {
     lifeline: Arc<OwnedFd>,
     hints: PeerWord,
     queue: VecDeque<Queued>,
+    queue_bytes: usize,
     /// Since when the queue has not moved.
     stuck_since: Option<u64>,
-    /// Shutting down, and its ring was found empty.
+    /// Shutting down, and its ring was found empty, or gone through once.
     drained: bool,
+    /// Turns since the order to shut down.
+    drain_turns: u64,
+    /// Records that the request ring can hold at most.
+    records_most: u64,
     _domain_bell: Window,
     /// Their descriptors stay open: tools find them there.
     _segments: [Segment; 2],
+}
+
+impl Slot {
+    /// Whether a request may be taken: its answer might have to be queued.
+    #[inline]
+    fn may_read(&self, limits: &Limits) -> bool {
+        self.queue.is_empty() || (self.queue.len() < limits.queue && self.queue_bytes < limits.queue_bytes)
+    }
+
+    /// Whether a turn would find something to do: the second look before a sleep.
+    fn has_work(&mut self, limits: &Limits) -> bool {
+        (self.may_read(limits) && self.session.has_pending())
+            || (!self.queue.is_empty() && self.session.room_appeared())
+    }
 }
 
 /// Why a session is taken down.
@@ -145,11 +180,18 @@ enum End {
     Fault(PeerFault),
     Slow,
     ShutDown,
+    /// A handler has forked, and this is the child: nothing here belongs to it.
+    Forked,
 }
+
+/// A handler has forked, and this is the child, which has nothing to serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Forked;
 
 /// All sessions of one server, and the thread's state.
 pub(crate) struct Reactor<E> {
     engine: E,
+    origin: Origin,
     slots: Vec<Slot>,
     first: usize,
     mailbox: Arc<Mailbox>,
@@ -173,8 +215,21 @@ pub(crate) struct Reactor<E> {
     words: Words,
 }
 
+impl<E> Drop for Reactor<E> {
+    fn drop(&mut self) {
+        // However it ends: nobody is left waiting in the mailbox of a reactor that is gone.
+        if self.origin.is_here() {
+            self.porter.end();
+            drop(self.mailbox.close());
+        }
+    }
+}
+
 /// The time for which answers may be published without a ring, while more requests are there.
 const PUT_OFF_NS: u64 = 5_000;
+/// Only if requests take less than this on average is a ring put off at all: behind a handler that takes its time
+/// every answer is rung for at once.
+const SHORT_NS: u64 = 1_000;
 /// A busy reactor looks which CPU it is on every so many passes.
 const REFRESH_PASSES: u64 = 1024;
 /// Buffers larger than this are not kept when they are no longer needed.
@@ -197,6 +252,7 @@ impl<E: Engine> Reactor<E> {
             std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
         Self {
             engine: parts.engine,
+            origin: Origin::here(),
             slots: Vec::new(),
             first: 0,
             mailbox: parts.mailbox,
@@ -220,22 +276,22 @@ impl<E: Engine> Reactor<E> {
     }
 
     /// Serves until asked to stop; what was counted.
-    pub(crate) fn run(mut self) -> ServerCounters {
+    pub(crate) fn run(mut self) -> Result<ServerCounters, Forked> {
         self.hint(false);
         while self.mailbox.stop_at().is_none() {
             if self.mailbox.has_mail() {
-                self.read_mail();
+                self.read_mail()?;
                 continue;
             }
-            if self.pass() {
+            if self.pass()? {
                 self.worked();
             } else {
                 self.wait();
             }
         }
-        self.shut_down();
+        self.shut_down()?;
         self.store_counts();
-        self.counts
+        Ok(self.counts)
     }
 
     #[inline]
@@ -244,12 +300,12 @@ impl<E: Engine> Reactor<E> {
         if self.waiter.is_off_cpu() || self.passes.is_multiple_of(REFRESH_PASSES) {
             self.hint(false);
         }
-        self.waiter.found();
+        self.waiter.found(now_ns);
     }
 
     /// One turn for every session; whether anything happened.
     #[inline]
-    fn pass(&mut self) -> bool {
+    fn pass(&mut self) -> Result<bool, Forked> {
         let mut worked = false;
         let count = self.slots.len();
         if count > 1 {
@@ -263,6 +319,7 @@ impl<E: Engine> Reactor<E> {
             }
             match self.turn(index) {
                 Ok(moved) => worked |= moved,
+                Err(End::Forked) => return Err(Forked),
                 Err(end) => over.push((self.slots[index].id, end)),
             }
         }
@@ -270,7 +327,7 @@ impl<E: Engine> Reactor<E> {
             worked = true;
             self.take_down(id, end);
         }
-        worked
+        Ok(worked)
     }
 
     /// Sends what is queued, then handles requests.
@@ -280,12 +337,9 @@ impl<E: Engine> Reactor<E> {
         let mut moved = false;
         if !slot.queue.is_empty() {
             moved = self.send_queue(index)?;
-            if self.slots[index].queue.len() >= self.limits.queue {
-                return Ok(moved);
-            }
         }
         let slot = &mut self.slots[index];
-        if !slot.session.has_pending() && slot.session.caught_up() {
+        if !slot.may_read(&self.limits) || !slot.session.has_pending() {
             return Ok(moved);
         }
         let handled = self.handle(index)?;
@@ -299,6 +353,9 @@ impl<E: Engine> Reactor<E> {
         let mut began = 0;
         while handled < self.limits.turn {
             let slot = &mut self.slots[index];
+            if !slot.may_read(&self.limits) {
+                break;
+            }
             match slot.session.receive(&mut self.request).map_err(End::Fault)? {
                 Received::Nothing => break,
                 Received::Partial => {}
@@ -316,6 +373,7 @@ impl<E: Engine> Reactor<E> {
             if slot.session.is_owed() {
                 unrung += 1;
                 let put_off = handled > 1
+                    && self.pace_ns < SHORT_NS
                     && slot.session.has_pending()
                     && unrung * self.pace_ns < PUT_OFF_NS
                     && !slot.session.peer_looks_asleep();
@@ -351,6 +409,9 @@ impl<E: Engine> Reactor<E> {
                 let request =
                     Incoming { session: slot.id, peer: &slot.peer, call: head.call, payload: &self.request };
                 let outcome = self.engine.request(request, &mut self.response);
+                if !self.origin.is_here() {
+                    return Err(End::Forked);
+                }
                 self.counts.requests += 1;
                 self.answer(index, head, outcome)
             }
@@ -384,8 +445,13 @@ impl<E: Engine> Reactor<E> {
         if code == crate::layout::code::PANICKED {
             self.counts.panics += 1;
         }
-        let max = self.slots[index].session.max_body().min(1024);
-        self.response.truncate(max);
+        let session = &self.slots[index].session;
+        let mut end = self.response.len().min(session.max_body()).min(session.max_message()).min(1024);
+        // Not in the middle of a character, if it is UTF-8.
+        while end > 0 && self.response.get(end).is_some_and(|byte| byte & 0xc0 == 0x80) {
+            end -= 1;
+        }
+        self.response.truncate(end);
         Head::error(code, to.call)
     }
 
@@ -409,6 +475,7 @@ impl<E: Engine> Reactor<E> {
     fn queue(&mut self, index: usize, head: Head, progress: Progress) {
         let payload = if head.kind() == Kind::Pong { Vec::new() } else { std::mem::take(&mut self.response) };
         let slot = &mut self.slots[index];
+        slot.queue_bytes += payload.len();
         slot.queue.push_back(Queued { head, payload, progress });
         slot.stuck_since.get_or_insert_with(now_ns);
         self.counts.queued += 1;
@@ -425,6 +492,7 @@ impl<E: Engine> Reactor<E> {
             if sent == Sent::Full {
                 break;
             }
+            slot.queue_bytes -= queued.payload.len();
             slot.queue.pop_front();
         }
         if slot.queue.is_empty() {
@@ -439,14 +507,24 @@ impl<E: Engine> Reactor<E> {
         Ok(moved)
     }
 
-    fn read_mail(&mut self) {
+    fn read_mail(&mut self) -> Result<(), Forked> {
         for event in self.mailbox.take() {
             match event {
                 Event::Joined(joined) => self.join(*joined),
-                Event::Died { session, why } => self.take_down(session, End::Gone(why)),
+                Event::Died { session, why } => {
+                    // Who said goodbye may have sent requests before: they are handled, if nobody waits for the answers.
+                    if why == Death::Goodbye
+                        && let Some(index) = self.slots.iter().position(|slot| slot.id == session)
+                        && let Err(End::Forked) = self.turn(index)
+                    {
+                        return Err(Forked);
+                    }
+                    self.take_down(session, End::Gone(why));
+                }
             }
         }
         self.store_counts();
+        Ok(())
     }
 
     #[allow(clippy::cast_possible_truncation, reason = "usize is 64 bits; capacities were checked")]
@@ -471,6 +549,7 @@ impl<E: Engine> Reactor<E> {
             lifeline: joined.lifeline.clone(),
             words: Words::new(response),
             max_message: joined.max_message as usize,
+            burst: joined.response_capacity as usize,
             budget: self.budget.clone(),
         });
         self.slots.push(Slot {
@@ -481,8 +560,11 @@ impl<E: Engine> Reactor<E> {
             lifeline: joined.lifeline,
             hints: request.peer_word(offset::HINTS),
             queue: VecDeque::new(),
+            queue_bytes: 0,
             stuck_since: None,
             drained: false,
+            drain_turns: 0,
+            records_most: joined.request_capacity / layout::LINE,
             _domain_bell: bell,
             _segments: [joined.request, joined.response],
         });
@@ -511,6 +593,7 @@ impl<E: Engine> Reactor<E> {
                 Some(Farewell::SlowClient)
             }
             End::ShutDown => Some(Farewell::ShutDown),
+            End::Forked => unreachable!("a child takes nothing down"),
         };
         if let Some(reason) = goodbye {
             send_byte(&slot.lifeline, reason as u8);
@@ -570,21 +653,18 @@ impl<E: Engine> Reactor<E> {
 
     fn park(&mut self) {
         self.hint(true);
+        for slot in &mut self.slots {
+            slot.session.settle();
+        }
         self.store_counts();
         let stuck = self.slots.iter().any(|slot| !slot.queue.is_empty());
         let interest = if stuck { Interest::BOTH } else { Interest::DATA };
         let backstop = self.limits.wait.backstop;
-        let Self { parker, slots, mailbox, .. } = self;
+        let Self { parker, slots, mailbox, limits, .. } = self;
         let look = || {
             mailbox.has_mail()
                 || mailbox.stop.load(Ordering::Relaxed) != 0
-                || slots.iter_mut().any(|slot| {
-                    if slot.queue.is_empty() {
-                        slot.session.has_pending()
-                    } else {
-                        slot.session.room_appeared()
-                    }
-                })
+                || slots.iter_mut().any(|slot| slot.has_work(limits))
         };
         let mut woken = Vec::new();
         let slept = parker.park(interest, backstop, look, |session| woken.push(session));
@@ -642,17 +722,17 @@ impl<E: Engine> Reactor<E> {
     }
 
     /// Answers what is there, sends what is queued, says goodbye.
-    fn shut_down(&mut self) {
+    fn shut_down(&mut self) -> Result<(), Forked> {
         self.porter.stop();
-        let deadline = self.mailbox.stop_at().unwrap_or(0);
         loop {
             if self.mailbox.has_mail() {
-                self.read_mail();
+                self.read_mail()?;
             }
             // Nobody is spoken to after this, so there is nothing to wait for but room in the rings.
-            let worked = self.drain();
+            let worked = self.drain()?;
             let done = self.slots.iter().all(|slot| slot.drained && slot.queue.is_empty());
-            if done || now_ns() >= deadline {
+            // Looked at anew each time: a second order to stop may be more urgent.
+            if done || now_ns() >= self.mailbox.stop_at().unwrap_or(0) {
                 break;
             }
             if !worked {
@@ -663,9 +743,17 @@ impl<E: Engine> Reactor<E> {
             let id = slot.id;
             self.take_down(id, End::ShutDown);
         }
+        // The porter may have let somebody in meanwhile.
+        self.porter.end();
+        for event in self.mailbox.close() {
+            if let Event::Joined(joined) = event {
+                send_byte(&joined.lifeline, Farewell::ShutDown as u8);
+            }
+        }
+        Ok(())
     }
 
-    fn drain(&mut self) -> bool {
+    fn drain(&mut self) -> Result<bool, Forked> {
         let mut worked = false;
         let mut over = Vec::new();
         for index in 0..self.slots.len() {
@@ -673,23 +761,24 @@ impl<E: Engine> Reactor<E> {
                 Ok(moved) => {
                     worked |= moved;
                     let slot = &mut self.slots[index];
-                    slot.drained |= !slot.session.has_pending();
+                    // What was in the ring when the order came is a ring's worth of records at most.
+                    slot.drain_turns += 1;
+                    let ringful = slot.records_most / u64::from(self.limits.turn) + 1;
+                    slot.drained |= !slot.session.has_pending() || slot.drain_turns > ringful;
                 }
+                Err(End::Forked) => return Err(Forked),
                 Err(end) => over.push((self.slots[index].id, end)),
             }
         }
         for (id, end) in over {
             self.take_down(id, end);
         }
-        worked
+        Ok(worked)
     }
 
     fn park_briefly(&mut self) {
-        let Self { parker, slots, mailbox, .. } = self;
-        let look = || {
-            mailbox.has_mail()
-                || slots.iter_mut().any(|slot| !slot.queue.is_empty() && slot.session.room_appeared())
-        };
+        let Self { parker, slots, mailbox, limits, .. } = self;
+        let look = || mailbox.has_mail() || slots.iter_mut().any(|slot| slot.has_work(limits));
         parker.park(Interest::BOTH, Duration::from_millis(5), look, |_| {});
     }
 

@@ -26,8 +26,8 @@
 //!
 //! # Space
 //!
-//! The head is published lazily: after a quarter of the ring, and whenever the ring is found empty. Only in the
-//! first case must a producer that sleeps for space be rung ([`Consumer::release`] says so). That is enough:
+//! The head is published lazily: after a quarter of the ring, when a producer that sleeps for space must also be rung
+//! ([`Consumer::release`] says so); and before its consumer sleeps on an empty ring, for tools. That is enough:
 //!
 //! - A claim takes at most three quarters of the ring (`layout::max_record`), so a producer that cannot claim has
 //!   more than a quarter unread beyond the head `H` that it saw after it had armed.
@@ -232,7 +232,7 @@ impl Producer {
     pub fn commit(&mut self, claim: Claim, header: HeaderWord, call: u64) {
         let body = header.length() as usize;
         assert!(body <= claim.body, "longer than the claim");
-        debug_assert_eq!(claim.position, self.tail, "a claim of another place");
+        assert_eq!(claim.position, self.tail, "a claim of another place");
         self.lines.store(self.tail.wrapping_add(layout::CALL_ID as u64), call, Ordering::Relaxed);
         self.publish(header, layout::record_size(body));
     }
@@ -429,14 +429,12 @@ impl Consumer {
     /// The next header word if its record is there and plain: of known kind, in one piece, without extensions and
     /// in bounds; 0 if nothing is there. Anything else is left to [`Self::peek`], which says what it is.
     ///
-    /// The same look as `peek`'s, as a number, for the path of short messages: no value of the peer is loaded twice.
+    /// The same look as `peek`'s, for the path of short messages. Behind [`Polled::Other`] `peek` loads the header word
+    /// anew, and checks that copy.
     #[inline(always)]
     pub fn poll_plain(&mut self) -> Polled {
         let header = HeaderWord(self.lines.load(self.head));
         if header.0 == 0 {
-            if self.head != self.published {
-                self.publish_head();
-            }
             return Polled::Nothing;
         }
         // PUBLISH: pairs with the store in `publish`. The body is there.
@@ -458,13 +456,15 @@ impl Consumer {
         (call, self.advance(layout::record_size(body)))
     }
 
-    /// Whether the head is published as far as it has come.
-    #[inline]
-    pub fn is_published(&self) -> bool {
-        self.head == self.published
+    /// Publishes the head as far as it has come: for a consumer that found the ring empty and is about to wait for
+    /// longer than a spin. No producer depends on it; tools then see an empty ring as empty.
+    pub fn settle(&mut self) {
+        if self.head != self.published {
+            self.publish_head();
+        }
     }
 
-    /// The next record, if there is one. Finding none publishes the head.
+    /// The next record, if there is one.
     ///
     /// # Errors
     /// If the producer wrote an impossible header; the ring must not be used any more.
@@ -472,9 +472,6 @@ impl Consumer {
     pub fn peek(&mut self) -> Result<Option<Record>, Fault> {
         let header = HeaderWord(self.lines.load(self.head));
         if header.0 == 0 {
-            if self.head != self.published {
-                self.publish_head();
-            }
             return Ok(None);
         }
         // PUBLISH: pairs with the store in `publish`. The body is there.

@@ -198,8 +198,7 @@ impl Segment {
         let size = size(kind, capacity);
         let fd = create(kind, size)?;
         let mapping = map(&fd, size, true)?;
-        // Saves page faults later, in the reactor; a kernel before 5.14 does not know it.
-        let _ = mapping.advise(memmap2::Advice::PopulateWrite);
+        // Its page tables are filled as the ring is first gone through: a short session touches few pages.
         let window = window(mapping, true);
         // From here on this mapping is the only one that can write.
         rustix::fs::fcntl_add_seals(&fd, SIZED | CLOSED)?;

@@ -45,6 +45,7 @@ impl ServerBuilder {
             limits: Limits {
                 turn: 32,
                 queue: 64,
+                queue_bytes: 1 << 20,
                 slow_client: Some(Duration::from_secs(30)),
                 wait: WaitSettings::server(),
             },
@@ -59,7 +60,7 @@ impl ServerBuilder {
     }
 
     /// Capacity of each ring in bytes, for clients that do not ask: a power of two from 2 KiB to 1 GiB. Default
-    /// 256 KiB.
+    /// 64 KiB.
     pub fn ring_capacity(mut self, bytes: u64) -> Self {
         self.porter.request_capacity = bytes;
         self.porter.response_capacity = bytes;
@@ -120,6 +121,13 @@ impl ServerBuilder {
         self
     }
 
+    /// Bytes of such answers from which on the client's requests are left unread; one answer may exceed it.
+    /// Default 1 MiB.
+    pub fn max_queued_bytes(mut self, bytes: usize) -> Self {
+        self.limits.queue_bytes = bytes;
+        self
+    }
+
     /// How long a client may leave answers unread before it is disconnected; `None` for ever. Default 30 s.
     pub fn slow_client_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.limits.slow_client = timeout;
@@ -156,11 +164,15 @@ impl ServerBuilder {
             ("max_handshakes", self.porter.max_handshakes == 0),
             ("max_incomplete_bytes", self.budget == 0),
             ("max_queued_answers", self.limits.queue == 0),
+            ("max_queued_bytes", self.limits.queue_bytes == 0),
             ("handshake_timeout", self.porter.handshake_deadline.is_zero()),
         ] {
             if zero {
                 return wrong(format!("{name} is 0"));
             }
+        }
+        if self.porter.max_clients > MAX_CLIENTS {
+            return wrong(format!("max_clients is {}: at most {MAX_CLIENTS}", self.porter.max_clients));
         }
         if self.porter.max_message > u64::from(u32::MAX) {
             return wrong(format!("max_message is {}: at most 4 GiB - 1", self.porter.max_message));
@@ -321,7 +333,7 @@ impl Server {
     }
 
     fn new(settings: ServerBuilder, listener: Listener, path: Option<PathBuf>) -> Result<Self, BindError> {
-        check_descriptors(settings.porter.max_clients)?;
+        check_descriptors(settings.porter.max_clients, settings.porter.max_handshakes)?;
         let generation = porter::generation();
         let me = PeerInfo {
             pid: std::process::id(),
@@ -405,19 +417,25 @@ impl Server {
             limits: self.settings.limits,
             budget: Budget::new(self.settings.budget),
         });
-        Ok(reactor.run())
+        reactor.run().map_err(|_| ServeError::Forked)
     }
 }
 
-/// Descriptors of one client: lifeline, request and response segment, pidfd.
-const DESCRIPTORS_PER_CLIENT: u64 = 4;
+/// Descriptors of one client: lifeline, request and response segment, pidfd; and a bell, if it has one of its own.
+const DESCRIPTORS_PER_CLIENT: u64 = 5;
+/// Descriptors of one handshake under way.
+const DESCRIPTORS_PER_HANDSHAKE: u64 = 2;
 /// Descriptors that a server has anyway, and room for those of the program around it.
 const DESCRIPTORS_OF_THE_SERVER: u64 = 32;
+/// Most clients of one server: every client maps the armed words of all domains.
+const MAX_CLIENTS: u32 = 1 << 16;
 
-fn check_descriptors(max_clients: u32) -> Result<(), BindError> {
+fn check_descriptors(max_clients: u32, max_handshakes: u32) -> Result<(), BindError> {
     use rustix::process::{Resource, getrlimit};
     let Some(limit) = getrlimit(Resource::Nofile).current else { return Ok(()) };
-    let need = u64::from(max_clients) * DESCRIPTORS_PER_CLIENT + DESCRIPTORS_OF_THE_SERVER;
+    let need = u64::from(max_clients) * DESCRIPTORS_PER_CLIENT
+        + u64::from(max_handshakes) * DESCRIPTORS_PER_HANDSHAKE
+        + DESCRIPTORS_OF_THE_SERVER;
     if need > limit { Err(BindError::TooFewDescriptors { need, limit }) } else { Ok(()) }
 }
 

@@ -187,6 +187,8 @@ pub(crate) struct Session {
     incoming: Consumer,
     ringer: Ringer,
     lifeline: Arc<OwnedFd>,
+    /// Bytes of one message that are sent in one go, even if there is room for more.
+    burst: usize,
     /// Something was published and not rung for.
     owed: bool,
     /// Length of the body that last found the ring full.
@@ -210,6 +212,8 @@ pub(crate) struct Parts {
     pub(crate) lifeline: Arc<OwnedFd>,
     pub(crate) words: Words,
     pub(crate) max_message: usize,
+    /// Bytes of one message that are sent in one go, so that a server comes to its other sessions.
+    pub(crate) burst: usize,
     pub(crate) budget: Arc<Budget>,
 }
 
@@ -221,6 +225,7 @@ impl Session {
             incoming: parts.incoming,
             ringer: parts.ringer,
             lifeline: parts.lifeline,
+            burst: parts.burst,
             owed: false,
             wanted: 0,
             assembly: None,
@@ -308,7 +313,9 @@ impl Session {
         if payload.len() <= self.max_body {
             return self.post(head, payload, progress);
         }
+        let mut burst = 0;
         while progress.sent < payload.len() || !progress.begun {
+            let from = progress.sent;
             let total = if progress.begun { None } else { Some(payload.len() as u64) };
             let room = self.max_body - if total.is_some() { 8 } else { 0 };
             let end = payload.len().min(progress.sent + room);
@@ -324,6 +331,10 @@ impl Session {
             self.counts.fragments_sent += 1;
             // The peer reads this fragment while the next one is written.
             self.flush();
+            burst += end - from;
+            if burst >= self.burst && progress.sent < payload.len() {
+                return Ok(Sent::Full);
+            }
         }
         self.count_sent(head, payload.len());
         Ok(Sent::Done)
@@ -394,7 +405,11 @@ impl Session {
             }
             self.abort = None;
         }
-        match self.out.try_claim(len) {
+        let paddings = self.out.paddings();
+        let claimed = self.out.try_claim(len);
+        // Padding is published at once, whatever becomes of the claim.
+        self.owed |= self.out.paddings() != paddings;
+        match claimed {
             Ok(claim) => Ok(Some(claim)),
             Err(error) => self.not_claimed(error, len).map(|_| None),
         }
@@ -430,6 +445,17 @@ impl Session {
             }
             self.out.zero_ahead();
         }
+    }
+
+    /// Sends an abort that found no room, if one is owed: for a side that waits and may not send again for long.
+    pub(crate) fn retry_abort(&mut self) -> Result<(), PeerFault> {
+        if let Some(aborted) = self.abort
+            && self.record_of(aborted, flag::CONTINUED | flag::ABORT, None, &[])? == Sent::Done
+        {
+            self.abort = None;
+            self.flush();
+        }
+        Ok(())
     }
 
     /// Whether something is published that was not rung for.
@@ -468,10 +494,9 @@ impl Session {
         self.incoming.watch(looks, between)
     }
 
-    /// Whether the peer has been told of all the space that was released.
-    #[inline]
-    pub(crate) fn caught_up(&self) -> bool {
-        self.incoming.is_published()
+    /// Publishes how far the incoming ring was read, before a wait that is longer than a spin.
+    pub(crate) fn settle(&mut self) {
+        self.incoming.settle();
     }
 
     /// Whether there is room for what last found the ring full. A fault counts as yes: it shows at the attempt.
@@ -588,9 +613,12 @@ impl Session {
                 return Err(PeerFault::TooLong);
             }
             offset = 8;
-            let mut bytes = std::mem::take(into);
+            // The caller's buffer is warm, but large memory must be paid for before it is kept.
+            let reused = into.capacity() as u64;
+            let charged = if self.budget.take(reused) { reused } else { 0 };
+            let mut bytes = if charged == reused { std::mem::take(into) } else { Vec::new() };
             bytes.clear();
-            self.assembly = Some(Assembly { head, bytes, total, got: 0, charged: 0, refused: false });
+            self.assembly = Some(Assembly { head, bytes, total, got: 0, charged, refused: false });
         }
         let Some(assembly) = &mut self.assembly else { return Err(PeerFault::Fragment) };
         if assembly.head != head {
@@ -612,13 +640,14 @@ impl Session {
         if len == 0 || assembly.got > assembly.total || (assembly.got == assembly.total) != last {
             return Err(PeerFault::Fragment);
         }
-        if !assembly.refused && !self.budget.take(len as u64) {
+        let missing = (assembly.got as u64).saturating_sub(assembly.charged);
+        if !assembly.refused && !self.budget.take(missing) {
             assembly.refused = true;
             assembly.bytes = Vec::new();
             self.budget.give_back(std::mem::take(&mut assembly.charged));
         }
         if !assembly.refused {
-            assembly.charged += len as u64;
+            assembly.charged += missing;
             self.incoming.read(&record, offset, &mut assembly.bytes);
         }
         self.release(record);

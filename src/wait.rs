@@ -14,8 +14,8 @@
 //! - **Turns.** Two processes that spin happily on two CPUs starve a third until the scheduler's slice ends. So
 //!   now and then a waiter that would spin yields first. If the yield comes back at once nobody else was there,
 //!   and the interval grows fourfold.
-//! - **Hints.** Each side says which CPU it runs on, and whether it is off it. A peer on the waiter's own CPU, or
-//!   off any CPU, cannot answer while the waiter spins.
+//! - **Hints.** Each side says which CPU it runs on. A peer on the waiter's own CPU cannot answer while the waiter
+//!   spins.
 //! - **Slow yields.** On a crowded machine a yield gives the CPU away for whole time slices. Lost time is
 //!   counted in a leaky bucket; when it overflows yields are given up for a while, and the waiter parks, which
 //!   the scheduler rewards with an early wake-up.
@@ -34,7 +34,9 @@ pub struct WaitSettings {
     /// How long a waiter keeps yielding before it parks. Default 150 us for a client that waits for an answer,
     /// 50 us for a server that waits for requests.
     pub yield_for: Duration,
-    /// The server halves its time of yielding at each park, down to this. Default 5 us.
+    /// A waiter halves its time of yielding with each wait that ends in a sleep, down to this, and lengthens it again
+    /// when yielding pays, or a sleep was so short that yielding would have paid. Default 5 us for a server; for a
+    /// client as much as `yield_for`.
     pub yield_for_least: Duration,
     /// Every so many waits a spinner yields first, as long as others want the CPU. Default 16 for a client, 4
     /// for a server; 0 for never.
@@ -113,7 +115,7 @@ pub enum Step {
 /// What is known of the surroundings when a wait begins.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Surroundings {
-    /// The peer was last seen on the waiter's own CPU, or off any CPU.
+    /// The peer was last seen on the waiter's own CPU.
     pub peer_cannot_run: bool,
     /// Peers run on every CPU, the waiter's included.
     pub crowded: bool,
@@ -157,6 +159,7 @@ pub struct Waiter {
     unspun: u32,
     yield_for: u64,
     yield_until: u64,
+    parked_at: u64,
     /// When the last yield was started; 0 if no yield is out.
     yield_from: u64,
     /// The shortest yield seen, which found nobody else; forgotten slowly.
@@ -185,6 +188,7 @@ impl Waiter {
             unspun: 0,
             yield_for: ns(settings.yield_for),
             yield_until: 0,
+            parked_at: 0,
             yield_from: 0,
             least_yield: u64::MAX / 4,
             slow_ns: 0,
@@ -246,13 +250,18 @@ impl Waiter {
     }
 
     fn go_on(&mut self, now: impl FnOnce() -> u64) -> Step {
-        let now = if self.phase == Phase::Park { 0 } else { now() };
+        if matches!(self.phase, Phase::Idle | Phase::Park) {
+            // The backstop ended a sleep, nothing came: the same wait goes on.
+            self.counts.parks += 1;
+            return Step::Park;
+        }
+        let now = now();
         match self.phase {
             Phase::Turn if self.yield_from == 0 => self.yield_at(now),
             Phase::Turn => {
                 let quick = self.yielded(now);
                 self.turn_every = if quick {
-                    (self.turn_every * 4).min(self.settings.turn_every_most)
+                    self.turn_every.saturating_mul(4).min(self.settings.turn_every_most).max(1)
                 } else {
                     self.settings.turn_every
                 };
@@ -264,21 +273,21 @@ impl Waiter {
                 if self.spin_polls != 0 {
                     self.futile = self.futile.saturating_add(1);
                 }
-                self.yield_until = now + self.yield_for;
+                self.yield_until = now.saturating_add(self.yield_for);
                 self.phase = Phase::Yield;
                 if self.yield_for == 0 || now < self.no_yield_until {
-                    return self.park();
+                    return self.park(now);
                 }
                 self.yield_at(now)
             }
             Phase::Yield => {
                 self.yielded(now);
                 if now >= self.yield_until || now < self.no_yield_until {
-                    return self.park();
+                    return self.park(now);
                 }
                 self.yield_at(now)
             }
-            Phase::Idle | Phase::Park => self.park(),
+            Phase::Idle | Phase::Park => unreachable!("seen above"),
         }
     }
 
@@ -297,8 +306,12 @@ impl Waiter {
             self.slow_ns = self.slow_ns.saturating_sub(drained) + took;
             self.slow_at = now;
             if self.slow_ns > ns(self.settings.slow_budget) {
-                self.no_yield_until = now + self.slow_pause;
-                self.slow_pause = (self.slow_pause * 2).min(ns(self.settings.slow_pause_most));
+                let calm = now.saturating_sub(self.no_yield_until) > 16 * self.slow_pause;
+                if calm {
+                    self.slow_pause = ns(self.settings.slow_pause);
+                }
+                self.no_yield_until = now.saturating_add(self.slow_pause);
+                self.slow_pause = self.slow_pause.saturating_mul(2).min(ns(self.settings.slow_pause_most));
                 self.slow_ns = 0;
                 self.counts.slow_episodes += 1;
             }
@@ -308,16 +321,17 @@ impl Waiter {
         took < 2 * self.least_yield
     }
 
-    fn park(&mut self) -> Step {
+    fn park(&mut self, now: u64) -> Step {
         self.phase = Phase::Park;
+        self.parked_at = now;
         self.counts.parks += 1;
         self.yield_for = (self.yield_for / 2).max(ns(self.settings.yield_for_least));
         Step::Park
     }
 
-    /// The wait is over: something was found.
+    /// The wait is over: something was found. `now` is asked for only after a sleep.
     #[inline]
-    pub fn found(&mut self) {
+    pub fn found(&mut self, now: impl FnOnce() -> u64) {
         match self.phase {
             Phase::Idle => return,
             Phase::Spin => {
@@ -326,11 +340,21 @@ impl Waiter {
             }
             Phase::Turn | Phase::Yield => {
                 self.yield_from = 0;
-                self.yield_for = (self.yield_for * 2).min(ns(self.settings.yield_for));
+                self.yield_longer();
             }
-            Phase::Park => {}
+            Phase::Park => {
+                // Had it yielded for the full time it would not have slept: a sleep that short does not pay.
+                if now().saturating_sub(self.parked_at) < ns(self.settings.yield_for) {
+                    self.yield_longer();
+                    self.yield_longer();
+                }
+            }
         }
         self.phase = Phase::Idle;
+    }
+
+    fn yield_longer(&mut self) {
+        self.yield_for = self.yield_for.saturating_mul(2).min(ns(self.settings.yield_for));
     }
 
     /// The wait is over without a result: a timeout, or an error.
@@ -359,7 +383,7 @@ mod tests {
                 Step::Park => break,
             }
         }
-        waiter.found();
+        waiter.found(|| u64::MAX);
         steps
     }
 
@@ -385,7 +409,7 @@ mod tests {
                 assert_eq!(waiter.step(FREE, || clock), Step::Yield);
             }
             clock += 1_000;
-            waiter.found(); // by the yield
+            waiter.found(|| u64::MAX); // by the yield
         }
         assert!((5..=20).contains(&spun), "{spun}");
         // Once it pays again it is used every time.
@@ -394,7 +418,7 @@ mod tests {
             if waiter.step(FREE, || clock) == Step::Spin(150) {
                 paid += 1;
             }
-            waiter.found();
+            waiter.found(|| u64::MAX);
         }
         assert!(paid > 130, "{paid}");
     }
@@ -417,7 +441,7 @@ mod tests {
                 clock += 300;
                 assert!(matches!(waiter.step(FREE, || clock), Step::Spin(_)));
             }
-            waiter.found();
+            waiter.found(|| u64::MAX);
         }
         assert!(yields < 40, "{yields}");
         // Somebody else appears: the interval is short again.
@@ -428,7 +452,7 @@ mod tests {
                 clock += 5_000;
                 waiter.step(FREE, || clock);
             }
-            waiter.found();
+            waiter.found(|| u64::MAX);
         }
         assert!(yields > 300, "{yields}");
     }
@@ -470,6 +494,39 @@ mod tests {
             assert!(yields < last);
             last = yields;
         }
+    }
+
+    #[test]
+    fn a_server_that_was_woken_soon_yields_longer_again() {
+        let mut waiter = Waiter::new(WaitSettings { turn_every: 0, ..WaitSettings::server() });
+        let mut clock = 1;
+        for _ in 0..8 {
+            steps_to_park(&mut waiter, &mut clock, 1_000);
+        }
+        let idle = steps_to_park(&mut waiter, &mut clock, 1_000).len();
+        for _ in 0..8 {
+            while waiter.step(FREE, || clock) != Step::Park {
+                clock += 1_000;
+            }
+            waiter.found(|| clock + 10_000);
+        }
+        assert!(steps_to_park(&mut waiter, &mut clock, 1_000).len() > 4 * idle);
+    }
+
+    #[test]
+    fn an_idle_night_is_one_wait() {
+        let mut waiter = Waiter::new(WaitSettings { turn_every: 0, ..WaitSettings::server() });
+        let mut clock = 1;
+        let before = steps_to_park(&mut waiter, &mut clock, 1_000).len();
+        while waiter.step(FREE, || clock) != Step::Park {
+            clock += 1_000;
+        }
+        for _ in 0..1000 {
+            assert_eq!(waiter.step(FREE, || clock), Step::Park);
+        }
+        waiter.found(|| u64::MAX);
+        let after = steps_to_park(&mut waiter, &mut clock, 1_000).len();
+        assert!(after * 4 >= before, "halved twice, not a thousand times: {after} of {before}");
     }
 
     #[test]

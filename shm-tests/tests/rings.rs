@@ -6,7 +6,7 @@
 use proptest::prelude::*;
 use ringbell::layout::{self, HeaderWord, Kind, LINE, flag};
 use ringbell::memory::{lines_pair, word_pair};
-use ringbell::ring::{ClaimError, Consumer, Producer, Released};
+use ringbell::ring::{ClaimError, Consumer, Polled, Producer, Released};
 use ringbell::sync::Ordering;
 use ringbell_shm_tests::pattern::{Chance, mix};
 use ringbell_shm_tests::scaled;
@@ -48,8 +48,12 @@ enum Op {
     Send { claimed: u32, used: u32, flags: u8, ahead: bool },
     /// The same without publishing anything, having scribbled over all of it.
     Drop { claimed: u32 },
+    /// Pushes a record of so many per mille of the longest body, in one go.
+    Push { body: u32, ahead: bool },
     /// Reads so many records.
     Take { count: u8 },
+    /// The same in the way that is short for plain records.
+    TakePlain { count: u8 },
     /// Looks, and takes nothing.
     Look,
     /// Asks whether there is room.
@@ -65,7 +69,9 @@ fn op() -> impl Strategy<Value = Op> {
         6 => (body(), prop_oneof![2 => Just(1000u32), 1 => 0..=1000u32], 0..=flag::ALL, any::<bool>())
             .prop_map(|(claimed, used, flags, ahead)| Op::Send { claimed, used, flags, ahead }),
         1 => body().prop_map(|claimed| Op::Drop { claimed }),
-        4 => (1..5u8).prop_map(|count| Op::Take { count }),
+        4 => (body(), any::<bool>()).prop_map(|(body, ahead)| Op::Push { body, ahead }),
+        3 => (1..5u8).prop_map(|count| Op::Take { count }),
+        3 => (1..5u8).prop_map(|count| Op::TakePlain { count }),
         1 => Just(Op::Look),
         1 => body().prop_map(|body| Op::Ask { body }),
         1 => Just(Op::Ahead),
@@ -117,15 +123,24 @@ impl Oracle {
         self.producer.max_body() * per_mille as usize / 1000
     }
 
-    /// Whether refusing `body` bytes is right: so much is unread that they do not fit, give or take the quarter
-    /// that the consumer may keep to itself.
-    fn may_be_full(&self, body: usize) -> bool {
+    /// Refusing `body` bytes is right: the consumer has not found the ring empty, and so much is unread that they do
+    /// not fit, give or take the quarter that the consumer may keep to itself.
+    fn is_full_for(&mut self, body: usize) {
         let capacity = self.producer.capacity();
         let size = layout::record_size(body);
         let to_end = capacity - (self.producer.tail() & (capacity - 1));
         let padding = if size > to_end { to_end } else { 0 };
         let unread = self.producer.tail().wrapping_sub(self.consumer.head());
-        !self.emptied && unread + capacity / 4 + padding + size + layout::zero_window(capacity) > capacity
+        let known = self.producer.fill().expect("an honest consumer");
+        let state = format!(
+            "{size} and {padding} of padding in {capacity}: {unread} unread, {known} as the producer knows, emptied {}",
+            self.emptied
+        );
+        assert!(!self.emptied, "an empty ring is said to be full: {state}");
+        assert!(
+            unread + capacity / 4 + padding + size + layout::zero_window(capacity) > capacity,
+            "full too early: {state}"
+        );
     }
 
     fn step(&mut self, op: &Op) {
@@ -138,11 +153,13 @@ impl Oracle {
                         scribble(self.producer.body_mut(&claim), 1);
                         drop(claim);
                     }
-                    Err(ClaimError::Full) => assert!(self.may_be_full(body), "full too early"),
+                    Err(ClaimError::Full) => self.is_full_for(body),
                     Err(error) => panic!("{error:?}"),
                 }
             }
+            Op::Push { body, ahead } => self.push(body, ahead),
             Op::Take { count } => (0..count).for_each(|_| self.take()),
+            Op::TakePlain { count } => (0..count).for_each(|_| self.take_plain()),
             Op::Look => {
                 let found = self.consumer.peek().expect("an honest producer");
                 assert_eq!(found.is_some(), !self.queue.is_empty());
@@ -152,7 +169,9 @@ impl Oracle {
             Op::Ask { body } => {
                 let body = self.body(body);
                 let said = self.producer.has_room(body).expect("an honest consumer");
-                assert!(said || self.may_be_full(body), "no room said too early");
+                if !said {
+                    self.is_full_for(body);
+                }
             }
             Op::Ahead => self.producer.zero_ahead(),
         }
@@ -165,7 +184,7 @@ impl Oracle {
         let claim = match self.producer.try_claim(claimed) {
             Ok(claim) => claim,
             Err(ClaimError::Full) => {
-                assert!(self.may_be_full(claimed), "full too early");
+                self.is_full_for(claimed);
                 return;
             }
             Err(error) => panic!("{error:?}"),
@@ -186,6 +205,42 @@ impl Oracle {
         }
         self.queue.push_back(Sent { header, call, body });
         self.emptied = false;
+    }
+
+    fn push(&mut self, body: u32, ahead: bool) {
+        let len = self.body(body);
+        let call = self.calls;
+        let mut body = vec![0; len];
+        scribble(&mut body, call);
+        let kind = KINDS[usize::try_from(call % 11).expect("small")];
+        let header = HeaderWord::new(kind, 0, 7, u32::try_from(len).expect("small"));
+        match self.producer.try_push(header, call, &body) {
+            Ok(()) => {}
+            Err(ClaimError::Full) => return self.is_full_for(len),
+            Err(error) => panic!("{error:?}"),
+        }
+        self.calls += 1;
+        if ahead {
+            self.producer.zero_ahead();
+        }
+        self.queue.push_back(Sent { header, call, body });
+        self.emptied = false;
+    }
+
+    fn take_plain(&mut self) {
+        match self.consumer.poll_plain() {
+            Polled::Nothing => {
+                assert!(self.queue.is_empty(), "{} records are lost", self.queue.len());
+                self.emptied = true;
+            }
+            Polled::Plain(header) => {
+                let wanted = self.queue.pop_front().expect("nothing was sent");
+                let mut body = vec![1; 3];
+                let (call, _) = self.consumer.take_plain(header, &mut body);
+                assert_eq!(Sent { header, call, body }, wanted);
+            }
+            Polled::Other => self.take(),
+        }
     }
 
     fn take(&mut self) {
@@ -214,11 +269,12 @@ impl Oracle {
             self.take();
         }
         self.take();
-        assert!(self.consumer.is_published());
-        assert_eq!(self.producer.fill(), Ok(0));
-        // A ring that was found empty takes the longest record there is.
+        // A ring that was found empty takes the longest record there is, told or not.
         let longest = self.producer.max_body();
         assert!(self.producer.try_claim(longest).is_ok());
+        self.consumer.settle();
+        let padding = self.producer.tail().wrapping_sub(self.consumer.head());
+        assert_eq!(self.producer.fill(), Ok(padding));
     }
 }
 
@@ -262,6 +318,15 @@ proptest! {
                 lines.store(consumer.head(), hostile_word(&mut chance, capacity), Ordering::Relaxed);
             }
             let _ = consumer.has_pending();
+            if chance.below(2) == 0
+                && let Polled::Plain(header) = consumer.poll_plain()
+            {
+                // Meanwhile everything changes.
+                lines.store(consumer.head(), chance.draw(), Ordering::Relaxed);
+                let _ = consumer.take_plain(header, &mut out);
+                prop_assert!(out.len() <= layout::max_body(capacity));
+                continue;
+            }
             match consumer.peek() {
                 Ok(Some(record)) => {
                     prop_assert!(record.kind != Kind::Padding && record.len() <= layout::max_body(capacity));

@@ -249,7 +249,12 @@ pub(crate) fn attach(
     crate::kill_point!("client-answer-read");
     match header.kind {
         Kind::Welcome => {
-            let attachment = join(socket, &Welcome::parse(&body)?, descriptors?)?;
+            let welcome = Welcome::parse(&body)?;
+            // The server may lower what was asked for, and choose what was not.
+            if options.max_message != 0 && welcome.max_message > options.max_message {
+                return Err(ConnectError::NotRingbell);
+            }
+            let attachment = join(socket, &welcome, descriptors?)?;
             crate::kill_point!("client-mapped");
             patience.send(&attachment.lifeline, &[lifeline::READY])?;
             crate::kill_point!("client-ready-sent");

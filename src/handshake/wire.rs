@@ -287,7 +287,7 @@ impl Welcome {
             && at.u64(48) == layout::status_segment_size(welcome.armed_words)
             && welcome.generation != 0
             && welcome.session != 0
-            && welcome.max_message != 0;
+            && (1..=u64::from(u32::MAX)).contains(&welcome.max_message);
         if sane { Ok(welcome) } else { Err(Malformed::Content) }
     }
 }
