@@ -807,10 +807,7 @@ impl Client {
         if request.len() > self.session.max_message() {
             return Err(SendError::TooLarge { len: request.len(), max: self.session.max_message() });
         }
-        if !self.stash.is_empty() && self.in_flight_or_kept() >= self.max_in_flight {
-            return Err(self.too_many());
-        }
-        let Some(call) = self.calls.begin() else { return Err(self.too_many()) };
+        let call = self.begin()?;
         crate::kill_point!("request-claimed");
         let head = Head::new(Kind::Request, call.0);
         let mut progress = Progress::default();
@@ -829,9 +826,27 @@ impl Client {
         self.calls.in_flight() + self.stash.len()
     }
 
+    #[inline]
+    fn begin(&mut self) -> Result<CallId, SendError> {
+        if self.stash.is_empty()
+            && let Some(call) = self.calls.begin()
+        {
+            return Ok(call);
+        }
+        if self.in_flight_or_kept() >= self.max_in_flight {
+            self.make_place()?;
+        }
+        Ok(self.calls.begin().expect("less than the limit"))
+    }
+
+    /// Takes in what has come: late answers to calls that were given up no longer count then.
     #[cold]
-    fn too_many(&self) -> SendError {
-        SendError::TooManyInFlight { limit: self.max_in_flight }
+    fn make_place(&mut self) -> Result<(), SendError> {
+        self.drain().map_err(|over| self.fail(over).as_send())?;
+        if self.in_flight_or_kept() >= self.max_in_flight {
+            return Err(SendError::TooManyInFlight { limit: self.max_in_flight });
+        }
+        Ok(())
     }
 
     #[cold]
@@ -880,7 +895,7 @@ impl Client {
             return Err(SendError::TooLarge { len, max });
         }
         if self.in_flight_or_kept() >= self.max_in_flight {
-            return Err(self.too_many());
+            self.make_place()?;
         }
         let mut deadline = Deadline::after(timeout);
         let claimed = self.wait(&mut deadline, Interest::BOTH, |client| {
@@ -944,6 +959,8 @@ impl Client {
         }
         usable.map_err(Over::as_recv)?;
         if self.calls.wanted() == 0 {
+            // Answers to calls that were given up may have come: they are dropped here.
+            self.drain().map_err(|over| self.fail(over).as_recv())?;
             return Err(RecvError::NothingInFlight);
         }
         match self.wait(&mut deadline, Interest::DATA, |client| client.look(None)) {

@@ -7,7 +7,7 @@ use crate::pattern::{Pattern, Way};
 use crate::process::{Arguments, Process, Start, hear, say};
 use crate::suite::Role;
 use ringbell::{HandlerError, Request, ServerHandle, ServerStats, WaitSettings};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -269,8 +269,12 @@ pub fn serve(arguments: &Arguments) {
     let stats = match arguments.text("handler") {
         "verify" => {
             let mut verifier = Verifier::new(arguments.get("ledger"));
-            let stats = server.run(|request, response| verifier.handle(request, response));
+            let stats = server.run_with(Lent(&mut verifier));
             complaints = verifier.complaints;
+            if let Ok(stats) = &stats {
+                // Each session that was accepted has been closed, the last ones by the shutdown.
+                complaints += stats.accepted.abs_diff(verifier.closed.len() as u64);
+            }
             stats
         }
         "do" => {
@@ -303,8 +307,21 @@ fn control(handle: &ServerHandle) {
 #[derive(Debug)]
 pub struct Verifier {
     sessions: HashMap<u64, (Pattern, u64)>,
+    closed: HashSet<u64>,
     ledger: Option<std::fs::File>,
     complaints: u64,
+}
+
+struct Lent<'a>(&'a mut Verifier);
+
+impl ringbell::Handler for Lent<'_> {
+    fn request(&mut self, request: Request<'_>, response: &mut Vec<u8>) -> Result<(), HandlerError> {
+        self.0.handle(request, response)
+    }
+
+    fn closed(&mut self, session: u64) {
+        self.0.close(session);
+    }
 }
 
 impl Verifier {
@@ -315,7 +332,7 @@ impl Verifier {
     #[must_use]
     pub fn new(ledger: Option<&str>) -> Self {
         let open = |path| std::fs::OpenOptions::new().append(true).create(true).open(path).expect("a ledger");
-        Self { sessions: HashMap::new(), ledger: ledger.map(open), complaints: 0 }
+        Self { sessions: HashMap::new(), closed: HashSet::new(), ledger: ledger.map(open), complaints: 0 }
     }
 
     /// How many requests were wrong.
@@ -324,12 +341,25 @@ impl Verifier {
         self.complaints
     }
 
+    /// A session is over, which must be said once.
+    pub fn close(&mut self, session: u64) {
+        self.sessions.remove(&session);
+        if !self.closed.insert(session) {
+            eprintln!("session {session} was closed twice");
+            self.complaints += 1;
+        }
+    }
+
     /// Handles a request.
     ///
     /// # Errors
     /// What is wrong with it.
     pub fn handle(&mut self, request: Request<'_>, response: &mut Vec<u8>) -> Result<(), HandlerError> {
         let bytes = request.payload();
+        if self.closed.contains(&request.session()) {
+            eprintln!("a request of session {}, which is closed", request.session());
+            self.complaints += 1;
+        }
         let Some((pattern, next)) = self.sessions.get_mut(&request.session()) else {
             let Some(pattern) = Pattern::from_opening(bytes) else {
                 // No complaint: hostile peers say anything, and an honest client takes the error amiss.
@@ -378,6 +408,7 @@ pub fn read_ledger(path: &Path) -> Vec<(u64, u64)> {
 /// | `x` | an error: code u16, and the rest as its text |
 /// | `p` | panics with the rest |
 /// | `s` | sleeps so many ms, u64, then answers the rest |
+/// | `w` | answers who asks: session, pid, uid and name, with spaces between |
 ///
 /// # Errors
 /// If told so, and if there is no such verb.
@@ -399,6 +430,10 @@ pub fn obey(request: Request<'_>, handled: u64, response: &mut Vec<u8>) -> Resul
         (b's', Some(ms)) => {
             std::thread::sleep(Duration::from_millis(ms));
             response.extend_from_slice(&rest[8..]);
+        }
+        (b'w', _) => {
+            let who = format!("{} {} {} {}", request.session(), request.pid(), request.uid(), request.name());
+            response.extend_from_slice(who.as_bytes());
         }
         _ => return Err("no such verb".into()),
     }

@@ -32,6 +32,10 @@ suite! {
         claims,
         views_and_buffers,
         batches,
+        posts_and_flushes,
+        sent_and_dropped,
+        who_asks,
+        waiting_for_a_server,
         shutdown_with_calls_in_flight,
         shutdown_without_draining,
         shutdown_while_clients_connect,
@@ -491,6 +495,7 @@ fn claims() -> Ran {
         if chance.below(4) == 0 {
             // Given back: nothing of it is ever seen.
             claim.fill(0xff);
+            drop(claim);
             assert_eq!(client.in_flight(), 0);
             assert_eq!(client.call(b"ex").expect("a call").payload(), b"x");
             continue;
@@ -558,6 +563,107 @@ fn batches() -> Ran {
     finish(client);
     server.shut_down();
     done!("{rounds} batches of up to 59")
+}
+
+fn posts_and_flushes() -> Ran {
+    let rounds = scaled(3000);
+    let server = Server::prepare("do").with("wait", "park").with("ring_capacity", 4096).start();
+    let mut client = connect(&server);
+    let mut chance = Chance::new(seed());
+    for round in 0..rounds {
+        if round % 256 == 0 {
+            tick();
+        }
+        let count = chance.below(50);
+        let calls: Vec<CallId> = (0..count)
+            .map(|number| client.post(&[&b"e"[..], &number.to_le_bytes(), &[1; 100]].concat()).expect("post"))
+            .collect();
+        // Flushed, or not: whoever waits for an answer has flushed.
+        if chance.below(2) == 0 {
+            client.flush();
+        }
+        for (call, number) in calls.into_iter().zip(0u64..) {
+            let answer = client.recv(None).expect("recv");
+            let payload = answer.outcome.expect("an answer");
+            assert_eq!((answer.call, &payload[..8]), (call, &number.to_le_bytes()[..]));
+        }
+    }
+    finish(client);
+    server.shut_down();
+    done!("{rounds} rounds of up to 49 posts")
+}
+
+/// What becomes of requests whose client is dropped behind them is nowhere promised: this tells how it is.
+fn sent_and_dropped() -> Ran {
+    let rounds = scaled(100);
+    let (mut sent, mut executed) = (0, 0);
+    let mut server = doing();
+    for _ in 0..rounds {
+        let mut client = connect(&server);
+        for _ in 0..10 {
+            client.send(b"e").expect("send");
+            sent += 1;
+        }
+        drop(client);
+        server.wait_for_sessions(0);
+    }
+    let mut client = connect(&server);
+    let handled = client.call(b"n").expect("a call");
+    executed += u64::from_le_bytes(handled.payload().try_into().expect("eight bytes")) - 1;
+    assert!(executed <= sent);
+    finish(client);
+    server.shut_down();
+    done!("{sent} requests sent and dropped, {executed} of them executed")
+}
+
+fn who_asks() -> Ran {
+    let server = doing();
+    let mut sessions = Vec::new();
+    for name in ["", "somebody", "ünïcödé", &"x".repeat(48)] {
+        let mut client = ConnectOptions::new().name(name).connect(server.path()).expect("connect");
+        let session = client.session();
+        let who = String::from_utf8(client.call(b"w").expect("a call").to_vec()).expect("UTF-8");
+        let uid = rustix::process::getuid().as_raw();
+        assert_eq!(who, format!("{session} {} {uid} {name}", std::process::id()));
+        sessions.push(session);
+        finish(client);
+    }
+    let mut client = connect(&server);
+    let who = String::from_utf8(client.call(b"w").expect("a call").to_vec()).expect("UTF-8");
+    let name = who.splitn(4, ' ').nth(3).unwrap_or_default().to_owned();
+    let program = std::env::current_exe().expect("a path");
+    let program = program.file_name().expect("a name").to_string_lossy();
+    assert!(
+        !name.is_empty() && program.starts_with(&name),
+        "the default is the name of the program, not {name:?}"
+    );
+    finish(client);
+    sessions.dedup();
+    assert_eq!(sessions.len(), 4, "no session comes twice");
+    server.shut_down();
+    done!("5 clients")
+}
+
+fn waiting_for_a_server() -> Ran {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("test.sock");
+    let options = |timeout| ConnectOptions::new().wait_for_server(true).timeout(timeout);
+    let waited =
+        takes(Duration::from_millis(100), || options(Some(Duration::from_millis(100))).connect(&path));
+    assert!(matches!(waited, Err(ConnectError::NoSuchSocket(_))), "{waited:?}");
+    at_once(|| assert!(options(Some(Duration::ZERO)).connect(&path).is_err()));
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..8).map(|_| scope.spawn(|| options(None).connect(&path))).collect();
+        std::thread::sleep(Duration::from_millis(30));
+        assert!(clients.iter().all(|client| !client.is_finished()));
+        let server = Server::prepare_at(&path, "do").start();
+        for client in clients {
+            let mut client = client.join().expect("a thread").expect("connect");
+            assert_eq!(&*client.call(b"ehere").expect("a call"), b"here");
+        }
+        server.shut_down();
+    });
+    done!("8 clients")
 }
 
 fn shutdown_with_calls_in_flight() -> Ran {

@@ -91,6 +91,8 @@ struct Oracle {
     consumer: Consumer,
     queue: VecDeque<Sent>,
     calls: u64,
+    /// Where the record after the last released one begins. Padding in front of it belongs to it.
+    released: u64,
     /// The consumer has found it empty, and nothing was sent since.
     emptied: bool,
 }
@@ -115,6 +117,7 @@ impl Oracle {
             consumer: Consumer::new(peer, head, start),
             queue: VecDeque::new(),
             calls: 0,
+            released: start,
             emptied: true,
         }
     }
@@ -130,7 +133,7 @@ impl Oracle {
         let size = layout::record_size(body);
         let to_end = capacity - (self.producer.tail() & (capacity - 1));
         let padding = if size > to_end { to_end } else { 0 };
-        let unread = self.producer.tail().wrapping_sub(self.consumer.head());
+        let unread = self.producer.tail().wrapping_sub(self.released);
         let known = self.producer.fill().expect("an honest consumer");
         let state = format!(
             "{size} and {padding} of padding in {capacity}: {unread} unread, {known} as the producer knows, emptied {}",
@@ -237,6 +240,7 @@ impl Oracle {
                 let wanted = self.queue.pop_front().expect("nothing was sent");
                 let mut body = vec![1; 3];
                 let (call, _) = self.consumer.take_plain(header, &mut body);
+                self.released = self.consumer.head();
                 assert_eq!(Sent { header, call, body }, wanted);
             }
             Polled::Other => self.take(),
@@ -262,6 +266,7 @@ impl Oracle {
             assert_eq!(part, wanted.body[9..]);
         }
         let _: Released = self.consumer.release(record);
+        self.released = self.consumer.head();
     }
 
     fn drain(&mut self) {
@@ -462,6 +467,7 @@ fn stress_len(seed: u64, call: u64, max: usize) -> usize {
 
 fn produce(mut producer: Producer, count: u64, seed: u64) {
     let mut chance = Chance::new(seed);
+    let mut body = Vec::new();
     for call in 0..count {
         let len = stress_len(seed, call, producer.max_body());
         // Claims more now and then, and drops a claim that it has scribbled over.
@@ -471,19 +477,26 @@ fn produce(mut producer: Producer, count: u64, seed: u64) {
         {
             scribble(producer.body_mut(&claim), call);
         }
-        let claim = loop {
-            match producer.try_claim(len + extra) {
-                Ok(claim) => break claim,
+        let header = HeaderWord::new(Kind::Request, 0, 7, u32::try_from(len).expect("small"));
+        body.resize(len, 0);
+        scribble(&mut body, mix(seed, call));
+        // In one go, or in steps.
+        let whole = extra == 0 && chance.below(2) == 0;
+        loop {
+            let result = if whole {
+                producer.try_push(header, call, &body)
+            } else {
+                producer.try_claim(len + extra).map(|claim| {
+                    producer.write(&claim, 0, &body);
+                    producer.commit(claim, header, call);
+                })
+            };
+            match result {
+                Ok(()) => break,
                 Err(ClaimError::Full) => std::thread::yield_now(),
                 Err(error) => panic!("{error:?}"),
             }
-        };
-        scribble(producer.body_mut(&claim), mix(seed, call));
-        producer.commit(
-            claim,
-            HeaderWord::new(Kind::Request, 0, 7, u32::try_from(len).expect("small")),
-            call,
-        );
+        }
         if chance.below(4) != 0 {
             producer.zero_ahead();
         }
@@ -494,19 +507,34 @@ fn consume(mut consumer: Consumer, count: u64, seed: u64) {
     let (mut body, mut wanted) = (Vec::new(), Vec::new());
     let mut call = 0;
     let mut max = 0;
+    let mut chance = Chance::new(!seed);
     while call < count {
-        let Some(record) = consumer.peek().expect("an honest producer") else {
-            std::thread::yield_now();
-            continue;
-        };
-        assert_eq!((record.call, record.kind, record.header.code()), (call, Kind::Request, 7));
-        body.clear();
-        consumer.read(&record, 0, &mut body);
+        if chance.below(2) == 0 {
+            match consumer.poll_plain() {
+                Polled::Nothing => {
+                    std::thread::yield_now();
+                    continue;
+                }
+                Polled::Plain(header) => {
+                    let (found, _) = consumer.take_plain(header, &mut body);
+                    assert_eq!((found, header.kind(), header.code()), (call, Some(Kind::Request), 7));
+                }
+                Polled::Other => continue,
+            }
+        } else {
+            let Some(record) = consumer.peek().expect("an honest producer") else {
+                std::thread::yield_now();
+                continue;
+            };
+            assert_eq!((record.call, record.kind, record.header.code()), (call, Kind::Request, 7));
+            body.clear();
+            consumer.read(&record, 0, &mut body);
+            let _ = consumer.release(record);
+        }
         wanted.resize(body.len(), 0);
         scribble(&mut wanted, mix(seed, call));
         assert!(body == wanted, "record {call} is torn");
-        max = max.max(record.len());
-        let _ = consumer.release(record);
+        max = max.max(body.len());
         call += 1;
     }
     assert_eq!(consumer.peek().expect("an honest producer").map(|record| record.call), None);
