@@ -844,6 +844,9 @@ impl Client {
     fn make_place(&mut self) -> Result<(), SendError> {
         self.drain().map_err(|over| self.fail(over).as_send())?;
         if self.in_flight_or_kept() >= self.max_in_flight {
+            if let WaitEnd::Over(over) = self.timed_out(now_ns()) {
+                return Err(over.as_send());
+            }
             return Err(SendError::TooManyInFlight { limit: self.max_in_flight });
         }
         Ok(())
@@ -1143,15 +1146,21 @@ impl Client {
     fn without_waiting<T>(&mut self) -> Result<T, WaitEnd> {
         self.waiter.given_up();
         self.session.flush();
-        let now = now_ns();
+        Err(self.timed_out(now_ns()))
+    }
+
+    /// A wait ends without a result. Now and then that is the moment to see whether the server is still there, for
+    /// clients that never wait for long.
+    fn timed_out(&mut self, now: u64) -> WaitEnd {
+        self.waiter.given_up();
         if now.saturating_sub(self.checked_at) < CHECK_EVERY_NS {
-            return Err(WaitEnd::TimedOut);
+            return WaitEnd::TimedOut;
         }
         self.checked_at = now;
         match self.check_server() {
-            Ok(()) => Err(WaitEnd::TimedOut),
-            Err(_) if self.session.has_pending() => Err(WaitEnd::TimedOut),
-            Err(over) => Err(WaitEnd::Over(self.fail(over))),
+            Ok(()) => WaitEnd::TimedOut,
+            Err(_) if self.session.has_pending() => WaitEnd::TimedOut,
+            Err(over) => WaitEnd::Over(self.fail(over)),
         }
     }
 
@@ -1165,9 +1174,8 @@ impl Client {
         self.session.flush();
         let now = now_ns();
         if deadline.passed(now) {
-            self.waiter.given_up();
             self.hint(false);
-            return Err(WaitEnd::TimedOut);
+            return Err(self.timed_out(now));
         }
         if step == Step::Yield {
             self.hint(false);
@@ -1208,6 +1216,8 @@ impl Client {
             // Still armed: whoever published it rings, now or in a moment.
             match self.sleeper.rescue(ticket) {
                 Rescue::LateRing => self.session.counts.late_rings += 1,
+                // A ring that died with its ringer was not lost: nobody lived to make it.
+                Rescue::LostWake if self.check_server().is_err() => self.session.counts.late_rings += 1,
                 Rescue::LostWake => self.session.counts.backstop_rescues += 1,
             }
         }
