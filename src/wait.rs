@@ -259,13 +259,7 @@ impl Waiter {
         match self.phase {
             Phase::Turn if self.yield_from == 0 => self.yield_at(now),
             Phase::Turn => {
-                let quick = self.yielded(now);
-                self.turn_every = if quick {
-                    self.turn_every.saturating_mul(4).min(self.settings.turn_every_most).max(1)
-                } else {
-                    self.settings.turn_every
-                };
-                self.turn_in = self.turn_every;
+                self.turn_taken(now);
                 self.phase = Phase::Spin;
                 Step::Spin(self.spin_polls)
             }
@@ -295,6 +289,16 @@ impl Waiter {
         self.yield_from = now;
         self.counts.yields += 1;
         Step::Yield
+    }
+
+    /// Sets the interval to the next turn by what came of this one.
+    fn turn_taken(&mut self, now: u64) {
+        self.turn_every = if self.yielded(now) {
+            self.turn_every.saturating_mul(4).min(self.settings.turn_every_most).max(1)
+        } else {
+            self.settings.turn_every
+        };
+        self.turn_in = self.turn_every;
     }
 
     /// Takes note of a yield that came back; whether it was quick.
@@ -329,7 +333,7 @@ impl Waiter {
         Step::Park
     }
 
-    /// The wait is over: something was found. `now` is asked for only after a sleep.
+    /// The wait is over: something was found. `now` is asked for only after a sleep or a turn.
     #[inline]
     pub fn found(&mut self, now: impl FnOnce() -> u64) {
         match self.phase {
@@ -338,7 +342,11 @@ impl Waiter {
                 self.futile = 0;
                 self.counts.spins_paid += 1;
             }
-            Phase::Turn | Phase::Yield => {
+            Phase::Turn => {
+                // What was waited for came during the yield.
+                self.turn_taken(now());
+            }
+            Phase::Yield => {
                 self.yield_from = 0;
                 self.yield_longer();
             }
@@ -428,6 +436,21 @@ mod tests {
         let mut waiter = Waiter::new(WaitSettings::client());
         let around = Surroundings { peer_cannot_run: true, crowded: false };
         assert_eq!(waiter.step(around, || 5), Step::Yield);
+    }
+
+    #[test]
+    fn turns_become_rare_also_if_each_of_them_finds_something() {
+        let mut waiter = Waiter::new(WaitSettings::client());
+        let mut clock = 1;
+        let mut yields = 0;
+        for _ in 0..100_000 {
+            if waiter.step(FREE, || clock) == Step::Yield {
+                yields += 1;
+                clock += 300;
+            }
+            waiter.found(|| clock);
+        }
+        assert!(yields < 40, "{yields}");
     }
 
     #[test]

@@ -59,6 +59,14 @@ pub fn seed() -> u64 {
     })
 }
 
+/// Uses the CPU for so long: shorter than any sleep can be.
+pub fn busy_for(time: Duration) {
+    let until = Instant::now() + time;
+    while Instant::now() < until {
+        std::hint::spin_loop();
+    }
+}
+
 /// Waits until `condition` holds, at most `limit`; whether it came to hold.
 ///
 /// Looks every millisecond: for conditions in other processes, of which nobody tells.

@@ -3,7 +3,7 @@
 //! The role prints `ready` when it listens and then obeys lines: `stats`, `shutdown MS`, `descriptors`. It shuts
 //! down when its test hangs up.
 
-use crate::pattern::{Pattern, Way};
+use crate::pattern::{Chance, Pattern, Way};
 use crate::process::{Arguments, Process, Start, hear, say};
 use crate::suite::Role;
 use ringbell::{HandlerError, Request, ServerHandle, ServerStats, WaitSettings};
@@ -213,6 +213,8 @@ pub fn waiting(name: &str, default: WaitSettings) -> WaitSettings {
 /// | `ledger` | a file to which the sender and number of each verified request is appended |
 /// | `sigterm` | any value: SIGTERM shuts down |
 /// | `storm_us` | a signal every so many microseconds |
+/// | `dawdle_us` | the verifier takes up to so long over a request |
+/// | `sigpipe` | any value: SIGPIPE kills, as it does in programs that are not Rust's |
 ///
 /// # Panics
 /// If it cannot serve.
@@ -259,6 +261,9 @@ pub fn serve(arguments: &Arguments) {
     if arguments.get("sigterm").is_some() {
         crate::signals::shut_down_on_sigterm(handle.clone());
     }
+    if arguments.get("sigpipe").is_some() {
+        crate::signals::die_of_sigpipe();
+    }
     if let Some(us) = arguments.maybe_number("storm_us") {
         crate::signals::count(libc::SIGALRM);
         crate::signals::storm(Duration::from_micros(us));
@@ -269,6 +274,7 @@ pub fn serve(arguments: &Arguments) {
     let stats = match arguments.text("handler") {
         "verify" => {
             let mut verifier = Verifier::new(arguments.get("ledger"));
+            verifier.dawdle = arguments.maybe_number("dawdle_us").unwrap_or(0);
             let stats = server.run_with(Lent(&mut verifier));
             complaints = verifier.complaints;
             if let Ok(stats) = &stats {
@@ -310,6 +316,9 @@ pub struct Verifier {
     closed: HashSet<u64>,
     ledger: Option<std::fs::File>,
     complaints: u64,
+    /// Takes up to so many us over a request.
+    dawdle: u64,
+    chance: Chance,
 }
 
 struct Lent<'a>(&'a mut Verifier);
@@ -332,7 +341,14 @@ impl Verifier {
     #[must_use]
     pub fn new(ledger: Option<&str>) -> Self {
         let open = |path| std::fs::OpenOptions::new().append(true).create(true).open(path).expect("a ledger");
-        Self { sessions: HashMap::new(), closed: HashSet::new(), ledger: ledger.map(open), complaints: 0 }
+        Self {
+            sessions: HashMap::new(),
+            closed: HashSet::new(),
+            ledger: ledger.map(open),
+            complaints: 0,
+            dawdle: 0,
+            chance: Chance::new(1),
+        }
     }
 
     /// How many requests were wrong.
@@ -381,6 +397,9 @@ impl Verifier {
             ledger.write_all(&entry).expect("the ledger takes it");
         }
         pattern.fill(seq, Way::Response, response);
+        if self.dawdle != 0 {
+            crate::busy_for(Duration::from_nanos(self.chance.below(self.dawdle * 1000)));
+        }
         Ok(())
     }
 }

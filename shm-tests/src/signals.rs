@@ -29,6 +29,12 @@ pub fn count(signal: libc::c_int) {
     install(signal, on_signal);
 }
 
+/// SIGPIPE kills from now on, as it does in programs that are not Rust's.
+pub fn die_of_sigpipe() {
+    // SAFETY: restores the default action; no handler of this process is involved.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
+
 /// How many signals were counted.
 #[must_use]
 pub fn caught() -> u64 {

@@ -43,6 +43,10 @@ suite! {
         a_client_that_does_not_read_is_put_out,
         numbers_of_both_sides_agree,
         limits_of_options,
+        timeouts_at_any_moment,
+        memory_for_requests_is_limited,
+        shutdown_before_serving,
+        clients_wait_for_a_server_that_does_not_serve_yet,
     ],
     roles: [lazy],
 }
@@ -924,4 +928,115 @@ fn limits_of_options() -> Ran {
     assert!(matches!(ringbell::Server::bind(server.path()), Err(ringbell::BindError::AlreadyListening(_))));
     server.shut_down();
     done!("options of client and server")
+}
+
+/// Timeouts cut calls of any length at any point: no session is harmed, no answer goes astray.
+fn timeouts_at_any_moment() -> Ran {
+    let rounds = scaled(20_000);
+    let server = Server::prepare("do").with("ring_capacity", 2048).start();
+    let mut client = connect(&server);
+    let mut chance = Chance::new(seed());
+    let (mut answered, mut not_sent, mut late) = (0u64, 0u64, 0u64);
+    let mut body = Vec::new();
+    for round in 0..rounds {
+        if round % 256 == 0 {
+            tick();
+        }
+        let limit = if chance.below(4) == 0 { 30_000 } else { 600 };
+        let len = usize::try_from(chance.below(limit)).expect("small");
+        let byte = chance.draw().to_le_bytes()[0];
+        body.clear();
+        body.push(b'e');
+        body.extend_from_slice(&round.to_le_bytes());
+        body.resize(9 + len, byte);
+        if chance.below(100) == 0 {
+            // Over this the handler sleeps for a while, and rings fill up.
+            let _ = client.send_timeout(&ask(b's', 1, b""), Some(Duration::ZERO));
+        }
+        let timeout = Duration::from_nanos(chance.below(60_000));
+        match client.call_timeout(&body, Some(timeout)) {
+            Ok(answer) => {
+                answered += 1;
+                assert!(answer.payload() == &body[1..], "the answer to call {round} is another's, or torn");
+            }
+            Err(CallError::TimedOut { maybe_executed: true }) => late += 1,
+            Err(CallError::TimedOut { maybe_executed: false }) => not_sent += 1,
+            Err(CallError::TooManyInFlight { .. }) => while client.recv(None).is_ok() {},
+            Err(error) => panic!("call {round}: {error:?}"),
+        }
+        while let Ok(Some(_)) = client.try_recv() {}
+    }
+    while client.recv(None).is_ok() {}
+    body.resize(100_000, 1);
+    assert!(client.call(&body).expect("the session goes on").payload() == &body[1..]);
+    assert!(answered > 0 && late > 0, "{answered} answered, {late} late");
+    let counts = client.stats();
+    assert_eq!(counts.timeouts, late + not_sent);
+    finish(client);
+    let stats = server.shut_down();
+    assert_eq!((stats.peer_faults, stats.panics), (0, 0));
+    done!(
+        "{rounds} calls: {answered} answered, {late} too late, {not_sent} not sent, {} given up half-way",
+        counts.aborts
+    )
+}
+
+fn memory_for_requests_is_limited() -> Ran {
+    let rounds = scaled(50);
+    let mut server =
+        Server::prepare("do").with("ring_capacity", 16_384).with("max_incomplete_bytes", 300_000).start();
+    let large = vec![b'e'; 250_000];
+    let larger = vec![b'e'; 350_000];
+    let mut client = connect(&server);
+    for _ in 0..rounds {
+        assert_eq!(client.call(&large).expect("within the budget").len(), large.len() - 1);
+        match client.call(&larger) {
+            Err(CallError::Remote(RemoteError { code: code::EXHAUSTED, .. })) => {}
+            other => panic!("{:?}", other.map(|answer| answer.len())),
+        }
+        assert_eq!(&*client.call(b"eon").expect("the session goes on"), b"on");
+        // Half of a message, which takes its part of the budget with it when its client goes.
+        let mut quitter = connect(&server);
+        quitter.send(&ask(b's', 2, b"")).expect("send");
+        let _ = quitter.send_timeout(&large, Some(Duration::from_millis(1)));
+    }
+    finish(client);
+    server.wait_for_sessions(0);
+    let stats = server.shut_down();
+    assert_eq!((stats.errors, stats.peer_faults), (rounds, 0));
+    done!("{rounds} refusals, and as many clients that went half-way")
+}
+
+fn shutdown_before_serving() -> Ran {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = ringbell::Server::bind(dir.path().join("test.sock")).expect("bind");
+    let handle = server.handle();
+    handle.shutdown(None);
+    handle.shutdown(Some(Duration::ZERO));
+    let stats = at_once(|| server.run(|_, _| Ok(()))).expect("run");
+    assert_eq!(stats.requests, 0);
+    handle.shutdown(None);
+    done!("one")
+}
+
+fn clients_wait_for_a_server_that_does_not_serve_yet() -> Ran {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("test.sock");
+    let server = ringbell::Server::bind(&path).expect("bind");
+    let handle = server.handle();
+    let early = ConnectOptions::new().timeout(Some(SHORT)).connect(&path);
+    assert!(matches!(early, Err(ConnectError::TimedOut)), "{early:?}");
+    std::thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            let mut client = Client::connect(&path).expect("connect");
+            client.call(b"x").expect("a call").len()
+        });
+        std::thread::sleep(SHORT);
+        assert!(!client.is_finished());
+        let serving = scope.spawn(|| server.run(|_, _| Ok(())));
+        assert_eq!(client.join().expect("a thread"), 0);
+        handle.shutdown(None);
+        serving.join().expect("a thread").expect("run");
+    });
+    done!("two")
 }

@@ -6,11 +6,11 @@
 use ringbell::sync::{Ordering, PlainU64};
 use ringbell::{CallError, ConnectError, ConnectOptions, RecvError, SendError, WaitSettings, kill_point};
 use ringbell_shm_tests::pattern::{Chance, Pattern, mix};
-use ringbell_shm_tests::process::{Arguments, Process, Start, readable, say};
+use ringbell_shm_tests::process::{Arguments, Process, Start, hear, readable, say};
 use ringbell_shm_tests::server::{Server, read_ledger, waiting};
 use ringbell_shm_tests::suite::{Ran, tick};
 use ringbell_shm_tests::verified::Verified;
-use ringbell_shm_tests::{done, observe, scaled, seed, suite, wait_until};
+use ringbell_shm_tests::{done, observe, scaled, seed, signals, suite, wait_until};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -23,8 +23,9 @@ suite! {
         a_client_that_receives_with_short_timeouts_learns_of_the_death,
         a_client_that_calls_with_short_timeouts_learns_of_the_death,
         a_client_that_only_sends_learns_of_the_death,
+        sigpipe_kills_nobody,
     ],
-    roles: [victim],
+    roles: [victim, bereaved],
 }
 
 /// How long a survivor may take to learn of a death.
@@ -120,7 +121,8 @@ fn witness(path: &Path, stop: &PlainU64) -> u64 {
 fn clients_die() -> Ran {
     let rounds = scaled(500);
     let mut chance = Chance::new(mix(seed(), 1));
-    let mut server = Server::prepare("verify").with("ring_capacity", 2048).with("wait", "park").start();
+    let mut server =
+        Server::prepare("verify").with("ring_capacity", 2048).with("wait", "park").with("sigpipe", 1).start();
     let stop = PlainU64::new(0);
     let path = server.path().to_owned();
     let points: Vec<&str> =
@@ -553,4 +555,30 @@ fn a_client_that_only_sends_learns_of_the_death() -> Ran {
     });
     assert_eq!(said, Some(SendError::Disconnected), "after {after:?}");
     done!("send says so after {after:?}")
+}
+
+/// Outlives its server in a process that SIGPIPE would kill.
+fn bereaved(arguments: &Arguments) {
+    signals::die_of_sigpipe();
+    let connect = || ConnectOptions::new().connect(arguments.text("path")).expect("connect");
+    let mut clients = [connect(), connect(), connect()];
+    say("ready");
+    let _ = hear();
+    let [talking, sending, _silent] = &mut clients;
+    assert!(matches!(talking.call(b"x"), Err(CallError::Disconnected { .. })));
+    while sending.send_timeout(&[0; 1000], Some(Duration::ZERO)).is_ok() {}
+    // And their goodbyes.
+    drop(clients);
+    say("done");
+}
+
+fn sigpipe_kills_nobody() -> Ran {
+    let mut server = Server::verifying();
+    let mut client = Start::role("bereaved").with("path", server.path().display()).start();
+    client.expect("ready");
+    server.process().kill();
+    client.tell("go");
+    client.expect("done");
+    client.succeed();
+    done!("3 clients; and see the server of `clients_die`")
 }
