@@ -19,7 +19,7 @@
 //! | edge | Release | Acquire | without it |
 //! |---|---|---|---|
 //! | **PUBLISH** | header word, in [`Producer::commit`] | fence, in [`Consumer::peek`] | a body is read before it is written; a stale header word behind it is read as a record |
-//! | **RELEASE** | head, in [`Consumer::publish_head`] | fence, in [`Producer::refresh_head`] | bytes are overwritten while they are still being read |
+//! | **RELEASE** | head, in `Consumer::publish_head` | fence, in `Producer::refresh_head` | bytes are overwritten while they are still being read |
 //!
 //! Loads are relaxed with a fence behind, because the peer's memory is mapped read-only, where only relaxed loads
 //! are allowed.

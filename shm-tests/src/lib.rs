@@ -6,7 +6,7 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`suite`] | the `main` of a test program: tests one after the other, roles, visible skips, the watchdog |
+//! | [`suite!`] | the `main` of a test program: tests one after the other, roles, visible skips, the watchdog |
 //! | [`process`] | starting, talking to, stopping and killing other processes |
 //! | [`server`] | a server in a process of its own, and the role that it plays |
 //! | [`pattern`] | what is sent and what must come back, computed on both sides from a seed |

@@ -182,8 +182,8 @@ pub fn waiting(name: &str, default: WaitSettings) -> WaitSettings {
         "default" => {}
         "park" => settings = settings.park_at_once(),
         "spin" => {
-            settings.spin_polls = 1_000_000;
-            settings.crowded_spin_polls = 1_000_000;
+            settings.spin_polls = 200_000;
+            settings.crowded_spin_polls = 200_000;
             settings.futile_spins = u32::MAX;
             settings.turn_every = 0;
         }

@@ -120,11 +120,30 @@ fn run(tests: &[&Test]) -> ExitCode {
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(101) }
 }
 
-/// The watchdog: ends a test that makes no progress, having said what is known.
+/// For how long threads of this program did not run although they wanted to, in us since the start.
+static STALLED: PlainU64 = PlainU64::new(0);
+
+/// For how long this machine has kept a thread that does nothing else from running, since the program started: what
+/// takes too long meanwhile is not the library's fault.
+#[must_use]
+pub fn stalled() -> Duration {
+    Duration::from_micros(STALLED.load(Ordering::Relaxed))
+}
+
+/// The watchdog: ends a test that makes no progress, having said what is known. And the canary of [`stalled`].
 #[allow(clippy::cast_possible_truncation, reason = "milliseconds of one run")]
 fn watch() {
+    const NAP: Duration = Duration::from_millis(5);
     loop {
-        std::thread::sleep(Duration::from_millis(500));
+        let before = Instant::now();
+        std::thread::sleep(NAP);
+        let over = before.elapsed().saturating_sub(NAP);
+        if over > Duration::from_millis(2) {
+            STALLED.fetch_add(over.as_micros() as u64, Ordering::Relaxed);
+        }
+        if over > Duration::from_millis(500) {
+            println!("    this machine stood still for {over:?}");
+        }
         let progress = PROGRESS.load(Ordering::Relaxed);
         let now = started().elapsed().as_millis() as u64;
         if progress != u64::MAX && now.saturating_sub(progress) > PATIENCE.as_millis() as u64 {

@@ -3,12 +3,13 @@
 //! What must hold: no message is torn, comes twice, or is lost without an error; the survivor learns of it in
 //! time, however it waits; the server goes on serving others, and has afterwards what it had before.
 
+use ringbell::stats::SessionCounters;
 use ringbell::sync::{Ordering, PlainU64};
 use ringbell::{CallError, ConnectError, ConnectOptions, RecvError, SendError, WaitSettings, kill_point};
 use ringbell_shm_tests::pattern::{Chance, Pattern, mix};
 use ringbell_shm_tests::process::{Arguments, Process, Start, hear, readable, say};
 use ringbell_shm_tests::server::{Server, read_ledger, waiting};
-use ringbell_shm_tests::suite::{Ran, tick};
+use ringbell_shm_tests::suite::{Ran, stalled, tick};
 use ringbell_shm_tests::verified::Verified;
 use ringbell_shm_tests::{done, observe, scaled, seed, signals, suite, wait_until};
 use std::path::Path;
@@ -20,6 +21,7 @@ suite! {
         servers_die,
         a_ring_that_dies_with_its_ringer_is_no_lost_wake_of_the_server,
         a_ring_that_dies_with_its_ringer_is_no_lost_wake_of_the_client,
+        a_lost_ring_does_not_delay_the_news,
         a_client_that_receives_with_short_timeouts_learns_of_the_death,
         a_client_that_calls_with_short_timeouts_learns_of_the_death,
         a_client_that_only_sends_learns_of_the_death,
@@ -30,10 +32,6 @@ suite! {
 
 /// How long a survivor may take to learn of a death.
 const IN_TIME: Duration = Duration::from_millis(100);
-/// How late it may be when the machine has too few CPUs for what it runs: nobody can learn of anything while he
-/// does not run. Such rounds are counted and printed; more than one in twenty fail the test.
-const AT_ALL: Duration = Duration::from_secs(5);
-
 /// Who comes by a point of the protocol.
 fn who(point: &str) -> &'static [&'static str] {
     match point {
@@ -48,28 +46,42 @@ fn who(point: &str) -> &'static [&'static str] {
     }
 }
 
-/// Times that were needed, and how many of them were too long.
+/// Times that survivors needed.
 #[derive(Default)]
-struct Times(Vec<Duration>);
+struct Times {
+    needed: Vec<Duration>,
+    late: Vec<String>,
+    excused: usize,
+}
 
 impl Times {
-    fn add(&mut self, what: &str, time: Duration) {
-        assert!(time < AT_ALL, "{what}: learnt of it after {time:?} only");
-        self.0.push(time);
+    /// Takes note of a time, in which the machine stood still for `stalled`.
+    fn add(&mut self, needed: Duration, stalled: Duration, what: impl FnOnce() -> String) {
+        if needed.saturating_sub(stalled) > IN_TIME {
+            self.late.push(format!("{}: after {needed:?}", what()));
+        } else if needed > IN_TIME {
+            self.excused += 1;
+        }
+        self.needed.push(needed);
     }
 
     fn summary(&mut self) -> String {
-        self.0.sort_unstable();
-        let late = self.0.iter().filter(|time| **time > IN_TIME).count();
         assert!(
-            late * 20 <= self.0.len(),
-            "{late} of {} learnt of it after {IN_TIME:?} only: {:?}",
-            self.0.len(),
-            self.0
+            self.late.is_empty(),
+            "{} of {} learnt of it too late:\n{}",
+            self.late.len(),
+            self.needed.len(),
+            self.late.join("\n")
         );
-        let at = |part: usize| self.0.get(self.0.len() * part / 100).copied().unwrap_or_default();
-        let most = self.0.last().copied().unwrap_or_default();
-        format!("learnt in {:?} (median), {:?} (99 %), {most:?} (most), {late} late", at(50), at(99))
+        self.needed.sort_unstable();
+        let at = |part: usize| self.needed.get(self.needed.len() * part / 100).copied().unwrap_or_default();
+        let most = self.needed.last().copied().unwrap_or_default();
+        let excused = self.excused;
+        format!(
+            "learnt in {:?} (median), {:?} (99 %), {most:?} (most; {excused} over {IN_TIME:?} on a machine that stood still)",
+            at(50),
+            at(99)
+        )
     }
 }
 
@@ -155,9 +167,11 @@ fn clients_die() -> Ran {
             } else {
                 victim.is_killed();
             }
-            let died = Instant::now();
+            let (died, stood) = (Instant::now(), stalled());
             wait_until("the server is rid of the dead client", || server.stats().sessions == 1);
-            times.add("the server", died.elapsed());
+            times.add(died.elapsed(), stalled() - stood, || {
+                format!("the server, of a client at {at_point:?}:{count}")
+            });
             killed_at[if at_point.is_some() { point } else { points.len() }] += 1;
         };
         // Whatever the server keeps from a first client on it has after these.
@@ -262,6 +276,7 @@ struct Survived {
     asked: Instant,
     learnt: Instant,
     rescues: u64,
+    counts: SessionCounters,
 }
 
 /// Talks to the server until it is gone; `None` if it was gone already.
@@ -317,10 +332,11 @@ fn survive(path: &Path, sender: u64, habit: Habit) -> Option<Survived> {
             error == CallError::Disconnected { maybe_executed: true }
                 && matches!(habit, Habit::Call(_) | Habit::Paced),
         );
-    let rescues = client.abandon().backstop_rescues;
+    let counts = client.abandon();
+    let rescues = counts.backstop_rescues;
     // The server may have died between publishing and ringing: see `a_ring_that_dies_with_its_ringer`.
     assert!(rescues <= 1, "{habit:?}: {rescues} lost wakes");
-    Some(Survived { answered, sent, asked, learnt, rescues })
+    Some(Survived { answered, sent, asked, learnt, rescues, counts })
 }
 
 /// Uses the library, having noted when.
@@ -407,7 +423,7 @@ fn servers_die() -> Ran {
                     readable(&watched, Duration::from_secs(50)),
                     "{at_point:?}:{count} was never reached"
                 );
-                Instant::now()
+                (Instant::now(), stalled())
             });
             let clients = [0, 1].map(|sender| {
                 let (path, habit) = (&path, habits[usize::try_from(sender).expect("small")]);
@@ -417,21 +433,25 @@ fn servers_die() -> Ran {
                 std::thread::sleep(Duration::from_micros(2000 + chance.below(8000)));
                 server.process().kill();
             }
-            let died = watcher.join().expect("the watcher");
-            clients.map(|client| (died, client.join().expect("a survivor")))
+            let (died, stood) = watcher.join().expect("the watcher");
+            clients.map(|client| {
+                let survived = client.join().expect("a survivor");
+                (died, stalled() - stood, survived)
+            })
         });
         server.process().is_killed();
         let executed = read_ledger(&ledger);
-        for (sender, (died, survived)) in (0u64..).zip(survivors) {
+        for (sender, (died, stood, survived)) in (0u64..).zip(survivors) {
             let Some(survived) = survived else {
                 at_connect += 1;
                 continue;
             };
             let habit = habits[usize::try_from(sender).expect("small")];
-            times.add(
-                &format!("{habit:?} after {at_point:?}:{count}"),
-                survived.learnt.saturating_duration_since(died.max(survived.asked)),
-            );
+            let needed = survived.learnt.saturating_duration_since(died.max(survived.asked));
+            let needed = survived.learnt.saturating_duration_since(died.max(survived.asked));
+            times.add(needed, stood, || {
+                format!("{habit:?} after {at_point:?}:{count}, {:?}", survived.counts)
+            });
             let own: Vec<u64> =
                 executed.iter().filter(|(by, _)| *by == sender).map(|(_, seq)| *seq).collect();
             assert!(own.iter().copied().eq(0..own.len() as u64), "executed in order and once: {own:?}");
@@ -494,6 +514,38 @@ fn a_ring_that_dies_with_its_ringer_is_no_lost_wake_of_the_client() -> Ran {
     }
     assert_eq!(rescues, 0, "lost wakes of clients after {rounds} deaths of servers");
     done!("{rounds} servers; late rings {late}")
+}
+
+/// A server that dies having rung, or published, a part of a long answer: the sleeping client finds that part by its
+/// backstop, and must not sleep for as long once more.
+fn a_lost_ring_does_not_delay_the_news() -> Ran {
+    let rounds = scaled(20);
+    let mut slowest = Duration::ZERO;
+    for round in 0..rounds {
+        tick();
+        // The first ring is for the answer to the opening.
+        let point = if round % 2 == 0 { "rung:2" } else { "rung:3" };
+        let server =
+            Server::prepare("verify").with("ring_capacity", 2048).env("RINGBELL_KILL_AT", point).start();
+        let watched = observe::open_pidfd(server.id());
+        let options = ConnectOptions::new().wait(WaitSettings::client().park_at_once());
+        // All messages are long.
+        let mut client =
+            Verified::connect(server.path(), options, Pattern::new(round, 0).with_large(1, 20_000));
+        let (died, learnt, stood) = std::thread::scope(|scope| {
+            let watcher = scope.spawn(|| {
+                assert!(readable(&watched, Duration::from_secs(50)), "{point} was never reached");
+                (Instant::now(), stalled())
+            });
+            while client.call(None).is_ok() {}
+            let learnt = Instant::now();
+            let (died, stood) = watcher.join().expect("the watcher");
+            (died, learnt, stalled() - stood)
+        });
+        slowest = slowest.max(learnt.saturating_duration_since(died).saturating_sub(stood));
+    }
+    assert!(slowest < IN_TIME, "a client in a call learnt of it after {slowest:?} only");
+    done!("{rounds} servers, learnt after {slowest:?} at most")
 }
 
 fn dead_server() -> (Server, ringbell::Client) {
