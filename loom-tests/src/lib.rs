@@ -13,7 +13,7 @@
 //! # What loom cannot show
 //!
 //! - A load that takes a value from a store made later. So relaxed payload alone never notices that RELEASE is
-//!   missing; the [`ring`] models therefore touch one loom cell for each line, which counts as a data race.
+//!   missing; the `ring` models therefore touch one loom cell for each line, which counts as a data race.
 //! - A fence is no scheduling point: it always runs together with the access before it. And two `SeqCst` fences
 //!   synchronise like a release and an acquire, which is more than the language promises. The argument in
 //!   `bell.rs` uses neither.

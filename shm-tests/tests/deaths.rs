@@ -448,7 +448,6 @@ fn servers_die() -> Ran {
             };
             let habit = habits[usize::try_from(sender).expect("small")];
             let needed = survived.learnt.saturating_duration_since(died.max(survived.asked));
-            let needed = survived.learnt.saturating_duration_since(died.max(survived.asked));
             times.add(needed, stood, || {
                 format!("{habit:?} after {at_point:?}:{count}, {:?}", survived.counts)
             });
@@ -544,7 +543,8 @@ fn a_lost_ring_does_not_delay_the_news() -> Ran {
         });
         slowest = slowest.max(learnt.saturating_duration_since(died).saturating_sub(stood));
     }
-    assert!(slowest < IN_TIME, "a client in a call learnt of it after {slowest:?} only");
+    // A tenth is the scheduler's: two whole sleeps would leave it nothing.
+    assert!(slowest < IN_TIME * 9 / 10, "a client in a call learnt of it after {slowest:?} only");
     done!("{rounds} servers, learnt after {slowest:?} at most")
 }
 

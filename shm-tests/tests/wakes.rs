@@ -37,7 +37,7 @@ fn pace(client: &mut Verified, count: u64, pause_us: u64, depth: u64, chance: &m
 }
 
 fn wakes_at_any_moment() -> Ran {
-    let count = scaled(40_000);
+    let count = scaled(25_000);
     let mut told = String::new();
     let mut chance = Chance::new(seed());
     for (server_waits, client_waits) in

@@ -1,6 +1,6 @@
 //! The least that this machine allows: what Ringbell is measured against.
 //!
-//! Each limit is a hand-written [`System`](crate::systems::System), so that the same loops and the same clock time
+//! Each limit is a hand-written [`System`], so that the same loops and the same clock time
 //! it. They do no more than they must: no framing, no bounds of a ring, one client, both sides trusted.
 
 mod asleep;
