@@ -1182,6 +1182,14 @@ impl Client {
             rustix::thread::sched_yield();
             return Ok(());
         }
+        if let Some(over) = self.verdict {
+            // The server is known to be gone: what it published is read, and nobody will publish more.
+            if self.session.has_pending() {
+                return Ok(());
+            }
+            self.waiter.given_up();
+            return Err(WaitEnd::Over(self.fail(over)));
+        }
         self.session.retry_abort().map_err(|fault| WaitEnd::Over(self.fail(fault.into())))?;
         self.session.settle();
         self.store_counts();
