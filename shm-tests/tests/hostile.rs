@@ -267,7 +267,7 @@ fn heads_that_cannot_be() -> Ran {
     let lies: [(&str, Lie); 5] = [
         ("ahead of everything", |_| !63),
         ("ahead by a line", |tail| tail + 64),
-        ("not at a line", |tail| tail - 1),
+        ("not at a line", |tail| tail.wrapping_sub(1)),
         ("behind", |_| 0u64.wrapping_sub(64)),
         ("far ahead", |tail| tail + (1 << 32)),
     ];
