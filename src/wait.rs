@@ -13,7 +13,11 @@
 //!
 //! - **Turns.** Two processes that spin happily on two CPUs starve a third until the scheduler's slice ends. So
 //!   now and then a waiter that would spin yields first. If the yield comes back at once nobody else was there,
-//!   and the interval grows fourfold.
+//!   and the interval grows fourfold; otherwise it shrinks, faster.
+//! - **Spins between yields.** A yield that comes back at once has found nobody who wants the CPU. If spinning has
+//!   paid until now, the waiter then spins again before it yields again, twice as long each time: a peer that
+//!   is held up for a while (by its own work, or by whoever runs the machine) costs a few system calls, not one per
+//!   look.
 //! - **Hints.** Each side says which CPU it runs on. A peer on the waiter's own CPU cannot answer while the waiter
 //!   spins.
 //! - **Slow yields.** On a crowded machine a yield gives the CPU away for whole time slices. Lost time is
@@ -134,6 +138,13 @@ pub struct WaitCounts {
     pub parks: u64,
 }
 
+/// A yield this short gave the CPU to nobody, or to one who had next to nothing to do. Generous, since a tool that
+/// counts system calls makes each take several times as long.
+const BRIEF_NS: u64 = 5_000;
+
+/// How many times `spin_polls` are spun at most between two yields.
+const MOST_BETWEEN: u32 = 4;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// No wait is going on.
@@ -160,6 +171,8 @@ pub struct Waiter {
     yield_for: u64,
     yield_until: u64,
     parked_at: u64,
+    /// How long to spin after the next quick yield; 0 where spinning makes no sense.
+    spin_between: u32,
     /// When the last yield was started; 0 if no yield is out.
     yield_from: u64,
     /// The shortest yield seen, which found nobody else; forgotten slowly.
@@ -182,6 +195,7 @@ impl Waiter {
         Self {
             phase: Phase::Idle,
             spin_polls: 0,
+            spin_between: 0,
             turn_in: settings.turn_every,
             turn_every: settings.turn_every,
             futile: 0,
@@ -231,6 +245,8 @@ impl Waiter {
         let polls = if around.crowded { self.settings.crowded_spin_polls } else { self.settings.spin_polls };
         let given_up = self.futile >= self.settings.futile_spins && self.unspun < self.settings.spin_probe;
         self.spin_polls = if around.peer_cannot_run || given_up { 0 } else { polls };
+        // Only if the last wait's spin paid: this one is an exception then.
+        self.spin_between = if around.crowded || self.futile != 0 { 0 } else { self.spin_polls };
         if self.spin_polls == 0 {
             self.unspun += 1;
             self.phase = Phase::Spin;
@@ -275,9 +291,18 @@ impl Waiter {
                 self.yield_at(now)
             }
             Phase::Yield => {
-                self.yielded(now);
+                let brief = self.yield_from != 0 && now.saturating_sub(self.yield_from) < BRIEF_NS;
+                if self.yield_from != 0 {
+                    self.yielded(now);
+                }
                 if now >= self.yield_until || now < self.no_yield_until {
                     return self.park(now);
+                }
+                if brief && self.spin_between != 0 {
+                    let polls = self.spin_between;
+                    self.spin_between =
+                        polls.saturating_mul(2).min(self.spin_polls.saturating_mul(MOST_BETWEEN));
+                    return Step::Spin(polls);
                 }
                 self.yield_at(now)
             }
@@ -296,7 +321,8 @@ impl Waiter {
         self.turn_every = if self.yielded(now) {
             self.turn_every.saturating_mul(4).min(self.settings.turn_every_most).max(1)
         } else {
-            self.settings.turn_every
+            // Not at once down to the shortest: the clock's tick makes a yield look long, too.
+            (self.turn_every / 16).max(self.settings.turn_every)
         };
         self.turn_in = self.turn_every;
     }
@@ -404,6 +430,33 @@ mod tests {
         assert_eq!(steps.iter().filter(|s| **s == Step::Yield).count(), 15);
         assert_eq!(*steps.last().unwrap(), Step::Park);
         assert_eq!(waiter.counts(), WaitCounts { yields: 15, parks: 1, ..Default::default() });
+    }
+
+    #[test]
+    fn a_peer_that_is_held_up_costs_few_yields() {
+        let mut waiter = Waiter::new(WaitSettings { turn_every: 0, ..WaitSettings::client() });
+        for _ in 0..100 {
+            waiter.step(FREE, || 1);
+            waiter.found(|| u64::MAX); // while spinning
+        }
+        let mut clock = 1;
+        let mut steps = Vec::new();
+        while clock < 100_000 {
+            let step = waiter.step(FREE, || clock);
+            steps.push(step);
+            clock += match step {
+                Step::Spin(polls) => u64::from(polls) * 35,
+                Step::Yield => 700,
+                Step::Park => break,
+            };
+        }
+        let yields = steps.iter().filter(|step| **step == Step::Yield).count();
+        assert!(yields <= 8, "{steps:?}");
+        // Whoever takes the CPU during a yield gets it: no spinning after that.
+        let mut waiter = Waiter::new(WaitSettings { turn_every: 0, ..WaitSettings::client() });
+        assert_eq!(waiter.step(FREE, || 0), Step::Spin(150));
+        assert_eq!(waiter.step(FREE, || 0), Step::Yield);
+        assert_eq!(waiter.step(FREE, || 30_000), Step::Yield);
     }
 
     #[test]
