@@ -51,6 +51,7 @@
 //! | L3 | `handshake` | the only parser of a peer that is not accepted yet |
 //! | L4 | `client` | the blocking client |
 //! | L4 | `server`, `reactor`, `porter`, `park` | the server, its two threads, and how they sleep |
+//! | L4 | `executor`, `schedule` | tasks on the caller's pool; reads and writes in order, key by key |
 //!
 //! Modules marked hidden in the source are for Ringbell's own tests, models and tools, and no part of its interface.
 
@@ -59,13 +60,20 @@ compile_error!("Ringbell is made of Linux: futexes, memfds and seals");
 
 #[doc(hidden)]
 pub mod bell;
+mod executor;
 pub mod layout;
 #[doc(hidden)]
 pub mod memory;
 #[doc(hidden)]
 pub mod ring;
+mod schedule;
 #[doc(hidden)]
 pub mod sync;
+
+#[cfg(feature = "rayon")]
+pub use executor::RayonExecutor;
+pub use executor::{Executor, Task};
+pub use schedule::{Access, Closed, KeyedScheduler, SchedulerStats};
 
 // What follows needs a kernel; the model checker has the protocols above.
 #[cfg(not(ringbell_loom))]

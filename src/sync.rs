@@ -13,6 +13,17 @@ pub use loom::sync::atomic::{AtomicU32, AtomicU64, fence};
 #[cfg(not(ringbell_loom))]
 pub use std::sync::atomic::fence;
 
+#[cfg(ringbell_loom)]
+pub(crate) use loom::{
+    sync::{Condvar, Mutex, MutexGuard},
+    thread_local,
+};
+#[cfg(not(ringbell_loom))]
+pub(crate) use std::{
+    sync::{Condvar, Mutex, MutexGuard},
+    thread_local,
+};
+
 macro_rules! atomic {
     ($(#[$doc:meta])* $name:ident, $std:path, $value:ty) => {
         $(#[$doc])*
@@ -74,6 +85,27 @@ atomic!(
 );
 
 #[cfg(not(ringbell_loom))]
+impl AtomicU64 {
+    /// As `std::sync::atomic` has it.
+    #[inline]
+    pub fn fetch_add(&self, value: u64, ordering: Ordering) -> u64 {
+        self.0.fetch_add(value, ordering)
+    }
+
+    /// As `std::sync::atomic` has it.
+    #[inline]
+    pub fn fetch_sub(&self, value: u64, ordering: Ordering) -> u64 {
+        self.0.fetch_sub(value, ordering)
+    }
+
+    /// As `std::sync::atomic` has it.
+    #[inline]
+    pub fn fetch_or(&self, value: u64, ordering: Ordering) -> u64 {
+        self.0.fetch_or(value, ordering)
+    }
+}
+
+#[cfg(not(ringbell_loom))]
 impl AtomicU32 {
     /// As the kernel interface wants it.
     pub(crate) fn as_futex(&self) -> &std::sync::atomic::AtomicU32 {
@@ -99,6 +131,11 @@ impl PlainU64 {
         self.0.fetch_sub(value, ordering)
     }
 
+    /// As `std::sync::atomic` has it.
+    pub fn fetch_max(&self, value: u64, ordering: Ordering) -> u64 {
+        self.0.fetch_max(value, ordering)
+    }
+
     /// Subtracts `value` unless that is more than there is; whether it did.
     pub fn take(&self, value: u64, ordering: Ordering) -> bool {
         self.0.fetch_update(ordering, ordering, |there| there.checked_sub(value)).is_ok()
@@ -112,4 +149,10 @@ pub fn spin_hint() {
     loom::thread::yield_now();
     #[cfg(not(ringbell_loom))]
     std::hint::spin_loop();
+}
+
+/// Locks. A lock that a panic left behind is as good as any other: what is locked here is consistent between any
+/// two statements that can panic.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
