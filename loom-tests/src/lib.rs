@@ -1,4 +1,4 @@
-//! Ring and bell under loom, which tries every interleaving and every value that a relaxed load may see.
+//! Ring, bell and scheduler under loom, which tries every interleaving and every value that a relaxed load may see.
 //!
 //! ```text
 //! RUSTFLAGS="--cfg ringbell_loom" cargo test --release -p ringbell-loom-tests --target-dir target/loom
@@ -7,7 +7,7 @@
 //! Without the cfg this crate is empty. `LOOM_MAX_PREEMPTIONS=n` replaces the bound of the bounded models.
 //! `loom-tests/mutate` weakens the sources, one ordering at a time, and checks that a model notices each.
 //!
-//! Every model opens with the edge that it proves, by its label in `ring.rs` and `bell.rs`. Payload is relaxed,
+//! Every model opens with the edge that it proves, by its label in the sources. Payload is relaxed,
 //! so that only the protocol can order it. There are no timeouts: a lost wake is a deadlock, and loom reports it.
 //!
 //! # What loom cannot show
@@ -27,6 +27,7 @@ mod kernel;
 mod notify;
 mod parking;
 mod ring;
+mod schedule;
 mod several;
 
 use loom::model::Builder;
