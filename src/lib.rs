@@ -48,6 +48,7 @@
 //! | L2 | `segment` | memfds: made, sealed, mapped, verified |
 //! | L2 | [`stats`] | counters |
 //! | L3 | `session`, `calls` | one attachment: a state machine that never waits |
+//! | L3 | `uds` | the same frames over the socket, where shared memory is not to be had |
 //! | L3 | `handshake` | the only parser of a peer that is not accepted yet |
 //! | L4 | `client` | the blocking client |
 //! | L4 | `server`, `reactor`, `porter`, `park` | the server, its two threads, and how they sleep |
@@ -103,6 +104,9 @@ mod server;
 mod session;
 #[cfg(not(ringbell_loom))]
 pub mod stats;
+#[cfg(not(ringbell_loom))]
+#[allow(dead_code, reason = "the session does not drive it yet")]
+mod uds;
 #[cfg(not(ringbell_loom))]
 pub mod wait;
 
