@@ -5,7 +5,7 @@ use crate::calls::{CallId, Calls, Waiting};
 use crate::clock::{Deadline, now_ns, timespec};
 use crate::fork::Origin;
 use crate::handshake::lifeline::{self, Farewell};
-use crate::handshake::{self, Attachment, ConnectError, HelloOptions};
+use crate::handshake::{self, Attached, Attachment, ConnectError, HelloOptions, TransportChoice};
 use crate::layout::{self, Hints, Interest, Kind, Mode, offset};
 use crate::memory::{OwnWord, PeerWord};
 use crate::ring::{Consumer, Producer, Record};
@@ -43,7 +43,11 @@ impl ConnectOptions {
     /// The defaults: the server's sizes, five seconds for the handshake, 1024 calls in flight.
     pub fn new() -> Self {
         Self {
-            hello: HelloOptions { name: crate::server::program_name(), ..HelloOptions::default() },
+            hello: HelloOptions {
+                name: crate::server::program_name(),
+                transport: TransportChoice::SharedMemory,
+                ..HelloOptions::default()
+            },
             timeout: Some(Duration::from_secs(5)),
             wait_for_server: false,
             max_in_flight: 1024,
@@ -107,7 +111,8 @@ impl ConnectOptions {
         let mut pause = Duration::from_millis(1);
         loop {
             match handshake::attach(path.as_ref(), &self.hello, deadline) {
-                Ok(attachment) => return Ok(Client::new(attachment, &self)),
+                Ok(Attached::Shared(attachment)) => return Ok(Client::new(attachment, &self)),
+                Ok(Attached::Socket(_)) => unreachable!("only shared memory was asked for"),
                 Err(ConnectError::NoSuchSocket(_) | ConnectError::NobodyListens(_))
                     if self.wait_for_server && deadline.is_none_or(|deadline| Instant::now() < deadline) =>
                 {

@@ -15,6 +15,11 @@
 //! lifeline: whoever closes it ends the session, and single bytes on it ([`lifeline`]) wake a peer that sleeps in
 //! an event loop, or say why the session ends.
 //!
+//! After a Fallback there is nothing to map: READY is followed by frames (`uds.rs`), and the socket carries
+//! nothing else from there on. A client that cannot use what came with a Welcome, for want of memory, descriptors
+//! or permission, shuts its side down, waits until the server has let go of it, and connects once more to ask for
+//! the socket.
+//!
 //! [`wire`] has the bytes, `server` the state machine that the porter drives, [`client`] the blocking driver,
 //! [`listener`] the socket, and `socket` the options that rustix does not know.
 
@@ -31,16 +36,16 @@ mod wire;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use client::ConnectError;
-pub(crate) use client::{Attachment, HelloOptions, attach};
+pub(crate) use client::{Attached, Attachment, HelloOptions, SocketAttachment, attach};
+pub use client::{ConnectError, FallbackReason, TransportChoice};
 pub use listener::BindError;
 pub(crate) use listener::{ListenOptions, Listener, listen, listen_fds};
 pub use server::Credentials;
 pub(crate) use server::{
-    Closed, Handshake, Host, Joined, Offer, PeerInfo, Progress, Refusal, identify, reject,
+    Closed, Handshake, Host, Joined, Link, Offer, PeerInfo, Progress, SharedOffer, identify, reject,
 };
 pub use wire::RejectReason;
-pub(crate) use wire::{Hello, Role, Transport, VERSIONS, Welcome};
+pub(crate) use wire::{FEATURE_ORDERED, Fallback, Hello, Role, Transport, VERSIONS, Welcome};
 
 /// Longest path of a socket in bytes: `sun_path` with its final NUL.
 const MAX_PATH: usize = 107;
@@ -72,7 +77,8 @@ pub(crate) mod lifeline {
     /// Client to server: nothing more comes from here.
     pub(crate) const GOODBYE: u8 = b'G';
 
-    /// Server to client: why the session ends, as the byte `0x80 | reason`.
+    /// Server to client: why the session ends, as the byte `0x80 | reason`; to a client that was offered the socket
+    /// as transport, as the code of a goodbye frame.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     #[repr(u8)]
     pub(crate) enum Farewell {

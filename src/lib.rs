@@ -86,6 +86,7 @@ mod clock;
 #[cfg(not(ringbell_loom))]
 mod fork;
 #[cfg(not(ringbell_loom))]
+#[allow(dead_code, unused_imports, reason = "client and reactor do not use the socket as transport yet")]
 mod handshake;
 #[cfg(not(ringbell_loom))]
 #[doc(hidden)]
@@ -116,7 +117,9 @@ mod reexports {
     pub use crate::client::{
         Answer, CallError, Claim, Client, ConnectOptions, RecvError, RemoteError, Response, SendError, View,
     };
-    pub use crate::handshake::{BindError, ConnectError, Credentials, RejectReason};
+    pub use crate::handshake::{
+        BindError, ConnectError, Credentials, FallbackReason, RejectReason, TransportChoice,
+    };
     pub use crate::porter::Isolation;
     pub use crate::ring::Fault as RingFault;
     pub use crate::segment::SegmentError;

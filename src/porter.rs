@@ -4,6 +4,9 @@
 //! pidfd of the client. What the reactor must know it delivers to an [`Outbox`]; what it must know it is told
 //! through its [`PorterHandle`].
 //!
+//! Of a session whose frames go over the socket it watches the pidfd alone. The end of the stream stands behind the
+//! last request, where the reactor finds it when it has read all that is before it.
+//!
 //! ```text
 //!              accept            Hello, limits           READY              hang-up, pidfd
 //!  listener ----------> half-open ----------> admitted ----------> session ----------------> dead
@@ -38,7 +41,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-pub(crate) use crate::handshake::{Joined, PeerInfo};
+pub(crate) use crate::handshake::{Joined, Link, PeerInfo};
 
 /// Where the porter leaves what the reactor must know. Called from the porter's thread; must not wait.
 pub(crate) trait Outbox: Send {
@@ -98,7 +101,7 @@ pub(crate) struct PorterConfig {
     pub(crate) isolation: Isolation,
     /// Whether shared memory is offered at all.
     pub(crate) shared_memory: bool,
-    /// Whether a client that cannot have shared memory is offered the socket, instead of being rejected.
+    /// Whether a client that asks for the socket, or cannot have shared memory, is offered the socket as transport.
     pub(crate) fallback: bool,
 }
 
@@ -116,7 +119,7 @@ impl Default for PorterConfig {
             max_message: layout::DEFAULT_MAX_MESSAGE,
             isolation: Isolation::Uid,
             shared_memory: true,
-            fallback: false,
+            fallback: true,
         }
     }
 }
@@ -124,8 +127,8 @@ impl Default for PorterConfig {
 /// What the porter tells about the server in every Welcome.
 #[derive(Debug)]
 pub(crate) struct StatusInfo<'a> {
-    /// The status segment. Its descriptor is duplicated.
-    pub(crate) segment: &'a Segment,
+    /// The status segment. Its descriptor is duplicated. Without one there is no shared memory for anybody.
+    pub(crate) segment: Option<&'a Segment>,
     pub(crate) generation: u64,
     /// Armed words in it: the most domains that there can be. `max_clients` are always enough.
     pub(crate) armed_words: u32,
@@ -152,7 +155,7 @@ pub(crate) struct PorterCounters {
     pub(crate) joined: PlainU64,
     /// Connections that were rejected, by [`RejectReason::number`].
     pub(crate) rejected: [PlainU64; RejectReason::COUNT],
-    /// Clients that were sent to the socket transport.
+    /// Sessions that began over the socket.
     pub(crate) fallbacks: PlainU64,
     /// Handshakes that were given up at their deadline.
     pub(crate) timeouts: PlainU64,

@@ -11,7 +11,7 @@ use crate::handshake::lifeline::Farewell;
 use crate::layout::{self, Hints, Interest, Kind, code, offset};
 use crate::memory::{OwnWord, PeerWord, Window};
 use crate::park::{Notifier, Parker, Slept};
-use crate::porter::{Death, Event, Joined, PeerInfo, PorterHandle};
+use crate::porter::{Death, Event, Joined, Link, PeerInfo, PorterHandle};
 use crate::ring::{Consumer, Producer};
 use crate::segment::Segment;
 use crate::session::{Budget, Head, Parts, PeerFault, Progress, Received, Sent, Session, send_byte};
@@ -529,19 +529,31 @@ impl<E: Engine> Reactor<E> {
 
     #[allow(clippy::cast_possible_truncation, reason = "usize is 64 bits; capacities were checked")]
     fn join(&mut self, joined: Joined) {
-        let request = &joined.request.window;
-        let response = &joined.response.window;
-        let bell = joined.domain_bell.clone();
-        self.parker.join(joined.domain, &bell.bell_word(offset::SEQ), joined.session, &joined.lifeline);
+        let Link::Shared {
+            request,
+            response,
+            domain,
+            domain_bell: bell,
+            request_capacity,
+            response_capacity,
+        } = joined.link
+        else {
+            // Not served yet: hung up on.
+            let _ = rustix::net::shutdown(&joined.lifeline, rustix::net::Shutdown::Both);
+            return self.porter.closed(joined.session);
+        };
+        self.parker.join(domain, &bell.bell_word(offset::SEQ), joined.session, &joined.lifeline);
+        let segments = [request, response];
+        let [request, response] = [&segments[0].window, &segments[1].window];
         let session = Session::new(Parts {
             out: Producer::new(
-                response.own_lines(layout::CONTROL, joined.response_capacity as usize),
+                response.own_lines(layout::CONTROL, response_capacity as usize),
                 response.own_word(offset::TAIL),
                 request.peer_word(offset::HEAD),
                 0,
             ),
             incoming: Consumer::new(
-                request.peer_lines(layout::CONTROL, joined.request_capacity as usize),
+                request.peer_lines(layout::CONTROL, request_capacity as usize),
                 response.own_word(offset::HEAD),
                 0,
             ),
@@ -549,12 +561,12 @@ impl<E: Engine> Reactor<E> {
             lifeline: joined.lifeline.clone(),
             words: Words::new(response),
             max_message: joined.max_message as usize,
-            burst: joined.response_capacity as usize,
+            burst: response_capacity as usize,
             budget: self.budget.clone(),
         });
         self.slots.push(Slot {
             id: joined.session,
-            domain: joined.domain,
+            domain,
             session,
             peer: joined.peer,
             lifeline: joined.lifeline,
@@ -564,9 +576,9 @@ impl<E: Engine> Reactor<E> {
             stuck_since: None,
             drained: false,
             drain_turns: 0,
-            records_most: joined.request_capacity / layout::LINE,
+            records_most: request_capacity / layout::LINE,
             _domain_bell: bell,
-            _segments: [joined.request, joined.response],
+            _segments: segments,
         });
         self.counts.accepted += 1;
         self.counts.sessions = self.slots.len() as u64;

@@ -2,11 +2,11 @@
 
 use crate::handshake::{BindError, Credentials, ListenOptions, Listener, listen, listen_fds};
 use crate::layout::{self, code};
-use crate::memory::PeerWord;
+use crate::memory::{PeerWord, Window};
 use crate::park::Parker;
 use crate::porter::{self, Isolation, PeerInfo, PorterConfig, StatusInfo};
 use crate::reactor::{Engine, Incoming, Limits, Mailbox, Outcome, Reactor, ReactorParts};
-use crate::segment::Segment;
+use crate::segment::{Segment, SegmentError};
 use crate::session::Budget;
 use crate::stats::ServerCounters;
 use crate::wait::WaitSettings;
@@ -97,6 +97,22 @@ impl ServerBuilder {
         self
     }
 
+    /// Whether shared memory is offered at all. Without it every client gets the socket as transport. Default: yes.
+    ///
+    /// A server that may not make memfds goes on as if this were off, if [`Self::fallback`] is on.
+    pub fn shared_memory(mut self, offered: bool) -> Self {
+        self.porter.shared_memory = offered;
+        self
+    }
+
+    /// Whether the socket is offered as transport: to clients that ask for it, or for whom there is no shared
+    /// memory, because of a limit or because the system refuses it. Without it they are rejected. Clients beyond
+    /// [`Self::max_clients`] are rejected in any case. Default: yes.
+    pub fn fallback(mut self, offered: bool) -> Self {
+        self.porter.fallback = offered;
+        self
+    }
+
     /// How many handshakes may be under way at once. Default 16.
     pub fn max_handshakes(mut self, handshakes: u32) -> Self {
         self.porter.max_handshakes = handshakes;
@@ -177,8 +193,12 @@ impl ServerBuilder {
         if self.porter.max_message > u64::from(u32::MAX) {
             return wrong(format!("max_message is {}: at most 4 GiB - 1", self.porter.max_message));
         }
+        if !self.porter.shared_memory && !self.porter.fallback {
+            return wrong("shared_memory and fallback are both off: nothing is left to offer".into());
+        }
         let need = 2 * layout::ring_segment_size(self.porter.request_capacity);
-        if need > self.porter.bytes_per_client || need > self.porter.bytes_per_uid {
+        let too_much = need > self.porter.bytes_per_client || need > self.porter.bytes_per_uid;
+        if self.porter.shared_memory && too_much {
             return wrong(format!(
                 "two rings of {} bytes exceed the limit of one client",
                 self.porter.request_capacity
@@ -309,13 +329,53 @@ impl std::error::Error for ServeError {}
 pub struct Server {
     settings: ServerBuilder,
     listener: Listener,
-    status: Segment,
+    status: Status,
     generation: u64,
     parker: Parker,
     mailbox: Arc<Mailbox>,
     counters: Arc<Vec<PeerWord>>,
     path: Option<PathBuf>,
     origin: crate::fork::Origin,
+}
+
+/// The page in which a server tells of itself.
+#[derive(Debug)]
+enum Status {
+    Shared(Segment),
+    /// Memory of this process alone, where memfds are refused: no client maps it, and no tool sees it.
+    Private(Window),
+}
+
+impl Status {
+    /// What came of making the segment. Without memfds there may still be sessions over the socket.
+    fn new(
+        made: Result<Segment, SegmentError>,
+        armed_words: u64,
+        fallback: bool,
+    ) -> Result<Self, SegmentError> {
+        match made {
+            Ok(segment) => Ok(Self::Shared(segment)),
+            Err(SegmentError::Io(_)) if fallback => {
+                let size = usize::try_from(layout::status_segment_size(armed_words));
+                Ok(Self::Private(Window::heap(size.map_err(|_| SegmentError::OutOfMemory)?)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn segment(&self) -> Option<&Segment> {
+        match self {
+            Self::Shared(segment) => Some(segment),
+            Self::Private(_) => None,
+        }
+    }
+
+    fn window(&self) -> &Window {
+        match self {
+            Self::Shared(segment) => &segment.window,
+            Self::Private(window) => window,
+        }
+    }
 }
 
 impl Server {
@@ -341,11 +401,13 @@ impl Server {
             gid: rustix::process::getegid().as_raw(),
             name: program_name(),
         };
-        let status = Segment::status(generation, u64::from(settings.porter.max_clients), &me.cell())?;
+        let armed_words = u64::from(settings.porter.max_clients);
+        let status = Segment::status(generation, armed_words, &me.cell());
+        let status = Status::new(status, armed_words, settings.porter.fallback)?;
         let (parker, notifier) =
-            Parker::new(status.window.clone()).map_err(|error| BindError::Io(error.into()))?;
+            Parker::new(status.window().clone()).map_err(|error| BindError::Io(error.into()))?;
         let counters = (0..layout::COUNTERS)
-            .map(|index| status.window.peer_word(layout::offset::COUNTERS + 8 * index))
+            .map(|index| status.window().peer_word(layout::offset::COUNTERS + 8 * index))
             .collect();
         Ok(Self {
             path,
@@ -401,7 +463,7 @@ impl Server {
             return Err(ServeError::Forked);
         }
         let status = StatusInfo {
-            segment: &self.status,
+            segment: self.status.segment(),
             generation: self.generation,
             armed_words: self.settings.porter.max_clients,
         };
@@ -413,7 +475,7 @@ impl Server {
             mailbox: self.mailbox,
             parker: self.parker,
             porter,
-            status: self.status.window.clone(),
+            status: self.status.window().clone(),
             limits: self.settings.limits,
             budget: Budget::new(self.settings.budget),
         });
@@ -537,5 +599,31 @@ impl<H: Handler> Engine for Serial<H> {
                 Outcome::Error(code::PANICKED)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn something_must_be_offered() {
+        let nothing = Server::builder().shared_memory(false).fallback(false);
+        assert!(matches!(nothing.bind("/nonexistent/s"), Err(BindError::InvalidSetting(_))));
+        // Limits of memory are no matter where none is offered.
+        let little = Server::builder().max_bytes_per_client(1);
+        assert!(little.check().is_err());
+        assert!(little.shared_memory(false).check().is_ok());
+    }
+
+    #[test]
+    fn a_server_that_may_not_make_memfds_goes_on_without() {
+        let refused = || Err(SegmentError::Io(rustix::io::Errno::PERM.into()));
+        let status = Status::new(refused(), 64, true).expect("private");
+        assert!(status.segment().is_none());
+        assert_eq!(status.window().len() as u64, layout::status_segment_size(64));
+        assert!(matches!(Status::new(refused(), 64, false), Err(SegmentError::Io(_))));
+        let lack = Status::new(Err(SegmentError::OutOfMemory), 64, true);
+        assert!(matches!(lack, Err(SegmentError::OutOfMemory)));
     }
 }

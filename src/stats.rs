@@ -141,7 +141,7 @@ counters! {
         wakes_sent = 18,
         /// Answers queued because a response ring was full.
         queued = 19,
-        /// Sessions carried by the socket because shared memory was not to be had.
+        /// Sessions carried by the socket instead of shared memory.
         fallbacks = 20,
     }
 }

@@ -1,9 +1,12 @@
 //! The client's side: blocking, with an absolute deadline.
 
-use super::wire::{self, Header, Hello, Kind, Malformed, RejectReason, Role, Transport, Welcome};
+use super::wire::{
+    self, FEATURE_ORDERED, Fallback, Header, Hello, Kind, Malformed, RejectReason, Role, Transport, Welcome,
+};
 use super::{BadPath, MAX_PATH, lifeline};
 use crate::layout::{self, NAME, SegmentKind};
 use crate::segment::{Label, Segment, SegmentError};
+use crate::sync::AtomicU32;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{
@@ -14,6 +17,7 @@ use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// How long to yield for an answer before sleeping: a CPU that sleeps takes 50 us to wake.
@@ -57,9 +61,12 @@ pub enum ConnectError {
     },
     /// The server does not accept this client.
     Rejected(RejectReason),
-    /// The server offers this client its socket as transport only, which this version of the library does not
-    /// have yet.
+    /// The server offers this client its socket as transport only, and the client takes nothing but shared memory
+    /// ([`TransportChoice::SharedMemory`]).
     SharedMemoryRefused(RejectReason),
+    /// This process may not use futexes, without which there is no shared memory as transport, and takes nothing
+    /// else ([`TransportChoice::SharedMemory`]).
+    FutexRefused,
     /// The server sent another number of descriptors than it announced.
     BadDescriptors {
         /// How many were announced.
@@ -98,10 +105,10 @@ impl std::fmt::Display for ConnectError {
                 ours.0, ours.1, theirs.0, theirs.1
             ),
             Self::Rejected(reason) => write!(f, "the server rejects this client: {reason}"),
-            Self::SharedMemoryRefused(reason) => write!(
-                f,
-                "the server offers only its socket as transport, which is not supported yet: {reason}"
-            ),
+            Self::SharedMemoryRefused(reason) => {
+                write!(f, "the server offers this client no shared memory: {reason}")
+            }
+            Self::FutexRefused => f.write_str("this process may not use futexes, which shared memory needs"),
             Self::BadDescriptors { want, have } => {
                 write!(f, "the server sent {have} descriptors, not {want}")
             }
@@ -162,6 +169,46 @@ impl From<RejectReason> for ConnectError {
     }
 }
 
+/// Which transport a client takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TransportChoice {
+    /// Shared memory; if that is not to be had, here or at the server, the socket.
+    #[default]
+    Auto,
+    /// Shared memory, or no session at all.
+    SharedMemory,
+    /// The socket, or no session at all.
+    Socket,
+}
+
+/// Why a session runs over the socket instead of shared memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FallbackReason {
+    /// The client asked for it ([`TransportChoice::Socket`]).
+    Asked,
+    /// The server refused shared memory, for this reason.
+    Server(RejectReason),
+    /// This process may not use futexes.
+    FutexRefused,
+    /// This process could not map the segments, for want of memory, descriptors or permission: the system's error
+    /// number (`errno`).
+    MapFailed(i32),
+}
+
+impl std::fmt::Display for FallbackReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Asked => f.write_str("the client asked for the socket"),
+            Self::Server(reason) => write!(f, "the server offers no shared memory: {reason}"),
+            Self::FutexRefused => f.write_str("this process may not use futexes"),
+            Self::MapFailed(errno) => {
+                write!(f, "the segments cannot be mapped: {}", std::io::Error::from_raw_os_error(*errno))
+            }
+        }
+    }
+}
+
 /// What a client asks for. Zeros leave the choice to the server.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct HelloOptions {
@@ -172,10 +219,13 @@ pub(crate) struct HelloOptions {
     pub(crate) response_capacity: u64,
     /// Wanted limit of one message in bytes, or 0. The server may lower it.
     pub(crate) max_message: u64,
+    pub(crate) transport: TransportChoice,
+    /// Whether answers are to come strictly in the order of their requests.
+    pub(crate) ordered: bool,
 }
 
 impl HelloOptions {
-    fn hello(&self) -> Result<Hello, ConnectError> {
+    fn hello(&self, transport: Transport) -> Result<Hello, ConnectError> {
         let capacity = |wanted| wanted == 0 || layout::is_capacity(wanted);
         if !capacity(self.request_capacity) || !capacity(self.response_capacity) {
             let what = "the capacity of a ring must be a power of two from 2 KiB to 1 GiB";
@@ -187,17 +237,29 @@ impl HelloOptions {
         Ok(Hello {
             versions: wire::VERSIONS,
             role: Role::Client,
-            transport: Transport::Shared,
-            features: 0,
+            transport,
+            features: if self.ordered { FEATURE_ORDERED } else { 0 },
             request_capacity: self.request_capacity,
             response_capacity: self.response_capacity,
             max_message: self.max_message,
             name: self.name.clone(),
         })
     }
+
+    /// Whether what the server chose is acceptable. It may lower what was asked for, and choose what was not.
+    fn check(&self, version: u16, max_message: u64) -> Result<(), ConnectError> {
+        let (min, max) = wire::VERSIONS;
+        if !(min..=max).contains(&version) {
+            return Err(ConnectError::VersionMismatch { ours: wire::VERSIONS, theirs: (version, version) });
+        }
+        if self.max_message != 0 && max_message > self.max_message {
+            return Err(ConnectError::NotRingbell);
+        }
+        Ok(())
+    }
 }
 
-/// A session, as the client holds it: everything checked and mapped.
+/// A session over shared memory, as the client holds it: everything checked and mapped.
 #[derive(Debug)]
 pub(crate) struct Attachment {
     /// The connected socket, non-blocking.
@@ -222,6 +284,32 @@ pub(crate) struct Attachment {
     pub(crate) max_message: u64,
     /// The server's pid as the server sees it.
     pub(crate) server_pid: u32,
+    /// Whether the server answers strictly in order.
+    pub(crate) ordered: bool,
+}
+
+/// A session over the socket, as the client holds it. What comes next on the socket are frames.
+#[derive(Debug)]
+pub(crate) struct SocketAttachment {
+    /// The connected socket, non-blocking.
+    pub(crate) socket: OwnedFd,
+    pub(crate) session: u64,
+    pub(crate) generation: u64,
+    /// Largest message in bytes, either way.
+    pub(crate) max_message: u64,
+    /// The server's pid as the server sees it.
+    pub(crate) server_pid: u32,
+    /// Whether the server answers strictly in order.
+    pub(crate) ordered: bool,
+    /// Why it is not shared memory.
+    pub(crate) reason: FallbackReason,
+}
+
+/// A session, as the client holds it.
+#[derive(Debug)]
+pub(crate) enum Attached {
+    Shared(Attachment),
+    Socket(SocketAttachment),
 }
 
 /// Connects to the server at `path` and agrees on a session. Blocks until `deadline`, for ever if there is none.
@@ -232,12 +320,139 @@ pub(crate) fn attach(
     path: &Path,
     options: &HelloOptions,
     deadline: Option<Instant>,
-) -> Result<Attachment, ConnectError> {
-    let hello = options.hello()?.encode();
+) -> Result<Attached, ConnectError> {
+    attach_here(path, options, deadline, futex_refused())
+}
+
+/// As [`attach`], for a process that may use futexes or not.
+pub(super) fn attach_here(
+    path: &Path,
+    options: &HelloOptions,
+    deadline: Option<Instant>,
+    futex_refused: bool,
+) -> Result<Attached, ConnectError> {
+    let reason = match options.transport {
+        TransportChoice::Socket => FallbackReason::Asked,
+        TransportChoice::Auto if futex_refused => FallbackReason::FutexRefused,
+        TransportChoice::SharedMemory if futex_refused => return Err(ConnectError::FutexRefused),
+        choice => {
+            let (reason, error) = match attach_shared(path, options, deadline)? {
+                Tried::Attached(attached) => return Ok(attached),
+                Tried::Unmapped(reason, error) => (reason, error),
+            };
+            if choice == TransportChoice::SharedMemory {
+                return Err(error);
+            }
+            return match attach_socket(path, options, deadline, reason) {
+                // What was wrong in the first place says more.
+                Err(ConnectError::Rejected(RejectReason::SocketOff)) => Err(error),
+                other => other,
+            };
+        }
+    };
+    attach_socket(path, options, deadline, reason)
+}
+
+/// What came of asking for shared memory.
+#[allow(clippy::large_enum_variant, reason = "taken apart at once")]
+enum Tried {
+    Attached(Attached),
+    /// The server granted it, this process cannot have it.
+    Unmapped(FallbackReason, ConnectError),
+}
+
+fn attach_shared(
+    path: &Path,
+    options: &HelloOptions,
+    deadline: Option<Instant>,
+) -> Result<Tried, ConnectError> {
+    let Answer { socket, patience, kind, body, descriptors } =
+        ask(path, &options.hello(Transport::Shared)?, deadline)?;
+    match kind {
+        Kind::Welcome => {
+            let welcome = Welcome::parse(&body)?;
+            options.check(welcome.version, welcome.max_message)?;
+            let goods = match descriptors.and_then(|descriptors| adopt(&welcome, descriptors)) {
+                Ok(goods) => goods,
+                Err(error) => {
+                    let Some(reason) = unmapped(&error) else { return Err(error) };
+                    if options.transport == TransportChoice::Auto {
+                        patience.leave(&socket)?;
+                    }
+                    return Ok(Tried::Unmapped(reason, error));
+                }
+            };
+            crate::kill_point!("client-mapped");
+            patience.send(&socket, &[lifeline::READY])?;
+            crate::kill_point!("client-ready-sent");
+            Ok(Tried::Attached(Attached::Shared(attachment(socket, &welcome, goods))))
+        }
+        Kind::Fallback => {
+            let fallback = Fallback::parse(&body)?;
+            if options.transport == TransportChoice::SharedMemory {
+                return Err(ConnectError::SharedMemoryRefused(fallback.reason));
+            }
+            let reason = FallbackReason::Server(fallback.reason);
+            accept(socket, &patience, options, &fallback, reason).map(Tried::Attached)
+        }
+        Kind::Reject => Err(RejectReason::parse(&body)?.into()),
+        Kind::Hello => Err(ConnectError::NotRingbell),
+    }
+}
+
+fn attach_socket(
+    path: &Path,
+    options: &HelloOptions,
+    deadline: Option<Instant>,
+    reason: FallbackReason,
+) -> Result<Attached, ConnectError> {
+    let Answer { socket, patience, kind, body, .. } =
+        ask(path, &options.hello(Transport::Socket)?, deadline)?;
+    match kind {
+        Kind::Fallback => accept(socket, &patience, options, &Fallback::parse(&body)?, reason),
+        Kind::Reject => Err(RejectReason::parse(&body)?.into()),
+        Kind::Hello | Kind::Welcome => Err(ConnectError::NotRingbell),
+    }
+}
+
+/// Begins a session over the socket.
+fn accept(
+    socket: OwnedFd,
+    patience: &Patience,
+    options: &HelloOptions,
+    fallback: &Fallback,
+    reason: FallbackReason,
+) -> Result<Attached, ConnectError> {
+    options.check(fallback.version, fallback.max_message)?;
+    patience.send(&socket, &[lifeline::READY])?;
+    crate::kill_point!("client-ready-sent");
+    Ok(Attached::Socket(SocketAttachment {
+        socket,
+        session: fallback.session,
+        generation: fallback.generation,
+        max_message: fallback.max_message,
+        server_pid: fallback.pid,
+        ordered: fallback.features & FEATURE_ORDERED != 0,
+        reason,
+    }))
+}
+
+/// What a server answered to a Hello.
+struct Answer {
+    socket: OwnedFd,
+    patience: Patience,
+    kind: Kind,
+    body: Vec<u8>,
+    /// Whether they are good matters to a Welcome only.
+    descriptors: Result<Vec<OwnedFd>, ConnectError>,
+}
+
+/// Connects, says Hello and reads the answer.
+fn ask(path: &Path, hello: &Hello, deadline: Option<Instant>) -> Result<Answer, ConnectError> {
     let socket = connect(path, deadline)?;
     crate::kill_point!("client-connected");
     let patience = Patience { deadline, yield_until: Instant::now() + YIELD };
-    match patience.send(&socket, &hello) {
+    match patience.send(&socket, &hello.encode()) {
         // It may have answered before it hung up: a server that is full does not wait for the Hello.
         Ok(()) | Err(ConnectError::ServerDied) => {}
         Err(error) => return Err(error),
@@ -247,32 +462,20 @@ pub(crate) fn attach(
     let mut body = vec![0; header.length];
     patience.read(&socket, &mut body)?;
     crate::kill_point!("client-answer-read");
-    match header.kind {
-        Kind::Welcome => {
-            let welcome = Welcome::parse(&body)?;
-            // The server may lower what was asked for, and choose what was not.
-            if options.max_message != 0 && welcome.max_message > options.max_message {
-                return Err(ConnectError::NotRingbell);
-            }
-            let attachment = join(socket, &welcome, descriptors?)?;
-            crate::kill_point!("client-mapped");
-            patience.send(&attachment.lifeline, &[lifeline::READY])?;
-            crate::kill_point!("client-ready-sent");
-            Ok(attachment)
-        }
-        Kind::Fallback => Err(ConnectError::SharedMemoryRefused(RejectReason::parse(&body)?)),
-        Kind::Reject => Err(RejectReason::parse(&body)?.into()),
-        Kind::Hello => Err(ConnectError::NotRingbell),
-    }
+    Ok(Answer { socket, patience, kind: header.kind, body, descriptors })
+}
+
+/// What comes with a Welcome.
+struct Goods {
+    request: Segment,
+    response: Segment,
+    status: Segment,
+    bell: Segment,
+    server: Option<OwnedFd>,
 }
 
 /// Checks and maps what came with a Welcome.
-fn join(lifeline: OwnedFd, welcome: &Welcome, descriptors: Vec<OwnedFd>) -> Result<Attachment, ConnectError> {
-    let (min, max) = wire::VERSIONS;
-    if !(min..=max).contains(&welcome.version) {
-        let theirs = (welcome.version, welcome.version);
-        return Err(ConnectError::VersionMismatch { ours: wire::VERSIONS, theirs });
-    }
+fn adopt(welcome: &Welcome, descriptors: Vec<OwnedFd>) -> Result<Goods, ConnectError> {
     let want = SEGMENTS + usize::from(welcome.has_pidfd);
     let have = descriptors.len();
     if have != want {
@@ -284,17 +487,23 @@ fn join(lifeline: OwnedFd, welcome: &Welcome, descriptors: Vec<OwnedFd>) -> Resu
         let label = Label { kind, generation: welcome.generation, session, capacity };
         Ok::<_, ConnectError>(Segment::adopt(fd, &label)?)
     };
-    let request = adopt(SegmentKind::Request, welcome.session, welcome.request_capacity)?;
-    let response = adopt(SegmentKind::Response, welcome.session, welcome.response_capacity)?;
-    let status = adopt(SegmentKind::Status, 0, welcome.armed_words)?;
-    let bell = adopt(SegmentKind::Bell, welcome.domain.into(), 0)?;
-    Ok(Attachment {
-        lifeline,
+    Ok(Goods {
+        request: adopt(SegmentKind::Request, welcome.session, welcome.request_capacity)?,
+        response: adopt(SegmentKind::Response, welcome.session, welcome.response_capacity)?,
+        status: adopt(SegmentKind::Status, 0, welcome.armed_words)?,
+        bell: adopt(SegmentKind::Bell, welcome.domain.into(), 0)?,
         server: descriptors.next(),
-        request,
-        response,
-        status,
-        bell,
+    })
+}
+
+fn attachment(lifeline: OwnedFd, welcome: &Welcome, goods: Goods) -> Attachment {
+    Attachment {
+        lifeline,
+        server: goods.server,
+        request: goods.request,
+        response: goods.response,
+        status: goods.status,
+        bell: goods.bell,
         session: welcome.session,
         generation: welcome.generation,
         domain: welcome.domain,
@@ -302,6 +511,30 @@ fn join(lifeline: OwnedFd, welcome: &Welcome, descriptors: Vec<OwnedFd>) -> Resu
         response_capacity: welcome.response_capacity,
         max_message: welcome.max_message,
         server_pid: welcome.pid,
+        ordered: welcome.features & FEATURE_ORDERED != 0,
+    }
+}
+
+/// Whether segments could not be had for a reason that lies in this process, and not in the segments: a server
+/// whose segments are not what they should be is not to be trusted with another try.
+fn unmapped(error: &ConnectError) -> Option<FallbackReason> {
+    let errno = match error {
+        ConnectError::OutOfMemory => Errno::NOMEM.raw_os_error(),
+        ConnectError::OutOfDescriptors => Errno::MFILE.raw_os_error(),
+        ConnectError::BadSegment(SegmentError::Io(error)) => error.raw_os_error()?,
+        _ => return None,
+    };
+    Some(FallbackReason::MapFailed(errno))
+}
+
+/// Whether this process may not use futexes, as in some sandboxes. Asked of the kernel once.
+fn futex_refused() -> bool {
+    static REFUSED: OnceLock<bool> = OnceLock::new();
+    *REFUSED.get_or_init(|| {
+        // Nobody waits on it. Not as a private futex: those of a session are shared.
+        let word = AtomicU32::new(0);
+        let woken = rustix::thread::futex::wake(word.as_futex(), rustix::thread::futex::Flags::empty(), 1);
+        matches!(woken, Err(Errno::NOSYS | Errno::PERM | Errno::ACCESS))
     })
 }
 
@@ -417,6 +650,25 @@ impl Patience {
             }
         }
         Ok(())
+    }
+
+    /// Gives a session up before it began, and waits until the server has given up what it holds for it: the next
+    /// one may need its place.
+    fn leave(&self, socket: &OwnedFd) -> Result<(), ConnectError> {
+        match rustix::net::shutdown(socket, rustix::net::Shutdown::Write) {
+            Ok(()) | Err(Errno::NOTCONN) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let mut byte = [0];
+        loop {
+            match rustix::net::recv(socket, &mut byte, RecvFlags::DONTWAIT) {
+                // The end, or a farewell before it.
+                Ok(_) | Err(Errno::CONNRESET) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => self.wait(socket, PollFlags::IN)?,
+                Err(errno) => return Err(errno.into()),
+            }
+        }
     }
 
     /// Reads the header of the answer, and the descriptors on its first byte. Whether these are good matters to

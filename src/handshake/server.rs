@@ -1,8 +1,10 @@
 //! The server's side: a state machine for each half-open connection, which never waits.
 
-use super::wire::{self, HEADER, Header, Hello, Kind, Malformed, RejectReason, Welcome};
+use super::wire::{
+    self, FEATURE_ORDERED, Fallback, HEADER, Header, Hello, Kind, Malformed, RejectReason, Welcome,
+};
 use super::{lifeline, socket};
-use crate::layout::{NAME, Peer};
+use crate::layout::{self, HeaderWord, NAME, Peer};
 use crate::memory::Window;
 use crate::segment::{PendingRequest, Segment};
 use rustix::io::Errno;
@@ -85,13 +87,41 @@ fn pidfd(socket: &OwnedFd, peer: &PeerInfo) -> Result<Option<OwnedFd>, Errno> {
 
 /// Tells a client that it is not served. The connection is to be closed.
 pub(crate) fn reject(socket: &OwnedFd, reason: RejectReason) {
-    // One try: a fresh socket has room, and whoever has filled it does not deserve an answer.
-    let _ = rustix::net::send(socket, &reason.encode_reject(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    say(socket, &reason.encode_reject());
+}
+
+/// One try: a fresh socket has room, and whoever has filled it does not deserve an answer.
+fn say(socket: &OwnedFd, bytes: &[u8]) {
+    let _ = rustix::net::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
 }
 
 /// What an admitted client gets.
 #[derive(Debug)]
-pub(crate) struct Offer {
+pub(crate) enum Offer {
+    Shared(Box<SharedOffer>),
+    /// The socket itself.
+    Socket(Fallback),
+}
+
+impl Offer {
+    fn session(&self) -> u64 {
+        match self {
+            Self::Shared(offer) => offer.welcome.session,
+            Self::Socket(fallback) => fallback.session,
+        }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Shared(offer) => offer.welcome.encode(),
+            Self::Socket(fallback) => fallback.encode(),
+        }
+    }
+}
+
+/// Shared memory, as it is offered to a client.
+#[derive(Debug)]
+pub(crate) struct SharedOffer {
     pub(crate) welcome: Welcome,
     pub(crate) request: PendingRequest,
     pub(crate) response: Segment,
@@ -101,38 +131,52 @@ pub(crate) struct Offer {
     pub(crate) server: Option<Arc<OwnedFd>>,
 }
 
-/// How a client is not admitted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    Reject(RejectReason),
-    Fallback(RejectReason),
-}
-
 /// Who decides about a Hello: the porter.
 pub(crate) trait Host {
     /// Admits the client, or says why not. What an offer takes from the limits is reserved under its session id,
     /// and given back by the caller of [`Handshake::advance`] if the handshake ends otherwise than Ready.
-    fn admit(&mut self, peer: &PeerInfo, hello: &Hello) -> Result<Offer, Refusal>;
+    fn admit(&mut self, peer: &PeerInfo, hello: &Hello) -> Result<Offer, RejectReason>;
+
+    /// The Welcome of this session cannot be sent: offers the socket in its place, or says why not. The session
+    /// keeps its id and its slot.
+    fn offer_socket(&mut self, welcome: &Welcome, reason: RejectReason) -> Result<Fallback, RejectReason>;
 }
 
-/// A client that has mapped everything, as the reactor gets it.
+/// A client that is ready, as the reactor gets it.
 #[derive(Debug)]
 pub(crate) struct Joined {
     pub(crate) session: u64,
-    /// Index of the armed word for this client in the status segment.
-    pub(crate) domain: u32,
-    /// The bell page with which this client wakes the server, mapped read-only. Shared within the domain.
-    pub(crate) domain_bell: Window,
-    pub(crate) lifeline: Arc<OwnedFd>,
-    /// Mapped read-only.
-    pub(crate) request: Segment,
-    /// Mapped writable.
-    pub(crate) response: Segment,
     pub(crate) peer: PeerInfo,
-    pub(crate) request_capacity: u64,
-    pub(crate) response_capacity: u64,
+    /// The socket. Over it go the frames of a session that has no shared memory.
+    pub(crate) lifeline: Arc<OwnedFd>,
     /// Largest message in bytes, either way.
     pub(crate) max_message: u64,
+    /// Whether the client was promised its answers strictly in order.
+    pub(crate) ordered: bool,
+    pub(crate) link: Link,
+}
+
+/// What carries the frames of a session.
+#[derive(Debug)]
+pub(crate) enum Link {
+    /// Shared memory.
+    Shared {
+        /// Mapped read-only.
+        request: Segment,
+        /// Mapped writable.
+        response: Segment,
+        /// Index of the armed word for this client in the status segment.
+        domain: u32,
+        /// The bell page with which this client wakes the server, mapped read-only. Shared within the domain.
+        domain_bell: Window,
+        request_capacity: u64,
+        response_capacity: u64,
+    },
+    /// The socket itself.
+    Socket {
+        /// Why it is not shared memory.
+        reason: RejectReason,
+    },
 }
 
 /// Where a handshake stands after a step.
@@ -154,8 +198,8 @@ pub(crate) enum Closed {
     /// The client hung up.
     HungUp,
     /// The client was refused.
-    Refused(Refusal),
-    /// The client answered the Welcome with something else than READY.
+    Refused(RejectReason),
+    /// The client answered the offer with something else than READY.
     NotReady,
     /// The client tampered with its segment, or the server could not map it.
     Segment,
@@ -176,12 +220,12 @@ impl From<Errno> for Closed {
 enum State {
     /// Collects header and body of the Hello.
     ReadHello(Vec<u8>),
-    SendWelcome {
+    SendOffer {
         bytes: Vec<u8>,
         sent: usize,
-        offer: Box<Offer>,
+        offer: Offer,
     },
-    AwaitReady(Box<Offer>),
+    AwaitReady(Offer),
     Over,
 }
 
@@ -237,9 +281,11 @@ impl Handshake {
     pub(crate) fn abandon(self, reason: Option<RejectReason>, farewell: lifeline::Farewell) {
         match (self.state, reason) {
             (State::ReadHello(_), Some(reason)) => reject(&self.socket, reason),
-            (State::AwaitReady(_), _) => {
-                let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-                let _ = rustix::net::send(&self.socket, &[farewell as u8], flags);
+            (State::AwaitReady(Offer::Shared(_)), _) => say(&self.socket, &[farewell as u8]),
+            // Its next bytes are to be a frame.
+            (State::AwaitReady(Offer::Socket(_)), _) => {
+                let word = HeaderWord::new(layout::Kind::Goodbye, 0, farewell as u16, 0);
+                say(&self.socket, [word.0.to_le_bytes(), [0; 8]].as_flattened());
             }
             // In the middle of a message nothing can be said.
             _ => {}
@@ -253,13 +299,8 @@ impl Handshake {
                 Ok(None) => {}
                 Ok(Some(progress)) => return progress,
                 Err(closed) => {
-                    match closed {
-                        Closed::Refused(Refusal::Reject(reason)) => reject(&self.socket, reason),
-                        Closed::Refused(Refusal::Fallback(reason)) => {
-                            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-                            let _ = rustix::net::send(&self.socket, &reason.encode_fallback(), flags);
-                        }
-                        _ => {}
+                    if let Closed::Refused(reason) = closed {
+                        reject(&self.socket, reason);
                     }
                     return Progress::Closed(closed);
                 }
@@ -285,16 +326,18 @@ impl Handshake {
                 crate::kill_point!("handshake-hello-read");
                 let hello = Hello::parse(body).map_err(|bad| Closed::Refused(refusal(bad)))?;
                 self.peer.name.clone_from(&hello.name);
-                let offer = Box::new(host.admit(&self.peer, &hello).map_err(Closed::Refused)?);
-                self.session = Some(offer.welcome.session);
-                self.state = State::SendWelcome { bytes: offer.welcome.encode(), sent: 0, offer };
+                let offer = host.admit(&self.peer, &hello).map_err(Closed::Refused)?;
+                self.session = Some(offer.session());
+                self.state = State::SendOffer { bytes: offer.encode(), sent: 0, offer };
                 Ok(None)
             }
-            State::SendWelcome { bytes, mut sent, offer } => {
-                let result = if sent == 0 {
-                    send_with_descriptors(&self.socket, &bytes, &offer)
-                } else {
-                    rustix::net::send(&self.socket, &bytes[sent..], SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
+            State::SendOffer { bytes, mut sent, offer } => {
+                let result = match &offer {
+                    Offer::Shared(shared) if sent == 0 => send_with_descriptors(&self.socket, &bytes, shared),
+                    _ => {
+                        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+                        rustix::net::send(&self.socket, &bytes[sent..], flags)
+                    }
                 };
                 let progress = match result {
                     Ok(count) => {
@@ -303,11 +346,18 @@ impl Handshake {
                     }
                     Err(Errno::INTR) => None,
                     Err(Errno::AGAIN) => Some(Progress::Writing),
-                    Err(errno) if sent == 0 => return Err(unsent(errno)),
-                    Err(errno) => return Err(errno.into()),
+                    Err(errno) => {
+                        let (Offer::Shared(shared), 0, Some(reason)) = (&offer, sent, unsent(errno)) else {
+                            return Err(errno.into());
+                        };
+                        let fallback = host.offer_socket(&shared.welcome, reason).map_err(Closed::Refused)?;
+                        let offer = Offer::Socket(fallback);
+                        self.state = State::SendOffer { bytes: offer.encode(), sent: 0, offer };
+                        return Ok(None);
+                    }
                 };
                 self.state = if sent < bytes.len() {
-                    State::SendWelcome { bytes, sent, offer }
+                    State::SendOffer { bytes, sent, offer }
                 } else {
                     crate::kill_point!("handshake-welcome-sent");
                     State::AwaitReady(offer)
@@ -322,7 +372,7 @@ impl Handshake {
                 }
                 crate::kill_point!("handshake-ready-read");
                 match byte[..] {
-                    [lifeline::READY] => self.join(*offer).map(Some),
+                    [lifeline::READY] => self.join(offer).map(Some),
                     _ => Err(Closed::NotReady),
                 }
             }
@@ -331,19 +381,31 @@ impl Handshake {
     }
 
     fn join(&mut self, offer: Offer) -> Result<Progress, Closed> {
-        let request = offer.request.accept().map_err(|_| Closed::Segment)?;
-        crate::kill_point!("handshake-mapped");
+        let (max_message, features, link) = match offer {
+            Offer::Shared(offer) => {
+                let request = offer.request.accept().map_err(|_| Closed::Segment)?;
+                crate::kill_point!("handshake-mapped");
+                let link = Link::Shared {
+                    request,
+                    response: offer.response,
+                    domain: offer.welcome.domain,
+                    domain_bell: offer.bell.window.clone(),
+                    request_capacity: offer.welcome.request_capacity,
+                    response_capacity: offer.welcome.response_capacity,
+                };
+                (offer.welcome.max_message, offer.welcome.features, link)
+            }
+            Offer::Socket(fallback) => {
+                (fallback.max_message, fallback.features, Link::Socket { reason: fallback.reason })
+            }
+        };
         let joined = Joined {
-            session: offer.welcome.session,
-            domain: offer.welcome.domain,
-            domain_bell: offer.bell.window.clone(),
-            lifeline: self.socket.clone(),
-            request,
-            response: offer.response,
+            session: self.session.unwrap_or(0),
             peer: self.peer.clone(),
-            request_capacity: offer.welcome.request_capacity,
-            response_capacity: offer.welcome.response_capacity,
-            max_message: offer.welcome.max_message,
+            lifeline: self.socket.clone(),
+            max_message,
+            ordered: features & FEATURE_ORDERED != 0,
+            link,
         };
         Ok(Progress::Ready(Box::new(joined), self.pidfd.take()))
     }
@@ -360,12 +422,12 @@ fn expected(bytes: &[u8]) -> Result<usize, Malformed> {
     }
 }
 
-fn refusal(malformed: Malformed) -> Refusal {
+fn refusal(malformed: Malformed) -> RejectReason {
     let (min, max) = wire::VERSIONS;
-    Refusal::Reject(match malformed {
+    match malformed {
         Malformed::Version => RejectReason::VersionUnsupported { min, max },
         Malformed::Magic | Malformed::Content => RejectReason::BadHello,
-    })
+    }
 }
 
 /// Reads until there are `want` bytes; false if the client has not sent them yet.
@@ -389,7 +451,7 @@ fn read_more(socket: &OwnedFd, bytes: &mut Vec<u8>, want: usize) -> Result<bool,
     result
 }
 
-fn send_with_descriptors(socket: &OwnedFd, bytes: &[u8], offer: &Offer) -> Result<usize, Errno> {
+fn send_with_descriptors(socket: &OwnedFd, bytes: &[u8], offer: &SharedOffer) -> Result<usize, Errno> {
     let segments =
         [offer.request.fd.as_fd(), offer.response.fd.as_fd(), offer.status.as_fd(), offer.bell.fd.as_fd()];
     let server = offer.server.as_ref().map(|server| server.as_fd());
@@ -403,12 +465,12 @@ fn send_with_descriptors(socket: &OwnedFd, bytes: &[u8], offer: &Offer) -> Resul
     rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags)
 }
 
-/// The Welcome could not be sent at all, so there is still something to be said.
-fn unsent(errno: Errno) -> Closed {
+/// What a client is short of whose Welcome could not be sent at all; `None` if the socket itself is broken.
+fn unsent(errno: Errno) -> Option<RejectReason> {
     match errno {
         // Too many descriptors of this user are on their way.
-        Errno::TOOMANYREFS => Closed::Refused(Refusal::Reject(RejectReason::OutOfDescriptors)),
-        Errno::NOMEM | Errno::NOBUFS => Closed::Refused(Refusal::Reject(RejectReason::OutOfMemory)),
-        other => other.into(),
+        Errno::TOOMANYREFS => Some(RejectReason::OutOfDescriptors),
+        Errno::NOMEM | Errno::NOBUFS => Some(RejectReason::OutOfMemory),
+        _ => None,
     }
 }

@@ -11,9 +11,14 @@
 //!            24 request capacity u64 | 32 response capacity u64 | 40 max message u64
 //!            48 size of the status segment u64 | 56 armed words u64 | 64 pid u32 | 68 features u32 | 72
 //!
-//! fallback,   0 reason u32 | 4 - | 8 first parameter u64 | 16 second parameter u64 | 24
-//! reject
+//! reject      0 reason u32 | 4 - | 8 first parameter u64 | 16 second parameter u64 | 24
+//!
+//! fallback    0 as a reject | 24 version u16 | 26 - | 28 features u32 | 32 generation u64 | 40 session u64
+//!            48 max message u64 | 56 pid u32 | 60 - | 64
 //! ```
+//!
+//! Features are bits: a client sets those that it asks for, a server those that it grants. Unknown ones are
+//! ignored, and not granted.
 //!
 //! `-` is sent as 0 and ignored. A body may be longer than this version knows; the rest is ignored.
 
@@ -32,6 +37,10 @@ pub(crate) const MAX_BODY: usize = 4096;
 const HELLO: usize = 88;
 const WELCOME: usize = 72;
 const REFUSAL: usize = 24;
+const FALLBACK: usize = 64;
+
+/// Feature: the server answers the session's requests strictly in their order.
+pub(crate) const FEATURE_ORDERED: u32 = 1;
 
 /// What a message is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,7 +173,7 @@ pub(crate) struct Hello {
     pub(crate) versions: (u16, u16),
     pub(crate) role: Role,
     pub(crate) transport: Transport,
-    /// Bits of optional abilities; unknown ones are ignored.
+    /// Bits of optional abilities that the client asks for, see [`FEATURE_ORDERED`].
     pub(crate) features: u32,
     /// Wanted capacities of the rings in bytes.
     pub(crate) request_capacity: u64,
@@ -242,6 +251,7 @@ pub(crate) struct Welcome {
     /// Armed words in the status segment.
     pub(crate) armed_words: u64,
     pub(crate) pid: u32,
+    /// Bits of the abilities that the client asked for and gets.
     pub(crate) features: u32,
 }
 
@@ -289,6 +299,51 @@ impl Welcome {
             && welcome.session != 0
             && (1..=u64::from(u32::MAX)).contains(&welcome.max_message);
         if sane { Ok(welcome) } else { Err(Malformed::Content) }
+    }
+}
+
+/// The server's consent to a session over the socket itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Fallback {
+    /// Why there is no shared memory.
+    pub(crate) reason: RejectReason,
+    /// The session protocol that both will speak.
+    pub(crate) version: u16,
+    /// Bits of the abilities that the client asked for and gets.
+    pub(crate) features: u32,
+    pub(crate) generation: u64,
+    pub(crate) session: u64,
+    pub(crate) max_message: u64,
+    pub(crate) pid: u32,
+}
+
+impl Fallback {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Writer::new(Kind::Fallback, FALLBACK);
+        self.reason.put(&mut out);
+        out.u16(self.version).u16(0).u32(self.features);
+        out.u64(self.generation).u64(self.session).u64(self.max_message).u32(self.pid).u32(0);
+        out.0
+    }
+
+    pub(crate) fn parse(body: &[u8]) -> Result<Self, Malformed> {
+        if body.len() < FALLBACK {
+            return Err(Malformed::Content);
+        }
+        let at = Reader(body);
+        let fallback = Self {
+            reason: RejectReason::parse(body)?,
+            version: at.u16(24),
+            features: at.u32(28),
+            generation: at.u64(32),
+            session: at.u64(40),
+            max_message: at.u64(48),
+            pid: at.u32(56),
+        };
+        let sane = fallback.generation != 0
+            && fallback.session != 0
+            && (1..=u64::from(u32::MAX)).contains(&fallback.max_message);
+        if sane { Ok(fallback) } else { Err(Malformed::Content) }
     }
 }
 
@@ -373,7 +428,7 @@ impl RejectReason {
         }
     }
 
-    fn encode(self, kind: Kind) -> Vec<u8> {
+    fn put(self, out: &mut Writer) {
         let (first, second) = match self {
             Self::VersionUnsupported { min, max } => (min.into(), max.into()),
             Self::TooManyClients { limit }
@@ -382,22 +437,17 @@ impl RejectReason {
             | Self::TooManyHandshakes { limit } => (limit, 0),
             _ => (0, 0),
         };
-        let mut out = Writer::new(kind, REFUSAL);
         out.u32(self.number()).u32(0).u64(first).u64(second);
-        out.0
     }
 
     /// As a reject message.
     pub(crate) fn encode_reject(self) -> Vec<u8> {
-        self.encode(Kind::Reject)
+        let mut out = Writer::new(Kind::Reject, REFUSAL);
+        self.put(&mut out);
+        out.0
     }
 
-    /// As a fallback message.
-    pub(crate) fn encode_fallback(self) -> Vec<u8> {
-        self.encode(Kind::Fallback)
-    }
-
-    /// Parses the body of a fallback or a reject message.
+    /// Parses the body of a reject message, or the beginning of that of a fallback.
     pub(crate) fn parse(body: &[u8]) -> Result<Self, Malformed> {
         if body.len() < REFUSAL {
             return Err(Malformed::Content);

@@ -3,7 +3,8 @@
 use super::ledger::{Denied, Ledger, Limits};
 use super::{PorterConfig, StatusInfo};
 use crate::handshake::{
-    Hello, Host, Offer, PeerInfo, Refusal, RejectReason, Role, Transport, VERSIONS, Welcome,
+    FEATURE_ORDERED, Fallback, Hello, Host, Offer, PeerInfo, RejectReason, Role, SharedOffer, Transport,
+    VERSIONS, Welcome,
 };
 use crate::layout;
 use crate::segment::{Segment, SegmentError, SegmentPair};
@@ -28,7 +29,8 @@ pub(super) struct Desk {
     next_session: u64,
     generation: u64,
     armed_words: u32,
-    status: Arc<OwnedFd>,
+    /// `None` if there is no shared memory here.
+    status: Option<Arc<OwnedFd>>,
     /// This process.
     server: Option<Arc<OwnedFd>>,
     pid: u32,
@@ -57,7 +59,7 @@ impl Desk {
             next_session: 1,
             generation: status.generation,
             armed_words: status.armed_words,
-            status: Arc::new(status.segment.fd.try_clone()?),
+            status: status.segment.map(|segment| segment.fd.try_clone()).transpose()?.map(Arc::new),
             // A kernel before 5.3 has none: clients then rely on the lifeline alone.
             server: rustix::process::pidfd_open(me, PidfdFlags::empty()).ok().map(Arc::new),
             pid: u32::try_from(me.as_raw_nonzero().get()).unwrap_or(0),
@@ -83,18 +85,27 @@ impl Desk {
         self.wants_spare
     }
 
-    /// Refused shared memory: rejected, or sent to the socket.
-    fn refuse(&self, reason: RejectReason) -> Refusal {
-        if self.fallback { Refusal::Fallback(reason) } else { Refusal::Reject(reason) }
+    /// Offers the socket, or, if that is not on offer, rejects.
+    fn instead(&mut self, uid: u32, terms: &Terms, reason: RejectReason) -> Result<Offer, RejectReason> {
+        if !self.fallback {
+            return Err(reason);
+        }
+        let session = self.next_session;
+        self.ledger.enter_without_memory(session, uid)?;
+        self.next_session += 1;
+        Ok(Offer::Socket(self.terms_of_a_socket(session, terms, reason)))
     }
 
-    pub(super) fn refuse_segment(&self, error: &SegmentError) -> Refusal {
-        self.refuse(match error {
-            SegmentError::OutOfMemory => RejectReason::OutOfMemory,
-            SegmentError::OutOfDescriptors => RejectReason::OutOfDescriptors,
-            // No memfds here: an old kernel, or a sandbox.
-            _ => RejectReason::SharedMemoryOff,
-        })
+    fn terms_of_a_socket(&self, session: u64, terms: &Terms, reason: RejectReason) -> Fallback {
+        Fallback {
+            reason,
+            version: terms.version,
+            features: terms.features,
+            generation: self.generation,
+            session,
+            max_message: terms.max_message,
+            pid: self.pid,
+        }
     }
 
     fn pair(&mut self, request: u64, response: u64) -> Result<SegmentPair, SegmentError> {
@@ -108,52 +119,75 @@ impl Desk {
     /// Makes the pair of segments that the next handshake will need.
     pub(super) fn make_spare(&mut self) {
         self.wants_spare = false;
-        if self.spare.is_none() && self.shared_memory && self.ledger.has_room() {
+        if self.spare.is_none() && self.shared_memory && self.status.is_some() && self.ledger.has_room() {
             // Without one the next handshake makes its own, and says what is wrong.
             self.spare = SegmentPair::create(self.request_capacity, self.response_capacity).ok();
         }
     }
 }
 
+/// What does not depend on the transport.
+#[derive(Debug, Clone, Copy)]
+struct Terms {
+    version: u16,
+    features: u32,
+    max_message: u64,
+}
+
+/// What a client is told of a segment that could not be made.
+pub(super) fn reason_of(error: &SegmentError) -> RejectReason {
+    match error {
+        SegmentError::OutOfMemory => RejectReason::OutOfMemory,
+        SegmentError::OutOfDescriptors => RejectReason::OutOfDescriptors,
+        // No memfds here: an old kernel, or a sandbox.
+        _ => RejectReason::SharedMemoryOff,
+    }
+}
+
+fn or(wanted: u64, default: u64) -> u64 {
+    if wanted == 0 { default } else { wanted }
+}
+
 impl Host for Desk {
-    fn admit(&mut self, peer: &PeerInfo, hello: &Hello) -> Result<Offer, Refusal> {
-        let reject = |reason| Err(Refusal::Reject(reason));
+    fn admit(&mut self, peer: &PeerInfo, hello: &Hello) -> Result<Offer, RejectReason> {
         if self.stopping {
-            return reject(RejectReason::ShuttingDown);
+            return Err(RejectReason::ShuttingDown);
         }
         let (min, max) = VERSIONS;
         let version = max.min(hello.versions.1);
         if version < min.max(hello.versions.0) {
-            return reject(RejectReason::VersionUnsupported { min, max });
+            return Err(RejectReason::VersionUnsupported { min, max });
         }
         if hello.role == Role::Inspector {
-            return reject(RejectReason::InspectorUnsupported);
+            return Err(RejectReason::InspectorUnsupported);
         }
+        let terms = Terms {
+            version,
+            features: hello.features & FEATURE_ORDERED,
+            max_message: or(hello.max_message, self.max_message).min(self.max_message),
+        };
         if hello.transport == Transport::Socket {
-            return Err(match self.fallback {
-                true => Refusal::Fallback(RejectReason::SocketAsked),
-                false => Refusal::Reject(RejectReason::SocketOff),
-            });
+            let reason = if self.fallback { RejectReason::SocketAsked } else { RejectReason::SocketOff };
+            return self.instead(peer.uid, &terms, reason);
         }
-        if !self.shared_memory {
-            return Err(self.refuse(RejectReason::SharedMemoryOff));
-        }
-        let or = |wanted, default| if wanted == 0 { default } else { wanted };
+        let Some(status) = self.status.clone().filter(|_| self.shared_memory) else {
+            return self.instead(peer.uid, &terms, RejectReason::SharedMemoryOff);
+        };
         let request_capacity = or(hello.request_capacity, self.request_capacity);
         let response_capacity = or(hello.response_capacity, self.response_capacity);
         if !layout::is_capacity(request_capacity) || !layout::is_capacity(response_capacity) {
-            return reject(RejectReason::BadCapacity);
+            return Err(RejectReason::BadCapacity);
         }
 
         let session = self.next_session;
         let bytes = SegmentPair::bytes(request_capacity, response_capacity);
         let generation = self.generation;
         let entered = self.ledger.enter(session, peer.uid, bytes, |domain| Segment::bell(generation, domain));
+        // Without a free slot the socket is not offered, either: whichever limit is said first.
         let (domain, bell) = match entered {
             Ok(place) => place,
-            Err(Denied::Limit(reason @ RejectReason::TooManyClients { .. })) => return reject(reason),
-            Err(Denied::Limit(reason)) => return Err(self.refuse(reason)),
-            Err(Denied::Segment(error)) => return Err(self.refuse_segment(&error)),
+            Err(Denied::Limit(reason)) => return self.instead(peer.uid, &terms, reason),
+            Err(Denied::Segment(error)) => return self.instead(peer.uid, &terms, reason_of(&error)),
         };
         let pair = self
             .pair(request_capacity, response_capacity)
@@ -162,10 +196,11 @@ impl Host for Desk {
             Ok(pair) => pair,
             Err(error) => {
                 self.ledger.leave(session);
-                return Err(self.refuse_segment(&error));
+                return self.instead(peer.uid, &terms, reason_of(&error));
             }
         };
         self.next_session += 1;
+        let Terms { version, features, max_message } = terms;
         let welcome = Welcome {
             version,
             has_pidfd: self.server.is_some(),
@@ -174,12 +209,21 @@ impl Host for Desk {
             session,
             request_capacity,
             response_capacity,
-            max_message: or(hello.max_message, self.max_message).min(self.max_message),
+            max_message,
             armed_words: self.armed_words.into(),
             pid: self.pid,
-            features: 0,
+            features,
         };
-        let (status, server) = (self.status.clone(), self.server.clone());
-        Ok(Offer { welcome, request, response, status, bell, server })
+        let server = self.server.clone();
+        Ok(Offer::Shared(Box::new(SharedOffer { welcome, request, response, status, bell, server })))
+    }
+
+    fn offer_socket(&mut self, welcome: &Welcome, reason: RejectReason) -> Result<Fallback, RejectReason> {
+        if !self.fallback {
+            return Err(reason);
+        }
+        self.ledger.give_memory_back(welcome.session);
+        let Welcome { version, features, max_message, .. } = *welcome;
+        Ok(self.terms_of_a_socket(welcome.session, &Terms { version, features, max_message }, reason))
     }
 }

@@ -33,7 +33,8 @@ struct Domain {
 struct Entry {
     uid: u32,
     bytes: u64,
-    domain: usize,
+    /// None for a client that has no shared memory.
+    domain: Option<usize>,
 }
 
 /// Why an admission was not entered.
@@ -84,8 +85,24 @@ impl Ledger {
         }
         let (domain, index, bell) = self.domain(session, uid, make_bell)?;
         self.bytes.insert(uid, total);
-        self.entries.insert(session, Entry { uid, bytes, domain });
+        self.entries.insert(session, Entry { uid, bytes, domain: Some(domain) });
         Ok((index, bell))
+    }
+
+    /// Reserves a slot and nothing else, for a client that gets no shared memory.
+    pub(super) fn enter_without_memory(&mut self, session: u64, uid: u32) -> Result<(), RejectReason> {
+        if !self.has_room() {
+            return Err(RejectReason::TooManyClients { limit: self.limits.clients });
+        }
+        self.entries.insert(session, Entry { uid, bytes: 0, domain: None });
+        Ok(())
+    }
+
+    /// Gives back what the session had, but for its slot.
+    pub(super) fn give_memory_back(&mut self, session: u64) {
+        let Some(uid) = self.entries.get(&session).map(|entry| entry.uid) else { return };
+        self.leave(session);
+        self.entries.insert(session, Entry { uid, bytes: 0, domain: None });
     }
 
     /// The domain of this session, with the session in it.
@@ -127,7 +144,7 @@ impl Ledger {
                 self.bytes.remove(&uid);
             }
         }
-        let place = &mut self.domains[domain];
+        let Some(place) = domain.map(|domain| &mut self.domains[domain]) else { return };
         if let Some(domain) = place {
             domain.sessions -= 1;
             if domain.sessions == 0 {

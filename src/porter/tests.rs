@@ -1,11 +1,13 @@
 //! The porter against clients, good ones and others.
 
 use super::*;
-use crate::handshake::tests::{PATIENCE, Scratch, a_hello, alone, soon};
+use crate::handshake::tests::{PATIENCE, Scratch, a_hello, alone, attach, soon};
 use crate::handshake::{
-    Attachment, ConnectError, Hello, HelloOptions, ListenOptions, Role, Transport, attach, lifeline, listen,
+    self, Attached, Attachment, ConnectError, FEATURE_ORDERED, Fallback, FallbackReason, Hello, HelloOptions,
+    Host, ListenOptions, Offer, Role, SocketAttachment, Transport, TransportChoice, lifeline, listen,
 };
-use crate::layout::{NAME, Peer, offset};
+use crate::layout::{HeaderWord, Kind, NAME, Peer, offset};
+use crate::uds::{Filled, Pushed, SocketLink};
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -32,9 +34,19 @@ struct House {
 const GENERATION: u64 = 42;
 const SMALL: u64 = 4096;
 
-/// Small rings, so that tests are quick.
+/// Small rings, so that tests are quick, and nothing in their place.
 fn settings() -> PorterConfig {
-    PorterConfig { request_capacity: SMALL, response_capacity: SMALL, ..PorterConfig::default() }
+    PorterConfig {
+        request_capacity: SMALL,
+        response_capacity: SMALL,
+        fallback: false,
+        ..PorterConfig::default()
+    }
+}
+
+/// As [`settings`], with the socket for those who cannot have rings.
+fn lenient() -> PorterConfig {
+    PorterConfig { fallback: PorterConfig::default().fallback, ..settings() }
 }
 
 impl House {
@@ -46,7 +58,7 @@ impl House {
         let armed_words = config.max_clients;
         let status = Segment::status(GENERATION, armed_words.into(), &me).expect("made");
         let (outbox, events) = channel();
-        let info = StatusInfo { segment: &status, generation: GENERATION, armed_words };
+        let info = StatusInfo { segment: Some(&status), generation: GENERATION, armed_words };
         let handle = Some(spawn(listener, config, &info, outbox).expect("spawned"));
         Self { path, handle, events, _status: status, _scratch: scratch }
     }
@@ -57,6 +69,19 @@ impl House {
 
     fn attach(&self) -> Result<Attachment, ConnectError> {
         attach(&self.path, &HelloOptions::default(), soon())
+    }
+
+    /// Attaches with whatever transport it gets.
+    fn attach_somehow(&self, transport: TransportChoice) -> Result<Attached, ConnectError> {
+        handshake::attach(&self.path, &HelloOptions { transport, ..HelloOptions::default() }, soon())
+    }
+
+    /// A session over the socket, for a client that would have liked rings.
+    fn join_by_socket(&self) -> (SocketAttachment, Box<Joined>) {
+        match self.attach_somehow(TransportChoice::Auto).expect("attached") {
+            Attached::Socket(client) => (client, self.joined()),
+            Attached::Shared(_) => panic!("shared memory"),
+        }
     }
 
     fn event(&self) -> Event {
@@ -107,6 +132,40 @@ impl House {
     }
 }
 
+/// The server's part of shared memory.
+struct Shared<'a> {
+    request: &'a Segment,
+    response: &'a Segment,
+    domain: u32,
+    domain_bell: &'a crate::memory::Window,
+    request_capacity: u64,
+    response_capacity: u64,
+}
+
+fn shared(joined: &Joined) -> Shared<'_> {
+    match &joined.link {
+        Link::Shared { request, response, domain, domain_bell, request_capacity, response_capacity } => {
+            Shared {
+                request,
+                response,
+                domain: *domain,
+                domain_bell,
+                request_capacity: *request_capacity,
+                response_capacity: *response_capacity,
+            }
+        }
+        Link::Socket { reason } => panic!("a socket: {reason}"),
+    }
+}
+
+/// Why a session goes over the socket.
+fn by_socket(joined: &Joined) -> RejectReason {
+    match joined.link {
+        Link::Socket { reason } => reason,
+        Link::Shared { .. } => panic!("shared memory"),
+    }
+}
+
 fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let give_up = Instant::now() + PATIENCE;
     while !condition() {
@@ -126,9 +185,9 @@ fn a_client_joins_and_both_see_the_same_memory() {
     let client = attach(&house.path, &options, soon()).expect("attached");
     let server = house.joined();
     assert_eq!((client.session, server.session, client.generation), (1, 1, GENERATION));
-    assert_eq!((client.domain, server.domain), (0, 0));
-    assert_eq!((client.request_capacity, server.request_capacity), (SMALL, SMALL));
-    assert_eq!((client.response_capacity, server.response_capacity), (SMALL, SMALL));
+    assert_eq!((client.domain, shared(&server).domain), (0, 0));
+    assert_eq!((client.request_capacity, shared(&server).request_capacity), (SMALL, SMALL));
+    assert_eq!((client.response_capacity, shared(&server).response_capacity), (SMALL, SMALL));
     assert_eq!((client.max_message, server.max_message), (1000, 1000));
     assert_eq!((server.peer.pid, &*server.peer.name), (std::process::id(), "tester"));
     assert_eq!(server.peer.uid, rustix::process::getuid().as_raw());
@@ -137,11 +196,11 @@ fn a_client_joins_and_both_see_the_same_memory() {
     assert!(client.server.is_some());
 
     client.request.window.own_word(offset::TAIL).store(7, Ordering::Relaxed);
-    assert_eq!(server.request.window.peer_word(offset::TAIL).load(), 7);
-    server.response.window.own_word(offset::TAIL).store(8, Ordering::Relaxed);
+    assert_eq!(shared(&server).request.window.peer_word(offset::TAIL).load(), 7);
+    shared(&server).response.window.own_word(offset::TAIL).store(8, Ordering::Relaxed);
     assert_eq!(client.response.window.peer_word(offset::TAIL).load(), 8);
     client.bell.window.own_word(offset::SEQ).store(9, Ordering::Relaxed);
-    assert_eq!(server.domain_bell.peer_word(offset::SEQ).load(), 9);
+    assert_eq!(shared(&server).domain_bell.peer_word(offset::SEQ).load(), 9);
     let name = client.response.window.peer_word(offset::PEER + 8).load();
     assert_eq!(name, u64::from_ne_bytes(*b"tester\0\0"));
 }
@@ -162,8 +221,8 @@ fn wanted_capacities_are_granted() {
         assert_eq!((client.request_capacity, client.response_capacity), (or(request), or(response)));
         assert_eq!(client.max_message, 64 << 20, "no more than the server's");
         let server = house.joined();
-        assert_eq!(server.request.window.len() as u64, layout::ring_segment_size(or(request)));
-        assert_eq!(server.response.window.len() as u64, layout::ring_segment_size(or(response)));
+        assert_eq!(shared(&server).request.window.len() as u64, layout::ring_segment_size(or(request)));
+        assert_eq!(shared(&server).response.window.len() as u64, layout::ring_segment_size(or(response)));
         clients.push(client);
     }
 }
@@ -211,9 +270,9 @@ fn sessions_are_numbered_and_domains_shared_by_a_user() {
     let guests: Vec<_> = (0..5).map(|_| house.join()).collect();
     let sessions: Vec<_> = guests.iter().map(|(_, server)| server.session).collect();
     assert_eq!(sessions, [1, 2, 3, 4, 5]);
-    assert!(guests.iter().all(|(client, server)| (client.domain, server.domain) == (0, 0)));
+    assert!(guests.iter().all(|(client, server)| (client.domain, shared(server).domain) == (0, 0)));
     guests[0].0.bell.window.own_word(offset::SEQ).store(5, Ordering::Relaxed);
-    assert_eq!(guests[4].1.domain_bell.peer_word(offset::SEQ).load(), 5, "one bell");
+    assert_eq!(shared(&guests[4].1).domain_bell.peer_word(offset::SEQ).load(), 5, "one bell");
 }
 
 #[test]
@@ -225,14 +284,14 @@ fn isolated_sessions_have_domains_of_their_own_which_are_used_again() {
     };
     assert_eq!(domains(&guests), [0, 1, 2]);
     guests[1].0.bell.window.own_word(offset::SEQ).store(5, Ordering::Relaxed);
-    assert_eq!(guests[2].1.domain_bell.peer_word(offset::SEQ).load(), 0, "a bell each");
+    assert_eq!(shared(&guests[2].1).domain_bell.peer_word(offset::SEQ).load(), 0, "a bell each");
     let (client, server) = guests.remove(1);
     drop(client);
     assert_eq!(house.died().0, server.session);
     house.handle().closed(server.session);
     let (client, server) = house.join();
     assert_eq!((client.domain, client.session), (1, 4));
-    assert_eq!(server.domain_bell.peer_word(offset::SEQ).load(), 0, "a new bell");
+    assert_eq!(shared(&server).domain_bell.peer_word(offset::SEQ).load(), 0, "a new bell");
 }
 
 #[test]
@@ -425,34 +484,304 @@ fn wishes_are_checked() {
     assert_eq!(head[12], 2, "welcome: unknown features and further versions are no obstacle");
 
     assert_eq!(reason(PorterConfig { shared_memory: false, ..settings() }), RejectReason::SharedMemoryOff);
-    let house = House::new(PorterConfig { shared_memory: false, fallback: true, ..settings() });
+    assert_eq!(house.rejected(RejectReason::SocketOff), 1);
+}
+
+// The socket as transport.
+
+/// Sends a frame each way, between two ends that have nothing but the socket.
+fn frames_travel(client: SocketAttachment, server: &Joined) {
+    let ends = [SocketLink::new(Arc::new(client.socket)), SocketLink::new(server.lifeline.clone())];
+    let [mut from, mut to] = ends;
+    for _ in 0..2 {
+        let word = HeaderWord::new(Kind::Request, 0, 0, 0);
+        assert_eq!(from.try_push(word, 7, &[], b"over the socket"), Pushed::Done);
+        from.flush().expect("sent");
+        eventually("a frame", || to.fill().expect("alive") != Filled::Nothing);
+        let frame = to.peek().expect("no fault").expect("a frame");
+        assert_eq!((frame.call, to.body(&frame)), (7, &b"over the socket"[..]));
+        to.release(frame);
+        std::mem::swap(&mut from, &mut to);
+    }
+}
+
+#[test]
+fn a_client_that_asks_for_the_socket_gets_it() {
+    assert!(PorterConfig::default().fallback && PorterConfig::default().shared_memory);
+    let house = House::new(lenient());
+    let options = HelloOptions {
+        name: "tester".into(),
+        max_message: 1000,
+        transport: TransportChoice::Socket,
+        ..HelloOptions::default()
+    };
+    let Attached::Socket(client) = handshake::attach(&house.path, &options, soon()).expect("attached") else {
+        panic!("shared memory");
+    };
+    let server = house.joined();
+    assert_eq!(by_socket(&server), RejectReason::SocketAsked);
+    assert_eq!((client.session, client.generation, client.reason), (1, GENERATION, FallbackReason::Asked));
+    assert_eq!((client.max_message, client.server_pid), (1000, std::process::id()));
+    assert_eq!((server.session, server.max_message), (1, 1000));
+    assert_eq!((server.peer.pid, &*server.peer.name), (std::process::id(), "tester"));
+    frames_travel(client, &server);
+    assert_eq!(count(&house.handle().counters().fallbacks), 1);
+    assert_eq!(count(&house.handle().counters().joined), 1);
+
+    let (client, server) = house.join();
+    assert_eq!((client.session, shared(&server).domain), (2, 0), "others still get shared memory");
+    assert_eq!(count(&house.handle().counters().fallbacks), 1);
+}
+
+#[test]
+fn without_shared_memory_every_client_gets_the_socket() {
+    let house = House::new(PorterConfig { shared_memory: false, ..lenient() });
+    for _ in 0..2 {
+        let (client, server) = house.join_by_socket();
+        assert_eq!(client.reason, FallbackReason::Server(RejectReason::SharedMemoryOff));
+        assert_eq!(by_socket(&server), RejectReason::SharedMemoryOff);
+        frames_travel(client, &server);
+    }
     let result = house.attach();
-    assert!(
-        matches!(result, Err(ConnectError::SharedMemoryRefused(RejectReason::SharedMemoryOff))),
-        "{result:?}"
-    );
-    assert_eq!(house.refusal(socket), RejectReason::SocketAsked.encode_fallback());
+    let refused = matches!(result, Err(ConnectError::SharedMemoryRefused(RejectReason::SharedMemoryOff)));
+    assert!(refused, "{result:?}");
+    eventually("its place is free", || count(&house.handle().counters().half_open) == 0);
     assert_eq!(count(&house.handle().counters().fallbacks), 2);
+    // What would be wrong with rings is no matter then.
+    let Attached::Socket(_) = handshake::attach(
+        &house.path,
+        &HelloOptions { request_capacity: 1 << 30, ..HelloOptions::default() },
+        soon(),
+    )
+    .expect("attached") else {
+        panic!("shared memory");
+    };
+}
+
+#[test]
+fn a_server_without_memfds_has_the_socket() {
+    let house = House::new(lenient());
+    let info = StatusInfo { segment: None, generation: 1, armed_words: 1 };
+    let mut desk = desk::Desk::new(&lenient(), &info).expect("made");
+    let peer = PeerInfo { pid: 1, uid: 2, gid: 3, name: String::new() };
+    let offer = desk.admit(&peer, &a_hello());
+    let off = RejectReason::SharedMemoryOff;
+    assert!(matches!(offer, Ok(Offer::Socket(Fallback { reason, .. })) if reason == off), "{offer:?}");
+    let mut desk = desk::Desk::new(&settings(), &info).expect("made");
+    assert_eq!(desk.admit(&peer, &a_hello()).err(), Some(off));
+    drop(house);
+}
+
+#[test]
+fn limits_of_memory_lead_to_the_socket() {
+    let pair = crate::segment::SegmentPair::bytes(SMALL, SMALL);
+    let limit = pair - 1;
+    let house = House::new(PorterConfig { bytes_per_client: limit, ..lenient() });
+    let (client, server) = house.join_by_socket();
+    assert_eq!(by_socket(&server), RejectReason::BytesPerClient { limit });
+    assert_eq!(client.reason, FallbackReason::Server(RejectReason::BytesPerClient { limit }));
+
+    let house = House::new(PorterConfig { bytes_per_uid: pair, ..lenient() });
+    let (_first, server) = house.join();
+    let full = RejectReason::BytesPerUid { limit: pair };
+    let others: Vec<_> = (0..3).map(|_| house.join_by_socket()).collect();
+    assert!(others.iter().all(|(_, server)| by_socket(server) == full));
+    assert!(matches!(house.attach(), Err(ConnectError::SharedMemoryRefused(reason)) if reason == full));
+    for (_, other) in &others {
+        house.handle().closed(other.session);
+    }
+    let (_, other) = house.join_by_socket();
+    assert_eq!(by_socket(&other), full, "they had no memory to give back");
+    house.handle().closed(server.session);
+    house.join();
+    assert_eq!(house.handle().counters().rejected_total(), 0);
+}
+
+#[test]
+fn clients_on_the_socket_are_clients() {
+    let house = House::new(PorterConfig { max_clients: 2, shared_memory: false, ..lenient() });
+    let (_first, server) = house.join_by_socket();
+    let _second = house.join_by_socket();
+    let full = RejectReason::TooManyClients { limit: 2 };
+    for transport in [TransportChoice::Auto, TransportChoice::Socket, TransportChoice::SharedMemory] {
+        let result = house.attach_somehow(transport);
+        assert!(matches!(result, Err(ConnectError::Rejected(reason)) if reason == full), "{result:?}");
+    }
+    house.handle().closed(server.session);
+    house.join_by_socket();
+
+    let house = House::new(PorterConfig { max_clients: 1, bytes_per_client: 1, ..lenient() });
+    house.join_by_socket();
+    let full = RejectReason::TooManyClients { limit: 1 };
+    let result = house.attach_somehow(TransportChoice::Auto);
+    assert!(matches!(result, Err(ConnectError::Rejected(reason)) if reason == full), "{result:?}");
+}
+
+#[test]
+fn a_socket_is_left_to_the_reactor() {
+    let house = House::new(PorterConfig { shared_memory: false, ..lenient() });
+    let (client, server) = house.join_by_socket();
+    rustix::io::write(&client.socket, &[lifeline::GOODBYE]).expect("written");
+    drop(client);
+    // Whatever the porter does about it, it has done when it has let the next client in.
+    let (_next, _) = house.join_by_socket();
+    assert!(house.events.try_recv().is_err(), "it says nothing");
+    let mut bytes = [0; 8];
+    assert_eq!(rustix::io::read(&server.lifeline, &mut bytes), Ok(1), "and has read nothing");
+    assert_eq!(rustix::io::read(&server.lifeline, &mut bytes), Ok(0));
+    let epoll = rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC).expect("made");
+    let (data, flags) = (rustix::event::epoll::EventData::new_u64(1), rustix::event::epoll::EventFlags::IN);
+    rustix::event::epoll::add(&epoll, &server.lifeline, data, flags).expect("watched by somebody else");
+    house.handle().closed(server.session);
+    assert_eq!(count(&house.handle().counters().deaths), 0);
+}
+
+/// A client that was offered the socket, and has not answered yet.
+fn offered(house: &House) -> UnixStream {
+    let mut stream = house.raw();
+    stream.write_all(&Hello { transport: Transport::Socket, ..a_hello() }.encode()).expect("written");
+    let mut message = [0; 16 + 64];
+    stream.read_exact(&mut message).expect("an answer");
+    assert_eq!((message[12], message[8]), (3, 64), "a fallback");
+    stream
+}
+
+#[test]
+fn whoever_was_offered_the_socket_and_does_not_come_leaves_its_place() {
+    let house = House::new(PorterConfig { max_clients: 1, ..lenient() });
+    for _ in 0..3 {
+        let stream = offered(&house);
+        assert!(matches!(house.attach(), Err(ConnectError::Rejected(RejectReason::TooManyClients { .. }))));
+        drop(stream);
+        eventually("the place is free", || count(&house.handle().counters().half_open) == 0);
+    }
+    for byte in [lifeline::WAKE, lifeline::GOODBYE, 0] {
+        let mut stream = offered(&house);
+        stream.write_all(&[byte]).expect("written");
+        assert_eq!(stream.read(&mut [0]).expect("the end"), 0);
+    }
+    assert_eq!(count(&house.handle().counters().failed), 6);
+    assert_eq!(count(&house.handle().counters().fallbacks), 0, "none began");
+    let (_client, server) = house.join();
+    assert_eq!(server.session, 7, "ids are not used again");
+}
+
+#[test]
+fn whoever_leaves_has_left_when_its_connection_ends() {
+    // So a client that cannot map asks for the socket in time for its own place.
+    let house = House::new(PorterConfig { max_clients: 1, ..lenient() });
+    for _ in 0..100 {
+        let (mut stream, _) = welcomed(&house);
+        stream.shutdown(std::net::Shutdown::Write).expect("shut");
+        assert_eq!(stream.read(&mut [0]).expect("the end"), 0);
+    }
+    house.attach_somehow(TransportChoice::Socket).expect("there is room");
+}
+
+#[test]
+fn a_farewell_before_the_first_frame_is_a_frame() {
+    let mut house = House::new(PorterConfig { handshake_deadline: Duration::from_millis(100), ..lenient() });
+    let goodbye = |stream: UnixStream| {
+        stream.set_nonblocking(true).expect("set");
+        let mut link = SocketLink::new(Arc::new(stream.into()));
+        eventually("the end", || link.fill().expect("alive") == Filled::End);
+        let frame = link.peek().expect("no fault").expect("a frame");
+        assert_eq!((frame.header.kind(), frame.call, frame.len()), (Some(Kind::Goodbye), 0, 0));
+        let code = frame.header.code();
+        link.release(frame);
+        assert!(!link.is_truncated());
+        code
+    };
+    assert_eq!(goodbye(offered(&house)), lifeline::Farewell::TooLate as u16);
+    house = House::new(lenient());
+    let stream = offered(&house);
+    house.handle().stop();
+    assert_eq!(goodbye(stream), lifeline::Farewell::ShutDown as u16);
+}
+
+#[test]
+fn frames_may_follow_at_once() {
+    let house = House::new(lenient());
+    let mut stream = offered(&house);
+    stream.write_all(&[lifeline::READY, 1, 2, 3]).expect("written");
+    let server = house.joined();
+    let mut bytes = [0; 8];
+    assert_eq!(rustix::io::read(&server.lifeline, &mut bytes), Ok(3), "READY alone was read");
+}
+
+#[test]
+fn features_are_granted_as_far_as_they_are_known() {
+    let house = House::new(lenient());
+    let mut clients = Vec::new();
+    for transport in [TransportChoice::SharedMemory, TransportChoice::Socket] {
+        for ordered in [false, true] {
+            let options = HelloOptions { ordered, transport, ..HelloOptions::default() };
+            let client = handshake::attach(&house.path, &options, soon()).expect("attached");
+            let granted = match &client {
+                Attached::Shared(client) => client.ordered,
+                Attached::Socket(client) => client.ordered,
+            };
+            assert_eq!((granted, house.joined().ordered), (ordered, ordered));
+            clients.push(client);
+        }
+    }
+    for (transport, at) in [(Transport::Shared, 16 + 68), (Transport::Socket, 16 + 28)] {
+        let mut stream = house.raw();
+        stream.write_all(&Hello { features: u32::MAX, transport, ..a_hello() }.encode()).expect("written");
+        let mut message = [0; 16 + 64];
+        stream.read_exact(&mut message).expect("an answer");
+        let mut rest = [0; 8];
+        let message = match transport {
+            Transport::Shared => {
+                stream.read_exact(&mut rest).expect("the rest");
+                [&message[..], &rest].concat()
+            }
+            Transport::Socket => message.to_vec(),
+        };
+        assert_eq!(message[at..at + 4], FEATURE_ORDERED.to_le_bytes(), "{transport:?}");
+    }
 }
 
 #[test]
 fn no_memory_for_segments_is_a_reason() {
-    use crate::handshake::Refusal;
     use crate::segment::SegmentError;
-    let house = House::new(settings());
-    let info = StatusInfo { segment: &house._status, generation: 1, armed_words: 1 };
-    let refused =
-        |config: &PorterConfig, error| desk::Desk::new(config, &info).expect("made").refuse_segment(&error);
     let errors = [
         (SegmentError::OutOfMemory, RejectReason::OutOfMemory),
         (SegmentError::OutOfDescriptors, RejectReason::OutOfDescriptors),
         (SegmentError::Io(rustix::io::Errno::NOSYS.into()), RejectReason::SharedMemoryOff),
     ];
     for (error, reason) in errors {
-        assert_eq!(refused(&settings(), error), Refusal::Reject(reason));
+        assert_eq!(desk::reason_of(&error), reason);
     }
-    let fallback = PorterConfig { fallback: true, ..settings() };
-    assert_eq!(refused(&fallback, SegmentError::OutOfMemory), Refusal::Fallback(RejectReason::OutOfMemory));
+}
+
+#[test]
+fn a_welcome_that_cannot_be_sent_is_replaced() {
+    let house = House::new(settings());
+    let info = StatusInfo { segment: Some(&house._status), generation: GENERATION, armed_words: 2 };
+    let peer = PeerInfo { pid: 1, uid: 2, gid: 3, name: String::new() };
+    let bytes_per_uid = crate::segment::SegmentPair::bytes(SMALL, SMALL);
+    let config = PorterConfig { max_clients: 2, bytes_per_uid, ..lenient() };
+    let mut desk = desk::Desk::new(&config, &info).expect("made");
+    let welcome = |offer: Result<Offer, RejectReason>| match offer {
+        Ok(Offer::Shared(offer)) => offer.welcome,
+        other => panic!("{other:?}"),
+    };
+    let hello = Hello { features: FEATURE_ORDERED, ..a_hello() };
+    let first = welcome(desk.admit(&peer, &hello));
+    let fallback = desk.offer_socket(&first, RejectReason::OutOfDescriptors).expect("offered");
+    assert_eq!((fallback.session, fallback.reason), (first.session, RejectReason::OutOfDescriptors));
+    assert_eq!((fallback.features, fallback.max_message), (FEATURE_ORDERED, first.max_message));
+    // Its memory is free, its slot is not.
+    welcome(desk.admit(&peer, &hello));
+    assert_eq!(desk.admit(&peer, &hello).err(), Some(RejectReason::TooManyClients { limit: 2 }));
+    desk.leave(first.session);
+    assert!(matches!(desk.admit(&peer, &hello), Ok(Offer::Socket(_))));
+
+    let mut desk = desk::Desk::new(&settings(), &info).expect("made");
+    let first = welcome(desk.admit(&peer, &hello));
+    let refused = desk.offer_socket(&first, RejectReason::OutOfDescriptors);
+    assert_eq!(refused, Err(RejectReason::OutOfDescriptors));
 }
 
 // Slow and hostile clients.

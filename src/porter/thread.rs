@@ -3,7 +3,7 @@
 use super::desk::Desk;
 use super::{Death, Event, Mailbox, Outbox, PorterConfig, PorterCounters, StatusInfo};
 use crate::handshake::{
-    Closed, Credentials, Handshake, Joined, Listener, Progress, Refusal, RejectReason, identify, lifeline,
+    Closed, Credentials, Handshake, Joined, Link, Listener, Progress, RejectReason, identify, lifeline,
     reject,
 };
 use crate::sync::{Ordering, PlainU64};
@@ -75,7 +75,8 @@ struct HalfOpen {
 /// A session, as far as the porter watches it.
 #[derive(Debug)]
 struct Lodger {
-    lifeline: Arc<OwnedFd>,
+    /// Not of a session whose frames go over it: it is read by the reactor alone, who sees its end.
+    lifeline: Option<Arc<OwnedFd>>,
     process: Option<OwnedFd>,
 }
 
@@ -347,8 +348,7 @@ impl<O: Outbox> Porter<O> {
             Progress::Closed(closed) => closed,
         };
         match closed {
-            Closed::Refused(Refusal::Reject(reason)) => self.count_rejected(reason),
-            Closed::Refused(Refusal::Fallback(_)) => add(&self.counters.fallbacks),
+            Closed::Refused(reason) => self.count_rejected(reason),
             _ => add(&self.counters.failed),
         }
         self.forget(id);
@@ -379,7 +379,12 @@ impl<O: Outbox> Porter<O> {
     /// A session begins.
     fn welcome(&mut self, joined: Box<Joined>, process: Option<OwnedFd>) {
         let session = joined.session;
-        let lodger = Lodger { lifeline: joined.lifeline.clone(), process };
+        let over_socket = matches!(joined.link, Link::Socket { .. });
+        if over_socket {
+            let _ = epoll::delete(&self.epoll, &joined.lifeline);
+        }
+        let lifeline = (!over_socket).then(|| joined.lifeline.clone());
+        let lodger = Lodger { lifeline, process };
         if self.watch(session, &lodger).is_err() {
             self.unwatch(&lodger);
             self.desk.leave(session);
@@ -388,12 +393,17 @@ impl<O: Outbox> Porter<O> {
         }
         self.lodgers.insert(session, lodger);
         add(&self.counters.joined);
+        if over_socket {
+            add(&self.counters.fallbacks);
+        }
         self.outbox.deliver(Event::Joined(joined));
     }
 
     fn watch(&self, session: u64, lodger: &Lodger) -> Result<(), Errno> {
-        // Not IN: wake bytes are the reactor's business. HUP and ERR are always watched.
-        epoll::modify(&self.epoll, &lodger.lifeline, Token::Lifeline(session).data(), EventFlags::RDHUP)?;
+        if let Some(lifeline) = &lodger.lifeline {
+            // Not IN: wake bytes are the reactor's business. HUP and ERR are always watched.
+            epoll::modify(&self.epoll, lifeline, Token::Lifeline(session).data(), EventFlags::RDHUP)?;
+        }
         match &lodger.process {
             Some(process) => epoll::add(&self.epoll, process, Token::Process(session).data(), EventFlags::IN),
             None => Ok(()),
@@ -401,7 +411,9 @@ impl<O: Outbox> Porter<O> {
     }
 
     fn unwatch(&self, lodger: &Lodger) {
-        let _ = epoll::delete(&self.epoll, &lodger.lifeline);
+        if let Some(lifeline) = &lodger.lifeline {
+            let _ = epoll::delete(&self.epoll, lifeline);
+        }
         if let Some(process) = &lodger.process {
             let _ = epoll::delete(&self.epoll, process);
         }
@@ -411,7 +423,8 @@ impl<O: Outbox> Porter<O> {
     fn bury(&mut self, session: u64, why: Death) {
         let Some(lodger) = self.lodgers.remove(&session) else { return };
         self.unwatch(&lodger);
-        let why = if said_goodbye(&lodger.lifeline) { Death::Goodbye } else { why };
+        let goodbye = lodger.lifeline.as_ref().is_some_and(|lifeline| said_goodbye(lifeline));
+        let why = if goodbye { Death::Goodbye } else { why };
         add(&self.counters.deaths);
         self.outbox.deliver(Event::Died { session, why });
     }
