@@ -208,6 +208,7 @@ pub fn waiting(name: &str, default: WaitSettings) -> WaitSettings {
 /// | `handshake_ms`, `slow_client_ms` | its times |
 /// | `wait` | see [`waiting`] |
 /// | `isolation` | `uid` or `session` |
+/// | `fallback` | `off`: the socket is not offered as transport |
 /// | `mode` | of the socket, decimal |
 /// | `anyone` | any value: clients of any uid |
 /// | `ledger` | a file to which the sender and number of each verified request is appended |
@@ -252,6 +253,9 @@ pub fn serve(arguments: &Arguments) {
         Some("session") => builder = builder.isolation(ringbell::Isolation::Session),
         Some("uid") | None => {}
         Some(other) => panic!("no isolation {other}"),
+    }
+    if arguments.get("fallback") == Some("off") {
+        builder = builder.fallback(false);
     }
     if arguments.get("anyone").is_some() {
         builder = builder.credentials(ringbell::Credentials::Anyone);

@@ -888,7 +888,7 @@ fn numbers_of_both_sides_agree() -> Ran {
 }
 
 fn limits_of_options() -> Ran {
-    let server = Server::prepare("do").with("ring_capacity", 16 * 1024).start();
+    let server = Server::prepare("do").with("ring_capacity", 16 * 1024).with("fallback", "off").start();
     let with = |options: ConnectOptions| options.connect(server.path());
     for bytes in [1, 1024, 3000, (2 << 30), u64::MAX] {
         assert!(

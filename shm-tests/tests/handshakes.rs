@@ -190,6 +190,7 @@ fn memory_is_limited() -> Ran {
         .with("ring_capacity", 65_536)
         .with("max_bytes_per_client", 300_000)
         .with("max_bytes_per_uid", 450_000)
+        .with("fallback", "off")
         .start();
     let error = ConnectOptions::new().ring_capacity(1 << 20).connect(server.path()).map(drop);
     assert!(
