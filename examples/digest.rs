@@ -47,7 +47,7 @@ impl Handler for Digests {
             return Err(HandlerError::new(1, "a request has at least 9 bytes"));
         };
         let [kind, stream @ ..] = *head;
-        let key = (request.session(), u64::from_le_bytes(stream));
+        let key = (request.session().id(), u64::from_le_bytes(stream));
         if !self.open.contains_key(&key) && self.open.len() == MAX_STREAMS {
             return Err(HandlerError::new(2, "too many streams are open"));
         }
@@ -67,8 +67,8 @@ impl Handler for Digests {
     }
 
     /// A client that died in the middle of a file leaves nothing behind.
-    fn closed(&mut self, session: u64) {
-        self.open.retain(|(of, _), _| *of != session);
+    fn closed(&mut self, session: &ringbell::Session) {
+        self.open.retain(|(of, _), _| *of != session.id());
     }
 }
 

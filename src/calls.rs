@@ -100,6 +100,11 @@ impl Calls {
         }
     }
 
+    /// What is known of a call that is not answered.
+    pub(crate) fn state(&self, id: u64) -> Option<Waiting> {
+        self.find(id).map(|(_, _, waiting)| waiting)
+    }
+
     /// The call is answered; `None` if there is no such call.
     #[inline]
     #[allow(clippy::cast_possible_truncation, reason = "slots are counted in u32")]

@@ -50,6 +50,17 @@ impl Deadline {
         }
     }
 
+    /// The deadline as CLOCK_MONOTONIC nanoseconds; fixes a timeout that starts now. 0 for none.
+    pub(crate) fn fix(&mut self) -> u64 {
+        if let Self::In(timeout) = *self {
+            *self = Self::At(add(now_ns(), timeout));
+        }
+        match *self {
+            Self::At(at) => at,
+            _ => 0,
+        }
+    }
+
     /// Whether the deadline has passed at `now`; fixes a timeout that starts now.
     pub(crate) fn passed(&mut self, now: u64) -> bool {
         if let Self::In(timeout) = *self {

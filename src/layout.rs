@@ -352,6 +352,8 @@ pub enum Kind {
     Goodbye = 11,
     /// Fills the rest of the buffer; carries nothing.
     Padding = 12,
+    /// Client to server: `code` more items of this streamed answer may be sent.
+    Credit = 13,
 }
 
 impl Kind {
@@ -370,10 +372,15 @@ impl Kind {
             10 => Self::Pong,
             11 => Self::Goodbye,
             12 => Self::Padding,
+            13 => Self::Credit,
             _ => return None,
         })
     }
 }
+
+/// Items of a streamed answer that may be sent before the client has granted more ([`Kind::Credit`]). The client
+/// keeps items that were not asked for yet, and so bounds what it keeps.
+pub const STREAM_WINDOW: u16 = 64;
 
 /// Flags of a frame.
 pub mod flag {
@@ -405,6 +412,12 @@ pub mod code {
     pub const SHUTTING_DOWN: u16 = 5;
     /// The responder was dropped without an answer.
     pub const DROPPED: u16 = 6;
+    /// The answer is a stream, and the caller did not ask for one.
+    pub const STREAMED: u16 = 7;
+    /// A streamed answer was given up by the server half-way.
+    pub const BROKEN_OFF: u16 = 8;
+    /// The call was cancelled before its request was run.
+    pub const CANCELLED: u16 = 9;
     /// The first code that an application may use.
     pub const APPLICATION: u16 = 256;
 }

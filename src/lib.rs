@@ -84,9 +84,14 @@ mod client;
 #[cfg(not(ringbell_loom))]
 mod clock;
 #[cfg(not(ringbell_loom))]
+mod dispatch;
+#[cfg(not(ringbell_loom))]
+mod flight;
+#[cfg(not(ringbell_loom))]
 mod fork;
 #[cfg(not(ringbell_loom))]
-#[allow(dead_code, unused_imports, reason = "client and reactor do not use the socket as transport yet")]
+mod handler;
+#[cfg(not(ringbell_loom))]
 mod handshake;
 #[cfg(not(ringbell_loom))]
 #[doc(hidden)]
@@ -102,11 +107,12 @@ mod segment;
 #[cfg(not(ringbell_loom))]
 mod server;
 #[cfg(not(ringbell_loom))]
+mod service;
+#[cfg(not(ringbell_loom))]
 mod session;
 #[cfg(not(ringbell_loom))]
 pub mod stats;
 #[cfg(not(ringbell_loom))]
-#[allow(dead_code, reason = "the session does not drive it yet")]
 mod uds;
 #[cfg(not(ringbell_loom))]
 pub mod wait;
@@ -115,17 +121,21 @@ pub mod wait;
 mod reexports {
     pub use crate::calls::CallId;
     pub use crate::client::{
-        Answer, CallError, Claim, Client, ConnectOptions, RecvError, RemoteError, Response, SendError, View,
+        Answer, CallError, Claim, Client, ConnectOptions, EventError, EventIter, RecvError, RemoteError,
+        Response, SendError, Stream, View,
     };
+    pub use crate::dispatch::Inline;
+    pub use crate::flight::{AnswerOrder, Transport};
+    pub use crate::handler::{Handler, HandlerError, Request};
     pub use crate::handshake::{
         BindError, ConnectError, Credentials, FallbackReason, RejectReason, TransportChoice,
     };
     pub use crate::porter::Isolation;
     pub use crate::ring::Fault as RingFault;
     pub use crate::segment::SegmentError;
-    pub use crate::server::{
-        Handler, HandlerError, InvalidSetting, Request, ServeError, Server, ServerBuilder, ServerHandle,
-        ServerStats,
+    pub use crate::server::{InvalidSetting, ServeError, Server, ServerBuilder, ServerHandle, ServerStats};
+    pub use crate::service::{
+        OwnedRequest, PushError, Responder, ResponseStream, Service, Session, StreamError,
     };
     pub use crate::session::PeerFault;
     pub use crate::wait::WaitSettings;

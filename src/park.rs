@@ -1,13 +1,14 @@
 //! L4: how a reactor sleeps. It waits on several bells at once: a private one, which only its own process can ring,
 //! and one for each domain of clients.
 //!
-//! Chosen anew for each sleep: `futex_waitv` while the bells fit one call, epoll beyond that. In epoll clients wake
-//! the reactor by a byte on their lifeline, and its own process through an eventfd.
+//! Chosen anew for each sleep: `futex_waitv` while the bells fit one call and no session is carried by a socket, epoll
+//! otherwise. In epoll clients wake the reactor by a byte on their lifeline, and its own process through an eventfd.
 
 use crate::bell::{Rescue, Ringer, Sleeper, Ticket, before_looking_again};
 use crate::clock::{now_ns, timespec};
 use crate::layout::{self, Interest, Mode};
 use crate::memory::{BellWord, Window, wait_any};
+use crate::session::Readiness;
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -65,6 +66,8 @@ pub(crate) struct Parker {
     private: Sleeper,
     domains: Vec<Option<Bell>>,
     in_use: usize,
+    /// Sessions that are carried by sockets.
+    sockets: usize,
     status: Window,
     epoll: OwnedFd,
     tickets: Vec<(usize, Ticket)>,
@@ -87,7 +90,10 @@ impl Parker {
             epoll::EventFlags::IN | epoll::EventFlags::ET,
         )?;
         let private = Sleeper::new(words.own_word(0), seq);
-        Ok((Self { private, domains: Vec::new(), in_use: 0, status, epoll, tickets: Vec::new() }, notifier))
+        Ok((
+            Self { private, domains: Vec::new(), in_use: 0, sockets: 0, status, epoll, tickets: Vec::new() },
+            notifier,
+        ))
     }
 
     /// A session of `domain` joined: its bell `seq` is waited on from now on, and in epoll its lifeline.
@@ -112,9 +118,26 @@ impl Parker {
         );
     }
 
-    /// A session of `domain` left.
-    pub(crate) fn leave(&mut self, domain: u32, lifeline: &OwnedFd) {
+    /// A session that its socket carries joined.
+    pub(crate) fn join_socket(&mut self, session: u64, socket: &OwnedFd) {
+        use epoll::EventFlags;
+        self.sockets += 1;
+        // If it cannot be added the client never gets an answer but hangs up at last: the porter still sees it die.
+        let _ = epoll::add(
+            &self.epoll,
+            socket,
+            epoll::EventData::new_u64(session),
+            EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET,
+        );
+    }
+
+    /// A session left; `domain` unless a socket carried it.
+    pub(crate) fn leave(&mut self, domain: Option<u32>, lifeline: &OwnedFd) {
         let _ = epoll::delete(&self.epoll, lifeline.as_fd());
+        let Some(domain) = domain else {
+            self.sockets -= 1;
+            return;
+        };
         let Some(slot) = self.domains.get_mut(domain as usize) else { return };
         let Some(bell) = slot else { return };
         bell.sessions -= 1;
@@ -126,15 +149,15 @@ impl Parker {
     }
 
     /// Sleeps until a bell is rung, at most `backstop`, unless `look` finds something. `woken` is told of the
-    /// sessions whose lifeline had a byte.
+    /// sessions whose lifeline or socket had something.
     pub(crate) fn park(
         &mut self,
         interest: Interest,
         backstop: Duration,
         mut look: impl FnMut() -> bool,
-        woken: impl FnMut(u64),
+        woken: impl FnMut(u64, Readiness),
     ) -> Slept {
-        let mode = if self.in_use < WAITV_BELLS { Mode::Futex } else { Mode::Event };
+        let mode = if self.in_use < WAITV_BELLS && self.sockets == 0 { Mode::Futex } else { Mode::Event };
         self.arm(mode, interest);
         crate::kill_point!("server-armed");
         before_looking_again();
@@ -145,7 +168,7 @@ impl Parker {
         let until = now_ns().saturating_add(u64::try_from(backstop.as_nanos()).unwrap_or(u64::MAX));
         match mode {
             Mode::Futex => self.wait_futex(until),
-            Mode::Event => self.wait_epoll(backstop, woken),
+            Mode::Event => self.wait_epoll(Some(backstop), woken),
         }
         let slept = if now_ns() < until || self.any_rung() {
             Slept::Rung
@@ -198,16 +221,28 @@ impl Parker {
         wait_any(entries, Some(timespec(until)));
     }
 
-    fn wait_epoll(&self, backstop: Duration, mut woken: impl FnMut(u64)) {
+    /// Asks the kernel about sockets and lifelines, without waiting.
+    pub(crate) fn poll(&self, woken: impl FnMut(u64, Readiness)) {
+        self.wait_epoll(Some(Duration::ZERO), woken);
+    }
+
+    fn wait_epoll(&self, timeout: Option<Duration>, mut woken: impl FnMut(u64, Readiness)) {
+        use epoll::EventFlags;
         let mut events =
-            [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }; 64];
-        let timeout = rustix::event::Timespec::try_from(backstop).ok();
+            [epoll::Event { flags: EventFlags::empty(), data: epoll::EventData::new_u64(0) }; 64];
+        let timeout = timeout.and_then(|timeout| rustix::event::Timespec::try_from(timeout).ok());
         // EINTR and every other error: look again.
         let count = epoll::wait(&self.epoll, &mut events[..], timeout.as_ref()).unwrap_or(0);
         for event in &events[..count] {
-            let session = event.data.u64();
+            let (session, flags) = (event.data.u64(), event.flags);
             if session != 0 {
-                woken(session);
+                let hung_up = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
+                let ready = Readiness {
+                    readable: flags.contains(EventFlags::IN),
+                    writable: flags.contains(EventFlags::OUT),
+                    hung_up,
+                };
+                woken(session, ready);
             }
         }
     }

@@ -99,6 +99,8 @@ pub(crate) struct PorterConfig {
     /// Largest message in bytes, either way; a client may ask for less.
     pub(crate) max_message: u64,
     pub(crate) isolation: Isolation,
+    /// Whether the answers of every session are sent in the order of its requests, asked for or not.
+    pub(crate) ordered: bool,
     /// Whether shared memory is offered at all.
     pub(crate) shared_memory: bool,
     /// Whether a client that asks for the socket, or cannot have shared memory, is offered the socket as transport.
@@ -118,6 +120,7 @@ impl Default for PorterConfig {
             response_capacity: layout::DEFAULT_CAPACITY,
             max_message: layout::DEFAULT_MAX_MESSAGE,
             isolation: Isolation::Uid,
+            ordered: false,
             shared_memory: true,
             fallback: true,
         }

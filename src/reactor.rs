@@ -4,114 +4,77 @@
 //! It never waits for one client: an answer that finds no room is queued, up to a bound; a session with answers in
 //! its queue is not read from; one that stays so for too long is disconnected.
 
+mod mailbox;
+mod slot;
+
 use crate::bell::{Rescue, Ringer};
 use crate::clock::now_ns;
+use crate::flight::{
+    AnswerOrder, Caller, Completion, Completions, Flight, StreamOver, To, Transport, is_final,
+};
 use crate::fork::Origin;
 use crate::handshake::lifeline::Farewell;
+use crate::handshake::{FallbackReason, RejectReason};
 use crate::layout::{self, Hints, Interest, Kind, code, offset};
-use crate::memory::{OwnWord, PeerWord, Window};
-use crate::park::{Notifier, Parker, Slept};
-use crate::porter::{Death, Event, Joined, Link, PeerInfo, PorterHandle};
+use crate::memory::{OwnWord, Window};
+use crate::park::{Parker, Slept};
+use crate::porter::{Death, Event, Joined, Link, PorterHandle};
 use crate::ring::{Consumer, Producer};
-use crate::segment::Segment;
-use crate::session::{Budget, Head, Parts, PeerFault, Progress, Received, Sent, Session, send_byte};
+use crate::service;
+use crate::session::{
+    Budget, Head, Parts, PeerFault, Progress, Readiness, Received, Rings, Sent, Session, send_byte,
+};
 use crate::stats::{ServerCounters, Words};
 use crate::sync::{Ordering, PlainBool, PlainU64, spin_hint};
 use crate::wait::{Step, Surroundings, WaitSettings, Waiter};
-use rustix::fd::OwnedFd;
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use slot::{Flights, Queued, Shared, Slot};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
+
+pub(crate) use mailbox::Mailbox;
 
 /// What answers requests.
 pub(crate) trait Engine {
+    /// Whether answers may come later than the handler returns. Then every request gets a [`Flight`].
+    const LATER: bool;
+
+    /// A session begins.
+    fn opened(&mut self, session: &service::Session);
+
     /// Handles one request. The answer's payload goes to `response`, which is empty.
     fn request(&mut self, request: Incoming<'_>, response: &mut Vec<u8>) -> Outcome;
 
     /// A session is over: no request of it follows.
-    fn closed(&mut self, session: u64);
+    fn closed(&mut self, session: &service::Session);
 }
 
 /// A request that was taken from a ring.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct Incoming<'a> {
-    pub(crate) session: u64,
-    pub(crate) peer: &'a PeerInfo,
+    pub(crate) session: &'a service::Session,
     pub(crate) call: u64,
-    pub(crate) payload: &'a [u8],
+    /// CLOCK_MONOTONIC ns; 0 for none.
+    pub(crate) until: u64,
+    pub(crate) one_way: bool,
+    pub(crate) payload: &'a mut Vec<u8>,
+    /// If answers may come later.
+    pub(crate) flight: Option<&'a Arc<Flight>>,
+    /// Nothing else of this session is in flight or waits. Only if answers may come later.
+    pub(crate) alone: bool,
 }
 
 /// What came of a request.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// The answer is in the buffer.
     Answer,
     /// An error is the answer; its text is in the buffer.
     Error(u16),
-}
-
-/// What other threads tell a reactor.
-#[derive(Debug)]
-pub(crate) struct Mailbox {
-    /// `None` once nobody reads them any more.
-    events: Mutex<Option<VecDeque<Event>>>,
-    /// Whether there are any: looked at in each pass, so not behind the lock.
-    full: PlainBool,
-    /// 0, or 1 + the absolute time in ns at which draining ends.
-    stop: PlainU64,
-    notifier: Arc<Notifier>,
-}
-
-impl Mailbox {
-    pub(crate) fn new(notifier: Arc<Notifier>) -> Self {
-        Self {
-            events: Mutex::new(Some(VecDeque::new())),
-            full: PlainBool::new(false),
-            stop: PlainU64::new(0),
-            notifier,
-        }
-    }
-
-    /// Asks the reactor to shut down, having drained until `deadline_ns`. Async-signal-safe.
-    pub(crate) fn stop(&self, deadline_ns: u64) {
-        // Release: nothing is handed over with it, but it must not be delayed behind the ring.
-        self.stop.store(deadline_ns.saturating_add(1), Ordering::Release);
-        self.notifier.notify();
-    }
-
-    #[inline]
-    fn stop_at(&self) -> Option<u64> {
-        self.stop.load(Ordering::Relaxed).checked_sub(1)
-    }
-
-    #[inline]
-    fn has_mail(&self) -> bool {
-        self.full.load(Ordering::Relaxed)
-    }
-
-    fn take(&self) -> VecDeque<Event> {
-        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
-        self.full.store(false, Ordering::Relaxed);
-        events.as_mut().map(std::mem::take).unwrap_or_default()
-    }
-
-    /// Nobody will read what comes from now on: it is dropped. What came before is returned.
-    fn close(&self) -> VecDeque<Event> {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default()
-    }
-}
-
-impl crate::porter::Outbox for Arc<Mailbox> {
-    fn deliver(&self, event: Event) {
-        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
-        // A session that nobody will serve is hung up on by being dropped.
-        let Some(queue) = events.as_mut() else { return };
-        queue.push_back(event);
-        // Relaxed: the events are behind the lock, and a sleeping reactor is rung.
-        self.full.store(true, Ordering::Relaxed);
-        drop(events);
-        self.notifier.notify();
-    }
+    /// The answer comes through the completions.
+    Later,
+    /// None is wanted, and the handler is done.
+    Nothing,
 }
 
 /// Limits of one reactor.
@@ -123,54 +86,13 @@ pub(crate) struct Limits {
     pub(crate) queue: usize,
     /// Bytes of such answers from which on no more requests are read. One answer may exceed it.
     pub(crate) queue_bytes: usize,
+    /// Requests of one session that may be without an answer before no more are read.
+    pub(crate) in_flight: usize,
+    /// Events of one session that may wait to be sent.
+    pub(crate) events: u64,
     /// How long a session may leave answers unread before it is disconnected; `None` for ever.
     pub(crate) slow_client: Option<Duration>,
     pub(crate) wait: WaitSettings,
-}
-
-/// An answer that found no room yet.
-#[derive(Debug)]
-struct Queued {
-    head: Head,
-    payload: Vec<u8>,
-    progress: Progress,
-}
-
-#[derive(Debug)]
-struct Slot {
-    id: u64,
-    domain: u32,
-    session: Session,
-    peer: PeerInfo,
-    lifeline: Arc<OwnedFd>,
-    hints: PeerWord,
-    queue: VecDeque<Queued>,
-    queue_bytes: usize,
-    /// Since when the queue has not moved.
-    stuck_since: Option<u64>,
-    /// Shutting down, and its ring was found empty, or gone through once.
-    drained: bool,
-    /// Turns since the order to shut down.
-    drain_turns: u64,
-    /// Records that the request ring can hold at most.
-    records_most: u64,
-    _domain_bell: Window,
-    /// Their descriptors stay open: tools find them there.
-    _segments: [Segment; 2],
-}
-
-impl Slot {
-    /// Whether a request may be taken: its answer might have to be queued.
-    #[inline]
-    fn may_read(&self, limits: &Limits) -> bool {
-        self.queue.is_empty() || (self.queue.len() < limits.queue && self.queue_bytes < limits.queue_bytes)
-    }
-
-    /// Whether a turn would find something to do: the second look before a sleep.
-    fn has_work(&mut self, limits: &Limits) -> bool {
-        (self.may_read(limits) && self.session.has_pending())
-            || (!self.queue.is_empty() && self.session.room_appeared())
-    }
 }
 
 /// Why a session is taken down.
@@ -193,7 +115,16 @@ pub(crate) struct Reactor<E> {
     engine: E,
     origin: Origin,
     slots: Vec<Slot>,
+    /// Where each session is among the slots.
+    places: HashMap<u64, usize>,
+    /// How many of them are carried by sockets.
+    sockets: usize,
     first: usize,
+    completions: Arc<Completions>,
+    /// Completions that are being sent; empty in between.
+    batch: Vec<Completion>,
+    /// What the kernel said of sockets and lifelines; empty in between.
+    woken: Vec<(u64, Readiness)>,
     mailbox: Arc<Mailbox>,
     parker: Parker,
     porter: PorterHandle,
@@ -221,6 +152,11 @@ impl<E> Drop for Reactor<E> {
         if self.origin.is_here() {
             self.porter.end();
             drop(self.mailbox.close());
+            for slot in &mut self.slots {
+                slot.caller.0.open.store(false, Ordering::Relaxed);
+                slot.flights.give_up();
+            }
+            drop(self.completions.close());
         }
     }
 }
@@ -232,6 +168,12 @@ const PUT_OFF_NS: u64 = 5_000;
 const SHORT_NS: u64 = 1_000;
 /// A busy reactor looks which CPU it is on every so many passes.
 const REFRESH_PASSES: u64 = 1024;
+/// How long to sleep at most while draining.
+const DRAIN_NAP: Duration = Duration::from_millis(5);
+/// Passes between two looks at sockets while there is other work.
+const SOCKET_PASSES: u64 = 16;
+/// Frames of a socket that may have been sent before the order to shut down came: there is no telling.
+const SOCKET_FRAMES: u64 = 4096;
 /// Buffers larger than this are not kept when they are no longer needed.
 const KEEP_BUFFER: usize = 4 << 20;
 
@@ -239,6 +181,7 @@ const KEEP_BUFFER: usize = 4 << 20;
 pub(crate) struct ReactorParts<E> {
     pub(crate) engine: E,
     pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) completions: Arc<Completions>,
     pub(crate) parker: Parker,
     pub(crate) porter: PorterHandle,
     pub(crate) status: Window,
@@ -254,7 +197,12 @@ impl<E: Engine> Reactor<E> {
             engine: parts.engine,
             origin: Origin::here(),
             slots: Vec::new(),
+            places: HashMap::new(),
+            sockets: 0,
             first: 0,
+            completions: parts.completions,
+            batch: Vec::new(),
+            woken: Vec::new(),
             mailbox: parts.mailbox,
             parker: parts.parker,
             porter: parts.porter,
@@ -283,7 +231,11 @@ impl<E: Engine> Reactor<E> {
                 self.read_mail()?;
                 continue;
             }
-            if self.pass()? {
+            let completed = self.completions.any() && self.read_completions();
+            if self.sockets != 0 && self.passes.is_multiple_of(SOCKET_PASSES) {
+                self.poll_sockets();
+            }
+            if self.pass()? || completed {
                 self.worked();
             } else {
                 self.wait();
@@ -343,6 +295,9 @@ impl<E: Engine> Reactor<E> {
             return Ok(moved);
         }
         let handled = self.handle(index)?;
+        if self.slots[index].session.has_ended() {
+            return Err(End::Gone(Death::HungUp));
+        }
         Ok(moved || handled)
     }
 
@@ -362,9 +317,10 @@ impl<E: Engine> Reactor<E> {
                 Received::Refused(head) => {
                     self.response.clear();
                     self.response.extend_from_slice(b"the server has no memory to spare for this request");
-                    self.answer(index, head, Outcome::Error(code::EXHAUSTED))?;
+                    self.answer(index, Head::error(code::EXHAUSTED, head.call))?;
                 }
-                Received::Message(head) => self.message(index, head)?,
+                Received::Message(head) => self.message(index, head, 0)?,
+                Received::Until(head, until) => self.message(index, head, until)?,
             }
             handled += 1;
             // The first answer is rung for at once. While more requests are there and are short, one ring then
@@ -400,46 +356,190 @@ impl<E: Engine> Reactor<E> {
     }
 
     #[inline]
-    fn message(&mut self, index: usize, head: Head) -> Result<(), End> {
+    fn message(&mut self, index: usize, head: Head, until: u64) -> Result<(), End> {
         crate::kill_point!("request-taken");
         match head.kind() {
-            Kind::Request => {
-                let slot = &self.slots[index];
-                self.response.clear();
-                let request =
-                    Incoming { session: slot.id, peer: &slot.peer, call: head.call, payload: &self.request };
-                let outcome = self.engine.request(request, &mut self.response);
-                if !self.origin.is_here() {
-                    return Err(End::Forked);
-                }
-                self.counts.requests += 1;
-                self.answer(index, head, outcome)
-            }
+            Kind::Request => self.request(index, head, until, false),
+            Kind::OneWay => self.request(index, head, until, true),
             Kind::Ping => self.send(index, Head::new(Kind::Pong, head.call)),
-            // Nothing in flight can be cancelled: requests are answered before the next one is read.
-            Kind::Cancel | Kind::Pong => Ok(()),
+            Kind::Cancel => {
+                if let Some(flight) = self.slots[index].flights.find(head.call) {
+                    flight.give_up(StreamOver::Cancelled);
+                    self.counts.cancelled += 1;
+                }
+                Ok(())
+            }
+            Kind::Credit => {
+                if let Some(flight) = self.slots[index].flights.find(head.call) {
+                    flight.grant(head.code());
+                }
+                Ok(())
+            }
+            Kind::Pong => Ok(()),
             Kind::Goodbye => Err(End::Gone(Death::Goodbye)),
             kind => Err(End::Fault(PeerFault::UnexpectedKind(kind))),
         }
     }
 
     #[inline]
-    fn answer(&mut self, index: usize, to: Head, outcome: Outcome) -> Result<(), End> {
-        let max = self.slots[index].session.max_message();
-        let head = match outcome {
-            Outcome::Answer if self.response.len() <= max => Head::new(Kind::Response, to.call),
-            Outcome::Answer => {
-                let text = format!("the answer of {} bytes is too large: at most {max}", self.response.len());
-                self.response = text.into_bytes();
-                self.error_head(index, to, code::TOO_LARGE)
-            }
-            Outcome::Error(code) => self.error_head(index, to, code),
+    fn request(&mut self, index: usize, head: Head, until: u64, one_way: bool) -> Result<(), End> {
+        if (until != 0 || self.slots[index].drained) && self.is_too_late(index, head, until, one_way)? {
+            return Ok(());
+        }
+        self.counts.requests += 1;
+        self.response.clear();
+        let slot = &mut self.slots[index];
+        let alone = E::LATER && slot.flights.len() == 0 && !slot.session.has_pending();
+        let flight = E::LATER.then(|| slot.flights.begin(&slot.caller.0, head.call, until, one_way));
+        let request = Incoming {
+            session: &slot.caller,
+            call: head.call,
+            until,
+            one_way,
+            payload: &mut self.request,
+            flight: flight.as_ref(),
+            alone,
         };
+        let outcome = self.engine.request(request, &mut self.response);
+        if !self.origin.is_here() {
+            return Err(End::Forked);
+        }
+        let answer = match outcome {
+            Outcome::Answer => Some(Head::new(Kind::Response, head.call)),
+            Outcome::Error(code) => Some(Head::error(code, head.call)),
+            Outcome::Nothing => None,
+            Outcome::Later => {
+                self.counts.dispatched += 1;
+                return Ok(());
+            }
+        };
+        match flight {
+            None if one_way => Ok(()),
+            None => answer.map_or(Ok(()), |answer| self.answer(index, answer)),
+            Some(flight) => {
+                self.counts.inline += 1;
+                let place = flight.place;
+                drop(flight);
+                self.answer_of(index, place, answer)
+            }
+        }
+    }
+
+    /// Answers a request that came too late: after its deadline, or after the order to shut down.
+    #[cold]
+    fn is_too_late(&mut self, index: usize, head: Head, until: u64, one_way: bool) -> Result<bool, End> {
+        let (code, text) = if self.slots[index].drained {
+            (code::SHUTTING_DOWN, "the server shuts down")
+        } else if now_ns() >= until {
+            self.counts.expired += 1;
+            (code::DEADLINE_EXCEEDED, "the deadline passed before the request was run")
+        } else {
+            return Ok(false);
+        };
+        if !one_way {
+            self.response.clear();
+            self.response.extend_from_slice(text.as_bytes());
+            self.answer(index, Head::error(code, head.call))?;
+        }
+        Ok(true)
+    }
+
+    /// Sends the answer in the response buffer that belongs to a flight, or keeps it until its turn. `None`: the
+    /// flight is over without an answer.
+    #[inline]
+    fn answer_of(&mut self, index: usize, place: u32, answer: Option<Head>) -> Result<(), End> {
+        let flights = &mut self.slots[index].flights;
+        let Some(head) = answer else {
+            flights.end(place);
+            return Ok(());
+        };
+        let last = is_final(head.kind());
+        if !flights.is_its_turn(place) {
+            flights.hold(place, head, std::mem::take(&mut self.response), last);
+            self.counts.stashed += 1;
+            return Ok(());
+        }
+        self.answer(index, head)?;
+        if last {
+            self.slots[index].flights.end(place);
+            while let Some((head, payload)) = self.slots[index].flights.next_held() {
+                self.response = payload;
+                self.answer(index, head)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what other threads have completed; whether there was anything.
+    #[cold]
+    fn read_completions(&mut self) -> bool {
+        let mut batch = std::mem::take(&mut self.batch);
+        self.completions.take(&mut batch);
+        let any = !batch.is_empty();
+        let own = std::mem::take(&mut self.response);
+        let mut over = Vec::new();
+        for Completion { to, kind, code, payload } in batch.drain(..) {
+            let id = match &to {
+                To::Flight(flight) => flight.caller.id,
+                To::Caller(caller) => caller.id,
+            };
+            self.response = payload;
+            match self.places.get(&id) {
+                None => self.counts.orphans += 1,
+                Some(&index) => {
+                    if let Err(end) = self.complete(index, to, kind, code) {
+                        over.push((id, end));
+                    }
+                }
+            }
+            self.completions.buffers().give(std::mem::take(&mut self.response));
+        }
+        self.response = own;
+        self.batch = batch;
+        for slot in &mut self.slots {
+            slot.session.flush();
+        }
+        for (id, end) in over {
+            self.take_down(id, end);
+        }
+        any
+    }
+
+    fn complete(&mut self, index: usize, to: To, kind: Kind, code: u16) -> Result<(), End> {
+        let flight = match to {
+            To::Flight(flight) => flight,
+            To::Caller(_) => {
+                self.counts.events += 1;
+                return self.answer(index, Head::new(kind, 0));
+            }
+        };
+        if !self.slots[index].flights.has(&flight) {
+            self.counts.orphans += 1;
+            return Ok(());
+        }
+        let (place, call) = (flight.place, flight.call);
+        drop(flight);
+        let answer = (kind != Kind::OneWay).then(|| Head::with_code(kind, code, call));
+        self.answer_of(index, place, answer)
+    }
+
+    /// Sends the answer in the response buffer, or an error in its place if it is too large.
+    #[inline]
+    fn answer(&mut self, index: usize, mut head: Head) -> Result<(), End> {
+        let max = self.slots[index].session.max_message();
+        if head.kind() == Kind::Error {
+            self.cut_error(index, head.code());
+        } else if self.response.len() > max {
+            let text = format!("the answer of {} bytes is too large: at most {max}", self.response.len());
+            self.response = text.into_bytes();
+            self.cut_error(index, code::TOO_LARGE);
+            head = Head::error(code::TOO_LARGE, head.call);
+        }
         self.send(index, head)
     }
 
     #[cold]
-    fn error_head(&mut self, index: usize, to: Head, code: u16) -> Head {
+    fn cut_error(&mut self, index: usize, code: u16) {
         self.counts.errors += 1;
         self.slots[index].session.counts.errors += 1;
         if code == crate::layout::code::PANICKED {
@@ -452,7 +552,6 @@ impl<E: Engine> Reactor<E> {
             end -= 1;
         }
         self.response.truncate(end);
-        Head::error(code, to.call)
     }
 
     /// Sends what is in the response buffer, or queues what finds no room. Rings later.
@@ -462,9 +561,10 @@ impl<E: Engine> Reactor<E> {
         let payload = if head.kind() == Kind::Pong { &[][..] } else { &self.response[..] };
         let mut progress = Progress::default();
         if slot.queue.is_empty()
-            && slot.session.post(head, payload, &mut progress).map_err(End::Fault)? == Sent::Done
+            && slot.session.post(head, 0, payload, &mut progress).map_err(End::Fault)? == Sent::Done
         {
             crate::kill_point!("response-posted");
+            slot.sent(head);
             return Ok(());
         }
         self.queue(index, head, progress);
@@ -486,14 +586,18 @@ impl<E: Engine> Reactor<E> {
         let mut moved = false;
         while let Some(queued) = slot.queue.front_mut() {
             let before = queued.progress;
-            let sent =
-                slot.session.send(queued.head, &queued.payload, &mut queued.progress).map_err(End::Fault)?;
+            let sent = slot
+                .session
+                .send(queued.head, 0, &queued.payload, &mut queued.progress)
+                .map_err(End::Fault)?;
             moved |= sent == Sent::Done || queued.progress != before;
             if sent == Sent::Full {
                 break;
             }
             slot.queue_bytes -= queued.payload.len();
+            let head = queued.head;
             slot.queue.pop_front();
+            slot.sent(head);
         }
         if slot.queue.is_empty() {
             slot.stuck_since = None;
@@ -529,56 +633,80 @@ impl<E: Engine> Reactor<E> {
 
     #[allow(clippy::cast_possible_truncation, reason = "usize is 64 bits; capacities were checked")]
     fn join(&mut self, joined: Joined) {
-        let Link::Shared {
-            request,
-            response,
-            domain,
-            domain_bell: bell,
-            request_capacity,
-            response_capacity,
-        } = joined.link
-        else {
-            // Not served yet: hung up on.
-            let _ = rustix::net::shutdown(&joined.lifeline, rustix::net::Shutdown::Both);
-            return self.porter.closed(joined.session);
+        let Joined { session: id, peer, lifeline, max_message, ordered: in_order, link } = joined;
+        let caller = service::Session(Arc::new(Caller {
+            id,
+            peer,
+            transport: match &link {
+                Link::Shared { .. } => Transport::SharedMemory,
+                Link::Socket { reason: RejectReason::SocketAsked } => {
+                    Transport::Socket { reason: FallbackReason::Asked }
+                }
+                Link::Socket { reason } => Transport::Socket { reason: FallbackReason::Server(*reason) },
+            },
+            order: if in_order { AnswerOrder::Request } else { AnswerOrder::Completion },
+            max_message: max_message as usize,
+            open: PlainBool::new(true),
+            events: PlainU64::new(0),
+            events_most: self.limits.events,
+            completions: self.completions.clone(),
+        }));
+        let mut records_most = SOCKET_FRAMES;
+        let mut burst = 16 * layout::FRAGMENT;
+        let (rings, words, shared) = match link {
+            Link::Socket { .. } => {
+                self.parker.join_socket(id, &lifeline);
+                self.sockets += 1;
+                (None, None, None)
+            }
+            Link::Shared { request, response, domain, domain_bell, request_capacity, response_capacity } => {
+                self.parker.join(domain, &domain_bell.bell_word(offset::SEQ), id, &lifeline);
+                records_most = request_capacity / layout::LINE;
+                burst = response_capacity as usize;
+                let (from, to) = (&request.window, &response.window);
+                let rings = Rings {
+                    out: Producer::new(
+                        to.own_lines(layout::CONTROL, response_capacity as usize),
+                        to.own_word(offset::TAIL),
+                        from.peer_word(offset::HEAD),
+                        0,
+                    ),
+                    incoming: Consumer::new(
+                        from.peer_lines(layout::CONTROL, request_capacity as usize),
+                        to.own_word(offset::HEAD),
+                        0,
+                    ),
+                    ringer: Ringer::new(from.peer_word(offset::ARMED), to.bell_word(offset::SEQ)),
+                };
+                let (words, hints) = (Words::new(to), from.peer_word(offset::HINTS));
+                let shared =
+                    Shared { domain, hints, _domain_bell: domain_bell, _segments: [request, response] };
+                (Some(rings), Some(words), Some(shared))
+            }
         };
-        self.parker.join(domain, &bell.bell_word(offset::SEQ), joined.session, &joined.lifeline);
-        let segments = [request, response];
-        let [request, response] = [&segments[0].window, &segments[1].window];
         let session = Session::new(Parts {
-            out: Producer::new(
-                response.own_lines(layout::CONTROL, response_capacity as usize),
-                response.own_word(offset::TAIL),
-                request.peer_word(offset::HEAD),
-                0,
-            ),
-            incoming: Consumer::new(
-                request.peer_lines(layout::CONTROL, request_capacity as usize),
-                response.own_word(offset::HEAD),
-                0,
-            ),
-            ringer: Ringer::new(request.peer_word(offset::ARMED), response.bell_word(offset::SEQ)),
-            lifeline: joined.lifeline.clone(),
-            words: Words::new(response),
-            max_message: joined.max_message as usize,
-            burst: response_capacity as usize,
+            rings,
+            lifeline: lifeline.clone(),
+            words,
+            max_message: max_message as usize,
+            burst,
             budget: self.budget.clone(),
         });
+        self.engine.opened(&caller);
+        self.places.insert(id, self.slots.len());
         self.slots.push(Slot {
-            id: joined.session,
-            domain,
+            id,
             session,
-            peer: joined.peer,
-            lifeline: joined.lifeline,
-            hints: request.peer_word(offset::HINTS),
+            caller,
+            lifeline,
+            shared,
             queue: VecDeque::new(),
             queue_bytes: 0,
             stuck_since: None,
+            flights: Flights::new(in_order),
             drained: false,
             drain_turns: 0,
-            records_most: request_capacity / layout::LINE,
-            _domain_bell: bell,
-            _segments: segments,
+            records_most,
         });
         self.counts.accepted += 1;
         self.counts.sessions = self.slots.len() as u64;
@@ -587,10 +715,17 @@ impl<E: Engine> Reactor<E> {
 
     #[cold]
     fn take_down(&mut self, id: u64, end: End) {
-        let Some(index) = self.slots.iter().position(|slot| slot.id == id) else { return };
+        let Some(index) = self.places.remove(&id) else { return };
         let mut slot = self.slots.swap_remove(index);
+        if let Some(moved) = self.slots.get(index) {
+            self.places.insert(moved.id, index);
+        }
         self.first = 0;
-        self.parker.leave(slot.domain, &slot.lifeline);
+        // Relaxed: advice.
+        slot.caller.0.open.store(false, Ordering::Relaxed);
+        slot.flights.give_up();
+        self.parker.leave(slot.shared.as_ref().map(|shared| shared.domain), &slot.lifeline);
+        self.sockets -= usize::from(slot.shared.is_none());
         let goodbye = match end {
             End::Fault(_) => {
                 self.counts.peer_faults += 1;
@@ -608,12 +743,17 @@ impl<E: Engine> Reactor<E> {
             End::Forked => unreachable!("a child takes nothing down"),
         };
         if let Some(reason) = goodbye {
-            send_byte(&slot.lifeline, reason as u8);
-            if end == End::ShutDown {
+            if slot.shared.is_some() {
+                send_byte(&slot.lifeline, reason as u8);
+            }
+            if end == End::ShutDown || slot.shared.is_none() {
                 // In the ring as well: a client that sleeps there is woken at once. Without room it learns from
                 // the lifeline.
-                let _ = slot.session.send(Head::new(Kind::Goodbye, 0), &[], &mut Progress::default());
+                let goodbye = Head::with_code(Kind::Goodbye, reason as u16, 0);
+                let _ = slot.session.send(goodbye, 0, &[], &mut Progress::default());
             }
+        }
+        if goodbye.is_some() || slot.shared.is_none() {
             // Hangs up for all holders of the descriptor, the porter included.
             let _ = rustix::net::shutdown(&slot.lifeline, rustix::net::Shutdown::Both);
         }
@@ -621,7 +761,7 @@ impl<E: Engine> Reactor<E> {
         self.wakes_of_the_gone += slot.session.counts.wakes_sent;
         self.counts.sessions = self.slots.len() as u64;
         self.porter.closed(id);
-        self.engine.closed(id);
+        self.engine.closed(&slot.caller);
     }
 
     #[inline]
@@ -632,7 +772,7 @@ impl<E: Engine> Reactor<E> {
     /// Whether the porter or somebody else in this process has something to say.
     #[inline]
     fn has_news(&self) -> bool {
-        self.mailbox.has_mail() || self.mailbox.stop.load(Ordering::Relaxed) != 0
+        self.mailbox.has_mail() || self.completions.any() || self.mailbox.is_stopping()
     }
 
     fn wait(&mut self) {
@@ -654,10 +794,12 @@ impl<E: Engine> Reactor<E> {
                     }
                     spin_hint();
                 }
+                self.poll_sockets();
             }
             Step::Yield => {
                 self.hint(false);
                 rustix::thread::sched_yield();
+                self.poll_sockets();
             }
             Step::Park => self.park(),
         }
@@ -671,24 +813,52 @@ impl<E: Engine> Reactor<E> {
         self.store_counts();
         let stuck = self.slots.iter().any(|slot| !slot.queue.is_empty());
         let interest = if stuck { Interest::BOTH } else { Interest::DATA };
-        let backstop = self.limits.wait.backstop;
-        let Self { parker, slots, mailbox, limits, .. } = self;
-        let look = || {
-            mailbox.has_mail()
-                || mailbox.stop.load(Ordering::Relaxed) != 0
-                || slots.iter_mut().any(|slot| slot.has_work(limits))
-        };
-        let mut woken = Vec::new();
-        let slept = parker.park(interest, backstop, look, |session| woken.push(session));
-        for session in woken {
-            self.read_wake_bytes(session);
-        }
-        match slept {
+        match self.sleep(interest, self.limits.wait.backstop) {
             Slept::Not => self.counts.arms_called_off += 1,
             Slept::Rung | Slept::Out => self.counts.parks += 1,
             Slept::Rescued(Rescue::LateRing) => self.counts.late_rings += 1,
             Slept::Rescued(Rescue::LostWake) => self.counts.backstop_rescues += 1,
         }
+    }
+
+    fn sleep(&mut self, interest: Interest, backstop: Duration) -> Slept {
+        let stopping = self.mailbox.is_stopping();
+        let Self { parker, slots, mailbox, completions, limits, woken, .. } = self;
+        let look = || {
+            mailbox.has_mail()
+                || completions.any()
+                || mailbox.is_stopping() != stopping
+                || slots.iter_mut().any(|slot| slot.has_work(limits))
+        };
+        let slept = parker.park(interest, backstop, look, |session, ready| woken.push((session, ready)));
+        self.read_woken();
+        slept
+    }
+
+    /// Asks the kernel about sockets, without waiting.
+    #[inline]
+    fn poll_sockets(&mut self) {
+        if self.sockets != 0 {
+            let Self { parker, woken, .. } = self;
+            parker.poll(|session, ready| woken.push((session, ready)));
+            self.read_woken();
+        }
+    }
+
+    /// Passes on what the kernel said.
+    fn read_woken(&mut self) {
+        let mut woken = std::mem::take(&mut self.woken);
+        for (id, ready) in woken.drain(..) {
+            let Some(slot) = self.places.get(&id).and_then(|index| self.slots.get_mut(*index)) else {
+                continue;
+            };
+            if slot.session.is_socket() {
+                slot.session.ready(ready);
+            } else {
+                self.read_wake_bytes(id);
+            }
+        }
+        self.woken = woken;
     }
 
     /// Empties a lifeline of wake bytes, so that there is room for the next one. What else stands there the porter
@@ -707,17 +877,18 @@ impl<E: Engine> Reactor<E> {
 
     #[inline]
     fn surroundings(&self) -> Surroundings {
-        if let [slot] = &self.slots[..] {
-            let client = Hints(slot.hints.load());
+        if let [Slot { shared: Some(shared), .. }] = &self.slots[..] {
+            let client = Hints(shared.hints.load());
             return Surroundings {
                 peer_cannot_run: client.cpu().is_some() && client.cpu() == self.cpu,
                 crowded: false,
             };
         }
         let mut on = 0u64;
+        // A socket is not seen by spinning.
         let mut can_run = self.slots.is_empty();
-        for slot in &self.slots {
-            let client = Hints(slot.hints.load());
+        for shared in self.slots.iter().filter_map(|slot| slot.shared.as_ref()) {
+            let client = Hints(shared.hints.load());
             if let Some(cpu) = client.cpu() {
                 on |= 1u64.checked_shl(cpu).unwrap_or(0);
             }
@@ -740,15 +911,17 @@ impl<E: Engine> Reactor<E> {
             if self.mailbox.has_mail() {
                 self.read_mail()?;
             }
-            // Nobody is spoken to after this, so there is nothing to wait for but room in the rings.
-            let worked = self.drain()?;
-            let done = self.slots.iter().all(|slot| slot.drained && slot.queue.is_empty());
+            let completed = self.completions.any() && self.read_completions();
+            self.poll_sockets();
+            let worked = self.drain()? || completed;
+            let done = self.slots.iter().all(Slot::is_done);
             // Looked at anew each time: a second order to stop may be more urgent.
             if done || now_ns() >= self.mailbox.stop_at().unwrap_or(0) {
                 break;
             }
             if !worked {
-                self.park_briefly();
+                // Rung for answers that are complete, and for room.
+                self.sleep(Interest::BOTH, DRAIN_NAP);
             }
         }
         while let Some(slot) = self.slots.first() {
@@ -757,6 +930,10 @@ impl<E: Engine> Reactor<E> {
         }
         // The porter may have let somebody in meanwhile.
         self.porter.end();
+        for Completion { payload, .. } in self.completions.close() {
+            self.counts.orphans += 1;
+            drop(payload);
+        }
         for event in self.mailbox.close() {
             if let Event::Joined(joined) = event {
                 send_byte(&joined.lifeline, Farewell::ShutDown as u8);
@@ -788,12 +965,6 @@ impl<E: Engine> Reactor<E> {
         Ok(worked)
     }
 
-    fn park_briefly(&mut self) {
-        let Self { parker, slots, mailbox, limits, .. } = self;
-        let look = || mailbox.has_mail() || slots.iter_mut().any(|slot| slot.has_work(limits));
-        parker.park(Interest::BOTH, Duration::from_millis(5), look, |_| {});
-    }
-
     fn store_counts(&mut self) {
         let waits = self.waiter.counts();
         self.counts.spins_paid = waits.spins_paid;
@@ -810,6 +981,7 @@ impl<E: Engine> Reactor<E> {
             wakes += slot.session.counts.wakes_sent;
         }
         self.counts.wakes_sent = self.wakes_of_the_gone + wakes;
+        self.counts.in_flight = self.slots.iter().map(|slot| slot.flights.len() as u64).sum();
         self.counts.store(&mut self.stored, &self.words);
     }
 }

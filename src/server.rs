@@ -1,16 +1,20 @@
 //! L4: the server. Settings, the way in for a serial handler, and the handle that other threads hold.
 
+use crate::dispatch::{Dispatched, Inline};
+use crate::executor::Executor;
+use crate::flight::{AnswerOrder, Completions};
+use crate::handler::{Closure, Handler, HandlerError, Request, Serial};
 use crate::handshake::{BindError, Credentials, ListenOptions, Listener, listen, listen_fds};
-use crate::layout::{self, code};
+use crate::layout;
 use crate::memory::{PeerWord, Window};
 use crate::park::Parker;
 use crate::porter::{self, Isolation, PeerInfo, PorterConfig, StatusInfo};
-use crate::reactor::{Engine, Incoming, Limits, Mailbox, Outcome, Reactor, ReactorParts};
+use crate::reactor::{Engine, Limits, Mailbox, Reactor, ReactorParts};
 use crate::segment::{Segment, SegmentError};
+use crate::service::{Concurrent, OwnedRequest, Responder, Service};
 use crate::session::Budget;
 use crate::stats::ServerCounters;
 use crate::wait::WaitSettings;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +27,7 @@ pub struct ServerBuilder {
     listen: ListenOptions,
     limits: Limits,
     budget: u64,
+    inline: Inline,
 }
 
 /// A setting that makes no sense.
@@ -46,10 +51,13 @@ impl ServerBuilder {
                 turn: 32,
                 queue: 64,
                 queue_bytes: 1 << 20,
+                in_flight: 1024,
+                events: 1024,
                 slow_client: Some(Duration::from_secs(30)),
                 wait: WaitSettings::server(),
             },
             budget: 1 << 30,
+            inline: Inline::default(),
         }
     }
 
@@ -144,6 +152,32 @@ impl ServerBuilder {
         self
     }
 
+    /// How many requests of one client may be without an answer before no more are read; they wait in its ring. Only
+    /// for concurrent handlers ([`Server::run_reactor`]). Default 1024.
+    pub fn max_in_flight(mut self, requests: usize) -> Self {
+        self.limits.in_flight = requests;
+        self
+    }
+
+    /// Whether handlers of [`Server::run_on`] may run on the reactor's own thread. Default [`Inline::Never`].
+    pub fn inline(mut self, inline: Inline) -> Self {
+        self.inline = inline;
+        self
+    }
+
+    /// How many events ([`Session::push`](crate::Session::push)) of one client may wait to be sent. Default 1024.
+    pub fn max_queued_events(mut self, events: u64) -> Self {
+        self.limits.events = events;
+        self
+    }
+
+    /// In which order the answers of each session are sent. A client may ask for [`AnswerOrder::Request`] for itself.
+    /// Default [`AnswerOrder::Completion`].
+    pub fn answer_order(mut self, order: AnswerOrder) -> Self {
+        self.porter.ordered = order == AnswerOrder::Request;
+        self
+    }
+
     /// How long a client may leave answers unread before it is disconnected; `None` for ever. Default 30 s.
     pub fn slow_client_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.limits.slow_client = timeout;
@@ -181,6 +215,8 @@ impl ServerBuilder {
             ("max_incomplete_bytes", self.budget == 0),
             ("max_queued_answers", self.limits.queue == 0),
             ("max_queued_bytes", self.limits.queue_bytes == 0),
+            ("max_in_flight", self.limits.in_flight == 0),
+            ("max_queued_events", self.limits.events == 0),
             ("handshake_timeout", self.porter.handshake_deadline.is_zero()),
         ] {
             if zero {
@@ -229,77 +265,6 @@ impl ServerBuilder {
     }
 }
 
-/// A request, as a serial handler sees it.
-#[derive(Debug, Clone, Copy)]
-pub struct Request<'a>(Incoming<'a>);
-
-impl<'a> Request<'a> {
-    /// The bytes: a private copy, which the client cannot change any more.
-    pub fn payload(&self) -> &'a [u8] {
-        self.0.payload
-    }
-
-    /// The call's id, unique in its session.
-    pub fn call(&self) -> u64 {
-        self.0.call
-    }
-
-    /// The session, unique in the server's life.
-    pub fn session(&self) -> u64 {
-        self.0.session
-    }
-
-    /// The client's process id at connect; 0 if it cannot be seen from the server's pid namespace.
-    pub fn pid(&self) -> u32 {
-        self.0.peer.pid
-    }
-
-    /// The client's user id at connect.
-    pub fn uid(&self) -> u32 {
-        self.0.peer.uid
-    }
-
-    /// The name that the client gave itself: for people, not to be trusted.
-    pub fn name(&self) -> &'a str {
-        &self.0.peer.name
-    }
-}
-
-/// An error that a handler answers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HandlerError {
-    code: u16,
-    text: String,
-}
-
-impl HandlerError {
-    /// An error of the application: `code` counts from 0 in the application's own range, and arrives as
-    /// [`layout::code::APPLICATION`]` + code` (at most 65 279). A text longer than 1 KiB is cut.
-    pub fn new(code: u16, text: impl Into<String>) -> Self {
-        Self { code: code::APPLICATION.saturating_add(code), text: text.into() }
-    }
-}
-
-impl std::fmt::Display for HandlerError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} (code {})", self.text, self.code)
-    }
-}
-
-impl std::error::Error for HandlerError {}
-
-impl From<String> for HandlerError {
-    fn from(text: String) -> Self {
-        Self::new(0, text)
-    }
-}
-
-impl From<&str> for HandlerError {
-    fn from(text: &str) -> Self {
-        Self::new(0, text)
-    }
-}
-
 /// What a server came to.
 pub type ServerStats = ServerCounters;
 
@@ -333,6 +298,7 @@ pub struct Server {
     generation: u64,
     parker: Parker,
     mailbox: Arc<Mailbox>,
+    completions: Arc<Completions>,
     counters: Arc<Vec<PeerWord>>,
     path: Option<PathBuf>,
     origin: crate::fork::Origin,
@@ -416,6 +382,7 @@ impl Server {
             status,
             generation,
             parker,
+            completions: Arc::new(Completions::new(notifier.clone())),
             mailbox: Arc::new(Mailbox::new(notifier)),
             counters: Arc::new(counters),
             origin: crate::fork::Origin::here(),
@@ -459,6 +426,55 @@ impl Server {
     /// # Errors
     /// As [`Self::run`].
     pub fn run_with(self, handler: impl Handler) -> Result<ServerStats, ServeError> {
+        self.serve(Serial { handler })
+    }
+
+    /// Serves many requests at once, on the calling thread, until it is told to stop. `handler` is called for each
+    /// request on that thread, and must not wait there: it answers at once, or moves the [`Responder`] to any other
+    /// thread, pool or task, which answers later. Answers go out as they are completed.
+    ///
+    /// A handler that may wait, or takes long, is better run by [`Self::run_on`].
+    ///
+    /// ```no_run
+    /// ringbell::Server::bind("/run/app/slow.sock")?.run_reactor(|request, responder| {
+    ///     std::thread::spawn(move || responder.reply(request.payload()));
+    /// })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_reactor<H>(self, handler: H) -> Result<ServerStats, ServeError>
+    where
+        H: FnMut(OwnedRequest, Responder),
+    {
+        self.run_service(handler)
+    }
+
+    /// Serves many requests at once, each by `handler` on a thread of `executor`, where it may wait. With
+    /// [`ServerBuilder::inline`] short handlers run on the calling thread instead.
+    ///
+    /// A request whose deadline has passed, or whose call was cancelled, by the time that it has a thread is not run.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_on<H>(self, executor: impl Executor, handler: H) -> Result<ServerStats, ServeError>
+    where
+        H: Fn(OwnedRequest, Responder) + Send + Sync + 'static,
+    {
+        let inline = self.settings.inline;
+        self.run_service(Dispatched::new(executor, handler, inline))
+    }
+
+    /// As [`Self::run_reactor`], for a service that wants to know when sessions begin and end.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_service(self, service: impl Service) -> Result<ServerStats, ServeError> {
+        self.serve(Concurrent::new(service))
+    }
+
+    fn serve<E: Engine>(self, engine: E) -> Result<ServerStats, ServeError> {
         if !self.origin.is_here() {
             return Err(ServeError::Forked);
         }
@@ -471,8 +487,9 @@ impl Server {
             porter::spawn(self.listener, self.settings.porter.clone(), &status, self.mailbox.clone())
                 .map_err(ServeError::Io)?;
         let reactor = Reactor::new(ReactorParts {
-            engine: Serial { handler },
+            engine,
             mailbox: self.mailbox,
+            completions: self.completions,
             parker: self.parker,
             porter,
             status: self.status.window().clone(),
@@ -536,69 +553,6 @@ impl ServerHandle {
     /// What the server counted so far. Brought up to date when it sleeps and when clients come and go.
     pub fn stats(&self) -> ServerStats {
         ServerCounters::read(|index| self.counters[index].load())
-    }
-}
-
-/// What answers the requests of [`Server::run_with`], one at a time.
-pub trait Handler {
-    /// Answers one request: appends the answer to `response`, which is empty and reused.
-    ///
-    /// # Errors
-    /// The error is the answer.
-    fn request(&mut self, request: Request<'_>, response: &mut Vec<u8>) -> Result<(), HandlerError>;
-
-    /// A session is over; no request of it follows.
-    fn closed(&mut self, session: u64) {
-        let _ = session;
-    }
-}
-
-struct Closure<F>(F);
-
-impl<F> Handler for Closure<F>
-where
-    F: FnMut(Request<'_>, &mut Vec<u8>) -> Result<(), HandlerError>,
-{
-    #[inline]
-    fn request(&mut self, request: Request<'_>, response: &mut Vec<u8>) -> Result<(), HandlerError> {
-        (self.0)(request, response)
-    }
-}
-
-/// The engine of [`Server::run_with`].
-struct Serial<H> {
-    handler: H,
-}
-
-impl<H: Handler> Engine for Serial<H> {
-    fn closed(&mut self, session: u64) {
-        // As for a request: the handler's state is its author's concern.
-        let _ = catch_unwind(AssertUnwindSafe(|| self.handler.closed(session)));
-    }
-
-    #[inline]
-    fn request(&mut self, request: Incoming<'_>, response: &mut Vec<u8>) -> Outcome {
-        // Unwind safety: after a panic the buffer is cleared, and the handler's own state is its author's concern,
-        // as it would be with a lock that is poisoned and used again.
-        match catch_unwind(AssertUnwindSafe(|| self.handler.request(Request(request), response))) {
-            Ok(Ok(())) => Outcome::Answer,
-            Ok(Err(error)) => {
-                response.clear();
-                response.extend_from_slice(error.text.as_bytes());
-                Outcome::Error(error.code)
-            }
-            Err(panic) => {
-                response.clear();
-                response.extend_from_slice(b"the handler panicked");
-                let text =
-                    panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(|s| &**s));
-                if let Some(text) = text {
-                    response.extend_from_slice(b": ");
-                    response.extend_from_slice(text.as_bytes());
-                }
-                Outcome::Error(code::PANICKED)
-            }
-        }
     }
 }
 

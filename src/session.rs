@@ -11,19 +11,26 @@
 //! that is given up half-way is ended by an empty fragment with `ABORT`. Memory for a message grows as its bytes
 //! arrive, whatever total was claimed.
 
-use crate::bell::Ringer;
+mod link;
+mod receive;
+
 use crate::layout::{HeaderWord, Interest, Kind, Mode, flag};
-use crate::ring::{self, ClaimError, Consumer, Polled, Producer, Record, Released};
+use crate::ring::{self, ClaimError, Consumer};
 use crate::stats::{SessionCounters, Words};
-use crate::sync::{Ordering, PlainU64};
+use crate::uds;
+use link::Link;
+use receive::Assembly;
 use rustix::fd::OwnedFd;
 use std::sync::Arc;
+
+pub(crate) use link::{Claim, Readiness, Rings};
+pub(crate) use receive::Budget;
 
 /// The peer broke the protocol. The session is over; nothing else is affected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PeerFault {
-    /// An impossible position or record in a ring.
+    /// An impossible position or record in a ring, or an impossible frame on a socket.
     Ring(ring::Fault),
     /// A kind of message that this side never receives.
     UnexpectedKind(Kind),
@@ -33,6 +40,8 @@ pub enum PeerFault {
     TooLong,
     /// An answer to a call that was never made, or to one that was answered already.
     UnknownCall(u64),
+    /// More items of a streamed answer than were asked for.
+    TooManyItems(u64),
     /// Noise on the control socket.
     Lifeline,
 }
@@ -52,6 +61,7 @@ impl std::fmt::Display for PeerFault {
             Self::Fragment => f.write_str("a fragment is out of place"),
             Self::TooLong => f.write_str("a message is longer than was agreed"),
             Self::UnknownCall(id) => write!(f, "an answer to call {id}, which is not waiting for one"),
+            Self::TooManyItems(id) => write!(f, "more items for call {id} than were asked for"),
             Self::Lifeline => f.write_str("noise on the control socket"),
         }
     }
@@ -75,7 +85,11 @@ impl Head {
     }
 
     pub(crate) fn error(code: u16, call: u64) -> Self {
-        Self { word: HeaderWord::new(Kind::Error, 0, code, 0), call }
+        Self::with_code(Kind::Error, code, call)
+    }
+
+    pub(crate) fn with_code(kind: Kind, code: u16, call: u64) -> Self {
+        Self { word: HeaderWord::new(kind, 0, code, 0), call }
     }
 
     /// Of a record whose kind was found valid.
@@ -144,48 +158,16 @@ pub(crate) enum Received {
     Partial,
     /// A message; its payload is in the caller's buffer.
     Message(Head),
+    /// The same, with a deadline: CLOCK_MONOTONIC nanoseconds.
+    Until(Head, u64),
     /// A message whose payload was dropped, since the budget has no room for it.
     Refused(Head),
 }
 
-/// Memory that all incomplete messages of a process may take together, in bytes.
-#[derive(Debug)]
-pub(crate) struct Budget {
-    left: PlainU64,
-}
-
-impl Budget {
-    pub(crate) fn new(bytes: u64) -> Arc<Self> {
-        Arc::new(Self { left: PlainU64::new(bytes) })
-    }
-
-    fn take(&self, bytes: u64) -> bool {
-        // Relaxed: a count, which orders nothing.
-        self.left.take(bytes, Ordering::Relaxed)
-    }
-
-    fn give_back(&self, bytes: u64) {
-        self.left.fetch_add(bytes, Ordering::Relaxed);
-    }
-}
-
-/// A message that is arriving in fragments.
-#[derive(Debug)]
-struct Assembly {
-    head: Head,
-    bytes: Vec<u8>,
-    total: usize,
-    got: usize,
-    charged: u64,
-    refused: bool,
-}
-
-/// The two rings and the bell of one attachment, and what is under way in them.
+/// The link of one attachment, and what is under way in it.
 #[derive(Debug)]
 pub(crate) struct Session {
-    out: Producer,
-    incoming: Consumer,
-    ringer: Ringer,
+    link: Link,
     lifeline: Arc<OwnedFd>,
     /// Bytes of one message that are sent in one go, even if there is room for more.
     burst: usize,
@@ -201,16 +183,15 @@ pub(crate) struct Session {
     budget: Arc<Budget>,
     pub(crate) counts: SessionCounters,
     stored: SessionCounters,
-    words: Words,
+    words: Option<Words>,
 }
 
 /// What a session is made of.
 pub(crate) struct Parts {
-    pub(crate) out: Producer,
-    pub(crate) incoming: Consumer,
-    pub(crate) ringer: Ringer,
+    /// `None` for the socket itself.
+    pub(crate) rings: Option<Rings>,
     pub(crate) lifeline: Arc<OwnedFd>,
-    pub(crate) words: Words,
+    pub(crate) words: Option<Words>,
     pub(crate) max_message: usize,
     /// Bytes of one message that are sent in one go, so that a server comes to its other sessions.
     pub(crate) burst: usize,
@@ -219,11 +200,16 @@ pub(crate) struct Parts {
 
 impl Session {
     pub(crate) fn new(parts: Parts) -> Self {
+        let (link, max_body) = match parts.rings {
+            Some(rings) => {
+                let max_body = rings.out.max_body();
+                (Link::Rings(rings), max_body)
+            }
+            None => (Link::socket(parts.lifeline.clone()), uds::MAX_BODY),
+        };
         Self {
-            max_body: parts.out.max_body(),
-            out: parts.out,
-            incoming: parts.incoming,
-            ringer: parts.ringer,
+            max_body,
+            link,
             lifeline: parts.lifeline,
             burst: parts.burst,
             owed: false,
@@ -255,15 +241,17 @@ impl Session {
         &self.lifeline
     }
 
-    /// Sends a message, or as much of it as there is room for, and rings.
+    /// Sends a message, or as much of it as there is room for, and rings. `until` is the time at which nobody will
+    /// want it any more, in CLOCK_MONOTONIC ns; 0 for none.
     #[inline(always)]
     pub(crate) fn send(
         &mut self,
         head: Head,
+        until: u64,
         payload: &[u8],
         progress: &mut Progress,
     ) -> Result<Sent, PeerFault> {
-        let sent = self.post(head, payload, progress)?;
+        let sent = self.post(head, until, payload, progress)?;
         self.flush();
         Ok(sent)
     }
@@ -274,17 +262,22 @@ impl Session {
     pub(crate) fn post(
         &mut self,
         head: Head,
+        until: u64,
         payload: &[u8],
         progress: &mut Progress,
     ) -> Result<Sent, PeerFault> {
         debug_assert!(payload.len() <= self.max_message, "checked by the driver, before anything is written");
-        if payload.len() > self.max_body || self.abort.is_some() {
-            return self.post_slowly(head, payload, progress);
+        if payload.len() > self.max_body || self.abort.is_some() || until != 0 {
+            return self.post_slowly(head, until, payload, progress);
         }
-        match self.record(head, 0, payload)? {
-            Sent::Full => return Ok(Sent::Full),
-            Sent::Done => {}
+        let pushed = match &mut self.link {
+            Link::Rings(rings) => rings.out.try_push(head.record(0, 0), head.call, payload),
+            Link::Socket(socket) => socket.push(head.record(0, 0), head.call, &[], payload),
+        };
+        if let Err(error) = pushed {
+            return self.not_claimed(error, payload.len());
         }
+        self.owed = true;
         self.count_sent(head, payload.len());
         Ok(Sent::Done)
     }
@@ -301,29 +294,34 @@ impl Session {
     fn post_slowly(
         &mut self,
         head: Head,
+        until: u64,
         payload: &[u8],
         progress: &mut Progress,
     ) -> Result<Sent, PeerFault> {
-        if let Some(aborted) = self.abort {
-            if self.record_of(aborted, flag::CONTINUED | flag::ABORT, None, &[])? == Sent::Full {
+        if self.push_owed_abort()? == Sent::Full {
+            return Ok(Sent::Full);
+        }
+        let timed = if until == 0 { 0 } else { flag::DEADLINE };
+        let words = [payload.len() as u64, until];
+        // The total is for fragments only, the deadline for messages that have one.
+        let first = |fragmented: bool| &words[usize::from(!fragmented)..1 + usize::from(until != 0)];
+        if payload.len() + 8 * first(false).len() <= self.max_body {
+            if self.record(head, timed, first(false), payload)? == Sent::Full {
                 return Ok(Sent::Full);
             }
-            self.abort = None;
-        }
-        if payload.len() <= self.max_body {
-            return self.post(head, payload, progress);
+            self.count_sent(head, payload.len());
+            return Ok(Sent::Done);
         }
         let mut burst = 0;
         while progress.sent < payload.len() || !progress.begun {
             let from = progress.sent;
-            let total = if progress.begun { None } else { Some(payload.len() as u64) };
-            let room = self.max_body - if total.is_some() { 8 } else { 0 };
-            let end = payload.len().min(progress.sent + room);
-            let mut flags = if progress.begun { flag::CONTINUED } else { 0 };
+            let (mut flags, words) =
+                if progress.begun { (flag::CONTINUED, &[][..]) } else { (timed, first(true)) };
+            let end = payload.len().min(from + self.max_body - 8 * words.len());
             if end < payload.len() {
                 flags |= flag::MORE;
             }
-            if self.record_of(head, flags, total, &payload[progress.sent..end])? == Sent::Full {
+            if self.record(head, flags, words, &payload[from..end])? == Sent::Full {
                 return Ok(Sent::Full);
             }
             progress.begun = true;
@@ -343,43 +341,34 @@ impl Session {
     /// Gives up a message that was sent in part. The abort travels before the next message at the latest.
     pub(crate) fn abort(&mut self, head: Head) -> Result<(), PeerFault> {
         self.counts.aborts += 1;
-        if self.record_of(head, flag::CONTINUED | flag::ABORT, None, &[])? == Sent::Full {
-            self.abort = Some(head);
-        }
+        self.abort = Some(head);
+        self.retry_abort()
+    }
+
+    /// Sends an abort that found no room, if one is owed: for a side that waits and may not send again for long.
+    pub(crate) fn retry_abort(&mut self) -> Result<(), PeerFault> {
+        self.push_owed_abort()?;
         self.flush();
         Ok(())
     }
 
-    #[inline(always)]
-    fn record(&mut self, head: Head, flags: u8, payload: &[u8]) -> Result<Sent, PeerFault> {
-        match self.out.try_push(head.record(flags, 0), head.call, payload) {
+    fn push_owed_abort(&mut self) -> Result<Sent, PeerFault> {
+        let Some(aborted) = self.abort else { return Ok(Sent::Done) };
+        let sent = self.record(aborted, flag::CONTINUED | flag::ABORT, &[], &[])?;
+        if sent == Sent::Done {
+            self.abort = None;
+        }
+        Ok(sent)
+    }
+
+    fn record(&mut self, head: Head, flags: u8, words: &[u64], payload: &[u8]) -> Result<Sent, PeerFault> {
+        match self.link.push(|len| head.record(flags, len), head.call, words, payload) {
             Ok(()) => {
                 self.owed = true;
                 Ok(Sent::Done)
             }
-            Err(error) => self.not_claimed(error, payload.len()),
+            Err(error) => self.not_claimed(error, payload.len() + 8 * words.len()),
         }
-    }
-
-    #[allow(clippy::cast_possible_truncation, reason = "a record's body is far below 4 GiB")]
-    fn record_of(
-        &mut self,
-        head: Head,
-        flags: u8,
-        total: Option<u64>,
-        payload: &[u8],
-    ) -> Result<Sent, PeerFault> {
-        let Some(total) = total else { return self.record(head, flags, payload) };
-        let len = payload.len() + 8;
-        let claim = match self.out.try_claim(len) {
-            Ok(claim) => claim,
-            Err(error) => return self.not_claimed(error, len),
-        };
-        self.out.write(&claim, 0, &total.to_le_bytes());
-        self.out.write(&claim, 8, payload);
-        self.out.commit(claim, head.record(flags, len as u32), head.call);
-        self.owed = true;
-        Ok(Sent::Done)
     }
 
     #[cold]
@@ -389,6 +378,7 @@ impl Session {
                 self.wanted = wanted;
                 self.counts.full_stalls += 1;
                 // What is published must not wait for room.
+                self.owed = true;
                 self.flush();
                 Ok(Sent::Full)
             }
@@ -398,64 +388,79 @@ impl Session {
     }
 
     /// Claims room for a message of one record, to be written in place.
-    pub(crate) fn claim(&mut self, len: usize) -> Result<Option<ring::Claim>, PeerFault> {
-        if let Some(aborted) = self.abort {
-            if self.record_of(aborted, flag::CONTINUED | flag::ABORT, None, &[])? == Sent::Full {
-                return Ok(None);
-            }
-            self.abort = None;
+    pub(crate) fn claim(&mut self, len: usize) -> Result<Option<Claim>, PeerFault> {
+        if self.push_owed_abort()? == Sent::Full {
+            return Ok(None);
         }
-        let paddings = self.out.paddings();
-        let claimed = self.out.try_claim(len);
-        // Padding is published at once, whatever becomes of the claim.
-        self.owed |= self.out.paddings() != paddings;
-        match claimed {
-            Ok(claim) => Ok(Some(claim)),
-            Err(error) => self.not_claimed(error, len).map(|_| None),
+        match &mut self.link {
+            Link::Rings(rings) => {
+                let paddings = rings.out.paddings();
+                let claimed = rings.out.try_claim(len);
+                // Padding is published at once, whatever becomes of the claim.
+                self.owed |= rings.out.paddings() != paddings;
+                match claimed {
+                    Ok(claim) => Ok(Some(Claim::Ring(claim))),
+                    Err(error) => self.not_claimed(error, len).map(|_| None),
+                }
+            }
+            Link::Socket(socket) if socket.has_room() => Ok(Some(Claim::Private(vec![0; len]))),
+            Link::Socket(_) => self.not_claimed(ClaimError::Full, len).map(|_| None),
         }
     }
 
     /// The bytes of a claim, to read what was written.
-    pub(crate) fn claimed_so_far(&self, claim: &ring::Claim) -> &[u8] {
-        self.out.body(claim)
+    pub(crate) fn claimed_so_far<'a>(&'a self, claim: &'a Claim) -> &'a [u8] {
+        match (&self.link, claim) {
+            (Link::Rings(rings), Claim::Ring(claim)) => rings.out.body(claim),
+            (_, Claim::Private(bytes)) => bytes,
+            _ => unreachable!("a claim belongs to the session that made it"),
+        }
     }
 
     /// The bytes of a claim.
-    pub(crate) fn claimed(&mut self, claim: &ring::Claim) -> &mut [u8] {
-        self.out.body_mut(claim)
+    pub(crate) fn claimed<'a>(&'a mut self, claim: &'a mut Claim) -> &'a mut [u8] {
+        match (&mut self.link, claim) {
+            (Link::Rings(rings), Claim::Ring(claim)) => rings.out.body_mut(claim),
+            (_, Claim::Private(bytes)) => bytes,
+            _ => unreachable!("a claim belongs to the session that made it"),
+        }
     }
 
     /// Publishes a claim and rings.
     #[allow(clippy::cast_possible_truncation, reason = "a record's body is far below 4 GiB")]
-    pub(crate) fn commit(&mut self, claim: ring::Claim, head: Head) {
+    pub(crate) fn commit(&mut self, claim: Claim, head: Head) {
         let len = claim.len();
-        self.out.commit(claim, head.record(0, len as u32), head.call);
+        match (&mut self.link, claim) {
+            (Link::Rings(rings), Claim::Ring(claim)) => {
+                rings.out.commit(claim, head.record(0, len as u32), head.call);
+            }
+            (Link::Socket(socket), Claim::Private(bytes)) => {
+                // There was room when it was claimed, and nothing else was sent since.
+                let _ = socket.push(head.record(0, len as u32), head.call, &[], &bytes);
+            }
+            _ => unreachable!("a claim belongs to the session that made it"),
+        }
         self.owed = true;
         self.count_sent(head, len);
         self.flush();
     }
 
-    /// Rings for what was published, and prepares the ring for the next message, off the critical path.
+    /// Rings for what was published, and prepares the ring for the next message, off the critical path. On a socket
+    /// it writes what the socket takes.
     #[inline(always)]
     pub(crate) fn flush(&mut self) {
         if self.owed {
             self.owed = false;
-            if let Some(mode) = self.ringer.ring(Interest::DATA) {
-                self.wake(mode);
+            match &mut self.link {
+                Link::Rings(rings) => {
+                    if let Some(mode) = rings.ringer.ring(Interest::DATA) {
+                        wake(rings, &self.lifeline, &mut self.counts, mode);
+                    }
+                    rings.out.zero_ahead();
+                }
+                Link::Socket(socket) => socket.flush(),
             }
-            self.out.zero_ahead();
         }
-    }
-
-    /// Sends an abort that found no room, if one is owed: for a side that waits and may not send again for long.
-    pub(crate) fn retry_abort(&mut self) -> Result<(), PeerFault> {
-        if let Some(aborted) = self.abort
-            && self.record_of(aborted, flag::CONTINUED | flag::ABORT, None, &[])? == Sent::Done
-        {
-            self.abort = None;
-            self.flush();
-        }
-        Ok(())
     }
 
     /// Whether something is published that was not rung for.
@@ -464,231 +469,104 @@ impl Session {
         self.owed
     }
 
-    /// Whether the peer looks asleep: a hint, without a fence.
+    /// Whether the peer looks asleep: a hint, without a fence. A socket's peer always may be.
     #[inline]
     pub(crate) fn peer_looks_asleep(&self) -> bool {
-        self.ringer.looks_armed()
-    }
-
-    #[cold]
-    fn wake(&mut self, mode: Mode) {
-        crate::kill_point!("rung");
-        self.counts.wakes_sent += 1;
-        match mode {
-            Mode::Futex => {
-                self.ringer.seq().wake();
-            }
-            Mode::Event => send_byte(&self.lifeline, crate::handshake::lifeline::WAKE),
+        match &self.link {
+            Link::Rings(rings) => rings.ringer.looks_armed(),
+            Link::Socket(_) => false,
         }
     }
 
     /// Whether a record may be there. Changes nothing.
     #[inline]
     pub(crate) fn has_pending(&self) -> bool {
-        self.incoming.has_pending()
+        self.link.has_pending()
     }
 
     /// Looks for a record up to `looks` times; `between` is called between two looks and may end it.
     #[inline(always)]
     pub(crate) fn watch(&self, looks: u32, between: impl FnMut() -> bool) -> bool {
-        self.incoming.watch(looks, between)
+        match &self.link {
+            Link::Rings(rings) => rings.incoming.watch(looks, between),
+            Link::Socket(_) => self.link.has_pending(),
+        }
     }
 
     /// Publishes how far the incoming ring was read, before a wait that is longer than a spin.
     pub(crate) fn settle(&mut self) {
-        self.incoming.settle();
+        if let Link::Rings(rings) = &mut self.link {
+            rings.incoming.settle();
+        }
     }
 
-    /// Whether there is room for what last found the ring full. A fault counts as yes: it shows at the attempt.
+    /// Whether there is room for what last found the link full. A fault counts as yes: it shows at the attempt.
     pub(crate) fn room_appeared(&mut self) -> bool {
-        self.out.has_room(self.wanted).unwrap_or(true)
+        self.link.has_room(self.wanted)
     }
 
-    /// Takes the next message, or the next fragment. On [`Received::Message`] `into` holds the payload: a private
-    /// copy, which the peer cannot change any more.
-    #[inline(always)]
-    pub(crate) fn receive(&mut self, into: &mut Vec<u8>) -> Result<Received, PeerFault> {
-        match self.incoming.poll_plain() {
-            Polled::Nothing => Ok(Received::Nothing),
-            Polled::Plain(header)
-                if self.assembly.is_none() && header.length() as usize <= self.max_message =>
-            {
-                let (call, released) = self.incoming.take_plain(header, into);
-                let head = Head::of(header, call);
-                if !is_control(head.kind()) {
-                    self.counts.received += 1;
-                    self.counts.bytes_received += u64::from(header.length());
-                }
-                if released == Released::Quarter {
-                    self.ring_for_space();
-                }
-                Ok(Received::Message(head))
+    /// Whether the socket itself carries the session.
+    #[inline]
+    pub(crate) fn is_socket(&self) -> bool {
+        matches!(self.link, Link::Socket(_))
+    }
+
+    /// Takes note of what the kernel says of the socket, and writes what waited for it. Not for rings.
+    pub(crate) fn ready(&mut self, ready: Readiness) {
+        if let Link::Socket(socket) = &mut self.link {
+            socket.ready(ready);
+            if ready.writable {
+                socket.flush();
             }
-            Polled::Plain(_) | Polled::Other => self.receive_slowly(into),
         }
     }
 
-    /// The next message without taking it, if it is there and fits one record.
-    pub(crate) fn peek(&mut self) -> Result<Option<(Head, Record)>, PeerFault> {
-        let Some(record) = self.incoming.peek()? else { return Ok(None) };
-        if record.header.flags() != 0 || self.assembly.is_some() || record.len() > self.max_message {
-            return Ok(None);
-        }
-        let head = Head::of(record.header, record.call);
-        Ok(Some((head, record)))
+    /// Whether bytes wait for a socket to take them.
+    pub(crate) fn has_unsent(&self) -> bool {
+        matches!(&self.link, Link::Socket(socket) if socket.has_unsent())
     }
 
-    /// Takes a record that was peeked at.
-    pub(crate) fn take(&mut self, record: Record) {
-        self.took(&record);
-        self.release(record);
+    /// Whether the peer has closed the socket and all it sent is read. A ring's peer is watched by its lifeline.
+    #[inline]
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(&self.link, Link::Socket(socket) if socket.has_ended())
     }
 
     /// The ring that is read, for a view of a record.
-    pub(crate) fn incoming(&self) -> &Consumer {
-        &self.incoming
-    }
-
-    #[inline]
-    fn took(&mut self, record: &Record) -> Head {
-        if !is_control(record.kind) {
-            self.counts.received += 1;
-            self.counts.bytes_received += record.len() as u64;
+    pub(crate) fn incoming(&self) -> Option<&Consumer> {
+        match &self.link {
+            Link::Rings(rings) => Some(&rings.incoming),
+            Link::Socket(_) => None,
         }
-        Head::of(record.header, record.call)
-    }
-
-    #[inline]
-    fn release(&mut self, record: Record) {
-        if self.incoming.release(record) == Released::Quarter {
-            self.ring_for_space();
-        }
-    }
-
-    #[cold]
-    fn ring_for_space(&mut self) {
-        if let Some(mode) = self.ringer.ring(Interest::SPACE) {
-            self.wake(mode);
-        }
-    }
-
-    #[cold]
-    fn receive_slowly(&mut self, into: &mut Vec<u8>) -> Result<Received, PeerFault> {
-        let Some(record) = self.incoming.peek()? else { return Ok(Received::Nothing) };
-        let flags = record.header.flags();
-        if record.len() > self.max_message.saturating_add(EXTENSIONS) {
-            return Err(PeerFault::TooLong);
-        }
-        if flags == 0 && self.assembly.is_none() {
-            // It stood behind padding.
-            into.clear();
-            self.incoming.read(&record, 0, into);
-            let head = self.took(&record);
-            self.release(record);
-            return if into.len() > self.max_message {
-                Err(PeerFault::TooLong)
-            } else {
-                Ok(Received::Message(head))
-            };
-        }
-        if flags == 0 && is_control(record.kind) {
-            into.clear();
-            self.incoming.read(&record, 0, into);
-            let head = self.took(&record);
-            self.release(record);
-            return Ok(Received::Message(head));
-        }
-        let head = Head::of(record.header, record.call);
-        if flags & (flag::DEADLINE | flag::STAMP) != 0 {
-            return Err(PeerFault::UnexpectedKind(record.kind)); // not agreed in the handshake
-        }
-        let mut offset = 0;
-        if flags & flag::CONTINUED == 0 {
-            // The first fragment.
-            if self.assembly.is_some() || flags != flag::MORE || is_control(record.kind) || record.len() < 8 {
-                return Err(PeerFault::Fragment);
-            }
-            let total = usize::try_from(self.incoming.word(&record, 0)).map_err(|_| PeerFault::TooLong)?;
-            if total > self.max_message {
-                return Err(PeerFault::TooLong);
-            }
-            offset = 8;
-            // The caller's buffer is warm, but large memory must be paid for before it is kept.
-            let reused = into.capacity() as u64;
-            let charged = if self.budget.take(reused) { reused } else { 0 };
-            let mut bytes = if charged == reused { std::mem::take(into) } else { Vec::new() };
-            bytes.clear();
-            self.assembly = Some(Assembly { head, bytes, total, got: 0, charged, refused: false });
-        }
-        let Some(assembly) = &mut self.assembly else { return Err(PeerFault::Fragment) };
-        if assembly.head != head {
-            return Err(PeerFault::Fragment);
-        }
-        if flags & flag::ABORT != 0 {
-            if flags & flag::MORE != 0 || !record.is_empty() {
-                return Err(PeerFault::Fragment);
-            }
-            self.counts.aborts += 1;
-            self.drop_assembly();
-            self.release(record);
-            return Ok(Received::Partial);
-        }
-        let len = record.len() - offset;
-        assembly.got += len;
-        let last = flags & flag::MORE == 0;
-        // Each fragment brings something, and only the last one completes the message.
-        if len == 0 || assembly.got > assembly.total || (assembly.got == assembly.total) != last {
-            return Err(PeerFault::Fragment);
-        }
-        let missing = (assembly.got as u64).saturating_sub(assembly.charged);
-        if !assembly.refused && !self.budget.take(missing) {
-            assembly.refused = true;
-            assembly.bytes = Vec::new();
-            self.budget.give_back(std::mem::take(&mut assembly.charged));
-        }
-        if !assembly.refused {
-            assembly.charged += missing;
-            self.incoming.read(&record, offset, &mut assembly.bytes);
-        }
-        self.release(record);
-        if !last {
-            return Ok(Received::Partial);
-        }
-        let assembly = self.drop_assembly().expect("looked at above");
-        self.counts.received += 1;
-        self.counts.bytes_received += assembly.got as u64;
-        *into = assembly.bytes;
-        Ok(if assembly.refused { Received::Refused(assembly.head) } else { Received::Message(assembly.head) })
-    }
-
-    fn drop_assembly(&mut self) -> Option<Assembly> {
-        let assembly = self.assembly.take();
-        if let Some(assembly) = &assembly {
-            self.budget.give_back(assembly.charged);
-        }
-        assembly
     }
 
     /// Stores the counters where tools find them.
     pub(crate) fn store_counts(&mut self) {
-        self.counts.paddings = self.out.paddings();
-        self.counts.store(&mut self.stored, &self.words);
+        if let Link::Rings(rings) = &self.link {
+            self.counts.paddings = rings.out.paddings();
+        }
+        if let Some(words) = &self.words {
+            self.counts.store(&mut self.stored, words);
+        }
     }
 }
 
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.drop_assembly();
+#[cold]
+fn wake(rings: &Rings, lifeline: &OwnedFd, counts: &mut SessionCounters, mode: Mode) {
+    crate::kill_point!("rung");
+    counts.wakes_sent += 1;
+    match mode {
+        Mode::Futex => {
+            rings.ringer.seq().wake();
+        }
+        Mode::Event => send_byte(lifeline, crate::handshake::lifeline::WAKE),
     }
 }
-
-/// Most bytes of extensions in a record.
-const EXTENSIONS: usize = 24;
 
 /// Frames that may stand between fragments, and are not counted as messages.
 #[inline(always)]
 fn is_control(kind: Kind) -> bool {
-    matches!(kind, Kind::Cancel | Kind::Ping | Kind::Pong | Kind::Goodbye)
+    matches!(kind, Kind::Cancel | Kind::Ping | Kind::Pong | Kind::Goodbye | Kind::Credit)
 }
 
 /// Sends one byte on a lifeline. It never blocks: a full socket buffer means that unread bytes, and so a wake-up,

@@ -143,6 +143,22 @@ counters! {
         queued = 19,
         /// Sessions carried by the socket instead of shared memory.
         fallbacks = 20,
+        /// Requests that the handler answered before it returned (concurrent handlers only).
+        inline = 21,
+        /// Requests that were answered later, from whichever thread.
+        dispatched = 22,
+        /// Answers that were complete before their turn and were kept, in sessions that want them in order.
+        stashed = 23,
+        /// Calls that the client cancelled while they were in flight.
+        cancelled = 24,
+        /// Requests that were not run since their deadline had passed.
+        expired = 25,
+        /// Events pushed to clients.
+        events = 26,
+        /// Answers that were complete only after their session was over. They went nowhere.
+        orphans = 27,
+        /// Requests without an answer now (concurrent handlers only).
+        in_flight = 28,
     }
 }
 

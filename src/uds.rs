@@ -124,6 +124,7 @@ impl SocketLink {
     }
 
     /// The socket, to wait for.
+    #[cfg(test)]
     pub(crate) fn socket(&self) -> &Arc<OwnedFd> {
         &self.socket
     }
@@ -301,6 +302,7 @@ impl SocketLink {
     }
 
     /// Whether the stream ended inside a frame. Known once all complete frames are released.
+    #[cfg(test)]
     pub(crate) fn is_truncated(&self) -> bool {
         self.ended && !self.unread().is_empty() && !self.has_frame()
     }

@@ -3,8 +3,10 @@
 use crate::explore;
 use crate::kernel::{Bell, bell};
 use loom::sync::Mutex;
+use loom::sync::atomic::AtomicBool;
 use loom::thread;
 use ringbell::layout::{Interest, Mode};
+use ringbell::sync::Ordering;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -73,6 +75,38 @@ fn one_completer_twice() {
             bed.sleep_until(|_| Mode::Futex, Interest::DATA, look);
         }
         completer.join().unwrap();
+        bed.check_wakes();
+    });
+}
+
+/// SLEEP: as the reactor does it, which looks at a flag beside the queue instead of taking the lock, and takes all
+/// that there is at once. The flag is relaxed: the fences order it. Bound 3.
+#[test]
+fn a_flag_beside_the_queue() {
+    explore(Some(3), || {
+        let any = Arc::new(AtomicBool::new(false));
+        let queue = Queue::default();
+        let (mut bed, bell) = bell();
+        let completers = [1, 2].map(|call| {
+            let (queue, any, bell) = (queue.clone(), any.clone(), bell.share());
+            thread::spawn(move || {
+                let mut queue = queue.lock().unwrap();
+                queue.push_back(call);
+                any.store(true, Ordering::Relaxed);
+                drop(queue);
+                bell.ring(Interest::DATA);
+            })
+        });
+        let mut answered = 0;
+        while answered != 3 {
+            bed.sleep_until(|_| Mode::Futex, Interest::DATA, || any.load(Ordering::Relaxed));
+            let mut queue = queue.lock().unwrap();
+            any.store(false, Ordering::Relaxed);
+            answered += queue.drain(..).sum::<u64>();
+        }
+        for completer in completers {
+            completer.join().unwrap();
+        }
         bed.check_wakes();
     });
 }

@@ -332,8 +332,8 @@ impl ringbell::Handler for Lent<'_> {
         self.0.handle(request, response)
     }
 
-    fn closed(&mut self, session: u64) {
-        self.0.close(session);
+    fn closed(&mut self, session: &ringbell::Session) {
+        self.0.close(session.id());
     }
 }
 
@@ -376,16 +376,16 @@ impl Verifier {
     /// What is wrong with it.
     pub fn handle(&mut self, request: Request<'_>, response: &mut Vec<u8>) -> Result<(), HandlerError> {
         let bytes = request.payload();
-        if self.closed.contains(&request.session()) {
-            eprintln!("a request of session {}, which is closed", request.session());
+        if self.closed.contains(&request.session().id()) {
+            eprintln!("a request of session {}, which is closed", request.session().id());
             self.complaints += 1;
         }
-        let Some((pattern, next)) = self.sessions.get_mut(&request.session()) else {
+        let Some((pattern, next)) = self.sessions.get_mut(&request.session().id()) else {
             let Some(pattern) = Pattern::from_opening(bytes) else {
                 // No complaint: hostile peers say anything, and an honest client takes the error amiss.
                 return Err(format!("a session begins with {} bytes that are no opening", bytes.len()).into());
             };
-            self.sessions.insert(request.session(), (pattern, 0));
+            self.sessions.insert(request.session().id(), (pattern, 0));
             response.extend_from_slice(bytes);
             return Ok(());
         };
@@ -393,7 +393,7 @@ impl Verifier {
         *next += 1;
         if let Err(mismatch) = pattern.check(seq, Way::Request, bytes) {
             self.complaints += 1;
-            eprintln!("session {}: {}", request.session(), mismatch.0);
+            eprintln!("session {}: {}", request.session().id(), mismatch.0);
             return Err(mismatch.0.into());
         }
         if let Some(ledger) = &mut self.ledger {
@@ -455,7 +455,8 @@ pub fn obey(request: Request<'_>, handled: u64, response: &mut Vec<u8>) -> Resul
             response.extend_from_slice(&rest[8..]);
         }
         (b'w', _) => {
-            let who = format!("{} {} {} {}", request.session(), request.pid(), request.uid(), request.name());
+            let session = request.session();
+            let who = format!("{} {} {} {}", session.id(), session.pid(), session.uid(), session.name());
             response.extend_from_slice(who.as_bytes());
         }
         _ => return Err("no such verb".into()),

@@ -128,11 +128,22 @@ fn records_that_cannot_be() -> Ran {
     let total = |bytes: u64| bytes.to_le_bytes().to_vec();
     // Each a list of records: header word, and body.
     let mut cases: Vec<(String, Records)> = vec![
-        ("kind 13".into(), vec![(13 << 32, vec![])]),
+        ("kind 14".into(), vec![(14 << 32, vec![])]),
         ("kind 0 with a length".into(), vec![(8, vec![])]),
         ("kind 255, all bits".into(), vec![(u64::MAX, vec![])]),
         ("an unknown flag".into(), vec![(word(Kind::Request, 0x20, 0), vec![])]),
-        ("a deadline that was not agreed".into(), vec![(word(Kind::Request, flag::DEADLINE, 8), total(1))]),
+        ("a deadline without room for it".into(), vec![(word(Kind::Request, flag::DEADLINE, 7), vec![0; 7])]),
+        (
+            "a first fragment without its deadline".into(),
+            vec![(word(Kind::Request, flag::MORE | flag::DEADLINE, 8), total(100))],
+        ),
+        (
+            "a deadline in the middle".into(),
+            vec![
+                (word(Kind::Request, flag::MORE, 16), [total(100), total(0)].concat()),
+                (word(Kind::Request, flag::CONTINUED | flag::DEADLINE | flag::MORE, 8), total(1)),
+            ],
+        ),
         ("a stamp that was not agreed".into(), vec![(word(Kind::Request, flag::STAMP, 8), total(1))]),
         ("too long by one".into(), vec![(word(Kind::Request, 0, max + 1), vec![])]),
         ("too long by far".into(), vec![(word(Kind::Request, 0, u32::MAX), vec![])]),
@@ -839,13 +850,16 @@ fn servers_that_write_nonsense() -> Ran {
     let fault = CallError::PeerFault;
     let total = |bytes: u64| [bytes.to_le_bytes(), [0; 8]].concat();
     for (what, header, body, wanted) in [
-        ("kind 13", 13 << 32, vec![], ring(RingFault::Kind)),
+        ("kind 14", 14 << 32, vec![], ring(RingFault::Kind)),
         ("an unknown flag", word(Kind::Response, 0x80, 0), vec![], ring(RingFault::Kind)),
         ("too long", word(Kind::Response, 0, max + 1), vec![], ring(RingFault::Length)),
         ("padding at the start", word(Kind::Padding, 0, 2032), vec![], ring(RingFault::Padding)),
         ("padding that ends early", word(Kind::Padding, 0, 48), vec![], ring(RingFault::Padding)),
         ("a request", word(Kind::Request, 0, 0), vec![], fault(PeerFault::UnexpectedKind(Kind::Request))),
         ("a cancel", word(Kind::Cancel, 0, 0), vec![], fault(PeerFault::UnexpectedKind(Kind::Cancel))),
+        ("a credit", word(Kind::Credit, 0, 0), vec![], fault(PeerFault::UnexpectedKind(Kind::Credit))),
+        ("an item of nothing", word(Kind::StreamItem, 0, 0), vec![], fault(PeerFault::UnknownCall(0))),
+        ("an end of no stream", word(Kind::StreamEnd, 0, 0), vec![], fault(PeerFault::UnknownCall(0))),
         ("an answer to nothing", word(Kind::Response, 0, 0), vec![], fault(PeerFault::UnknownCall(0))),
         ("an error to nothing", word(Kind::Error, 0, 0), vec![], fault(PeerFault::UnknownCall(0))),
         (

@@ -16,6 +16,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct Desk {
     stopping: bool,
+    ordered: bool,
     shared_memory: bool,
     fallback: bool,
     request_capacity: u64,
@@ -48,6 +49,7 @@ impl Desk {
         });
         Ok(Self {
             stopping: false,
+            ordered: config.ordered,
             shared_memory: config.shared_memory,
             fallback: config.fallback,
             request_capacity: config.request_capacity,
@@ -163,7 +165,7 @@ impl Host for Desk {
         }
         let terms = Terms {
             version,
-            features: hello.features & FEATURE_ORDERED,
+            features: if self.ordered { FEATURE_ORDERED } else { hello.features & FEATURE_ORDERED },
             max_message: or(hello.max_message, self.max_message).min(self.max_message),
         };
         if hello.transport == Transport::Socket {

@@ -132,7 +132,7 @@ fn a_bad_header_is_a_fault_before_its_body_is_there() {
     for (word, fault) in [
         (HeaderWord(0), Fault::Kind),
         (HeaderWord(u64::MAX), Fault::Kind),
-        (HeaderWord(13 << 32), Fault::Kind),
+        (HeaderWord(14 << 32), Fault::Kind),
         (header(Kind::Padding), Fault::Padding),
         (HeaderWord::new(Kind::Request, 32, 0, 0), Fault::Kind),
         (HeaderWord::new(Kind::Request, 0x80, 0, 0), Fault::Kind),

@@ -1,0 +1,264 @@
+//! What can go wrong for a client that has connected.
+
+use crate::handshake::lifeline::Farewell;
+use crate::layout::{self, Kind};
+use crate::session::{Head, PeerFault};
+
+/// Why a request was not sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SendError {
+    /// Longer than a message may be. Nothing was written.
+    TooLarge {
+        /// Length of the payload in bytes.
+        len: usize,
+        /// The limit in bytes.
+        max: usize,
+    },
+    /// As many calls as allowed have no answer yet: receive some first.
+    TooManyInFlight {
+        /// The limit.
+        limit: usize,
+    },
+    /// There was no room in time. The server will not see the request.
+    TimedOut,
+    /// The server is gone. The request that was to be sent was not executed.
+    Disconnected,
+    /// The server has shut down.
+    ShutDown,
+    /// The server broke the protocol; the session is over.
+    PeerFault(PeerFault),
+    /// This process is a fork of the one that connected.
+    Forked,
+}
+
+/// Why no answer was received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RecvError {
+    /// No call is in flight, so nothing will come.
+    NothingInFlight,
+    /// Nothing came in time. The calls are still in flight.
+    TimedOut,
+    /// The server is gone; calls that were in flight may have been executed.
+    Disconnected,
+    /// The server has shut down; calls that were in flight may have been executed.
+    ShutDown,
+    /// The server broke the protocol; the session is over.
+    PeerFault(PeerFault),
+    /// This process is a fork of the one that connected.
+    Forked,
+}
+
+/// Why a call brought no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The request is longer than a message may be. Nothing was written.
+    TooLarge {
+        /// Length of the payload in bytes.
+        len: usize,
+        /// The limit in bytes.
+        max: usize,
+    },
+    /// As many calls as allowed have no answer yet.
+    TooManyInFlight {
+        /// The limit.
+        limit: usize,
+    },
+    /// No answer came in time.
+    TimedOut {
+        /// Whether the server may have executed the request, or may yet.
+        maybe_executed: bool,
+    },
+    /// The server is gone.
+    Disconnected {
+        /// Whether the server may have executed the request.
+        maybe_executed: bool,
+    },
+    /// The server has shut down.
+    ShutDown {
+        /// Whether the server may have executed the request.
+        maybe_executed: bool,
+    },
+    /// The server answered with an error.
+    Remote(RemoteError),
+    /// There is no stream of this call, or it was read to its end.
+    NotAStream,
+    /// The server broke the protocol; the session is over.
+    PeerFault(PeerFault),
+    /// This process is a fork of the one that connected.
+    Forked,
+}
+
+/// An error that the server answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteError {
+    /// What kind of error: [`layout::code`] below 256, the application's own from there on.
+    pub code: u16,
+    /// A short text for people.
+    pub text: String,
+}
+
+impl RemoteError {
+    /// What a frame that is no response says.
+    pub(super) fn of(head: Head, payload: &[u8]) -> Self {
+        if head.kind() == Kind::Error {
+            return Self { code: head.code(), text: String::from_utf8_lossy(payload).into_owned() };
+        }
+        Self { code: layout::code::STREAMED, text: "the answer is a stream, which was not asked for".into() }
+    }
+
+    /// The code that the handler gave to [`HandlerError::new`](crate::HandlerError::new); `None` for Ringbell's own.
+    pub fn application_code(&self) -> Option<u16> {
+        self.code.checked_sub(layout::code::APPLICATION)
+    }
+}
+
+impl std::fmt::Display for RemoteError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} (code {})", self.text, self.code)
+    }
+}
+
+impl std::error::Error for RemoteError {}
+
+impl std::fmt::Display for SendError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::TooLarge { len, max } => write!(f, "a message of {len} bytes is too large: at most {max}"),
+            Self::TooManyInFlight { limit } => write!(f, "{limit} calls are in flight, which is the limit"),
+            Self::TimedOut => f.write_str("no room for the request in time"),
+            Self::Disconnected => f.write_str("the server is gone"),
+            Self::ShutDown => f.write_str("the server has shut down"),
+            Self::PeerFault(fault) => fault.fmt(f),
+            Self::Forked => f.write_str("the session belongs to the parent process"),
+        }
+    }
+}
+
+impl std::error::Error for SendError {}
+
+impl std::fmt::Display for RecvError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NothingInFlight => f.write_str("no call is in flight"),
+            Self::TimedOut => f.write_str("no answer in time"),
+            Self::Disconnected => f.write_str("the server is gone"),
+            Self::ShutDown => f.write_str("the server has shut down"),
+            Self::PeerFault(fault) => fault.fmt(f),
+            Self::Forked => f.write_str("the session belongs to the parent process"),
+        }
+    }
+}
+
+impl std::error::Error for RecvError {}
+
+impl std::fmt::Display for CallError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let executed = |maybe: &bool| if *maybe { "may have been executed" } else { "was not executed" };
+        match self {
+            Self::TooLarge { len, max } => write!(f, "a message of {len} bytes is too large: at most {max}"),
+            Self::TooManyInFlight { limit } => write!(f, "{limit} calls are in flight, which is the limit"),
+            Self::TimedOut { maybe_executed } => {
+                write!(f, "no answer in time; the request {}", executed(maybe_executed))
+            }
+            Self::Disconnected { maybe_executed } => {
+                write!(f, "the server is gone; the request {}", executed(maybe_executed))
+            }
+            Self::ShutDown { maybe_executed } => {
+                write!(f, "the server has shut down; the request {}", executed(maybe_executed))
+            }
+            Self::Remote(error) => write!(f, "the server answered with an error: {error}"),
+            Self::NotAStream => f.write_str("there is no such stream, or it has ended"),
+            Self::PeerFault(fault) => fault.fmt(f),
+            Self::Forked => f.write_str("the session belongs to the parent process"),
+        }
+    }
+}
+
+impl std::error::Error for CallError {}
+
+impl CallError {
+    /// What an error that the server answered means to the caller.
+    pub(super) fn of(error: RemoteError) -> Self {
+        match error.code {
+            layout::code::DEADLINE_EXCEEDED => Self::TimedOut { maybe_executed: false },
+            layout::code::SHUTTING_DOWN => Self::ShutDown { maybe_executed: false },
+            _ => Self::Remote(error),
+        }
+    }
+}
+
+impl From<SendError> for CallError {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::TooLarge { len, max } => Self::TooLarge { len, max },
+            SendError::TooManyInFlight { limit } => Self::TooManyInFlight { limit },
+            SendError::TimedOut => Self::TimedOut { maybe_executed: false },
+            SendError::Disconnected => Self::Disconnected { maybe_executed: false },
+            SendError::ShutDown => Self::ShutDown { maybe_executed: false },
+            SendError::PeerFault(fault) => Self::PeerFault(fault),
+            SendError::Forked => Self::Forked,
+        }
+    }
+}
+
+/// Why a session is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Over {
+    Disconnected,
+    ShutDown,
+    PeerFault(PeerFault),
+    Forked,
+}
+
+impl From<PeerFault> for Over {
+    fn from(fault: PeerFault) -> Self {
+        Self::PeerFault(fault)
+    }
+}
+
+impl Over {
+    /// By the code of a goodbye that came among the answers.
+    pub(super) fn of_goodbye(code: u16) -> Self {
+        match u8::try_from(code).ok().and_then(Farewell::from_byte) {
+            None | Some(Farewell::ShutDown) => Self::ShutDown,
+            Some(_) => Self::Disconnected,
+        }
+    }
+
+    pub(super) fn as_send(self) -> SendError {
+        match self {
+            Self::Disconnected => SendError::Disconnected,
+            Self::ShutDown => SendError::ShutDown,
+            Self::PeerFault(fault) => SendError::PeerFault(fault),
+            Self::Forked => SendError::Forked,
+        }
+    }
+
+    pub(super) fn as_recv(self) -> RecvError {
+        match self {
+            Self::Disconnected => RecvError::Disconnected,
+            Self::ShutDown => RecvError::ShutDown,
+            Self::PeerFault(fault) => RecvError::PeerFault(fault),
+            Self::Forked => RecvError::Forked,
+        }
+    }
+
+    pub(super) fn as_call(self, maybe_executed: bool) -> CallError {
+        match self {
+            Self::Disconnected => CallError::Disconnected { maybe_executed },
+            Self::ShutDown => CallError::ShutDown { maybe_executed },
+            Self::PeerFault(fault) => CallError::PeerFault(fault),
+            Self::Forked => CallError::Forked,
+        }
+    }
+}
+
+/// Why a wait ended without a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WaitEnd {
+    TimedOut,
+    Over(Over),
+}

@@ -1,0 +1,140 @@
+//! How to connect.
+
+use super::Client;
+use crate::flight::AnswerOrder;
+use crate::handshake::{self, ConnectError, HelloOptions, TransportChoice};
+use crate::wait::WaitSettings;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How to connect. The defaults are good for most.
+#[derive(Debug, Clone)]
+#[must_use = "options do nothing until `connect`"]
+pub struct ConnectOptions {
+    hello: HelloOptions,
+    timeout: Option<Duration>,
+    wait_for_server: bool,
+    pub(super) max_in_flight: usize,
+    pub(super) max_events: usize,
+    pub(super) send_deadlines: bool,
+    pub(super) wait: WaitSettings,
+}
+
+impl Default for ConnectOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ConnectOptions {
+    /// The defaults: the server's sizes, five seconds for the handshake, 1024 calls in flight.
+    pub fn new() -> Self {
+        Self {
+            hello: HelloOptions { name: crate::server::program_name(), ..HelloOptions::default() },
+            timeout: Some(Duration::from_secs(5)),
+            wait_for_server: false,
+            max_in_flight: 1024,
+            max_events: 1024,
+            send_deadlines: true,
+            wait: WaitSettings::client(),
+        }
+    }
+
+    /// Capacity of each ring in bytes: a power of two from 2 KiB to 1 GiB. Default: the server's choice.
+    pub fn ring_capacity(mut self, bytes: u64) -> Self {
+        self.hello.request_capacity = bytes;
+        self.hello.response_capacity = bytes;
+        self
+    }
+
+    /// Largest message either way in bytes. The server's limit holds if it is smaller.
+    pub fn max_message(mut self, bytes: u64) -> Self {
+        self.hello.max_message = bytes;
+        self
+    }
+
+    /// A name for tools to show, at most 48 bytes. Default: the name of the program.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.hello.name = name.into();
+        self
+    }
+
+    /// How long connecting may take; `None` waits for ever. Default 5 s.
+    pub fn timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Whether to wait for a server that does not listen yet, within [`Self::timeout`]: for programs that start their
+    /// server themselves. Looks every few milliseconds. Default: no.
+    pub fn wait_for_server(mut self, wait: bool) -> Self {
+        self.wait_for_server = wait;
+        self
+    }
+
+    /// How many calls may be without an answer at once. Default 1024.
+    pub fn max_in_flight(mut self, calls: usize) -> Self {
+        self.max_in_flight = calls;
+        self
+    }
+
+    /// What carries the session. Default [`TransportChoice::Auto`].
+    pub fn transport(mut self, transport: TransportChoice) -> Self {
+        self.hello.transport = transport;
+        self
+    }
+
+    /// In which order answers come. With [`AnswerOrder::Request`] a slow request holds up the answers behind it.
+    /// Default: the server's choice, which is [`AnswerOrder::Completion`] unless set otherwise.
+    pub fn answer_order(mut self, order: AnswerOrder) -> Self {
+        self.hello.ordered = order == AnswerOrder::Request;
+        self
+    }
+
+    /// How many events are kept until they are asked for; the oldest are dropped beyond that, and
+    /// [`Client::next_event`] says how many. Default 1024.
+    pub fn max_events(mut self, events: usize) -> Self {
+        self.max_events = events;
+        self
+    }
+
+    /// Whether calls with a timeout tell the server until when they wait, so that it need not run what nobody waits
+    /// for any more. Costs 8 bytes a request. Default: yes.
+    pub fn send_deadlines(mut self, send: bool) -> Self {
+        self.send_deadlines = send;
+        self
+    }
+
+    /// The waiting policy. Default [`WaitSettings::client`].
+    pub fn wait(mut self, settings: WaitSettings) -> Self {
+        self.wait = settings;
+        self
+    }
+
+    /// Connects to the server that listens at `path`.
+    ///
+    /// # Errors
+    /// [`ConnectError`] says what is in the way.
+    pub fn connect(self, path: impl AsRef<Path>) -> Result<Client, ConnectError> {
+        if self.max_in_flight == 0 {
+            return Err(ConnectError::InvalidOption("max_in_flight is 0"));
+        }
+        if self.max_events == 0 {
+            return Err(ConnectError::InvalidOption("max_events is 0"));
+        }
+        let deadline = self.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let mut pause = Duration::from_millis(1);
+        loop {
+            match handshake::attach(path.as_ref(), &self.hello, deadline) {
+                Ok(attached) => return Ok(Client::new(attached, &self)),
+                Err(ConnectError::NoSuchSocket(_) | ConnectError::NobodyListens(_))
+                    if self.wait_for_server && deadline.is_none_or(|deadline| Instant::now() < deadline) =>
+                {
+                    std::thread::sleep(pause);
+                    pause = (2 * pause).min(Duration::from_millis(16));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! Answers that come in several items, and events that belong to no call. Both arrive among the answers, and are kept
+//! until they are asked for: items within the window that the client grants, events up to a limit.
+
+use super::Client;
+use super::error::{CallError, Over, RemoteError, SendError, WaitEnd};
+use crate::calls::{CallId, Waiting};
+use crate::clock::Deadline;
+use crate::layout::{Interest, Kind, STREAM_WINDOW};
+use crate::session::{Head, PeerFault, Progress, Sent};
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+/// One streamed answer.
+#[derive(Debug, Default)]
+struct Incoming {
+    items: VecDeque<Vec<u8>>,
+    /// Items that were taken and not granted anew.
+    taken: u16,
+    end: Option<Result<(), RemoteError>>,
+}
+
+/// The streamed answers of one client that are not over, or not asked for to their end.
+#[derive(Debug, Default)]
+pub(super) struct Streams {
+    of_calls: HashMap<u64, Incoming>,
+    /// How many of them have not ended.
+    open: usize,
+}
+
+impl Streams {
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.of_calls.is_empty()
+    }
+
+    /// Streams that have not ended.
+    pub(super) fn open(&self) -> usize {
+        self.open
+    }
+}
+
+/// Events that were not asked for yet.
+#[derive(Debug)]
+pub(super) struct Events {
+    kept: VecDeque<Vec<u8>>,
+    most: usize,
+    missed: u64,
+}
+
+impl Events {
+    pub(super) fn new(most: usize) -> Self {
+        Self { kept: VecDeque::new(), most, missed: 0 }
+    }
+
+    fn add(&mut self, event: Vec<u8>) {
+        if self.kept.len() >= self.most {
+            self.kept.pop_front();
+            self.missed += 1;
+        }
+        self.kept.push_back(event);
+    }
+
+    fn next(&mut self) -> Option<Result<Vec<u8>, u64>> {
+        match std::mem::take(&mut self.missed) {
+            0 => self.kept.pop_front().map(Ok),
+            missed => Some(Err(missed)),
+        }
+    }
+}
+
+/// Why there is no event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EventError {
+    /// None came in time.
+    TimedOut,
+    /// The oldest events were dropped, since more came than were asked for
+    /// ([`ConnectOptions::max_events`](crate::ConnectOptions::max_events)). Said once; later events follow.
+    Missed {
+        /// How many.
+        events: u64,
+    },
+    /// The server is gone.
+    Disconnected,
+    /// The server has shut down.
+    ShutDown,
+    /// The server broke the protocol; the session is over.
+    PeerFault(PeerFault),
+    /// This process is a fork of the one that connected.
+    Forked,
+}
+
+impl std::fmt::Display for EventError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::TimedOut => f.write_str("no event in time"),
+            Self::Missed { events } => write!(f, "{events} events were dropped, which nobody had asked for"),
+            Self::Disconnected => f.write_str("the server is gone"),
+            Self::ShutDown => f.write_str("the server has shut down"),
+            Self::PeerFault(fault) => fault.fmt(f),
+            Self::Forked => f.write_str("the session belongs to the parent process"),
+        }
+    }
+}
+
+impl std::error::Error for EventError {}
+
+impl From<Over> for EventError {
+    fn from(over: Over) -> Self {
+        match over {
+            Over::Disconnected => Self::Disconnected,
+            Over::ShutDown => Self::ShutDown,
+            Over::PeerFault(fault) => Self::PeerFault(fault),
+            Over::Forked => Self::Forked,
+        }
+    }
+}
+
+/// A streamed answer, item by item. Dropping it before its end cancels the call.
+#[derive(Debug)]
+pub struct Stream<'a> {
+    client: &'a mut Client,
+    call: CallId,
+    item: Vec<u8>,
+}
+
+impl Stream<'_> {
+    /// The call that this answers.
+    pub fn call(&self) -> CallId {
+        self.call
+    }
+
+    /// The next item; `None` at the end. Waits at most `timeout`: `None` waits for ever, zero does not wait.
+    ///
+    /// # Errors
+    /// As [`Client::next_item`].
+    pub fn next(&mut self, timeout: Option<Duration>) -> Result<Option<&[u8]>, CallError> {
+        let there = self.client.next_item(self.call, &mut self.item, timeout)?;
+        Ok(there.then_some(&self.item[..]))
+    }
+}
+
+impl Drop for Stream<'_> {
+    fn drop(&mut self) {
+        self.client.close_stream(self.call);
+    }
+}
+
+/// Events, one after the other; ends with the session.
+#[derive(Debug)]
+pub struct EventIter<'a> {
+    client: &'a mut Client,
+    over: bool,
+}
+
+impl Iterator for EventIter<'_> {
+    type Item = Result<Vec<u8>, EventError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.over {
+            return None;
+        }
+        let event = self.client.next_event(None);
+        self.over = !matches!(event, Ok(_) | Err(EventError::Missed { .. }));
+        Some(event)
+    }
+}
+
+impl Client {
+    /// Sends a request whose answer comes in items. Waits for room as long as it takes.
+    ///
+    /// A server that answers with one response instead makes a stream of one item.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub fn call_stream(&mut self, request: &[u8]) -> Result<Stream<'_>, SendError> {
+        let call = self.open_stream(request, None)?;
+        Ok(Stream { client: self, call, item: Vec::new() })
+    }
+
+    /// As [`Self::call_stream`], for several streams and calls at a time: items are had by [`Self::next_item`]. Waits
+    /// for room at most `timeout`: `None` waits for ever, zero does not wait.
+    ///
+    /// # Errors
+    /// As [`Self::send_timeout`].
+    pub fn open_stream(&mut self, request: &[u8], timeout: Option<Duration>) -> Result<CallId, SendError> {
+        let call = self.send_until(request, &mut Deadline::after(timeout))?;
+        self.streams.of_calls.insert(call.as_u64(), Incoming::default());
+        self.streams.open += 1;
+        Ok(call)
+    }
+
+    /// Replaces the content of `item` with the next item of a stream; false at its end, after which the stream is
+    /// closed. Waits at most `timeout`: `None` waits for ever, zero does not wait. Answers of other calls that arrive
+    /// meanwhile are set aside.
+    ///
+    /// # Errors
+    /// [`CallError::Remote`] ends the stream, as does every other error but [`CallError::TimedOut`].
+    /// [`CallError::NotAStream`] if there is no such stream.
+    pub fn next_item(
+        &mut self,
+        call: CallId,
+        item: &mut Vec<u8>,
+        timeout: Option<Duration>,
+    ) -> Result<bool, CallError> {
+        if !self.origin.is_here() {
+            return Err(CallError::Forked);
+        }
+        let waited = match self.next_kept(call)? {
+            Some(next) => Ok(next),
+            None => match self.usable() {
+                Err(over) => Err(WaitEnd::Over(over)),
+                Ok(()) => self.wait(&mut Deadline::after(timeout), Interest::DATA, |client| {
+                    client.grant(call)?;
+                    client.drain()?;
+                    let stream = client.streams.of_calls.get_mut(&call.as_u64());
+                    Ok(stream.and_then(Incoming::next))
+                }),
+            },
+        };
+        match waited {
+            Ok(Next::Item(next)) => {
+                *item = next;
+                self.grant(call).map_err(|over| self.fail(over).as_call(true))?;
+                Ok(true)
+            }
+            Ok(Next::End(end)) => {
+                self.streams.of_calls.remove(&call.as_u64());
+                end.map(|()| false).map_err(CallError::Remote)
+            }
+            Err(WaitEnd::TimedOut) => {
+                self.session.counts.timeouts += 1;
+                Err(CallError::TimedOut { maybe_executed: true })
+            }
+            Err(WaitEnd::Over(over)) => Err(over.as_call(true)),
+        }
+    }
+
+    fn next_kept(&mut self, call: CallId) -> Result<Option<Next>, CallError> {
+        let stream = self.streams.of_calls.get_mut(&call.as_u64()).ok_or(CallError::NotAStream)?;
+        Ok(stream.next())
+    }
+
+    /// Gives up a stream: the server is told, and items that still come are dropped. Nothing happens if it has ended.
+    pub fn close_stream(&mut self, call: CallId) {
+        let Some(stream) = self.streams.of_calls.remove(&call.as_u64()) else { return };
+        if stream.end.is_none() {
+            self.streams.open -= 1;
+            self.calls.abandon(call);
+            if self.usable().is_ok() {
+                self.cancel(call);
+            }
+        }
+    }
+
+    /// Lets the server send more items once half of the window was taken.
+    fn grant(&mut self, call: CallId) -> Result<(), Over> {
+        let Some(stream) = self.streams.of_calls.get_mut(&call.as_u64()) else { return Ok(()) };
+        if stream.taken < STREAM_WINDOW / 2 || stream.end.is_some() || self.over.is_some() {
+            return Ok(());
+        }
+        let credit = Head::with_code(Kind::Credit, stream.taken, call.as_u64());
+        // Without room it is said at the next look.
+        if self.session.send(credit, 0, &[], &mut Progress::default())? == Sent::Done {
+            stream.taken = 0;
+        }
+        Ok(())
+    }
+
+    /// The next event that the server pushed. Waits at most `timeout`: `None` waits for ever, zero does not wait.
+    /// Answers that arrive meanwhile are set aside.
+    ///
+    /// # Errors
+    /// [`EventError`].
+    pub fn next_event(&mut self, timeout: Option<Duration>) -> Result<Vec<u8>, EventError> {
+        if !self.origin.is_here() {
+            return Err(EventError::Forked);
+        }
+        let next = match self.events.next() {
+            Some(next) => next,
+            None => {
+                self.usable()?;
+                let waited = self.wait(&mut Deadline::after(timeout), Interest::DATA, |client| {
+                    client.drain()?;
+                    Ok(client.events.next())
+                });
+                match waited {
+                    Ok(next) => next,
+                    Err(WaitEnd::TimedOut) => return Err(EventError::TimedOut),
+                    Err(WaitEnd::Over(over)) => return Err(over.into()),
+                }
+            }
+        };
+        next.map_err(|events| EventError::Missed { events })
+    }
+
+    /// All events that the server pushes, until the session is over. Waits for each as long as it takes.
+    pub fn events(&mut self) -> EventIter<'_> {
+        EventIter { client: self, over: false }
+    }
+
+    /// Takes in what is no plain answer. Whether it is an answer (an error, for a call that is no stream) all the same.
+    #[cold]
+    pub(super) fn accept_other(&mut self, head: Head) -> Result<bool, Over> {
+        let call = head.call;
+        let kind = head.kind();
+        match kind {
+            Kind::Event => {
+                self.events.add(std::mem::take(&mut self.buffer));
+                return Ok(false);
+            }
+            Kind::StreamItem | Kind::StreamEnd | Kind::Response | Kind::Error => {}
+            kind => return Err(PeerFault::UnexpectedKind(kind).into()),
+        }
+        if kind == Kind::Error {
+            self.session.counts.errors += 1;
+        }
+        let state = self.calls.state(call).ok_or(PeerFault::UnknownCall(call))?;
+        if let Some(stream) = self.streams.of_calls.get_mut(&call) {
+            if matches!(kind, Kind::StreamItem | Kind::Response) {
+                if kind == Kind::StreamItem && stream.items.len() >= STREAM_WINDOW.into() {
+                    return Err(PeerFault::TooManyItems(call).into());
+                }
+                stream.items.push_back(std::mem::take(&mut self.buffer));
+            }
+            if kind != Kind::StreamItem {
+                stream.end = Some(match kind {
+                    Kind::Error => Err(RemoteError::of(head, &self.buffer)),
+                    _ => Ok(()),
+                });
+                self.streams.open -= 1;
+                self.calls.end(call);
+            }
+            return Ok(false);
+        }
+        match (state, kind) {
+            (Waiting::Abandoned, Kind::StreamItem) => Ok(false),
+            (Waiting::Abandoned, _) => {
+                self.calls.end(call);
+                self.session.counts.late_answers += 1;
+                Ok(false)
+            }
+            (Waiting::Wanted, Kind::StreamItem) => {
+                // The answer is a stream, which this caller did not ask for.
+                self.calls.abandon(CallId(call));
+                self.cancel(CallId(call));
+                Ok(true)
+            }
+            (Waiting::Wanted, _) => {
+                self.calls.end(call);
+                Ok(true)
+            }
+        }
+    }
+}
+
+/// What a stream has next.
+enum Next {
+    Item(Vec<u8>),
+    End(Result<(), RemoteError>),
+}
+
+impl Incoming {
+    fn next(&mut self) -> Option<Next> {
+        if let Some(item) = self.items.pop_front() {
+            self.taken = self.taken.saturating_add(1);
+            return Some(Next::Item(item));
+        }
+        self.end.take().map(Next::End)
+    }
+}

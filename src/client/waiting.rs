@@ -1,0 +1,306 @@
+//! How a client waits: for rings it spins, yields and parks on its bell; for a socket it polls.
+
+use super::error::{Over, WaitEnd};
+use super::{CHECK_EVERY_NS, Client};
+use crate::bell::{Rescue, Sleeper, before_looking_again};
+use crate::clock::{Deadline, now_ns, timespec};
+use crate::handshake::lifeline::{Farewell, WAKE};
+use crate::layout::{Hints, Interest, Mode};
+use crate::memory::{OwnWord, PeerWord};
+use crate::session::{PeerFault, Readiness, Session};
+use crate::sync::{Ordering, spin_hint};
+use crate::wait::{Step, Surroundings};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fd::OwnedFd;
+use std::time::Duration;
+
+/// What a client sleeps on.
+#[derive(Debug)]
+pub(super) enum Bed {
+    Shared(SharedBed),
+    /// The socket that carries the session.
+    Socket,
+}
+
+#[derive(Debug)]
+pub(super) struct SharedBed {
+    pub(super) sleeper: Sleeper,
+    pub(super) hints: OwnWord,
+    pub(super) server_hints: PeerWord,
+    pub(super) cpu: Option<u32>,
+    /// The server's pidfd.
+    pub(super) server: Option<OwnedFd>,
+}
+
+/// How a sleep ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Slept {
+    /// It was called off.
+    Not,
+    /// By a ring, or for no reason.
+    Rung,
+    /// By the clock.
+    Out,
+}
+
+impl Client {
+    /// Waits until `look` finds something: spins, yields and parks as the policy says.
+    #[inline]
+    pub(super) fn wait<T>(
+        &mut self,
+        deadline: &mut Deadline,
+        interest: Interest,
+        mut look: impl FnMut(&mut Self) -> Result<Option<T>, Over>,
+    ) -> Result<T, WaitEnd> {
+        if *deadline == Deadline::Now && self.session.is_socket() {
+            // Nobody asks the kernel before the one look that there will be.
+            self.session.ready(Readiness { readable: true, ..Readiness::default() });
+        }
+        loop {
+            match look(self) {
+                Ok(Some(found)) => {
+                    self.waited();
+                    return Ok(found);
+                }
+                Ok(None) => {}
+                Err(over) => {
+                    self.waiter.given_up();
+                    return Err(WaitEnd::Over(self.fail(over)));
+                }
+            }
+            if self.session.has_ended() {
+                self.waiter.given_up();
+                return Err(WaitEnd::Over(self.fail(Over::Disconnected)));
+            }
+            if *deadline == Deadline::Now {
+                return self.without_waiting();
+            }
+            if let Bed::Socket = self.bed {
+                self.wait_for_socket(deadline)?;
+                continue;
+            }
+            let around = self.surroundings();
+            match self.waiter.step(around, now_ns) {
+                Step::Spin(polls) => self.spin(polls),
+                step => self.wait_slowly(step, deadline, interest)?,
+            }
+        }
+    }
+
+    #[inline]
+    fn waited(&mut self) {
+        if self.waiter.is_off_cpu() {
+            self.hint(false);
+        }
+        self.waiter.found(now_ns);
+    }
+
+    #[inline]
+    fn spin(&self, polls: u32) {
+        self.session.watch(polls, || {
+            spin_hint();
+            false
+        });
+    }
+
+    #[inline]
+    fn surroundings(&self) -> Surroundings {
+        let Bed::Shared(bed) = &self.bed else { return Surroundings::default() };
+        let server = Hints(bed.server_hints.load());
+        Surroundings { peer_cannot_run: server.cpu().is_some() && server.cpu() == bed.cpu, crowded: false }
+    }
+
+    /// Nothing is there and nothing is waited for: the one moment at which a client that only ever polls learns
+    /// that the server is gone.
+    #[cold]
+    fn without_waiting<T>(&mut self) -> Result<T, WaitEnd> {
+        self.waiter.given_up();
+        self.session.flush();
+        Err(self.timed_out(now_ns()))
+    }
+
+    /// A wait ends without a result. Now and then that is the moment to see whether the server is still there, for
+    /// clients that never wait for long.
+    pub(super) fn timed_out(&mut self, now: u64) -> WaitEnd {
+        self.waiter.given_up();
+        if now.saturating_sub(self.checked_at) < CHECK_EVERY_NS {
+            return WaitEnd::TimedOut;
+        }
+        self.checked_at = now;
+        match self.check_server() {
+            Ok(()) => WaitEnd::TimedOut,
+            Err(_) if self.session.has_pending() => WaitEnd::TimedOut,
+            Err(over) => WaitEnd::Over(self.fail(over)),
+        }
+    }
+
+    #[cold]
+    fn wait_slowly(
+        &mut self,
+        step: Step,
+        deadline: &mut Deadline,
+        interest: Interest,
+    ) -> Result<(), WaitEnd> {
+        self.session.flush();
+        let now = now_ns();
+        if deadline.passed(now) {
+            self.hint(false);
+            return Err(self.timed_out(now));
+        }
+        if step == Step::Yield {
+            self.hint(false);
+            rustix::thread::sched_yield();
+            return Ok(());
+        }
+        if let Some(over) = self.verdict {
+            // The server is known to be gone: what it published is read, and nobody will publish more.
+            if self.session.has_pending() {
+                return Ok(());
+            }
+            self.waiter.given_up();
+            return Err(WaitEnd::Over(self.fail(over)));
+        }
+        self.session.retry_abort().map_err(|fault| WaitEnd::Over(self.fail(fault.into())))?;
+        self.session.settle();
+        self.store_counts();
+        if self.park(now, *deadline, interest) == Slept::Out {
+            // Time to see whether the server is still there.
+            if let Err(over) = self.check_server() {
+                // What it published before it went is still good.
+                if !self.session.has_pending() {
+                    self.waiter.given_up();
+                    return Err(WaitEnd::Over(self.fail(over)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn park(&mut self, now: u64, deadline: Deadline, interest: Interest) -> Slept {
+        self.hint(true);
+        let until = deadline.within(now, self.waiter.settings().backstop);
+        let Self { bed: Bed::Shared(bed), session, .. } = self else { return Slept::Not };
+        let ticket = bed.sleeper.arm(Mode::Futex, interest);
+        crate::kill_point!("client-armed");
+        before_looking_again();
+        if something_came(session, interest) || bed.sleeper.rung(ticket) {
+            bed.sleeper.disarm();
+            session.counts.arms_called_off += 1;
+            return Slept::Not;
+        }
+        session.counts.parks += 1;
+        bed.sleeper.seq().wait(ticket.0, Some(timespec(until)));
+        let slept = if now_ns() < until { Slept::Rung } else { Slept::Out };
+        let rescue = if slept == Slept::Out && something_came(session, interest) {
+            // Still armed: whoever published it rings, now or in a moment.
+            Some(bed.sleeper.rescue(ticket))
+        } else {
+            None
+        };
+        bed.sleeper.disarm();
+        match rescue {
+            None => {}
+            Some(Rescue::LateRing) => self.session.counts.late_rings += 1,
+            // A ring that died with its ringer was not lost: nobody lived to make it.
+            Some(Rescue::LostWake) if self.check_server().is_err() => self.session.counts.late_rings += 1,
+            Some(Rescue::LostWake) => self.session.counts.backstop_rescues += 1,
+        }
+        slept
+    }
+
+    /// Sleeps until the socket has something, or takes what is unsent, at most until `deadline`. A socket's wake-up
+    /// costs so much that looking out for it brings little; and the kernel tells of every death.
+    #[cold]
+    fn wait_for_socket(&mut self, deadline: &mut Deadline) -> Result<(), WaitEnd> {
+        self.session.retry_abort().map_err(|fault| WaitEnd::Over(self.fail(fault.into())))?;
+        self.session.flush();
+        let now = now_ns();
+        if deadline.passed(now) {
+            return Err(self.timed_out(now));
+        }
+        let wanted = PollFlags::IN | PollFlags::RDHUP;
+        let wanted = if self.session.has_unsent() { wanted | PollFlags::OUT } else { wanted };
+        let left = match *deadline {
+            Deadline::At(at) => rustix::event::Timespec::try_from(Duration::from_nanos(at - now)).ok(),
+            _ => None,
+        };
+        self.session.counts.parks += 1;
+        let mut polled = [PollFd::new(self.session.lifeline(), wanted)];
+        // EINTR and every other error: look again.
+        let _ = poll(&mut polled, left.as_ref());
+        let found = polled[0].revents();
+        self.session.ready(Readiness {
+            readable: found.contains(PollFlags::IN),
+            writable: found.contains(PollFlags::OUT),
+            hung_up: found.intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR),
+        });
+        Ok(())
+    }
+
+    /// Whether the server is still there, by its lifeline and its pidfd.
+    fn check_server(&mut self) -> Result<(), Over> {
+        if let Some(verdict) = self.verdict {
+            return Err(verdict);
+        }
+        // A socket that carries the session says so itself, in turn with what it carries.
+        let Bed::Shared(bed) = &self.bed else { return Ok(()) };
+        let checked = check_lifeline(self.session.lifeline(), bed.server.as_ref());
+        self.verdict = checked.err();
+        checked
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "CPU numbers are small")]
+    pub(super) fn hint(&mut self, off: bool) {
+        let Bed::Shared(bed) = &mut self.bed else { return };
+        bed.cpu = Some(rustix::thread::sched_getcpu() as u32);
+        // Relaxed: advice.
+        bed.hints.store(Hints::new(bed.cpu, off).0, Ordering::Relaxed);
+    }
+
+    pub(super) fn store_counts(&mut self) {
+        let waits = self.waiter.counts();
+        let counts = &mut self.session.counts;
+        counts.spins_paid = waits.spins_paid;
+        counts.yields = waits.yields;
+        counts.slow_episodes = waits.slow_episodes;
+        counts.in_flight = self.calls.wanted() as u64;
+        self.session.store_counts();
+    }
+}
+
+fn something_came(session: &mut Session, interest: Interest) -> bool {
+    session.has_pending() || (interest.meets(Interest::SPACE) && session.room_appeared())
+}
+
+/// What the lifeline and the server's pidfd say.
+fn check_lifeline(lifeline: &OwnedFd, server: Option<&OwnedFd>) -> Result<(), Over> {
+    let mut bytes = [0; 64];
+    // A bounded number of reads: a server that floods the lifeline gains no more of this thread's time.
+    for _ in 0..4 {
+        let received = rustix::net::recv(lifeline, &mut bytes[..], rustix::net::RecvFlags::DONTWAIT);
+        match received.map(|(count, _)| count) {
+            Ok(0) => return Err(Over::Disconnected),
+            Ok(count) => {
+                for byte in &bytes[..count] {
+                    match *byte {
+                        WAKE => {}
+                        byte if Farewell::from_byte(byte) == Some(Farewell::ShutDown) => {
+                            return Err(Over::ShutDown);
+                        }
+                        0x80.. => return Err(Over::Disconnected),
+                        _ => return Err(PeerFault::Lifeline.into()),
+                    }
+                }
+            }
+            Err(rustix::io::Errno::AGAIN) => break,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return Err(Over::Disconnected),
+        }
+    }
+    let Some(server) = server else { return Ok(()) };
+    let zero = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    match poll(&mut [PollFd::new(server, PollFlags::IN)], Some(&zero)) {
+        Ok(1..) => Err(Over::Disconnected),
+        _ => Ok(()),
+    }
+}

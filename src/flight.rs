@@ -1,0 +1,322 @@
+//! L4: requests whose answer comes later, possibly from another thread, and the queue on which answers come back to
+//! the reactor.
+//!
+//! # Why no answer is missed
+//!
+//! A completer pushes under the lock, stores `any` and rings the reactor's private bell; the ring begins with a fence.
+//! A reactor that is about to sleep arms, fences, and looks at `any` again. Of the two fences one comes first: either
+//! the reactor sees `any`, or the completer sees the bell armed and wakes it, once for each arm. This is the argument
+//! of `bell.rs` for a queue instead of a ring; `loom-tests/src/notify.rs` checks it.
+
+use crate::handshake::{FallbackReason, PeerInfo};
+use crate::layout::{self, Kind};
+use crate::park::Notifier;
+use crate::sync::{Ordering, PlainBool, PlainU64};
+use std::cell::RefCell;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+/// What carries a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Transport {
+    /// Two rings in shared memory.
+    SharedMemory,
+    /// The Unix domain socket itself.
+    Socket {
+        /// Why not shared memory.
+        reason: FallbackReason,
+    },
+}
+
+impl std::fmt::Display for Transport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::SharedMemory => f.write_str("shared memory"),
+            Self::Socket { reason } => write!(f, "socket ({reason})"),
+        }
+    }
+}
+
+/// In which order the answers of one session are sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum AnswerOrder {
+    /// As they are completed; the call id says which call each belongs to.
+    #[default]
+    Completion,
+    /// As the requests came. An answer that is complete before its turn is kept until then.
+    Request,
+}
+
+/// What all threads know of one session.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    pub(crate) id: u64,
+    pub(crate) peer: PeerInfo,
+    pub(crate) transport: Transport,
+    pub(crate) order: AnswerOrder,
+    pub(crate) max_message: usize,
+    pub(crate) open: PlainBool,
+    /// Events that were pushed and not sent yet, and how many there may be.
+    pub(crate) events: PlainU64,
+    pub(crate) events_most: u64,
+    pub(crate) completions: Arc<Completions>,
+}
+
+/// One request that was taken, until its last answer.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    pub(crate) caller: Arc<Caller>,
+    pub(crate) call: u64,
+    /// CLOCK_MONOTONIC ns; 0 for none.
+    pub(crate) until: u64,
+    /// Its place in the session's table.
+    pub(crate) place: u32,
+    /// Wants no answer.
+    pub(crate) one_way: bool,
+    cancelled: PlainBool,
+    credit: Mutex<Credit>,
+    more: Condvar,
+}
+
+/// How many items of a streamed answer may be sent.
+#[derive(Debug)]
+struct Credit {
+    left: u64,
+    /// Nobody wants more items.
+    over: Option<StreamOver>,
+}
+
+/// Why a streamed answer cannot go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StreamOver {
+    Cancelled,
+    Gone,
+}
+
+impl Flight {
+    pub(crate) fn new(caller: Arc<Caller>, call: u64, until: u64, one_way: bool) -> Self {
+        Self {
+            caller,
+            call,
+            until,
+            place: 0,
+            one_way,
+            cancelled: PlainBool::new(false),
+            credit: Mutex::new(Credit { left: layout::STREAM_WINDOW.into(), over: None }),
+            more: Condvar::new(),
+        }
+    }
+
+    /// Makes it another request of the same session.
+    pub(crate) fn renew(&mut self, call: u64, until: u64, one_way: bool) {
+        (self.call, self.until, self.one_way) = (call, until, one_way);
+        // Relaxed: this thread has it to itself.
+        self.cancelled.store(false, Ordering::Relaxed);
+        let credit = self.credit.get_mut().unwrap_or_else(PoisonError::into_inner);
+        *credit = Credit { left: layout::STREAM_WINDOW.into(), over: None };
+    }
+
+    /// Whether nobody wants the answer any more.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        // Relaxed: advice.
+        self.cancelled.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_expired(&self) -> bool {
+        self.until != 0 && crate::clock::now_ns() >= self.until
+    }
+
+    fn credit(&self) -> MutexGuard<'_, Credit> {
+        self.credit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The client takes more items.
+    pub(crate) fn grant(&self, items: u16) {
+        // A client that grants without end gives up a bound of its own memory only.
+        let mut credit = self.credit();
+        credit.left = credit.left.saturating_add(items.into());
+        drop(credit);
+        self.more.notify_all();
+    }
+
+    /// Nobody wants the answer any more.
+    pub(crate) fn give_up(&self, why: StreamOver) {
+        self.cancelled.store(true, Ordering::Relaxed);
+        self.credit().over.get_or_insert(why);
+        self.more.notify_all();
+    }
+
+    /// Takes the right to send one item, waiting until `deadline`. `Ok(false)` if there is none in time.
+    pub(crate) fn take_credit(&self, deadline: Option<Instant>) -> Result<bool, StreamOver> {
+        let mut credit = self.credit();
+        loop {
+            if let Some(over) = credit.over {
+                return Err(over);
+            }
+            if credit.left > 0 {
+                credit.left -= 1;
+                return Ok(true);
+            }
+            credit = match deadline {
+                None => self.more.wait(credit).unwrap_or_else(PoisonError::into_inner),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return Ok(false);
+                    }
+                    self.more.wait_timeout(credit, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+}
+
+/// To whom something is to be sent.
+#[derive(Debug)]
+pub(crate) enum To {
+    Flight(Arc<Flight>),
+    Caller(Arc<Caller>),
+}
+
+/// What is to be sent.
+#[derive(Debug)]
+pub(crate) struct Completion {
+    pub(crate) to: To,
+    /// [`Kind::OneWay`]: nothing, the handler is done with a request that wants no answer.
+    pub(crate) kind: Kind,
+    pub(crate) code: u16,
+    pub(crate) payload: Vec<u8>,
+}
+
+/// Whether this is the last frame of an answer.
+pub(crate) fn is_final(kind: Kind) -> bool {
+    matches!(kind, Kind::Response | Kind::Error | Kind::StreamEnd | Kind::OneWay)
+}
+
+/// What comes back to the reactor from whichever threads handle requests.
+#[derive(Debug)]
+pub(crate) struct Completions {
+    /// `None` once nobody reads them any more.
+    queue: Mutex<Option<Vec<Completion>>>,
+    any: PlainBool,
+    notifier: Arc<Notifier>,
+    buffers: Buffers,
+}
+
+impl Completions {
+    pub(crate) fn new(notifier: Arc<Notifier>) -> Self {
+        Self {
+            queue: Mutex::new(Some(Vec::new())),
+            any: PlainBool::new(false),
+            notifier,
+            buffers: Buffers::default(),
+        }
+    }
+
+    /// Hands over; false if nobody is there any more.
+    pub(crate) fn push(&self, completion: Completion) -> bool {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(items) = queue.as_mut() else { return false };
+        items.push(completion);
+        // Relaxed: see the module's text; the fence is in `notify`.
+        self.any.store(true, Ordering::Relaxed);
+        drop(queue);
+        self.notifier.notify();
+        true
+    }
+
+    #[inline]
+    pub(crate) fn any(&self) -> bool {
+        self.any.load(Ordering::Relaxed)
+    }
+
+    /// All that there is, in exchange for an empty `into`.
+    pub(crate) fn take(&self, into: &mut Vec<Completion>) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        self.any.store(false, Ordering::Relaxed);
+        if let Some(items) = queue.as_mut() {
+            std::mem::swap(items, into);
+        }
+    }
+
+    /// Nobody will read what comes from now on: it is dropped. What came before is returned.
+    pub(crate) fn close(&self) -> Vec<Completion> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default()
+    }
+
+    pub(crate) fn buffers(&self) -> &Buffers {
+        &self.buffers
+    }
+}
+
+/// Buffers of payloads, used again and again: a warm server allocates nothing for a small request.
+#[derive(Debug, Default)]
+pub(crate) struct Buffers(Mutex<Vec<Vec<u8>>>);
+
+/// Most buffers that are kept, and the largest.
+const KEPT: usize = 256;
+const KEPT_SIZE: usize = 64 << 10;
+
+impl Buffers {
+    pub(crate) fn take(&self) -> Vec<u8> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    pub(crate) fn give(&self, mut buffer: Vec<u8>) {
+        if buffer.capacity() == 0 || buffer.capacity() > KEPT_SIZE {
+            return;
+        }
+        buffer.clear();
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < KEPT {
+            kept.push(buffer);
+        }
+    }
+}
+
+/// What a handler that runs on the reactor's own thread leaves there: without a queue, a lock or a wake.
+#[derive(Debug)]
+pub(crate) struct Here {
+    /// Address of the flight that is being handled.
+    flight: usize,
+    /// The answer's kind and code, once given.
+    pub(crate) answer: Option<(Kind, u16)>,
+    pub(crate) response: Vec<u8>,
+    /// The request's buffer, once it is no longer needed.
+    pub(crate) request: Option<Vec<u8>>,
+}
+
+thread_local! {
+    static HERE: RefCell<Option<Here>> = const { RefCell::new(None) };
+}
+
+impl Here {
+    /// A handler begins on this thread. `response` is empty.
+    pub(crate) fn begin(flight: &Arc<Flight>, response: Vec<u8>) {
+        let here = Self { flight: Arc::as_ptr(flight).addr(), answer: None, response, request: None };
+        HERE.with(|cell| *cell.borrow_mut() = Some(here));
+    }
+
+    /// The handler has returned.
+    pub(crate) fn end() -> Option<Self> {
+        HERE.with(|cell| cell.borrow_mut().take())
+    }
+
+    /// Whether a handler of any request runs on this thread, and this thread is a reactor.
+    pub(crate) fn is_reactor() -> bool {
+        HERE.with(|cell| cell.borrow().is_some())
+    }
+
+    /// Leaves something for the reactor, if the flight is being handled on this thread.
+    pub(crate) fn with<R>(flight: &Arc<Flight>, leave: impl FnOnce(&mut Self) -> R) -> Option<R> {
+        // A destructor may run while the thread ends, when there is nothing any more.
+        HERE.try_with(|cell| {
+            let mut cell = cell.try_borrow_mut().ok()?;
+            let here = cell.as_mut().filter(|here| here.flight == Arc::as_ptr(flight).addr())?;
+            Some(leave(here))
+        })
+        .ok()
+        .flatten()
+    }
+}

@@ -1,0 +1,204 @@
+//! One session, as the reactor keeps it: what waits to be sent, and what waits to be answered.
+
+use super::Limits;
+use crate::flight::{Caller, Flight, StreamOver};
+use crate::layout::Kind;
+use crate::memory::{PeerWord, Window};
+use crate::segment::Segment;
+use crate::service;
+use crate::session::{Head, Progress, Session};
+use crate::sync::Ordering;
+use rustix::fd::OwnedFd;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// An answer that found no room yet.
+#[derive(Debug)]
+pub(super) struct Queued {
+    pub(super) head: Head,
+    pub(super) payload: Vec<u8>,
+    pub(super) progress: Progress,
+}
+
+/// What only a session in shared memory has.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) domain: u32,
+    pub(super) hints: PeerWord,
+    pub(super) _domain_bell: Window,
+    /// Their descriptors stay open: tools find them there.
+    pub(super) _segments: [Segment; 2],
+}
+
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) id: u64,
+    pub(super) session: Session,
+    pub(super) caller: service::Session,
+    pub(super) lifeline: Arc<OwnedFd>,
+    pub(super) shared: Option<Shared>,
+    pub(super) queue: VecDeque<Queued>,
+    pub(super) queue_bytes: usize,
+    /// Since when the queue has not moved.
+    pub(super) stuck_since: Option<u64>,
+    pub(super) flights: Flights,
+    /// Shutting down, and what it had sent before was read.
+    pub(super) drained: bool,
+    /// Turns since the order to shut down.
+    pub(super) drain_turns: u64,
+    /// Frames that may have been sent before the order to shut down, at most.
+    pub(super) records_most: u64,
+}
+
+impl Slot {
+    /// Whether a request may be taken: its answer might have to be queued.
+    #[inline]
+    pub(super) fn may_read(&self, limits: &Limits) -> bool {
+        (self.queue.is_empty() || (self.queue.len() < limits.queue && self.queue_bytes < limits.queue_bytes))
+            && self.flights.len() < limits.in_flight
+    }
+
+    /// Whether a turn would find something to do: the second look before a sleep.
+    pub(super) fn has_work(&mut self, limits: &Limits) -> bool {
+        (self.may_read(limits) && self.session.has_pending())
+            || (!self.queue.is_empty() && self.session.room_appeared())
+    }
+
+    /// A message was sent in full.
+    #[inline]
+    pub(super) fn sent(&self, head: Head) {
+        if head.kind() == Kind::Event {
+            // Relaxed: a count, which orders nothing.
+            self.caller.0.events.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether nothing is left to be said to the client.
+    pub(super) fn is_done(&self) -> bool {
+        self.drained && self.queue.is_empty() && self.flights.len() == 0 && !self.session.has_unsent()
+    }
+}
+
+/// One request that is being answered.
+#[derive(Debug)]
+pub(super) struct Entry {
+    flight: Arc<Flight>,
+    /// Answers before their turn.
+    held: Vec<(Head, Vec<u8>)>,
+    /// The last of them is among those.
+    complete: bool,
+}
+
+/// The requests of one session that are being answered.
+#[derive(Debug, Default)]
+pub(super) struct Flights {
+    table: Vec<Option<Entry>>,
+    free: Vec<u32>,
+    /// To be used again.
+    spare: Vec<Arc<Flight>>,
+    /// Places in the order of the requests, if that is the order of the answers.
+    turns: VecDeque<u32>,
+    in_order: bool,
+}
+
+/// Most flights that are kept to be used again.
+const SPARE: usize = 64;
+
+impl Flights {
+    pub(super) fn new(in_order: bool) -> Self {
+        Self { in_order, ..Self::default() }
+    }
+
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        self.table.len() - self.free.len()
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "bounded by the limit of requests in flight")]
+    pub(super) fn begin(
+        &mut self,
+        caller: &Arc<Caller>,
+        call: u64,
+        until: u64,
+        one_way: bool,
+    ) -> Arc<Flight> {
+        let mut flight =
+            self.spare.pop().unwrap_or_else(|| Arc::new(Flight::new(caller.clone(), call, until, one_way)));
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.table.push(None);
+            self.table.len() as u32 - 1
+        });
+        let own = Arc::get_mut(&mut flight).expect("spare flights, and new ones, have one owner");
+        own.renew(call, until, one_way);
+        own.place = place;
+        self.table[place as usize] =
+            Some(Entry { flight: flight.clone(), held: Vec::new(), complete: false });
+        if self.in_order && !one_way {
+            self.turns.push_back(place);
+        }
+        flight
+    }
+
+    /// Whether the flight is one of these, and not over.
+    pub(super) fn has(&self, flight: &Arc<Flight>) -> bool {
+        matches!(self.table.get(flight.place as usize), Some(Some(entry)) if Arc::ptr_eq(&entry.flight, flight))
+    }
+
+    /// The flight of a call. For frames that are rare: it searches.
+    pub(super) fn find(&self, call: u64) -> Option<&Arc<Flight>> {
+        self.table
+            .iter()
+            .flatten()
+            .map(|entry| &entry.flight)
+            .find(|flight| flight.call == call && !flight.one_way)
+    }
+
+    /// Whether its answer may be sent now.
+    #[inline]
+    pub(super) fn is_its_turn(&self, place: u32) -> bool {
+        !self.in_order || self.turns.front() == Some(&place)
+    }
+
+    /// Keeps an answer until its turn.
+    pub(super) fn hold(&mut self, place: u32, head: Head, payload: Vec<u8>, last: bool) {
+        if let Some(Some(entry)) = self.table.get_mut(place as usize) {
+            entry.held.push((head, payload));
+            entry.complete |= last;
+        }
+    }
+
+    /// The last answer was sent.
+    #[inline]
+    pub(super) fn end(&mut self, place: u32) {
+        let Some(mut entry) = self.table.get_mut(place as usize).and_then(Option::take) else { return };
+        self.free.push(place);
+        if self.in_order && self.turns.front() == Some(&place) {
+            self.turns.pop_front();
+        }
+        if self.spare.len() < SPARE && Arc::get_mut(&mut entry.flight).is_some() {
+            self.spare.push(entry.flight);
+        }
+    }
+
+    /// The next answer that was kept and may be sent now.
+    pub(super) fn next_held(&mut self) -> Option<(Head, Vec<u8>)> {
+        loop {
+            let place = *self.turns.front()?;
+            let entry = self.table.get_mut(place as usize)?.as_mut()?;
+            if !entry.held.is_empty() {
+                return Some(entry.held.remove(0));
+            }
+            if !entry.complete {
+                return None;
+            }
+            self.end(place);
+        }
+    }
+
+    /// The client is gone.
+    pub(super) fn give_up(&mut self) {
+        for entry in self.table.iter().flatten() {
+            entry.flight.give_up(StreamOver::Gone);
+        }
+    }
+}
