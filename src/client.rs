@@ -79,6 +79,9 @@ struct Stashed {
 /// Records that are looked at between two looks at the clock.
 const LOOK_MOST: u32 = 1024;
 
+/// A timeout from which on the server is not told: looking at the clock on both sides costs more than it is worth.
+const FAR_OFF: Duration = Duration::from_secs(1);
+
 /// How often a client that only polls looks whether the server is there.
 const CHECK_EVERY_NS: u64 = 20_000_000;
 
@@ -445,6 +448,7 @@ impl Client {
     fn send_timed(&mut self, request: &[u8], deadline: &mut Deadline) -> Result<CallId, SendError> {
         let until = match deadline {
             Deadline::Never | Deadline::Now => 0,
+            Deadline::In(timeout) if *timeout >= FAR_OFF => 0,
             _ if self.send_deadlines => deadline.fix(),
             _ => 0,
         };

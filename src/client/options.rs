@@ -98,8 +98,9 @@ impl ConnectOptions {
         self
     }
 
-    /// Whether calls with a timeout tell the server until when they wait, so that it need not run what nobody waits
-    /// for any more. Costs 8 bytes a request. Default: yes.
+    /// Whether the server is told until when a call waits, so that it need not run what nobody waits for any more:
+    /// for calls with a deadline, and for those with a timeout of less than a second. Costs 8 bytes a request, and
+    /// a look at the clock on both sides. Default: yes.
     pub fn send_deadlines(mut self, send: bool) -> Self {
         self.send_deadlines = send;
         self
