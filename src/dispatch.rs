@@ -106,7 +106,7 @@ where
             // It may have waited for its turn for longer than its caller wants to.
             if request.is_expired() {
                 responder.fail(code::DEADLINE_EXCEEDED, "the deadline passed before the request was run");
-            } else if request.is_cancelled() {
+            } else if request.is_cancelled() && !request.is_one_way() {
                 responder.fail(code::CANCELLED, "the call was cancelled before the request was run");
             } else if measured {
                 pace.time(|| handler(request, responder));

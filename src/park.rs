@@ -119,16 +119,16 @@ impl Parker {
     }
 
     /// A session that its socket carries joined.
-    pub(crate) fn join_socket(&mut self, session: u64, socket: &OwnedFd) {
+    pub(crate) fn join_socket(&mut self, session: u64, socket: &OwnedFd) -> rustix::io::Result<()> {
         use epoll::EventFlags;
-        self.sockets += 1;
-        // If it cannot be added the client never gets an answer but hangs up at last: the porter still sees it die.
-        let _ = epoll::add(
+        epoll::add(
             &self.epoll,
             socket,
             epoll::EventData::new_u64(session),
             EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET,
-        );
+        )?;
+        self.sockets += 1;
+        Ok(())
     }
 
     /// A session left; `domain` unless a socket carried it.

@@ -88,6 +88,8 @@ pub(crate) struct Limits {
     pub(crate) queue_bytes: usize,
     /// Requests of one session that may be without an answer before no more are read.
     pub(crate) in_flight: usize,
+    /// Bytes of those requests, and of answers that wait for their turn, from which on no more are read.
+    pub(crate) in_flight_bytes: usize,
     /// Events of one session that may wait to be sent.
     pub(crate) events: u64,
     /// How long a session may leave answers unread before it is disconnected; `None` for ever.
@@ -390,7 +392,8 @@ impl<E: Engine> Reactor<E> {
         self.response.clear();
         let slot = &mut self.slots[index];
         let alone = E::LATER && slot.flights.len() == 0 && !slot.session.has_pending();
-        let flight = E::LATER.then(|| slot.flights.begin(&slot.caller.0, head.call, until, one_way));
+        let len = self.request.len();
+        let flight = E::LATER.then(|| slot.flights.begin(&slot.caller.0, head.call, until, one_way, len));
         let request = Incoming {
             session: &slot.caller,
             call: head.call,
@@ -617,17 +620,29 @@ impl<E: Engine> Reactor<E> {
                 Event::Joined(joined) => self.join(*joined),
                 Event::Died { session, why } => {
                     // Who said goodbye may have sent requests before: they are handled, if nobody waits for the answers.
-                    if why == Death::Goodbye
-                        && let Some(index) = self.slots.iter().position(|slot| slot.id == session)
-                        && let Err(End::Forked) = self.turn(index)
-                    {
-                        return Err(Forked);
+                    if why == Death::Goodbye {
+                        self.read_last_words(session)?;
                     }
                     self.take_down(session, End::Gone(why));
                 }
             }
         }
         self.store_counts();
+        Ok(())
+    }
+
+    /// Handles what is left in the ring of a client that is gone: a ring's worth of records at most.
+    fn read_last_words(&mut self, session: u64) -> Result<(), Forked> {
+        let Some(&index) = self.places.get(&session) else { return Ok(()) };
+        let most = self.slots[index].records_most;
+        for _ in 0..most {
+            match self.turn(index) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(End::Forked) => return Err(Forked),
+                Err(_) => break,
+            }
+        }
         Ok(())
     }
 
@@ -655,7 +670,11 @@ impl<E: Engine> Reactor<E> {
         let mut burst = 16 * layout::FRAGMENT;
         let (rings, words, shared) = match link {
             Link::Socket { .. } => {
-                self.parker.join_socket(id, &lifeline);
+                if self.parker.join_socket(id, &lifeline).is_err() {
+                    // Out of memory: nobody would notice what it sends.
+                    let _ = rustix::net::shutdown(&lifeline, rustix::net::Shutdown::Both);
+                    return self.porter.closed(id);
+                }
                 self.sockets += 1;
                 (None, None, None)
             }

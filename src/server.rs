@@ -52,6 +52,7 @@ impl ServerBuilder {
                 queue: 64,
                 queue_bytes: 1 << 20,
                 in_flight: 1024,
+                in_flight_bytes: 64 << 20,
                 events: 1024,
                 slow_client: Some(Duration::from_secs(30)),
                 wait: WaitSettings::server(),
@@ -165,6 +166,13 @@ impl ServerBuilder {
         self
     }
 
+    /// Bytes of the requests of one client without an answer, and of answers that wait for their turn, from which on
+    /// no more are read; one request may exceed it. Only for concurrent handlers. Default 64 MiB.
+    pub fn max_in_flight_bytes(mut self, bytes: usize) -> Self {
+        self.limits.in_flight_bytes = bytes;
+        self
+    }
+
     /// How many events ([`Session::push`](crate::Session::push)) of one client may wait to be sent. Default 1024.
     pub fn max_queued_events(mut self, events: u64) -> Self {
         self.limits.events = events;
@@ -216,6 +224,7 @@ impl ServerBuilder {
             ("max_queued_answers", self.limits.queue == 0),
             ("max_queued_bytes", self.limits.queue_bytes == 0),
             ("max_in_flight", self.limits.in_flight == 0),
+            ("max_in_flight_bytes", self.limits.in_flight_bytes == 0),
             ("max_queued_events", self.limits.events == 0),
             ("handshake_timeout", self.porter.handshake_deadline.is_zero()),
         ] {
@@ -454,7 +463,8 @@ impl Server {
     /// Serves many requests at once, each by `handler` on a thread of `executor`, where it may wait. With
     /// [`ServerBuilder::inline`] short handlers run on the calling thread instead.
     ///
-    /// A request whose deadline has passed, or whose call was cancelled, by the time that it has a thread is not run.
+    /// A request that nobody waits for any more by the time that it has a thread (its deadline has passed, the call
+    /// was cancelled, the client is gone) is not run. One-way messages are.
     ///
     /// # Errors
     /// As [`Self::run`].

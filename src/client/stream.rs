@@ -39,30 +39,39 @@ impl Streams {
     }
 }
 
+/// Bytes of events that are kept until they are asked for; one event may exceed it.
+const EVENT_BYTES: usize = 64 << 20;
+
 /// Events that were not asked for yet.
 #[derive(Debug)]
 pub(super) struct Events {
     kept: VecDeque<Vec<u8>>,
+    bytes: usize,
     most: usize,
     missed: u64,
 }
 
 impl Events {
     pub(super) fn new(most: usize) -> Self {
-        Self { kept: VecDeque::new(), most, missed: 0 }
+        Self { kept: VecDeque::new(), bytes: 0, most, missed: 0 }
     }
 
     fn add(&mut self, event: Vec<u8>) {
-        if self.kept.len() >= self.most {
-            self.kept.pop_front();
+        self.bytes += event.len();
+        self.kept.push_back(event);
+        while self.kept.len() > self.most || (self.bytes > EVENT_BYTES && self.kept.len() > 1) {
+            self.bytes -= self.kept.pop_front().map_or(0, |event| event.len());
             self.missed += 1;
         }
-        self.kept.push_back(event);
     }
 
     fn next(&mut self) -> Option<Result<Vec<u8>, u64>> {
         match std::mem::take(&mut self.missed) {
-            0 => self.kept.pop_front().map(Ok),
+            0 => {
+                let event = self.kept.pop_front()?;
+                self.bytes -= event.len();
+                Some(Ok(event))
+            }
             missed => Some(Err(missed)),
         }
     }

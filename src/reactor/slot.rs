@@ -55,7 +55,8 @@ impl Slot {
     #[inline]
     pub(super) fn may_read(&self, limits: &Limits) -> bool {
         (self.queue.is_empty() || (self.queue.len() < limits.queue && self.queue_bytes < limits.queue_bytes))
-            && self.flights.len() < limits.in_flight
+            && (self.flights.len() == 0
+                || (self.flights.len() < limits.in_flight && self.flights.bytes < limits.in_flight_bytes))
     }
 
     /// Whether a turn would find something to do: the second look before a sleep.
@@ -83,6 +84,8 @@ impl Slot {
 #[derive(Debug)]
 pub(super) struct Entry {
     flight: Arc<Flight>,
+    /// Of the request, and of the answers below.
+    bytes: usize,
     /// Answers before their turn.
     held: Vec<(Head, Vec<u8>)>,
     /// The last of them is among those.
@@ -93,6 +96,8 @@ pub(super) struct Entry {
 #[derive(Debug, Default)]
 pub(super) struct Flights {
     table: Vec<Option<Entry>>,
+    /// Of all entries.
+    bytes: usize,
     free: Vec<u32>,
     /// To be used again.
     spare: Vec<Arc<Flight>>,
@@ -121,7 +126,9 @@ impl Flights {
         call: u64,
         until: u64,
         one_way: bool,
+        bytes: usize,
     ) -> Arc<Flight> {
+        self.bytes += bytes;
         let mut flight =
             self.spare.pop().unwrap_or_else(|| Arc::new(Flight::new(caller.clone(), call, until, one_way)));
         let place = self.free.pop().unwrap_or_else(|| {
@@ -132,7 +139,7 @@ impl Flights {
         own.renew(call, until, one_way);
         own.place = place;
         self.table[place as usize] =
-            Some(Entry { flight: flight.clone(), held: Vec::new(), complete: false });
+            Some(Entry { flight: flight.clone(), bytes, held: Vec::new(), complete: false });
         if self.in_order && !one_way {
             self.turns.push_back(place);
         }
@@ -162,6 +169,8 @@ impl Flights {
     /// Keeps an answer until its turn.
     pub(super) fn hold(&mut self, place: u32, head: Head, payload: Vec<u8>, last: bool) {
         if let Some(Some(entry)) = self.table.get_mut(place as usize) {
+            entry.bytes += payload.len();
+            self.bytes += payload.len();
             entry.held.push((head, payload));
             entry.complete |= last;
         }
@@ -172,6 +181,7 @@ impl Flights {
     pub(super) fn end(&mut self, place: u32) {
         let Some(mut entry) = self.table.get_mut(place as usize).and_then(Option::take) else { return };
         self.free.push(place);
+        self.bytes -= entry.bytes;
         if self.in_order && self.turns.front() == Some(&place) {
             self.turns.pop_front();
         }
