@@ -985,7 +985,11 @@ fn without_descriptors_clients_are_told_so_and_the_porter_does_not_spin() {
     let mut fill = fill;
     for _ in 0..5 {
         fill.pop();
+        let open = || std::fs::read_dir("/proc/self/fd").map(Iterator::count).ok();
+        let before = open();
         let result = house.attach();
+        // Until the porter has its reserve again, one descriptor less is open; filled up now, there would be none.
+        eventually("settled", || before.is_some() && open() == before);
         let got = matches!(
             result,
             Err(ConnectError::Rejected(RejectReason::OutOfDescriptors) | ConnectError::OutOfDescriptors)
