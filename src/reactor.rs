@@ -620,7 +620,7 @@ impl<E: Engine> Reactor<E> {
                 Event::Joined(joined) => self.join(*joined),
                 Event::Died { session, why } => {
                     // Who said goodbye may have sent requests before: they are handled, if nobody waits for the answers.
-                    if why == Death::Goodbye {
+                    if why == Death::Goodbye || self.is_socket(session) {
                         self.read_last_words(session)?;
                     }
                     self.take_down(session, End::Gone(why));
@@ -631,10 +631,16 @@ impl<E: Engine> Reactor<E> {
         Ok(())
     }
 
-    /// Handles what is left in the ring of a client that is gone: a ring's worth of records at most.
+    fn is_socket(&self, session: u64) -> bool {
+        self.places.get(&session).is_some_and(|&index| self.slots[index].session.is_socket())
+    }
+
+    /// Handles what a client that is gone has left in its ring, or its socket: a ring's worth of records at most.
     fn read_last_words(&mut self, session: u64) -> Result<(), Forked> {
         let Some(&index) = self.places.get(&session) else { return Ok(()) };
-        let most = self.slots[index].records_most;
+        let slot = &mut self.slots[index];
+        slot.session.ready(Readiness { readable: true, ..Readiness::default() });
+        let most = slot.records_most;
         for _ in 0..most {
             match self.turn(index) {
                 Ok(true) => {}
