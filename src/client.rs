@@ -13,8 +13,8 @@ use crate::flight::{AnswerOrder, Transport};
 use crate::fork::Origin;
 use crate::handshake::{Attached, Attachment, ConnectError, SocketAttachment, lifeline};
 use crate::layout::{self, Interest, Kind, offset};
-use crate::ring::{Consumer, Producer};
-use crate::session::{Budget, Head, Parts, PeerFault, Progress, Received, Rings, Sent, Session};
+use crate::ring::{Consumer, Producer, Record};
+use crate::session::{Budget, Head, Parts, PeerFault, Progress, Readiness, Received, Rings, Sent, Session};
 use crate::stats::{SessionCounters, Words};
 use crate::wait::Waiter;
 use error::{Over, WaitEnd};
@@ -82,6 +82,9 @@ const LOOK_MOST: u32 = 1024;
 /// A timeout from which on the server is not told: looking at the clock on both sides costs more than it is worth.
 const FAR_OFF: Duration = Duration::from_secs(1);
 
+/// How long a client that is dropped tries to get rid of what it has sent over a socket that takes no more.
+const LAST_PUSH: Duration = Duration::from_secs(1);
+
 /// How often a client that only polls looks whether the server is there.
 const CHECK_EVERY_NS: u64 = 20_000_000;
 
@@ -110,6 +113,8 @@ pub struct Client {
     max_in_flight: usize,
     stash: VecDeque<Stashed>,
     streams: Streams,
+    /// Cancels and credits that found no room, at most one or two for each call in flight.
+    owed: Vec<Head>,
     events: Events,
     send_deadlines: bool,
     buffer: Vec<u8>,
@@ -222,6 +227,7 @@ impl Client {
             max_in_flight: options.max_in_flight,
             stash: VecDeque::new(),
             streams: Streams::default(),
+            owed: Vec::new(),
             events: Events::new(options.max_events),
             send_deadlines: options.send_deadlines,
             buffer: Vec::new(),
@@ -308,37 +314,40 @@ impl Client {
         look: impl FnOnce(View<'_>) -> R,
     ) -> Result<R, CallError> {
         let mut deadline = Deadline::after(timeout);
+        if self.session.is_socket() {
+            let response = self.call_until(request, deadline)?;
+            return Ok(look(View(ViewOf::Private(response.payload))));
+        }
         let call = self.send_timed(request, &mut deadline)?;
-        loop {
-            let waited = self
-                .wait(&mut deadline, Interest::DATA, |client| Ok(client.session.has_pending().then_some(())));
-            if let Err(end) = waited {
-                return Err(self.call_failed(call, end));
+        let waited = self.wait(&mut deadline, Interest::DATA, |client| {
+            if client.peek(call)?.is_some() {
+                return Ok(Some(None));
             }
-            let peeked = self.session.peek().map_err(|fault| self.fail(fault.into()).as_call(true))?;
-            if let Some((head, record)) = peeked
-                && head.call == call.0
-                && head.kind() == Kind::Response
-            {
-                if self.calls.end(call.0).is_none() {
-                    return Err(self.fail(PeerFault::UnknownCall(call.0).into()).as_call(true));
-                }
-                let shown = Shown { session: &mut self.session, record: Some(record) };
-                let record = shown.record.as_ref().expect("taken only when it is dropped");
-                let ring = shown.session.incoming().expect("a record lies in a ring");
-                return Ok(look(View(ViewOf::Ring(ring, record))));
-            }
-            match self.look(Some(call)) {
-                Err(over) => return Err(self.fail(over).as_call(true)),
-                Ok(None) => {}
-                Ok(Some(head)) => {
-                    if head.kind() != Kind::Response {
-                        return Err(self.refused(head));
-                    }
-                    return Ok(look(View(ViewOf::Private(&self.buffer))));
-                }
+            Ok(client.look(Some(call))?.map(Some))
+        });
+        match waited {
+            Err(end) => Err(self.call_failed(call, end)),
+            // It came in pieces, or behind other messages, and so was taken.
+            Ok(Some(head)) if head.kind() == Kind::Response => Ok(look(View(ViewOf::Private(&self.buffer)))),
+            Ok(Some(head)) => Err(self.refused(head)),
+            Ok(None) => {
+                let peeked = self.peek(call).map_err(|over| self.fail(over).as_call(true))?;
+                self.calls.end(call.0);
+                let shown = Shown { session: &mut self.session, record: peeked };
+                let (Some(record), Some(ring)) = (shown.record.as_ref(), shown.session.incoming()) else {
+                    unreachable!("it was just there, and nobody else takes it")
+                };
+                Ok(look(View(ViewOf::Ring(ring, record))))
             }
         }
+    }
+
+    /// The response to `call`, if it is the next message and lies in one piece.
+    fn peek(&mut self, call: CallId) -> Result<Option<Record>, Over> {
+        let Some((head, record)) = self.session.peek()? else { return Ok(None) };
+        let is_it =
+            head.call == call.0 && head.kind() == Kind::Response && self.calls.state(call.0).is_some();
+        Ok(is_it.then_some(record))
     }
 
     #[inline]
@@ -416,6 +425,7 @@ impl Client {
     pub fn flush(&mut self) {
         if self.origin.is_here() {
             self.session.flush();
+            self.session.ready(Readiness { writable: true, ..Readiness::default() });
         }
     }
 
@@ -455,6 +465,9 @@ impl Client {
         let call = self.post_request(request, until, deadline)?;
         crate::kill_point!("request-posted");
         self.session.flush();
+        if self.session.has_unsent() {
+            self.push_out(deadline);
+        }
         Ok(call)
     }
 
@@ -463,6 +476,9 @@ impl Client {
         let call = self.post_until(request, deadline)?;
         crate::kill_point!("request-posted");
         self.session.flush();
+        if self.session.has_unsent() {
+            self.push_out(deadline);
+        }
         Ok(call)
     }
 
@@ -520,16 +536,45 @@ impl Client {
         if message.len() > self.session.max_message() {
             return Err(SendError::TooLarge { len: message.len(), max: self.session.max_message() });
         }
-        self.post_frame(Head::new(Kind::OneWay, 0), 0, message, &mut Deadline::after(timeout))?;
+        let mut deadline = Deadline::after(timeout);
+        self.post_frame(Head::new(Kind::OneWay, 0), 0, message, &mut deadline)?;
         self.session.flush();
+        if self.session.has_unsent() {
+            self.push_out(&mut deadline);
+        }
         Ok(())
     }
 
-    /// Tells the server that an answer is no longer wanted, if there is room to say so. It may come all the same.
+    /// Tells the server that an answer is no longer wanted. It may come all the same.
     fn cancel(&mut self, call: CallId) {
-        let cancel = Head::new(Kind::Cancel, call.0);
-        // A fault shows at the next use.
-        let _ = self.session.send(cancel, 0, &[], &mut Progress::default());
+        self.tell(Head::new(Kind::Cancel, call.0));
+    }
+
+    /// Sends a frame without payload, later if there is no room now.
+    fn tell(&mut self, head: Head) {
+        self.owed.push(head);
+        self.retry_owed();
+    }
+
+    /// Sends what was owed. A fault shows at the next use.
+    fn retry_owed(&mut self) {
+        while let Some(&head) = self.owed.first() {
+            match self.session.send(head, 0, &[], &mut Progress::default()) {
+                Ok(Sent::Done) => drop(self.owed.remove(0)),
+                Ok(Sent::Full) | Err(_) => break,
+            }
+        }
+    }
+
+    /// Over a socket that takes no more just now: waits until all that was sent is on its way, at most until the
+    /// deadline. It goes on then when the client is used again.
+    #[cold]
+    fn push_out(&mut self, deadline: &mut Deadline) {
+        // What is in the way shows at the next use.
+        let _ = self.wait(deadline, Interest::BOTH, |client| {
+            client.drain()?;
+            Ok((!client.session.has_unsent()).then_some(()))
+        });
     }
 
     /// What the limit bounds: calls without an answer, abandoned ones included, and answers set aside.
@@ -802,6 +847,9 @@ impl Drop for Client {
                 if self.session.is_socket() {
                     let goodbye = Head::new(Kind::Goodbye, 0);
                     let _ = self.session.send(goodbye, 0, &[], &mut Progress::default());
+                    if self.session.has_unsent() {
+                        self.push_out(&mut Deadline::In(LAST_PUSH));
+                    }
                 } else {
                     crate::session::send_byte(self.session.lifeline(), lifeline::GOODBYE);
                 }

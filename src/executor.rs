@@ -35,12 +35,21 @@ impl Task {
     ///
     /// A panic ends here: the panic hook has reported it, and the executor's thread goes on.
     pub fn run(self) {
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.0.run())) {
-            // Even a payload may panic when it is dropped. Its own payload is not given the chance.
-            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-                std::mem::forget(payload);
-            }
-        }
+        quietly(|| self.0.run());
+    }
+}
+
+/// Runs what may panic, which its hook has reported then.
+pub(crate) fn quietly(run: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
+        bury(panic);
+    }
+}
+
+/// Drops what a panic carried, which may panic itself. Its own load is not given the chance.
+pub(crate) fn bury(panic: Box<dyn std::any::Any + Send>) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+        std::mem::forget(panic);
     }
 }
 

@@ -8,13 +8,14 @@
 //! the reactor sees `any`, or the completer sees the bell armed and wakes it, once for each arm. This is the argument
 //! of `bell.rs` for a queue instead of a ring; `loom-tests/src/notify.rs` checks it.
 
+use crate::fork::Origin;
 use crate::handshake::{FallbackReason, PeerInfo};
 use crate::layout::{self, Kind};
 use crate::park::Notifier;
 use crate::sync::{Ordering, PlainBool, PlainU64};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What carries a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +61,8 @@ pub(crate) struct Caller {
     /// Events that were pushed and not sent yet, and how many there may be.
     pub(crate) events: PlainU64,
     pub(crate) events_most: u64,
+    /// How long a streamed answer waits for the client to take more.
+    pub(crate) slow_client: Option<Duration>,
     pub(crate) completions: Arc<Completions>,
 }
 
@@ -133,9 +136,9 @@ impl Flight {
 
     /// The client takes more items.
     pub(crate) fn grant(&self, items: u16) {
-        // A client that grants without end gives up a bound of its own memory only.
+        // Never more than the window: who grants without end would fill this process's memory.
         let mut credit = self.credit();
-        credit.left = credit.left.saturating_add(items.into());
+        credit.left = credit.left.saturating_add(items.into()).min(layout::STREAM_WINDOW.into());
         drop(credit);
         self.more.notify_all();
     }
@@ -202,6 +205,7 @@ pub(crate) struct Completions {
     any: PlainBool,
     notifier: Arc<Notifier>,
     buffers: Buffers,
+    origin: Origin,
 }
 
 impl Completions {
@@ -211,7 +215,13 @@ impl Completions {
             any: PlainBool::new(false),
             notifier,
             buffers: Buffers::default(),
+            origin: Origin::here(),
         }
+    }
+
+    /// False in a forked child, where nobody reads them and any lock may be held for ever.
+    pub(crate) fn is_here(&self) -> bool {
+        self.origin.is_here()
     }
 
     /// Hands over; false if nobody is there any more.
@@ -289,6 +299,22 @@ pub(crate) struct Here {
 
 thread_local! {
     static HERE: RefCell<Option<Here>> = const { RefCell::new(None) };
+    /// Whether this thread is a reactor, which must not wait.
+    static REACTOR: Cell<bool> = const { Cell::new(false) };
+}
+
+/// While it lives the thread is a reactor.
+#[derive(Debug)]
+pub(crate) struct InReactor {
+    /// Of the server whose handler runs this one.
+    outer: (bool, Option<Here>),
+}
+
+impl Drop for InReactor {
+    fn drop(&mut self) {
+        let _ = REACTOR.try_with(|reactor| reactor.set(self.outer.0));
+        let _ = HERE.try_with(|cell| *cell.borrow_mut() = self.outer.1.take());
+    }
 }
 
 impl Here {
@@ -303,9 +329,14 @@ impl Here {
         HERE.with(|cell| cell.borrow_mut().take())
     }
 
-    /// Whether a handler of any request runs on this thread, and this thread is a reactor.
+    /// This thread is a reactor from now on.
+    pub(crate) fn enter_reactor() -> InReactor {
+        InReactor { outer: (REACTOR.replace(true), Self::end()) }
+    }
+
+    /// Whether this thread is a reactor.
     pub(crate) fn is_reactor() -> bool {
-        HERE.with(|cell| cell.borrow().is_some())
+        REACTOR.try_with(Cell::get).unwrap_or(false)
     }
 
     /// Leaves something for the reactor, if the flight is being handled on this thread.

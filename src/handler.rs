@@ -1,5 +1,6 @@
 //! L4: serial handlers: one request at a time, answered before the next one is read.
 
+use crate::executor::{bury, quietly};
 use crate::layout::code;
 use crate::reactor::{Engine, Incoming, Outcome};
 use crate::service::Session;
@@ -129,11 +130,11 @@ impl<H: Handler> Engine for Serial<H> {
 
     fn opened(&mut self, session: &Session) {
         // As for a request: the handler's state is its author's concern.
-        let _ = catch_unwind(AssertUnwindSafe(|| self.handler.opened(session)));
+        quietly(|| self.handler.opened(session));
     }
 
     fn closed(&mut self, session: &Session) {
-        let _ = catch_unwind(AssertUnwindSafe(|| self.handler.closed(session)));
+        quietly(|| self.handler.closed(session));
     }
 
     #[inline]
@@ -151,6 +152,7 @@ impl<H: Handler> Engine for Serial<H> {
             }
             Err(panic) => {
                 describe_panic(&*panic, response);
+                bury(panic);
                 Outcome::Error(code::PANICKED)
             }
         }

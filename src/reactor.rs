@@ -10,10 +10,10 @@ mod slot;
 use crate::bell::{Rescue, Ringer};
 use crate::clock::now_ns;
 use crate::flight::{
-    AnswerOrder, Caller, Completion, Completions, Flight, StreamOver, To, Transport, is_final,
+    AnswerOrder, Caller, Completion, Completions, Flight, Here, StreamOver, To, Transport, is_final,
 };
 use crate::fork::Origin;
-use crate::handshake::lifeline::Farewell;
+use crate::handshake::lifeline::{self, Farewell};
 use crate::handshake::{FallbackReason, RejectReason};
 use crate::layout::{self, Hints, Interest, Kind, code, offset};
 use crate::memory::{OwnWord, Window};
@@ -27,7 +27,7 @@ use crate::session::{
 use crate::stats::{ServerCounters, Words};
 use crate::sync::{Ordering, PlainBool, PlainU64, spin_hint};
 use crate::wait::{Step, Surroundings, WaitSettings, Waiter};
-use slot::{Flights, Queued, Shared, Slot};
+use slot::{Backlog, Flights, Queued, Shared, Slot};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -170,6 +170,10 @@ const PUT_OFF_NS: u64 = 5_000;
 const SHORT_NS: u64 = 1_000;
 /// A busy reactor looks which CPU it is on every so many passes.
 const REFRESH_PASSES: u64 = 1024;
+/// Turns that a client has after it is gone: a full ring's worth, or what a socket's buffers hold.
+const LAST_TURNS: u32 = 1 << 16;
+/// For how long at most: handlers may never come to an end.
+const LAST_TIME: Duration = Duration::from_secs(30);
 /// How long to sleep at most while draining.
 const DRAIN_NAP: Duration = Duration::from_millis(5);
 /// Passes between two looks at sockets while there is other work.
@@ -227,6 +231,7 @@ impl<E: Engine> Reactor<E> {
 
     /// Serves until asked to stop; what was counted.
     pub(crate) fn run(mut self) -> Result<ServerCounters, Forked> {
+        let _here = Here::enter_reactor();
         self.hint(false);
         while self.mailbox.stop_at().is_none() {
             if self.mailbox.has_mail() {
@@ -289,11 +294,20 @@ impl<E: Engine> Reactor<E> {
     fn turn(&mut self, index: usize) -> Result<bool, End> {
         let slot = &mut self.slots[index];
         let mut moved = false;
-        if !slot.queue.is_empty() {
+        if slot.dying.is_some() {
+            self.linger(index)?;
+        } else if !slot.queue.is_empty() {
             moved = self.send_queue(index)?;
+        }
+        if !self.slots[index].backlog.is_empty() {
+            moved |= self.read_backlog(index)?;
         }
         let slot = &mut self.slots[index];
         if !slot.may_read(&self.limits) || !slot.session.has_pending() {
+            if slot.dying.is_none() && slot.session.has_hung_up() {
+                // It is not read to its end, and nobody takes the answers that would be needed for that.
+                slot.begin_dying(Death::HungUp, LAST_TURNS);
+            }
             return Ok(moved);
         }
         let handled = self.handle(index)?;
@@ -301,6 +315,23 @@ impl<E: Engine> Reactor<E> {
             return Err(End::Gone(Death::HungUp));
         }
         Ok(moved || handled)
+    }
+
+    /// One more turn for a client that is gone; nobody takes its answers.
+    #[cold]
+    fn linger(&mut self, index: usize) -> Result<(), End> {
+        let slot = &mut self.slots[index];
+        slot.queue.clear();
+        slot.queue_bytes = 0;
+        slot.stuck_since = None;
+        let is_read = slot.is_read_to_its_end();
+        let Some(dying) = &mut slot.dying else { return Ok(()) };
+        let too_long = u128::from(now_ns().saturating_sub(dying.since)) > LAST_TIME.as_nanos();
+        if dying.turns == 0 || too_long || is_read {
+            return Err(End::Gone(dying.why));
+        }
+        dying.turns -= 1;
+        Ok(())
     }
 
     #[inline]
@@ -317,9 +348,12 @@ impl<E: Engine> Reactor<E> {
                 Received::Nothing => break,
                 Received::Partial => {}
                 Received::Refused(head) => {
-                    self.response.clear();
-                    self.response.extend_from_slice(b"the server has no memory to spare for this request");
-                    self.answer(index, Head::error(code::EXHAUSTED, head.call))?;
+                    self.refuse(
+                        index,
+                        head,
+                        code::EXHAUSTED,
+                        "the server has no memory to spare for this request",
+                    )?;
                 }
                 Received::Message(head) => self.message(index, head, 0)?,
                 Received::Until(head, until) => self.message(index, head, until)?,
@@ -365,7 +399,9 @@ impl<E: Engine> Reactor<E> {
             Kind::OneWay => self.request(index, head, until, true),
             Kind::Ping => self.send(index, Head::new(Kind::Pong, head.call)),
             Kind::Cancel => {
-                if let Some(flight) = self.slots[index].flights.find(head.call) {
+                if let Some(flight) = self.slots[index].flights.find(head.call)
+                    && !flight.is_cancelled()
+                {
                     flight.give_up(StreamOver::Cancelled);
                     self.counts.cancelled += 1;
                 }
@@ -385,9 +421,38 @@ impl<E: Engine> Reactor<E> {
 
     #[inline]
     fn request(&mut self, index: usize, head: Head, until: u64, one_way: bool) -> Result<(), End> {
-        if (until != 0 || self.slots[index].drained) && self.is_too_late(index, head, until, one_way)? {
+        if (until != 0 || self.slots[index].drained) && self.is_too_late(index, head, until)? {
             return Ok(());
         }
+        if E::LATER {
+            let slot = &mut self.slots[index];
+            if !slot.backlog.is_empty() || !slot.may_begin(&self.limits) {
+                slot.backlog.add(head, until, std::mem::take(&mut self.request));
+                return Ok(());
+            }
+        }
+        self.begin(index, head, until, one_way)
+    }
+
+    /// Handles requests that were set aside, as far as the limit allows.
+    #[cold]
+    fn read_backlog(&mut self, index: usize) -> Result<bool, End> {
+        let mut moved = false;
+        while self.slots[index].may_begin(&self.limits) {
+            let Some((head, until, payload)) = self.slots[index].backlog.next() else { break };
+            moved = true;
+            self.request = payload;
+            if until == 0 || !self.is_too_late(index, head, until)? {
+                self.begin(index, head, until, head.kind() == Kind::OneWay)?;
+            }
+        }
+        self.slots[index].session.flush();
+        Ok(moved)
+    }
+
+    /// Gives a request to the engine.
+    #[inline]
+    fn begin(&mut self, index: usize, head: Head, until: u64, one_way: bool) -> Result<(), End> {
         self.counts.requests += 1;
         self.response.clear();
         let slot = &mut self.slots[index];
@@ -430,7 +495,7 @@ impl<E: Engine> Reactor<E> {
 
     /// Answers a request that came too late: after its deadline, or after the order to shut down.
     #[cold]
-    fn is_too_late(&mut self, index: usize, head: Head, until: u64, one_way: bool) -> Result<bool, End> {
+    fn is_too_late(&mut self, index: usize, head: Head, until: u64) -> Result<bool, End> {
         let (code, text) = if self.slots[index].drained {
             (code::SHUTTING_DOWN, "the server shuts down")
         } else if now_ns() >= until {
@@ -439,12 +504,30 @@ impl<E: Engine> Reactor<E> {
         } else {
             return Ok(false);
         };
-        if !one_way {
-            self.response.clear();
-            self.response.extend_from_slice(text.as_bytes());
-            self.answer(index, Head::error(code, head.call))?;
-        }
+        self.refuse(index, head, code, text)?;
         Ok(true)
+    }
+
+    /// Answers a request that is not run, in its turn. A one-way message is dropped.
+    #[cold]
+    fn refuse(&mut self, index: usize, head: Head, code: u16, text: &str) -> Result<(), End> {
+        match head.kind() {
+            Kind::Request => {}
+            Kind::OneWay => {
+                self.counts.errors += 1;
+                return Ok(());
+            }
+            kind => return Err(End::Fault(PeerFault::UnexpectedKind(kind))),
+        }
+        self.response.clear();
+        self.response.extend_from_slice(text.as_bytes());
+        let error = Head::error(code, head.call);
+        if !E::LATER {
+            return self.answer(index, error);
+        }
+        let slot = &mut self.slots[index];
+        let place = slot.flights.begin(&slot.caller.0, head.call, 0, false, 0).place;
+        self.answer_of(index, place, Some(error))
     }
 
     /// Sends the answer in the response buffer that belongs to a flight, or keeps it until its turn. `None`: the
@@ -522,6 +605,9 @@ impl<E: Engine> Reactor<E> {
         }
         let (place, call) = (flight.place, flight.call);
         drop(flight);
+        if kind == Kind::StreamItem {
+            self.slots[index].flights.streams(place);
+        }
         let answer = (kind != Kind::OneWay).then(|| Head::with_code(kind, code, call));
         self.answer_of(index, place, answer)
     }
@@ -619,11 +705,7 @@ impl<E: Engine> Reactor<E> {
             match event {
                 Event::Joined(joined) => self.join(*joined),
                 Event::Died { session, why } => {
-                    // Who said goodbye may have sent requests before: they are handled, if nobody waits for the answers.
-                    if why == Death::Goodbye || self.is_socket(session) {
-                        self.read_last_words(session)?;
-                    }
-                    self.take_down(session, End::Gone(why));
+                    self.part_from(session, why);
                 }
             }
         }
@@ -631,25 +713,17 @@ impl<E: Engine> Reactor<E> {
         Ok(())
     }
 
-    fn is_socket(&self, session: u64) -> bool {
-        self.places.get(&session).is_some_and(|&index| self.slots[index].session.is_socket())
-    }
-
-    /// Handles what a client that is gone has left in its ring, or its socket: a ring's worth of records at most.
-    fn read_last_words(&mut self, session: u64) -> Result<(), Forked> {
-        let Some(&index) = self.places.get(&session) else { return Ok(()) };
+    /// A client is gone. Who said goodbye may have sent requests before: they are handled, if nobody waits for the
+    /// answers. So are the last ones over a socket, where a goodbye stands among them.
+    fn part_from(&mut self, session: u64, why: Death) {
+        let Some(&index) = self.places.get(&session) else { return };
         let slot = &mut self.slots[index];
-        slot.session.ready(Readiness { readable: true, ..Readiness::default() });
-        let most = slot.records_most;
-        for _ in 0..most {
-            match self.turn(index) {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(End::Forked) => return Err(Forked),
-                Err(_) => break,
-            }
+        let why = if why == Death::HungUp && slot.said_goodbye { Death::Goodbye } else { why };
+        if why != Death::Goodbye && !slot.session.is_socket() {
+            return self.take_down(session, End::Gone(why));
         }
-        Ok(())
+        slot.session.ready(Readiness { readable: true, ..Readiness::default() });
+        slot.begin_dying(why, LAST_TURNS);
     }
 
     #[allow(clippy::cast_possible_truncation, reason = "usize is 64 bits; capacities were checked")]
@@ -670,6 +744,7 @@ impl<E: Engine> Reactor<E> {
             open: PlainBool::new(true),
             events: PlainU64::new(0),
             events_most: self.limits.events,
+            slow_client: self.limits.slow_client,
             completions: self.completions.clone(),
         }));
         let mut records_most = SOCKET_FRAMES;
@@ -729,6 +804,9 @@ impl<E: Engine> Reactor<E> {
             queue_bytes: 0,
             stuck_since: None,
             flights: Flights::new(in_order),
+            backlog: Backlog::default(),
+            said_goodbye: false,
+            dying: None,
             drained: false,
             drain_turns: 0,
             records_most,
@@ -838,7 +916,7 @@ impl<E: Engine> Reactor<E> {
         self.store_counts();
         let stuck = self.slots.iter().any(|slot| !slot.queue.is_empty());
         let interest = if stuck { Interest::BOTH } else { Interest::DATA };
-        match self.sleep(interest, self.limits.wait.backstop) {
+        match self.sleep(interest, self.limits.wait.backstop, false) {
             Slept::Not => self.counts.arms_called_off += 1,
             Slept::Rung | Slept::Out => self.counts.parks += 1,
             Slept::Rescued(Rescue::LateRing) => self.counts.late_rings += 1,
@@ -846,8 +924,8 @@ impl<E: Engine> Reactor<E> {
         }
     }
 
-    fn sleep(&mut self, interest: Interest, backstop: Duration) -> Slept {
-        let stopping = self.mailbox.is_stopping();
+    /// `stopping`: whether the order to stop is known.
+    fn sleep(&mut self, interest: Interest, backstop: Duration, stopping: bool) -> Slept {
         let Self { parker, slots, mailbox, completions, limits, woken, .. } = self;
         let look = || {
             mailbox.has_mail()
@@ -889,12 +967,15 @@ impl<E: Engine> Reactor<E> {
     /// Empties a lifeline of wake bytes, so that there is room for the next one. What else stands there the porter
     /// sees as well, when the client hangs up.
     fn read_wake_bytes(&mut self, session: u64) {
-        let Some(slot) = self.slots.iter().find(|slot| slot.id == session) else { return };
+        let Some(slot) = self.places.get(&session).and_then(|index| self.slots.get_mut(*index)) else {
+            return;
+        };
         let mut bytes = [0; 256];
         // A bounded number of reads: a client that floods its lifeline gains no more of the reactor's time.
         for _ in 0..4 {
             match rustix::net::recv(&slot.lifeline, &mut bytes[..], rustix::net::RecvFlags::DONTWAIT) {
-                Ok((1.., _)) => {}
+                // The porter would look for it in vain.
+                Ok((count @ 1.., _)) => slot.said_goodbye |= bytes[..count].contains(&lifeline::GOODBYE),
                 _ => break,
             }
         }
@@ -946,7 +1027,7 @@ impl<E: Engine> Reactor<E> {
             }
             if !worked {
                 // Rung for answers that are complete, and for room.
-                self.sleep(Interest::BOTH, DRAIN_NAP);
+                self.sleep(Interest::BOTH, DRAIN_NAP, true);
             }
         }
         while let Some(slot) = self.slots.first() {

@@ -2,6 +2,7 @@
 //! with which it answers, from any thread and exactly once, and the session.
 
 use crate::clock::now_ns;
+use crate::executor::{bury, quietly};
 use crate::flight::{AnswerOrder, Caller, Completion, Flight, Here, StreamOver, To, Transport};
 use crate::handler::{HandlerError, describe_panic};
 use crate::layout::{Kind, code};
@@ -175,7 +176,7 @@ impl OwnedRequest {
 impl Drop for OwnedRequest {
     fn drop(&mut self) {
         let payload = std::mem::take(&mut self.payload);
-        if payload.capacity() == 0 {
+        if payload.capacity() == 0 || !self.flight.caller.completions.is_here() {
             return;
         }
         let mut payload = Some(payload);
@@ -278,6 +279,9 @@ fn answer_for_the_lost(flight: &Arc<Flight>, code: u16, text: &str) {
 /// Leaves the answer where the reactor finds it.
 fn answer(flight: &Arc<Flight>, kind: Kind, code: u16, fill: impl FnOnce(&mut Vec<u8>)) {
     let completions = &flight.caller.completions;
+    if !completions.is_here() {
+        return;
+    }
     if flight.one_way {
         let done =
             Completion { to: To::Flight(flight.clone()), kind: Kind::OneWay, code: 0, payload: Vec::new() };
@@ -314,7 +318,7 @@ pub struct ResponseStream {
 }
 
 impl ResponseStream {
-    /// Sends an item, waiting until the client takes more.
+    /// Sends an item, waiting until the client takes more, as long as a client may leave answers unread.
     ///
     /// # Errors
     /// [`StreamError`]; after [`StreamError::Cancelled`] and [`StreamError::Disconnected`] nobody wants more.
@@ -322,7 +326,7 @@ impl ResponseStream {
         self.send_until(item, None)
     }
 
-    /// As [`Self::send`], waiting at most `timeout`: `None` waits for ever, zero does not wait.
+    /// As [`Self::send`], waiting at most `timeout`: `None` waits as [`Self::send`] does, zero does not wait.
     ///
     /// # Errors
     /// As [`Self::send`], and [`StreamError::WouldBlock`].
@@ -336,15 +340,28 @@ impl ResponseStream {
         if item.len() > max {
             return Err(StreamError::TooLarge { len: item.len(), max });
         }
-        let deadline = if Here::is_reactor() { Some(Instant::now()) } else { deadline };
+        if !flight.caller.completions.is_here() {
+            return Err(StreamError::Disconnected);
+        }
+        if flight.one_way {
+            return if flight.is_cancelled() { Err(StreamError::Disconnected) } else { Ok(()) };
+        }
+        let patience = flight.caller.slow_client.filter(|_| deadline.is_none());
+        let deadline = match patience {
+            _ if Here::is_reactor() => Some(Instant::now()),
+            Some(patience) => Instant::now().checked_add(patience),
+            None => deadline,
+        };
         match flight.take_credit(deadline) {
             Ok(true) => {}
+            Ok(false) if patience.is_some() && !Here::is_reactor() => {
+                // Nobody may keep a thread for ever by taking nothing.
+                flight.give_up(StreamOver::Cancelled);
+                return Err(StreamError::SlowClient);
+            }
             Ok(false) => return Err(StreamError::WouldBlock),
             Err(StreamOver::Cancelled) => return Err(StreamError::Cancelled),
             Err(StreamOver::Gone) => return Err(StreamError::Disconnected),
-        }
-        if flight.one_way {
-            return Ok(());
         }
         let mut payload = flight.caller.completions.buffers().take();
         payload.extend_from_slice(item);
@@ -392,6 +409,9 @@ impl Drop for ResponseStream {
 
 /// By the queue also on the reactor's thread: items that were sent before stand there.
 fn finish_stream(flight: &Arc<Flight>, kind: Kind, code: u16, text: &str) {
+    if !flight.caller.completions.is_here() {
+        return;
+    }
     let kind = if flight.one_way { Kind::OneWay } else { kind };
     let payload = text.as_bytes().to_vec();
     flight.caller.completions.push(Completion { to: To::Flight(flight.clone()), kind, code, payload });
@@ -410,6 +430,9 @@ pub enum StreamError {
     },
     /// The client took no more items in time, or this is the reactor's thread, which must not wait. The stream goes on.
     WouldBlock,
+    /// The client took no item for as long as a client may leave answers unread
+    /// ([`ServerBuilder::slow_client_timeout`](crate::ServerBuilder::slow_client_timeout)). The stream is over.
+    SlowClient,
     /// The client no longer wants the answer.
     Cancelled,
     /// The client is gone.
@@ -421,6 +444,7 @@ impl std::fmt::Display for StreamError {
         match self {
             Self::TooLarge { len, max } => write!(f, "an item of {len} bytes is too large: at most {max}"),
             Self::WouldBlock => f.write_str("the client takes no more items yet"),
+            Self::SlowClient => f.write_str("the client took nothing for too long"),
             Self::Cancelled => f.write_str("the client no longer wants the answer"),
             Self::Disconnected => f.write_str("the client is gone"),
         }
@@ -469,11 +493,11 @@ impl<S: Service> Engine for Concurrent<S> {
 
     fn opened(&mut self, session: &Session) {
         // The service's state is its author's concern, here and below.
-        let _ = catch_unwind(AssertUnwindSafe(|| self.service.opened(session)));
+        quietly(|| self.service.opened(session));
     }
 
     fn closed(&mut self, session: &Session) {
-        let _ = catch_unwind(AssertUnwindSafe(|| self.service.closed(session)));
+        quietly(|| self.service.closed(session));
     }
 
     #[inline]
@@ -489,16 +513,18 @@ impl<S: Service> Engine for Concurrent<S> {
         // The next request is read into the buffer of this one, or into one that was used before.
         *payload = here.request.unwrap_or_else(|| flight.caller.completions.buffers().take());
         let panic = handled.err();
-        match here.answer {
+        let outcome = match here.answer {
             None => Outcome::Later,
             Some((Kind::OneWay, _)) => Outcome::Nothing,
             Some((Kind::Error, code)) => {
-                if let Some(panic) = panic.filter(|_| code == code::PANICKED) {
-                    describe_panic(&*panic, response);
+                if let Some(panic) = panic.as_ref().filter(|_| code == code::PANICKED) {
+                    describe_panic(&**panic, response);
                 }
                 Outcome::Error(code)
             }
             Some(_) => Outcome::Answer,
-        }
+        };
+        panic.into_iter().for_each(bury);
+        outcome
     }
 }

@@ -526,6 +526,11 @@ impl Session {
         matches!(&self.link, Link::Socket(socket) if socket.has_unsent())
     }
 
+    /// Whether the peer has closed the socket, whatever is left to read.
+    pub(crate) fn has_hung_up(&self) -> bool {
+        matches!(&self.link, Link::Socket(socket) if socket.has_hung_up())
+    }
+
     /// Whether the peer has closed the socket and all it sent is read. A ring's peer is watched by its lifeline.
     #[inline]
     pub(crate) fn has_ended(&self) -> bool {

@@ -6,7 +6,7 @@ use super::error::{CallError, Over, RemoteError, SendError, WaitEnd};
 use crate::calls::{CallId, Waiting};
 use crate::clock::Deadline;
 use crate::layout::{Interest, Kind, STREAM_WINDOW};
-use crate::session::{Head, PeerFault, Progress, Sent};
+use crate::session::{Head, PeerFault};
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
@@ -220,7 +220,6 @@ impl Client {
             None => match self.usable() {
                 Err(over) => Err(WaitEnd::Over(over)),
                 Ok(()) => self.wait(&mut Deadline::after(timeout), Interest::DATA, |client| {
-                    client.grant(call)?;
                     client.drain()?;
                     let stream = client.streams.of_calls.get_mut(&call.as_u64());
                     Ok(stream.and_then(Incoming::next))
@@ -230,7 +229,7 @@ impl Client {
         match waited {
             Ok(Next::Item(next)) => {
                 *item = next;
-                self.grant(call).map_err(|over| self.fail(over).as_call(true))?;
+                self.grant(call);
                 Ok(true)
             }
             Ok(Next::End(end)) => {
@@ -263,17 +262,13 @@ impl Client {
     }
 
     /// Lets the server send more items once half of the window was taken.
-    fn grant(&mut self, call: CallId) -> Result<(), Over> {
-        let Some(stream) = self.streams.of_calls.get_mut(&call.as_u64()) else { return Ok(()) };
+    fn grant(&mut self, call: CallId) {
+        let Some(stream) = self.streams.of_calls.get_mut(&call.as_u64()) else { return };
         if stream.taken < STREAM_WINDOW / 2 || stream.end.is_some() || self.over.is_some() {
-            return Ok(());
+            return;
         }
-        let credit = Head::with_code(Kind::Credit, stream.taken, call.as_u64());
-        // Without room it is said at the next look.
-        if self.session.send(credit, 0, &[], &mut Progress::default())? == Sent::Done {
-            stream.taken = 0;
-        }
-        Ok(())
+        let taken = std::mem::take(&mut stream.taken);
+        self.tell(Head::with_code(Kind::Credit, taken, call.as_u64()));
     }
 
     /// The next event that the server pushed. Waits at most `timeout`: `None` waits for ever, zero does not wait.

@@ -54,7 +54,7 @@ impl Client {
     ) -> Result<T, WaitEnd> {
         if *deadline == Deadline::Now && self.session.is_socket() {
             // Nobody asks the kernel before the one look that there will be.
-            self.session.ready(Readiness { readable: true, ..Readiness::default() });
+            self.session.ready(Readiness { readable: true, writable: true, hung_up: false });
         }
         loop {
             match look(self) {
@@ -161,6 +161,8 @@ impl Client {
             return Err(WaitEnd::Over(self.fail(over)));
         }
         self.session.retry_abort().map_err(|fault| WaitEnd::Over(self.fail(fault.into())))?;
+        self.retry_owed();
+        let interest = if self.owed.is_empty() { interest } else { Interest::BOTH };
         self.session.settle();
         self.store_counts();
         if self.park(now, *deadline, interest) == Slept::Out {
@@ -213,6 +215,7 @@ impl Client {
     #[cold]
     fn wait_for_socket(&mut self, deadline: &mut Deadline) -> Result<(), WaitEnd> {
         self.session.retry_abort().map_err(|fault| WaitEnd::Over(self.fail(fault.into())))?;
+        self.retry_owed();
         self.session.flush();
         let now = now_ns();
         if deadline.passed(now) {

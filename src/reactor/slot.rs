@@ -1,9 +1,11 @@
 //! One session, as the reactor keeps it: what waits to be sent, and what waits to be answered.
 
 use super::Limits;
+use crate::clock::now_ns;
 use crate::flight::{Caller, Flight, StreamOver};
 use crate::layout::Kind;
 use crate::memory::{PeerWord, Window};
+use crate::porter::Death;
 use crate::segment::Segment;
 use crate::service;
 use crate::session::{Head, Progress, Session};
@@ -30,6 +32,44 @@ pub(super) struct Shared {
     pub(super) _segments: [Segment; 2],
 }
 
+/// Requests that were read while too many were in flight.
+#[derive(Debug, Default)]
+pub(super) struct Backlog {
+    requests: VecDeque<(Head, u64, Vec<u8>)>,
+    bytes: usize,
+}
+
+impl Backlog {
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.requests.is_empty()
+    }
+
+    fn has_room(&self, limits: &Limits) -> bool {
+        self.requests.len() < limits.in_flight && self.bytes < limits.in_flight_bytes
+    }
+
+    pub(super) fn add(&mut self, head: Head, until: u64, payload: Vec<u8>) {
+        self.bytes += payload.len();
+        self.requests.push_back((head, until, payload));
+    }
+
+    pub(super) fn next(&mut self) -> Option<(Head, u64, Vec<u8>)> {
+        let next = self.requests.pop_front()?;
+        self.bytes -= next.2.len();
+        Some(next)
+    }
+}
+
+/// How a client that is gone is parted from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Dying {
+    pub(super) why: Death,
+    /// How many more turns it has.
+    pub(super) turns: u32,
+    pub(super) since: u64,
+}
+
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) id: u64,
@@ -42,6 +82,11 @@ pub(super) struct Slot {
     /// Since when the queue has not moved.
     pub(super) stuck_since: Option<u64>,
     pub(super) flights: Flights,
+    pub(super) backlog: Backlog,
+    /// The client said goodbye on its lifeline.
+    pub(super) said_goodbye: bool,
+    /// The client is gone; what it sent before is still read.
+    pub(super) dying: Option<Dying>,
     /// Shutting down, and what it had sent before was read.
     pub(super) drained: bool,
     /// Turns since the order to shut down.
@@ -55,13 +100,29 @@ impl Slot {
     #[inline]
     pub(super) fn may_read(&self, limits: &Limits) -> bool {
         (self.queue.is_empty() || (self.queue.len() < limits.queue && self.queue_bytes < limits.queue_bytes))
-            && (self.flights.len() == 0
-                || (self.flights.len() < limits.in_flight && self.flights.bytes < limits.in_flight_bytes))
+            && (self.may_begin(limits) && self.backlog.is_empty()
+                // A stream waits for credit, which stands behind requests: those are set aside.
+                || self.flights.streams != 0 && self.backlog.has_room(limits))
+    }
+
+    /// The client is gone. Nobody waits for answers, and none may wait for the client.
+    pub(super) fn begin_dying(&mut self, why: Death, turns: u32) {
+        self.flights.give_up();
+        self.dying.get_or_insert(Dying { why, turns, since: now_ns() });
+    }
+
+    /// Whether one more request may be in flight.
+    #[inline]
+    pub(super) fn may_begin(&self, limits: &Limits) -> bool {
+        self.flights.len() == 0
+            || (self.flights.len() < limits.in_flight && self.flights.bytes < limits.in_flight_bytes)
     }
 
     /// Whether a turn would find something to do: the second look before a sleep.
     pub(super) fn has_work(&mut self, limits: &Limits) -> bool {
-        (self.may_read(limits) && self.session.has_pending())
+        (self.dying.is_some() && self.is_read_to_its_end())
+            || (!self.backlog.is_empty() && self.may_begin(limits))
+            || (self.may_read(limits) && self.session.has_pending())
             || (!self.queue.is_empty() && self.session.room_appeared())
     }
 
@@ -74,9 +135,18 @@ impl Slot {
         }
     }
 
+    /// Whether nothing is left of what the client sent.
+    pub(super) fn is_read_to_its_end(&self) -> bool {
+        !self.session.has_pending() && self.backlog.is_empty()
+    }
+
     /// Whether nothing is left to be said to the client.
     pub(super) fn is_done(&self) -> bool {
-        self.drained && self.queue.is_empty() && self.flights.len() == 0 && !self.session.has_unsent()
+        self.drained
+            && self.backlog.is_empty()
+            && self.queue.is_empty()
+            && self.flights.len() == 0
+            && !self.session.has_unsent()
     }
 }
 
@@ -86,6 +156,8 @@ pub(super) struct Entry {
     flight: Arc<Flight>,
     /// Of the request, and of the answers below.
     bytes: usize,
+    /// Items of it were sent.
+    streams: bool,
     /// Answers before their turn.
     held: Vec<(Head, Vec<u8>)>,
     /// The last of them is among those.
@@ -98,6 +170,8 @@ pub(super) struct Flights {
     table: Vec<Option<Entry>>,
     /// Of all entries.
     bytes: usize,
+    /// How many of them are answered by streams.
+    streams: usize,
     free: Vec<u32>,
     /// To be used again.
     spare: Vec<Arc<Flight>>,
@@ -139,7 +213,7 @@ impl Flights {
         own.renew(call, until, one_way);
         own.place = place;
         self.table[place as usize] =
-            Some(Entry { flight: flight.clone(), bytes, held: Vec::new(), complete: false });
+            Some(Entry { flight: flight.clone(), bytes, streams: false, held: Vec::new(), complete: false });
         if self.in_order && !one_way {
             self.turns.push_back(place);
         }
@@ -158,6 +232,16 @@ impl Flights {
             .flatten()
             .map(|entry| &entry.flight)
             .find(|flight| flight.call == call && !flight.one_way)
+    }
+
+    /// An item of its answer came.
+    pub(super) fn streams(&mut self, place: u32) {
+        if let Some(Some(entry)) = self.table.get_mut(place as usize)
+            && !entry.streams
+        {
+            entry.streams = true;
+            self.streams += 1;
+        }
     }
 
     /// Whether its answer may be sent now.
@@ -182,6 +266,7 @@ impl Flights {
         let Some(mut entry) = self.table.get_mut(place as usize).and_then(Option::take) else { return };
         self.free.push(place);
         self.bytes -= entry.bytes;
+        self.streams -= usize::from(entry.streams);
         if self.in_order && self.turns.front() == Some(&place) {
             self.turns.pop_front();
         }

@@ -37,6 +37,8 @@ pub(super) enum Link {
 pub(super) struct Socket {
     pub(super) link: SocketLink,
     ready: Readiness,
+    /// It has taken what it takes for now.
+    blocked: bool,
     /// Nothing more will come, or nothing more can be sent.
     ended: bool,
 }
@@ -76,6 +78,7 @@ impl Link {
         Self::Socket(Socket {
             link: SocketLink::new(socket),
             ready: Readiness { readable: true, ..Readiness::default() },
+            blocked: false,
             ended: false,
         })
     }
@@ -207,17 +210,22 @@ impl Socket {
 
     /// Writes what the socket takes.
     pub(super) fn flush(&mut self) {
-        if !self.ended && self.link.has_unsent() && self.link.flush().is_err() {
+        if self.ended || self.blocked || !self.link.has_unsent() {
+            return;
+        }
+        if self.link.flush().is_err() {
             self.ended = true;
             // What the peer sent before it closed its end is still read.
             self.ready.readable = true;
             self.ready.hung_up = true;
         }
+        self.blocked = self.link.has_unsent();
     }
 
     pub(super) fn ready(&mut self, ready: Readiness) {
         self.ready.readable |= ready.readable || ready.hung_up;
         self.ready.hung_up |= ready.hung_up;
+        self.blocked &= !ready.writable;
     }
 
     pub(super) fn has_room(&self) -> bool {
@@ -226,6 +234,11 @@ impl Socket {
 
     pub(super) fn has_unsent(&self) -> bool {
         !self.ended && self.link.has_unsent()
+    }
+
+    /// Whether the peer has closed its end, whatever is left to read.
+    pub(super) fn has_hung_up(&self) -> bool {
+        self.ready.hung_up
     }
 
     /// Whether the peer is gone and nothing of it is left to read.
