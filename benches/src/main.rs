@@ -29,6 +29,7 @@ mod table;
 mod trial;
 
 use std::fs;
+use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -93,13 +94,21 @@ fn main() -> ExitCode {
     }
 }
 
+/// Writes to standard output. That its reader has seen enough is no error.
+fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        printed => printed,
+    }
+}
+
 /// Runs the race. False: it ran, but a row or a part of one is missing.
 fn race(cli: &Cli) -> Outcome<bool> {
     let entries = rounds::entries(&cli.only);
     if cli.list {
-        for entry in &entries {
-            println!("{}", entry.label());
-        }
+        let labels: String = entries.iter().map(|entry| entry.label() + "\n").collect();
+        print(&labels)?;
         return Ok(true);
     }
     if entries.is_empty() {
@@ -114,7 +123,7 @@ fn race(cli: &Cli) -> Outcome<bool> {
         seed: cli.seed.unwrap_or_else(rounds::seed_from_clock),
     };
     let race = rounds::run(&entries, &plan)?;
-    print!("{}", table::render(&race.rows));
+    print(&table::render(&race.rows))?;
     for remark in &race.remarks {
         eprintln!("race: {remark}");
     }
