@@ -4,7 +4,7 @@
 //! How a figure comes about:
 //!
 //! 1. [`scenario`] lists the cases: what is done, with which size, by how many clients, on which CPUs.
-//! 2. [`systems`] and [`limits`] list who competes. Both are [`systems::System`]s: the limits are the least that the
+//! 2. [`systems`] and [`limits`] list who competes, and [`work`] what their handlers do. Both are [`systems::System`]s: the limits are the least that the
 //!    hardware and the kernel allow, written out by hand. Single costs without a partner are in [`limits::costs`].
 //! 3. [`trial`] runs one case once: the server and every client are processes of their own (this binary again, with
 //!    the hidden subcommand `role`), pinned by [`pin`].
@@ -17,8 +17,10 @@ mod descriptors;
 mod distance;
 mod limits;
 mod measure;
+mod pause;
 mod payload;
 mod pin;
+mod pool;
 mod role;
 mod rounds;
 mod row;
@@ -27,6 +29,7 @@ mod syscalls;
 mod systems;
 mod table;
 mod trial;
+mod work;
 
 use std::fs;
 use std::io::{self, ErrorKind, Write};
@@ -46,10 +49,10 @@ struct Cli {
     /// How often every row is measured; figures are medians over the rounds [default: 9, with --quick 3]
     #[arg(long)]
     rounds: Option<u32>,
-    /// Short trials: everything in under a minute, for a look, not for publication
+    /// Short trials of most rows in under a minute, for a look, not for publication; of all that --only selects
     #[arg(long)]
     quick: bool,
-    /// Length of one measurement in milliseconds [default: 100, with --quick 30]
+    /// Length of one measurement in milliseconds [default: 100, with --quick 20]
     #[arg(long, value_name = "MS")]
     millis: Option<u64>,
     /// Only rows whose `scenario/system/size...` label (see --list) contains this; may be repeated
@@ -105,7 +108,7 @@ fn print(text: &str) -> io::Result<()> {
 
 /// Runs the race. False: it ran, but a row or a part of one is missing.
 fn race(cli: &Cli) -> Outcome<bool> {
-    let entries = rounds::entries(&cli.only);
+    let entries = rounds::entries(&cli.only, cli.quick);
     if cli.list {
         let labels: String = entries.iter().map(|entry| entry.label() + "\n").collect();
         print(&labels)?;
@@ -116,10 +119,11 @@ fn race(cli: &Cli) -> Outcome<bool> {
     }
     let plan = Plan {
         rounds: cli.rounds.unwrap_or(if cli.quick { 3 } else { 9 }).max(1),
-        run: Duration::from_millis(cli.millis.unwrap_or(if cli.quick { 30 } else { 100 }).max(1)),
+        run: Duration::from_millis(cli.millis.unwrap_or(if cli.quick { 20 } else { 100 }).max(1)),
         warm_up: Duration::from_millis(if cli.quick { 4 } else { 20 }),
         attempts: if cli.quick { 2 } else { 4 },
         patience: Duration::from_millis(if cli.quick { 100 } else { 500 }),
+        count_limits: !cli.quick,
         seed: cli.seed.unwrap_or_else(rounds::seed_from_clock),
     };
     let race = rounds::run(&entries, &plan)?;

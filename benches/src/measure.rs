@@ -9,21 +9,25 @@
 //!   and `p50_ns` where the batches do not.
 //!
 //! Everything else is timed one by one, and answers are checked outside the timed part. Pipelined cases stamp one call
-//! in 61; their main figure is the rate.
+//! in 61; their main figure is the rate. Where handlers wait, every call is stamped.
 
 use std::io;
+use std::sync::Barrier;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use rustix::thread::{ClockId, Timespec, clock_nanosleep_absolute};
+use rustix::thread::ClockId;
 use rustix::time::clock_gettime;
 use serde::{Deserialize, Serialize};
 
 use crate::cpu::CpuClock;
 use crate::limits::costs::Cost;
+use crate::pause::{after, sleep_until};
 use crate::payload::{Payload, sequence};
 use crate::scenario::{LARGE, Scenario};
 use crate::systems::{Client, Outcome, Setup, System};
+use crate::work::Work;
 
 /// Round trips between two readings of the clock where single ones are too short.
 const BATCH: u64 = 16;
@@ -31,6 +35,9 @@ const BATCH: u64 = 16;
 /// Calls after the common start that are not counted: the peer may have gone to sleep while the processes of the trial
 /// waited for each other.
 const UNCOUNTED: u64 = 32;
+
+/// The same where handlers wait: everybody has been asleep before by the first call.
+const UNCOUNTED_WAITS: u64 = 4;
 
 /// From this p50 on, in nanoseconds, the clock no longer distorts single round trips.
 const CLOCK_INVISIBLE_NS: f64 = 5000.0;
@@ -93,19 +100,62 @@ pub(crate) fn system(
         number_only: setup.case.scenario == Scenario::OneWay,
     };
     let meter = Meter::new(timing, server)?;
+    let window = u64::from(setup.case.in_flight);
+    let waits = system.work(&setup.case) == Work::Wait;
+    let uncounted = if waits { UNCOUNTED_WAITS } else { UNCOUNTED };
     match setup.case.scenario {
         Scenario::Setup => set_ups(system, setup, &mut caller, meter, start),
         Scenario::Paced => paced(&mut *system.connect(setup)?, &mut caller, meter, start),
-        Scenario::Pipelined => {
-            let window = u64::from(setup.case.in_flight);
+        Scenario::Pipelined => pipelined(&mut *system.connect(setup)?, &mut caller, window, meter, start),
+        Scenario::ServiceEmpty if window > 1 => {
             pipelined(&mut *system.connect(setup)?, &mut caller, window, meter, start)
         }
+        Scenario::ServiceDepth => topped_up(&mut *system.connect(setup)?, &mut caller, window, meter, start),
         Scenario::Stream => streamed(&mut *system.connect(setup)?, setup.case.size, meter, start),
-        Scenario::Canary | Scenario::Echo | Scenario::OneCpu if setup.case.size <= LARGE => {
-            round_trips::<true>(&mut *system.connect(setup)?, &mut caller, meter, start)
+        Scenario::Canary | Scenario::Echo | Scenario::OneCpu | Scenario::ServiceEmpty
+            if setup.case.size <= LARGE && setup.case.clients == 1 =>
+        {
+            round_trips::<true>(&mut *system.connect(setup)?, &mut caller, uncounted, meter, start)
         }
-        _ => round_trips::<false>(&mut *system.connect(setup)?, &mut caller, meter, start),
+        _ => round_trips::<false>(&mut *system.connect(setup)?, &mut caller, uncounted, meter, start),
     }
+}
+
+/// All clients of a system that is one process, each on a thread of its own.
+pub(crate) fn together(
+    system: &dyn System,
+    setup: &Setup,
+    timing: Timing,
+    start: Start<'_>,
+) -> Outcome<Vec<Figures>> {
+    // Should a client fail before it is ready the others wait for it in vain, until the parent loses patience.
+    let gate = Barrier::new(usize::try_from(setup.case.callers())? + 1);
+    thread::scope(|scope| {
+        let gate = &gate;
+        let mut clients = Vec::new();
+        for number in 0..setup.case.callers() {
+            let salt = u8::try_from(number % 251)?;
+            clients.push(scope.spawn(move || {
+                let mut start = || {
+                    gate.wait();
+                    gate.wait();
+                    Ok(())
+                };
+                self::system(system, setup, timing, CpuClock::own(), salt, &mut start)
+            }));
+        }
+        gate.wait();
+        let started = start();
+        gate.wait();
+        let mut all = Vec::new();
+        for client in clients {
+            let mut figures = client.join().map_err(|_| "a client panicked")??;
+            // Both clocks are of this process: its time is to be counted once.
+            figures.client_cpu = 0.0;
+            all.push(figures);
+        }
+        started.map(|()| all)
+    })
 }
 
 /// The client role where there is no server: repeats one operation.
@@ -170,15 +220,16 @@ impl Caller {
 fn round_trips<const BATCHED: bool>(
     client: &mut dyn Client,
     caller: &mut Caller,
+    uncounted: u64,
     mut meter: Meter,
     start: Start<'_>,
 ) -> Outcome<Figures> {
     let warm = meter.warm_up_end();
-    while Instant::now() < warm || caller.number < UNCOUNTED {
+    while Instant::now() < warm || caller.number < uncounted {
         caller.exchange(client)?;
     }
     start()?;
-    for _ in 0..UNCOUNTED {
+    for _ in 0..uncounted {
         caller.exchange(client)?;
     }
     meter.begin()?;
@@ -198,7 +249,7 @@ fn round_trips<const BATCHED: bool>(
             caller.check()?;
         }
     }
-    meter.finish(UNCOUNTED)
+    meter.finish(uncounted)
 }
 
 /// A call every millisecond, each timed from when it really began.
@@ -324,6 +375,68 @@ impl Pipe {
             }
         }
         Ok(())
+    }
+}
+
+/// Keeps `window` calls in flight, whatever the order of the answers: a new one goes out for each that is answered.
+fn topped_up(
+    client: &mut dyn Client,
+    caller: &mut Caller,
+    window: u64,
+    mut meter: Meter,
+    start: Start<'_>,
+) -> Outcome<Figures> {
+    let mut flight = Vec::new();
+    let warm = meter.warm_up_end();
+    for _ in 0..window {
+        caller.launch(client, &mut flight)?;
+    }
+    while Instant::now() < warm {
+        caller.land(client, &mut flight)?;
+        caller.launch(client, &mut flight)?;
+    }
+    while !flight.is_empty() {
+        caller.land(client, &mut flight)?;
+    }
+    start()?;
+    meter.begin()?;
+    for _ in 0..window {
+        caller.launch(client, &mut flight)?;
+    }
+    while !meter.is_over() {
+        meter.single(caller.land(client, &mut flight)?)?;
+        caller.launch(client, &mut flight)?;
+    }
+    let figures = meter.finish(window)?;
+    while !flight.is_empty() {
+        caller.land(client, &mut flight)?;
+    }
+    Ok(figures)
+}
+
+/// A call in flight: its number, and when it was sent.
+type Launched = (u64, Instant);
+
+impl Caller {
+    /// Sends the next call.
+    fn launch(&mut self, client: &mut dyn Client, flight: &mut Vec<Launched>) -> Outcome<()> {
+        self.stamp();
+        flight.push((self.number, Instant::now()));
+        client.send(self.payload.bytes())?;
+        client.flush()
+    }
+
+    /// Takes any answer; when its call was sent.
+    fn land(&mut self, client: &mut dyn Client, flight: &mut Vec<Launched>) -> Outcome<Instant> {
+        client.receive(&mut self.answer)?;
+        let answered = sequence(&self.answer);
+        let place = flight.iter().position(|(number, _)| Some(*number) == answered);
+        let Some(place) = place else { return Err(format!("an answer to call {answered:?}").into()) };
+        let (number, begun) = flight.swap_remove(place);
+        if self.answer != self.payload.stamp(number) {
+            return Err(format!("wrong answer to call {number}").into());
+        }
+        Ok(begun)
     }
 }
 
@@ -479,32 +592,9 @@ fn in_nanoseconds(count: u64) -> f64 {
     figure
 }
 
-/// A point in time, later by less than a second.
-fn after(time: Timespec, nanos: i64) -> Timespec {
-    const SECOND: i64 = 1_000_000_000;
-    let nanos = time.tv_nsec + nanos;
-    Timespec { tv_sec: time.tv_sec + nanos / SECOND, tv_nsec: nanos % SECOND }
-}
-
-/// Sleeps until a point of the monotonic clock, through interruptions.
-fn sleep_until(time: Timespec) -> io::Result<()> {
-    loop {
-        match clock_nanosleep_absolute(ClockId::Monotonic, &time) {
-            Err(rustix::io::Errno::INTR) => {}
-            slept => return Ok(slept?),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_later_time_carries_into_seconds() {
-        let time = after(Timespec { tv_sec: 1, tv_nsec: 999_500_000 }, PACE_NS);
-        assert_eq!((time.tv_sec, time.tv_nsec), (2, 500_000));
-    }
 
     #[test]
     fn short_batches_give_the_median_and_singles_the_tail() {

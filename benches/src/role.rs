@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cpu::CpuClock;
 use crate::measure::{self, Timing};
+use crate::payload::Payload;
 use crate::pin::pin;
 use crate::rounds::{Contender, contender};
 use crate::systems::{Outcome, Setup};
@@ -43,6 +44,13 @@ pub(crate) enum Part {
         /// Makes this client's payload its own.
         salt: u8,
     },
+    /// Is all clients and what they call, and reports for each.
+    Together {
+        /// How long.
+        timing: Timing,
+    },
+    /// Is ready when the server takes no more of it, and stays.
+    Flood,
 }
 
 /// Plays a part. Returns when that is over, which for a server is never.
@@ -55,6 +63,20 @@ pub(crate) fn play(order: &str) -> Outcome<()> {
     let done = match (&order.part, contender) {
         (Part::Server, Contender::System(system)) => system.serve(&order.setup, &mut || say("ready")),
         (Part::Server, Contender::Cost(_)) => Err("a cost has no server".into()),
+        (Part::Together { timing }, Contender::System(system)) => {
+            measure::together(system, &order.setup, *timing, &mut wait_for_start).and_then(|figures| {
+                for figures in figures {
+                    say(&serde_json::to_string(&figures)?)?;
+                }
+                stay()
+            })
+        }
+        (Part::Flood, Contender::System(system)) => system.connect(&order.setup).and_then(|mut client| {
+            client.flood(Payload::new(order.setup.case.size, u8::MAX).stamp(1))?;
+            say("ready")?;
+            stay()
+        }),
+        (Part::Together { .. } | Part::Flood, Contender::Cost(_)) => Err("a cost has no clients".into()),
         (Part::Client { timing, server, salt }, contender) => {
             let figures = match contender {
                 Contender::System(system) => {
@@ -65,13 +87,17 @@ pub(crate) fn play(order: &str) -> Outcome<()> {
             };
             figures.and_then(|figures| {
                 say(&serde_json::to_string(&figures)?)?;
-                // Stays until the parent has counted system calls, and says so by closing the pipe.
-                io::stdin().read_to_end(&mut Vec::new())?;
-                Ok(())
+                stay()
             })
         }
     };
     done.map_err(|error| format!("{} (process {}): {error}", order.system, process::id()).into())
+}
+
+/// Stays until the parent has counted system calls, and says so by closing the pipe.
+fn stay() -> Outcome<()> {
+    io::stdin().read_to_end(&mut Vec::new())?;
+    Ok(())
 }
 
 /// Writes a line to the parent.

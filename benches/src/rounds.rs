@@ -14,6 +14,7 @@ use crate::scenario::{Case, Placement, Scenario};
 use crate::syscalls;
 use crate::systems::{self, Outcome, System};
 use crate::trial::{self, Findings};
+use crate::work::Work;
 
 /// Something that has rows in the table.
 #[derive(Clone, Copy)]
@@ -64,15 +65,33 @@ impl Entry {
     }
 }
 
-/// The rows that any of the patterns selects; all, if there is no pattern. In the order of the table.
-pub(crate) fn entries(only: &[String]) -> Vec<Entry> {
+/// Whether a row is worth its time where there is little. The service scenarios and the socket show there that they
+/// work.
+fn in_short(entry: &Entry) -> bool {
+    let Case { scenario, size, in_flight, clients, placement } = entry.case;
+    match scenario {
+        Scenario::ServiceDepth => in_flight == 16,
+        Scenario::ServiceClients => clients == 7,
+        Scenario::ServiceEmpty => placement == Placement::TwoCpus,
+        Scenario::Echo if entry.contender.name() == "ringbell-uds" => size == 64,
+        Scenario::Pipelined if entry.contender.name() == "ringbell-uds" => in_flight == 16,
+        _ => entry.contender.name() != "ringbell-uds",
+    }
+}
+
+/// The rows that any of the patterns selects; if there is no pattern all, or, in short, a choice. In the order of the
+/// table.
+pub(crate) fn entries(only: &[String], short: bool) -> Vec<Entry> {
     let cases = |contender: &Contender| match contender {
         Contender::System(system) => system.cases(),
         Contender::Cost(cost) => vec![cost.case()],
     };
     let mut entries: Vec<Entry> = contenders()
         .flat_map(|contender| cases(&contender).into_iter().map(move |case| Entry { contender, case }))
-        .filter(|entry| only.is_empty() || only.iter().any(|pattern| entry.label().contains(pattern)))
+        .filter(|entry| match only {
+            [] => !short || in_short(entry),
+            only => only.iter().any(|pattern| entry.label().contains(pattern)),
+        })
         .collect();
     entries.sort_by_key(|entry| entry.case);
     entries
@@ -90,6 +109,8 @@ pub(crate) struct Plan {
     /// How often a trial is tried until the CPUs stay at their usual distance, and how long to wait for that each time.
     pub(crate) attempts: u32,
     pub(crate) patience: Duration,
+    /// Whether the system calls of limits are counted too, which is to say verified: what they do is known.
+    pub(crate) count_limits: bool,
     /// Decides the order.
     pub(crate) seed: u64,
 }
@@ -177,7 +198,8 @@ pub(crate) fn run(entries: &[Entry], plan: &Plan) -> Outcome<Race> {
     let mut rows = Vec::new();
     for (entry, findings) in entries.iter().zip(&found) {
         let mut calls = None;
-        if countable && !findings.is_empty() {
+        let wanted = plan.count_limits || !entry.contender.name().starts_with("limit-");
+        if countable && wanted && !findings.is_empty() {
             match calls_per_operation(entry, &cpus, timing) {
                 Ok(count) => calls = Some(count),
                 Err(error) => failures.push(format!("counting: {}: {error}", entry.label())),
@@ -222,9 +244,11 @@ fn calls_per_operation(entry: &Entry, cpus: &Cpus, timing: Timing) -> Outcome<f6
     let run = Duration::from_millis(if paced { 200 } else { 20 });
     let findings = trial::run(entry, cpus, Timing { run, ..timing }, true)?;
     let operations: u64 = findings.clients.iter().map(|figures| figures.since_start).sum();
-    let mut own = u64::from(entry.case.clients) * syscalls::REFEREE_PER_CLIENT;
-    if paced {
-        // The pause before each call.
+    let mut own = u64::from(entry.case.callers()) * syscalls::REFEREE_PER_CLIENT;
+    let waits =
+        matches!(entry.contender, Contender::System(system) if system.work(&entry.case) == Work::Wait);
+    if paced || waits {
+        // The pause before each call, or in its handler.
         own += operations;
     }
     let calls = findings.syscalls.unwrap_or(0).saturating_sub(own);
@@ -268,20 +292,32 @@ mod tests {
 
     #[test]
     fn every_row_has_a_label_of_its_own() {
-        let entries = entries(&[]);
+        let entries = entries(&[], false);
         let labels: BTreeSet<String> = entries.iter().map(Entry::label).collect();
         assert_eq!(labels.len(), entries.len());
     }
 
     #[test]
     fn every_bounded_case_has_a_limit() {
-        let entries = entries(&[]);
+        let entries = entries(&[], false);
         for entry in &entries {
             if let Some(bound) = entry.case.bound() {
                 let limit = |other: &&Entry| {
                     other.contender.name().starts_with("limit-") && bound.covers(&other.case)
                 };
                 assert!(entries.iter().any(|other| limit(&other)), "{}", entry.label());
+            }
+        }
+    }
+
+    #[test]
+    fn every_yardstick_is_measured() {
+        for short in [false, true] {
+            let entries = entries(&[], short);
+            for entry in &entries {
+                let Some(yardstick) = entry.case.yardstick(entry.contender.name()) else { continue };
+                let found = entries.iter().any(|other| (other.contender.name(), other.case) == yardstick);
+                assert!(found, "{}", entry.label());
             }
         }
     }

@@ -44,6 +44,11 @@ pub(crate) struct Row {
     /// How many times the limit this is; the limit is the best of those that bound the case. By p50, and by rate in
     /// pipelined and stream cases. None where nothing bounds the case, or no such limit was measured.
     pub(crate) ratio_to_limit: Option<f64>,
+    /// The system beside which this one is judged in this scenario; see `Case::yardstick`.
+    pub(crate) yardstick: Option<&'static str>,
+    /// How good this row is as that of its yardstick, in percent: by rate, or by p50 with one call at a time. None for
+    /// the yardstick itself, and if that was not measured.
+    pub(crate) percent_of_yardstick: Option<f64>,
 }
 
 impl Row {
@@ -75,6 +80,8 @@ impl Row {
             min: tenths(of(|round| round.p50).into_iter().fold(f64::INFINITY, f64::min)),
             max: tenths(largest(of(|round| round.p50))),
             ratio_to_limit: None,
+            yardstick: None,
+            percent_of_yardstick: None,
         })
     }
 
@@ -90,8 +97,19 @@ impl Row {
     }
 }
 
-/// Fills in how each row relates to its limit.
+/// Fills in how each row relates to its limit and to its yardstick.
 pub(crate) fn relate(rows: &mut [Row]) {
+    let all = rows.to_vec();
+    for row in &mut *rows {
+        let Some((system, case)) = row.case().yardstick(row.system) else { continue };
+        if (system, case) == (row.system, row.case()) {
+            continue;
+        }
+        row.yardstick = Some(system);
+        let yardstick = all.iter().find(|other| (other.system, other.case()) == (system, case));
+        row.percent_of_yardstick =
+            yardstick.map(|yardstick| tenths(yardstick.verdict() / row.verdict() * 100.0));
+    }
     let limits: Vec<Row> = rows.iter().filter(|row| row.system.starts_with("limit-")).cloned().collect();
     for row in rows {
         let Some(bound) = row.case().bound() else { continue };
@@ -180,6 +198,8 @@ mod tests {
             min: p50_ns,
             max: p50_ns,
             ratio_to_limit: None,
+            yardstick: None,
+            percent_of_yardstick: None,
         }
     }
 
@@ -214,12 +234,29 @@ mod tests {
     }
 
     #[test]
+    fn services_are_judged_beside_their_yardstick() {
+        let mut rows = [
+            row("in-process", Scenario::ServiceDepth, 64, 100.0, 10_000.0),
+            row("x", Scenario::ServiceDepth, 64, 100.0, 9000.0),
+            row("ringbell", Scenario::ServiceEmpty, 64, 300.0, 1.0),
+            row("x", Scenario::ServiceEmpty, 64, 400.0, 1.0),
+            row("x", Scenario::SlowClient, 64, 400.0, 50.0),
+            row("x", Scenario::SlowClient, 64, 400.0, 40.0),
+        ];
+        rows[4].clients = 7;
+        rows[5].clients = 8;
+        relate(&mut rows);
+        let percents: Vec<Option<f64>> = rows.iter().map(|row| row.percent_of_yardstick).collect();
+        assert_eq!(percents, [None, Some(90.0), None, Some(75.0), None, Some(80.0)]);
+    }
+
+    #[test]
     fn a_row_has_exactly_the_agreed_fields() {
         let json = serde_json::to_value(row("x", Scenario::Echo, 64, 1.0, 1.0)).expect("serializes");
         let mut fields: Vec<&str> = json.as_object().expect("an object").keys().map(String::as_str).collect();
         fields.sort_unstable();
-        let agreed = "clients cpu_ns_per_op in_flight max max_ns min p50_ns p90_ns p999_ns p99_ns per_second placement \
-                      ratio_to_limit rounds scenario size syscalls_per_op system";
+        let agreed = "clients cpu_ns_per_op in_flight max max_ns min p50_ns p90_ns p999_ns p99_ns per_second percent_of_yardstick \
+                      placement ratio_to_limit rounds scenario size syscalls_per_op system yardstick";
         assert_eq!(fields, agreed.split_whitespace().collect::<Vec<_>>());
     }
 }

@@ -30,7 +30,19 @@ pub(crate) enum Scenario {
     Stream,
     /// Many client processes on however many CPUs there are, each calling without a pause.
     Clients,
+    /// One client that keeps some calls in flight, whose handlers each wait for 100 us.
+    ServiceDepth,
+    /// Many clients with one such call in flight each.
+    ServiceClients,
+    /// A concurrent server whose handler does nothing: what its machinery costs.
+    ServiceEmpty,
+    /// [`CALLERS`] clients that call without a pause; and, in one of its two cases, beside them one that sends as much
+    /// as it is let and reads no answer.
+    SlowClient,
 }
+
+/// Clients of the slow-client scenario that call as usual. Its figures are of these alone.
+const CALLERS: u32 = 7;
 
 /// Which CPUs the processes of a trial may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -76,7 +88,9 @@ impl Case {
     pub(crate) const fn new(scenario: Scenario, size: usize) -> Self {
         let placement = match scenario {
             Scenario::OneCpu | Scenario::Cost => Placement::OneCpu,
-            Scenario::Clients => Placement::Unpinned,
+            Scenario::Clients | Scenario::ServiceDepth | Scenario::ServiceClients | Scenario::SlowClient => {
+                Placement::Unpinned
+            }
             _ => Placement::TwoCpus,
         };
         Self { scenario, size, in_flight: 1, clients: 1, placement }
@@ -100,6 +114,55 @@ impl Case {
         cases
     }
 
+    /// Depths of a pipeline of requests that take their time.
+    pub(crate) fn service_depths() -> Vec<Self> {
+        let case = Self::new(Scenario::ServiceDepth, 64);
+        [1, 2, 4, 8, 16].map(|in_flight| Self { in_flight, ..case }).to_vec()
+    }
+
+    /// Numbers of clients with such requests.
+    pub(crate) fn service_clients() -> Vec<Self> {
+        let case = Self::new(Scenario::ServiceClients, 64);
+        [1, 2, 4, 7, 16, 32].map(|clients| Self { clients, ..case }).to_vec()
+    }
+
+    /// Empty requests: alone, side by side, and from many clients. With 64 in flight everybody is busy all the time,
+    /// wherever the scheduler puts a pool's thread.
+    pub(crate) fn service_empty() -> Vec<Self> {
+        let case = Self::new(Scenario::ServiceEmpty, 64);
+        let unpinned = case.on(Placement::Unpinned);
+        let mut cases = vec![case, Self { in_flight: 16, ..case }];
+        cases.extend([4, 8].map(|clients| Self { clients, ..unpinned }));
+        cases.push(Self { in_flight: 64, ..unpinned });
+        cases
+    }
+
+    /// Without and with the client that never reads.
+    pub(crate) fn slow_client() -> Vec<Self> {
+        let case = Self::new(Scenario::SlowClient, 64);
+        [CALLERS, CALLERS + 1].map(|clients| Self { clients, ..case }).to_vec()
+    }
+
+    /// How many of the clients call and are measured.
+    pub(crate) const fn callers(&self) -> u32 {
+        if self.has_slow_client() { CALLERS } else { self.clients }
+    }
+
+    /// Whether there is one more client, which never reads.
+    pub(crate) const fn has_slow_client(&self) -> bool {
+        matches!(self.scenario, Scenario::SlowClient) && self.clients > CALLERS
+    }
+
+    /// The row beside which a row of `system` in this case is judged: whose, and in which case.
+    pub(crate) fn yardstick(&self, system: &'static str) -> Option<(&'static str, Self)> {
+        match self.scenario {
+            Scenario::ServiceDepth | Scenario::ServiceClients => Some(("in-process", *self)),
+            Scenario::ServiceEmpty => Some(("ringbell", *self)),
+            Scenario::SlowClient => Some((system, Self { clients: CALLERS, ..*self })),
+            _ => None,
+        }
+    }
+
     /// How the system must wait in this case.
     pub(crate) const fn waiting(&self) -> Waiting {
         match self.scenario {
@@ -119,13 +182,26 @@ impl Case {
             Scenario::OneCpu | Scenario::Parked | Scenario::Paced | Scenario::Setup | Scenario::Canary => {
                 alike(self.scenario, None)
             }
-            Scenario::Clients | Scenario::Cost => None,
+            Scenario::Clients
+            | Scenario::Cost
+            | Scenario::ServiceDepth
+            | Scenario::ServiceClients
+            | Scenario::ServiceEmpty
+            | Scenario::SlowClient => None,
         }
     }
 
     /// Whether this case is judged by its rate and not by its round trip.
     pub(crate) const fn is_throughput(&self) -> bool {
-        matches!(self.scenario, Scenario::Pipelined | Scenario::Stream)
+        match self.scenario {
+            Scenario::Pipelined
+            | Scenario::Stream
+            | Scenario::ServiceDepth
+            | Scenario::ServiceClients
+            | Scenario::SlowClient => true,
+            Scenario::ServiceEmpty => self.in_flight > 1 || self.clients > 1,
+            _ => false,
+        }
     }
 }
 
@@ -163,6 +239,10 @@ impl fmt::Display for Scenario {
             Self::Pipelined => "pipelined",
             Self::Stream => "stream",
             Self::Clients => "clients",
+            Self::ServiceDepth => "service-depth",
+            Self::ServiceClients => "service-clients",
+            Self::ServiceEmpty => "service-empty",
+            Self::SlowClient => "slow-client",
         })
     }
 }
@@ -198,7 +278,8 @@ mod tests {
 
     #[test]
     fn displays_as_it_serializes() {
-        for case in Case::standard() {
+        let services = [Case::service_depths(), Case::service_clients(), Case::service_empty()].concat();
+        for case in [Case::standard(), services, Case::slow_client()].concat() {
             assert_eq!(serde_json::to_value(case.scenario).expect("serializes"), case.scenario.to_string());
             assert_eq!(serde_json::to_value(case.placement).expect("serializes"), case.placement.to_string());
         }

@@ -3,9 +3,10 @@
 use std::fmt::Write;
 
 use crate::row::Row;
+use crate::scenario::Scenario;
 
-/// The headings, and on which side their columns are flush.
-const COLUMNS: [(&str, Flush); 16] = [
+/// The headings, and on which side their columns are flush. The last one's is the [`yardstick`].
+const COLUMNS: [(&str, Flush); 17] = [
     ("system", Flush::Left),
     ("size", Flush::Right),
     ("flight", Flush::Right),
@@ -22,7 +23,18 @@ const COLUMNS: [(&str, Flush); 16] = [
     ("p50 min", Flush::Right),
     ("p50 max", Flush::Right),
     ("x limit", Flush::Right),
+    ("", Flush::Right),
 ];
+
+/// What the rows of a scenario are judged beside, as a heading.
+fn yardstick(scenario: Scenario) -> &'static str {
+    match scenario {
+        Scenario::ServiceDepth | Scenario::ServiceClients => "of in-process",
+        Scenario::ServiceEmpty => "of ringbell",
+        Scenario::SlowClient => "of the 7 alone",
+        _ => "",
+    }
+}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Flush {
@@ -34,7 +46,9 @@ enum Flush {
 pub(crate) fn render(rows: &[Row]) -> String {
     let cells: Vec<[String; COLUMNS.len()]> = rows.iter().map(cells).collect();
     let mut widths = COLUMNS.map(|(heading, _)| heading.len());
-    for row in &cells {
+    for (row, scenario) in cells.iter().zip(rows.iter().map(|row| row.scenario)) {
+        let last = &mut widths[COLUMNS.len() - 1];
+        *last = (*last).max(yardstick(scenario).len());
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.len());
         }
@@ -46,7 +60,9 @@ pub(crate) fn render(rows: &[Row]) -> String {
             scenario = Some(row.scenario);
             let rounds = row.rounds;
             text += &format!("\n{} (median of {rounds} rounds)\n", row.scenario);
-            line(&mut text, &widths, COLUMNS.map(|(heading, _)| heading));
+            let mut headings = COLUMNS.map(|(heading, _)| heading);
+            headings[COLUMNS.len() - 1] = yardstick(row.scenario);
+            line(&mut text, &widths, headings);
         }
         line(&mut text, &widths, cells.each_ref().map(String::as_str));
     }
@@ -84,6 +100,7 @@ fn cells(row: &Row) -> [String; COLUMNS.len()] {
         time(row.min),
         time(row.max),
         ratio(row.ratio_to_limit),
+        row.percent_of_yardstick.map_or_else(String::new, |percent| format!("{percent:.1} %")),
     ]
 }
 

@@ -28,9 +28,9 @@ const NOTICE: Duration = Duration::from_micros(300);
 /// What a trial found.
 #[derive(Debug)]
 pub(crate) struct Findings {
-    /// Of each client.
+    /// Of each client that calls.
     pub(crate) clients: Vec<Figures>,
-    /// System calls of all processes since the start, if they were counted.
+    /// System calls of the server and these clients since the start, if they were counted.
     pub(crate) syscalls: Option<u64>,
 }
 
@@ -45,17 +45,27 @@ pub(crate) fn run(entry: &Entry, cpus: &Cpus, timing: Timing, counting: bool) ->
         setup: Setup { path: directory.0.join("socket"), case },
         part,
     };
+    let in_process = matches!(entry.contender, Contender::System(system) if system.is_in_process());
     let mut server = match entry.contender {
-        Contender::System(_) => {
+        Contender::System(_) if !in_process => {
             let mut server = Process::start(&order(cpus.of_server(case.placement), Part::Server))?;
             expect_ready(server.line(PATIENCE, None)?)?;
             Some(server)
         }
-        Contender::Cost(_) => None,
+        _ => None,
     };
 
+    // Dropped, and so killed, when the trial is over.
+    let mut slow = None;
+    if case.has_slow_client() {
+        let client = slow.insert(Process::start(&order(cpus.of_client(case.placement), Part::Flood))?);
+        expect_ready(client.line(PATIENCE, server.as_mut())?)?;
+    }
     let mut clients = Vec::new();
-    for number in 0..case.clients {
+    if in_process {
+        clients.push(Process::start(&order(cpus.of_client(case.placement), Part::Together { timing }))?);
+    }
+    for number in 0..if in_process { 0 } else { case.callers() } {
         // Salts need only differ among a few.
         let salt = u8::try_from(number % 251)?;
         let part = Part::Client { timing, server: server.as_ref().map(Process::id), salt };
@@ -74,9 +84,12 @@ pub(crate) fn run(entry: &Entry, cpus: &Cpus, timing: Timing, counting: bool) ->
         client.say(&format!("go {}\n", start.as_nanos()))?;
     }
     let mut figures = Vec::new();
+    let reports = if in_process { case.callers() } else { 1 };
     for client in &mut clients {
-        let line = client.line(timing.run + PATIENCE, server.as_mut())?;
-        figures.push(serde_json::from_str(&line)?);
+        for _ in 0..reports {
+            let line = client.line(timing.run + PATIENCE, server.as_mut())?;
+            figures.push(serde_json::from_str(&line)?);
+        }
     }
     let syscalls = counter.map(Counter::count).transpose()?;
     for client in clients {

@@ -2,9 +2,10 @@
 //!
 //! To add a system: write `systems/<name>.rs` with a type that implements [`System`] and a client that implements
 //! [`Client`], and put it into [`all`]. The server and each client run in a process of their own; the only thing they
-//! share is [`Setup`]. The handler is [`crate::payload::echo`].
+//! share is [`Setup`]. The handler is [`Work::answer`] of the system's [work](System::work).
 
 mod frames;
+mod in_process;
 mod pipe;
 mod ringbell;
 mod seqpacket;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::scenario::Case;
+use crate::work::Work;
 
 /// A result whose error is only ever shown to a person.
 pub(crate) type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -37,6 +39,16 @@ pub(crate) trait System: Sync {
     /// The cases that this system can run.
     fn cases(&self) -> Vec<Case> {
         Case::standard()
+    }
+
+    /// What its handler does in this case.
+    fn work(&self, _case: &Case) -> Work {
+        Work::Echo
+    }
+
+    /// Whether there is no server to start: the clients are threads of one process, and what they call is there too.
+    fn is_in_process(&self) -> bool {
+        false
     }
 
     /// The server role: calls `ready` once clients may connect, then answers until it is killed, which is how every
@@ -65,9 +77,15 @@ pub(crate) trait Client {
         Ok(())
     }
 
-    /// Pipelined cases: the next response. The referee expects them in the order of the requests.
+    /// Pipelined cases: the next response. The referee expects them in the order of the requests, but where handlers
+    /// wait side by side.
     fn receive(&mut self, _answer: &mut Vec<u8>) -> Outcome<()> {
         Err("this system does not pipeline".into())
+    }
+
+    /// Slow-client cases: sends as much as the server takes, reads no answer, and returns when that is over.
+    fn flood(&mut self, _request: &[u8]) -> Outcome<()> {
+        Err("this system does not flood".into())
     }
 
     /// Stream cases: `count` one-way messages whose sequence numbers start at `first`. The server must check every one.
@@ -84,7 +102,12 @@ pub(crate) trait Client {
 /// All competitors, limits apart.
 pub(crate) fn all() -> Vec<&'static dyn System> {
     vec![
-        &ringbell::Ringbell,
+        &in_process::InProcess,
+        &ringbell::SERIAL,
+        &ringbell::INLINE,
+        &ringbell::REACTOR,
+        &ringbell::REACTOR_UDS,
+        &ringbell::SERIAL_UDS,
         &stream::STREAM,
         &stream::BATCHED,
         &stream::DIAL,
