@@ -10,6 +10,7 @@
 //! | [`process`] | starting, talking to, stopping and killing other processes |
 //! | [`server`] | a server in a process of its own, and the role that it plays |
 //! | [`pattern`] | what is sent and what must come back, computed on both sides from a seed |
+//! | [`reacting`] | a concurrent server that is driven by its requests, and its client |
 //! | [`verified`] | a client that checks every answer |
 //! | [`observe`] | what /proc says of a process |
 //! | [`raw`] | the handshake by hand, for peers that are not honest |
@@ -27,6 +28,7 @@ pub mod observe;
 pub mod pattern;
 pub mod process;
 pub mod raw;
+pub mod reacting;
 pub mod server;
 pub mod signals;
 pub mod suite;
@@ -49,6 +51,12 @@ pub fn scaled(release: u64) -> u64 {
     });
     let build = if cfg!(debug_assertions) { 0.05 } else { 1.0 };
     ((release as f64 * scale * build) as u64).max(1)
+}
+
+/// How the clients of a test connect: the defaults, over what carries the sessions of this test (see [`suite!`]).
+pub fn options() -> ringbell::ConnectOptions {
+    let options = ringbell::ConnectOptions::new();
+    if process::over_socket() { options.transport(ringbell::TransportChoice::Socket) } else { options }
 }
 
 /// The seed of all patterns and choices of this run.

@@ -5,6 +5,8 @@
 //! processes are started on the thread that runs the test.
 
 use crate::observe;
+use crate::suite::Carrier;
+use ringbell::sync::{Ordering, PlainBool};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
@@ -16,12 +18,27 @@ use std::time::{Duration, Instant};
 
 const ROLE: &str = "RINGBELL_TEST_ROLE";
 const PARENT: &str = "RINGBELL_TEST_PARENT";
+const CARRIER: &str = "RINGBELL_TEST_CARRIER";
 /// How long a process may take to say or do what is awaited.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The role of this process; `None` if it runs the tests.
 pub(crate) fn role() -> Option<String> {
     std::env::var(ROLE).ok()
+}
+
+/// Whether the socket carries the sessions of the test that runs.
+static OVER_SOCKET: PlainBool = PlainBool::new(false);
+
+/// From now on sessions are carried by this, here and in roles that are started.
+pub(crate) fn carry_by(carrier: Carrier) {
+    OVER_SOCKET.store(carrier == Carrier::Socket, Ordering::Relaxed);
+}
+
+/// Whether the socket is to carry the sessions of this test, or of the test that started this role.
+#[must_use]
+pub fn over_socket() -> bool {
+    OVER_SOCKET.load(Ordering::Relaxed) || std::env::var_os(CARRIER).is_some()
 }
 
 /// From now on this process is killed when its parent's thread ends.
@@ -114,6 +131,9 @@ impl Start {
     pub fn role(role: &str) -> Self {
         let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
         command.env(ROLE, role).env(PARENT, std::process::id().to_string()).env_remove("RINGBELL_KILL_AT");
+        if over_socket() {
+            command.env(CARRIER, "socket");
+        }
         Self { role: role.to_owned(), command }
     }
 
@@ -123,6 +143,9 @@ impl Start {
         command.args(program_arguments);
         command.arg(std::env::current_exe().expect("this program has a path"));
         command.env(ROLE, role).env_remove(PARENT).env_remove("RINGBELL_KILL_AT");
+        if over_socket() {
+            command.env(CARRIER, "socket");
+        }
         Self { role: role.to_owned(), command }
     }
 

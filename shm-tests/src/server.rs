@@ -1,10 +1,11 @@
 //! A server in a process of its own.
 //!
-//! The role prints `ready` when it listens and then obeys lines: `stats`, `shutdown MS`, `descriptors`. It shuts
+//! The role prints `ready` when it listens and then obeys lines: `stats`, `shutdown MS`, `open GATE`. It shuts
 //! down when its test hangs up.
 
 use crate::pattern::{Chance, Pattern, Way};
 use crate::process::{Arguments, Process, Start, hear, say};
+use crate::reacting::{Pool, Reacting, State, react};
 use crate::suite::Role;
 use ringbell::{HandlerError, Request, ServerHandle, ServerStats, WaitSettings};
 use std::collections::{HashMap, HashSet};
@@ -203,8 +204,9 @@ pub fn waiting(name: &str, default: WaitSettings) -> WaitSettings {
 /// | key | what |
 /// |---|---|
 /// | `path` | the socket |
-/// | `handler` | `verify` ([`Verifier`]) or `do` ([`obey`]) |
+/// | `handler` | `verify` ([`Verifier`]), `do` ([`obey`]) or `react` ([`react`]) |
 /// | `ring_capacity`, `max_message`, `max_clients`, `max_handshakes`, `max_queued_answers`, `max_incomplete_bytes`, `max_bytes_per_client`, `max_bytes_per_uid` | as in `ServerBuilder` |
+/// | `max_in_flight`, `max_queued_events`, `max_queued_bytes` | the same |
 /// | `handshake_ms`, `slow_client_ms` | its times |
 /// | `wait` | see [`waiting`] |
 /// | `isolation` | `uid` or `session` |
@@ -215,6 +217,10 @@ pub fn waiting(name: &str, default: WaitSettings) -> WaitSettings {
 /// | `sigterm` | any value: SIGTERM shuts down |
 /// | `storm_us` | a signal every so many microseconds |
 /// | `dawdle_us` | the verifier takes up to so long over a request |
+/// | `ordered` | any value: answers in the order of the requests |
+/// | `workers` | threads of `react`, 8 unless said otherwise |
+/// | `pool` | `react` runs on an executor of so many threads, instead of the reactor's thread |
+/// | `inline` | on such an executor: `never`, `short` or `measured` |
 /// | `sigpipe` | any value: SIGPIPE kills, as it does in programs that are not Rust's |
 ///
 /// # Panics
@@ -236,7 +242,7 @@ pub fn serve(arguments: &Arguments) {
         max_queued_answers,
         max_incomplete_bytes
     );
-    numbers!(max_bytes_per_client, max_bytes_per_uid);
+    numbers!(max_bytes_per_client, max_bytes_per_uid, max_in_flight, max_queued_events, max_queued_bytes);
     if let Some(mode) = arguments.maybe_number("mode") {
         builder = builder.socket_mode(mode.try_into().expect("a mode"));
     }
@@ -256,6 +262,18 @@ pub fn serve(arguments: &Arguments) {
     }
     if arguments.get("fallback") == Some("off") {
         builder = builder.fallback(false);
+    }
+    if arguments.get("shared_memory") == Some("off") {
+        builder = builder.shared_memory(false);
+    }
+    if arguments.get("ordered").is_some() {
+        builder = builder.answer_order(ringbell::AnswerOrder::Request);
+    }
+    match arguments.get("inline") {
+        Some("short") => builder = builder.inline(ringbell::Inline::Short),
+        Some("measured") => builder = builder.inline(ringbell::Inline::Measured),
+        Some("never") | None => {}
+        Some(other) => panic!("not inline: {other}"),
     }
     if arguments.get("anyone").is_some() {
         builder = builder.credentials(ringbell::Credentials::Anyone);
@@ -294,6 +312,21 @@ pub fn serve(arguments: &Arguments) {
                 obey(request, handled, response)
             })
         }
+        "react" => {
+            let state = State::new(arguments.maybe_number("workers").unwrap_or(8));
+            if let Some(threads) = arguments.maybe_number("pool") {
+                let of = state.clone();
+                let stats = server.run_on(Pool::new(threads), move |request, responder| {
+                    react(&of, request, responder);
+                });
+                complaints = state.complaints();
+                stats
+            } else {
+                let stats = server.run_service(Reacting(state.clone()));
+                complaints = stats.as_ref().map_or(1, |stats| state.close(stats.accepted));
+                stats
+            }
+        }
         other => panic!("no handler {other}"),
     };
     let stats = stats.unwrap_or_else(|error| panic!("cannot serve: {error}"));
@@ -306,6 +339,7 @@ fn control(handle: &ServerHandle) {
         match line.split_once(' ').unwrap_or((&line, "")) {
             ("stats", _) => tell_stats("stats", &handle.stats()),
             ("shutdown", ms) => handle.shutdown(ms.parse().ok().map(Duration::from_millis)),
+            ("open", gate) => crate::reacting::open_gate(gate.parse().expect("a gate")),
             other => panic!("not understood: {other:?}"),
         }
     }

@@ -26,17 +26,45 @@ macro_rules! done {
     ($($text:tt)*) => { $crate::suite::Ran::Done(format!($($text)*)) };
 }
 
-/// A test: its name and its body.
-pub type Test = (&'static str, fn() -> Ran);
+/// A test: its name, its body, and what carries its sessions.
+pub type Test = (&'static str, fn() -> Ran, Carrier);
 /// A role of another process: its name and its body.
 pub type Role = (&'static str, fn(&Arguments));
 
+/// What carries sessions that are made with [`options`](crate::options).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carrier {
+    /// Shared memory.
+    Shared,
+    /// The socket.
+    Socket,
+}
+
 /// Makes the `main` of a test program from the functions that are its tests and roles.
+///
+/// Those in `both` are run twice: as `name`, and as `name_over_socket` with clients whose sessions the socket carries.
+/// Those in `tests` are run once: they are about rings, or about memory that is shared.
 #[macro_export]
 macro_rules! suite {
-    (tests: [$($test:ident),* $(,)?], roles: [$($role:ident),* $(,)?] $(,)?) => {
+    (
+        $(both: [$($both:ident),* $(,)?],)?
+        tests: [$($test:ident),* $(,)?],
+        roles: [$($role:ident),* $(,)?] $(,)?
+    ) => {
         fn main() -> std::process::ExitCode {
-            $crate::suite::main(&[$((stringify!($test), $test)),*], &[$((stringify!($role), $role)),*])
+            use $crate::suite::Carrier::{Shared, Socket};
+            // A suite may have no test of either kind.
+            let _ = (Shared, Socket);
+            $crate::suite::main(
+                &[
+                    $($(
+                        (stringify!($both), $both as fn() -> $crate::suite::Ran, Shared),
+                        (concat!(stringify!($both), "_over_socket"), $both, Socket),
+                    )*)?
+                    $((stringify!($test), $test, Shared)),*
+                ],
+                &[$((stringify!($role), $role)),*],
+            )
         }
     };
 }
@@ -69,9 +97,9 @@ pub fn main(tests: &[Test], roles: &[Role]) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let options = Options::parse();
-    let chosen: Vec<&Test> = tests.iter().filter(|(name, _)| options.chooses(name)).collect();
+    let chosen: Vec<&Test> = tests.iter().filter(|(name, ..)| options.chooses(name)).collect();
     if options.list {
-        for (name, _) in chosen {
+        for (name, ..) in chosen {
             println!("{name}: test");
         }
         return ExitCode::SUCCESS;
@@ -84,8 +112,9 @@ fn run(tests: &[&Test]) -> ExitCode {
     std::thread::spawn(watch);
     println!("\nrunning {} test{}", tests.len(), if tests.len() == 1 { "" } else { "s" });
     let (mut passed, mut skipped, mut failed) = (0, 0, Vec::new());
-    for (name, body) in tests {
+    for (name, body, carrier) in tests {
         println!("test {name} ...");
+        process::carry_by(*carrier);
         let began = Instant::now();
         let worked = observe::cpu_time_with_children();
         tick();
