@@ -220,9 +220,10 @@ impl Client {
             None => match self.usable() {
                 Err(over) => Err(WaitEnd::Over(over)),
                 Ok(()) => self.wait(&mut Deadline::after(timeout), Interest::DATA, |client| {
-                    client.drain()?;
-                    let stream = client.streams.of_calls.get_mut(&call.as_u64());
-                    Ok(stream.and_then(Incoming::next))
+                    client.drain_for(|client| {
+                        let stream = client.streams.of_calls.get_mut(&call.as_u64());
+                        stream.and_then(Incoming::next)
+                    })
                 }),
             },
         };
@@ -241,6 +242,19 @@ impl Client {
                 Err(CallError::TimedOut { maybe_executed: true })
             }
             Err(WaitEnd::Over(over)) => Err(over.as_call(true)),
+        }
+    }
+
+    /// Takes in what has come and looks for something among it. What came before the session ended is still good.
+    fn drain_for<T>(&mut self, find: impl FnOnce(&mut Self) -> Option<T>) -> Result<Option<T>, Over> {
+        let drained = self.drain();
+        match (find(self), drained) {
+            (None, drained) => drained.map(|()| None),
+            (found, Ok(())) => Ok(found),
+            (found, Err(over)) => {
+                self.fail(over);
+                Ok(found)
+            }
         }
     }
 
@@ -285,8 +299,7 @@ impl Client {
             None => {
                 self.usable()?;
                 let waited = self.wait(&mut Deadline::after(timeout), Interest::DATA, |client| {
-                    client.drain()?;
-                    Ok(client.events.next())
+                    client.drain_for(|client| client.events.next())
                 });
                 match waited {
                     Ok(next) => next,
