@@ -244,6 +244,11 @@ impl SocketLink {
         }
     }
 
+    /// Whether the buffer has space left, so that the last [`Self::fill`] took all that there was.
+    pub(crate) fn has_space(&self) -> bool {
+        self.incoming.len() < self.incoming.capacity()
+    }
+
     /// Makes space for what is to come; false if there must be none.
     fn make_space(&mut self) -> bool {
         let held = self.unread().len();

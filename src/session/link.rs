@@ -197,7 +197,9 @@ impl Socket {
                 return Ok(None);
             }
             match self.link.fill() {
-                Ok(Filled::Some(_)) => {}
+                // Less than there was space for is all that there was. An end of which the kernel has told is still to
+                // be read: it tells once.
+                Ok(Filled::Some(_)) => self.ready.readable = self.ready.hung_up || !self.link.has_space(),
                 Ok(Filled::Nothing) => self.ready.readable = false,
                 Ok(Filled::Full) => return Ok(None),
                 Ok(Filled::End) | Err(_) => {
