@@ -276,6 +276,7 @@ fn echo(request: OwnedRequest, responder: Responder) {
 /// |---|---|
 /// | `e` | echoes; `t` the same moved, after `n` us; `b` the same here, busy for `n` us |
 /// | `k` | moved: passes gate `n` unless it is 0, echoes, then opens the gate that the rest names unless it is 0 |
+/// | `K` | passes gate `n`, echoes: for executors |
 /// | `o` | opens gate `n` |
 /// | `d` | drops the responder; `D` the same moved |
 /// | `l` | leaks the responder |
@@ -329,6 +330,10 @@ pub fn react(state: &Arc<State>, request: OwnedRequest, responder: Responder) {
                 open_gate(after);
             }
         }),
+        b'K' => {
+            pass_gate(n);
+            echo(request, responder);
+        }
         b'o' => {
             open_gate(n);
             echo(request, responder);
