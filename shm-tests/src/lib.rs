@@ -59,6 +59,12 @@ pub fn options() -> ringbell::ConnectOptions {
     if process::over_socket() { options.transport(ringbell::TransportChoice::Socket) } else { options }
 }
 
+/// As [`scaled`], with a count of its own for sessions over the socket, where each message costs system calls.
+#[must_use]
+pub fn scaled_for(rings: u64, socket: u64) -> u64 {
+    scaled(if process::over_socket() { socket } else { rings })
+}
+
 /// The seed of all patterns and choices of this run.
 #[must_use]
 pub fn seed() -> u64 {

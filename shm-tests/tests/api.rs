@@ -9,23 +9,21 @@ use ringbell_shm_tests::process::{Arguments, Start, hear, say};
 use ringbell_shm_tests::server::{Server, waiting};
 use ringbell_shm_tests::suite::{Ran, tick};
 use ringbell_shm_tests::verified::{Verified, no_wake_was_lost};
-use ringbell_shm_tests::{done, observe, scaled, seed, suite, wait_until};
+use ringbell_shm_tests::{done, observe, options, scaled, seed, suite, wait_until};
 use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 suite! {
-    tests: [
+    both: [
         nothing_there_and_every_timeout,
         a_stopped_handler_and_every_timeout,
-        no_room_and_every_timeout,
         a_request_that_is_too_large_is_not_written,
         an_answer_that_is_too_large_is_an_error,
         messages_of_no_length,
         errors_and_panics_of_the_handler,
         too_many_in_flight,
         answers_set_aside_by_calls_count_as_in_flight,
-        answers_set_aside_for_room_count_as_in_flight,
         answers_are_set_aside,
         answers_set_aside_outlive_the_session,
         both_rings_full,
@@ -42,11 +40,16 @@ suite! {
         shutdown_from_a_signal_handler,
         a_client_that_does_not_read_is_put_out,
         numbers_of_both_sides_agree,
-        limits_of_options,
         timeouts_at_any_moment,
         memory_for_requests_is_limited,
-        shutdown_before_serving,
         clients_wait_for_a_server_that_does_not_serve_yet,
+    ],
+    // About rings that are full, about their sizes, and about a server that has no clients.
+    tests: [
+        no_room_and_every_timeout,
+        answers_set_aside_for_room_count_as_in_flight,
+        limits_of_options,
+        shutdown_before_serving,
     ],
     roles: [lazy],
 }
@@ -58,7 +61,7 @@ fn doing() -> Server {
 }
 
 fn connect(server: &Server) -> Client {
-    Client::connect(server.path()).expect("connect")
+    options().connect(server.path()).expect("connect")
 }
 
 fn finish(mut client: Client) {
@@ -116,7 +119,7 @@ fn nothing_there_and_every_timeout() -> Ran {
 fn a_stopped_handler_and_every_timeout() -> Ran {
     for wait in ["default", "park", "spin", "yield"] {
         let server = doing();
-        let options = ConnectOptions::new().wait(waiting(wait, WaitSettings::client()));
+        let options = options().wait(waiting(wait, WaitSettings::client()));
         let mut client = options.connect(server.path()).expect("connect");
         let late = CallError::TimedOut { maybe_executed: true };
         let slow = ask(b's', 400, b"late");
@@ -220,9 +223,9 @@ fn a_request_that_is_too_large_is_not_written() -> Ran {
     );
     finish(client);
     // A client may ask for less, not for more.
-    let client = ConnectOptions::new().max_message(1000).connect(server.path()).expect("connect");
+    let client = options().max_message(1000).connect(server.path()).expect("connect");
     assert_eq!(client.max_message(), 1000);
-    let client = ConnectOptions::new().max_message(1 << 40).connect(server.path()).expect("connect");
+    let client = options().max_message(1 << 40).connect(server.path()).expect("connect");
     assert_eq!(client.max_message(), 100_000);
     server.shut_down();
     done!("every way to send")
@@ -315,7 +318,7 @@ fn errors_and_panics_of_the_handler() -> Ran {
 
 fn too_many_in_flight() -> Ran {
     let server = doing();
-    let mut client = ConnectOptions::new().max_in_flight(3).connect(server.path()).expect("connect");
+    let mut client = options().max_in_flight(3).connect(server.path()).expect("connect");
     let limit = 3;
     for _ in 0..3 {
         client.send(b"e").expect("up to the limit");
@@ -333,7 +336,7 @@ fn too_many_in_flight() -> Ran {
     }
     assert_eq!(client.in_flight(), 0);
     // Calls that timed out count until their answer has come, and no longer.
-    let mut client = ConnectOptions::new().max_in_flight(2).connect(server.path()).expect("connect");
+    let mut client = options().max_in_flight(2).connect(server.path()).expect("connect");
     assert!(client.call_timeout(&ask(b's', 300, b""), Some(Duration::from_millis(1))).is_err());
     assert!(client.call_timeout(b"e", Some(Duration::from_millis(1))).is_err());
     assert_eq!(client.send(b"e").unwrap_err(), SendError::TooManyInFlight { limit: 2 });
@@ -353,7 +356,7 @@ fn too_many_in_flight() -> Ran {
 fn answers_set_aside_by_calls_count_as_in_flight() -> Ran {
     const LIMIT: usize = 3;
     let server = doing();
-    let mut client = ConnectOptions::new().max_in_flight(LIMIT).connect(server.path()).expect("connect");
+    let mut client = options().max_in_flight(LIMIT).connect(server.path()).expect("connect");
     let mut sent = 0;
     // Each answer to `send` is set aside by the `call` behind it.
     while client.send(b"e").is_ok() {
@@ -370,7 +373,7 @@ fn answers_set_aside_by_calls_count_as_in_flight() -> Ran {
 fn answers_set_aside_for_room_count_as_in_flight() -> Ran {
     const LIMIT: usize = 100;
     let server = Server::prepare("do").with("ring_capacity", 2048).start();
-    let mut client = ConnectOptions::new().max_in_flight(LIMIT).connect(server.path()).expect("connect");
+    let mut client = options().max_in_flight(LIMIT).connect(server.path()).expect("connect");
     let error = loop {
         if let Err(error) = client.send(&[b'e'; 200]) {
             break error;
@@ -468,7 +471,7 @@ fn both_rings_full() -> Ran {
     let count = scaled(200_000);
     let server = Server::prepare("verify").with("ring_capacity", 2048).start();
     // All at once, as far as the limit goes: nothing is received before everything is sent.
-    let options = ConnectOptions::new().max_in_flight(usize::try_from(count).expect("small"));
+    let options = options().max_in_flight(usize::try_from(count).expect("small"));
     let mut client = Verified::connect(server.path(), options, Pattern::new(1, 400).with_large(500, 5000));
     for number in 0..count {
         if number % 1024 == 0 {
@@ -629,7 +632,7 @@ fn who_asks() -> Ran {
     let server = doing();
     let mut sessions = Vec::new();
     for name in ["", "somebody", "ünïcödé", &"x".repeat(48)] {
-        let mut client = ConnectOptions::new().name(name).connect(server.path()).expect("connect");
+        let mut client = options().name(name).connect(server.path()).expect("connect");
         let session = client.session();
         let who = String::from_utf8(client.call(b"w").expect("a call").to_vec()).expect("UTF-8");
         let uid = rustix::process::getuid().as_raw();
@@ -656,13 +659,13 @@ fn who_asks() -> Ran {
 fn waiting_for_a_server() -> Ran {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("test.sock");
-    let options = |timeout| ConnectOptions::new().wait_for_server(true).timeout(timeout);
+    let waiting = |timeout| options().wait_for_server(true).timeout(timeout);
     let waited =
-        takes(Duration::from_millis(100), || options(Some(Duration::from_millis(100))).connect(&path));
+        takes(Duration::from_millis(100), || waiting(Some(Duration::from_millis(100))).connect(&path));
     assert!(matches!(waited, Err(ConnectError::NoSuchSocket(_))), "{waited:?}");
-    at_once(|| assert!(options(Some(Duration::ZERO)).connect(&path).is_err()));
+    at_once(|| assert!(waiting(Some(Duration::ZERO)).connect(&path).is_err()));
     std::thread::scope(|scope| {
-        let clients: Vec<_> = (0..8).map(|_| scope.spawn(|| options(None).connect(&path))).collect();
+        let clients: Vec<_> = (0..8).map(|_| scope.spawn(|| waiting(None).connect(&path))).collect();
         std::thread::sleep(Duration::from_millis(30));
         assert!(clients.iter().all(|client| !client.is_finished()));
         let server = Server::prepare_at(&path, "do").start();
@@ -680,7 +683,7 @@ fn shutdown_with_calls_in_flight() -> Ran {
     for round in 0..rounds {
         let wait = ["default", "park", "spin", "yield"][usize::try_from(round).expect("small") % 4];
         let mut server = doing();
-        let options = ConnectOptions::new().wait(waiting(wait, WaitSettings::client()));
+        let options = options().wait(waiting(wait, WaitSettings::client()));
         let mut client = options.connect(server.path()).expect("connect");
         client.call(b"e").expect("the session is open");
         client.send(&ask(b's', 30, b"0")).expect("send");
@@ -760,7 +763,7 @@ fn shutdown_from_a_signal_handler() -> Ran {
     let rounds = scaled(20);
     for busy in 0..rounds {
         let mut server = Server::prepare("verify").with("sigterm", 1).start();
-        let mut client = Verified::connect(server.path(), ConnectOptions::new(), Pattern::new(1, 300));
+        let mut client = Verified::connect(server.path(), options(), Pattern::new(1, 300));
         if busy % 2 == 0 {
             wait_until("the server sleeps", || observe::all_threads_sleep(server.id()));
         }
@@ -799,7 +802,7 @@ fn shutdown_while_clients_connect() -> Ran {
     for _ in 0..rounds {
         let mut server = doing();
         server.process().tell("shutdown 1000");
-        match Client::connect(server.path()) {
+        match options().connect(server.path()) {
             Ok(mut client) => {
                 let (calls, error) = until_the_goodbye(&mut client);
                 assert!(matches!(error, CallError::ShutDown { .. }), "after {calls} calls: {error:?}");
@@ -821,7 +824,7 @@ fn shutdown_while_clients_connect() -> Ran {
 
 /// Sends and never reads, until it is put out.
 fn lazy(arguments: &Arguments) {
-    let mut client = ConnectOptions::new().connect(Path::new(arguments.text("path"))).expect("connect");
+    let mut client = options().connect(Path::new(arguments.text("path"))).expect("connect");
     // Short requests, which never find their ring full: then `send` would set answers aside. Long answers, which
     // fill the response ring, and then the server's queue.
     let mut sent = 0;
@@ -872,8 +875,7 @@ fn a_client_that_does_not_read_is_put_out() -> Ran {
 fn numbers_of_both_sides_agree() -> Ran {
     let count = scaled(5000);
     let mut server = Server::verifying();
-    let mut client =
-        Verified::connect(server.path(), ConnectOptions::new().name("counted"), Pattern::new(1, 700));
+    let mut client = Verified::connect(server.path(), options().name("counted"), Pattern::new(1, 700));
     assert_eq!(client.client().server_pid(), server.id());
     assert_ne!(client.client().generation(), 0);
     client.pipeline(count, 10);
@@ -895,23 +897,23 @@ fn limits_of_options() -> Ran {
     let with = |options: ConnectOptions| options.connect(server.path());
     for bytes in [1, 1024, 3000, (2 << 30), u64::MAX] {
         assert!(
-            matches!(with(ConnectOptions::new().ring_capacity(bytes)), Err(ConnectError::InvalidOption(_))),
+            matches!(with(options().ring_capacity(bytes)), Err(ConnectError::InvalidOption(_))),
             "{bytes}"
         );
     }
-    assert!(matches!(with(ConnectOptions::new().max_in_flight(0)), Err(ConnectError::InvalidOption(_))));
-    assert!(matches!(with(ConnectOptions::new().name("n".repeat(49))), Err(ConnectError::InvalidOption(_))));
+    assert!(matches!(with(options().max_in_flight(0)), Err(ConnectError::InvalidOption(_))));
+    assert!(matches!(with(options().name("n".repeat(49))), Err(ConnectError::InvalidOption(_))));
     for name in ["", "n", &"n".repeat(48), "ünïcödé"] {
-        let mut client = with(ConnectOptions::new().name(name)).expect("connect");
+        let mut client = with(options().name(name)).expect("connect");
         client.call(b"e").expect("a call");
     }
     for bytes in [2048, 4096, 1 << 20] {
-        let mut client = with(ConnectOptions::new().ring_capacity(bytes)).expect("connect");
+        let mut client = with(options().ring_capacity(bytes)).expect("connect");
         client.call(&vec![b'e'; 100_000]).expect("a call");
         finish(client);
     }
     assert!(
-        matches!(with(ConnectOptions::new().ring_capacity(1 << 30)), Err(ConnectError::Rejected(_))),
+        matches!(with(options().ring_capacity(1 << 30)), Err(ConnectError::Rejected(_))),
         "beyond 64 MiB"
     );
     assert!(matches!(Client::connect("/no/such/socket"), Err(ConnectError::NoSuchSocket(_))));
@@ -1030,11 +1032,11 @@ fn clients_wait_for_a_server_that_does_not_serve_yet() -> Ran {
     let path = dir.path().join("test.sock");
     let server = ringbell::Server::bind(&path).expect("bind");
     let handle = server.handle();
-    let early = ConnectOptions::new().timeout(Some(SHORT)).connect(&path);
+    let early = options().timeout(Some(SHORT)).connect(&path);
     assert!(matches!(early, Err(ConnectError::TimedOut)), "{early:?}");
     std::thread::scope(|scope| {
         let client = scope.spawn(|| {
-            let mut client = Client::connect(&path).expect("connect");
+            let mut client = options().connect(&path).expect("connect");
             client.call(b"x").expect("a call").len()
         });
         std::thread::sleep(SHORT);

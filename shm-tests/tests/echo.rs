@@ -1,34 +1,38 @@
 //! Millions of messages through the smallest ring, pipelined, each of them checked on both sides.
 
-use ringbell::{ConnectOptions, WaitSettings};
+use ringbell::WaitSettings;
 use ringbell_shm_tests::pattern::Pattern;
+use ringbell_shm_tests::process::over_socket;
 use ringbell_shm_tests::server::{Server, waiting};
 use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::verified::Verified;
-use ringbell_shm_tests::{done, scaled, suite};
+use ringbell_shm_tests::{done, options, scaled, scaled_for, suite};
 use std::time::Instant;
 
 suite! {
-    tests: [
-        ten_million_through_the_smallest_ring,
+    both: [
+        millions_pipelined,
         one_at_a_time_however_one_waits,
         large_messages_in_fragments,
-        deep_pipeline_through_both_full_rings,
+        deep_pipeline_through_full_buffers,
     ],
+    tests: [],
     roles: [],
 }
 
-fn ten_million_through_the_smallest_ring() -> Ran {
-    let count = scaled(10_000_000);
+/// Through the smallest ring, or over the socket.
+fn millions_pipelined() -> Ran {
+    let count = scaled_for(10_000_000, 500_000);
     let server = Server::prepare("verify").with("ring_capacity", 2048).start();
     let pattern = Pattern::new(1, 700).with_large(5000, 100 * 1024);
-    let mut client = Verified::connect(server.path(), ConnectOptions::new(), pattern);
+    let mut client = Verified::connect(server.path(), options(), pattern);
     let began = Instant::now();
     client.pipeline(count, 32);
     let took = began.elapsed().as_secs_f64();
     let counts = client.finish();
     assert_eq!(counts.received, count + 1);
-    assert!(counts.paddings > 0 && counts.fragments_sent > 0, "{counts:?}");
+    assert!(counts.fragments_sent > 0, "{counts:?}");
+    assert_eq!(counts.paddings == 0, over_socket(), "only rings are padded: {counts:?}");
     let stats = server.shut_down();
     assert_eq!((stats.requests, stats.errors, stats.panics), (count + 1, 0, 0));
     #[allow(clippy::cast_precision_loss, reason = "for people")]
@@ -45,12 +49,12 @@ fn ten_million_through_the_smallest_ring() -> Ran {
 }
 
 fn one_at_a_time_however_one_waits() -> Ran {
-    let count = scaled(30_000);
+    let count = scaled_for(30_000, 3000);
     let mut told = String::new();
     for server_waits in ["default", "park", "spin", "yield"] {
         for client_waits in ["default", "park", "spin", "yield"] {
             let server = Server::prepare("verify").with("wait", server_waits).start();
-            let options = ConnectOptions::new().wait(waiting(client_waits, WaitSettings::client()));
+            let options = options().wait(waiting(client_waits, WaitSettings::client()));
             let mut client = Verified::connect(server.path(), options, Pattern::new(2, 300));
             let began = Instant::now();
             for _ in 0..count {
@@ -73,7 +77,7 @@ fn large_messages_in_fragments() -> Ran {
     for capacity in [2048u64, 16 * 1024, 256 * 1024] {
         let server = Server::prepare("verify").with("ring_capacity", capacity).start();
         let pattern = Pattern::new(3, 100).with_large(2, 1 << 20);
-        let mut client = Verified::connect(server.path(), ConnectOptions::new(), pattern);
+        let mut client = Verified::connect(server.path(), options(), pattern);
         client.pipeline(count / 4, 1);
         client.pipeline(count / 2, 8);
         let counts = client.finish();
@@ -83,10 +87,10 @@ fn large_messages_in_fragments() -> Ran {
     done!("3 * {count} messages, every second one of up to 1 MiB")
 }
 
-fn deep_pipeline_through_both_full_rings() -> Ran {
-    let count = scaled(1_000_000);
+fn deep_pipeline_through_full_buffers() -> Ran {
+    let count = scaled_for(1_000_000, 200_000);
     let server = Server::prepare("verify").with("ring_capacity", 2048).start();
-    let mut client = Verified::connect(server.path(), ConnectOptions::new(), Pattern::new(4, 700));
+    let mut client = Verified::connect(server.path(), options(), Pattern::new(4, 700));
     client.pipeline(count, 1000);
     let counts = client.finish();
     assert!(counts.stash_peak > 100, "the response ring never filled up: {counts:?}");

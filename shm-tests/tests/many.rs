@@ -1,17 +1,18 @@
 //! Many clients at once.
 
-use ringbell::ConnectOptions;
 use ringbell_shm_tests::pattern::Pattern;
 use ringbell_shm_tests::process::{Arguments, Process, Start, hear, say};
 use ringbell_shm_tests::server::Server;
 use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::verified::Verified;
-use ringbell_shm_tests::{done, scaled, suite};
+use ringbell_shm_tests::{done, options, scaled, scaled_for, suite};
 use std::path::Path;
 use std::time::Instant;
 
 suite! {
-    tests: [sixty_four_clients_at_once, clients_in_domains_of_their_own, threads_with_a_client_each],
+    both: [sixty_four_clients_at_once, threads_with_a_client_each],
+    // About bells.
+    tests: [clients_in_domains_of_their_own],
     roles: [client],
 }
 
@@ -19,7 +20,7 @@ suite! {
 fn client(arguments: &Arguments) {
     let sender = arguments.number("sender");
     let pattern = Pattern::new(sender, 700).with_large(1000, 50_000);
-    let mut client = Verified::connect(Path::new(arguments.text("path")), ConnectOptions::new(), pattern);
+    let mut client = Verified::connect(Path::new(arguments.text("path")), options(), pattern);
     say("ready");
     let _ = hear();
     let began = Instant::now();
@@ -66,7 +67,7 @@ fn race(processes: &mut [Process]) -> (Vec<u64>, u64) {
 
 fn sixty_four_clients_at_once() -> Ran {
     const CLIENTS: u64 = 64;
-    let count = scaled(40_000);
+    let count = scaled_for(40_000, 5000);
     let mut server = Server::verifying();
     let mut processes = start_clients(&server, CLIENTS, count);
     server.wait_for_sessions(CLIENTS);
@@ -98,13 +99,13 @@ fn clients_in_domains_of_their_own() -> Ran {
 
 fn threads_with_a_client_each() -> Ran {
     const THREADS: u64 = 8;
-    let count = scaled(20_000);
+    let count = scaled_for(20_000, 10_000);
     let server = Server::verifying();
     std::thread::scope(|scope| {
         for sender in 0..THREADS {
             let path = server.path();
             scope.spawn(move || {
-                let mut client = Verified::connect(path, ConnectOptions::new(), Pattern::new(sender, 300));
+                let mut client = Verified::connect(path, options(), Pattern::new(sender, 300));
                 client.pipeline(count, 4);
                 client.finish();
             });
