@@ -520,6 +520,8 @@ impl Client {
     ) -> Result<(), SendError> {
         let mut progress = Progress::default();
         match self.session.post(head, until, payload, &mut progress) {
+            // Not the end of the session: what the server answered before is still good.
+            Ok(Sent::Done) if self.session.is_broken() => Err(SendError::Disconnected),
             Ok(Sent::Done) => Ok(()),
             Ok(Sent::Full) => self.post_when_room(head, until, payload, progress, deadline),
             Err(fault) => Err(self.fail(fault.into()).as_send()),
@@ -598,7 +600,7 @@ impl Client {
     /// Takes in what has come: late answers to calls that were given up no longer count then.
     #[cold]
     fn make_place(&mut self) -> Result<(), SendError> {
-        self.drain().map_err(|over| self.fail(over).as_send())?;
+        self.drain_now().map_err(|over| self.fail(over).as_send())?;
         if self.in_flight_or_kept() >= self.max_in_flight {
             if let WaitEnd::Over(over) = self.timed_out(now_ns()) {
                 return Err(over.as_send());
@@ -716,7 +718,7 @@ impl Client {
         usable.map_err(Over::as_recv)?;
         if self.calls.wanted() <= self.streams.open() {
             // Answers to calls that were given up may have come: they are dropped here.
-            self.drain().map_err(|over| self.fail(over).as_recv())?;
+            self.drain_now().map_err(|over| self.fail(over).as_recv())?;
             return Err(RecvError::NothingInFlight);
         }
         match self.wait(&mut deadline, Interest::DATA, |client| client.look(None)) {
@@ -812,6 +814,12 @@ impl Client {
             }
             None => Err(PeerFault::UnknownCall(head.call).into()),
         }
+    }
+
+    /// As [`Self::drain`], of a socket that nobody has asked the kernel about.
+    fn drain_now(&mut self) -> Result<(), Over> {
+        self.session.ready(Readiness { readable: true, writable: true, hung_up: false });
+        self.drain()
     }
 
     /// Sets all answers aside that are there. Bounded: the limit of calls in flight counts them.

@@ -1042,7 +1042,7 @@ impl<E: Engine> Reactor<E> {
         }
         for event in self.mailbox.close() {
             if let Event::Joined(joined) = event {
-                send_byte(&joined.lifeline, Farewell::ShutDown as u8);
+                joined.say_farewell(Farewell::ShutDown);
             }
         }
         Ok(())

@@ -531,6 +531,12 @@ impl Session {
         matches!(&self.link, Link::Socket(socket) if socket.has_hung_up())
     }
 
+    /// Whether what is sent goes nowhere. What the peer sent before may still be there. A ring takes everything.
+    #[inline]
+    pub(crate) fn is_broken(&self) -> bool {
+        matches!(&self.link, Link::Socket(socket) if socket.is_broken())
+    }
+
     /// Whether the peer has closed the socket and all it sent is read. A ring's peer is watched by its lifeline.
     #[inline]
     pub(crate) fn has_ended(&self) -> bool {

@@ -179,6 +179,22 @@ pub(crate) enum Link {
     },
 }
 
+impl Joined {
+    /// Tells a client for whom there will be no session after all.
+    pub(crate) fn say_farewell(&self, farewell: lifeline::Farewell) {
+        match self.link {
+            Link::Shared { .. } => say(&self.lifeline, &[farewell as u8]),
+            Link::Socket { .. } => say_goodbye(&self.lifeline, farewell),
+        }
+    }
+}
+
+/// In a frame, since frames are what the client reads next.
+fn say_goodbye(socket: &OwnedFd, farewell: lifeline::Farewell) {
+    let word = HeaderWord::new(layout::Kind::Goodbye, 0, farewell as u16, 0);
+    say(socket, [word.0.to_le_bytes(), [0; 8]].as_flattened());
+}
+
 /// Where a handshake stands after a step.
 #[derive(Debug)]
 pub(crate) enum Progress {
@@ -282,11 +298,7 @@ impl Handshake {
         match (self.state, reason) {
             (State::ReadHello(_), Some(reason)) => reject(&self.socket, reason),
             (State::AwaitReady(Offer::Shared(_)), _) => say(&self.socket, &[farewell as u8]),
-            // Its next bytes are to be a frame.
-            (State::AwaitReady(Offer::Socket(_)), _) => {
-                let word = HeaderWord::new(layout::Kind::Goodbye, 0, farewell as u16, 0);
-                say(&self.socket, [word.0.to_le_bytes(), [0; 8]].as_flattened());
-            }
+            (State::AwaitReady(Offer::Socket(_)), _) => say_goodbye(&self.socket, farewell),
             // In the middle of a message nothing can be said.
             _ => {}
         }

@@ -243,6 +243,10 @@ impl Socket {
         self.ready.hung_up
     }
 
+    pub(super) fn is_broken(&self) -> bool {
+        self.ended
+    }
+
     /// Whether the peer is gone and nothing of it is left to read.
     pub(super) fn has_ended(&self) -> bool {
         self.ended && !self.ready.readable && !self.link.has_frame()
