@@ -520,11 +520,19 @@ impl Client {
     ) -> Result<(), SendError> {
         let mut progress = Progress::default();
         match self.session.post(head, until, payload, &mut progress) {
-            // Not the end of the session: what the server answered before is still good.
-            Ok(Sent::Done) if self.session.is_broken() => Err(SendError::Disconnected),
+            Ok(Sent::Done) if self.session.is_broken() => Err(self.goes_nowhere()),
             Ok(Sent::Done) => Ok(()),
             Ok(Sent::Full) => self.post_when_room(head, until, payload, progress, deadline),
             Err(fault) => Err(self.fail(fault.into()).as_send()),
+        }
+    }
+
+    /// The socket takes nothing any more. What the server said before is still good, and may say why.
+    #[cold]
+    fn goes_nowhere(&mut self) -> SendError {
+        match self.drain_now() {
+            Ok(()) => SendError::Disconnected,
+            Err(over) => self.fail(over).as_send(),
         }
     }
 
