@@ -11,11 +11,13 @@ use ringbell_shm_tests::process::{Arguments, Process, Start, hear, readable, say
 use ringbell_shm_tests::server::{Server, read_ledger, waiting};
 use ringbell_shm_tests::suite::{Ran, stalled, tick};
 use ringbell_shm_tests::verified::Verified;
-use ringbell_shm_tests::{done, observe, scaled, seed, signals, suite, wait_until};
+use ringbell_shm_tests::{done, observe, options, scaled, seed, signals, suite, wait_until};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 suite! {
+    both: [sigpipe_kills_nobody],
+    // About points of the protocol of rings and bells, and about rings that are full.
     tests: [
         clients_die,
         servers_die,
@@ -25,7 +27,6 @@ suite! {
         a_client_that_receives_with_short_timeouts_learns_of_the_death,
         a_client_that_calls_with_short_timeouts_learns_of_the_death,
         a_client_that_only_sends_learns_of_the_death,
-        sigpipe_kills_nobody,
     ],
     roles: [victim, bereaved],
 }
@@ -612,7 +613,7 @@ fn a_client_that_only_sends_learns_of_the_death() -> Ran {
 /// Outlives its server in a process that SIGPIPE would kill.
 fn bereaved(arguments: &Arguments) {
     signals::die_of_sigpipe();
-    let connect = || ConnectOptions::new().connect(arguments.text("path")).expect("connect");
+    let connect = || options().connect(arguments.text("path")).expect("connect");
     let mut clients = [connect(), connect(), connect()];
     say("ready");
     let _ = hear();

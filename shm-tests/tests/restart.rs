@@ -1,20 +1,21 @@
 //! Servers that end and come back, and their sockets.
 
 use ringbell::sync::{Ordering, PlainU64};
-use ringbell::{BindError, CallError, Client, ConnectError, ConnectOptions, WaitSettings};
+use ringbell::{BindError, CallError, Client, ConnectError, WaitSettings};
 use ringbell_shm_tests::pattern::Pattern;
 use ringbell_shm_tests::process::{Arguments, Start, hear, say};
 use ringbell_shm_tests::server::{Server, waiting};
 use ringbell_shm_tests::suite::{Ran, tick};
 use ringbell_shm_tests::verified::Verified;
-use ringbell_shm_tests::{done, scaled, suite};
+use ringbell_shm_tests::{done, options, scaled, suite};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 suite! {
+    both: [clients_outlive_their_server],
+    // About the socket that is listened on.
     tests: [
-        clients_outlive_their_server,
         one_of_many_servers_wins,
         a_path_that_is_taken,
         a_socket_that_nobody_listens_on,
@@ -27,7 +28,7 @@ fn client(path: &Path, sender: u64, wait: &str, stop: &PlainU64) -> (Vec<u64>, u
     let mut generations = Vec::new();
     let mut calls = 0;
     while stop.load(Ordering::Relaxed) == 0 {
-        let options = ConnectOptions::new().wait(waiting(wait, WaitSettings::client()));
+        let options = options().wait(waiting(wait, WaitSettings::client()));
         let client = match options.connect(path) {
             Ok(client) => client,
             Err(
