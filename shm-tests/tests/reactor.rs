@@ -612,6 +612,8 @@ fn what_expires_before_its_turn_is_not_run() -> Ran {
     let mut server = Server::prepare("react").with("pool", 1).start();
     let (mut blocking, mut client) = (connect(&server), connect(&server));
     for round in 1..=rounds {
+        // The counts lag behind: not that of the last round.
+        wait_until("nothing is in flight", || server.stats().in_flight == 0);
         blocking.send(b'K', round, b"", None).expect("send");
         wait_until("the only thread is taken", || server.stats().in_flight == 1);
         let error = client.ask_within(b'L', 0, b"", Some(Duration::from_millis(3)));
