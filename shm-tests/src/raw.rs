@@ -454,3 +454,124 @@ pub fn accept(listener: &UnixListener) -> UnixStream {
     assert_eq!(hello.kind, kind::HELLO);
     stream
 }
+
+/// A frame as it travels over a socket.
+#[must_use]
+pub fn frame(kind: layout::Kind, flags: u8, code: u16, call: u64, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(body.len()).expect("a short body");
+    let header = layout::HeaderWord::new(kind, flags, code, length);
+    [&header.0.to_le_bytes()[..], &call.to_le_bytes(), body].concat()
+}
+
+/// A frame that was received over a socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// Its header.
+    pub header: layout::HeaderWord,
+    /// Its call id.
+    pub call: u64,
+    /// Extensions and payload.
+    pub body: Vec<u8>,
+}
+
+impl Frame {
+    /// Its kind; `None` if there is no such kind.
+    #[must_use]
+    pub fn kind(&self) -> Option<layout::Kind> {
+        self.header.kind()
+    }
+}
+
+/// The next frame; `None` at the end of the stream, also within a frame.
+///
+/// # Panics
+/// If nothing comes for 20 s.
+#[must_use]
+pub fn receive_frame(mut stream: &UnixStream) -> Option<Frame> {
+    let mut header = [0; 16];
+    let mut whole = |bytes: &mut [u8]| match stream.read_exact(bytes) {
+        Ok(()) => true,
+        Err(error)
+            if [std::io::ErrorKind::UnexpectedEof, std::io::ErrorKind::ConnectionReset]
+                .contains(&error.kind()) =>
+        {
+            false
+        }
+        Err(error) => panic!("no frame comes: {error}"),
+    };
+    if !whole(&mut header) {
+        return None;
+    }
+    let word = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"));
+    let (header, call) = (layout::HeaderWord(word(0)), word(8));
+    let mut body = vec![0; header.length() as usize];
+    whole(&mut body).then_some(Frame { header, call, body })
+}
+
+/// A session over the socket that was made by hand, of a client that may do what it likes.
+#[derive(Debug)]
+pub struct SocketSession {
+    /// The socket: frames in both directions.
+    pub stream: UnixStream,
+    /// Largest message in bytes.
+    pub max_message: u64,
+}
+
+impl SocketSession {
+    /// Goes through an honest handshake, up to READY, which is sent.
+    ///
+    /// # Panics
+    /// If the server does not consent.
+    #[must_use]
+    pub fn open(path: &Path) -> Self {
+        let stream = connect(path);
+        let mut hello = hello(0);
+        // The transport: behind the header, two versions and the role.
+        hello[16 + 5] = 2;
+        send(&stream, &hello, &[]);
+        let answer = receive(&stream).expect("an answer");
+        assert_eq!(answer.kind, kind::FALLBACK, "{answer:?}");
+        assert!(answer.descriptors.is_empty());
+        let max_message = u64::from_le_bytes(answer.body[48..56].try_into().expect("eight bytes"));
+        send(&stream, &[READY], &[]);
+        Self { stream, max_message }
+    }
+
+    /// Sends bytes; whether the server took them.
+    pub fn send(&self, bytes: &[u8]) -> bool {
+        (&self.stream).write_all(bytes).is_ok()
+    }
+
+    /// Sends a request.
+    ///
+    /// # Panics
+    /// If it cannot be sent.
+    pub fn request(&self, call: u64, payload: &[u8]) {
+        assert!(self.send(&frame(layout::Kind::Request, 0, 0, call, payload)));
+    }
+
+    /// The next frame, see [`receive_frame`].
+    #[must_use]
+    pub fn receive(&self) -> Option<Frame> {
+        receive_frame(&self.stream)
+    }
+}
+
+/// What a server sends to offer its socket, asked or not.
+#[must_use]
+pub fn fallback(max_message: u64) -> Vec<u8> {
+    let body = [
+        &14u32.to_le_bytes()[..], // the client asked for it
+        &[0; 20],
+        &1u16.to_le_bytes(),
+        &[0; 6],
+        &77u64.to_le_bytes(),
+        &5u64.to_le_bytes(),
+        &max_message.to_le_bytes(),
+        &std::process::id().to_le_bytes(),
+        &[0; 4],
+    ]
+    .concat();
+    assert_eq!(body.len(), 64);
+    message(kind::FALLBACK, &body)
+}
