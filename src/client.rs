@@ -527,11 +527,11 @@ impl Client {
         }
     }
 
-    /// The socket takes nothing any more. What the server said before is still good, and may say why.
+    /// The socket takes nothing any more. What the server said before is set aside, and may say why.
     #[cold]
     fn goes_nowhere(&mut self) -> SendError {
         match self.drain_now() {
-            Ok(()) => SendError::Disconnected,
+            Ok(()) => self.fail(Over::Disconnected).as_send(),
             Err(over) => self.fail(over).as_send(),
         }
     }
@@ -827,7 +827,8 @@ impl Client {
     /// As [`Self::drain`], of a socket that nobody has asked the kernel about.
     fn drain_now(&mut self) -> Result<(), Over> {
         self.session.ready(Readiness { readable: true, writable: true, hung_up: false });
-        self.drain()
+        self.drain()?;
+        if self.session.has_ended() { Err(Over::Disconnected) } else { Ok(()) }
     }
 
     /// Sets all answers aside that are there. Bounded: the limit of calls in flight counts them.

@@ -1005,8 +1005,11 @@ fn memory_for_requests_is_limited() -> Ran {
         assert_eq!(&*client.call(b"eon").expect("the session goes on"), b"on");
         // Half of a message, which takes its part of the budget with it when its client goes.
         let mut quitter = connect(&server);
+        quitter.call(b"e").expect("its session counts from now on");
         quitter.send(&ask(b's', 2, b"")).expect("send");
         let _ = quitter.send_timeout(&large, Some(Duration::from_millis(1)));
+        drop(quitter);
+        server.wait_for_sessions(1);
     }
     finish(client);
     server.wait_for_sessions(0);
