@@ -567,6 +567,7 @@ impl Client {
     }
 
     /// Sends what was owed. A fault shows at the next use.
+    #[cold]
     fn retry_owed(&mut self) {
         while let Some(&head) = self.owed.first() {
             match self.session.send(head, 0, &[], &mut Progress::default()) {
@@ -769,10 +770,14 @@ impl Client {
         if !self.origin.is_here() {
             return Err(Over::Forked);
         }
-        match self.over {
-            None => Ok(()),
-            Some(over) => Err(over),
+        if let Some(over) = self.over {
+            return Err(over);
         }
+        if !self.owed.is_empty() {
+            // Whatever the client is used for: it may never wait for long, or at all.
+            self.retry_owed();
+        }
+        Ok(())
     }
 
     #[cold]

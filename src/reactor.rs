@@ -459,6 +459,12 @@ impl<E: Engine> Reactor<E> {
         let alone = E::LATER && slot.flights.len() == 0 && !slot.session.has_pending();
         let len = self.request.len();
         let flight = E::LATER.then(|| slot.flights.begin(&slot.caller.0, head.call, until, one_way, len));
+        if let Some(flight) = &flight
+            && slot.dying.is_some()
+        {
+            // As those that were in flight when the client went: nobody takes an answer.
+            flight.give_up(StreamOver::Gone);
+        }
         let request = Incoming {
             session: &slot.caller,
             call: head.call,

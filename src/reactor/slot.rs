@@ -36,8 +36,12 @@ pub(super) struct Shared {
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
     requests: VecDeque<(Head, u64, Vec<u8>)>,
+    /// What they take.
     bytes: usize,
 }
+
+/// What a request in the backlog takes beside its payload, about, in bytes.
+const BACKLOG_ENTRY: usize = 64;
 
 impl Backlog {
     #[inline]
@@ -45,18 +49,19 @@ impl Backlog {
         self.requests.is_empty()
     }
 
+    /// Bounded by memory alone: how many requests stand before the credit of a stream is the client's choice.
     fn has_room(&self, limits: &Limits) -> bool {
-        self.requests.len() < limits.in_flight && self.bytes < limits.in_flight_bytes
+        self.bytes < limits.in_flight_bytes
     }
 
     pub(super) fn add(&mut self, head: Head, until: u64, payload: Vec<u8>) {
-        self.bytes += payload.len();
+        self.bytes += payload.len() + BACKLOG_ENTRY;
         self.requests.push_back((head, until, payload));
     }
 
     pub(super) fn next(&mut self) -> Option<(Head, u64, Vec<u8>)> {
         let next = self.requests.pop_front()?;
-        self.bytes -= next.2.len();
+        self.bytes -= next.2.len() + BACKLOG_ENTRY;
         Some(next)
     }
 }
