@@ -1025,10 +1025,13 @@ impl<E: Engine> Reactor<E> {
             }
             let completed = self.completions.any() && self.read_completions();
             self.poll_sockets();
+            // Looked at anew each time: a second order to stop may be more urgent. And before anything more is handled:
+            // who gives no time to drain wants none of it.
+            if now_ns() >= self.mailbox.stop_at().unwrap_or(0) {
+                break;
+            }
             let worked = self.drain()? || completed;
-            let done = self.slots.iter().all(Slot::is_done);
-            // Looked at anew each time: a second order to stop may be more urgent.
-            if done || now_ns() >= self.mailbox.stop_at().unwrap_or(0) {
+            if self.slots.iter().all(Slot::is_done) {
                 break;
             }
             if !worked {
