@@ -7,7 +7,7 @@ use ringbell_shm_tests::process::{Arguments, Start, hear, say};
 use ringbell_shm_tests::reacting::{Asking, Count, StreamEnd, ask, item, stream_of, words};
 use ringbell_shm_tests::server::Server;
 use ringbell_shm_tests::suite::{Ran, tick};
-use ringbell_shm_tests::{done, observe, options, scaled, seed, suite, wait_until};
+use ringbell_shm_tests::{done, observe, options, scaled, scaled_for, seed, suite, wait_until};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -27,7 +27,6 @@ suite! {
         a_full_response_queue_beside_others,
         too_large_either_way,
         no_length_either_way,
-        timeouts_of_more_than_five_seconds,
         timeouts_race_answers,
         handlers_see_that_they_are_cancelled,
         what_has_expired_is_not_run,
@@ -55,8 +54,8 @@ suite! {
         clients_at_once,
     ],
     // About the smallest ring; and about times: over the socket an answer's wake-up may take longer than what counts as
-    // short.
-    tests: [pipelined_through_the_smallest_ring, measured_handlers_on_an_executor],
+    // short, and five seconds once are enough.
+    tests: [pipelined_through_the_smallest_ring, measured_handlers_on_an_executor, timeouts_of_more_than_five_seconds],
     roles: [dies],
 }
 
@@ -287,7 +286,7 @@ fn answers_whose_server_has_returned() -> Ran {
 
 /// No answer reaches a later session, however late it is complete.
 fn sessions_one_after_the_other_with_answers_under_way() -> Ran {
-    let rounds = scaled(10_000);
+    let rounds = scaled_for(10_000, 3000);
     let mut server = reacting();
     let mut first = connect(&server);
     first.echoes(b'e', 0, b"");
@@ -324,7 +323,7 @@ fn sessions_one_after_the_other_with_answers_under_way() -> Ran {
 
 fn bursts() -> Ran {
     const DEPTH: u64 = 512;
-    let rounds = scaled(400);
+    let rounds = scaled_for(400, 100);
     let server = reacting();
     let mut client = connect(&server);
     let mut chance = Chance::new(seed());
@@ -741,7 +740,7 @@ fn a_stream_waits_for_its_client() -> Ran {
 }
 
 fn streams_and_calls_at_once() -> Ran {
-    let rounds = scaled(300);
+    let rounds = scaled_for(300, 100);
     let server = Server::prepare("react").with("ring_capacity", 8192).start();
     let mut client = connect(&server);
     let session = client.session();
