@@ -73,8 +73,8 @@ pub(crate) struct Flight {
     pub(crate) call: u64,
     /// CLOCK_MONOTONIC ns; 0 for none.
     pub(crate) until: u64,
-    /// Its place in the session's table.
-    pub(crate) place: u32,
+    /// Its place in the session's table. The reactor's own: no other thread looks at it.
+    place: PlainU64,
     /// Wants no answer.
     pub(crate) one_way: bool,
     cancelled: PlainBool,
@@ -103,7 +103,7 @@ impl Flight {
             caller,
             call,
             until,
-            place: 0,
+            place: PlainU64::new(0),
             one_way,
             cancelled: PlainBool::new(false),
             credit: Mutex::new(Credit { left: layout::STREAM_WINDOW.into(), over: None }),
@@ -111,7 +111,21 @@ impl Flight {
         }
     }
 
+    // Relaxed: one thread writes and reads it.
+
+    #[inline]
+    #[allow(clippy::cast_possible_truncation, reason = "it was a u32")]
+    pub(crate) fn place(&self) -> u32 {
+        self.place.load(Ordering::Relaxed) as u32
+    }
+
+    #[inline]
+    pub(crate) fn set_place(&self, place: u32) {
+        self.place.store(place.into(), Ordering::Relaxed);
+    }
+
     /// Makes it another request of the same session.
+    #[inline]
     pub(crate) fn renew(&mut self, call: u64, until: u64, one_way: bool) {
         (self.call, self.until, self.one_way) = (call, until, one_way);
         // Relaxed: this thread has it to itself.
@@ -220,6 +234,7 @@ impl Completions {
     }
 
     /// False in a forked child, where nobody reads them and any lock may be held for ever.
+    #[inline]
     pub(crate) fn is_here(&self) -> bool {
         self.origin.is_here()
     }
@@ -319,12 +334,14 @@ impl Drop for InReactor {
 
 impl Here {
     /// A handler begins on this thread. `response` is empty.
+    #[inline]
     pub(crate) fn begin(flight: &Arc<Flight>, response: Vec<u8>) {
         let here = Self { flight: Arc::as_ptr(flight).addr(), answer: None, response, request: None };
         HERE.with(|cell| *cell.borrow_mut() = Some(here));
     }
 
     /// The handler has returned.
+    #[inline]
     pub(crate) fn end() -> Option<Self> {
         HERE.with(|cell| cell.borrow_mut().take())
     }
@@ -340,6 +357,7 @@ impl Here {
     }
 
     /// Leaves something for the reactor, if the flight is being handled on this thread.
+    #[inline]
     pub(crate) fn with<R>(flight: &Arc<Flight>, leave: impl FnOnce(&mut Self) -> R) -> Option<R> {
         // A destructor may run while the thread ends, when there is nothing any more.
         HERE.try_with(|cell| {

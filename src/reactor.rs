@@ -458,7 +458,11 @@ impl<E: Engine> Reactor<E> {
         let slot = &mut self.slots[index];
         let alone = E::LATER && slot.flights.len() == 0 && !slot.session.has_pending();
         let len = self.request.len();
-        let flight = E::LATER.then(|| slot.flights.begin(&slot.caller.0, head.call, until, one_way, len));
+        let flight = E::LATER.then(|| slot.flights.prepare(&slot.caller.0, head.call, until, one_way));
+        let place = match &flight {
+            Some(flight) if slot.flights.are_in_order() => Some(slot.flights.enter(flight.clone(), len)),
+            _ => None,
+        };
         if let Some(flight) = &flight
             && slot.dying.is_some()
         {
@@ -484,19 +488,23 @@ impl<E: Engine> Reactor<E> {
             Outcome::Nothing => None,
             Outcome::Later => {
                 self.counts.dispatched += 1;
+                if let (Some(flight), None) = (flight, place) {
+                    // What other threads say of it is read after this, on this thread.
+                    self.slots[index].flights.enter(flight, len);
+                }
                 return Ok(());
             }
         };
-        match flight {
-            None if one_way => Ok(()),
-            None => answer.map_or(Ok(()), |answer| self.answer(index, answer)),
-            Some(flight) => {
-                self.counts.inline += 1;
-                let place = flight.place;
-                drop(flight);
-                self.answer_of(index, place, answer)
-            }
+        let Some(flight) = flight else {
+            return if one_way { Ok(()) } else { answer.map_or(Ok(()), |answer| self.answer(index, answer)) };
+        };
+        self.counts.inline += 1;
+        if let Some(place) = place {
+            drop(flight);
+            return self.answer_of(index, place, answer);
         }
+        self.slots[index].flights.put_back(flight);
+        answer.map_or(Ok(()), |answer| self.answer(index, answer))
     }
 
     /// Answers a request that came too late: after its deadline, or after the order to shut down.
@@ -532,7 +540,8 @@ impl<E: Engine> Reactor<E> {
             return self.answer(index, error);
         }
         let slot = &mut self.slots[index];
-        let place = slot.flights.begin(&slot.caller.0, head.call, 0, false, 0).place;
+        let flight = slot.flights.prepare(&slot.caller.0, head.call, 0, false);
+        let place = slot.flights.enter(flight, 0);
         self.answer_of(index, place, Some(error))
     }
 
@@ -609,7 +618,7 @@ impl<E: Engine> Reactor<E> {
             self.counts.orphans += 1;
             return Ok(());
         }
-        let (place, call) = (flight.place, flight.call);
+        let (place, call) = (flight.place(), flight.call);
         drop(flight);
         if kind == Kind::StreamItem {
             self.slots[index].flights.streams(place);

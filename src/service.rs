@@ -174,6 +174,7 @@ impl OwnedRequest {
 }
 
 impl Drop for OwnedRequest {
+    #[inline]
     fn drop(&mut self) {
         let payload = std::mem::take(&mut self.payload);
         if payload.capacity() == 0 || !self.flight.caller.completions.is_here() {
@@ -204,6 +205,7 @@ impl Responder {
     }
 
     /// Answers with these bytes. Longer ones than a message may be become an error ([`code::TOO_LARGE`]).
+    #[inline]
     pub fn reply(self, payload: &[u8]) {
         self.finish(Kind::Response, 0, |response| response.extend_from_slice(payload));
     }
@@ -252,6 +254,7 @@ impl Responder {
         self.flight.as_ref().expect("taken only by the methods that consume the responder")
     }
 
+    #[inline]
     fn finish(mut self, kind: Kind, code: u16, fill: impl FnOnce(&mut Vec<u8>)) {
         if let Some(flight) = &self.flight {
             answer(flight, kind, code, fill);
@@ -262,6 +265,7 @@ impl Responder {
 }
 
 impl Drop for Responder {
+    #[inline]
     fn drop(&mut self) {
         if let Some(flight) = self.flight.take() {
             answer_for_the_lost(&flight, code::DROPPED, "the handler dropped the request without an answer");
@@ -270,6 +274,7 @@ impl Drop for Responder {
 }
 
 /// Answers in the place of a handler that did not.
+#[cold]
 fn answer_for_the_lost(flight: &Arc<Flight>, code: u16, text: &str) {
     let (code, text) =
         if std::thread::panicking() { (code::PANICKED, "the handler panicked") } else { (code, text) };
@@ -277,6 +282,7 @@ fn answer_for_the_lost(flight: &Arc<Flight>, code: u16, text: &str) {
 }
 
 /// Leaves the answer where the reactor finds it.
+#[inline]
 fn answer(flight: &Arc<Flight>, kind: Kind, code: u16, fill: impl FnOnce(&mut Vec<u8>)) {
     let completions = &flight.caller.completions;
     if !completions.is_here() {

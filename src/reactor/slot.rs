@@ -198,36 +198,56 @@ impl Flights {
         self.table.len() - self.free.len()
     }
 
-    #[allow(clippy::cast_possible_truncation, reason = "bounded by the limit of requests in flight")]
-    pub(super) fn begin(
+    /// A flight that has no place yet: an answer that is given at once needs none.
+    #[inline]
+    pub(super) fn prepare(
         &mut self,
         caller: &Arc<Caller>,
         call: u64,
         until: u64,
         one_way: bool,
-        bytes: usize,
     ) -> Arc<Flight> {
-        self.bytes += bytes;
-        let mut flight =
-            self.spare.pop().unwrap_or_else(|| Arc::new(Flight::new(caller.clone(), call, until, one_way)));
+        let Some(mut flight) = self.spare.pop() else {
+            return Arc::new(Flight::new(caller.clone(), call, until, one_way));
+        };
+        Arc::get_mut(&mut flight).expect("a spare flight has one owner").renew(call, until, one_way);
+        flight
+    }
+
+    /// Enters a flight into the table; its place.
+    #[allow(clippy::cast_possible_truncation, reason = "bounded by the limit of requests in flight")]
+    pub(super) fn enter(&mut self, flight: Arc<Flight>, bytes: usize) -> u32 {
         let place = self.free.pop().unwrap_or_else(|| {
             self.table.push(None);
             self.table.len() as u32 - 1
         });
-        let own = Arc::get_mut(&mut flight).expect("spare flights, and new ones, have one owner");
-        own.renew(call, until, one_way);
-        own.place = place;
-        self.table[place as usize] =
-            Some(Entry { flight: flight.clone(), bytes, streams: false, held: Vec::new(), complete: false });
-        if self.in_order && !one_way {
+        self.bytes += bytes;
+        flight.set_place(place);
+        if self.in_order && !flight.one_way {
             self.turns.push_back(place);
         }
-        flight
+        self.table[place as usize] =
+            Some(Entry { flight, bytes, streams: false, held: Vec::new(), complete: false });
+        place
+    }
+
+    /// Takes a flight back that is over.
+    #[inline]
+    pub(super) fn put_back(&mut self, mut flight: Arc<Flight>) {
+        if self.spare.len() < SPARE && Arc::get_mut(&mut flight).is_some() {
+            self.spare.push(flight);
+        }
+    }
+
+    /// Whether answers have to wait for their turn.
+    #[inline]
+    pub(super) fn are_in_order(&self) -> bool {
+        self.in_order
     }
 
     /// Whether the flight is one of these, and not over.
     pub(super) fn has(&self, flight: &Arc<Flight>) -> bool {
-        matches!(self.table.get(flight.place as usize), Some(Some(entry)) if Arc::ptr_eq(&entry.flight, flight))
+        matches!(self.table.get(flight.place() as usize), Some(Some(entry)) if Arc::ptr_eq(&entry.flight, flight))
     }
 
     /// The flight of a call. For frames that are rare: it searches.
@@ -268,16 +288,14 @@ impl Flights {
     /// The last answer was sent.
     #[inline]
     pub(super) fn end(&mut self, place: u32) {
-        let Some(mut entry) = self.table.get_mut(place as usize).and_then(Option::take) else { return };
+        let Some(entry) = self.table.get_mut(place as usize).and_then(Option::take) else { return };
         self.free.push(place);
         self.bytes -= entry.bytes;
         self.streams -= usize::from(entry.streams);
         if self.in_order && self.turns.front() == Some(&place) {
             self.turns.pop_front();
         }
-        if self.spare.len() < SPARE && Arc::get_mut(&mut entry.flight).is_some() {
-            self.spare.push(entry.flight);
-        }
+        self.put_back(entry.flight);
     }
 
     /// The next answer that was kept and may be sent now.
