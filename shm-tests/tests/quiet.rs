@@ -218,7 +218,7 @@ fn last_words(mut child: Child) -> String {
 
 fn no_system_calls_while_busy() -> Ran {
     const COUNT: u64 = 5_000;
-    let bursts = scaled(100).max(10);
+    let bursts = scaled(300).max(10);
     if cfg!(debug_assertions) {
         return Ran::Skipped(
             "a debug build is too slow for the policy of waiting to settle; see a release build".into(),
