@@ -29,8 +29,9 @@
 //! # Threads and processes
 //!
 //! A [`Client`] belongs to one thread at a time (`Send`, not `Sync`) and to the process that connected: in a forked
-//! child it returns `Forked`. A [`Server`] serves on the thread that calls [`Server::run`], with one helper thread
-//! for handshakes; a [`ServerHandle`] may be used from any thread and from signal handlers.
+//! child it returns `Forked`. A [`Server`] serves on the thread that calls [`Server::run`] (or
+//! [`Server::run_reactor`], [`Server::run_on`]), with one helper thread for handshakes; a [`Responder`], a
+//! [`ResponseStream`] and a [`Session`] may be used from any thread; a [`ServerHandle`] may be used from any thread and from signal handlers.
 //!
 //! # The modules, in layers
 //!
@@ -52,6 +53,8 @@
 //! | L3 | `handshake` | the only parser of a peer that is not accepted yet |
 //! | L4 | `client` | the blocking client |
 //! | L4 | `server`, `reactor`, `porter`, `park` | the server, its two threads, and how they sleep |
+//! | L4 | `handler`, `service`, `dispatch` | what answers requests: one at a time, many at once, on an executor |
+//! | L4 | `flight` | requests whose answer comes later, and the queue on which answers come back |
 //! | L4 | `executor`, `schedule` | tasks on the caller's pool; reads and writes in order, key by key |
 //!
 //! Modules marked hidden in the source are for Ringbell's own tests, models and tools, and no part of its interface.

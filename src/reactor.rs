@@ -312,9 +312,20 @@ impl<E: Engine> Reactor<E> {
         }
         let handled = self.handle(index)?;
         if self.slots[index].session.has_ended() {
-            return Err(End::Gone(Death::HungUp));
+            self.part_at_the_end(index, Death::HungUp)?;
         }
         Ok(moved || handled)
+    }
+
+    /// Nothing more comes from a client. What was set aside of it is still handled.
+    #[cold]
+    fn part_at_the_end(&mut self, index: usize, why: Death) -> Result<(), End> {
+        let slot = &mut self.slots[index];
+        if slot.backlog.is_empty() {
+            return Err(End::Gone(why));
+        }
+        slot.begin_dying(why, LAST_TURNS);
+        Ok(())
     }
 
     /// One more turn for a client that is gone; nobody takes its answers.
@@ -414,7 +425,7 @@ impl<E: Engine> Reactor<E> {
                 Ok(())
             }
             Kind::Pong => Ok(()),
-            Kind::Goodbye => Err(End::Gone(Death::Goodbye)),
+            Kind::Goodbye => self.part_at_the_end(index, Death::Goodbye),
             kind => Err(End::Fault(PeerFault::UnexpectedKind(kind))),
         }
     }

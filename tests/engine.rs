@@ -653,6 +653,35 @@ fn one_way_messages_of_processes_that_exit_are_handled() {
 }
 
 #[test]
+fn one_way_messages_that_were_set_aside_outlive_their_client() {
+    const SENT: u64 = 20;
+    for transport in transports() {
+        let handled = Arc::new(PlainU64::new(0));
+        let count = handled.clone();
+        let server = Serving::start_on_threads(settings().max_in_flight(1), move |request, responder| {
+            if request.is_one_way() {
+                count.fetch_add(1, Ordering::SeqCst);
+                return responder.reply(b"");
+            }
+            // Until the client is gone: so the only place is taken.
+            let mut stream = responder.stream();
+            while stream.send(b"item").is_ok() {}
+        });
+        let mut client = server.connect(transport);
+        let stream = client.open_stream(b"stream", None).expect("sent");
+        // The server knows that it streams.
+        assert!(client.next_item(stream, &mut Vec::new(), Some(LIMIT)).expect("an item"));
+        for _ in 0..SENT {
+            client.send_one_way(b"message", Some(LIMIT)).expect("sent");
+        }
+        drop(client);
+        wait_until("all are handled", || handled.load(Ordering::SeqCst) == SENT);
+        wait_until("the session is over", || server.stats().sessions == 0);
+        server.stop();
+    }
+}
+
+#[test]
 fn a_client_that_leaves_at_the_limit_is_noticed() {
     for transport in transports() {
         let (over, ended) = channel();
