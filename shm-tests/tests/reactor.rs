@@ -248,7 +248,7 @@ fn dies(arguments: &Arguments) {
 
 fn answers_whose_client_has_died() -> Ran {
     let rounds = scaled(40);
-    let server = reacting();
+    let mut server = reacting();
     let mut client = connect(&server);
     client.echoes(b'e', 0, b"");
     let before = observe::descriptors(server.id());
@@ -264,6 +264,7 @@ fn answers_whose_client_has_died() -> Ran {
     }
     wait_until("descriptors are closed", || observe::descriptors(server.id()) <= before + SPARE);
     client.finish();
+    server.wait_for_sessions(0);
     let stats = server.shut_down();
     assert!(stats.orphans >= 11 * rounds, "{stats:?}");
     assert_eq!((stats.hung_up, stats.peer_faults), (rounds + 1, 0));
@@ -316,6 +317,8 @@ fn sessions_one_after_the_other_with_answers_under_way() -> Ran {
     wait_until("descriptors are closed", || observe::descriptors(server.id()) <= before + SPARE);
     wait_until("nothing is in flight", || server.stats().in_flight == 0);
     first.finish();
+    // Its goodbye and the order to shut down take different ways.
+    server.wait_for_sessions(0);
     let stats = server.shut_down();
     assert!(stats.orphans > 0, "{stats:?}");
     assert_eq!((stats.accepted, stats.hung_up, stats.peer_faults), (rounds + 1, rounds + 1, 0));
