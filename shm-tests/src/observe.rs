@@ -121,6 +121,16 @@ pub fn busy_time() -> Duration {
     ticks(fields.iter().take(3).chain(fields.iter().skip(5).take(3)).sum())
 }
 
+/// For how long a thread of this process was ready to run and had no CPU, since it started: time that belongs to
+/// whatever else runs on this machine.
+#[must_use]
+pub fn time_without_cpu(thread: rustix::process::Pid) -> Duration {
+    let path = format!("/proc/self/task/{}/schedstat", thread.as_raw_nonzero());
+    let numbers = std::fs::read_to_string(path).unwrap_or_default();
+    let waited = numbers.split_whitespace().nth(1).and_then(|number| number.parse().ok());
+    Duration::from_nanos(waited.unwrap_or(0))
+}
+
 /// Whether all of its threads sleep.
 #[must_use]
 pub fn all_threads_sleep(pid: u32) -> bool {

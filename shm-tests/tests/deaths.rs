@@ -12,7 +12,9 @@ use ringbell_shm_tests::server::{Server, read_ledger, waiting};
 use ringbell_shm_tests::suite::{Ran, stalled, tick};
 use ringbell_shm_tests::verified::Verified;
 use ringbell_shm_tests::{done, observe, options, scaled, seed, signals, suite, wait_until};
+use rustix::process::Pid;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 suite! {
@@ -276,6 +278,8 @@ struct Survived {
     /// When the last use of the library began, and when it said that the server is gone.
     asked: Instant,
     learnt: Instant,
+    /// For how long the thread had no CPU until then.
+    without_cpu: Duration,
     rescues: u64,
     counts: SessionCounters,
 }
@@ -313,6 +317,7 @@ fn survive(path: &Path, sender: u64, habit: Habit) -> Option<Survived> {
         }
     };
     let learnt = Instant::now();
+    let without_cpu = observe::time_without_cpu(rustix::thread::gettid());
     assert!(matches!(error, CallError::Disconnected { .. }), "{habit:?}: {error:?}");
     // What was set aside before is still good. Then what is over stays over, and says so at once.
     loop {
@@ -337,7 +342,7 @@ fn survive(path: &Path, sender: u64, habit: Habit) -> Option<Survived> {
     let rescues = counts.backstop_rescues;
     // The server may have died between publishing and ringing: see `a_ring_that_dies_with_its_ringer`.
     assert!(rescues <= 1, "{habit:?}: {rescues} lost wakes");
-    Some(Survived { answered, sent, asked, learnt, rescues, counts })
+    Some(Survived { answered, sent, asked, learnt, without_cpu, rescues, counts })
 }
 
 /// Uses the library, having noted when.
@@ -418,26 +423,36 @@ fn servers_die() -> Ran {
         }
         let mut server = prepared.start();
         let watched = observe::open_pidfd(server.id());
+        let threads = [const { OnceLock::new() }; 2];
         let survivors = std::thread::scope(|scope| {
             let watcher = scope.spawn(|| {
                 assert!(
                     readable(&watched, Duration::from_secs(50)),
                     "{at_point:?}:{count} was never reached"
                 );
-                (Instant::now(), stalled())
+                let died = Instant::now();
+                let waited = threads.each_ref().map(|thread: &OnceLock<Pid>| {
+                    thread.get().map_or(Duration::ZERO, |thread| observe::time_without_cpu(*thread))
+                });
+                (died, stalled(), waited)
             });
-            let clients = [0, 1].map(|sender| {
-                let (path, habit) = (&path, habits[usize::try_from(sender).expect("small")]);
-                scope.spawn(move || survive(path, sender, habit))
+            let clients = [0, 1].map(|sender: usize| {
+                let (path, habit, thread) = (&path, habits[sender], &threads[sender]);
+                scope.spawn(move || {
+                    thread.set(rustix::thread::gettid()).expect("once");
+                    survive(path, sender as u64, habit)
+                })
             });
             if at_point.is_none() {
                 std::thread::sleep(Duration::from_micros(2000 + chance.below(8000)));
                 server.process().kill();
             }
-            let (died, stood) = watcher.join().expect("the watcher");
-            clients.map(|client| {
-                let survived = client.join().expect("a survivor");
-                (died, stalled() - stood, survived)
+            let (died, stood, waited) = watcher.join().expect("the watcher");
+            let survived = clients.map(|client| client.join().expect("a survivor"));
+            let stood = stalled() - stood;
+            survived.into_iter().zip(waited).map(move |(survived, waited)| {
+                let without_cpu = survived.as_ref().map_or(waited, |survived| survived.without_cpu);
+                (died, stood.max(without_cpu.saturating_sub(waited)), survived)
             })
         });
         server.process().is_killed();
@@ -532,15 +547,17 @@ fn a_lost_ring_does_not_delay_the_news() -> Ran {
         // All messages are long.
         let mut client =
             Verified::connect(server.path(), options, Pattern::new(round, 0).with_large(1, 20_000));
+        let own = rustix::thread::gettid();
         let (died, learnt, stood) = std::thread::scope(|scope| {
             let watcher = scope.spawn(|| {
                 assert!(readable(&watched, Duration::from_secs(50)), "{point} was never reached");
-                (Instant::now(), stalled())
+                (Instant::now(), stalled(), observe::time_without_cpu(own))
             });
             while client.call(None).is_ok() {}
             let learnt = Instant::now();
-            let (died, stood) = watcher.join().expect("the watcher");
-            (died, learnt, stalled() - stood)
+            let without_cpu = observe::time_without_cpu(own);
+            let (died, stood, waited) = watcher.join().expect("the watcher");
+            (died, learnt, (stalled() - stood).max(without_cpu.saturating_sub(waited)))
         });
         slowest = slowest.max(learnt.saturating_duration_since(died).saturating_sub(stood));
     }
