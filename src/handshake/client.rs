@@ -539,7 +539,7 @@ fn futex_refused() -> bool {
 }
 
 /// A connected, non-blocking socket.
-fn connect(path: &Path, deadline: Option<Instant>) -> Result<OwnedFd, ConnectError> {
+pub(super) fn connect(path: &Path, deadline: Option<Instant>) -> Result<OwnedFd, ConnectError> {
     let address = super::address(path).map_err(|bad| match bad {
         BadPath::TooLong(len) => ConnectError::PathTooLong { len, max: MAX_PATH },
         BadPath::Invalid => ConnectError::InvalidOption("the path of the socket is empty or has a NUL byte"),
@@ -557,11 +557,7 @@ fn connect(path: &Path, deadline: Option<Instant>) -> Result<OwnedFd, ConnectErr
     match result {
         Ok(()) => Ok(socket),
         Err(Errno::NOENT | Errno::NOTDIR) => Err(ConnectError::NoSuchSocket(path())),
-        // Said of a file that is no socket, too.
-        Err(Errno::CONNREFUSED | Errno::NOTSOCK) if is_socket(&path()) => {
-            Err(ConnectError::NobodyListens(path()))
-        }
-        Err(Errno::CONNREFUSED | Errno::NOTSOCK) => Err(ConnectError::NotASocket(path())),
+        Err(Errno::CONNREFUSED | Errno::NOTSOCK) => Err(refused(path())),
         Err(Errno::ACCESS | Errno::PERM) => Err(ConnectError::PermissionDenied(path())),
         // A datagram socket, for one.
         Err(Errno::PROTOTYPE) => Err(ConnectError::NotRingbell),
@@ -593,9 +589,15 @@ fn connect_in_turn(
     }
 }
 
-fn is_socket(path: &Path) -> bool {
+/// Why the kernel says that nobody listens, which it says of a file that is no socket, too.
+fn refused(path: PathBuf) -> ConnectError {
     use std::os::unix::fs::FileTypeExt;
-    std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
+    match std::fs::metadata(&path) {
+        Ok(meta) if !meta.file_type().is_socket() => ConnectError::NotASocket(path),
+        // A new server has removed what an old one had left.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => ConnectError::NoSuchSocket(path),
+        _ => ConnectError::NobodyListens(path),
+    }
 }
 
 /// How long to wait, and how.

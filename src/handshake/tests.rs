@@ -1,10 +1,11 @@
 //! The wire, the listener, and the client against servers that do it wrong.
 
-use super::client::attach_here;
+use super::client::{attach_here, connect};
 use super::wire::{self, HEADER, Header, Kind, Malformed};
 use super::*;
 use crate::layout::{self, Peer, SegmentKind};
 use crate::segment::{Label, Segment, SegmentError, SegmentPair};
+use crate::sync::Ordering;
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use std::io::{IoSlice, Read, Write};
@@ -373,6 +374,40 @@ pub(crate) fn attach(
 
 fn try_attach(path: &Path) -> Result<Attachment, ConnectError> {
     attach(path, &HelloOptions::default(), soon())
+}
+
+#[test]
+fn a_stale_socket_that_vanishes_meanwhile() {
+    let scratch = Scratch::new();
+    let stale = scratch.path("stale");
+    let stop = crate::sync::PlainBool::new(false);
+    /// However the test ends, so that the other thread does too.
+    struct Stopper<'a>(&'a crate::sync::PlainBool);
+    impl Drop for Stopper<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    std::thread::scope(|scope| {
+        let replacing = scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                drop(UnixListener::bind(&stale).expect("bound"));
+                std::fs::remove_file(&stale).expect("removed");
+            }
+        });
+        let _stopper = Stopper(&stop);
+        let (mut left, mut gone) = (0, 0);
+        while left < 500 || gone < 500 {
+            match connect(&stale, soon()).map(drop) {
+                // A moment in which it is listened at.
+                Ok(()) => {}
+                Err(ConnectError::NobodyListens(_)) => left += 1,
+                Err(ConnectError::NoSuchSocket(_)) => gone += 1,
+                Err(other) => panic!("{other:?}"),
+            }
+            assert!(!replacing.is_finished(), "it is replaced again and again");
+        }
+    });
 }
 
 #[test]
