@@ -4,7 +4,7 @@
 //! How a figure comes about:
 //!
 //! 1. [`scenario`] lists the cases: what is done, with which size, by how many clients, on which CPUs.
-//! 2. [`systems`] and [`limits`] list who competes, and [`work`] what their handlers do. Both are [`systems::System`]s: the limits are the least that the
+//! 2. [`systems`] and [`limits`] list who competes, [`work`] what their handlers do, and [`world_state`] the store behind the service scenarios. Both are [`systems::System`]s: the limits are the least that the
 //!    hardware and the kernel allow, written out by hand. Single costs without a partner are in [`limits::costs`].
 //! 3. [`trial`] runs one case once: the server and every client are processes of their own (this binary again, with
 //!    the hidden subcommand `role`), pinned by [`pin`].
@@ -30,6 +30,7 @@ mod systems;
 mod table;
 mod trial;
 mod work;
+mod world_state;
 
 use std::fs;
 use std::io::{self, ErrorKind, Write};

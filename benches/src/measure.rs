@@ -28,6 +28,7 @@ use crate::payload::{Payload, sequence};
 use crate::scenario::{LARGE, Scenario};
 use crate::systems::{Client, Outcome, Setup, System};
 use crate::work::Work;
+use crate::world_state::VALUES;
 
 /// Round trips between two readings of the clock where single ones are too short.
 const BATCH: u64 = 16;
@@ -93,16 +94,17 @@ pub(crate) fn system(
     salt: u8,
     start: Start<'_>,
 ) -> Outcome<Figures> {
+    let work = system.work(&setup.case);
     let mut caller = Caller {
         payload: Payload::new(setup.case.size, salt),
         answer: Vec::new(),
         number: 0,
+        numbers: if work == Work::World { VALUES } else { u64::MAX },
         number_only: setup.case.scenario == Scenario::OneWay,
     };
     let meter = Meter::new(timing, server)?;
     let window = u64::from(setup.case.in_flight);
-    let waits = system.work(&setup.case) == Work::Wait;
-    let uncounted = if waits { UNCOUNTED_WAITS } else { UNCOUNTED };
+    let uncounted = if work.waits() { UNCOUNTED_WAITS } else { UNCOUNTED };
     match setup.case.scenario {
         Scenario::Setup => set_ups(system, setup, &mut caller, meter, start),
         Scenario::Paced => paced(&mut *system.connect(setup)?, &mut caller, meter, start),
@@ -181,6 +183,8 @@ struct Caller {
     payload: Payload,
     answer: Vec<u8>,
     number: u64,
+    /// So many there are; then they begin again.
+    numbers: u64,
     /// The answer is the sequence number alone.
     number_only: bool,
 }
@@ -188,7 +192,7 @@ struct Caller {
 impl Caller {
     /// The next request.
     fn stamp(&mut self) -> &[u8] {
-        self.number += 1;
+        self.number = (self.number + 1) % self.numbers;
         self.payload.stamp(self.number)
     }
 

@@ -38,6 +38,13 @@ impl Payload {
     }
 }
 
+/// Whose payload a message of at least 9 bytes is; that of a client of salt 0 if it is shorter.
+pub(crate) fn salt(message: &[u8]) -> u8 {
+    // Behind the first stamp: the pattern is the byte's place.
+    const PLACE: u8 = 8;
+    message.get(usize::from(PLACE)).map_or(0, |byte| byte ^ PLACE)
+}
+
 /// The sequence number in a message, or none if it has not even that.
 pub(crate) fn sequence(message: &[u8]) -> Option<u64> {
     message.first_chunk().map(|stamp| u64::from_le_bytes(*stamp))
@@ -74,6 +81,13 @@ mod tests {
         let mut torn = payload.stamp(2).to_vec();
         torn[32..].copy_from_slice(&first[32..]);
         assert!(!is_whole(&torn));
+    }
+
+    #[test]
+    fn a_payload_says_whose_it_is() {
+        for mine in [0, 1, 250, u8::MAX] {
+            assert_eq!(salt(Payload::new(64, mine).stamp(5)), mine);
+        }
     }
 
     #[test]

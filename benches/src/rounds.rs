@@ -14,7 +14,6 @@ use crate::scenario::{Case, Placement, Scenario};
 use crate::syscalls;
 use crate::systems::{self, Outcome, System};
 use crate::trial::{self, Findings};
-use crate::work::Work;
 
 /// Something that has rows in the table.
 #[derive(Clone, Copy)]
@@ -245,8 +244,7 @@ fn calls_per_operation(entry: &Entry, cpus: &Cpus, timing: Timing) -> Outcome<f6
     let findings = trial::run(entry, cpus, Timing { run, ..timing }, true)?;
     let operations: u64 = findings.clients.iter().map(|figures| figures.since_start).sum();
     let mut own = u64::from(entry.case.callers()) * syscalls::REFEREE_PER_CLIENT;
-    let waits =
-        matches!(entry.contender, Contender::System(system) if system.work(&entry.case) == Work::Wait);
+    let waits = matches!(entry.contender, Contender::System(system) if system.work(&entry.case).waits());
     if paced || waits {
         // The pause before each call, or in its handler.
         own += operations;

@@ -18,18 +18,25 @@ pub(crate) enum Work {
     /// Waits for 100 us without using the CPU, then answers with the request. Threads that do so must
     /// [be punctual](crate::pause::be_punctual).
     Wait,
+    /// A read from the [store](crate::world_state), which waits as long.
+    World,
 }
 
 impl Work {
     /// What the scenario prescribes.
     pub(crate) const fn of(case: &Case) -> Self {
         match case.scenario {
-            Scenario::ServiceDepth | Scenario::ServiceClients => Self::Wait,
+            Scenario::ServiceDepth | Scenario::ServiceClients => Self::World,
             _ => Self::Echo,
         }
     }
 
-    /// Does the work and appends the answer.
+    /// Whether it waits.
+    pub(crate) const fn waits(self) -> bool {
+        matches!(self, Self::Wait | Self::World)
+    }
+
+    /// Does the work and appends the answer. Not for a store, which does its own.
     ///
     /// # Panics
     /// If the request arrived damaged; the trial then fails as a whole.

@@ -1,21 +1,21 @@
 //! What a service costs without any transport: clients are threads of the server's own process, and hand their
-//! requests to its pool through a queue. The yardstick of the service scenarios.
+//! requests to its store, which answers from its pool through a queue. The yardstick of the service scenarios.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::{Client, Outcome, Ready, Setup, System};
 use crate::pause::be_punctual;
 use crate::pool::{Pool, Queue};
 use crate::scenario::Case;
 use crate::work::{THREADS, Work};
+use crate::world_state::{self, Asking, Queued, World};
 
-/// A pool, and a queue of answers for each client.
+/// A store with its pool, and a queue of answers for each client.
 #[derive(Debug)]
 pub(crate) struct InProcess;
 
-/// The one pool of the process.
-static POOL: LazyLock<Pool> =
-    LazyLock::new(|| Pool::new(THREADS, be_punctual).expect("a process may have a few threads"));
+/// The one store of the process, which runs one case.
+static WORLD: OnceLock<World> = OnceLock::new();
 
 impl System for InProcess {
     fn name(&self) -> &'static str {
@@ -39,18 +39,24 @@ impl System for InProcess {
     }
 
     fn connect(&self, setup: &Setup) -> Outcome<Box<dyn Client>> {
-        Ok(Box::new(Caller {
-            pool: POOL.clone(),
-            work: self.work(&setup.case),
-            answers: Arc::new(Queue::new()),
-        }))
+        let fill = || world_state::filled(&setup.case, world_state::on(Pool::new(THREADS, be_punctual)?));
+        // Whoever comes first waits for nobody: all others find it filled, or wait for that.
+        static FILLING: Mutex<()> = Mutex::new(());
+        let _one = FILLING.lock().unwrap_or_else(PoisonError::into_inner);
+        let world = match WORLD.get() {
+            Some(world) => world,
+            None => {
+                let filled = fill()?;
+                WORLD.get_or_init(|| filled)
+            }
+        };
+        Ok(Box::new(Asking::new(Caller { world, answers: Arc::new(Queue::new()) })))
     }
 }
 
 /// One thread that calls.
 struct Caller {
-    pool: Pool,
-    work: Work,
+    world: &'static World,
     answers: Arc<Queue<Vec<u8>>>,
 }
 
@@ -61,12 +67,7 @@ impl Client for Caller {
     }
 
     fn send(&mut self, request: &[u8]) -> Outcome<()> {
-        let (work, request, answers) = (self.work, request.to_vec(), self.answers.clone());
-        self.pool.execute(move || {
-            let mut answer = Vec::with_capacity(request.len());
-            work.answer(&request, &mut answer);
-            answers.push(answer);
-        });
+        self.world.serve(Queued { request: request.to_vec(), answers: self.answers.clone() });
         Ok(())
     }
 

@@ -1,15 +1,19 @@
 //! Ringbell, through its public interface, with its defaults.
 
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use ringbell::{ConnectOptions, Server, Task, TransportChoice, WaitSettings};
+use ringbell::{
+    ConnectOptions, HandlerError, OwnedRequest, Responder, Server, Task, TransportChoice, WaitSettings,
+};
 
 use super::{Client, Outcome, Ready, Setup, System};
 use crate::pause::be_punctual;
-use crate::pool::Pool;
+use crate::pool::{Pool, Queue};
 use crate::scenario::{Case, Scenario, Waiting};
 use crate::work::{THREADS, Work};
+use crate::world_state::{self, Asking, Call, Failure, Queued};
 
 /// The blocking client and the serial server.
 pub(crate) static SERIAL: Ringbell =
@@ -107,6 +111,23 @@ impl System for Ringbell {
             .max_handshakes(MOST_CLIENTS)
             .bind(&setup.path)?;
         match self.serving {
+            Serving::Serial if work == Work::World => {
+                // Runs what it is given at once: the answer is there when the store's turn is over.
+                let world = world_state::filled(&setup.case, Task::run)?;
+                let answers = Arc::new(Queue::new());
+                ready()?;
+                server.run(|request, answer| {
+                    world.serve(Queued { request: request.payload().to_vec(), answers: answers.clone() });
+                    answer.extend_from_slice(&answers.pop());
+                    Ok(())
+                })?;
+            }
+            Serving::Pool if work == Work::World => {
+                let pool = Pool::new(THREADS, be_punctual)?;
+                let world = world_state::filled(&setup.case, world_state::on(pool))?;
+                ready()?;
+                server.run_reactor(|request, responder| world.serve(Asked { request, responder }))?;
+            }
             Serving::Serial => {
                 ready()?;
                 server.run(|request, answer| {
@@ -125,7 +146,7 @@ impl System for Ringbell {
             }
             Serving::Pool => {
                 // An empty handler keeps one thread busy, and more would only wake each other.
-                let pool = Pool::new(if work == Work::Wait { THREADS } else { 1 }, be_punctual)?;
+                let pool = Pool::new(if work.waits() { THREADS } else { 1 }, be_punctual)?;
                 ready()?;
                 server.run_on(
                     move |task: Task| pool.execute(move || task.run()),
@@ -146,7 +167,34 @@ impl System for Ringbell {
             .transport(self.transport)
             .wait(waiting(setup, WaitSettings::client()))
             .connect(&setup.path)?;
-        Ok(Box::new(Caller { client }))
+        let caller = Caller { client };
+        Ok(match self.work(&setup.case) {
+            Work::World => Box::new(Asking::new(caller)),
+            _ => Box::new(caller),
+        })
+    }
+}
+
+/// A request to the store that may be answered later.
+struct Asked {
+    request: OwnedRequest,
+    responder: Responder,
+}
+
+impl Call for Asked {
+    fn request(&self) -> &[u8] {
+        self.request.payload()
+    }
+
+    fn is_wanted(&self) -> bool {
+        !self.request.is_cancelled()
+    }
+
+    fn answer(self, answer: Result<&[u8], Failure>) {
+        match answer {
+            Ok(answer) => self.responder.reply(answer),
+            Err(failure) => self.responder.error(HandlerError::new(failure.code(), failure.to_string())),
+        }
     }
 }
 
