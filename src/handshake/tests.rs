@@ -397,7 +397,7 @@ fn a_stale_socket_that_vanishes_meanwhile() {
         });
         let _stopper = Stopper(&stop);
         let (mut left, mut gone) = (0, 0);
-        while left < 500 || gone < 500 {
+        while left < 10_000 || gone < 10_000 {
             match connect(&stale, soon()).map(drop) {
                 // A moment in which it is listened at.
                 Ok(()) => {}
