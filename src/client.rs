@@ -350,7 +350,7 @@ impl Client {
         Ok(is_it.then_some(record))
     }
 
-    #[inline]
+    #[inline(always)]
     fn call_until(&mut self, request: &[u8], mut deadline: Deadline) -> Result<Response<'_>, CallError> {
         let call = self.send_timed(request, &mut deadline)?;
         let head = match self.wait(&mut deadline, Interest::DATA, |client| client.look(Some(call))) {
@@ -488,7 +488,7 @@ impl Client {
         self.post_request(request, 0, deadline)
     }
 
-    #[inline]
+    #[inline(always)]
     fn post_request(
         &mut self,
         request: &[u8],
@@ -510,7 +510,7 @@ impl Client {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn post_frame(
         &mut self,
         head: Head,
@@ -593,7 +593,7 @@ impl Client {
         self.calls.in_flight() + self.stash.len()
     }
 
-    #[inline]
+    #[inline(always)]
     fn begin(&mut self) -> Result<CallId, SendError> {
         if self.stash.is_empty()
             && let Some(call) = self.calls.begin()
@@ -788,7 +788,7 @@ impl Client {
 
     /// Takes what is there until it is the answer to `wanted` (or any answer, if `None`); other answers are set
     /// aside, late ones dropped.
-    #[inline]
+    #[inline(always)]
     fn look(&mut self, wanted: Option<CallId>) -> Result<Option<Head>, Over> {
         // Bounded, so that a server that floods its client with what leads nowhere cannot keep it from its deadline.
         for _ in 0..LOOK_MOST {
@@ -810,7 +810,7 @@ impl Client {
     }
 
     /// Whether a message is an answer that somebody wants. What belongs to streams and events is put there.
-    #[inline]
+    #[inline(always)]
     fn accept(&mut self, head: Head) -> Result<bool, Over> {
         match head.kind() {
             Kind::Response if self.streams.is_empty() => {}
