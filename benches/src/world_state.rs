@@ -41,8 +41,15 @@ pub(crate) fn filled(case: &Case, executor: impl ringbell::Executor) -> Outcome<
         (0..VALUES).map(move |number| (key(salt, number), payload.stamp(number).to_vec()))
     });
     let values: Vec<_> = values.collect();
-    world.write(ROOT, values.iter().map(|(key, value)| (&key[..], Change::Put(value)))).map_err(to_error)?;
-    Ok(world)
+    let changes = values.iter().map(|(key, value)| (&key[..], Change::Put(value))).collect();
+    let mut request = Vec::new();
+    Request { fork: ROOT, take: Duration::ZERO, op: Op::Write(changes) }.encode(&mut request);
+    let answers = Arc::new(Queue::new());
+    world.serve(Queued { request, answers: answers.clone() });
+    match Answer::decode(&answers.pop()) {
+        Some(Answer::Written { version: 1 }) => Ok(world),
+        _ => Err("the store could not be filled".into()),
+    }
 }
 
 /// An executor of such a store.
@@ -65,10 +72,6 @@ impl Call for Queued {
         // A refusal is an answer that nobody can read: the client says so.
         self.answers.push(answer.unwrap_or_default().to_vec());
     }
-}
-
-fn to_error(failure: Failure) -> String {
-    format!("the store refuses: {failure}")
 }
 
 /// A client of the store: turns the referee's payloads into requests, and answers into payloads.

@@ -1,7 +1,7 @@
 //! Requests to the store, in the order that the keyed scheduler makes of them. The key is the fork.
 
 use super::protocol::{Answer, Failure, Head, Op, Request};
-use super::store::{Change, Limits, Store, StoreError, Value};
+use super::store::{Limits, Store, StoreError, Value};
 use ringbell::{Executor, KeyedScheduler, SchedulerStats};
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,15 +54,6 @@ impl World {
         };
         // A call that is refused is dropped, and its transport says so to the client.
         let _ = self.scheduler.submit(head.fork, head.access, task);
-    }
-
-    /// Writes at once, before anybody is served; the version that it made.
-    pub(crate) fn write<'c>(
-        &self,
-        fork: u64,
-        changes: impl IntoIterator<Item = (&'c [u8], Change<'c>)>,
-    ) -> Result<u64, Failure> {
-        Ok(self.store.commit(self.store.prepare(fork, changes)?)?)
     }
 
     /// Takes no more calls and waits for those under way, for at most `timeout`; whether they all ended.
