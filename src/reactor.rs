@@ -483,7 +483,7 @@ impl<E: Engine> Reactor<E> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn request(&mut self, index: usize, head: Head, until: u64, one_way: bool) -> Result<(), End> {
         if (until != 0 || self.slots[index].drained) && self.is_too_late(index, head, until)? {
             return Ok(());
@@ -515,7 +515,7 @@ impl<E: Engine> Reactor<E> {
     }
 
     /// Gives a request to the engine.
-    #[inline]
+    #[inline(always)]
     fn begin(&mut self, index: usize, head: Head, until: u64, one_way: bool) -> Result<(), End> {
         self.counts.requests += 1;
         self.response.clear();

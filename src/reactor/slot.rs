@@ -207,11 +207,14 @@ impl Flights {
         until: u64,
         one_way: bool,
     ) -> Arc<Flight> {
-        let Some(mut flight) = self.spare.pop() else {
-            return Arc::new(Flight::new(caller.clone(), call, until, one_way));
-        };
-        Arc::get_mut(&mut flight).expect("a spare flight has one owner").renew(call, until, one_way);
-        flight
+        // Somebody may still hold one that is over: a request that outlives its answer.
+        while let Some(mut flight) = self.spare.pop() {
+            if let Some(spare) = Arc::get_mut(&mut flight) {
+                spare.renew(call, until, one_way);
+                return flight;
+            }
+        }
+        Arc::new(Flight::new(caller.clone(), call, until, one_way))
     }
 
     /// Enters a flight into the table; its place.
@@ -233,8 +236,8 @@ impl Flights {
 
     /// Takes a flight back that is over.
     #[inline]
-    pub(super) fn put_back(&mut self, mut flight: Arc<Flight>) {
-        if self.spare.len() < SPARE && Arc::get_mut(&mut flight).is_some() {
+    pub(super) fn put_back(&mut self, flight: Arc<Flight>) {
+        if self.spare.len() < SPARE {
             self.spare.push(flight);
         }
     }
