@@ -2,7 +2,7 @@
 
 use super::Client;
 use crate::flight::AnswerOrder;
-use crate::handshake::{self, ConnectError, HelloOptions, TransportChoice};
+use crate::handshake::{self, ConnectError, HelloOptions, RejectReason, TransportChoice};
 use crate::wait::WaitSettings;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -59,7 +59,8 @@ impl ConnectOptions {
         self
     }
 
-    /// How long connecting may take; `None` waits for ever. Default 5 s.
+    /// How long connecting may take; `None` waits for ever. Default 5 s. As long, a client tries again that is turned
+    /// away because too many others are connecting at this moment.
     pub fn timeout(mut self, timeout: Option<Duration>) -> Self {
         self.timeout = timeout;
         self
@@ -125,17 +126,31 @@ impl ConnectOptions {
         }
         let deadline = self.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let mut pause = Duration::from_millis(1);
+        let mut obstacle = None;
         loop {
-            match handshake::attach(path.as_ref(), &self.hello, deadline) {
+            let error = match handshake::attach(path.as_ref(), &self.hello, deadline) {
                 Ok(attached) => return Ok(Client::new(attached, &self)),
-                Err(ConnectError::NoSuchSocket(_) | ConnectError::NobodyListens(_))
-                    if self.wait_for_server && deadline.is_none_or(|deadline| Instant::now() < deadline) =>
-                {
-                    std::thread::sleep(pause);
-                    pause = (2 * pause).min(Duration::from_millis(16));
-                }
-                Err(error) => return Err(error),
+                // What was in the way all the time says more.
+                Err(ConnectError::TimedOut) => return Err(obstacle.unwrap_or(ConnectError::TimedOut)),
+                Err(error) => error,
+            };
+            if !self.will_pass(&error) || deadline.is_some_and(|deadline| Instant::now() + pause >= deadline)
+            {
+                return Err(error);
             }
+            obstacle = Some(error);
+            std::thread::sleep(pause);
+            pause = (2 * pause).min(Duration::from_millis(16));
+        }
+    }
+
+    /// Whether to try again after this error.
+    fn will_pass(&self, error: &ConnectError) -> bool {
+        match error {
+            ConnectError::NoSuchSocket(_) | ConnectError::NobodyListens(_) => self.wait_for_server,
+            // Of as many as come at the same moment, each is let in within milliseconds.
+            ConnectError::Rejected(RejectReason::TooManyHandshakes { .. }) => true,
+            _ => false,
         }
     }
 }
