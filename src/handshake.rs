@@ -44,7 +44,7 @@ pub(crate) mod tests;
 pub(crate) use client::{Attached, Attachment, HelloOptions, SocketAttachment, attach};
 pub use client::{ConnectError, FallbackReason, TransportChoice};
 #[cfg(feature = "inspect")]
-pub use inspector::{Survey, survey};
+pub use inspector::{Inspector, Survey};
 pub use listener::BindError;
 pub(crate) use listener::{ListenOptions, Listener, listen, listen_fds};
 pub use server::Credentials;

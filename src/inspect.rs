@@ -1,7 +1,7 @@
 //! L4: what is in segments and rings, looked at from outside: for tools (feature `inspect`).
 //!
 //! Nothing here maps, writes or wakes anything. A tool copies the bytes of segments from wherever it finds them (the
-//! descriptors that [`survey`] brings, the descriptors or the memory of a process, a file, a core dump), and hands the
+//! descriptors that an [`Inspector`] is shown, the descriptors or the memory of a process, a file, a core dump), and hands the
 //! copy to [`decode`]. Copies are hostile: any bytes whatsoever give a value or an error, in bounded time, without a
 //! panic. Every offset is that of [`crate::layout`].
 //!
@@ -13,7 +13,7 @@ mod records;
 #[cfg(test)]
 mod tests;
 
-pub use crate::handshake::{Survey, survey};
+pub use crate::handshake::{Inspector, Survey};
 pub use control::{
     BellSegment, Identity, Peer, Place, RequestSegment, ResponseSegment, Segment, Sleep, StatusSegment,
     Unreadable, decode, name_of,

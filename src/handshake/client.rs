@@ -599,6 +599,7 @@ fn is_socket(path: &Path) -> bool {
 }
 
 /// How long to wait, and how.
+#[derive(Debug)]
 pub(super) struct Patience {
     deadline: Option<Instant>,
     yield_until: Instant,

@@ -24,55 +24,79 @@ pub struct Survey {
 /// Messages of one survey: more than any server has segments for.
 const MESSAGES: usize = 4096;
 
-/// Asks the server at `path` for its segments, to look at them. Changes nothing there; a server shows them to its own
-/// user and to the superuser. Waits at most `timeout`: `None` waits for ever.
-///
-/// It is the server's porter that answers: also while the server's reactor is stuck, but not while the process is
-/// stopped.
-///
-/// # Errors
-/// As those of connecting; [`ConnectError::Rejected`] for another user.
-pub fn survey(path: &Path, timeout: Option<Duration>) -> Result<Survey, ConnectError> {
-    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    let socket = connect(path, deadline)?;
-    let patience = Patience::new(deadline);
-    let hello = Hello {
-        versions: VERSIONS,
-        role: Role::Inspector,
-        transport: Transport::Shared,
-        features: 0,
-        request_capacity: 0,
-        response_capacity: 0,
-        max_message: 0,
-        name: String::new(),
-    };
-    match patience.send(&socket, &hello.encode()) {
-        // It may have said why before it hung up.
-        Ok(()) | Err(ConnectError::ServerDied) => {}
-        Err(error) => return Err(error),
+/// A connection of an inspector, who looks at a server and changes nothing.
+#[derive(Debug)]
+pub struct Inspector {
+    socket: OwnedFd,
+    patience: Patience,
+}
+
+impl Inspector {
+    /// Connects to the server that listens at `path`. Waits at most `timeout`, here and for [`Self::survey`]: `None` waits
+    /// for ever.
+    ///
+    /// # Errors
+    /// As those of any client that connects.
+    pub fn connect(path: &Path, timeout: Option<Duration>) -> Result<Self, ConnectError> {
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        Ok(Self { socket: connect(path, deadline)?, patience: Patience::new(deadline) })
     }
-    let mut survey = Survey { generation: 0, pid: 0, sockets: 0, segments: Vec::new() };
-    for _ in 0..MESSAGES {
-        let (header, descriptors) = patience.header(&socket, BATCH)?;
-        let mut body = vec![0; header.length];
-        patience.read(&socket, &mut body)?;
-        let segments = match header.kind {
-            Kind::Segments => Segments::parse(&body)?,
-            Kind::Reject => return Err(RejectReason::parse(&body)?.into()),
-            _ => return Err(ConnectError::NotRingbell),
+
+    /// The process that listens, as the kernel says: known also of one that is stopped. `None` if it cannot be seen
+    /// from this pid namespace.
+    #[must_use]
+    pub fn listener(&self) -> Option<u32> {
+        let found = super::socket::peer_credentials(&self.socket).ok()?;
+        u32::try_from(found.pid).ok().filter(|pid| *pid != 0)
+    }
+
+    /// Asks for everything that can be looked at. A server shows it to its own user and to the superuser.
+    ///
+    /// It is the server's porter that answers: also while the server's reactor is stuck, but not while the process is
+    /// stopped.
+    ///
+    /// # Errors
+    /// As those of connecting; [`ConnectError::Rejected`] for another user.
+    pub fn survey(self) -> Result<Survey, ConnectError> {
+        let Self { socket, patience } = self;
+        let hello = Hello {
+            versions: VERSIONS,
+            role: Role::Inspector,
+            transport: Transport::Shared,
+            features: 0,
+            request_capacity: 0,
+            response_capacity: 0,
+            max_message: 0,
+            name: String::new(),
         };
-        let descriptors = descriptors?;
-        let (want, have) = (segments.count as usize, descriptors.len());
-        if want != have {
-            return Err(ConnectError::BadDescriptors { want, have });
+        match patience.send(&socket, &hello.encode()) {
+            // It may have said why before it hung up.
+            Ok(()) | Err(ConnectError::ServerDied) => {}
+            Err(error) => return Err(error),
         }
-        survey.generation = segments.generation;
-        survey.pid = segments.pid;
-        survey.sockets = segments.sockets.into();
-        survey.segments.extend(descriptors);
-        if !segments.more {
-            return Ok(survey);
+        let mut survey = Survey { generation: 0, pid: 0, sockets: 0, segments: Vec::new() };
+        for _ in 0..MESSAGES {
+            let (header, descriptors) = patience.header(&socket, BATCH)?;
+            let mut body = vec![0; header.length];
+            patience.read(&socket, &mut body)?;
+            let segments = match header.kind {
+                Kind::Segments => Segments::parse(&body)?,
+                Kind::Reject => return Err(RejectReason::parse(&body)?.into()),
+                _ => return Err(ConnectError::NotRingbell),
+            };
+            let descriptors = descriptors?;
+            let (want, have) = (segments.count as usize, descriptors.len());
+            if want != have {
+                return Err(ConnectError::BadDescriptors { want, have });
+            }
+            survey.generation = segments.generation;
+            survey.pid = segments.pid;
+            survey.sockets = segments.sockets.into();
+            survey.segments.extend(descriptors);
+            if !segments.more {
+                return Ok(survey);
+            }
         }
+        Err(ConnectError::NotRingbell)
     }
-    Err(ConnectError::NotRingbell)
 }

@@ -1048,10 +1048,16 @@ fn generations_differ() {
 #[cfg(feature = "inspect")]
 mod inspectors {
     use super::*;
-    use crate::handshake::survey;
+    use crate::handshake::{Inspector, Survey};
     use crate::inspect::{Segment as Decoded, decode};
     use crate::layout::CONTROL;
     use std::os::fd::OwnedFd;
+
+    fn survey(house: &House) -> Survey {
+        let inspector = Inspector::connect(&house.path, Some(PATIENCE)).expect("connected");
+        assert_eq!(inspector.listener(), Some(std::process::id()));
+        inspector.survey().expect("shown")
+    }
 
     fn decoded(segment: &OwnedFd) -> Decoded {
         let mut page = vec![0; CONTROL];
@@ -1064,7 +1070,7 @@ mod inspectors {
         let house = House::new(PorterConfig { fallback: true, ..settings() });
         // More than one message takes.
         let clients: Vec<_> = (0..40).map(|_| house.join()).collect();
-        let shown = survey(&house.path, Some(PATIENCE)).expect("shown");
+        let shown = survey(&house);
         assert_eq!((shown.generation, shown.sockets, shown.pid), (GENERATION, 0, std::process::id()));
         assert_eq!(shown.segments.len(), 1 + 2 * clients.len());
         let mut sessions = Vec::new();
@@ -1086,9 +1092,7 @@ mod inspectors {
 
         // What is closed is shown no more, and nobody but the server keeps it.
         house.handle().closed(clients[0].1.session);
-        eventually("one session less", || {
-            survey(&house.path, Some(PATIENCE)).expect("shown").segments.len() == 1 + 2 * 39
-        });
+        eventually("one session less", || survey(&house).segments.len() == 1 + 2 * 39);
     }
 
     #[test]
@@ -1097,7 +1101,7 @@ mod inspectors {
         let house = House::new(PorterConfig { credentials: Credentials::Uids(vec![me + 1]), ..settings() });
         let denied = RejectReason::PermissionDenied.encode_reject();
         assert_eq!(house.refusal(a_hello()), denied);
-        assert_eq!(survey(&house.path, Some(PATIENCE)).expect("shown").segments.len(), 1);
+        assert_eq!(survey(&house).segments.len(), 1);
         let shut = PeerInfo { pid: 1, uid: me.max(1) + 1, gid: 0, name: String::new() };
         assert!(!shut.may_inspect());
         assert_eq!(house.refusal(Hello { versions: (7, 9), role: Role::Inspector, ..a_hello() })[12], 4);
