@@ -1,5 +1,6 @@
 //! Every server on the machine: one line each.
 
+use crate::capture::Capture;
 use crate::cli::List;
 use crate::process::{self, State};
 use crate::report::{JSON_VERSION, report};
@@ -14,6 +15,9 @@ use std::fmt::Write;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::time::Duration;
+
+/// Between the two looks, see `show`.
+const INTERVAL: Duration = Duration::from_millis(100);
 
 /// A server.
 #[derive(Debug, Serialize)]
@@ -45,7 +49,7 @@ pub(crate) struct Listing {
 pub(crate) fn list(asked: &List) -> Result<Listing, Failure> {
     let mut listing =
         Listing { version: JSON_VERSION, servers: Vec::new(), closed_processes: 0, sockets: Vec::new() };
-    let mut known = BTreeSet::new();
+    let mut targets = Vec::new();
     for pid in process::all() {
         match source::descriptors(pid) {
             // Whoever holds a status segment is its server; in a forked child it may be another one's.
@@ -55,7 +59,7 @@ pub(crate) fn list(asked: &List) -> Result<Listing, Failure> {
                     matches!(segment, Segment::Status(status) if status.server.pid == pid || status.server.pid == 0)
                 });
                 if own {
-                    listing.look(&Target::Process(pid), &mut known);
+                    targets.push(Target::Process(pid));
                 }
             }
             Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
@@ -65,11 +69,17 @@ pub(crate) fn list(asked: &List) -> Result<Listing, Failure> {
         }
     }
     if let Some(directory) = &asked.directory {
-        for path in sockets(directory)? {
-            let target = Target::Socket(path);
-            if let Some(why) = listing.look(&target, &mut known) {
-                listing.sockets.push((target.to_string(), why));
+        targets.extend(sockets(directory)?.into_iter().map(Target::Socket));
+    }
+    let mut known = BTreeSet::new();
+    for (target, capture) in source::capture_all(targets, INTERVAL) {
+        match capture {
+            Ok(capture) => listing.add(&capture, &mut known),
+            // A process that has ended meanwhile is nobody's loss.
+            Err(why) if matches!(target, Target::Socket(_)) => {
+                listing.sockets.push((target.to_string(), why.to_string()));
             }
+            Err(_) => {}
         }
     }
     Ok(listing)
@@ -88,13 +98,9 @@ fn sockets(directory: &Path) -> Result<Vec<std::path::PathBuf>, Unattachable> {
 }
 
 impl Listing {
-    /// Adds the servers of a target; why there are none, if so.
-    fn look(&mut self, target: &Target, known: &mut BTreeSet<u64>) -> Option<String> {
-        let capture = match source::capture(target, Duration::from_millis(1)) {
-            Ok(capture) => capture,
-            Err(error) => return Some(error.to_string()),
-        };
-        let report = report(&capture);
+    /// Adds the servers of a capture.
+    fn add(&mut self, capture: &Capture, known: &mut BTreeSet<u64>) {
+        let report = report(capture);
         for server in report.servers.iter().filter(|server| known.insert(server.generation)) {
             let of_it = |generation: Option<u64>| generation == Some(server.generation);
             let problems = report
@@ -113,7 +119,6 @@ impl Listing {
                 problems: problems.count(),
             });
         }
-        None
     }
 
     /// For people.

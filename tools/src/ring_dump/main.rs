@@ -17,7 +17,9 @@ mod report;
 mod show;
 mod source;
 mod style;
+mod tap;
 mod verdict;
+mod watch;
 
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
@@ -97,7 +99,8 @@ fn run(cli: &Cli) -> Result<Healthy, Failure> {
             man(&mut std::io::stdout())?;
             Ok(true)
         }
-        _ => Err(Box::new(Usage("not yet".into()))),
+        Some(Command::Watch(asked)) => watch::run(asked),
+        Some(Command::Tap(asked)) => tap::run(asked),
     }
 }
 

@@ -254,6 +254,9 @@ pub(crate) struct RingImage<'a> {
     pub(crate) head_after: u64,
 }
 
+/// Between looks that are closer to each other nothing is called stuck.
+const PATIENT_NS: u64 = 20_000_000;
+
 /// Both rings of a session.
 pub(crate) fn rings<'a>(decoded: &Decoded<'a>, key: (u64, u64)) -> Option<[RingImage<'a>; 2]> {
     let (request, request_image) = decoded.requests.get(&key)?;
@@ -284,24 +287,41 @@ pub(crate) fn rings<'a>(decoded: &Decoded<'a>, key: (u64, u64)) -> Option<[RingI
 }
 
 impl RingImage<'_> {
-    fn fill(&self) -> Option<u64> {
+    /// Whether the positions can be those of one ring. They are read one after the other while the ring goes on; but
+    /// a head never lies beyond a tail that was read later, nor a tail more than a ring beyond a head that was.
+    fn is_possible(&self) -> bool {
+        let at_most = |position: u64, limit: u64| limit.wrapping_sub(position) < 1 << 63;
+        [self.head, self.tail, self.head_after, self.tail_after]
+            .iter()
+            .all(|at| at.is_multiple_of(layout::LINE))
+            && at_most(self.head, self.tail_after)
+            && at_most(self.tail, self.head_after.wrapping_add(self.capacity))
+            && at_most(self.head, self.head_after)
+            && at_most(self.tail, self.tail_after)
+    }
+
+    /// Bytes that are not given back, as far as can be said of a ring that moves.
+    fn fill(&self) -> u64 {
         let fill = self.tail.wrapping_sub(self.head);
-        let possible = fill <= self.capacity
-            && self.tail.is_multiple_of(layout::LINE)
-            && self.head.is_multiple_of(layout::LINE);
-        possible.then_some(fill)
+        // The head was read a moment later.
+        if fill >= 1 << 63 { 0 } else { fill.min(self.capacity) }
     }
 
     /// What it looked like; `before` is the same ring at the first look.
-    fn state(&self, before: Option<&RingImage<'_>>, peak: u64) -> RingState {
+    fn state(&self, before: Option<&RingImage<'_>>, peak: u64, between_ns: u64) -> RingState {
+        let patient = between_ns >= PATIENT_NS;
         let whole = self.image.whole();
         let fill = self.fill();
         let mut flaw = None;
         let (mut messages, mut first_call) = (0, None);
-        let ring = Ring::new(&whole, self.capacity);
-        match (fill, &ring) {
-            (Some(_), Some(ring)) if !self.image.body.is_empty() => {
-                for record in ring.walk(self.head, self.tail) {
+        match Ring::new(&whole, self.capacity) {
+            None => flaw = Some("an impossible capacity".into()),
+            Some(_) if !self.is_possible() => {
+                flaw = Some(format!("impossible positions: {} to {}", self.head, self.tail));
+            }
+            Some(_) if self.image.body.is_empty() => {}
+            Some(ring) => {
+                for record in ring.walk(self.tail.wrapping_sub(fill), self.tail) {
                     // What was overwritten while it was copied says nothing of the ring.
                     if !intact(self.capacity, record.position, self.head_after, self.tail_after) {
                         continue;
@@ -309,6 +329,8 @@ impl RingImage<'_> {
                     match record.flaw {
                         // The rest of a core dump or of a file may be missing.
                         Some(Flaw::Cut) => {}
+                        // A head that was cut to the capacity is none.
+                        Some(_) if fill == self.capacity => {}
                         Some(found) => flaw = Some(format!("{found} at {}", record.position)),
                         None if record.begins_message() => {
                             messages += 1;
@@ -318,17 +340,14 @@ impl RingImage<'_> {
                     }
                 }
             }
-            (Some(_), Some(_)) => {}
-            (None, _) => flaw = Some(format!("impossible positions: {} to {}", self.head, self.tail)),
-            (_, None) => flaw = Some("an impossible capacity".into()),
         }
         let moved = |now: u64, then: fn(&RingImage<'_>) -> u64| {
             before.map_or(0, |before| now.wrapping_sub(then(before)))
         };
-        let fill = fill.unwrap_or(0);
         let consumed = moved(self.head, |ring| ring.head);
         let stuck = fill != 0
-            && before.is_some_and(|before| before.head == self.head && before.fill().unwrap_or(0) != 0);
+            && patient
+            && before.is_some_and(|before| before.head == self.head && before.fill() != 0);
         let most = layout::max_record(self.capacity.max(layout::MIN_CAPACITY));
         RingState {
             capacity: self.capacity,
@@ -473,8 +492,8 @@ fn session(
         since_before: asleep && before.is_some_and(|before| before.sleep == request.sleep),
         bell: response.bell,
         place: request.place,
-        request: request_ring.state(at(0), client.fill_peak),
-        response: response_ring.state(at(1), response.counters.fill_peak),
+        request: request_ring.state(at(0), client.fill_peak, between_ns),
+        response: response_ring.state(at(1), response.counters.fill_peak, between_ns),
         in_flight: client.in_flight,
         oldest_call: oldest.then_some(client.oldest_call),
         oldest_age_ns: oldest.then(|| at_ns.saturating_sub(client.oldest_sent_ns)),

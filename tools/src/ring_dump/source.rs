@@ -135,19 +135,11 @@ impl Handle {
         matches!(kind, Some(SegmentKind::Request | SegmentKind::Response))
     }
 
-    /// A copy; of the ring, too, if that is wanted.
-    fn image(&self, whole: bool) -> Image {
+    /// A copy of the control page; of a segment without a ring, of all of it.
+    fn image(&self) -> Image {
         let mut control = self.read(0, layout::CONTROL as u64);
-        let (mut body, mut after) = (Vec::new(), Vec::new());
         if !Self::has_ring(&control) {
             control.extend(self.read(layout::CONTROL as u64, 1 << 22));
-        } else if whole {
-            // A tail that was read says that the records before it are there: they are read behind it.
-            fence(Ordering::Acquire);
-            body = self.read(layout::CONTROL as u64, self.size);
-            // And what is not overwritten by these positions was not when it was copied.
-            fence(Ordering::Acquire);
-            after = self.read(0, layout::CONTROL as u64);
         }
         Image {
             found: self.found.clone(),
@@ -156,8 +148,7 @@ impl Handle {
             seals: self.seals,
             page: self.page,
             control,
-            body,
-            after,
+            ..Image::default()
         }
     }
 }
@@ -314,15 +305,31 @@ fn parse_mapping(line: &str) -> Option<Mapping> {
 pub(crate) fn take(found: &Found, whole: bool) -> Take {
     let at_ns = process::now_ns();
     let unix_ms = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_millis());
-    // What a bell says is read last: a request that was rung for is then not taken for one that was not.
-    let mut images: Vec<Image> = found.handles.iter().map(|handle| handle.image(whole)).collect();
-    let late = |image: &mut Image, handle: &Handle| {
-        if !image.control.is_empty() && !Handle::has_ring(&image.control) {
-            *image = handle.image(whole);
+    let mut images: Vec<Image> = found.handles.iter().map(Handle::image).collect();
+    let has_ring: Vec<bool> = images.iter().map(|image| Handle::has_ring(&image.control)).collect();
+    let each = || found.handles.iter().zip(&has_ring);
+    // What a bell says is read behind the rings: a request that was rung for is then not taken for one that was not.
+    for (image, (handle, has_ring)) in images.iter_mut().zip(each()) {
+        if !has_ring {
+            *image = handle.image();
         }
-    };
-    for (image, handle) in images.iter_mut().zip(&found.handles) {
-        late(image, handle);
+    }
+    if whole {
+        // A tail that was read says that the records before it are there: they are read behind it.
+        fence(Ordering::Acquire);
+        for (image, (handle, has_ring)) in images.iter_mut().zip(each()) {
+            if *has_ring {
+                image.body = handle.read(layout::CONTROL as u64, handle.size);
+            }
+        }
+        // And what is not overwritten by these positions was not when it was copied. All of them behind all of the
+        // first ones: a head of the first round then never lies beyond a tail of the last.
+        fence(Ordering::Acquire);
+        for (image, (handle, has_ring)) in images.iter_mut().zip(each()) {
+            if *has_ring {
+                image.after = handle.read(0, layout::CONTROL as u64);
+            }
+        }
     }
     let named: BTreeSet<(u32, u64)> = images.iter().filter_map(names).collect();
     let mut processes = Vec::new();
@@ -341,6 +348,40 @@ fn names(image: &Image) -> Option<(u32, u64)> {
         Segment::Status(segment) => Some((segment.server.pid, segment.identity.created_ns)),
         _ => None,
     }
+}
+
+/// Looks at several live targets at the same two moments.
+pub(crate) fn capture_all(
+    targets: Vec<Target>,
+    interval: Duration,
+) -> Vec<(Target, Result<Capture, Unattachable>)> {
+    let firsts: Vec<_> = targets
+        .into_iter()
+        .map(|target| {
+            let first = find(&target).map(|found| take(&found, false));
+            (target, first)
+        })
+        .collect();
+    std::thread::sleep(interval);
+    firsts
+        .into_iter()
+        .map(|(target, first)| {
+            let capture = first.and_then(|first| {
+                let found = find(&target)?;
+                Ok(Capture {
+                    target: target.to_string(),
+                    origin: if matches!(target, Target::Socket(_)) {
+                        Origin::Socket
+                    } else {
+                        Origin::Process
+                    },
+                    sockets: found.listens_at.iter().map(|path| path.display().to_string()).collect(),
+                    takes: vec![first, take(&found, true)],
+                })
+            });
+            (target, capture)
+        })
+        .collect()
 }
 
 /// Looks at a target twice, `interval` apart, the second time at everything; at what cannot change, as it is.

@@ -182,7 +182,7 @@ fn lacks(seals: Option<&Vec<&'static str>>, wanted: &[&str]) -> bool {
 
 /// Whether a server is awake between two looks, with work, and moves nothing at all.
 fn is_busy(report: &Report, server: &Server, sessions: &[&Session]) -> bool {
-    let awake = server.domains.iter().all(|domain| domain.sleep == Sleep::Awake) && !server.place.off;
+    let awake = server.domains.iter().all(|domain| domain.sleep == Sleep::Awake);
     let moves = server.rates.values().any(|rate| *rate > 0.0)
         || sessions.iter().any(|session| session.request.consumed != 0 || session.response.produced != 0);
     report.between_ns != 0 && awake && !moves && sessions.iter().any(|session| session.request.stuck)
