@@ -190,3 +190,111 @@ fn a_copy_is_good_where_the_producer_cannot_have_written() {
     assert!(!intact(capacity, tail - capacity - 64, tail - 2 * capacity, tail), "whatever the head says");
     assert_eq!(lap_start(3 * capacity + 64, capacity), 3 * capacity);
 }
+
+/// Numbers without pattern, the same every time.
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        (self.next() >> 33) as usize % limit
+    }
+}
+
+/// Everything that a tool does with an image, and what came of it.
+fn look_at_everything(image: &[u8]) -> (bool, u64) {
+    let decoded = decode(image);
+    let (capacity, tail) = match &decoded {
+        Ok(Segment::Request(segment)) => (segment.identity.capacity, segment.tail),
+        Ok(Segment::Response(segment)) => (segment.identity.capacity, segment.tail),
+        _ => (SMALL as u64, 0),
+    };
+    let mut found = 0;
+    if let Some(ring) = Ring::new(image, capacity) {
+        let head = tail.wrapping_sub(SMALL as u64 / 2);
+        for (from, to) in [(head, tail), (0, SMALL as u64), (lap_start(tail, capacity), tail)] {
+            let mut bytes = 0;
+            for record in ring.walk(from, to) {
+                assert!(record.payload.len() <= image.len());
+                assert!(record.size % LINE == 0 && (record.size != 0) == record.flaw.is_none());
+                bytes += record.size;
+                found += u64::from(record.begins_message() && intact(capacity, record.position, from, to));
+            }
+            assert!(bytes <= capacity);
+        }
+    }
+    (decoded.is_ok(), found)
+}
+
+/// Ten million images in release builds: random ones, and good ones with changes of all sizes.
+#[test]
+fn no_image_can_harm_the_decoder() {
+    let rounds: u64 = if cfg!(debug_assertions) { 200_000 } else { 10_000_000 };
+    let me = layout::Peer { pid: 11, uid: 22, name: *b"a name as long as it may be, and not a byte less" };
+    let (_, response) =
+        SegmentPair::create(2048, SMALL as u64).expect("made").assign(3, 5, &me).expect("assigned");
+    let window = &response.window;
+    let (_, head) = crate::memory::word_pair();
+    let mut producer =
+        Producer::new(window.own_lines(layout::CONTROL, SMALL), window.own_word(offset::TAIL), head, 0);
+    for call in 0..12 {
+        let payload = [7; 100];
+        let pushed =
+            producer.try_push(HeaderWord::new(Kind::Response, 0, 0, 0), call, &payload[..call as usize * 8]);
+        assert!(pushed.is_ok());
+    }
+    let good = copy(window);
+    assert!(look_at_everything(&good).0);
+    let status = copy(&Made::status(3, 40, &me).expect("made").window);
+    let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
+    let mut images = [good.clone(), status];
+    let (mut decoded, mut records) = (0u64, 0u64);
+    for round in 0..rounds {
+        let image = &mut images[usize::from(round % 8 == 0)];
+        // Where it matters: the control page's words, and the first word of each line.
+        let mut undo = [(0, [0; 8]); 6];
+        let changes = 1 + noise.below(undo.len());
+        for place in &mut undo[..changes] {
+            let at = match noise.below(4) {
+                0 => 8 * noise.below(7),
+                1 => 8 * noise.below(layout::CONTROL / 8),
+                _ => {
+                    layout::CONTROL
+                        + LINE as usize * noise.below((image.len() - layout::CONTROL) / LINE as usize)
+                }
+            };
+            let old: [u8; 8] = image[at..at + 8].try_into().expect("a word");
+            *place = (at, old);
+            let mut new = u64::from_le_bytes(old);
+            match noise.below(6) {
+                0 => new ^= 1 << noise.below(64),
+                1 => new = noise.next(),
+                2 => new = 0,
+                3 => new = HeaderWord::new(Kind::Padding, 0, 0, noise.below(4096) as u32).0,
+                4 => new = noise.next() >> 8 & 0x1f0f_0000_0fff,
+                _ => new = new.wrapping_add(noise.below(200) as u64).wrapping_sub(100),
+            }
+            image[at..at + 8].copy_from_slice(&new.to_le_bytes());
+        }
+        let cut = if round % 4 == 0 { noise.below(image.len() + 1) } else { image.len() };
+        let (is_segment, found) = look_at_everything(&image[..cut]);
+        decoded += u64::from(is_segment);
+        records += found;
+        for (at, old) in undo[..changes].iter().rev() {
+            image[*at..*at + 8].copy_from_slice(old);
+        }
+        if round % 1000 == 0 {
+            let bytes: Vec<u8> = (0..noise.below(5000)).map(|_| noise.next() as u8).collect();
+            look_at_everything(&bytes);
+        }
+    }
+    assert_eq!(images[0], good, "every change was undone");
+    // It was not all refused at the door.
+    assert!(decoded > rounds / 8 && records > rounds / 8, "{decoded} segments, {records} records");
+}

@@ -231,3 +231,68 @@ pub(crate) fn json(listings: &[Listing]) -> Result<String, crate::Failure> {
     }
     Ok(out)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report;
+    use crate::{diff, prometheus, show};
+
+    /// Everything that is printed of a capture.
+    fn print_all(capture: &Capture) -> usize {
+        let choice = Choice { session: None, ring: None, max_bytes: 16, json: false };
+        let listings = frames(capture, &choice, true);
+        let report = report::report(capture);
+        let printed = [
+            text(&listings),
+            json(&listings).unwrap(),
+            show::text(&report),
+            prometheus::text(&report),
+            diff::text(&diff::diff(&report, &report)),
+            serde_json::to_string(&report).unwrap(),
+        ];
+        printed.iter().map(String::len).sum()
+    }
+
+    #[test]
+    fn no_saved_file_can_harm_what_is_printed_of_it() {
+        let rounds = if cfg!(debug_assertions) { 300 } else { 20_000 };
+        let saved = include_bytes!("../../tests/data/stopped.ringsave");
+        let good = Capture::read(saved).unwrap();
+        assert!(print_all(&good) > 1000);
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut below = |limit: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            usize::try_from(state >> 33).unwrap() % limit
+        };
+        for _ in 0..rounds {
+            let mut bad = good.clone();
+            for _ in 0..=below(8) {
+                let take = below(bad.takes.len());
+                let images = &mut bad.takes[take].images;
+                let image = below(images.len());
+                let image = &mut images[image];
+                let blob = match below(4) {
+                    0 => &mut image.body,
+                    1 => &mut image.after,
+                    _ => &mut image.control,
+                };
+                if blob.is_empty() {
+                    continue;
+                }
+                match below(8) {
+                    0 => blob.truncate(below(blob.len())),
+                    // Where the words are.
+                    _ => {
+                        let at = 64 * below(blob.len().div_ceil(64)) + below(64).min(9);
+                        let at = at.min(blob.len() - 1);
+                        blob[at] = u8::try_from(below(256)).unwrap();
+                    }
+                }
+            }
+            print_all(&bad);
+        }
+    }
+}
