@@ -1,5 +1,7 @@
 //! The decoder against what the library itself makes of the same bytes.
 
+#![allow(clippy::cast_possible_truncation, reason = "small rings, and noise")]
+
 use super::*;
 use crate::layout::{self, HeaderWord, Kind, LINE, SegmentKind, offset};
 use crate::memory::Window;

@@ -1,5 +1,7 @@
 //! ring-dump against servers and clients that are well, stopped, stuck, slow and dead: real processes each time.
 
+#![allow(clippy::cast_possible_truncation, reason = "positions in small rings")]
+
 mod pty;
 
 use ringbell::layout::{self, HeaderWord, Interest, Kind, Mode, SegmentKind, offset};
@@ -537,7 +539,6 @@ fn a_lost_wake_made_by_hand() -> Ran {
     }
     let bell: Vec<u64> =
         saved.of_kind(SegmentKind::Response).map(|image| get(&image[0], offset::SEQ)).collect();
-    #[allow(clippy::cast_possible_truncation, reason = "a bell word has 32 bits")]
     let armed = layout::Armed::new(Mode::Futex, Interest::DATA, bell[0] as u32).0;
     for image in saved.of_kind(SegmentKind::Request) {
         put(&mut image[0], offset::ARMED, armed);

@@ -5,9 +5,9 @@ use crate::process::{Process, State};
 use crate::verdict::{self, Finding};
 use ringbell::inspect::{
     self, BellSegment, Flaw, Peer, Place, RequestSegment, ResponseSegment, Ring, Segment, Sleep,
-    StatusSegment, intact,
+    StatusSegment, intact, lap_start,
 };
-use ringbell::layout;
+use ringbell::layout::{self, Kind};
 use ringbell::stats::{ServerCounters, SessionCounters};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -108,7 +108,8 @@ pub(crate) struct RingState {
     pub(crate) fill: u64,
     /// The most that was ever not given back, as far as known.
     pub(crate) high_water: u64,
-    /// Messages in these bytes. Some of them may have been read, unless the consumer sleeps.
+    /// Messages in these bytes, but for requests that were answered, or stand before one that was. Some of the rest
+    /// may have been read, too, unless the consumer sleeps.
     pub(crate) messages: u64,
     /// Call id of the first of them that is a message.
     pub(crate) first_call: Option<u64>,
@@ -307,8 +308,34 @@ impl RingImage<'_> {
         if fill >= 1 << 63 { 0 } else { fill.min(self.capacity) }
     }
 
+    /// The calls that answers in this ring belong to, as far as they are still there: those of this lap.
+    fn answered(&self) -> BTreeSet<u64> {
+        let whole = self.image.whole();
+        let Some(ring) = Ring::new(&whole, self.capacity) else { return BTreeSet::new() };
+        let good = |position| intact(self.capacity, position, self.head_after, self.tail_after);
+        let start = lap_start(self.tail, self.capacity);
+        let from = if good(start) { start } else { self.tail.wrapping_sub(self.fill()) };
+        let records =
+            ring.walk(from, self.tail).filter(|record| record.flaw.is_none() && good(record.position));
+        let answers = records.filter(|record| {
+            matches!(
+                record.header.kind(),
+                Some(Kind::Response | Kind::Error | Kind::StreamItem | Kind::StreamEnd)
+            )
+        });
+        answers.map(|record| record.call).collect()
+    }
+
     /// What it looked like; `before` is the same ring at the first look.
-    fn state(&self, before: Option<&RingImage<'_>>, peak: u64, between_ns: u64) -> RingState {
+    ///
+    /// `answered` are calls whose requests were read for certain. Records are read in order: so was all before them.
+    fn state(
+        &self,
+        before: Option<&RingImage<'_>>,
+        peak: u64,
+        between_ns: u64,
+        answered: &BTreeSet<u64>,
+    ) -> RingState {
         let patient = between_ns >= PATIENT_NS;
         let whole = self.image.whole();
         let fill = self.fill();
@@ -332,6 +359,7 @@ impl RingImage<'_> {
                         // A head that was cut to the capacity is none.
                         Some(_) if fill == self.capacity => {}
                         Some(found) => flaw = Some(format!("{found} at {}", record.position)),
+                        None if answered.contains(&record.call) => (messages, first_call) = (0, None),
                         None if record.begins_message() => {
                             messages += 1;
                             first_call = first_call.or(Some(record.call));
@@ -492,8 +520,8 @@ fn session(
         since_before: asleep && before.is_some_and(|before| before.sleep == request.sleep),
         bell: response.bell,
         place: request.place,
-        request: request_ring.state(at(0), client.fill_peak, between_ns),
-        response: response_ring.state(at(1), response.counters.fill_peak, between_ns),
+        request: request_ring.state(at(0), client.fill_peak, between_ns, &response_ring.answered()),
+        response: response_ring.state(at(1), response.counters.fill_peak, between_ns, &BTreeSet::new()),
         in_flight: client.in_flight,
         oldest_call: oldest.then_some(client.oldest_call),
         oldest_age_ns: oldest.then(|| at_ns.saturating_sub(client.oldest_sent_ns)),

@@ -92,7 +92,7 @@ impl Followed {
         let mut frames = Vec::new();
         let mut lost = false;
         let mut walk = ring.walk(self.next, tail);
-        while let Some(record) = walk.next() {
+        for record in walk.by_ref() {
             if !intact(self.capacity, record.position, head_after, tail_after) {
                 lost = true;
                 break;

@@ -185,7 +185,10 @@ fn is_busy(report: &Report, server: &Server, sessions: &[&Session]) -> bool {
     let awake = server.domains.iter().all(|domain| domain.sleep == Sleep::Awake);
     let moves = server.rates.values().any(|rate| *rate > 0.0)
         || sessions.iter().any(|session| session.request.consumed != 0 || session.response.produced != 0);
-    report.between_ns != 0 && awake && !moves && sessions.iter().any(|session| session.request.stuck)
+    report.between_ns != 0
+        && awake
+        && !moves
+        && sessions.iter().any(|session| session.request.stuck && session.request.messages != 0)
 }
 
 /// A session and what it belongs to.

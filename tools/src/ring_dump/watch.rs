@@ -199,13 +199,11 @@ fn follow(app: &mut App, terminal: &mut ratatui::DefaultTerminal) -> Result<(), 
     loop {
         terminal.draw(|frame| screen::draw(app, frame))?;
         while event::poll(next.saturating_duration_since(Instant::now()))? {
-            match event::read()? {
-                Event::Key(key) if key.kind != KeyEventKind::Release => {
-                    if app.key(key) == Next::Quit {
-                        return Ok(());
-                    }
-                }
-                _ => {}
+            if let Event::Key(key) = event::read()?
+                && key.kind != KeyEventKind::Release
+                && app.key(key) == Next::Quit
+            {
+                return Ok(());
             }
             terminal.draw(|frame| screen::draw(app, frame))?;
         }
