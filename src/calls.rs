@@ -61,6 +61,23 @@ impl Calls {
         self.slots.len() - self.free.len()
     }
 
+    /// Some call whose caller waits, looked for behind `after`: over many rounds every one that stays is found.
+    #[allow(clippy::cast_possible_truncation, reason = "slots are counted in u32")]
+    pub(crate) fn waiting_behind(&self, after: u64) -> Option<CallId> {
+        if self.wanted == 0 {
+            return None;
+        }
+        let start = (after as u32 as usize + 1).min(self.slots.len());
+        let (before, behind) = self.slots.split_at(start);
+        let behind = behind.iter().enumerate().map(|(step, slot)| (start + step, slot));
+        behind.chain(before.iter().enumerate()).find_map(|(index, slot)| match *slot {
+            Slot::Taken { uses, waiting: Waiting::Wanted } => {
+                Some(CallId(u64::from(uses) << 32 | index as u64))
+            }
+            _ => None,
+        })
+    }
+
     /// A new call; `None` at the limit.
     #[inline]
     pub(crate) fn begin(&mut self) -> Option<CallId> {
@@ -153,6 +170,20 @@ mod tests {
         assert!(calls.begin().is_none());
         assert_eq!(calls.end(first.0), Some(Waiting::Abandoned));
         assert!(calls.begin().is_some());
+    }
+
+    #[test]
+    fn one_that_waits_is_found_wherever_it_is() {
+        let mut calls = Calls::new(3);
+        assert_eq!(calls.waiting_behind(0), None);
+        let [first, second, third] = [(); 3].map(|()| calls.begin().unwrap());
+        assert_eq!(calls.waiting_behind(0), Some(second));
+        assert_eq!(calls.waiting_behind(second.0), Some(third));
+        assert_eq!(calls.waiting_behind(third.0), Some(first));
+        assert_eq!(calls.waiting_behind(u64::MAX), Some(first), "whatever is asked");
+        calls.abandon(second);
+        calls.end(third.0);
+        assert_eq!(calls.waiting_behind(0), Some(first));
     }
 
     #[test]

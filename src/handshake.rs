@@ -20,6 +20,9 @@
 //! or permission, shuts its side down, waits until the server has let go of it, and connects once more to ask for
 //! the socket.
 //!
+//! An inspector says Hello, too, and gets the descriptors of everything that is sealed against writing, in as many
+//! messages as it takes; then the server hangs up.
+//!
 //! [`wire`] has the bytes, `server` the state machine that the porter drives, [`client`] the blocking driver,
 //! [`listener`] the socket, and `socket` the options that rustix does not know.
 
@@ -28,6 +31,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 mod client;
+#[cfg(feature = "inspect")]
+mod inspector;
 mod listener;
 mod server;
 mod socket;
@@ -38,14 +43,18 @@ pub(crate) mod tests;
 
 pub(crate) use client::{Attached, Attachment, HelloOptions, SocketAttachment, attach};
 pub use client::{ConnectError, FallbackReason, TransportChoice};
+#[cfg(feature = "inspect")]
+pub use inspector::{Inspector, Survey};
 pub use listener::BindError;
 pub(crate) use listener::{ListenOptions, Listener, listen, listen_fds};
 pub use server::Credentials;
 pub(crate) use server::{
-    Closed, Handshake, Host, Joined, Link, Offer, PeerInfo, Progress, SharedOffer, identify, reject,
+    Closed, Exhibits, Handshake, Host, Joined, Link, Offer, PeerInfo, Progress, SharedOffer, identify, reject,
 };
 pub use wire::RejectReason;
-pub(crate) use wire::{FEATURE_ORDERED, Fallback, Hello, Role, Transport, VERSIONS, Welcome};
+#[cfg(test)]
+pub(crate) use wire::Role;
+pub(crate) use wire::{FEATURE_ORDERED, Fallback, Hello, Transport, VERSIONS, Welcome};
 
 /// Longest path of a socket in bytes: `sun_path` with its final NUL.
 const MAX_PATH: usize = 107;

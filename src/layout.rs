@@ -131,6 +131,11 @@ pub const ARMED_STRIDE: usize = 64;
 
 /// What a segment is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "inspect",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "kebab-case")
+)]
 #[repr(u32)]
 pub enum SegmentKind {
     /// Client to server: written by the client.
@@ -229,6 +234,11 @@ pub struct Armed(pub u64);
 
 /// How a sleeper sleeps, and so how it is to be woken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "inspect",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "kebab-case")
+)]
 pub enum Mode {
     /// In a futex wait on the bell word.
     Futex,
@@ -326,6 +336,11 @@ pub const CALL_ID: usize = 8;
 
 /// What a frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "inspect",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "kebab-case")
+)]
 #[repr(u8)]
 pub enum Kind {
     /// Client to server: wants one answer.

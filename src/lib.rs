@@ -55,6 +55,7 @@
 //! | L4 | `server`, `reactor`, `porter`, `park` | the server, its two threads, and how they sleep |
 //! | L4 | `handler`, `service`, `dispatch` | what answers requests: one at a time, many at once, on an executor |
 //! | L4 | `flight` | requests whose answer comes later, and the queue on which answers come back |
+//! | L4 | `inspect` (feature) | what is in segments and rings, looked at from outside |
 //! | L4 | `executor`, `schedule` | tasks on the caller's pool; reads and writes in order, key by key |
 //!
 //! Modules marked hidden in the source are for Ringbell's own tests, models and tools, and no part of its interface.
@@ -96,6 +97,8 @@ mod fork;
 mod handler;
 #[cfg(not(ringbell_loom))]
 mod handshake;
+#[cfg(all(feature = "inspect", not(ringbell_loom)))]
+pub mod inspect;
 #[cfg(not(ringbell_loom))]
 #[doc(hidden)]
 pub mod kill_point;

@@ -130,7 +130,7 @@ impl Default for PorterConfig {
 /// What the porter tells about the server in every Welcome.
 #[derive(Debug)]
 pub(crate) struct StatusInfo<'a> {
-    /// The status segment. Its descriptor is duplicated. Without one there is no shared memory for anybody.
+    /// The status segment. Without one there is no shared memory for anybody.
     pub(crate) segment: Option<&'a Segment>,
     pub(crate) generation: u64,
     /// Armed words in it: the most domains that there can be. `max_clients` are always enough.

@@ -119,6 +119,8 @@ pub struct Producer {
     /// The consumer's head when it was last looked at.
     head: u64,
     paddings: u64,
+    /// The most that was unreleased when the head was looked at.
+    fill_peak: u64,
 }
 
 impl Producer {
@@ -137,6 +139,7 @@ impl Producer {
             dirty: 0,
             head: start,
             paddings: 0,
+            fill_peak: 0,
         }
     }
 
@@ -161,6 +164,11 @@ impl Producer {
     /// How many padding records were written.
     pub fn paddings(&self) -> u64 {
         self.paddings
+    }
+
+    /// The fullest that the ring was found, in bytes. It is looked at when it seems to be full, once in a lap or so.
+    pub fn fill_peak(&self) -> u64 {
+        self.fill_peak
     }
 
     /// Claims room for a record with `body` bytes. Nothing is visible to the consumer before [`Self::commit`],
@@ -296,6 +304,7 @@ impl Producer {
             return Err(Fault::Position);
         }
         self.head = head;
+        self.fill_peak = self.fill_peak.max(self.tail.wrapping_sub(head));
         Ok(())
     }
 

@@ -169,7 +169,8 @@ fn size(kind: SegmentKind, capacity: u64) -> u64 {
 /// A segment and this process's mapping of it.
 #[derive(Debug)]
 pub(crate) struct Segment {
-    pub(crate) fd: OwnedFd,
+    /// Shared with whoever hands it out.
+    pub(crate) fd: Arc<OwnedFd>,
     pub(crate) window: Window,
 }
 
@@ -190,7 +191,7 @@ impl Segment {
         write_identity(&fd, &label)?;
         rustix::fs::fcntl_add_seals(&fd, SIZED | SealFlags::SEAL)?;
         let window = window(map(&fd, label.size(), false)?, false);
-        Ok(Self { fd, window })
+        Ok(Self { fd: Arc::new(fd), window })
     }
 
     /// Makes a segment that the server alone writes. Its identity is still to be written.
@@ -202,7 +203,7 @@ impl Segment {
         let window = window(mapping, true);
         // From here on this mapping is the only one that can write.
         rustix::fs::fcntl_add_seals(&fd, SIZED | CLOSED)?;
-        Ok(Self { fd, window })
+        Ok(Self { fd: Arc::new(fd), window })
     }
 
     /// Accepts a segment from the server: checks seals and size, maps exactly that, and checks its identity.
@@ -214,7 +215,7 @@ impl Segment {
         let writable = matches!(label.kind, SegmentKind::Request | SegmentKind::Bell);
         let window = window(map(&fd, label.size(), writable)?, writable);
         label.check(&read_identity(&window))?;
-        Ok(Self { fd, window })
+        Ok(Self { fd: Arc::new(fd), window })
     }
 }
 
@@ -288,11 +289,12 @@ impl PendingRequest {
         // The client could punch holes until now, and no longer.
         allocate(&self.fd, self.size)?;
         let window = window(map(&self.fd, self.size, false)?, false);
-        Ok(Segment { fd: self.fd, window })
+        Ok(Segment { fd: Arc::new(self.fd), window })
     }
 }
 
-fn name(kind: SegmentKind) -> &'static CStr {
+/// The name of a segment's memfd, by which tools find it.
+pub(crate) fn name(kind: SegmentKind) -> &'static CStr {
     match kind {
         SegmentKind::Request => c"ringbell:request",
         SegmentKind::Response => c"ringbell:response",

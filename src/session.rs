@@ -555,6 +555,7 @@ impl Session {
     pub(crate) fn store_counts(&mut self) {
         if let Link::Rings(rings) = &self.link {
             self.counts.paddings = rings.out.paddings();
+            self.counts.fill_peak = rings.out.fill_peak();
         }
         if let Some(words) = &self.words {
             self.counts.store(&mut self.stored, words);

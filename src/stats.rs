@@ -10,6 +10,7 @@ macro_rules! counters {
     ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident = $index:literal,)* }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        #[cfg_attr(feature = "inspect", derive(serde::Serialize, serde::Deserialize), serde(default))]
         #[non_exhaustive]
         pub struct $name { $($(#[$field_doc])* pub $field: u64,)* }
 
@@ -89,12 +90,14 @@ counters! {
         timeouts = 18,
         /// Fragmented messages that were aborted.
         aborts = 19,
-        /// Calls without an answer now.
+        /// Calls without an answer now (client).
         in_flight = 20,
-        /// The oldest of them.
+        /// One of them that is known to wait for long; 0 if the client has not slept while one waited.
         oldest_call = 21,
-        /// When it was sent, CLOCK_MONOTONIC ns; 0 unless time stamps are on.
+        /// Since when it waits at least: when the client first slept over it. CLOCK_MONOTONIC ns.
         oldest_sent_ns = 22,
+        /// The fullest that the ring was found when room in it was looked for, in bytes.
+        fill_peak = 23,
     }
 }
 

@@ -3,6 +3,7 @@
 use super::error::{Over, WaitEnd};
 use super::{CHECK_EVERY_NS, Client};
 use crate::bell::{Rescue, Sleeper, before_looking_again};
+use crate::calls::Waiting;
 use crate::clock::{Deadline, now_ns, timespec};
 use crate::handshake::lifeline::{Farewell, WAKE};
 use crate::layout::{Hints, Interest, Mode};
@@ -13,6 +14,9 @@ use crate::wait::{Step, Surroundings};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::OwnedFd;
 use std::time::Duration;
+
+/// A client that does not sleep stores its counters every so many yields.
+const STORE_YIELDS: u64 = 64;
 
 /// What a client sleeps on.
 #[derive(Debug)]
@@ -90,7 +94,13 @@ impl Client {
     #[inline]
     fn waited(&mut self) {
         if self.waiter.is_off_cpu() {
+            let parked = matches!(&self.bed, Bed::Shared(bed) if Hints(bed.hints.get()).off());
             self.hint(false);
+            if parked {
+                // It may be long until the next wait: what was in flight at the last sleep no longer is.
+                self.note_oldest(0);
+                self.store_counts();
+            }
         }
         self.waiter.found(now_ns);
     }
@@ -149,6 +159,10 @@ impl Client {
         }
         if step == Step::Yield {
             self.hint(false);
+            if self.waiter.counts().yields.is_multiple_of(STORE_YIELDS) {
+                // For tools that look at a client which never sleeps.
+                self.store_waits();
+            }
             rustix::thread::sched_yield();
             return Ok(());
         }
@@ -164,6 +178,7 @@ impl Client {
         self.retry_owed();
         let interest = if self.owed.is_empty() { interest } else { Interest::BOTH };
         self.session.settle();
+        self.note_oldest(now);
         self.store_counts();
         if self.park(now, *deadline, interest) == Slept::Out {
             // Time to see whether the server is still there.
@@ -264,13 +279,29 @@ impl Client {
         bed.hints.store(Hints::new(bed.cpu, off).0, Ordering::Relaxed);
     }
 
+    /// Remembers for tools a call that waits, and since when it does so at least: `now`, the time of a sleep. Behind
+    /// a sleep there is no time, and a call that is no longer there is not replaced.
+    fn note_oldest(&mut self, now: u64) {
+        let counts = &mut self.session.counts;
+        if self.calls.state(counts.oldest_call) != Some(Waiting::Wanted) {
+            let found = if now == 0 { None } else { self.calls.waiting_behind(counts.oldest_call) };
+            counts.oldest_call = found.map_or(0, |call| call.0);
+            counts.oldest_sent_ns = if found.is_some() { now } else { 0 };
+        }
+    }
+
     pub(super) fn store_counts(&mut self) {
+        self.session.counts.in_flight = self.calls.wanted() as u64;
+        self.store_waits();
+    }
+
+    /// As [`Self::store_counts`], but for the calls in flight: they are about to change.
+    fn store_waits(&mut self) {
         let waits = self.waiter.counts();
         let counts = &mut self.session.counts;
         counts.spins_paid = waits.spins_paid;
         counts.yields = waits.yields;
         counts.slow_episodes = waits.slow_episodes;
-        counts.in_flight = self.calls.wanted() as u64;
         self.session.store_counts();
     }
 }

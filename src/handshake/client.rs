@@ -396,7 +396,7 @@ fn attach_shared(
             accept(socket, &patience, options, &fallback, reason).map(Tried::Attached)
         }
         Kind::Reject => Err(RejectReason::parse(&body)?.into()),
-        Kind::Hello => Err(ConnectError::NotRingbell),
+        Kind::Hello | Kind::Segments => Err(ConnectError::NotRingbell),
     }
 }
 
@@ -411,7 +411,7 @@ fn attach_socket(
     match kind {
         Kind::Fallback => accept(socket, &patience, options, &Fallback::parse(&body)?, reason),
         Kind::Reject => Err(RejectReason::parse(&body)?.into()),
-        Kind::Hello | Kind::Welcome => Err(ConnectError::NotRingbell),
+        Kind::Hello | Kind::Welcome | Kind::Segments => Err(ConnectError::NotRingbell),
     }
 }
 
@@ -451,14 +451,14 @@ struct Answer {
 fn ask(path: &Path, hello: &Hello, deadline: Option<Instant>) -> Result<Answer, ConnectError> {
     let socket = connect(path, deadline)?;
     crate::kill_point!("client-connected");
-    let patience = Patience { deadline, yield_until: Instant::now() + YIELD };
+    let patience = Patience::new(deadline);
     match patience.send(&socket, &hello.encode()) {
         // It may have answered before it hung up: a server that is full does not wait for the Hello.
         Ok(()) | Err(ConnectError::ServerDied) => {}
         Err(error) => return Err(error),
     }
     crate::kill_point!("client-hello-sent");
-    let (header, descriptors) = patience.header(&socket)?;
+    let (header, descriptors) = patience.header(&socket, DESCRIPTORS)?;
     let mut body = vec![0; header.length];
     patience.read(&socket, &mut body)?;
     crate::kill_point!("client-answer-read");
@@ -601,12 +601,17 @@ fn refused(path: PathBuf) -> ConnectError {
 }
 
 /// How long to wait, and how.
-struct Patience {
+#[derive(Debug)]
+pub(super) struct Patience {
     deadline: Option<Instant>,
     yield_until: Instant,
 }
 
 impl Patience {
+    pub(super) fn new(deadline: Option<Instant>) -> Self {
+        Self { deadline, yield_until: Instant::now() + YIELD }
+    }
+
     /// Waits until the socket may be ready.
     fn wait(&self, socket: &OwnedFd, events: PollFlags) -> Result<(), ConnectError> {
         let now = Instant::now();
@@ -628,7 +633,7 @@ impl Patience {
         }
     }
 
-    fn send(&self, socket: &OwnedFd, mut bytes: &[u8]) -> Result<(), ConnectError> {
+    pub(super) fn send(&self, socket: &OwnedFd, mut bytes: &[u8]) -> Result<(), ConnectError> {
         while !bytes.is_empty() {
             match rustix::net::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
                 Ok(sent) => bytes = &bytes[sent..],
@@ -640,7 +645,7 @@ impl Patience {
         Ok(())
     }
 
-    fn read(&self, socket: &OwnedFd, bytes: &mut [u8]) -> Result<(), ConnectError> {
+    pub(super) fn read(&self, socket: &OwnedFd, bytes: &mut [u8]) -> Result<(), ConnectError> {
         let mut have = 0;
         while have < bytes.len() {
             match rustix::net::recv(socket, &mut bytes[have..], RecvFlags::DONTWAIT) {
@@ -673,13 +678,17 @@ impl Patience {
         }
     }
 
-    /// Reads the header of the answer, and the descriptors on its first byte. Whether these are good matters to
+    /// Reads the header of the answer, and at most `most` descriptors on its first byte. Whether these are good matters to
     /// a Welcome only, so their error is handed on beside the header.
     #[allow(clippy::type_complexity, reason = "a header and a result of descriptors")]
-    fn header(&self, socket: &OwnedFd) -> Result<(Header, Result<Vec<OwnedFd>, ConnectError>), ConnectError> {
+    pub(super) fn header(
+        &self,
+        socket: &OwnedFd,
+        most: usize,
+    ) -> Result<(Header, Result<Vec<OwnedFd>, ConnectError>), ConnectError> {
         let mut bytes = [0; wire::HEADER];
         let (have, descriptors) = loop {
-            match first_bytes(socket, &mut bytes) {
+            match first_bytes(socket, &mut bytes, most) {
                 Ok((0, _)) => return Err(ConnectError::ServerDied),
                 Ok(first) => break first,
                 Err(Errno::INTR) => {}
@@ -696,8 +705,9 @@ impl Patience {
 fn first_bytes(
     socket: &OwnedFd,
     bytes: &mut [u8],
+    most: usize,
 ) -> Result<(usize, Result<Vec<OwnedFd>, ConnectError>), Errno> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(most))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
     let received = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(bytes)], &mut control, flags)?;
@@ -710,11 +720,11 @@ fn first_bytes(
     let have = descriptors.len();
     let descriptors = if !received.flags.contains(ReturnFlags::CTRUNC) {
         Ok(descriptors)
-    } else if have < DESCRIPTORS {
+    } else if have < most {
         // There was room: what was missing is descriptors in this process.
         Err(ConnectError::OutOfDescriptors)
     } else {
-        Err(ConnectError::BadDescriptors { want: DESCRIPTORS, have: have + 1 })
+        Err(ConnectError::BadDescriptors { want: most, have: have + 1 })
     };
     Ok((received.bytes, descriptors))
 }

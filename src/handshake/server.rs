@@ -1,7 +1,8 @@
 //! The server's side: a state machine for each half-open connection, which never waits.
 
 use super::wire::{
-    self, FEATURE_ORDERED, Fallback, HEADER, Header, Hello, Kind, Malformed, RejectReason, Welcome,
+    self, FEATURE_ORDERED, Fallback, HEADER, Header, Hello, Kind, Malformed, RejectReason, Role, Segments,
+    Welcome,
 };
 use super::{lifeline, socket};
 use crate::layout::{self, HeaderWord, NAME, Peer};
@@ -51,6 +52,11 @@ pub(crate) struct PeerInfo {
 }
 
 impl PeerInfo {
+    /// Whether it may look at everything: whoever could trace this process anyway.
+    pub(crate) fn may_inspect(&self) -> bool {
+        self.uid == 0 || self.uid == rustix::process::geteuid().as_raw()
+    }
+
     /// As it stands in a segment.
     pub(crate) fn cell(&self) -> Peer {
         let mut name = [0; NAME];
@@ -131,11 +137,48 @@ pub(crate) struct SharedOffer {
     pub(crate) server: Option<Arc<OwnedFd>>,
 }
 
+/// What an inspector gets.
+#[derive(Debug)]
+pub(crate) struct Exhibits {
+    /// The session protocol that was chosen.
+    pub(crate) version: u16,
+    pub(crate) generation: u64,
+    pub(crate) pid: u32,
+    /// Sessions that have no shared memory.
+    pub(crate) sockets: u32,
+    /// Segments that are sealed against writing.
+    pub(crate) segments: Vec<Arc<OwnedFd>>,
+}
+
+impl Exhibits {
+    /// The messages that carry them, each with its descriptors; the last one first.
+    fn messages(&self) -> Vec<(Vec<u8>, Vec<Arc<OwnedFd>>)> {
+        let count = self.segments.len().div_ceil(wire::BATCH).max(1);
+        let message = |index: usize| {
+            let from = index * wire::BATCH;
+            let batch = &self.segments[from..self.segments.len().min(from + wire::BATCH)];
+            let head = Segments {
+                version: self.version,
+                more: index + 1 < count,
+                count: u32::try_from(batch.len()).unwrap_or(0),
+                generation: self.generation,
+                pid: self.pid,
+                sockets: self.sockets,
+            };
+            (head.encode(), batch.to_vec())
+        };
+        (0..count).rev().map(message).collect()
+    }
+}
+
 /// Who decides about a Hello: the porter.
 pub(crate) trait Host {
     /// Admits the client, or says why not. What an offer takes from the limits is reserved under its session id,
     /// and given back by the caller of [`Handshake::advance`] if the handshake ends otherwise than Ready.
     fn admit(&mut self, peer: &PeerInfo, hello: &Hello) -> Result<Offer, RejectReason>;
+
+    /// What an inspector gets, or why it gets nothing.
+    fn exhibit(&mut self, peer: &PeerInfo, hello: &Hello) -> Result<Exhibits, RejectReason>;
 
     /// The Welcome of this session cannot be sent: offers the socket in its place, or says why not. The session
     /// keeps its id and its slot.
@@ -219,6 +262,8 @@ pub(crate) enum Closed {
     NotReady,
     /// The client tampered with its segment, or the server could not map it.
     Segment,
+    /// It was an inspector, and has what it came for.
+    Inspected,
     /// Any other failure.
     Failed,
 }
@@ -242,6 +287,11 @@ enum State {
         offer: Offer,
     },
     AwaitReady(Offer),
+    /// Messages for an inspector, the next one last, of which so much was sent.
+    SendExhibits {
+        messages: Vec<(Vec<u8>, Vec<Arc<OwnedFd>>)>,
+        sent: usize,
+    },
     Over,
 }
 
@@ -338,6 +388,11 @@ impl Handshake {
                 crate::kill_point!("handshake-hello-read");
                 let hello = Hello::parse(body).map_err(|bad| Closed::Refused(refusal(bad)))?;
                 self.peer.name.clone_from(&hello.name);
+                if hello.role == Role::Inspector {
+                    let exhibits = host.exhibit(&self.peer, &hello).map_err(Closed::Refused)?;
+                    self.state = State::SendExhibits { messages: exhibits.messages(), sent: 0 };
+                    return Ok(None);
+                }
                 let offer = host.admit(&self.peer, &hello).map_err(Closed::Refused)?;
                 self.session = Some(offer.session());
                 self.state = State::SendOffer { bytes: offer.encode(), sent: 0, offer };
@@ -387,6 +442,30 @@ impl Handshake {
                     [lifeline::READY] => self.join(offer).map(Some),
                     _ => Err(Closed::NotReady),
                 }
+            }
+            State::SendExhibits { mut messages, mut sent } => {
+                let Some((bytes, segments)) = messages.last() else { return Err(Closed::Inspected) };
+                let result = if sent == 0 {
+                    let rights: Vec<_> = segments.iter().map(|segment| segment.as_fd()).collect();
+                    send_rights(&self.socket, bytes, &rights)
+                } else {
+                    rustix::net::send(&self.socket, &bytes[sent..], SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
+                };
+                let progress = match result {
+                    Ok(count) => {
+                        sent += count;
+                        None
+                    }
+                    Err(Errno::INTR) => None,
+                    Err(Errno::AGAIN) => Some(Progress::Writing),
+                    Err(errno) => return Err(errno.into()),
+                };
+                if sent == bytes.len() {
+                    messages.pop();
+                    sent = 0;
+                }
+                self.state = State::SendExhibits { messages, sent };
+                Ok(progress)
             }
             State::Over => Err(Closed::HungUp),
         }
@@ -468,9 +547,14 @@ fn send_with_descriptors(socket: &OwnedFd, bytes: &[u8], offer: &SharedOffer) ->
         [offer.request.fd.as_fd(), offer.response.fd.as_fd(), offer.status.as_fd(), offer.bell.fd.as_fd()];
     let server = offer.server.as_ref().map(|server| server.as_fd());
     let rights: Vec<BorrowedFd<'_>> = segments.into_iter().chain(server).collect();
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(5))];
+    send_rights(socket, bytes, &rights)
+}
+
+/// Sends descriptors on the first of `bytes`, in one try; without any, the bytes alone.
+fn send_rights(socket: &OwnedFd, bytes: &[u8], rights: &[BorrowedFd<'_>]) -> Result<usize, Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(wire::BATCH))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    if !control.push(SendAncillaryMessage::ScmRights(&rights)) {
+    if !rights.is_empty() && !control.push(SendAncillaryMessage::ScmRights(rights)) {
         return Err(Errno::NOBUFS);
     }
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;

@@ -608,7 +608,9 @@ fn goods() -> Goods {
     let pair = SegmentPair::create(welcome.request_capacity, welcome.response_capacity).expect("made");
     let (request, response) = pair.assign(welcome.generation, welcome.session, &me).expect("labelled");
     let pidfd = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty());
-    let descriptors = vec![request.fd, response.fd, status.fd, bell.fd, pidfd.expect("opened")];
+    let [response, status, bell] = [response, status, bell]
+        .map(|segment| std::sync::Arc::into_inner(segment.fd).expect("not shared yet"));
+    let descriptors = vec![request.fd, response, status, bell, pidfd.expect("opened")];
     Goods { welcome, descriptors }
 }
 

@@ -15,6 +15,9 @@
 //!
 //! fallback    0 as a reject | 24 version u16 | 26 - | 28 features u32 | 32 generation u64 | 40 session u64
 //!            48 max message u64 | 56 pid u32 | 60 - | 64
+//!
+//! segments    0 version u16 | 2 flags u16 (1: another one follows) | 4 number of descriptors u32
+//!             8 generation u64 | 16 pid u32 | 20 sessions over sockets u32 | 24
 //! ```
 //!
 //! Features are bits: a client sets those that it asks for, a server those that it grants. Unknown ones are
@@ -38,6 +41,9 @@ const HELLO: usize = 88;
 const WELCOME: usize = 72;
 const REFUSAL: usize = 24;
 const FALLBACK: usize = 64;
+const SEGMENTS: usize = 24;
+/// Most descriptors of one segments message; the kernel takes 253.
+pub(crate) const BATCH: usize = 64;
 
 /// Feature: the server answers the session's requests strictly in their order.
 pub(crate) const FEATURE_ORDERED: u32 = 1;
@@ -50,6 +56,8 @@ pub(crate) enum Kind {
     Welcome = 2,
     Fallback = 3,
     Reject = 4,
+    /// Descriptors for an inspector.
+    Segments = 5,
 }
 
 /// Why bytes are no message.
@@ -85,6 +93,7 @@ impl Header {
             2 => Kind::Welcome,
             3 => Kind::Fallback,
             4 => Kind::Reject,
+            5 => Kind::Segments,
             _ => return Err(Malformed::Content),
         };
         match usize::try_from(at.u32(8)) {
@@ -344,6 +353,48 @@ impl Fallback {
             && fallback.session != 0
             && (1..=u64::from(u32::MAX)).contains(&fallback.max_message);
         if sane { Ok(fallback) } else { Err(Malformed::Content) }
+    }
+}
+
+/// What an inspector gets: descriptors on the first byte, and how many there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Segments {
+    /// The session protocol of the inspector's choice that the server speaks.
+    pub(crate) version: u16,
+    /// Whether another such message follows.
+    pub(crate) more: bool,
+    /// Descriptors of this message, at most [`BATCH`].
+    pub(crate) count: u32,
+    pub(crate) generation: u64,
+    pub(crate) pid: u32,
+    /// Sessions that have no shared memory.
+    pub(crate) sockets: u32,
+}
+
+impl Segments {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Writer::new(Kind::Segments, SEGMENTS);
+        out.u16(self.version).u16(self.more.into()).u32(self.count);
+        out.u64(self.generation).u32(self.pid).u32(self.sockets);
+        out.0
+    }
+
+    #[cfg(feature = "inspect")]
+    pub(crate) fn parse(body: &[u8]) -> Result<Self, Malformed> {
+        if body.len() < SEGMENTS {
+            return Err(Malformed::Content);
+        }
+        let at = Reader(body);
+        let segments = Self {
+            version: at.u16(0),
+            more: at.u16(2) & 1 != 0,
+            count: at.u32(4),
+            generation: at.u64(8),
+            pid: at.u32(16),
+            sockets: at.u32(20),
+        };
+        let sane = segments.count as usize <= BATCH && segments.generation != 0;
+        if sane { Ok(segments) } else { Err(Malformed::Content) }
     }
 }
 

@@ -3,12 +3,13 @@
 use super::ledger::{Denied, Ledger, Limits};
 use super::{PorterConfig, StatusInfo};
 use crate::handshake::{
-    FEATURE_ORDERED, Fallback, Hello, Host, Offer, PeerInfo, RejectReason, Role, SharedOffer, Transport,
-    VERSIONS, Welcome,
+    Credentials, Exhibits, FEATURE_ORDERED, Fallback, Hello, Host, Offer, PeerInfo, RejectReason,
+    SharedOffer, Transport, VERSIONS, Welcome,
 };
 use crate::layout;
 use crate::segment::{Segment, SegmentError, SegmentPair};
 use rustix::process::PidfdFlags;
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct Desk {
     stopping: bool,
+    credentials: Credentials,
     ordered: bool,
     shared_memory: bool,
     fallback: bool,
@@ -23,6 +25,8 @@ pub(super) struct Desk {
     response_capacity: u64,
     max_message: u64,
     ledger: Ledger,
+    /// The segments of every session that has some, for inspectors. Both are sealed against writing.
+    segments: BTreeMap<u64, [Arc<OwnedFd>; 2]>,
     /// Made ahead, with the default capacities.
     spare: Option<SegmentPair>,
     /// Whether to make a spare when there is time. Not again after a failure until the next handshake.
@@ -49,6 +53,7 @@ impl Desk {
         });
         Ok(Self {
             stopping: false,
+            credentials: config.credentials.clone(),
             ordered: config.ordered,
             shared_memory: config.shared_memory,
             fallback: config.fallback,
@@ -56,12 +61,13 @@ impl Desk {
             response_capacity: config.response_capacity,
             max_message: config.max_message,
             ledger,
+            segments: BTreeMap::new(),
             spare: None,
             wants_spare: true,
             next_session: 1,
             generation: status.generation,
             armed_words: status.armed_words,
-            status: status.segment.map(|segment| segment.fd.try_clone()).transpose()?.map(Arc::new),
+            status: status.segment.map(|segment| segment.fd.clone()),
             // A kernel before 5.3 has none: clients then rely on the lifeline alone.
             server: rustix::process::pidfd_open(me, PidfdFlags::empty()).ok().map(Arc::new),
             pid: u32::try_from(me.as_raw_nonzero().get()).unwrap_or(0),
@@ -77,8 +83,14 @@ impl Desk {
         self.stopping
     }
 
+    /// A session began with these segments.
+    pub(super) fn settle(&mut self, session: u64, segments: [Arc<OwnedFd>; 2]) {
+        self.segments.insert(session, segments);
+    }
+
     /// Gives back what was reserved for a session.
     pub(super) fn leave(&mut self, session: u64) {
+        self.segments.remove(&session);
         self.ledger.leave(session);
     }
 
@@ -146,6 +158,16 @@ pub(super) fn reason_of(error: &SegmentError) -> RejectReason {
     }
 }
 
+/// The version to speak with a peer, if there is one.
+fn version(hello: &Hello) -> Result<u16, RejectReason> {
+    let (min, max) = VERSIONS;
+    let version = max.min(hello.versions.1);
+    if version < min.max(hello.versions.0) {
+        return Err(RejectReason::VersionUnsupported { min, max });
+    }
+    Ok(version)
+}
+
 fn or(wanted: u64, default: u64) -> u64 {
     if wanted == 0 { default } else { wanted }
 }
@@ -155,13 +177,10 @@ impl Host for Desk {
         if self.stopping {
             return Err(RejectReason::ShuttingDown);
         }
-        let (min, max) = VERSIONS;
-        let version = max.min(hello.versions.1);
-        if version < min.max(hello.versions.0) {
-            return Err(RejectReason::VersionUnsupported { min, max });
-        }
-        if hello.role == Role::Inspector {
-            return Err(RejectReason::InspectorUnsupported);
+        let version = version(hello)?;
+        if !self.credentials.allow(peer.uid) {
+            // It was let in to say that it is an inspector.
+            return Err(RejectReason::PermissionDenied);
         }
         let terms = Terms {
             version,
@@ -218,6 +237,20 @@ impl Host for Desk {
         };
         let server = self.server.clone();
         Ok(Offer::Shared(Box::new(SharedOffer { welcome, request, response, status, bell, server })))
+    }
+
+    fn exhibit(&mut self, peer: &PeerInfo, hello: &Hello) -> Result<Exhibits, RejectReason> {
+        let version = version(hello)?;
+        if !peer.may_inspect() {
+            return Err(RejectReason::PermissionDenied);
+        }
+        Ok(Exhibits {
+            version,
+            generation: self.generation,
+            pid: self.pid,
+            sockets: self.ledger.without_memory(),
+            segments: self.status.iter().chain(self.segments.values().flatten()).cloned().collect(),
+        })
     }
 
     fn offer_socket(&mut self, welcome: &Welcome, reason: RejectReason) -> Result<Fallback, RejectReason> {

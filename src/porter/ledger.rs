@@ -63,6 +63,12 @@ impl Ledger {
         (self.entries.len() as u64) < self.limits.clients
     }
 
+    /// Sessions without shared memory.
+    pub(super) fn without_memory(&self) -> u32 {
+        let count = self.entries.values().filter(|entry| entry.domain.is_none()).count();
+        u32::try_from(count).unwrap_or(u32::MAX)
+    }
+
     /// Reserves a slot, bytes and a place in a domain, whose bell is made if it is new.
     pub(super) fn enter(
         &mut self,

@@ -472,8 +472,6 @@ fn wishes_are_checked() {
     }
     let much = RejectReason::BytesPerClient { limit: 64 << 20 }.encode_reject();
     assert_eq!(house.refusal(Hello { request_capacity: 1 << 30, ..a_hello() }), much);
-    let inspector = RejectReason::InspectorUnsupported.encode_reject();
-    assert_eq!(house.refusal(Hello { role: Role::Inspector, ..a_hello() }), inspector);
     let socket = Hello { transport: Transport::Socket, ..a_hello() };
     assert_eq!(house.refusal(socket.clone()), RejectReason::SocketOff.encode_reject());
     let features = Hello { features: u32::MAX, versions: (0, 999), ..a_hello() };
@@ -563,7 +561,7 @@ fn a_server_without_memfds_has_the_socket() {
     let house = House::new(lenient());
     let info = StatusInfo { segment: None, generation: 1, armed_words: 1 };
     let mut desk = desk::Desk::new(&lenient(), &info).expect("made");
-    let peer = PeerInfo { pid: 1, uid: 2, gid: 3, name: String::new() };
+    let peer = PeerInfo { pid: 1, uid: rustix::process::geteuid().as_raw(), gid: 3, name: String::new() };
     let offer = desk.admit(&peer, &a_hello());
     let off = RejectReason::SharedMemoryOff;
     assert!(matches!(offer, Ok(Offer::Socket(Fallback { reason, .. })) if reason == off), "{offer:?}");
@@ -759,7 +757,7 @@ fn no_memory_for_segments_is_a_reason() {
 fn a_welcome_that_cannot_be_sent_is_replaced() {
     let house = House::new(settings());
     let info = StatusInfo { segment: Some(&house._status), generation: GENERATION, armed_words: 2 };
-    let peer = PeerInfo { pid: 1, uid: 2, gid: 3, name: String::new() };
+    let peer = PeerInfo { pid: 1, uid: rustix::process::geteuid().as_raw(), gid: 3, name: String::new() };
     let bytes_per_uid = crate::segment::SegmentPair::bytes(SMALL, SMALL);
     let config = PorterConfig { max_clients: 2, bytes_per_uid, ..lenient() };
     let mut desk = desk::Desk::new(&config, &info).expect("made");
@@ -1043,4 +1041,69 @@ fn generations_differ() {
     all.dedup();
     assert_eq!(all.len(), 1000);
     assert_ne!(all[0], 0);
+}
+
+// Inspectors.
+
+#[cfg(feature = "inspect")]
+mod inspectors {
+    use super::*;
+    use crate::handshake::{Inspector, Survey};
+    use crate::inspect::{Segment as Decoded, decode};
+    use crate::layout::CONTROL;
+    use std::os::fd::OwnedFd;
+
+    fn survey(house: &House) -> Survey {
+        let inspector = Inspector::connect(&house.path, Some(PATIENCE)).expect("connected");
+        assert_eq!(inspector.listener(), Some(std::process::id()));
+        inspector.survey().expect("shown")
+    }
+
+    fn decoded(segment: &OwnedFd) -> Decoded {
+        let mut page = vec![0; CONTROL];
+        assert_eq!(rustix::io::pread(segment, &mut page, 0), Ok(CONTROL));
+        decode(&page).expect("a segment")
+    }
+
+    #[test]
+    fn an_inspector_sees_all_sessions_and_can_write_nothing() {
+        let house = House::new(PorterConfig { fallback: true, ..settings() });
+        // More than one message takes.
+        let clients: Vec<_> = (0..40).map(|_| house.join()).collect();
+        let shown = survey(&house);
+        assert_eq!((shown.generation, shown.sockets, shown.pid), (GENERATION, 0, std::process::id()));
+        assert_eq!(shown.segments.len(), 1 + 2 * clients.len());
+        let mut sessions = Vec::new();
+        for (index, segment) in shown.segments.iter().enumerate() {
+            match decoded(segment) {
+                Decoded::Status(_) => assert_eq!(index, 0),
+                Decoded::Request(request) => sessions.push(request.identity.session),
+                Decoded::Response(response) => assert_eq!(Some(&response.identity.session), sessions.last()),
+                Decoded::Bell(bell) => panic!("whoever holds it can write it: {bell:?}"),
+            }
+            assert!(rustix::io::pwrite(segment, &[1], 0).is_err(), "it is sealed");
+            assert!(memmap2::MmapOptions::new().map_raw(segment).is_err(), "for mappings, too");
+        }
+        let all: Vec<u64> = clients.iter().map(|(_, joined)| joined.session).collect();
+        assert_eq!(sessions, all);
+        assert_eq!(house.handle().counters().rejected_total(), 0);
+        assert_eq!(count(&house.handle().counters().failed), 0);
+        assert_eq!(count(&house.handle().counters().joined), 40);
+
+        // What is closed is shown no more, and nobody but the server keeps it.
+        house.handle().closed(clients[0].1.session);
+        eventually("one session less", || survey(&house).segments.len() == 1 + 2 * 39);
+    }
+
+    #[test]
+    fn whoever_could_trace_the_server_is_no_client_for_it() {
+        let me = rustix::process::geteuid().as_raw();
+        let house = House::new(PorterConfig { credentials: Credentials::Uids(vec![me + 1]), ..settings() });
+        let denied = RejectReason::PermissionDenied.encode_reject();
+        assert_eq!(house.refusal(a_hello()), denied);
+        assert_eq!(survey(&house).segments.len(), 1);
+        let shut = PeerInfo { pid: 1, uid: me.max(1) + 1, gid: 0, name: String::new() };
+        assert!(!shut.may_inspect());
+        assert_eq!(house.refusal(Hello { versions: (7, 9), role: Role::Inspector, ..a_hello() })[12], 4);
+    }
 }

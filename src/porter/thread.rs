@@ -279,7 +279,8 @@ impl<O: Outbox> Porter<O> {
             return self.reject(&socket, RejectReason::ShuttingDown);
         }
         let Ok(peer) = identify(&socket) else { return };
-        if !self.credentials.allow(peer.uid) {
+        // Who may look at everything is not turned away before it has said what it wants.
+        if !self.credentials.allow(peer.uid) && !peer.may_inspect() {
             return self.reject(&socket, RejectReason::PermissionDenied);
         }
         if let Some(limit) = self.too_many_handshakes(peer.uid) {
@@ -349,6 +350,7 @@ impl<O: Outbox> Porter<O> {
         };
         match closed {
             Closed::Refused(reason) => self.count_rejected(reason),
+            Closed::Inspected => {}
             _ => add(&self.counters.failed),
         }
         self.forget(id);
@@ -392,6 +394,9 @@ impl<O: Outbox> Porter<O> {
             return;
         }
         self.lodgers.insert(session, lodger);
+        if let Link::Shared { request, response, .. } = &joined.link {
+            self.desk.settle(session, [request.fd.clone(), response.fd.clone()]);
+        }
         add(&self.counters.joined);
         if over_socket {
             add(&self.counters.fallbacks);

@@ -1,0 +1,233 @@
+//! The command line: the one definition of which help, man page and completions are made.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Look into live, stuck and dead rings, without disturbing them.
+///
+/// Without a command it lists every server on this machine. A TARGET is the socket of a server, the pid of a server or
+/// of a client, a file written by `save`, or a core dump.
+///
+/// Nothing of a target is mapped or opened for writing, and the target is not asked for anything but, at a socket, for
+/// read-only descriptors: it may run, be stopped, spin or be stuck. That takes the target's own user, or root.
+///
+/// Status: 0 all is well, 1 something is wrong with what was looked at, 2 wrong use, 3 the target cannot be looked at.
+#[derive(Debug, Parser)]
+#[command(name = "ring-dump", version, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+
+    /// Whether to use colours.
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t = Color::Auto)]
+    pub(crate) color: Color,
+}
+
+/// When to use colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    /// On a terminal, unless `NO_COLOR` is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List every server: one line each.
+    List(List),
+    /// Say what is going on at a target, and what is wrong.
+    Show(Show),
+    /// Print the records in the rings of a target.
+    Frames(Frames),
+    /// Watch a target on the screen.
+    #[command(visible_alias = "top")]
+    Watch(Watch),
+    /// Print records as they pass.
+    Tap(Tap),
+    /// Save a target to a file, to be looked at later in the same way.
+    Save(Save),
+    /// Say what changed between two targets, usually two saved files.
+    Diff(Diff),
+    /// Check this machine: the kernel, limits, CPUs.
+    Doctor(Doctor),
+    /// Print shell completions.
+    Completions {
+        /// For which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, in roff.
+    Man,
+}
+
+/// Arguments of `list`.
+#[derive(Debug, Default, Args)]
+pub(crate) struct List {
+    /// Ask the sockets in this directory, too.
+    pub(crate) directory: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What to look at, and for how long.
+#[derive(Debug, Args)]
+pub(crate) struct Look {
+    /// A socket, a pid, a saved file or a core dump.
+    pub(crate) target: String,
+    /// Between the two looks that rates and verdicts come from. Longer than 50 ms, or a sleeper's backstop may not
+    /// have had its chance.
+    #[arg(long, default_value = "100ms", value_parser = duration, value_name = "TIME")]
+    pub(crate) interval: Duration,
+}
+
+/// Arguments of `show`.
+#[derive(Debug, Args)]
+pub(crate) struct Show {
+    #[command(flatten)]
+    pub(crate) look: Look,
+    /// Print JSON.
+    #[arg(long, conflicts_with = "prometheus")]
+    pub(crate) json: bool,
+    /// Print metrics in Prometheus's text format.
+    #[arg(long)]
+    pub(crate) prometheus: bool,
+}
+
+/// One of the two rings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Which {
+    /// Client to server.
+    Request,
+    /// Server to client.
+    Response,
+}
+
+/// Which records, and how much of them.
+#[derive(Debug, Args)]
+pub(crate) struct Choice {
+    /// Only this session.
+    #[arg(long)]
+    pub(crate) session: Option<u64>,
+    /// Only this ring.
+    #[arg(long, value_enum)]
+    pub(crate) ring: Option<Which>,
+    /// Bytes of each payload that are printed.
+    #[arg(long, default_value_t = 64, value_name = "BYTES")]
+    pub(crate) max_bytes: usize,
+    /// Print JSON, one object a line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Arguments of `frames`.
+#[derive(Debug, Args)]
+pub(crate) struct Frames {
+    /// A socket, a pid, a saved file or a core dump.
+    pub(crate) target: String,
+    #[command(flatten)]
+    pub(crate) choice: Choice,
+    /// Also records that were given back, as far as they are still there: those of this lap of the ring.
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+/// Arguments of `watch`.
+#[derive(Debug, Args)]
+pub(crate) struct Watch {
+    /// The socket or the pid of a server, or the pid of a client.
+    pub(crate) target: String,
+    /// Between two looks.
+    #[arg(long, default_value = "1s", value_parser = duration, value_name = "TIME")]
+    pub(crate) interval: Duration,
+}
+
+/// Arguments of `tap`.
+#[derive(Debug, Args)]
+pub(crate) struct Tap {
+    /// The socket or the pid of a server, or the pid of a client.
+    pub(crate) target: String,
+    #[command(flatten)]
+    pub(crate) choice: Choice,
+    /// End after so many records.
+    #[arg(long)]
+    pub(crate) count: Option<u64>,
+    /// End after so long.
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    pub(crate) time: Option<Duration>,
+    /// Between two looks. Shorter misses less and costs the target more: each look takes a cache line from it.
+    #[arg(long, default_value = "1ms", value_parser = duration, value_name = "TIME")]
+    pub(crate) every: Duration,
+}
+
+/// Arguments of `save`.
+#[derive(Debug, Args)]
+pub(crate) struct Save {
+    #[command(flatten)]
+    pub(crate) look: Look,
+    /// Where to. The file contains what passes through the rings.
+    pub(crate) file: PathBuf,
+}
+
+/// Arguments of `diff`.
+#[derive(Debug, Args)]
+pub(crate) struct Diff {
+    /// The earlier one.
+    pub(crate) before: String,
+    /// The later one.
+    pub(crate) after: String,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Arguments of `doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `100ms`, `2s`, `5us`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is no time: a number and one of us, ms, s, such as 100ms");
+    let unit = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+    let (number, unit) = text.split_at(unit);
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let time = match unit {
+        "us" => Duration::from_micros(number),
+        "ms" => Duration::from_millis(number),
+        "s" => Duration::from_secs(number),
+        _ => return Err(wrong()),
+    };
+    if time.is_zero() || time > Duration::from_secs(86_400) {
+        return Err("a time is more than nothing and at most a day".into());
+    }
+    Ok(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(duration("100ms"), Ok(Duration::from_millis(100)));
+        assert_eq!(duration("3s"), Ok(Duration::from_secs(3)));
+        for wrong in ["", "5", "ms", "0s", "-1s", "1h", "99999999999999999999s", "90000s"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+}

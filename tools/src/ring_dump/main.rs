@@ -1,0 +1,209 @@
+//! ring-dump: looks into live, stuck and dead rings, and says who is late.
+//!
+//! [`source`] finds segments (in a [`process`], at a socket, in a [`core_dump`]) and copies them; a [`capture`] is
+//! what was copied. [`report`] is what it says, [`verdict`] what is wrong with it. [`show`], [`prometheus`], [`frames`],
+//! [`diff`], [`list`], [`watch`] and [`tap`] print. [`doctor`] looks at the machine instead.
+
+mod capture;
+mod cli;
+mod core_dump;
+mod diff;
+mod doctor;
+mod frames;
+mod list;
+mod process;
+mod prometheus;
+mod report;
+mod show;
+mod source;
+mod style;
+mod tap;
+mod verdict;
+mod watch;
+
+use clap::{CommandFactory, Parser};
+use cli::{Cli, Command};
+use report::Report;
+use source::Target;
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+use verdict::Severity;
+
+/// Any reason why the program does not do what it was asked for.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// The target cannot be looked at: the program ends with status 3.
+#[derive(Debug)]
+struct Unattachable(String);
+
+impl std::fmt::Display for Unattachable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unattachable {}
+
+/// It was asked for something that makes no sense: the program ends with status 2.
+#[derive(Debug)]
+struct Usage(String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// Whether all is well.
+type Healthy = bool;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    style::choose(cli.color);
+    match run(&cli) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(failure) if is_broken_pipe(&*failure) => ExitCode::SUCCESS,
+        Err(failure) => {
+            anstream::eprintln!("{}ring-dump:{} {failure}", style::BAD, style::END);
+            ExitCode::from(if failure.is::<Usage>() { 2 } else { 3 })
+        }
+    }
+}
+
+/// A reader who has seen enough: `ring-dump | head`.
+fn is_broken_pipe(failure: &(dyn std::error::Error + 'static)) -> bool {
+    let io = failure.downcast_ref::<std::io::Error>();
+    io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+fn run(cli: &Cli) -> Result<Healthy, Failure> {
+    match &cli.command {
+        None => run_list(&cli::List::default()),
+        Some(Command::List(asked)) => run_list(asked),
+        Some(Command::Show(asked)) => run_show(asked),
+        Some(Command::Frames(asked)) => run_frames(asked),
+        Some(Command::Save(asked)) => run_save(asked),
+        Some(Command::Diff(asked)) => run_diff(asked),
+        Some(Command::Doctor(asked)) => run_doctor(asked),
+        Some(Command::Completions { shell }) => {
+            let mut bytes = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "ring-dump", &mut bytes);
+            std::io::stdout().write_all(&bytes)?;
+            Ok(true)
+        }
+        Some(Command::Man) => {
+            man(&mut std::io::stdout())?;
+            Ok(true)
+        }
+        Some(Command::Watch(asked)) => watch::run(asked),
+        Some(Command::Tap(asked)) => tap::run(asked),
+    }
+}
+
+/// Prints text with the colours that were chosen.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = anstream::stdout();
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
+}
+
+fn json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    print(&(serde_json::to_string_pretty(value)? + "\n"))
+}
+
+fn is_healthy(report: &Report) -> Healthy {
+    report.findings.iter().all(|finding| finding.severity < Severity::Problem)
+}
+
+/// The manual page: that of the program, then a section for each command.
+fn man(to: &mut impl Write) -> Result<(), Failure> {
+    let mut command = Cli::command();
+    command.build();
+    let page = clap_mangen::Man::new(command.clone()).section("1");
+    page.render(to)?;
+    for command in command.get_subcommands().filter(|command| command.get_name() != "help") {
+        let name = command.get_name().to_uppercase();
+        writeln!(to, ".SH \"{name}\"")?;
+        let page = clap_mangen::Man::new(command.clone());
+        page.render_synopsis_section(to)?;
+        page.render_description_section(to)?;
+        page.render_options_section(to)?;
+    }
+    Ok(())
+}
+
+fn run_list(asked: &cli::List) -> Result<Healthy, Failure> {
+    let listing = list::list(asked)?;
+    if asked.json {
+        json(&listing)?
+    } else {
+        print(&listing.text())?
+    }
+    Ok(listing.is_healthy())
+}
+
+fn run_frames(asked: &cli::Frames) -> Result<Healthy, Failure> {
+    let target = Target::of(&asked.target)?;
+    // One look is enough: what passes meanwhile is marked.
+    let capture = source::capture(&target, Duration::from_millis(1))?;
+    let listings = frames::frames(&capture, &asked.choice, asked.all);
+    if asked.choice.json {
+        print(&frames::json(&listings)?)?
+    } else {
+        print(&frames::text(&listings))?
+    }
+    Ok(frames::are_sound(&listings))
+}
+
+fn run_diff(asked: &cli::Diff) -> Result<Healthy, Failure> {
+    let look = |word: &str| -> Result<Report, Failure> {
+        Ok(report::report(&source::capture(&Target::of(word)?, Duration::from_millis(100))?))
+    };
+    let (before, after) = (look(&asked.before)?, look(&asked.after)?);
+    let diff = diff::diff(&before, &after);
+    if asked.json {
+        json(&diff)?
+    } else {
+        print(&diff::text(&diff))?
+    }
+    Ok(is_healthy(&after))
+}
+
+fn run_doctor(asked: &cli::Doctor) -> Result<Healthy, Failure> {
+    let health = doctor::examine();
+    if asked.json {
+        json(&health)?
+    } else {
+        print(&health.text())?
+    }
+    Ok(health.is_good())
+}
+
+fn run_show(asked: &cli::Show) -> Result<Healthy, Failure> {
+    let target = Target::of(&asked.look.target)?;
+    let report = report::report(&source::capture(&target, asked.look.interval)?);
+    if asked.json {
+        json(&report)?;
+    } else if asked.prometheus {
+        print(&prometheus::text(&report))?;
+    } else {
+        print(&show::text(&report))?;
+    }
+    Ok(is_healthy(&report))
+}
+
+fn run_save(asked: &cli::Save) -> Result<Healthy, Failure> {
+    let target = Target::of(&asked.look.target)?;
+    let mut capture = source::capture(&target, asked.look.interval)?;
+    // What passes through rings is nobody else's business.
+    let mut file = std::fs::OpenOptions::new();
+    std::os::unix::fs::OpenOptionsExt::mode(&mut file, 0o600);
+    let file = file.write(true).create(true).truncate(true).open(&asked.file);
+    let file = file.map_err(|error| Unattachable(format!("{}: {error}", asked.file.display())))?;
+    capture.write(&mut std::io::BufWriter::new(file))?;
+    Ok(true)
+}

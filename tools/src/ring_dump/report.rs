@@ -1,0 +1,559 @@
+//! What a capture says: servers, sessions, rings, with what moved between its moments. The shape of `--json`.
+
+use crate::capture::{Capture, Image, Take};
+use crate::process::{Process, State};
+use crate::verdict::{self, Finding};
+use ringbell::inspect::{
+    self, BellSegment, Flaw, Peer, Place, RequestSegment, ResponseSegment, Ring, Segment, Sleep,
+    StatusSegment, intact, lap_start,
+};
+use ringbell::layout::{self, Kind};
+use ringbell::stats::{ServerCounters, SessionCounters};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Version of the JSON that is printed. Fields may be added within a version, not changed.
+pub(crate) const JSON_VERSION: u32 = 1;
+
+/// Everything about a target.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Report {
+    /// [`JSON_VERSION`].
+    pub(crate) version: u32,
+    /// What was looked at.
+    pub(crate) target: String,
+    /// When, in ms since 1970.
+    pub(crate) unix_ms: u64,
+    /// The same by CLOCK_MONOTONIC, ns: the clock of all other times.
+    pub(crate) at_ns: u64,
+    /// Between the two looks, in ns; 0 if there was one.
+    pub(crate) between_ns: u64,
+    /// Where the server listens, as far as known.
+    pub(crate) listens_at: Vec<String>,
+    /// Sessions that the socket carries, if known: nothing of them is in shared memory.
+    pub(crate) over_sockets: Option<u64>,
+    /// Servers, usually one.
+    pub(crate) servers: Vec<Server>,
+    /// Sessions over shared memory.
+    pub(crate) sessions: Vec<Session>,
+    /// Segments that belong to nothing, or are damaged.
+    pub(crate) strays: Vec<Stray>,
+    /// What is wrong. Empty if all is well.
+    pub(crate) findings: Vec<Finding>,
+}
+
+/// Where bytes are.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Memory {
+    /// Where the segment was found.
+    pub(crate) found: String,
+    /// Its size in bytes.
+    pub(crate) size: u64,
+    /// Bytes of a page of it.
+    pub(crate) page: u64,
+    /// Its seals by name, if they can be known.
+    pub(crate) seals: Option<Vec<&'static str>>,
+}
+
+/// A server.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Server {
+    /// Differs between any two starts of a server.
+    pub(crate) generation: u64,
+    /// Version of the layout.
+    pub(crate) layout: u32,
+    /// Its process, as it names itself.
+    pub(crate) peer: Peer,
+    /// How its process is.
+    pub(crate) state: State,
+    /// Age of its status segment in ns.
+    pub(crate) age_ns: u64,
+    /// Where its reactor runs.
+    pub(crate) place: Place,
+    /// Whether its reactor sleeps, by domain; domains that never slept are left out.
+    pub(crate) domains: Vec<Domain>,
+    /// What it counted.
+    pub(crate) counters: ServerCounters,
+    /// Counted between the two looks, per second.
+    pub(crate) rates: BTreeMap<&'static str, f64>,
+    /// The status segment.
+    pub(crate) memory: Memory,
+}
+
+/// One bell of a server.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Domain {
+    /// Its index.
+    pub(crate) index: u64,
+    /// Whether the server sleeps on it.
+    pub(crate) sleep: Sleep,
+    /// The bell word, if it can be seen.
+    pub(crate) bell: Option<u32>,
+    /// Whether it was rung since the server armed: nobody knows without the bell word.
+    pub(crate) rung: Option<bool>,
+    /// Whether the server slept on it with the same ticket at the first look.
+    pub(crate) since_before: bool,
+}
+
+/// One direction of a session.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct RingState {
+    /// Size of the ring in bytes.
+    pub(crate) capacity: u64,
+    /// Where the producer is, in bytes since the start.
+    pub(crate) tail: u64,
+    /// How far the consumer has given space back. It does so in quarters of the ring, and before it sleeps.
+    pub(crate) head: u64,
+    /// Bytes that are not given back.
+    pub(crate) fill: u64,
+    /// The most that was ever not given back, as far as known.
+    pub(crate) high_water: u64,
+    /// Messages in these bytes, but for requests that were answered, or stand before one that was. Some of the rest
+    /// may have been read, too, unless the consumer sleeps.
+    pub(crate) messages: u64,
+    /// Call id of the first of them that is a message.
+    pub(crate) first_call: Option<u64>,
+    /// Bytes that the producer went forward between the two looks, and the consumer.
+    pub(crate) produced: u64,
+    /// The consumer.
+    pub(crate) consumed: u64,
+    /// Whether fill and head were the same at the first look, and something was there.
+    pub(crate) stuck: bool,
+    /// Whether a record of the largest size finds no room.
+    pub(crate) full: bool,
+    /// Whether the positions stayed the same while the ring was copied.
+    pub(crate) consistent: bool,
+    /// What is wrong with it.
+    pub(crate) flaw: Option<String>,
+    /// Its segment.
+    pub(crate) memory: Memory,
+}
+
+/// A session over shared memory.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Session {
+    /// Its number, unique in the server's life.
+    pub(crate) session: u64,
+    /// Its server.
+    pub(crate) generation: u64,
+    /// The client, as the kernel told the server; the name is its own choice.
+    pub(crate) peer: Peer,
+    /// How the client's process is.
+    pub(crate) state: State,
+    /// Age of the session in ns.
+    pub(crate) age_ns: u64,
+    /// Always `shared memory`: others cannot be seen.
+    pub(crate) transport: &'static str,
+    /// Whether the client sleeps.
+    pub(crate) sleep: Sleep,
+    /// Whether it did with the same ticket at the first look.
+    pub(crate) since_before: bool,
+    /// The bell word that the client sleeps on.
+    pub(crate) bell: u32,
+    /// Where the client runs.
+    pub(crate) place: Place,
+    /// Client to server.
+    pub(crate) request: RingState,
+    /// Server to client.
+    pub(crate) response: RingState,
+    /// Calls without an answer, as of the client's last sleep.
+    pub(crate) in_flight: u64,
+    /// A call that waits for long, if the client sleeps over it.
+    pub(crate) oldest_call: Option<u64>,
+    /// For how long at least, in ns.
+    pub(crate) oldest_age_ns: Option<u64>,
+    /// What the client counted, as of its last sleep or so.
+    pub(crate) client: SessionCounters,
+    /// What the server counted for it.
+    pub(crate) server: SessionCounters,
+    /// Counted by the server between the two looks, per second.
+    pub(crate) rates: BTreeMap<&'static str, f64>,
+}
+
+impl Session {
+    /// Whether the client was rung since it armed.
+    pub(crate) fn rung(&self) -> Option<bool> {
+        self.sleep.ticket().map(|ticket| ticket != self.bell)
+    }
+}
+
+/// A segment that belongs to nothing.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Stray {
+    /// Where it was found.
+    pub(crate) found: String,
+    /// What is the matter with it.
+    pub(crate) why: String,
+    /// Whether it is merely not in use.
+    pub(crate) spare: bool,
+}
+
+const SEALS: [(u32, &str); 6] =
+    [(1, "seal"), (2, "shrink"), (4, "grow"), (8, "write"), (16, "future-write"), (32, "exec")];
+
+impl Memory {
+    fn of(image: &Image) -> Self {
+        let names = |seals: u32| SEALS.iter().filter(move |(bit, _)| seals & bit != 0).map(|(_, name)| *name);
+        Self {
+            found: image.found.clone(),
+            size: image.size,
+            page: image.page,
+            seals: image.seals.map(|seals| names(seals).collect()),
+        }
+    }
+}
+
+/// The segments of one moment, decoded and by what they belong to.
+#[derive(Default)]
+pub(crate) struct Decoded<'a> {
+    pub(crate) statuses: BTreeMap<u64, (StatusSegment, &'a Image)>,
+    pub(crate) bells: BTreeMap<(u64, u64), BellSegment>,
+    pub(crate) requests: BTreeMap<(u64, u64), (RequestSegment, &'a Image)>,
+    pub(crate) responses: BTreeMap<(u64, u64), (ResponseSegment, &'a Image)>,
+    pub(crate) strays: Vec<Stray>,
+}
+
+impl<'a> Decoded<'a> {
+    pub(crate) fn of(take: &'a Take) -> Self {
+        let mut all = Self::default();
+        for image in &take.images {
+            let segment = match inspect::decode(&image.control) {
+                Ok(segment) => segment,
+                Err(why) => {
+                    let spare = why == inspect::Unreadable::Magic(0);
+                    all.strays.push(Stray { found: image.found.clone(), why: why.to_string(), spare });
+                    continue;
+                }
+            };
+            let identity = segment.identity();
+            let key = (identity.generation, identity.session);
+            match segment {
+                Segment::Status(status) => drop(all.statuses.insert(key.0, (status, image))),
+                Segment::Bell(bell) => drop(all.bells.insert(key, bell)),
+                Segment::Request(request) => drop(all.requests.insert(key, (request, image))),
+                Segment::Response(response) => drop(all.responses.insert(key, (response, image))),
+            }
+        }
+        all
+    }
+
+    /// Sessions of which both halves are there.
+    pub(crate) fn sessions(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.requests.keys().filter(|key| self.responses.contains_key(key)).copied()
+    }
+}
+
+/// One ring, at one moment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RingImage<'a> {
+    pub(crate) image: &'a Image,
+    pub(crate) capacity: u64,
+    pub(crate) tail: u64,
+    pub(crate) head: u64,
+    /// After the ring was copied.
+    pub(crate) tail_after: u64,
+    pub(crate) head_after: u64,
+}
+
+/// Between looks that are closer to each other nothing is called stuck.
+const PATIENT_NS: u64 = 20_000_000;
+
+/// Both rings of a session.
+pub(crate) fn rings<'a>(decoded: &Decoded<'a>, key: (u64, u64)) -> Option<[RingImage<'a>; 2]> {
+    let (request, request_image) = decoded.requests.get(&key)?;
+    let (response, response_image) = decoded.responses.get(&key)?;
+    let after = |image: &Image| inspect::decode(&image.after).ok();
+    let (request_after, response_after) = match (after(request_image), after(response_image)) {
+        (Some(Segment::Request(request)), Some(Segment::Response(response))) => (request, response),
+        _ => (request.clone(), response.clone()),
+    };
+    Some([
+        RingImage {
+            image: request_image,
+            capacity: request.identity.capacity,
+            tail: request.tail,
+            head: response.request_head,
+            tail_after: request_after.tail,
+            head_after: response_after.request_head,
+        },
+        RingImage {
+            image: response_image,
+            capacity: response.identity.capacity,
+            tail: response.tail,
+            head: request.response_head,
+            tail_after: response_after.tail,
+            head_after: request_after.response_head,
+        },
+    ])
+}
+
+impl RingImage<'_> {
+    /// Whether the positions can be those of one ring. They are read one after the other while the ring goes on; but
+    /// a head never lies beyond a tail that was read later, nor a tail more than a ring beyond a head that was.
+    fn is_possible(&self) -> bool {
+        let at_most = |position: u64, limit: u64| limit.wrapping_sub(position) < 1 << 63;
+        [self.head, self.tail, self.head_after, self.tail_after]
+            .iter()
+            .all(|at| at.is_multiple_of(layout::LINE))
+            && at_most(self.head, self.tail_after)
+            && at_most(self.tail, self.head_after.wrapping_add(self.capacity))
+            && at_most(self.head, self.head_after)
+            && at_most(self.tail, self.tail_after)
+    }
+
+    /// Bytes that are not given back, as far as can be said of a ring that moves.
+    fn fill(&self) -> u64 {
+        let fill = self.tail.wrapping_sub(self.head);
+        // The head was read a moment later.
+        if fill >= 1 << 63 { 0 } else { fill.min(self.capacity) }
+    }
+
+    /// The calls that answers in this ring belong to, as far as they are still there: those of this lap.
+    fn answered(&self) -> BTreeSet<u64> {
+        let whole = self.image.whole();
+        let Some(ring) = Ring::new(&whole, self.capacity) else { return BTreeSet::new() };
+        let good = |position| intact(self.capacity, position, self.head_after, self.tail_after);
+        let start = lap_start(self.tail, self.capacity);
+        let from = if good(start) { start } else { self.tail.wrapping_sub(self.fill()) };
+        let records =
+            ring.walk(from, self.tail).filter(|record| record.flaw.is_none() && good(record.position));
+        let answers = records.filter(|record| {
+            matches!(
+                record.header.kind(),
+                Some(Kind::Response | Kind::Error | Kind::StreamItem | Kind::StreamEnd)
+            )
+        });
+        answers.map(|record| record.call).collect()
+    }
+
+    /// What it looked like; `before` is the same ring at the first look.
+    ///
+    /// `answered` are calls whose requests were read for certain. Records are read in order: so was all before them.
+    fn state(
+        &self,
+        before: Option<&RingImage<'_>>,
+        peak: u64,
+        between_ns: u64,
+        answered: &BTreeSet<u64>,
+    ) -> RingState {
+        let patient = between_ns >= PATIENT_NS;
+        let whole = self.image.whole();
+        let fill = self.fill();
+        let mut flaw = None;
+        let (mut messages, mut first_call) = (0, None);
+        match Ring::new(&whole, self.capacity) {
+            None => flaw = Some("an impossible capacity".into()),
+            Some(_) if !self.is_possible() => {
+                flaw = Some(format!("impossible positions: {} to {}", self.head, self.tail));
+            }
+            Some(_) if self.image.body.is_empty() => {}
+            Some(ring) => {
+                for record in ring.walk(self.tail.wrapping_sub(fill), self.tail) {
+                    // What was overwritten while it was copied says nothing of the ring.
+                    if !intact(self.capacity, record.position, self.head_after, self.tail_after) {
+                        continue;
+                    }
+                    match record.flaw {
+                        // The rest of a core dump or of a file may be missing.
+                        Some(Flaw::Cut) => {}
+                        // A head that was cut to the capacity is none.
+                        Some(_) if fill == self.capacity => {}
+                        Some(found) => flaw = Some(format!("{found} at {}", record.position)),
+                        None if answered.contains(&record.call) => (messages, first_call) = (0, None),
+                        None if record.begins_message() => {
+                            messages += 1;
+                            first_call = first_call.or(Some(record.call));
+                        }
+                        None => {}
+                    }
+                }
+            }
+        }
+        let moved = |now: u64, then: fn(&RingImage<'_>) -> u64| {
+            before.map_or(0, |before| now.wrapping_sub(then(before)))
+        };
+        let consumed = moved(self.head, |ring| ring.head);
+        let stuck = fill != 0
+            && patient
+            && before.is_some_and(|before| before.head == self.head && before.fill() != 0);
+        let most = layout::max_record(self.capacity.max(layout::MIN_CAPACITY));
+        RingState {
+            capacity: self.capacity,
+            tail: self.tail,
+            head: self.head,
+            fill,
+            high_water: peak.min(self.capacity).max(fill),
+            messages,
+            first_call,
+            produced: moved(self.tail, |ring| ring.tail),
+            consumed,
+            stuck,
+            full: self.capacity.saturating_sub(fill) < most + layout::zero_window(self.capacity),
+            consistent: self.tail == self.tail_after && self.head == self.head_after,
+            flaw,
+            memory: Memory::of(self.image),
+        }
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "rates are for people")]
+fn per_second(count: u64, between_ns: u64) -> f64 {
+    if between_ns == 0 { 0.0 } else { count as f64 * 1e9 / between_ns as f64 }
+}
+
+/// What stands for a level, and not for events.
+const LEVELS: [&str; 8] = [
+    "sessions",
+    "sessions_peak",
+    "in_flight",
+    "oldest_call",
+    "oldest_sent_ns",
+    "fill_peak",
+    "stash_peak",
+    "queued",
+];
+
+fn rates(deltas: impl Iterator<Item = (&'static str, u64)>, between_ns: u64) -> BTreeMap<&'static str, f64> {
+    deltas
+        // A counter that went backwards belongs to somebody else, or to nobody.
+        .filter(|(name, count)| !LEVELS.contains(name) && *count < 1 << 63)
+        .map(|(name, count)| (name, per_second(count, between_ns)))
+        .collect()
+}
+
+/// Puts together what a capture says.
+pub(crate) fn report(capture: &Capture) -> Report {
+    let last = capture.last();
+    let first = (capture.takes.len() > 1).then(|| &capture.takes[capture.takes.len() - 2]);
+    let now = Decoded::of(last);
+    let then = first.map(Decoded::of).unwrap_or_default();
+    let between_ns = first.map_or(0, |first| last.at_ns.saturating_sub(first.at_ns));
+    let processes: BTreeMap<u32, &Process> =
+        last.processes.iter().map(|process| (process.pid, process)).collect();
+    let state = |pid: u32| processes.get(&pid).map_or(State::Unknown, |process| process.state);
+
+    let mut report = Report {
+        version: JSON_VERSION,
+        target: capture.target.clone(),
+        unix_ms: last.unix_ms,
+        at_ns: last.at_ns,
+        between_ns,
+        listens_at: capture.sockets.clone(),
+        over_sockets: last.sockets,
+        servers: Vec::new(),
+        sessions: Vec::new(),
+        strays: Vec::new(),
+        findings: Vec::new(),
+    };
+    for (generation, (status, image)) in &now.statuses {
+        let before = then.statuses.get(generation).map(|(status, _)| status);
+        report.servers.push(Server {
+            generation: *generation,
+            layout: status.identity.version,
+            peer: status.server.clone(),
+            state: state(status.server.pid),
+            age_ns: last.at_ns.saturating_sub(status.identity.created_ns),
+            place: status.place,
+            domains: domains(*generation, status, before, &now),
+            rates: before.map_or_else(BTreeMap::new, |before| {
+                rates(status.counters.since(&before.counters).iter(), between_ns)
+            }),
+            counters: status.counters,
+            memory: Memory::of(image),
+        });
+    }
+    for key in now.sessions() {
+        report.sessions.extend(session(key, &now, &then, last.at_ns, between_ns, state));
+    }
+    report.strays = strays(&now);
+    report.findings = verdict::judge(&report);
+    report
+}
+
+fn domains(
+    generation: u64,
+    status: &StatusSegment,
+    before: Option<&StatusSegment>,
+    now: &Decoded<'_>,
+) -> Vec<Domain> {
+    let sleeps = status.sleeps.iter().enumerate();
+    let all = sleeps.map(|(index, sleep)| {
+        let bell = now.bells.get(&(generation, index as u64)).map(|bell| bell.bell);
+        let then = before.and_then(|before| before.sleeps.get(index)).copied();
+        Domain {
+            index: index as u64,
+            sleep: *sleep,
+            bell,
+            rung: bell.zip(sleep.ticket()).map(|(bell, ticket)| bell != ticket),
+            since_before: *sleep != Sleep::Awake && then == Some(*sleep),
+        }
+    });
+    all.filter(|domain| domain.bell.is_some() || domain.sleep != Sleep::Awake).collect()
+}
+
+fn session(
+    key: (u64, u64),
+    now: &Decoded<'_>,
+    then: &Decoded<'_>,
+    at_ns: u64,
+    between_ns: u64,
+    state: impl Fn(u32) -> State,
+) -> Option<Session> {
+    let (request, _) = now.requests.get(&key)?;
+    let (response, _) = now.responses.get(&key)?;
+    let before = then.requests.get(&key).map(|(request, _)| request);
+    let [request_ring, response_ring] = rings(now, key)?;
+    let rings_before = rings(then, key);
+    let at = |index: usize| rings_before.as_ref().map(|rings| &rings[index]);
+    let client = request.counters;
+    // What the client stored before its last sleep holds while it sleeps.
+    let asleep = request.sleep != Sleep::Awake;
+    let oldest = asleep && client.oldest_call != 0;
+    Some(Session {
+        session: key.1,
+        generation: key.0,
+        peer: response.client.clone(),
+        state: state(response.client.pid),
+        age_ns: at_ns.saturating_sub(response.identity.created_ns),
+        transport: "shared memory",
+        sleep: request.sleep,
+        since_before: asleep && before.is_some_and(|before| before.sleep == request.sleep),
+        bell: response.bell,
+        place: request.place,
+        request: request_ring.state(at(0), client.fill_peak, between_ns, &response_ring.answered()),
+        response: response_ring.state(at(1), response.counters.fill_peak, between_ns, &BTreeSet::new()),
+        in_flight: client.in_flight,
+        oldest_call: oldest.then_some(client.oldest_call),
+        oldest_age_ns: oldest.then(|| at_ns.saturating_sub(client.oldest_sent_ns)),
+        client,
+        server: response.counters,
+        rates: then.responses.get(&key).map_or_else(BTreeMap::new, |(before, _)| {
+            rates(response.counters.since(&before.counters).iter(), between_ns)
+        }),
+    })
+}
+
+/// Segments that are damaged or alone.
+fn strays(now: &Decoded<'_>) -> Vec<Stray> {
+    let requests: BTreeSet<_> = now.requests.keys().collect();
+    let responses: BTreeSet<_> = now.responses.keys().collect();
+    let alone = requests.symmetric_difference(&responses).map(|key| {
+        let image = now.requests.get(key).map(|(_, image)| image);
+        let image = image.or_else(|| now.responses.get(key).map(|(_, image)| image));
+        Stray {
+            found: image.map_or_else(String::new, |image| image.found.clone()),
+            why: format!("session {}: the other segment is not here: it begins, or ends", key.1),
+            spare: true,
+        }
+    });
+    let segments = now
+        .requests
+        .values()
+        .map(|(segment, image)| (&segment.identity, image))
+        .chain(now.responses.values().map(|(segment, image)| (&segment.identity, image)))
+        .chain(now.statuses.values().map(|(segment, image)| (&segment.identity, image)));
+    let damaged = segments.filter(|(identity, _)| !identity.flaws.is_empty()).map(|(identity, image)| {
+        Stray { found: image.found.clone(), why: identity.flaws.join(", "), spare: false }
+    });
+    now.strays.iter().cloned().chain(alone).chain(damaged).collect()
+}

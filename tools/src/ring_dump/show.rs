@@ -1,0 +1,319 @@
+//! A report for people.
+
+use crate::process::State;
+use crate::report::{Memory, Report, RingState, Server, Session};
+use crate::style::{BAD, DIM, END, GOOD, HEAD, WARN};
+use crate::verdict::{Severity, count, time};
+use ringbell::inspect::{Place, Sleep};
+use ringbell::layout::Mode;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+/// Characters of a bar.
+const BAR: u64 = 24;
+
+/// The whole report.
+pub(crate) fn text(report: &Report) -> String {
+    let mut out = String::new();
+    for server in &report.servers {
+        server_lines(&mut out, report, server);
+    }
+    for session in &report.sessions {
+        session_lines(&mut out, report, session);
+    }
+    let spares = report.strays.iter().filter(|stray| stray.spare).count();
+    if spares != 0 {
+        let _ = writeln!(out, "{DIM}{} not in use{END}", count(spares as u64, "segment"));
+    }
+    verdicts(&mut out, report);
+    out
+}
+
+fn state(state: State) -> String {
+    let style = match state {
+        State::Alive => GOOD,
+        State::Unknown => DIM,
+        _ => BAD,
+    };
+    format!("{style}{}{END}", state.word())
+}
+
+fn place(place: Place) -> String {
+    place.cpu.map_or_else(String::new, |cpu| format!(", last seen on CPU {cpu}"))
+}
+
+fn seals(memory: &Memory) -> String {
+    match &memory.seals {
+        Some(seals) if seals.is_empty() => "no seals".to_owned(),
+        Some(seals) => format!("sealed {}", seals.join(" ")),
+        None => "seals not to be seen".to_owned(),
+    }
+}
+
+/// `3.2k`, `17`.
+#[allow(clippy::cast_precision_loss, reason = "for people")]
+pub(crate) fn short(number: f64) -> String {
+    match number {
+        n if n >= 1e9 => format!("{:.1}G", n / 1e9),
+        n if n >= 1e6 => format!("{:.1}M", n / 1e6),
+        n if n >= 1e4 => format!("{:.1}k", n / 1e3),
+        n if n >= 10.0 || n == 0.0 => format!("{n:.0}"),
+        n => format!("{n:.1}"),
+    }
+}
+
+fn rate(rates: &BTreeMap<&'static str, f64>, name: &str) -> String {
+    rates.get(name).map_or_else(String::new, |rate| format!(" ({}/s)", short(*rate)))
+}
+
+fn sleep(sleep: Sleep) -> String {
+    match sleep {
+        Sleep::Awake => "awake".to_owned(),
+        Sleep::Armed { mode, data, space, ticket } => {
+            let mode = match mode {
+                Mode::Futex => "a futex",
+                Mode::Event => "an event loop",
+            };
+            let wants = match (data, space) {
+                (true, true) => "data or space",
+                (true, false) => "data",
+                (false, true) => "space",
+                (false, false) => "nothing",
+            };
+            format!("asleep for {wants} in {mode}, ticket {ticket}")
+        }
+        Sleep::Impossible { word } => format!("{BAD}an impossible armed word {word:#x}{END}"),
+    }
+}
+
+fn bell(bell: Option<u32>, rung: Option<bool>) -> String {
+    match (bell, rung) {
+        (Some(bell), Some(true)) => format!("bell {bell}: {WARN}rung{END}"),
+        (Some(bell), Some(false)) => format!("bell {bell}: not rung"),
+        (Some(bell), None) => format!("bell {bell}"),
+        (None, _) => "bell not to be seen".to_owned(),
+    }
+}
+
+fn server_lines(out: &mut String, report: &Report, server: &Server) {
+    let Server { peer, counters, rates, .. } = server;
+    let at = match &report.listens_at[..] {
+        [] => String::new(),
+        paths => format!(" at {}", paths.join(", ")),
+    };
+    let _ = writeln!(
+        out,
+        "{HEAD}server {}{END} pid {}, uid {}, {}{at}",
+        printable(&peer.name),
+        peer.pid,
+        peer.uid,
+        state(server.state)
+    );
+    let _ = writeln!(
+        out,
+        "  identity  layout {}, generation {:016x}, up {}",
+        server.layout,
+        server.generation,
+        time(server.age_ns)
+    );
+    let _ = writeln!(
+        out,
+        "  memory    status {} B in pages of {} B, {}",
+        server.memory.size,
+        server.memory.page,
+        seals(&server.memory)
+    );
+    let over = match report.over_sockets {
+        Some(0) => String::new(),
+        Some(sockets) => format!(", of which {sockets} over the socket"),
+        None if counters.sessions > report.sessions.len() as u64 => {
+            format!(", of which {} not in shared memory", counters.sessions - report.sessions.len() as u64)
+        }
+        None => String::new(),
+    };
+    let _ = writeln!(
+        out,
+        "  sessions  {} now{over}; {} at most, {} accepted, {} rejected, {} hung up, {} broke the protocol, {} too slow",
+        counters.sessions,
+        counters.sessions_peak,
+        counters.accepted,
+        counters.rejected,
+        counters.hung_up,
+        counters.peer_faults,
+        counters.slow_clients
+    );
+    let _ = writeln!(
+        out,
+        "  requests  {}{}, {} in handlers, {} errors, {} panics, {} answers queued for want of room",
+        counters.requests,
+        rate(rates, "requests"),
+        counters.in_flight,
+        counters.errors,
+        counters.panics,
+        counters.queued
+    );
+    let _ = writeln!(
+        out,
+        "  waiting   spins that paid {}{}, yields {}{}, parks {}{}, called off {}, wakes sent {}{}",
+        counters.spins_paid,
+        rate(rates, "spins_paid"),
+        counters.yields,
+        rate(rates, "yields"),
+        counters.parks,
+        rate(rates, "parks"),
+        counters.arms_called_off,
+        counters.wakes_sent,
+        rate(rates, "wakes_sent"),
+    );
+    let _ = writeln!(
+        out,
+        "            slow episodes {}, late rings {}, lost wakes {}",
+        counters.slow_episodes, counters.late_rings, counters.backstop_rescues
+    );
+    if server.domains.is_empty() {
+        let awake = if server.place.off { "about to sleep" } else { "awake" };
+        let _ = writeln!(out, "  reactor   {awake}{}", place(server.place));
+    }
+    for domain in &server.domains {
+        let _ = writeln!(
+            out,
+            "  reactor   domain {}: {}, {}{}",
+            domain.index,
+            sleep(domain.sleep),
+            bell(domain.bell, domain.rung),
+            place(server.place)
+        );
+    }
+}
+
+/// A bar with what is in it, and up to where it was once: `[####>>...]`.
+#[allow(clippy::cast_possible_truncation, reason = "at most BAR")]
+pub(crate) fn bar(ring: &RingState, width: u64) -> String {
+    let share = |bytes: u64| (bytes.min(ring.capacity) * width).div_ceil(ring.capacity.max(1)) as usize;
+    let (fill, peak) = (share(ring.fill), share(ring.high_water));
+    let rest = width as usize - peak.max(fill);
+    format!("[{}{}{}]", "#".repeat(fill), "-".repeat(peak.saturating_sub(fill)), " ".repeat(rest))
+}
+
+fn ring_line(out: &mut String, which: &str, ring: &RingState, between_ns: u64, settled: bool) {
+    let style = match () {
+        () if ring.flaw.is_some() || (ring.full && ring.stuck) => BAD,
+        () if ring.stuck => WARN,
+        () => GOOD,
+    };
+    let held = match (ring.messages, settled) {
+        (0, _) => "empty".to_owned(),
+        (messages, true) => format!("{} unread", count(messages, "message")),
+        (messages, false) => format!("up to {} unread", count(messages, "message")),
+    };
+    #[allow(clippy::cast_precision_loss, reason = "for people")]
+    let speed = match between_ns {
+        0 => String::new(),
+        ns => format!(", {}B/s", short(ring.produced as f64 * 1e9 / ns as f64)),
+    };
+    let moving = if ring.consistent { "" } else { ", moving" };
+    let _ = writeln!(
+        out,
+        "  {which:<9} {style}{}{END} {} of {} B, {held}{speed}; at most {} B{moving}",
+        bar(ring, BAR),
+        ring.fill,
+        ring.capacity,
+        ring.high_water
+    );
+    let _ = writeln!(
+        out,
+        "            {DIM}head {} tail {}, {} B in pages of {} B, {}{END}",
+        ring.head,
+        ring.tail,
+        ring.memory.size,
+        ring.memory.page,
+        seals(&ring.memory)
+    );
+    if let Some(flaw) = &ring.flaw {
+        let _ = writeln!(out, "            {BAD}{flaw}{END}");
+    }
+}
+
+fn session_lines(out: &mut String, report: &Report, session: &Session) {
+    let Session { peer, client, server, rates, .. } = session;
+    let _ = writeln!(
+        out,
+        "{HEAD}session {} {}{END} pid {}, uid {}, {}, over {}, for {}",
+        session.session,
+        printable(&peer.name),
+        peer.pid,
+        peer.uid,
+        state(session.state),
+        session.transport,
+        time(session.age_ns)
+    );
+    let reactor_sleeps = report
+        .servers
+        .iter()
+        .filter(|server| server.generation == session.generation)
+        .any(|server| server.domains.iter().any(|domain| domain.sleep != Sleep::Awake));
+    let client_sleeps = session.sleep != Sleep::Awake;
+    ring_line(out, "request", &session.request, report.between_ns, reactor_sleeps);
+    ring_line(out, "response", &session.response, report.between_ns, client_sleeps);
+    let _ = writeln!(
+        out,
+        "  client    {}, {}{}",
+        sleep(session.sleep),
+        bell(Some(session.bell), session.rung()),
+        place(session.place)
+    );
+    let oldest = match (session.oldest_call, session.oldest_age_ns) {
+        (Some(call), Some(age)) => format!("; call {call} waits for at least {}", time(age)),
+        _ => String::new(),
+    };
+    let _ = writeln!(
+        out,
+        "  calls     {} in flight{}{oldest}; {} handled{}, {} timed out, {} late answers, {} errors",
+        session.in_flight,
+        if client_sleeps { "" } else { " at the last sleep" },
+        server.received,
+        rate(rates, "received"),
+        client.timeouts,
+        client.late_answers,
+        server.errors
+    );
+    let _ = writeln!(
+        out,
+        "  waiting   spins that paid {}, yields {}, parks {}, called off {}, late rings {}, lost wakes {}",
+        client.spins_paid,
+        client.yields,
+        client.parks,
+        client.arms_called_off,
+        client.late_rings,
+        client.backstop_rescues
+    );
+    let skipped = |sent: u64, wakes: u64| sent.saturating_sub(wakes);
+    let _ = writeln!(
+        out,
+        "  wakes     client sent {} (skipped {}), server sent {} (skipped {}); full stalls {} and {}",
+        client.wakes_sent,
+        skipped(client.sent, client.wakes_sent),
+        server.wakes_sent,
+        skipped(server.sent, server.wakes_sent),
+        client.full_stalls,
+        server.full_stalls
+    );
+}
+
+/// Names are chosen by peers; the decoder has already dealt with control characters.
+fn printable(name: &str) -> &str {
+    if name.is_empty() { "(no name)" } else { name }
+}
+
+fn verdicts(out: &mut String, report: &Report) {
+    if report.findings.is_empty() {
+        let _ = writeln!(out, "{GOOD}all is well{END}");
+    }
+    for finding in &report.findings {
+        let (style, word) = match finding.severity {
+            Severity::Problem => (BAD, "problem"),
+            Severity::Note => (WARN, "note"),
+        };
+        let _ = writeln!(out, "{style}{word}{END}  {}", finding.text);
+    }
+}

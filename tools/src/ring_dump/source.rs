@@ -1,0 +1,425 @@
+//! Where segments are found: at a socket, in a process, in a saved file, in a core dump. Everything is opened for
+//! reading alone and read with `pread`: nothing is mapped, nothing can be written, and no page that its owner
+//! punches can raise a signal here. The target is not asked, but by the handshake of an inspector.
+
+use crate::capture::{Capture, Image, Origin, Take};
+use crate::{Failure, Unattachable, core_dump, process};
+use ringbell::ConnectError;
+use ringbell::inspect::{self, Inspector, Segment};
+use ringbell::layout::{self, SegmentKind};
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+use std::time::{Duration, SystemTime};
+
+/// How long a server may take to answer an inspector before it is looked at as a process.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// What the names of our segments begin with.
+const PREFIX: &str = "ringbell:";
+/// Segments of one target that are looked at.
+const MOST: usize = 100_000;
+
+/// A target, as it was named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// The socket of a server.
+    Socket(PathBuf),
+    /// A process: a server, or a client.
+    Process(u32),
+    /// A file that `save` wrote.
+    Saved(PathBuf),
+    /// A core dump.
+    Core(PathBuf),
+}
+
+impl Target {
+    /// What a word on the command line means.
+    pub(crate) fn of(word: &str) -> Result<Self, Unattachable> {
+        if let Ok(pid) = word.parse() {
+            return Ok(Self::Process(pid));
+        }
+        let path = PathBuf::from(word);
+        let metadata = std::fs::metadata(&path).map_err(|error| Unattachable(format!("{word}: {error}")))?;
+        if metadata.file_type().is_socket() {
+            return Ok(Self::Socket(path));
+        }
+        if !metadata.is_file() {
+            return Err(Unattachable(format!("{word} is neither a socket nor a file nor a process")));
+        }
+        let mut magic = [0; 8];
+        let file = File::open(&path).map_err(|error| Unattachable(format!("{word}: {error}")))?;
+        match file.read_at(&mut magic, 0) {
+            Ok(8) if magic == *crate::capture::MAGIC => Ok(Self::Saved(path)),
+            Ok(8) if magic[..4] == *b"\x7fELF" => Ok(Self::Core(path)),
+            _ => Err(Unattachable(format!("{word} is neither a saved file nor a core dump"))),
+        }
+    }
+
+    /// Whether it can change.
+    pub(crate) fn is_live(&self) -> bool {
+        matches!(self, Self::Socket(_) | Self::Process(_))
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Process(pid) => write!(f, "process {pid}"),
+            Self::Socket(path) | Self::Saved(path) | Self::Core(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// The bytes of a segment, wherever they are.
+#[derive(Debug, Clone)]
+pub(crate) struct Handle {
+    file: Arc<File>,
+    /// Where it begins in the file.
+    base: u64,
+    size: u64,
+    inode: u64,
+    seals: Option<u32>,
+    page: u64,
+    found: String,
+}
+
+impl Handle {
+    /// A memfd.
+    fn memfd(file: File, found: String) -> std::io::Result<Self> {
+        let metadata = file.metadata()?;
+        Ok(Self {
+            base: 0,
+            size: metadata.len(),
+            inode: metadata.ino(),
+            seals: rustix::fs::fcntl_get_seals(file.as_fd()).ok().map(|seals| seals.bits()),
+            page: metadata.blksize(),
+            file: Arc::new(file),
+            found,
+        })
+    }
+
+    /// A range of a file: of a core dump, or of the memory of a process.
+    pub(crate) fn range(file: Arc<File>, base: u64, size: u64, inode: u64, found: String) -> Self {
+        let page = rustix::param::page_size() as u64;
+        Self { file, base, size, inode, seals: None, page, found }
+    }
+
+    /// Copies up to `length` bytes at `from`; fewer where it ends, or cannot be read.
+    pub(crate) fn read(&self, from: u64, length: u64) -> Vec<u8> {
+        let length = length.min(self.size.saturating_sub(from)).min(layout::MAX_CAPACITY);
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+        let mut have = 0;
+        while have < bytes.len() {
+            match self.file.read_at(&mut bytes[have..], self.base + from + have as u64) {
+                Ok(0) => break,
+                Ok(count) => have += count,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        bytes.truncate(have);
+        bytes
+    }
+
+    /// The control page, decoded, if it is a segment in use.
+    pub(crate) fn decode(&self) -> Option<Segment> {
+        inspect::decode(&self.read(0, layout::CONTROL as u64)).ok()
+    }
+
+    fn has_ring(control: &[u8]) -> bool {
+        let kind = inspect::decode(control).ok().map(|segment| segment.identity().kind);
+        matches!(kind, Some(SegmentKind::Request | SegmentKind::Response))
+    }
+
+    /// A copy of the control page; of a segment without a ring, of all of it.
+    fn image(&self) -> Image {
+        let mut control = self.read(0, layout::CONTROL as u64);
+        if !Self::has_ring(&control) {
+            control.extend(self.read(layout::CONTROL as u64, 1 << 22));
+        }
+        Image {
+            found: self.found.clone(),
+            inode: self.inode,
+            size: self.size,
+            seals: self.seals,
+            page: self.page,
+            control,
+            ..Image::default()
+        }
+    }
+}
+
+/// What was found of a live target at one moment.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) handles: Vec<Handle>,
+    /// Sessions without segments, if the server said so.
+    pub(crate) over_sockets: Option<u64>,
+    /// Where the server listens, as far as known.
+    pub(crate) listens_at: Vec<PathBuf>,
+}
+
+/// Looks for the segments of a live target, or of a core dump.
+pub(crate) fn find(target: &Target) -> Result<Found, Unattachable> {
+    match target {
+        Target::Process(pid) => find_in_process(*pid),
+        Target::Socket(path) => find_at_socket(path),
+        Target::Core(path) => {
+            let handles = core_dump::segments(path)?;
+            Ok(Found { handles, ..Found::default() })
+        }
+        Target::Saved(_) => Ok(Found::default()),
+    }
+}
+
+fn find_in_process(pid: u32) -> Result<Found, Unattachable> {
+    let mut handles = descriptors(pid).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Unattachable(format!("there is no process {pid}")),
+        std::io::ErrorKind::PermissionDenied => Unattachable(format!(
+            "process {pid} may not be looked into: that takes its own user, or root, or CAP_SYS_PTRACE"
+        )),
+        _ => Unattachable(format!("process {pid} cannot be looked into: {error}")),
+    })?;
+    if !handles.iter().any(is_in_use) {
+        // A client maps its segments and closes their descriptors.
+        handles.extend(mappings(pid));
+    }
+    if !handles.iter().any(is_in_use) {
+        return Err(Unattachable(format!("process {pid} has no segments of Ringbell")));
+    }
+    Ok(Found { handles, over_sockets: None, listens_at: process::listens_at(pid) })
+}
+
+fn is_in_use(handle: &Handle) -> bool {
+    handle.decode().is_some()
+}
+
+fn find_at_socket(path: &Path) -> Result<Found, Unattachable> {
+    let unattachable = |error: &dyn std::fmt::Display| Unattachable(format!("{}: {error}", path.display()));
+    let listens_at = vec![path.to_owned()];
+    let inspector = Inspector::connect(path, Some(PATIENCE)).map_err(|error| unattachable(&error))?;
+    let listener = inspector.listener();
+    let as_process = || listener.and_then(|pid| find_in_process(pid).ok());
+    if listener.is_some_and(|pid| process::look(pid, u64::MAX / 2).state.is_halted()) {
+        // It will not answer. The kernel still knows who listens.
+        if let Some(found) = as_process() {
+            return Ok(Found { listens_at, ..found });
+        }
+    }
+    let survey = match inspector.survey() {
+        Ok(survey) => survey,
+        Err(error @ (ConnectError::TimedOut | ConnectError::ServerDied)) => {
+            let found = as_process().ok_or_else(|| unattachable(&error))?;
+            return Ok(Found { listens_at, ..found });
+        }
+        Err(error) => return Err(unattachable(&error)),
+    };
+    let mut handles = Vec::new();
+    for (index, segment) in survey.segments.into_iter().enumerate() {
+        let handle = Handle::memfd(File::from(segment), format!("handed out, {index}"));
+        handles.push(handle.map_err(|error| unattachable(&error))?);
+    }
+    // Bells are not handed out: whoever holds one can ring it. Where the process may be looked into they are read
+    // there, since a verdict on a sleeper is better with them.
+    let bells = listener.map(|pid| descriptors(pid).unwrap_or_default()).unwrap_or_default();
+    handles.extend(bells.into_iter().filter(|handle| {
+        matches!(handle.decode(), Some(Segment::Bell(bell)) if bell.identity.generation == survey.generation)
+    }));
+    Ok(Found { handles, over_sockets: Some(survey.sockets), listens_at })
+}
+
+/// Our segments among the descriptors of a process.
+pub(crate) fn descriptors(pid: u32) -> std::io::Result<Vec<Handle>> {
+    let mut seen = BTreeSet::new();
+    let mut handles = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let Ok(entry) = entry else { continue };
+        let Ok(link) = std::fs::read_link(entry.path()) else { continue };
+        let Some(name) = link.to_str().and_then(|link| link.strip_prefix("/memfd:")) else { continue };
+        if !name.starts_with(PREFIX) || handles.len() >= MOST {
+            continue;
+        }
+        let found = format!("fd {}", entry.file_name().to_string_lossy());
+        // For reading alone, whatever the process may do with it.
+        let Ok(file) = File::open(entry.path()) else { continue };
+        let Ok(handle) = Handle::memfd(file, found) else { continue };
+        if seen.insert(handle.inode) {
+            handles.push(handle);
+        }
+    }
+    Ok(handles)
+}
+
+/// Our segments among the mappings of a process.
+fn mappings(pid: u32) -> Vec<Handle> {
+    let Ok(maps) = std::fs::read_to_string(format!("/proc/{pid}/maps")) else { return Vec::new() };
+    let memory = File::open(format!("/proc/{pid}/mem")).ok().map(Arc::new);
+    let mut seen = BTreeSet::new();
+    let mut handles = Vec::new();
+    for mapping in maps.lines().filter_map(parse_mapping) {
+        if !seen.insert(mapping.inode) || handles.len() >= MOST {
+            continue;
+        }
+        let found = format!("mapped at {:x}", mapping.from);
+        // As a file, if this process may: then seals can be seen. The memory of the process otherwise.
+        let range = format!("/proc/{pid}/map_files/{:x}-{:x}", mapping.from, mapping.to);
+        let opened = File::open(range).and_then(|file| Handle::memfd(file, found.clone()));
+        match (opened, &memory) {
+            (Ok(handle), _) => handles.push(handle),
+            (Err(_), Some(memory)) => {
+                let size = mapping.to - mapping.from;
+                handles.push(Handle::range(memory.clone(), mapping.from, size, mapping.inode, found));
+            }
+            (Err(_), None) => {}
+        }
+    }
+    handles
+}
+
+/// One of our segments in a process.
+#[derive(Debug, PartialEq, Eq)]
+struct Mapping {
+    from: u64,
+    to: u64,
+    inode: u64,
+}
+
+/// A line of `/proc/PID/maps`, if it is the mapping of a whole segment.
+fn parse_mapping(line: &str) -> Option<Mapping> {
+    let mut fields = line.split_ascii_whitespace();
+    let (from, to) = fields.next()?.split_once('-')?;
+    let offset = fields.nth(1)?;
+    let inode = fields.nth(1)?.parse().ok()?;
+    let name = fields.next()?.strip_prefix("/memfd:")?;
+    let (from, to) = (u64::from_str_radix(from, 16).ok()?, u64::from_str_radix(to, 16).ok()?);
+    let whole = u64::from_str_radix(offset, 16) == Ok(0) && from < to;
+    (whole && name.starts_with(PREFIX)).then_some(Mapping { from, to, inode })
+}
+
+/// Copies everything once. With `whole` the rings, too.
+#[allow(clippy::cast_possible_truncation, reason = "milliseconds since 1970")]
+pub(crate) fn take(found: &Found, whole: bool) -> Take {
+    let at_ns = process::now_ns();
+    let unix_ms = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_millis());
+    let mut images: Vec<Image> = found.handles.iter().map(Handle::image).collect();
+    let has_ring: Vec<bool> = images.iter().map(|image| Handle::has_ring(&image.control)).collect();
+    let each = || found.handles.iter().zip(&has_ring);
+    // What a bell says is read behind the rings: a request that was rung for is then not taken for one that was not.
+    for (image, (handle, has_ring)) in images.iter_mut().zip(each()) {
+        if !has_ring {
+            *image = handle.image();
+        }
+    }
+    if whole {
+        // A tail that was read says that the records before it are there: they are read behind it.
+        fence(Ordering::Acquire);
+        for (image, (handle, has_ring)) in images.iter_mut().zip(each()) {
+            if *has_ring {
+                image.body = handle.read(layout::CONTROL as u64, handle.size);
+            }
+        }
+        // And what is not overwritten by these positions was not when it was copied. All of them behind all of the
+        // first ones: a head of the first round then never lies beyond a tail of the last.
+        fence(Ordering::Acquire);
+        for (image, (handle, has_ring)) in images.iter_mut().zip(each()) {
+            if *has_ring {
+                image.after = handle.read(0, layout::CONTROL as u64);
+            }
+        }
+    }
+    let named: BTreeSet<(u32, u64)> = images.iter().filter_map(names).collect();
+    let mut processes = Vec::new();
+    for (pid, since) in named {
+        if processes.last().is_none_or(|last: &process::Process| last.pid != pid) {
+            processes.push(process::look(pid, since));
+        }
+    }
+    Take { at_ns, unix_ms: unix_ms as u64, images, processes, sockets: found.over_sockets }
+}
+
+/// The process that a segment names, and since when.
+fn names(image: &Image) -> Option<(u32, u64)> {
+    match inspect::decode(&image.control).ok()? {
+        Segment::Response(segment) => Some((segment.client.pid, segment.identity.created_ns)),
+        Segment::Status(segment) => Some((segment.server.pid, segment.identity.created_ns)),
+        _ => None,
+    }
+}
+
+/// Looks at several live targets at the same two moments.
+pub(crate) fn capture_all(
+    targets: Vec<Target>,
+    interval: Duration,
+) -> Vec<(Target, Result<Capture, Unattachable>)> {
+    let firsts: Vec<_> = targets
+        .into_iter()
+        .map(|target| {
+            let first = find(&target).map(|found| take(&found, false));
+            (target, first)
+        })
+        .collect();
+    std::thread::sleep(interval);
+    firsts
+        .into_iter()
+        .map(|(target, first)| {
+            let capture = first.and_then(|first| {
+                let found = find(&target)?;
+                Ok(Capture {
+                    target: target.to_string(),
+                    origin: if matches!(target, Target::Socket(_)) {
+                        Origin::Socket
+                    } else {
+                        Origin::Process
+                    },
+                    sockets: found.listens_at.iter().map(|path| path.display().to_string()).collect(),
+                    takes: vec![first, take(&found, true)],
+                })
+            });
+            (target, capture)
+        })
+        .collect()
+}
+
+/// Looks at a target twice, `interval` apart, the second time at everything; at what cannot change, as it is.
+pub(crate) fn capture(target: &Target, interval: Duration) -> Result<Capture, Failure> {
+    let origin = match target {
+        Target::Saved(path) => return Ok(Capture::load(path)?),
+        Target::Socket(_) => Origin::Socket,
+        Target::Process(_) => Origin::Process,
+        Target::Core(_) => Origin::Core,
+    };
+    let first = find(target)?;
+    let mut takes = Vec::new();
+    let listens_at = first.listens_at.iter().map(|path| path.display().to_string()).collect();
+    if target.is_live() {
+        takes.push(take(&first, false));
+        drop(first);
+        std::thread::sleep(interval);
+        // Found anew: a session that ended meanwhile must not look as if it were there.
+        takes.push(take(&find(target)?, true));
+    } else {
+        takes.push(take(&first, true));
+    }
+    Ok(Capture { target: target.to_string(), origin, sockets: listens_at, takes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mappings_of_whole_segments_are_found() {
+        let line = "7f1200000000-7f1200011000 rw-s 00000000 00:01 4242   /memfd:ringbell:request (deleted)";
+        let mapping = Mapping { from: 0x7f12_0000_0000, to: 0x7f12_0001_1000, inode: 4242 };
+        assert_eq!(parse_mapping(line), Some(mapping));
+        assert_eq!(parse_mapping(&line.replace("ringbell", "other")), None);
+        assert_eq!(parse_mapping(&line.replace(" 00000000 ", " 00001000 ")), None);
+        for cut in 0..line.len() {
+            let _ = parse_mapping(&line[..cut]);
+        }
+    }
+}
