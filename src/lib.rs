@@ -102,6 +102,8 @@ pub mod kill_point;
 #[cfg(not(ringbell_loom))]
 mod park;
 #[cfg(not(ringbell_loom))]
+pub mod pool;
+#[cfg(not(ringbell_loom))]
 mod porter;
 #[cfg(not(ringbell_loom))]
 mod reactor;
