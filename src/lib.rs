@@ -135,6 +135,7 @@ mod reexports {
     pub use crate::handshake::{
         BindError, ConnectError, Credentials, FallbackReason, RejectReason, TransportChoice,
     };
+    pub use crate::pool::{ConnectionPool, PoolCallError, PooledConnection};
     pub use crate::porter::Isolation;
     pub use crate::ring::Fault as RingFault;
     pub use crate::segment::SegmentError;

@@ -31,6 +31,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod connection;
 mod core;
 mod error;
 mod keeper;
@@ -52,6 +53,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use waiter::{Given, Unserved, Waiter};
 
+pub use connection::{ConnectionPool, Connections, PoolCallError, PooledConnection};
 pub use error::{AcquireError, BuildError, NotDrained, OpenFailure};
 pub use settings::{Backoff, Settings, SettingsError};
 pub use stats::{CloseReason, ClosedCounts, PoolStats, WaitTimes};
@@ -220,6 +222,12 @@ impl<M: Manager> Pool<M> {
     /// there is room, hence also [`AcquireError::Open`].
     pub fn try_acquire(&self) -> Result<Option<Guard<M>>, AcquireError<M::Error>> {
         self.shared().try_acquire()
+    }
+
+    /// An item that is ready, if any; unlike [`Self::try_acquire`] it opens none.
+    #[inline]
+    pub(crate) fn try_ready(&self) -> Result<Option<Guard<M>>, AcquireErrorOf<M>> {
+        self.shared().take_ready()
     }
 
     /// When an acquire without a deadline of its own gives up.
