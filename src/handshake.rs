@@ -39,7 +39,7 @@ pub(crate) mod tests;
 pub(crate) use client::{Attached, Attachment, HelloOptions, SocketAttachment, attach};
 pub use client::{ConnectError, FallbackReason, TransportChoice};
 pub use listener::BindError;
-pub(crate) use listener::{ListenOptions, Listener, listen, listen_fds};
+pub(crate) use listener::{ListenOptions, Listener, listen, listen_fds, listen_for_parent};
 pub use server::Credentials;
 pub(crate) use server::{
     Closed, Handshake, Host, Joined, Link, Offer, PeerInfo, Progress, SharedOffer, identify, reject,

@@ -55,6 +55,8 @@
 //! | L4 | `server`, `reactor`, `porter`, `park` | the server, its two threads, and how they sleep |
 //! | L4 | `handler`, `service`, `dispatch` | what answers requests: one at a time, many at once, on an executor |
 //! | L4 | `flight` | requests whose answer comes later, and the queue on which answers come back |
+//! | L4 | [`pool`] | things kept ready: sessions with one server, whatever else |
+//! | L4 | [`worker`] | processes kept ready: those that serve, and those that speak lines |
 //! | L4 | `executor`, `schedule` | tasks on the caller's pool; reads and writes in order, key by key |
 //!
 //! Modules marked hidden in the source are for Ringbell's own tests, models and tools, and no part of its interface.
@@ -121,6 +123,8 @@ pub mod stats;
 mod uds;
 #[cfg(not(ringbell_loom))]
 pub mod wait;
+#[cfg(not(ringbell_loom))]
+pub mod worker;
 
 #[cfg(not(ringbell_loom))]
 mod reexports {
@@ -145,6 +149,7 @@ mod reexports {
     };
     pub use crate::session::PeerFault;
     pub use crate::wait::WaitSettings;
+    pub use crate::worker::{Pools, WorkerCommand, WorkerPool};
 }
 #[cfg(not(ringbell_loom))]
 pub use reexports::*;
