@@ -57,6 +57,7 @@
 //! | L4 | `flight` | requests whose answer comes later, and the queue on which answers come back |
 //! | L4 | [`pool`] | things kept ready: sessions with one server, whatever else |
 //! | L4 | [`worker`] | processes kept ready: those that serve, and those that speak lines |
+//! | L5 | `config` (feature) | settings from YAML files |
 //! | L4 | `executor`, `schedule` | tasks on the caller's pool; reads and writes in order, key by key |
 //!
 //! Modules marked hidden in the source are for Ringbell's own tests, models and tools, and no part of its interface.
@@ -88,6 +89,8 @@ mod calls;
 mod client;
 #[cfg(not(ringbell_loom))]
 mod clock;
+#[cfg(all(feature = "config", not(ringbell_loom)))]
+pub mod config;
 #[cfg(not(ringbell_loom))]
 mod dispatch;
 #[cfg(not(ringbell_loom))]
