@@ -4,7 +4,7 @@
 //! ready; as soon as one is taken out, its replacement is opened by the pool's own thread, one at a time, and never are
 //! there more than `max_size`. The item that was used last is taken first, so that the others may grow old and go.
 //!
-//! What comes with Ringbell: [`ConnectionPool`](crate::ConnectionPool) (sessions for many threads) and
+//! What comes with Ringbell: [`ConnectionPool`] (sessions for many threads) and
 //! [`WorkerPool`](crate::WorkerPool) (processes).
 //!
 //! ```
@@ -88,9 +88,9 @@ pub trait Manager: Send + Sync + 'static {
         0
     }
 
-    /// Whether an item that was ready for `idle` can be handed out. Called for each acquire, on the caller's thread:
-    /// so it should cost next to nothing. `idle` is exact to some milliseconds. Default: yes.
-    fn is_ready(&self, _item: &mut Self::Item, _idle: Duration) -> bool {
+    /// Whether an item that was ready for some time can be handed out. Called for each acquire, on the caller's thread:
+    /// so it should cost next to nothing. Default: yes.
+    fn is_ready(&self, _item: &mut Self::Item, _idle: Idle) -> bool {
         true
     }
 
@@ -117,6 +117,20 @@ type PlacedOf<M> = Placed<<M as Manager>::Item, Arc<WaiterOf<M>>>;
 type GivenOf<M> = Given<<M as Manager>::Item, <M as Manager>::Error>;
 type AcquireErrorOf<M> = AcquireError<<M as Manager>::Error>;
 type Handed<M> = Result<Guard<M>, AcquireError<<M as Manager>::Error>>;
+
+/// For how long an item was ready. Knows since when, and looks at the clock only if it is asked.
+#[derive(Debug, Clone, Copy)]
+pub struct Idle {
+    since: u64,
+}
+
+impl Idle {
+    /// How long that is now, exact to some milliseconds.
+    #[inline]
+    pub fn time(self) -> Duration {
+        Duration::from_nanos(coarse_ns().saturating_sub(self.since))
+    }
+}
 
 struct State<M: Manager> {
     core: Core<M::Item, Arc<WaiterOf<M>>>,
@@ -317,7 +331,7 @@ impl<M: Manager> Shared<M> {
     /// A guard, unless the item turns out to be of no use, in which case it is closed.
     #[inline]
     fn approved(self: &Arc<Self>, mut entry: Held<M::Item>) -> Option<Guard<M>> {
-        let idle = entry.idle_for(coarse_ns());
+        let idle = Idle { since: entry.idle_since() };
         if quiet(|| self.manager.is_ready(&mut entry.item, idle)) == Some(true) {
             return Some(Guard { entry: Some(entry), shared: self.clone(), poisoned: false });
         }

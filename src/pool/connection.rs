@@ -1,6 +1,6 @@
 //! Sessions with one server, kept ready: for many threads that call one server.
 
-use super::{AcquireError, BuildError, Guard, Manager, NotDrained, Pool, PoolStats, Settings};
+use super::{AcquireError, BuildError, Guard, Idle, Manager, NotDrained, Pool, PoolStats, Settings};
 use crate::client::{CallError, Client, ConnectOptions};
 use crate::handshake::{ConnectError, RejectReason};
 use crate::sync::{Ordering, PlainU64};
@@ -66,8 +66,8 @@ impl Manager for Connections {
         client.generation()
     }
 
-    fn is_ready(&self, client: &mut Client, idle: Duration) -> bool {
-        idle < TRUSTED || client.check().is_ok()
+    fn is_ready(&self, client: &mut Client, idle: Idle) -> bool {
+        idle.time() < TRUSTED || client.check().is_ok()
     }
 
     fn is_clean(&self, client: &mut Client) -> bool {

@@ -38,9 +38,10 @@ pub(super) struct Entry<T> {
 }
 
 impl<T> Entry<T> {
-    /// How long it has been ready.
-    pub(super) fn idle_for(&self, now: u64) -> Duration {
-        Duration::from_nanos(now.saturating_sub(self.idle_since))
+    /// When it became ready.
+    #[inline]
+    pub(super) fn idle_since(&self) -> u64 {
+        self.idle_since
     }
 
     pub(super) fn epoch(&self) -> u64 {

@@ -71,7 +71,7 @@ impl Manager for Arc<Numbers> {
         is(&self.hopeless)
     }
 
-    fn is_ready(&self, _item: &mut u64, _idle: Duration) -> bool {
+    fn is_ready(&self, _item: &mut u64, _idle: Idle) -> bool {
         !self.unready.swap(false, Ordering::Relaxed)
     }
 

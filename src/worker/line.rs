@@ -2,7 +2,7 @@
 
 use super::process::{Process, Streams, readable};
 use super::{WorkerCommand, WorkerError, error};
-use crate::pool::{BuildError, Guard, Manager, Pool, Settings};
+use crate::pool::{BuildError, Guard, Idle, Manager, Pool, Settings};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::os::fd::AsFd;
@@ -100,7 +100,7 @@ impl Manager for LineWorkers {
     }
 
     /// Whether it lives, and has said nothing since.
-    fn is_ready(&self, worker: &mut LineWorker, _idle: Duration) -> bool {
+    fn is_ready(&self, worker: &mut LineWorker, _idle: Idle) -> bool {
         worker.is_quiet()
     }
 

@@ -4,7 +4,7 @@ use super::process::{Process, Streams};
 use super::{WorkerCallError, WorkerCommand, WorkerError};
 use crate::client::{CallError, Client, ConnectOptions};
 use crate::handshake::ConnectError;
-use crate::pool::{AcquireError, BuildError, Guard, Manager, NotDrained, Pool, PoolStats, Settings};
+use crate::pool::{AcquireError, BuildError, Guard, Idle, Manager, NotDrained, Pool, PoolStats, Settings};
 use crate::sync::{Ordering, PlainU64};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -212,7 +212,7 @@ impl Manager for SocketWorkers {
     }
 
     /// Whether its process lives: one system call.
-    fn is_ready(&self, worker: &mut Worker, _idle: Duration) -> bool {
+    fn is_ready(&self, worker: &mut Worker, _idle: Idle) -> bool {
         !worker.process.has_ended()
     }
 
