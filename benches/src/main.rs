@@ -50,22 +50,22 @@ use crate::systems::Outcome;
 #[command(version)]
 struct Cli {
     /// How often every row is measured; figures are medians over the rounds [default: 9, with --quick 3]
-    #[arg(long)]
+    #[arg(long, global = true)]
     rounds: Option<u32>,
     /// Short trials of most rows in under a minute, for a look, not for publication; of all that --only selects
-    #[arg(long)]
+    #[arg(long, global = true)]
     quick: bool,
     /// Length of one measurement in milliseconds [default: 100, with --quick 20]
     #[arg(long, value_name = "MS")]
     millis: Option<u64>,
     /// Only rows whose `scenario/system/size...` label (see --list) contains this; may be repeated
-    #[arg(long, value_name = "PATTERN")]
+    #[arg(long, value_name = "PATTERN", global = true)]
     only: Vec<String>,
     /// Print the labels of the rows and stop
     #[arg(long)]
     list: bool,
     /// Also write the rows to this file, as a JSON array
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     json: Option<PathBuf>,
     /// Seed of the order in which trials run [default: from the clock]
     #[arg(long)]
@@ -82,7 +82,7 @@ enum Command {
         /// What to do, as JSON of [`role::Order`].
         order: String,
     },
-    /// Warm pools: what they cost and spare. With --rounds, --only, --quick and --json as without a command.
+    /// Warm pools: what they cost and spare
     Pool,
     /// The server of `race pool`.
     #[command(hide = true)]
