@@ -1,6 +1,7 @@
 //! L4: the blocking client. A driver of `session.rs`: it adds waiting, deadlines and the pairing of answers.
 
 mod error;
+mod health;
 mod options;
 mod place;
 mod stream;
@@ -125,6 +126,9 @@ pub struct Client {
     names: Names,
     /// When a client that only polls last looked whether the server is there.
     checked_at: u64,
+    /// Signs of life that were asked for, and the last that came.
+    pings: u64,
+    last_pong: u64,
     _not_sync: PhantomData<Cell<()>>,
 }
 
@@ -236,6 +240,8 @@ impl Client {
             origin: Origin::here(),
             names,
             checked_at: 0,
+            pings: 0,
+            last_pong: 0,
             _not_sync: PhantomData,
         }
     }
@@ -816,7 +822,10 @@ impl Client {
             Kind::Response if self.streams.is_empty() => {}
             Kind::Error if self.streams.is_empty() => self.session.counts.errors += 1,
             Kind::Goodbye => return Err(Over::of_goodbye(head.code())),
-            Kind::Pong => return Ok(false),
+            Kind::Pong => {
+                self.last_pong = head.call;
+                return Ok(false);
+            }
             _ => return self.accept_other(head),
         }
         match self.calls.end(head.call) {

@@ -11,6 +11,14 @@ pub(crate) fn now_ns() -> u64 {
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
+/// The same clock as [`now_ns`] at the last tick of the kernel: up to 10 ms behind, and several times cheaper.
+#[inline]
+#[allow(clippy::cast_sign_loss, reason = "the monotonic clock is never negative")]
+pub(crate) fn coarse_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
 /// An absolute CLOCK_MONOTONIC time as the kernel wants it.
 #[allow(clippy::cast_possible_wrap, reason = "584 years of nanoseconds are 18 billion seconds")]
 pub(crate) fn timespec(ns: u64) -> Timespec {

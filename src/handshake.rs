@@ -46,7 +46,7 @@ pub use client::{ConnectError, FallbackReason, TransportChoice};
 #[cfg(feature = "inspect")]
 pub use inspector::{Inspector, Survey};
 pub use listener::BindError;
-pub(crate) use listener::{ListenOptions, Listener, listen, listen_fds};
+pub(crate) use listener::{ListenOptions, Listener, listen, listen_fds, listen_for_parent};
 pub use server::Credentials;
 pub(crate) use server::{
     Closed, Exhibits, Handshake, Host, Joined, Link, Offer, PeerInfo, Progress, SharedOffer, identify, reject,

@@ -56,6 +56,9 @@
 //! | L4 | `handler`, `service`, `dispatch` | what answers requests: one at a time, many at once, on an executor |
 //! | L4 | `flight` | requests whose answer comes later, and the queue on which answers come back |
 //! | L4 | `inspect` (feature) | what is in segments and rings, looked at from outside |
+//! | L4 | [`pool`] | things kept ready: sessions with one server, whatever else |
+//! | L4 | [`worker`] | processes kept ready: those that serve, and those that speak lines |
+//! | L5 | `config` (feature) | settings from YAML files |
 //! | L4 | `executor`, `schedule` | tasks on the caller's pool; reads and writes in order, key by key |
 //!
 //! Modules marked hidden in the source are for Ringbell's own tests, models and tools, and no part of its interface.
@@ -87,6 +90,8 @@ mod calls;
 mod client;
 #[cfg(not(ringbell_loom))]
 mod clock;
+#[cfg(all(feature = "config", not(ringbell_loom)))]
+pub mod config;
 #[cfg(not(ringbell_loom))]
 mod dispatch;
 #[cfg(not(ringbell_loom))]
@@ -105,6 +110,8 @@ pub mod kill_point;
 #[cfg(not(ringbell_loom))]
 mod park;
 #[cfg(not(ringbell_loom))]
+pub mod pool;
+#[cfg(not(ringbell_loom))]
 mod porter;
 #[cfg(not(ringbell_loom))]
 mod reactor;
@@ -122,6 +129,8 @@ pub mod stats;
 mod uds;
 #[cfg(not(ringbell_loom))]
 pub mod wait;
+#[cfg(not(ringbell_loom))]
+pub mod worker;
 
 #[cfg(not(ringbell_loom))]
 mod reexports {
@@ -136,6 +145,7 @@ mod reexports {
     pub use crate::handshake::{
         BindError, ConnectError, Credentials, FallbackReason, RejectReason, TransportChoice,
     };
+    pub use crate::pool::{ConnectionPool, PoolCallError, PooledConnection};
     pub use crate::porter::Isolation;
     pub use crate::ring::Fault as RingFault;
     pub use crate::segment::SegmentError;
@@ -145,6 +155,7 @@ mod reexports {
     };
     pub use crate::session::PeerFault;
     pub use crate::wait::WaitSettings;
+    pub use crate::worker::{Pools, WorkerCommand, WorkerPool};
 }
 #[cfg(not(ringbell_loom))]
 pub use reexports::*;

@@ -4,7 +4,9 @@ use crate::dispatch::{Dispatched, Inline};
 use crate::executor::Executor;
 use crate::flight::{AnswerOrder, Completions};
 use crate::handler::{Closure, Handler, HandlerError, Request, Serial};
-use crate::handshake::{BindError, Credentials, ListenOptions, Listener, listen, listen_fds};
+use crate::handshake::{
+    BindError, Credentials, ListenOptions, Listener, listen, listen_fds, listen_for_parent,
+};
 use crate::layout;
 use crate::memory::{PeerWord, Window};
 use crate::park::Parker;
@@ -15,6 +17,7 @@ use crate::service::{Concurrent, OwnedRequest, Responder, Service};
 use crate::session::Budget;
 use crate::stats::ServerCounters;
 use crate::wait::WaitSettings;
+use crate::worker;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -272,6 +275,22 @@ impl ServerBuilder {
         self.check()?;
         let listener = listen_fds()?.ok_or(BindError::NoSocketPassed)?;
         Server::new(self, listener, None)
+    }
+
+    /// Serves the process that started this one as a worker (see [`worker`](crate::worker)): on the socket that it
+    /// passed, or at the path that it named.
+    ///
+    /// # Errors
+    /// [`BindError`]; [`BindError::NoSocketPassed`] if this process was not started as a worker.
+    pub fn for_parent(self) -> Result<Server, BindError> {
+        self.check()?;
+        let variable = |name| std::env::var_os(name);
+        if let Some(listener) =
+            listen_for_parent(variable(worker::LISTEN_FD), variable(worker::LISTEN_PARENT))?
+        {
+            return Server::new(self, listener, None);
+        }
+        self.bind(PathBuf::from(variable(worker::SOCKET).ok_or(BindError::NoSocketPassed)?))
     }
 }
 

@@ -11,6 +11,8 @@
 //! 4. [`measure`] is the only code that reads clocks, so that all competitors are timed alike.
 //! 5. [`distance`] watches how far apart the two CPUs are, since virtual ones move.
 //! 6. [`rounds`] repeats all trials in random order; [`row`] takes the medians; [`table`] prints.
+//!
+//! Warm pools have a table of their own: `race pool`, from [`warm`].
 
 mod cpu;
 mod descriptors;
@@ -29,6 +31,7 @@ mod syscalls;
 mod systems;
 mod table;
 mod trial;
+mod warm;
 mod work;
 mod world_state;
 
@@ -48,22 +51,22 @@ use crate::systems::Outcome;
 #[command(version)]
 struct Cli {
     /// How often every row is measured; figures are medians over the rounds [default: 9, with --quick 3]
-    #[arg(long)]
+    #[arg(long, global = true)]
     rounds: Option<u32>,
     /// Short trials of most rows in under a minute, for a look, not for publication; of all that --only selects
-    #[arg(long)]
+    #[arg(long, global = true)]
     quick: bool,
     /// Length of one measurement in milliseconds [default: 100, with --quick 20]
     #[arg(long, value_name = "MS")]
     millis: Option<u64>,
     /// Only rows whose `scenario/system/size...` label (see --list) contains this; may be repeated
-    #[arg(long, value_name = "PATTERN")]
+    #[arg(long, value_name = "PATTERN", global = true)]
     only: Vec<String>,
     /// Print the labels of the rows and stop
     #[arg(long)]
     list: bool,
     /// Also write the rows to this file, as a JSON array
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     json: Option<PathBuf>,
     /// Seed of the order in which trials run [default: from the clock]
     #[arg(long)]
@@ -80,12 +83,29 @@ enum Command {
         /// What to do, as JSON of [`role::Order`].
         order: String,
     },
+    /// Warm pools: what they cost and spare
+    Pool,
+    /// The server of `race pool`.
+    #[command(hide = true)]
+    PoolServer {
+        /// Where to listen.
+        path: PathBuf,
+        /// The CPU to stay on.
+        #[arg(long)]
+        cpu: Option<usize>,
+    },
+    /// A worker of `race pool`.
+    #[command(hide = true)]
+    PoolWorker,
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match &cli.command {
         Some(Command::Role { order }) => role::play(order).map(|()| true),
+        Some(Command::Pool) => race_pools(&cli).map(|()| true),
+        Some(Command::PoolServer { path, cpu }) => warm::serve(path, *cpu).map(|()| true),
+        Some(Command::PoolWorker) => warm::work().map(|()| true),
         None => race(&cli),
     };
     match done {
@@ -105,6 +125,21 @@ fn print(text: &str) -> io::Result<()> {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         printed => printed,
     }
+}
+
+/// Measures warm pools.
+fn race_pools(cli: &Cli) -> Outcome<()> {
+    let extent = warm::Extent {
+        rounds: cli.rounds.unwrap_or(if cli.quick { 2 } else { 5 }).max(1),
+        requests: if cli.quick { 500 } else { 5000 },
+        restarts: if cli.quick { 5 } else { 100 },
+    };
+    let (table, json) = warm::run(extent, &cli.only)?;
+    print(&table)?;
+    if let Some(file) = &cli.json {
+        fs::write(file, json)?;
+    }
+    Ok(())
 }
 
 /// Runs the race. False: it ran, but a row or a part of one is missing.

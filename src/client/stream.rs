@@ -65,6 +65,15 @@ impl Events {
         }
     }
 
+    /// Forgets what was not asked for.
+    pub(super) fn clear(&mut self) {
+        if !self.kept.is_empty() {
+            self.kept.clear();
+            self.bytes = 0;
+        }
+        self.missed = 0;
+    }
+
     fn next(&mut self) -> Option<Result<Vec<u8>, u64>> {
         match std::mem::take(&mut self.missed) {
             0 => {

@@ -260,7 +260,7 @@ impl Client {
     }
 
     /// Whether the server is still there, by its lifeline and its pidfd.
-    fn check_server(&mut self) -> Result<(), Over> {
+    pub(super) fn check_server(&mut self) -> Result<(), Over> {
         if let Some(verdict) = self.verdict {
             return Err(verdict);
         }

@@ -1,11 +1,12 @@
 //! The socket that clients connect to: made at a path, or inherited from a service manager.
 
 use super::{BadPath, MAX_PATH, socket};
+use crate::sync::PlainBool;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use std::ffi::{OsStr, OsString};
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -38,7 +39,7 @@ pub enum BindError {
     Locked(PathBuf),
     /// What the service manager passed on is no listening stream socket of the Unix domain.
     NotAListener,
-    /// No service manager passed a socket to this process.
+    /// Neither a service manager nor a pool of workers passed a socket to this process.
     NoSocketPassed,
     /// A setting makes no sense.
     InvalidSetting(crate::server::InvalidSetting),
@@ -89,7 +90,7 @@ impl std::fmt::Display for BindError {
             Self::NotAListener => {
                 f.write_str("the inherited descriptor is not a listening Unix stream socket")
             }
-            Self::NoSocketPassed => f.write_str("no service manager passed a socket to this process"),
+            Self::NoSocketPassed => f.write_str("nobody passed a socket to this process"),
             Self::InvalidSetting(setting) => setting.fmt(f),
             Self::TooFewDescriptors { need, limit } => write!(
                 f,
@@ -339,7 +340,13 @@ pub(crate) fn listen_fds() -> Result<Option<Listener>, BindError> {
     if !meant_for(pid, std::env::var_os("LISTEN_PID"), std::env::var_os("LISTEN_FDS")) {
         return Ok(None);
     }
-    match socket::inherited() {
+    static TAKEN: PlainBool = PlainBool::new(false);
+    const FIRST: RawFd = 3;
+    take_over(FIRST, &TAKEN)
+}
+
+fn take_over(fd: RawFd, taken: &PlainBool) -> Result<Option<Listener>, BindError> {
+    match socket::inherited(fd, taken) {
         None => Ok(None),
         Some(Ok(socket)) => Listener::inherited(socket).map(Some),
         Some(Err(Errno::BADF)) => Err(BindError::NotAListener),
@@ -347,7 +354,26 @@ pub(crate) fn listen_fds() -> Result<Option<Listener>, BindError> {
     }
 }
 
+/// The socket that the process left open which started this one as a worker, if it did. It can be taken once.
+///
+/// `descriptor` and `parent` are what the environment says: which one, and who passed it, so that what the worker starts
+/// does not take it for its own.
+pub(crate) fn listen_for_parent(
+    descriptor: Option<OsString>,
+    parent: Option<OsString>,
+) -> Result<Option<Listener>, BindError> {
+    static TAKEN: PlainBool = PlainBool::new(false);
+    let ours = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
+    match number(descriptor) {
+        Some(fd) if fd > 2 && ours.is_some() && number(parent) == ours => take_over(fd, &TAKEN),
+        _ => Ok(None),
+    }
+}
+
+fn number(text: Option<OsString>) -> Option<i32> {
+    text.as_deref().and_then(OsStr::to_str)?.parse().ok()
+}
+
 fn meant_for(pid: i32, listen_pid: Option<OsString>, listen_fds: Option<OsString>) -> bool {
-    let number = |text: Option<OsString>| text.as_deref().and_then(OsStr::to_str)?.parse::<i32>().ok();
     number(listen_pid) == Some(pid) && number(listen_fds).is_some_and(|count| count >= 1)
 }

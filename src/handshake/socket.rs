@@ -60,21 +60,19 @@ pub(super) fn refuse_rights(socket: impl AsFd) {
         unsafe { libc::setsockopt(raw, libc::SOL_SOCKET, SO_PASSRIGHTS, (&raw const off).cast(), LENGTH) };
 }
 
-/// Takes over descriptor 3, which a service manager passed to this process; once.
+/// Takes over a descriptor that was passed to this process at its start; once, of which `taken` takes note.
 ///
-/// The caller has checked that the service manager says so. `None` if it was taken before.
-pub(super) fn inherited() -> Option<Result<OwnedFd, Errno>> {
-    static TAKEN: PlainBool = PlainBool::new(false);
-    const FIRST: RawFd = 3;
+/// The caller has checked that somebody says so who would know. `None` if it was taken before.
+pub(super) fn inherited(fd: RawFd, taken: &PlainBool) -> Option<Result<OwnedFd, Errno>> {
     // Relaxed: whoever changes the flag owns the descriptor; nothing else is passed on.
-    if TAKEN.swap(true, Ordering::Relaxed) {
+    if taken.swap(true, Ordering::Relaxed) {
         return None;
     }
     // SAFETY: only asked for its flags; if it is not open that fails.
-    let borrowed = unsafe { BorrowedFd::borrow_raw(FIRST) };
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
     if let Err(errno) = rustix::io::fcntl_setfd(borrowed, rustix::io::FdFlags::CLOEXEC) {
         return Some(Err(errno));
     }
     // SAFETY: it is open, it was made for this process's service socket, and it is taken once only.
-    Some(Ok(unsafe { OwnedFd::from_raw_fd(FIRST) }))
+    Some(Ok(unsafe { OwnedFd::from_raw_fd(fd) }))
 }

@@ -93,3 +93,16 @@ fn digest_shows_itself() {
 fn echo_echoes() {
     assert_eq!(stdout_of(&mut Command::new(example("echo"))), "hello, server\n1 request served\n");
 }
+
+#[test]
+fn the_pool_survives_its_server() {
+    let shown = stdout_of(&mut Command::new(example("pool")));
+    assert!(shown.contains("one restart of the server: all correct"), "{shown}");
+}
+
+#[test]
+fn workers_are_replaced() {
+    let shown = stdout_of(&mut Command::new(example("workers")));
+    assert_eq!(shown.matches("all correct").count(), 2, "{shown}");
+    assert!(shown.contains("killing worker"), "{shown}");
+}

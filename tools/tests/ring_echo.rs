@@ -233,6 +233,45 @@ fn serve_and_call_are_two_processes_and_a_signal_stops_the_server() {
 }
 
 #[test]
+fn settings_from_a_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("ringbell.yaml");
+    let sockets = directory.path().join("sockets");
+    let write = |pool: &str| {
+        let socket_dir = sockets.display();
+        std::fs::write(
+            &file,
+            format!("ipc:\n  socket_dir: {socket_dir}\n  transport: socket\n  pool: {pool}\n"),
+        )
+        .unwrap();
+    };
+    write("{ min_idle: 1, max_size: 2 }");
+    let file = file.to_str().unwrap();
+    let mut served = Served(ring_echo(&["serve", "--config", file]).stdout(Stdio::piped()).spawn().unwrap());
+    let mut first = String::new();
+    BufReader::new(served.0.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    assert!(first.contains("/sockets/echo.sock"), "{first}");
+    let objects = json(&output(&["call", "--config", file, "--requests", "500", "--json"]));
+    check(&objects[0], "shm", 500);
+    let named = output(&["call", "echo.sock", "--config", file, "--requests", "10"]);
+    assert!(named.status.success(), "{}", text(&named.stderr));
+    assert!(text(&named.stdout).contains("Through a pool, over the socket"), "{}", text(&named.stdout));
+    let pipelined = output(&["call", "--config", file, "--pipeline", "4"]);
+    assert_eq!(pipelined.status.code(), Some(2), "{}", text(&pipelined.stderr));
+
+    write("{ min_idle: 1, max_sise: 2 }");
+    let wrong = output(&["call", "--config", file]);
+    let error = text(&wrong.stderr);
+    assert_eq!(wrong.status.code(), Some(2), "{error}");
+    assert!(error.contains("max_sise") && error.contains("line 4"), "{error}");
+    write("{ max_size: 0 }");
+    assert!(text(&output(&["call", "--config", file]).stderr).contains("ipc.pool: max_size is 0"));
+    let missing = output(&["call", "--config", "/nonexistent.yaml"]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(text(&missing.stderr).contains("/nonexistent.yaml"));
+}
+
+#[test]
 fn calling_nobody_is_a_failure() {
     let output = output(&["call", "/nonexistent/socket", "--requests", "1"]);
     assert_eq!(output.status.code(), Some(1));

@@ -1,11 +1,12 @@
 //! The client's side: `ring-echo call`, and the client processes of a comparison.
 
-use crate::channel::{Call, Pipeline, Shm};
+use crate::channel::{Call, Pipeline, Pooled, Shm};
 use crate::cli::{LoadArgs, RoleCall, Transport};
 use crate::load::{Load, Report, one_by_one, pipelined};
 use crate::measure::{Measurement, Round, Setting, combine};
 use crate::uds::{Uds, UdsDial};
 use crate::{Failure, Usage, role};
+use ringbell::config::Ipc;
 use std::path::Path;
 
 /// Rounds of `ring-echo call`.
@@ -74,22 +75,47 @@ fn follow_orders(load: &Load, mut run: impl FnMut(&Load) -> Result<Report, Failu
 /// Sends requests to the server at `path`.
 pub(crate) fn call(path: &Path, arguments: &LoadArgs) -> Result<Measurement, Failure> {
     let mut channel = Shm::connect(path, std::process::id(), arguments.pipeline)?;
-    if arguments.size > channel.max_message() {
-        let max = channel.max_message();
-        return Err(Usage(format!(
-            "--size {}: this server takes messages of at most {max} bytes",
-            arguments.size
-        ))
-        .into());
+    check_size(arguments, channel.max_message())?;
+    in_rounds(arguments, |load| run_either(&mut channel, load))
+}
+
+/// The same over connections of a pool, and what is to be said of that.
+pub(crate) fn call_pooled(
+    path: &Path,
+    ipc: &Ipc,
+    arguments: &LoadArgs,
+) -> Result<(Measurement, String), Failure> {
+    if arguments.pipeline != 1 {
+        return Err(
+            Usage("--pipeline and --config: over a pool there is one request at a time".into()).into()
+        );
     }
+    let mut channel = Pooled::connect(path, ipc)?;
+    check_size(arguments, channel.max_message()?)?;
+    let measured = in_rounds(arguments, |load| one_by_one(&mut channel, load))?;
+    Ok((measured, channel.describe()?))
+}
+
+fn check_size(arguments: &LoadArgs, max: usize) -> Result<(), Failure> {
+    if arguments.size <= max {
+        return Ok(());
+    }
+    let text = format!("--size {}: this server takes messages of at most {max} bytes", arguments.size);
+    Err(Usage(text).into())
+}
+
+fn in_rounds(
+    arguments: &LoadArgs,
+    mut run: impl FnMut(&Load) -> Result<Report, Failure>,
+) -> Result<Measurement, Failure> {
     let requests = arguments.requests_over(Transport::Shm, 1);
     let mut load = Load::new(arguments, std::process::id(), requests);
-    warm_up(&load.warm_up(), |load| run_either(&mut channel, load))?;
+    warm_up(&load.warm_up(), &mut run)?;
     let rounds = ROUNDS.min(requests);
     let mut done = Vec::new();
     for round in 0..rounds {
         load.requests = requests / rounds + u64::from(round < requests % rounds);
-        done.push(Round::new(vec![run_either(&mut channel, &load)?], 0));
+        done.push(Round::new(vec![run(&load)?], 0));
     }
     let setting = Setting { transport: Transport::Shm, size: load.size, clients: 1 };
     Ok(combine(&setting, &done, None))

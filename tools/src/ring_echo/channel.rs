@@ -2,8 +2,10 @@
 
 use crate::Failure;
 use crate::cli::PATIENCE;
-use ringbell::{CallId, Client, ConnectOptions};
+use ringbell::config::Ipc;
+use ringbell::{CallId, Client, ConnectOptions, ConnectionPool, Transport};
 use std::path::Path;
+use std::time::Instant;
 
 /// Sends a request and waits for its answer.
 pub(crate) trait Call {
@@ -46,6 +48,44 @@ impl Shm {
 
     pub(crate) fn max_message(&self) -> usize {
         self.client.max_message()
+    }
+}
+
+/// Ringbell, through a pool: each request takes a connection out and gives it back.
+#[derive(Debug)]
+pub(crate) struct Pooled {
+    pool: ConnectionPool,
+    answer: Vec<u8>,
+}
+
+impl Pooled {
+    pub(crate) fn connect(path: &Path, ipc: &Ipc) -> Result<Self, Failure> {
+        Ok(Self { pool: ipc.connections(path)?, answer: Vec::new() })
+    }
+
+    pub(crate) fn max_message(&self) -> Result<usize, Failure> {
+        Ok(self.pool.acquire()?.max_message())
+    }
+
+    /// What carried the requests, and what the pool had to do for it.
+    pub(crate) fn describe(&self) -> Result<String, Failure> {
+        let transport = match self.pool.acquire()?.transport() {
+            Transport::Socket { reason } => format!("the socket ({reason})"),
+            _ => "shared memory".to_owned(),
+        };
+        let stats = self.pool.stats();
+        Ok(format!(
+            "Through a pool, over {transport}: {} connections were opened, {} of {} requests waited for one.",
+            stats.opened, stats.waits, stats.acquired
+        ))
+    }
+}
+
+impl Call for Pooled {
+    #[inline]
+    fn call(&mut self, request: &[u8]) -> Result<&[u8], Failure> {
+        self.pool.call_into(request, &mut self.answer, Some(Instant::now() + PATIENCE))?;
+        Ok(&self.answer)
     }
 }
 

@@ -1,8 +1,10 @@
 //! The command line: what can be asked for, and which of it makes sense.
 
+use crate::{Failure, Usage};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ringbell::config::{Config, ConfigError, Ipc};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Largest request in bytes: the largest message of a server with default settings.
@@ -39,15 +41,14 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Serve echo requests at PATH until SIGINT or SIGTERM, then print what was counted.
     Serve {
-        /// Where to listen.
-        #[arg(value_parser = socket_path)]
-        path: PathBuf,
+        #[command(flatten)]
+        place: Place,
     },
-    /// Send requests to the server at PATH (`ring-echo serve`). CPU time is the client's alone.
+    /// Send requests to the server at PATH (`ring-echo serve`). CPU time is the client's alone. With --config each
+    /// request takes a connection out of a warm pool, and gives it back.
     Call {
-        /// Where the server listens.
-        #[arg(value_parser = socket_path)]
-        path: PathBuf,
+        #[command(flatten)]
+        place: Place,
         #[command(flatten)]
         load: LoadArgs,
         /// Print JSON: an array of one object.
@@ -60,6 +61,35 @@ pub(crate) enum Command {
     /// A client process of a comparison.
     #[command(hide = true)]
     RoleCall(RoleCall),
+}
+
+/// The name of the socket under the configured directory, unless another one is given.
+pub(crate) const SOCKET: &str = "echo.sock";
+
+/// Where a server is.
+#[derive(Debug, Args)]
+pub(crate) struct Place {
+    /// Where the server listens. With --config, a name in its socket_dir. [default: echo.sock]
+    #[arg(value_parser = socket_path, required_unless_present = "config")]
+    pub(crate) path: Option<PathBuf>,
+
+    /// Read settings from a YAML file: where sockets are, how large the pool of connections is.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+impl Place {
+    /// The path of the socket, and the settings if there are some.
+    pub(crate) fn resolve(&self) -> Result<(PathBuf, Option<Ipc>), Failure> {
+        let Some(file) = &self.config else { return Ok((self.path.clone().unwrap_or_default(), None)) };
+        let config = match Config::read(file) {
+            Ok(config) => config,
+            Err(error @ ConfigError::Io { .. }) => return Err(error.into()),
+            Err(error) => return Err(Usage(format!("{}: {error}", file.display())).into()),
+        };
+        let name = self.path.as_deref().unwrap_or(Path::new(SOCKET));
+        Ok((config.ipc.socket_dir.join(name), Some(config.ipc)))
+    }
 }
 
 /// What a comparison is made of.

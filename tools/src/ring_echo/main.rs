@@ -19,7 +19,7 @@ mod table;
 mod uds;
 
 use clap::Parser;
-use cli::{Cli, Command, Compare, LoadArgs, Transport};
+use cli::{Cli, Command, Compare, LoadArgs, Place, Transport};
 use compare::Comparison;
 use measure::Measurement;
 use std::io::Write;
@@ -44,8 +44,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match &cli.command {
         None => run_compare(&cli.compare),
-        Some(Command::Serve { path }) => service::serve(path),
-        Some(Command::Call { path, load, json }) => run_call(path, load, *json),
+        Some(Command::Serve { place }) => place.resolve().and_then(|(path, _)| service::serve(&path)),
+        Some(Command::Call { place, load, json }) => run_call(place, load, *json),
         Some(Command::RoleServe(role)) => service::run_role(role),
         Some(Command::RoleCall(role)) => caller::run_role(role),
     };
@@ -71,13 +71,18 @@ fn run_compare(asked: &Compare) -> Result<(), Failure> {
     verified(&comparison.measurements)
 }
 
-fn run_call(path: &std::path::Path, load: &LoadArgs, json: bool) -> Result<(), Failure> {
-    let measured = [caller::call(path, load)?];
+fn run_call(place: &Place, load: &LoadArgs, json: bool) -> Result<(), Failure> {
+    let (path, ipc) = place.resolve()?;
+    let (measured, note) = match &ipc {
+        None => (caller::call(&path, load)?, String::new()),
+        Some(ipc) => caller::call_pooled(&path, ipc, load).map(|(measured, note)| (measured, note + "\n"))?,
+    };
+    let measured = [measured];
     if json {
         show(&(serde_json::to_string_pretty(&measured)? + "\n"))?;
     } else {
         let (table, histogram) = (table::table(&measured), table::histograms(&measured));
-        show(&format!("{table}\n{histogram}\nCPU is the client's alone. {}\n", counts(&measured)))?;
+        show(&format!("{table}\n{histogram}\n{note}CPU is the client's alone. {}\n", counts(&measured)))?;
     }
     verified(&measured)
 }

@@ -1,0 +1,496 @@
+//! L5: settings from YAML files (feature `config`).
+//!
+//! ```yaml
+//! ipc:
+//!   socket_dir: /run/app
+//!   pool: { min_idle: 2, max_size: 16, idle_timeout: 30s }
+//! ```
+//!
+//! The README has the full reference. Everything is plain structs with serde, so a program may have [`Ipc`] in a
+//! configuration of its own, in whatever format. Times are written with their unit (`30s`, `5ms`, `1m 30s`); `never`
+//! stands for none. A key that is not known is an error, which names the key and the line.
+
+pub(crate) mod time;
+
+use crate::client::ConnectOptions;
+use crate::handshake::TransportChoice;
+use crate::pool::{Backoff, BuildError, ConnectionPool, Settings, SettingsError};
+use crate::worker::{Attach, LineWorkers, Pools, WorkerCommand, WorkerSpec};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A whole file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// All that Ringbell is told.
+    pub ipc: Ipc,
+}
+
+/// Where sockets are, how large pools are, which workers there are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ipc {
+    /// The directory of all sockets. Made for this user alone, if it is missing.
+    pub socket_dir: PathBuf,
+    /// What carries sessions.
+    #[serde(default)]
+    pub transport: Transport,
+    /// Pools of connections and of workers that say nothing else.
+    #[serde(default)]
+    pub pool: Settings,
+    /// The workers, by id.
+    #[serde(default)]
+    pub workers: BTreeMap<String, Worker>,
+}
+
+/// What carries sessions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Transport {
+    /// Shared memory, or the socket where that is not to be had.
+    #[default]
+    Auto,
+    /// Shared memory or nothing.
+    SharedMemory,
+    /// The socket.
+    Socket,
+}
+
+impl From<Transport> for TransportChoice {
+    fn from(transport: Transport) -> Self {
+        match transport {
+            Transport::Auto => Self::Auto,
+            Transport::SharedMemory => Self::SharedMemory,
+            Transport::Socket => Self::Socket,
+        }
+    }
+}
+
+/// What a worker speaks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// It serves Ringbell sessions on a socket.
+    #[default]
+    Serving,
+    /// Lines, over its standard input and output.
+    Lines,
+}
+
+/// How a worker is started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Worker {
+    /// The program and its arguments. In these, `{socket}` stands for the path of the worker's socket.
+    pub command: Vec<String>,
+    /// What it speaks. Default: it serves.
+    #[serde(default)]
+    pub kind: Kind,
+    /// How a worker that serves learns where. Default: by a path.
+    #[serde(default)]
+    pub attach: Attach,
+    /// Whether it starts with an empty environment. Default: with that of the program.
+    #[serde(default)]
+    pub clear_env: bool,
+    /// Variables to be set.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Its working directory. Default: that of the program.
+    #[serde(default)]
+    pub directory: Option<PathBuf>,
+    /// How long it may take to be ready.
+    #[serde(default = "ten_seconds", with = "time")]
+    pub start_timeout: Duration,
+    /// How long it may take to answer when its health is checked.
+    #[serde(default = "one_second", with = "time")]
+    pub ping_timeout: Duration,
+    /// Whether what it prints to its standard error is shown on the program's.
+    #[serde(default)]
+    pub forward_stderr: bool,
+    /// A worker that speaks lines is ready when it has said this one.
+    #[serde(default)]
+    pub ready_line: Option<String>,
+    /// How a worker that speaks lines is asked for a sign of life.
+    #[serde(default)]
+    pub probe: Option<Probe>,
+    /// Longest line that a worker may say, in bytes. Default 1 MiB.
+    #[serde(default = "a_mebibyte")]
+    pub max_line: usize,
+    /// What is different about its pool.
+    #[serde(default)]
+    pub pool: Overrides,
+}
+
+fn ten_seconds() -> Duration {
+    Duration::from_secs(10)
+}
+
+fn one_second() -> Duration {
+    Duration::from_secs(1)
+}
+
+fn a_mebibyte() -> usize {
+    1 << 20
+}
+
+/// A question for a worker that speaks lines, and its answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Probe {
+    /// The line that is written to it.
+    pub ask: String,
+    /// The line that it says then.
+    pub answer: String,
+}
+
+/// A time that a pool of workers has instead of that of all pools.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Limit(#[serde(with = "time::optional")] pub Option<Duration>);
+
+/// Settings of one pool that differ from those of all pools: those that are there. See [`Settings`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "the fields are those of `Settings`")]
+pub struct Overrides {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_idle: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_size: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_size: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<Limit>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_lifetime: Option<Limit>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acquire_timeout: Option<Limit>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health_check_interval: Option<Limit>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backoff: Option<Backoff>,
+}
+
+impl Overrides {
+    /// `settings`, with what is different here.
+    #[must_use]
+    pub fn over(&self, settings: &Settings) -> Settings {
+        let time = |limit: Option<Limit>, usual| limit.map_or(usual, |limit| limit.0);
+        Settings {
+            enabled: self.enabled.unwrap_or(settings.enabled),
+            min_idle: self.min_idle.unwrap_or(settings.min_idle),
+            min_size: self.min_size.unwrap_or(settings.min_size),
+            max_size: self.max_size.unwrap_or(settings.max_size),
+            idle_timeout: time(self.idle_timeout, settings.idle_timeout),
+            max_lifetime: time(self.max_lifetime, settings.max_lifetime),
+            acquire_timeout: time(self.acquire_timeout, settings.acquire_timeout),
+            health_check_interval: time(self.health_check_interval, settings.health_check_interval),
+            backoff: self.backoff.clone().unwrap_or_else(|| settings.backoff.clone()),
+        }
+    }
+}
+
+/// What is wrong with a configuration.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
+    Io {
+        /// Which one.
+        path: PathBuf,
+        /// Why not.
+        error: std::io::Error,
+    },
+    /// It is no YAML, has an unknown key, lacks one, or has a value of the wrong kind.
+    Syntax {
+        /// The line, counted from 1; 0 if there is none.
+        line: u64,
+        /// The column, counted from 1; 0 if there is none.
+        column: u64,
+        /// What is wrong.
+        message: String,
+    },
+    /// The settings of a pool make no sense.
+    Settings {
+        /// Whose: `ipc.pool`, or `ipc.workers.<id>.pool`.
+        at: String,
+        /// What is wrong.
+        error: SettingsError,
+    },
+    /// A worker makes no sense.
+    Worker {
+        /// Its id.
+        id: String,
+        /// What is wrong.
+        message: &'static str,
+    },
+}
+
+impl std::fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Io { path, error } => write!(f, "{}: {error}", path.display()),
+            Self::Syntax { line: 0, message, .. } => f.write_str(message),
+            Self::Syntax { line, column, message } => write!(f, "line {line}, column {column}: {message}"),
+            Self::Settings { at, error } => write!(f, "{at}: {error}"),
+            Self::Worker { id, message } => write!(f, "ipc.workers.{id}: {message}"),
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io { error, .. } => Some(error),
+            Self::Settings { error, .. } => Some(error),
+            Self::Syntax { .. } | Self::Worker { .. } => None,
+        }
+    }
+}
+
+impl Config {
+    /// The configuration in `text`, checked.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn from_yaml(text: &str) -> Result<Self, ConfigError> {
+        let config: Self = serde_saphyr::from_str(text).map_err(|error| {
+            let (line, column) = error.location().map_or((0, 0), |at| (at.line(), at.column()));
+            let message = error.without_snippet().to_string();
+            // The place is told once.
+            let message = match message.split_once(": ") {
+                Some((place, rest)) if place.starts_with("line ") => rest.to_owned(),
+                _ => message,
+            };
+            ConfigError::Syntax { line, column, message }
+        })?;
+        config.ipc.check()?;
+        Ok(config)
+    }
+
+    /// The configuration in a file, checked.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn read(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
+        let path = path.as_ref();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError::Io { path: path.to_owned(), error })?;
+        Self::from_yaml(&text)
+    }
+}
+
+impl Ipc {
+    /// Whether all of it makes sense.
+    ///
+    /// # Errors
+    /// [`ConfigError`], neither [`ConfigError::Io`] nor [`ConfigError::Syntax`].
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let settings = |at: String| |error| ConfigError::Settings { at, error };
+        self.pool.check().map_err(settings("ipc.pool".into()))?;
+        for (id, worker) in &self.workers {
+            let pool = worker.pool.over(&self.pool);
+            pool.check().map_err(settings(format!("ipc.workers.{id}.pool")))?;
+            worker.check().map_err(|message| ConfigError::Worker { id: id.clone(), message })?;
+        }
+        Ok(())
+    }
+
+    /// How connections are made.
+    pub fn connect_options(&self) -> ConnectOptions {
+        ConnectOptions::new().transport(self.transport.into())
+    }
+
+    /// A pool of connections to the server whose socket in `socket_dir` has this name.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn connections(&self, socket: impl AsRef<Path>) -> Result<ConnectionPool, BuildError> {
+        ConnectionPool::with_options(self.socket_dir.join(socket), self.connect_options(), self.pool.clone())
+    }
+
+    /// The pools of all workers. Nothing is started before it is asked for.
+    ///
+    /// # Errors
+    /// [`ConfigError`], as [`Self::check`].
+    pub fn pools(&self) -> Result<Pools, ConfigError> {
+        self.check()?;
+        let pools = Pools::new(&self.socket_dir, self.pool.clone());
+        for (id, worker) in &self.workers {
+            let defined = pools.define_with(id, worker.spec(), worker.pool.over(&self.pool));
+            debug_assert!(defined.is_ok(), "each id is there once, and nobody else knows of these pools");
+        }
+        Ok(pools)
+    }
+}
+
+impl Worker {
+    fn check(&self) -> Result<(), &'static str> {
+        if self.command.first().is_none_or(String::is_empty) {
+            return Err("command is empty");
+        }
+        if self.start_timeout.is_zero() {
+            return Err("start_timeout is 0");
+        }
+        if self.ping_timeout.is_zero() {
+            return Err("ping_timeout is 0");
+        }
+        match self.kind {
+            Kind::Serving if self.ready_line.is_some() => Err("ready_line is for workers that speak lines"),
+            Kind::Serving if self.probe.is_some() => Err("probe is for workers that speak lines"),
+            Kind::Lines if self.attach != Attach::Path => Err("attach is for workers that serve"),
+            Kind::Lines if self.max_line == 0 => Err("max_line is 0"),
+            Kind::Serving | Kind::Lines => Ok(()),
+        }
+    }
+
+    fn spec(&self) -> WorkerSpec {
+        let program = self.command.first().cloned().unwrap_or_default();
+        let mut command = WorkerCommand::new(program)
+            .args(self.command.iter().skip(1))
+            .start_timeout(self.start_timeout)
+            .ping_timeout(self.ping_timeout)
+            .forward_stderr(self.forward_stderr);
+        if self.clear_env {
+            command = command.env_clear();
+        }
+        for (name, value) in &self.env {
+            command = command.env(name, value);
+        }
+        if let Some(directory) = &self.directory {
+            command = command.current_dir(directory);
+        }
+        match self.kind {
+            Kind::Serving => WorkerSpec::Serving(command, self.attach),
+            Kind::Lines => {
+                let mut workers = LineWorkers::new(command).max_line(self.max_line);
+                if let Some(line) = &self.ready_line {
+                    workers = workers.ready_line(line);
+                }
+                if let Some(Probe { ask, answer }) = &self.probe {
+                    workers = workers.probe(ask, answer);
+                }
+                WorkerSpec::Lines(workers)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wrong(text: &str) -> String {
+        Config::from_yaml(text).expect_err("it is wrong").to_string()
+    }
+
+    #[test]
+    fn the_short_form() {
+        let text = "ipc:\n  socket_dir: /run/app\n  pool: { min_idle: 2, max_size: 16, idle_timeout: 30s }\n";
+        let config = Config::from_yaml(text).expect("it is right");
+        assert_eq!(config.ipc.socket_dir, Path::new("/run/app"));
+        assert_eq!(config.ipc.pool, Settings::default(), "these are the defaults");
+        assert!(config.ipc.workers.is_empty());
+    }
+
+    #[test]
+    fn the_long_form() {
+        let config = Config::from_yaml(include_str!("config/full.yaml")).expect("it is right");
+        let Ipc { pool, workers, transport, .. } = &config.ipc;
+        assert_eq!(*transport, Transport::Socket);
+        let millis = |millis| Some(Duration::from_millis(millis));
+        let expected = Settings {
+            enabled: true,
+            min_idle: 1,
+            min_size: 2,
+            max_size: 8,
+            idle_timeout: millis(90_000),
+            max_lifetime: None,
+            acquire_timeout: millis(2500),
+            health_check_interval: None,
+            backoff: Backoff { first: Duration::from_millis(10), longest: Duration::from_secs(2) },
+        };
+        assert_eq!(*pool, expected);
+        let api = &workers["node:api"];
+        assert_eq!(api.command, ["/usr/lib/app/api", "--serve", "{socket}"]);
+        assert_eq!((api.kind, api.attach, api.start_timeout), (Kind::Serving, Attach::Path, ten_seconds()));
+        let own = api.pool.over(pool);
+        assert_eq!(
+            own,
+            Settings { max_size: 3, max_lifetime: millis(3_600_000), idle_timeout: None, ..expected }
+        );
+        let calculator = &workers["calc"];
+        assert_eq!((calculator.kind, calculator.env["LC_ALL"].as_str()), (Kind::Lines, "C"));
+        assert_eq!(calculator.probe, Some(Probe { ask: "1+1".into(), answer: "2".into() }));
+        let pools = config.ipc.pools().expect("all make sense");
+        assert!(pools.stats().is_empty(), "nothing is started");
+        assert!(
+            matches!(pools.acquire("nobody"), Err(crate::worker::PoolsError::UnknownWorker(id)) if id == "nobody")
+        );
+        assert!(matches!(pools.acquire("calc"), Err(crate::worker::PoolsError::OtherKind(_))));
+    }
+
+    #[test]
+    fn unknown_keys_are_named_with_their_line() {
+        let text = "ipc:\n  socket_dir: /run/app\n  pool:\n    min_idle: 1\n    max_sise: 3\n";
+        let error = Config::from_yaml(text).expect_err("a typing error");
+        assert!(matches!(error, ConfigError::Syntax { line: 5, column: 5, .. }), "{error:?}");
+        assert!(error.to_string().contains("max_sise") && error.to_string().contains("line 5"), "{error}");
+        for (text, key, line) in [
+            ("pic:\n  socket_dir: /run\n", "pic", 1),
+            ("ipc:\n  socket_dir: /run\n  pol: {}\n", "pol", 3),
+            ("ipc:\n  socket_dir: /run\n  pool: { backoff: { frist: 1s } }\n", "frist", 3),
+            (
+                "ipc:\n  socket_dir: /run\n  workers:\n    a:\n      command: [x]\n      pool: { max: 1 }\n",
+                "max",
+                6,
+            ),
+            ("ipc:\n  socket_dir: /run\n  workers:\n    a:\n      comand: [x]\n", "comand", 5),
+        ] {
+            let error = wrong(text);
+            assert!(error.contains(&format!("`{key}`")), "{error}");
+            assert!(error.contains(&format!("line {line},")), "{error}");
+        }
+    }
+
+    #[test]
+    fn wrong_values_are_told_with_their_line() {
+        let with = |pool: &str| wrong(&format!("ipc:\n  socket_dir: /run\n  pool:\n    {pool}\n"));
+        for pool in ["idle_timeout: 30", "idle_timeout: soon", "max_size: -1", "enabled: 7", "backoff: 1s"] {
+            let error = with(pool);
+            assert!(error.contains("line 4"), "{pool}: {error}");
+        }
+        assert!(with("idle_timeout: 30").contains("such as 30s"), "{}", with("idle_timeout: 30"));
+        assert!(wrong("ipc:\n  pool: {}\n").contains("socket_dir"));
+        assert!(wrong("ipc: [").contains("line"));
+    }
+
+    #[test]
+    fn nonsense_is_told_with_its_place() {
+        let text = "ipc:\n  socket_dir: /run\n  pool: { max_size: 0 }\n";
+        assert!(matches!(
+            Config::from_yaml(text),
+            Err(ConfigError::Settings { at, error: SettingsError::MaxSizeZero }) if at == "ipc.pool"
+        ));
+        let worker =
+            |rest: &str| wrong(&format!("ipc:\n  socket_dir: /run\n  workers:\n    \"a:b\": {rest}\n"));
+        let expected = "ipc.workers.a:b.pool: min_idle is 9, more than max_size, which is 3";
+        assert_eq!(worker("{ command: [x], pool: { min_idle: 9, max_size: 3 } }"), expected);
+        assert_eq!(worker("{ command: [] }"), "ipc.workers.a:b: command is empty");
+        assert_eq!(
+            worker("{ command: [x], ready_line: go }"),
+            "ipc.workers.a:b: ready_line is for workers that speak lines"
+        );
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = Config::read("/nonexistent/ringbell.yaml").expect_err("it is not there").to_string();
+        assert!(error.starts_with("/nonexistent/ringbell.yaml: "), "{error}");
+    }
+}

@@ -1,0 +1,89 @@
+//! The pool's one thread: it opens, looks at and closes items, one after the other.
+
+use super::core::Job;
+use super::{Manager, OpenFailure, Shared};
+use crate::clock::now_ns;
+use crate::executor::bury;
+use crate::sync::lock;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+/// Starts the thread. It lives until the pool is closed and its last item gone.
+pub(super) fn start<M: Manager>(shared: Arc<Shared<M>>) -> std::io::Result<std::thread::JoinHandle<()>> {
+    std::thread::Builder::new().name("ringbell-pool".into()).spawn(move || keep(&shared))
+}
+
+fn keep<M: Manager>(shared: &Shared<M>) {
+    loop {
+        let mut state = lock(&shared.state);
+        match state.core.next_job(now_ns()) {
+            Job::End => return,
+            Job::Sleep(until) => {
+                // Whoever disturbs holds the lock, so nothing is missed between the decision and the sleep.
+                let time = Duration::from_nanos(until.saturating_sub(now_ns()));
+                drop(shared.keeper.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner));
+            }
+            Job::Close(entry, reason) => {
+                drop(state);
+                shared.close_item(entry, reason);
+            }
+            Job::Check(mut entry) => {
+                drop(state);
+                let fit = quiet(|| shared.manager.check(&mut entry.item)).unwrap_or(false);
+                let mut state = lock(&shared.state);
+                let placed = state.core.checked(entry, fit, now_ns());
+                shared.settle(state, placed);
+            }
+            Job::Open(opening) => {
+                drop(state);
+                let made = open(&shared.manager);
+                let mut state = lock(&shared.state);
+                match made {
+                    Ok((item, generation)) => {
+                        state.failure = None;
+                        let placed = state.core.opened(opening, item, generation, now_ns());
+                        shared.settle(state, placed);
+                    }
+                    Err((failure, permanent)) => {
+                        state.core.open_failed(opening, now_ns());
+                        shared.failed(state, failure, permanent);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Why an item was not opened, and whether trying again is of no use.
+pub(super) type NotOpened<E> = (OpenFailure<E>, bool);
+
+/// Opens an item; what it leads to is told with it.
+pub(super) fn open<M: Manager>(manager: &M) -> Result<(M::Item, u64), NotOpened<M::Error>> {
+    let opened = quiet(|| {
+        manager.open().map(|item| {
+            let generation = manager.generation(&item);
+            (item, generation)
+        })
+    });
+    match opened {
+        Some(Ok(opened)) => Ok(opened),
+        Some(Err(error)) => {
+            let permanent = quiet(|| manager.is_permanent(&error)).unwrap_or(false);
+            Err((OpenFailure::Error(Arc::new(error)), permanent))
+        }
+        None => Err((OpenFailure::Panicked, false)),
+    }
+}
+
+/// Runs a callback; `None` if it panicked, which the panic hook has reported.
+#[inline]
+pub(super) fn quiet<R>(call: impl FnOnce() -> R) -> Option<R> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => Some(result),
+        Err(panic) => {
+            bury(panic);
+            None
+        }
+    }
+}

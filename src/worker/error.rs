@@ -1,0 +1,142 @@
+//! Why there is no worker, or no answer of one.
+
+use crate::client::CallError;
+use crate::handshake::ConnectError;
+use crate::pool::AcquireError;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+/// Why there is no worker. Where it printed something, the last lines of that are told.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum WorkerError {
+    /// The program could not be started.
+    Start {
+        /// The program.
+        program: String,
+        /// Why not.
+        error: std::io::Error,
+    },
+    /// It ended before it was ready.
+    Ended {
+        /// How, if that could be learnt.
+        status: Option<ExitStatus>,
+        /// The last lines that it printed.
+        printed: Vec<String>,
+    },
+    /// It was not ready in time, and was killed.
+    NotReady {
+        /// How long that was.
+        after: Duration,
+        /// The last lines that it printed.
+        printed: Vec<String>,
+    },
+    /// It serves, and there can be no session with it all the same.
+    Connect {
+        /// Why not.
+        error: ConnectError,
+        /// The last lines that it printed.
+        printed: Vec<String>,
+    },
+    /// There is no place for its socket.
+    Socket(std::io::Error),
+}
+
+pub(super) fn write_printed(f: &mut std::fmt::Formatter<'_>, printed: &[String]) -> std::fmt::Result {
+    if !printed.is_empty() {
+        f.write_str("; it said last:")?;
+        for line in printed {
+            write!(f, "\n  {line}")?;
+        }
+    }
+    Ok(())
+}
+
+impl std::fmt::Display for WorkerError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Start { program, error } => write!(f, "{program} cannot be started: {error}"),
+            Self::Ended { status, printed } => {
+                match status {
+                    Some(status) => write!(f, "the worker ended before it was ready ({status})")?,
+                    None => f.write_str("the worker ended before it was ready")?,
+                }
+                write_printed(f, printed)
+            }
+            Self::NotReady { after, printed } => {
+                write!(f, "the worker was not ready after {after:?}")?;
+                write_printed(f, printed)
+            }
+            Self::Connect { error, printed } => {
+                write!(f, "no session with the worker: {error}")?;
+                write_printed(f, printed)
+            }
+            Self::Socket(error) => write!(f, "no place for the worker's socket: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for WorkerError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Start { error, .. } | Self::Socket(error) => Some(error),
+            Self::Connect { error, .. } => Some(error),
+            Self::Ended { .. } | Self::NotReady { .. } => None,
+        }
+    }
+}
+
+impl WorkerError {
+    /// Whether trying again is of no use.
+    pub(super) fn is_permanent(&self) -> bool {
+        use std::io::ErrorKind::{InvalidInput, NotADirectory, NotFound, PermissionDenied};
+        match self {
+            Self::Start { error, .. } | Self::Socket(error) => {
+                matches!(error.kind(), NotFound | PermissionDenied | NotADirectory | InvalidInput)
+            }
+            Self::Ended { .. } | Self::NotReady { .. } | Self::Connect { .. } => false,
+        }
+    }
+}
+
+/// Why a call to a worker brought no answer.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum WorkerCallError {
+    /// There was no worker for it. It was not sent.
+    Acquire(AcquireError<WorkerError>),
+    /// There was, and the call failed.
+    Call {
+        /// Why, and whether the request may have been executed.
+        error: CallError,
+        /// The last lines that the worker printed, if it has ended.
+        printed: Vec<String>,
+    },
+}
+
+impl From<AcquireError<WorkerError>> for WorkerCallError {
+    fn from(error: AcquireError<WorkerError>) -> Self {
+        Self::Acquire(error)
+    }
+}
+
+impl std::fmt::Display for WorkerCallError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Acquire(error) => write!(f, "no worker: {error}"),
+            Self::Call { error, printed } => {
+                error.fmt(f)?;
+                write_printed(f, printed)
+            }
+        }
+    }
+}
+
+impl std::error::Error for WorkerCallError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Acquire(error) => Some(error),
+            Self::Call { error, .. } => Some(error),
+        }
+    }
+}

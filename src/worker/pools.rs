@@ -1,0 +1,295 @@
+//! One pool for each kind of worker, made at first use.
+
+use super::{
+    LineWorkerPool, LineWorkers, PooledLineWorker, PooledWorker, SocketWorkers, WorkerError, WorkerPool,
+    line_workers,
+};
+use crate::pool::{AcquireError, BuildError, NotDrained, PoolStats, Settings};
+use crate::sync::{Mutex, lock};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What a worker id stands for.
+#[derive(Debug)]
+pub enum WorkerSpec {
+    /// Workers that serve; their sockets are made under the `socket_dir`, and begin with the id.
+    Serving(super::WorkerCommand, super::Attach),
+    /// Workers that speak lines.
+    Lines(LineWorkers),
+}
+
+/// Why there is no worker of an id.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum PoolsError {
+    /// No worker of this id was defined.
+    UnknownWorker(String),
+    /// A worker of this id was defined already.
+    DefinedTwice(String),
+    /// The workers of this id are of the other kind: they speak lines, or they do not.
+    OtherKind(String),
+    /// All pools were closed.
+    Closed,
+    /// This process is a fork of the one that the pools belong to.
+    Forked,
+    /// The pool could not be made.
+    Build(BuildError),
+    /// The pool had no worker.
+    Acquire(AcquireError<WorkerError>),
+}
+
+impl std::fmt::Display for PoolsError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::UnknownWorker(id) => write!(f, "there is no worker {id:?}"),
+            Self::DefinedTwice(id) => write!(f, "the worker {id:?} was defined before"),
+            Self::OtherKind(id) => write!(f, "the worker {id:?} is of the other kind"),
+            Self::Closed => f.write_str("the pools were closed"),
+            Self::Forked => f.write_str("the pools belong to the parent process"),
+            Self::Build(error) => error.fmt(f),
+            Self::Acquire(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for PoolsError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Build(error) => Some(error),
+            Self::Acquire(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<BuildError> for PoolsError {
+    fn from(error: BuildError) -> Self {
+        Self::Build(error)
+    }
+}
+
+impl From<AcquireError<WorkerError>> for PoolsError {
+    fn from(error: AcquireError<WorkerError>) -> Self {
+        Self::Acquire(error)
+    }
+}
+
+#[derive(Debug)]
+enum Entry {
+    /// Not used yet.
+    Defined(Box<(WorkerSpec, Settings)>),
+    Serving(WorkerPool),
+    Lines(LineWorkerPool),
+}
+
+#[derive(Debug)]
+struct State {
+    workers: BTreeMap<String, Entry>,
+    closed: bool,
+}
+
+/// One pool for each worker id (`node:api`), made when a worker of it is first asked for. Any thread may use it.
+///
+/// ```no_run
+/// use ringbell::pool::Settings;
+/// use ringbell::{Pools, WorkerCommand};
+///
+/// let pools = Pools::new("/run/app", Settings { min_idle: 1, ..Settings::default() });
+/// pools.define("node:api", WorkerCommand::new("/usr/lib/app/api").arg("{socket}"))?;
+/// let mut worker = pools.acquire("node:api")?;
+/// let answer = worker.call(b"a request", None)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Pools {
+    socket_dir: PathBuf,
+    settings: Settings,
+    state: Mutex<State>,
+    origin: crate::fork::Origin,
+}
+
+/// The pools of the process.
+static GLOBAL: Mutex<Option<Arc<Pools>>> = Mutex::new(None);
+
+impl Pools {
+    /// No workers yet. Their sockets will be made in `socket_dir`, and their pools have these settings, unless they have
+    /// their own.
+    pub fn new(socket_dir: impl Into<PathBuf>, settings: Settings) -> Self {
+        Self {
+            socket_dir: socket_dir.into(),
+            settings,
+            state: Mutex::new(State { workers: BTreeMap::new(), closed: false }),
+            origin: crate::fork::Origin::here(),
+        }
+    }
+
+    /// Where sockets are made.
+    pub fn socket_dir(&self) -> &Path {
+        &self.socket_dir
+    }
+
+    /// Says how workers of an id that serve are started. Nothing is started yet.
+    ///
+    /// # Errors
+    /// [`PoolsError::DefinedTwice`], [`PoolsError::Closed`], [`PoolsError::Forked`].
+    pub fn define(&self, id: impl Into<String>, command: super::WorkerCommand) -> Result<(), PoolsError> {
+        self.define_with(id, WorkerSpec::Serving(command, super::Attach::Path), self.settings.clone())
+    }
+
+    /// As [`Self::define`], of either kind, with settings of its own.
+    ///
+    /// # Errors
+    /// As [`Self::define`].
+    pub fn define_with(
+        &self,
+        id: impl Into<String>,
+        worker: WorkerSpec,
+        settings: Settings,
+    ) -> Result<(), PoolsError> {
+        let mut state = self.state()?;
+        let id = id.into();
+        if state.workers.contains_key(&id) {
+            return Err(PoolsError::DefinedTwice(id));
+        }
+        state.workers.insert(id, Entry::Defined(Box::new((worker, settings))));
+        Ok(())
+    }
+
+    fn state(&self) -> Result<crate::sync::MutexGuard<'_, State>, PoolsError> {
+        if !self.origin.is_here() {
+            return Err(PoolsError::Forked);
+        }
+        let state = lock(&self.state);
+        if state.closed { Err(PoolsError::Closed) } else { Ok(state) }
+    }
+
+    /// Calls `with` with the pool of an id, which is made now if this is its first use. Whoever comes meanwhile waits for
+    /// that, which does not wait for a worker.
+    fn with_pool<R>(
+        &self,
+        id: &str,
+        with: impl FnOnce(&Entry) -> Result<R, PoolsError>,
+    ) -> Result<R, PoolsError> {
+        let mut state = self.state()?;
+        let Some((known, entry)) = state.workers.remove_entry(id) else {
+            return Err(PoolsError::UnknownWorker(id.to_owned()));
+        };
+        // What is wrong with the settings is wrong for good: the id is not defined any more.
+        let entry = match entry {
+            Entry::Defined(defined) => match *defined {
+                (WorkerSpec::Serving(command, attach), settings) => {
+                    let workers = SocketWorkers::new(command, &self.socket_dir, id).attach(attach);
+                    Entry::Serving(WorkerPool::of(workers, settings)?)
+                }
+                (WorkerSpec::Lines(workers), settings) => Entry::Lines(line_workers(workers, settings)?),
+            },
+            made => made,
+        };
+        with(state.workers.entry(known).or_insert(entry))
+    }
+
+    /// The pool of an id whose workers serve.
+    ///
+    /// # Errors
+    /// [`PoolsError`].
+    pub fn pool(&self, id: &str) -> Result<WorkerPool, PoolsError> {
+        self.with_pool(id, |entry| match entry {
+            Entry::Serving(pool) => Ok(pool.clone()),
+            _ => Err(PoolsError::OtherKind(id.to_owned())),
+        })
+    }
+
+    /// The pool of an id whose workers speak lines.
+    ///
+    /// # Errors
+    /// [`PoolsError`].
+    pub fn line_pool(&self, id: &str) -> Result<LineWorkerPool, PoolsError> {
+        self.with_pool(id, |entry| match entry {
+            Entry::Lines(pool) => Ok(pool.clone()),
+            _ => Err(PoolsError::OtherKind(id.to_owned())),
+        })
+    }
+
+    /// Takes out a worker that serves. Waits at most `acquire_timeout`.
+    ///
+    /// # Errors
+    /// [`PoolsError`].
+    pub fn acquire(&self, id: &str) -> Result<PooledWorker, PoolsError> {
+        Ok(self.pool(id)?.acquire()?)
+    }
+
+    /// Takes out a worker that speaks lines. Waits at most `acquire_timeout`.
+    ///
+    /// # Errors
+    /// [`PoolsError`].
+    pub fn acquire_line(&self, id: &str) -> Result<PooledLineWorker, PoolsError> {
+        Ok(self.line_pool(id)?.acquire()?)
+    }
+
+    /// What the pools counted that were used so far, by id.
+    pub fn stats(&self) -> BTreeMap<String, PoolStats> {
+        let Ok(state) = self.state() else { return BTreeMap::new() };
+        let stats = state.workers.iter().filter_map(|(id, entry)| match entry {
+            Entry::Defined(..) => None,
+            Entry::Serving(pool) => Some((id.clone(), pool.stats())),
+            Entry::Lines(pool) => Some((id.clone(), pool.stats())),
+        });
+        stats.collect()
+    }
+
+    /// Closes all pools, and waits at most `timeout` altogether for workers in use (`None` for ever).
+    ///
+    /// # Errors
+    /// [`NotDrained`] if some were still in use then: how many, of all pools.
+    pub fn close(&self, timeout: Option<Duration>) -> Result<(), NotDrained> {
+        if !self.origin.is_here() {
+            return Ok(());
+        }
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let workers = {
+            let mut state = lock(&self.state);
+            state.closed = true;
+            std::mem::take(&mut state.workers)
+        };
+        let close = |entry: &Entry, timeout| match entry {
+            Entry::Defined(..) => Ok(()),
+            Entry::Serving(pool) => pool.close(timeout),
+            Entry::Lines(pool) => pool.close(timeout),
+        };
+        // First all are told, so that they drain side by side.
+        for entry in workers.values() {
+            let _ = close(entry, Some(Duration::ZERO));
+        }
+        let mut left = NotDrained { in_use: 0, others: 0 };
+        for entry in workers.values() {
+            let remaining = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if let Err(NotDrained { in_use, others }) = close(entry, remaining) {
+                left.in_use += in_use;
+                left.others += others;
+            }
+        }
+        if left.in_use + left.others == 0 { Ok(()) } else { Err(left) }
+    }
+
+    /// Makes these the pools of the process; the ones before, if there were any, are handed back.
+    pub fn init(pools: Self) -> Option<Arc<Self>> {
+        lock(&GLOBAL).replace(Arc::new(pools))
+    }
+
+    /// The pools of the process, if [`Self::init`] was called.
+    pub fn global() -> Option<Arc<Self>> {
+        lock(&GLOBAL).clone()
+    }
+
+    /// Takes the pools of the process away and closes them, as [`Self::close`].
+    ///
+    /// # Errors
+    /// As [`Self::close`].
+    pub fn shutdown(timeout: Option<Duration>) -> Result<(), NotDrained> {
+        // Alone in its statement: the lock is not held while they are closed.
+        let pools = lock(&GLOBAL).take();
+        pools.map_or(Ok(()), |pools| pools.close(timeout))
+    }
+}

@@ -1,0 +1,318 @@
+//! Workers that serve Ringbell sessions on a socket.
+
+use super::process::{Process, Streams};
+use super::{WorkerCallError, WorkerCommand, WorkerError};
+use crate::client::{CallError, Client, ConnectOptions};
+use crate::handshake::ConnectError;
+use crate::pool::{AcquireError, BuildError, Guard, Idle, Manager, NotDrained, Pool, PoolStats, Settings};
+use crate::sync::{Ordering, PlainU64};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How a worker learns where to serve.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "lowercase"))]
+pub enum Attach {
+    /// By the path of a socket that it is to make: `{socket}` in its arguments, and the variable `RINGBELL_SOCKET`.
+    #[default]
+    Path,
+    /// It inherits the descriptor of a socket that listens already (`RINGBELL_LISTEN_FD`).
+    Descriptor,
+}
+
+/// Starts workers that serve: the manager behind a [`WorkerPool`].
+#[derive(Debug)]
+pub struct SocketWorkers {
+    command: WorkerCommand,
+    attach: Attach,
+    directory: PathBuf,
+    name: String,
+    options: ConnectOptions,
+}
+
+/// A worker process and the session with it. Dropping it kills the process.
+#[derive(Debug)]
+pub struct Worker {
+    // In this order: goodbye, the end of the process, its socket.
+    client: Client,
+    process: Process,
+    _socket: SocketPath,
+}
+
+/// The path of a socket, which goes with this value.
+#[derive(Debug)]
+struct SocketPath {
+    path: PathBuf,
+    origin: crate::fork::Origin,
+}
+
+impl Drop for SocketPath {
+    fn drop(&mut self) {
+        if self.origin.is_here() {
+            let _ = std::fs::remove_file(&self.path);
+            // A server that is killed just when it binds leaves its lock behind.
+            let mut lock = self.path.as_os_str().to_owned();
+            lock.push(".lock");
+            let _ = std::fs::remove_file(lock);
+        }
+    }
+}
+
+impl Worker {
+    /// The session with it. It belongs to whoever holds the worker.
+    pub fn client(&mut self) -> &mut Client {
+        &mut self.client
+    }
+
+    /// As [`Client::call_timeout`].
+    ///
+    /// # Errors
+    /// [`WorkerCallError::Call`], with what the worker printed if it has ended.
+    pub fn call(&mut self, request: &[u8], timeout: Option<Duration>) -> Result<Vec<u8>, WorkerCallError> {
+        match self.client.call_timeout(request, timeout) {
+            Ok(answer) => Ok(answer.to_vec()),
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    fn failed(&self, error: CallError) -> WorkerCallError {
+        // The session may be gone a moment before its process is.
+        let gone = matches!(error, CallError::Disconnected { .. } | CallError::ShutDown { .. })
+            && self.process.ends_within(Duration::from_millis(100));
+        WorkerCallError::Call { error, printed: if gone { self.process.printed() } else { Vec::new() } }
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// The last lines that it printed, the oldest first.
+    pub fn printed(&self) -> Vec<String> {
+        self.process.printed()
+    }
+}
+
+/// Numbers the sockets of this process.
+static SOCKETS: PlainU64 = PlainU64::new(0);
+
+impl SocketWorkers {
+    /// Workers that `command` starts, whose sockets are made in `directory` and begin with `name`. The directory is
+    /// made for this user alone, if it is missing.
+    pub fn new(command: WorkerCommand, directory: impl Into<PathBuf>, name: &str) -> Self {
+        let name = name.chars().map(|char| match char {
+            'a'..='z' | 'A'..='Z' | '0'..='9' | '-' | '_' | '.' => char,
+            _ => '_',
+        });
+        Self {
+            command,
+            attach: Attach::default(),
+            directory: directory.into(),
+            name: name.take(32).collect(),
+            options: ConnectOptions::new(),
+        }
+    }
+
+    /// How a worker learns where to serve. Default: by a path.
+    #[must_use]
+    pub fn attach(mut self, attach: Attach) -> Self {
+        self.attach = attach;
+        self
+    }
+
+    /// How the sessions with workers are made.
+    #[must_use]
+    pub fn connect_options(mut self, options: ConnectOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    fn place(&self) -> std::io::Result<SocketPath> {
+        match std::fs::DirBuilder::new().mode(0o700).create(&self.directory) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        // Relaxed: only its own order counts.
+        let number = SOCKETS.fetch_add(1, Ordering::Relaxed);
+        let file = format!("{}-{}-{number}.sock", self.name, std::process::id());
+        Ok(SocketPath { path: self.directory.join(file), origin: crate::fork::Origin::here() })
+    }
+
+    fn listener(&self, path: &Path) -> std::io::Result<Option<OwnedFd>> {
+        if self.attach == Attach::Path {
+            return Ok(None);
+        }
+        let listener = UnixListener::bind(path)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(Some(listener.into()))
+    }
+
+    /// Waits until the worker serves, and has a session with it.
+    fn connect(&self, process: &mut Process, path: &Path) -> Result<Client, WorkerError> {
+        let deadline = Instant::now() + self.command.start_timeout;
+        let mut pause = Duration::from_millis(1);
+        let not_ready = |process: &Process| WorkerError::NotReady {
+            after: self.command.start_timeout,
+            printed: process.printed(),
+        };
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(not_ready(process));
+            }
+            let error = match self.options.clone().timeout(Some(left)).connect(path) {
+                Ok(mut client) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    match client.ping(Some(left)) {
+                        Ok(()) => return Ok(client),
+                        Err(CallError::TimedOut { .. }) => return Err(not_ready(process)),
+                        Err(_) => ConnectError::ServerDied,
+                    }
+                }
+                Err(error) => error,
+            };
+            match error {
+                ConnectError::NoSuchSocket(_)
+                | ConnectError::NobodyListens(_)
+                | ConnectError::ServerDied
+                | ConnectError::TimedOut => {}
+                error => {
+                    return Err(WorkerError::Connect { error, printed: process.printed() });
+                }
+            }
+            if process.ends_within(pause.min(left)) {
+                let printed = process.printed();
+                return Err(WorkerError::Ended { status: process.kill(), printed });
+            }
+            pause = (2 * pause).min(Duration::from_millis(16));
+        }
+    }
+}
+
+impl Manager for SocketWorkers {
+    type Item = Worker;
+    type Error = WorkerError;
+
+    fn open(&self) -> Result<Worker, WorkerError> {
+        let socket = self.place().map_err(WorkerError::Socket)?;
+        let listener = self.listener(&socket.path).map_err(WorkerError::Socket)?;
+        let started = Process::start(&self.command, Some(&socket.path), Streams::Kept, listener.as_ref());
+        let mut process = started.map_err(|error| self.command.not_started(error))?;
+        // Held by the worker alone, so that nobody waits at the socket of one that is dead.
+        drop(listener);
+        let client = self.connect(&mut process, &socket.path)?;
+        Ok(Worker { client, process, _socket: socket })
+    }
+
+    fn is_permanent(&self, error: &WorkerError) -> bool {
+        error.is_permanent()
+    }
+
+    /// Whether its process lives: one system call.
+    fn is_ready(&self, worker: &mut Worker, _idle: Idle) -> bool {
+        !worker.process.has_ended()
+    }
+
+    fn is_clean(&self, worker: &mut Worker) -> bool {
+        worker.client.clean_up()
+    }
+
+    /// Whether it answers in time. One that does not is wedged, or stopped, and of no use either way.
+    fn check(&self, worker: &mut Worker) -> bool {
+        !worker.process.has_ended() && worker.client.ping(Some(self.command.ping_timeout)).is_ok()
+    }
+}
+
+/// A worker that was taken out of a [`WorkerPool`]. It goes back into the pool only if it is between requests then.
+pub type PooledWorker = Guard<SocketWorkers>;
+
+/// Worker processes kept ready. Clones are the same pool.
+///
+/// ```no_run
+/// use ringbell::pool::Settings;
+/// use ringbell::{WorkerCommand, WorkerPool};
+///
+/// let command = WorkerCommand::new("/usr/lib/app/renderer").args(["--serve", "{socket}"]);
+/// let pool = WorkerPool::new(command, "/run/app", Settings::default())?;
+/// let picture = pool.call(b"a request", None)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct WorkerPool(Pool<SocketWorkers>);
+
+impl WorkerPool {
+    /// A pool of workers that `command` starts, whose sockets are made in `directory`.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn new(
+        command: WorkerCommand,
+        directory: impl Into<PathBuf>,
+        settings: Settings,
+    ) -> Result<Self, BuildError> {
+        let name = command.name();
+        Self::of(SocketWorkers::new(command, directory, &name), settings)
+    }
+
+    /// A pool of workers that are started as `workers` says.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn of(workers: SocketWorkers, settings: Settings) -> Result<Self, BuildError> {
+        Ok(Self(Pool::new(workers, settings)?))
+    }
+
+    /// Takes a worker out. Waits at most `acquire_timeout`.
+    ///
+    /// # Errors
+    /// [`AcquireError`].
+    pub fn acquire(&self) -> Result<PooledWorker, AcquireError<WorkerError>> {
+        self.0.acquire()
+    }
+
+    /// One call to whichever worker is ready; the answer may take `timeout` (`None` for ever), waiting for a worker at
+    /// most `acquire_timeout`. If the worker turns out to be dead, and the request was certainly not executed, it is sent
+    /// to another one, once.
+    ///
+    /// # Errors
+    /// [`WorkerCallError`].
+    pub fn call(&self, request: &[u8], timeout: Option<Duration>) -> Result<Vec<u8>, WorkerCallError> {
+        let mut first = true;
+        loop {
+            let mut worker = self.acquire()?;
+            match worker.call(request, timeout) {
+                Err(WorkerCallError::Call {
+                    error:
+                        CallError::Disconnected { maybe_executed: false }
+                        | CallError::ShutDown { maybe_executed: false },
+                    ..
+                }) if first => {
+                    worker.poison();
+                    first = false;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// What the pool counted so far, and what is in it now.
+    pub fn stats(&self) -> PoolStats {
+        self.0.stats()
+    }
+
+    /// As [`Pool::close`].
+    ///
+    /// # Errors
+    /// [`NotDrained`] if workers were still in use when the time was over.
+    pub fn close(&self, timeout: Option<Duration>) -> Result<(), NotDrained> {
+        self.0.close(timeout)
+    }
+
+    /// The pool itself: deadlines, cancelling, [`Pool::try_acquire`].
+    pub fn pool(&self) -> &Pool<SocketWorkers> {
+        &self.0
+    }
+}
