@@ -58,13 +58,17 @@ pub(crate) fn render(rows: &[Row]) -> String {
     for (row, cells) in rows.iter().zip(&cells) {
         if scenario != Some(row.scenario) {
             scenario = Some(row.scenario);
-            let rounds = row.rounds;
+            let rounds = rows.iter().filter(|other| other.scenario == row.scenario).map(|row| row.rounds);
+            let rounds = rounds.max().unwrap_or(0);
             text += &format!("\n{} (median of {rounds} rounds)\n", row.scenario);
             let mut headings = COLUMNS.map(|(heading, _)| heading);
             headings[COLUMNS.len() - 1] = yardstick(row.scenario);
             line(&mut text, &widths, headings);
         }
-        line(&mut text, &widths, cells.each_ref().map(String::as_str));
+        match &row.error {
+            None => line(&mut text, &widths, cells.each_ref().map(String::as_str)),
+            Some(reason) => text += &format!("{:<width$}  {reason}\n", row.system, width = widths[0]),
+        }
     }
     text
 }

@@ -16,8 +16,9 @@ use crate::measure::{Figures, Timing};
 use crate::pin::Cpus;
 use crate::role::{Order, Part};
 use crate::rounds::{Contender, Entry};
+use crate::scenario::Placement;
 use crate::syscalls::Counter;
-use crate::systems::{Outcome, Setup};
+use crate::systems::{Counts, Outcome, Setup};
 
 /// How long any one step of a trial may take beyond its measured time.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -30,6 +31,8 @@ const NOTICE: Duration = Duration::from_micros(300);
 pub(crate) struct Findings {
     /// Of each client that calls.
     pub(crate) clients: Vec<Figures>,
+    /// What the server counted since it started, if it can tell.
+    pub(crate) server: Option<Counts>,
     /// System calls of the server and these clients since the start, if they were counted.
     pub(crate) syscalls: Option<u64>,
 }
@@ -55,7 +58,13 @@ pub(crate) fn run(entry: &Entry, cpus: &Cpus, timing: Timing, counting: bool) ->
         _ => None,
     };
 
-    // Dropped, and so killed, when the trial is over.
+    // Dropped, and so killed, when the trial is over; as is the one that never reads.
+    let mut hogs = Vec::new();
+    for _ in 0..case.hogs() * cpus.number() {
+        let mut hog = Process::start(&order(cpus.of_client(Placement::Unpinned), Part::Hog))?;
+        expect_ready(hog.line(PATIENCE, None)?)?;
+        hogs.push(hog);
+    }
     let mut slow = None;
     if case.has_slow_client() {
         let client = slow.insert(Process::start(&order(cpus.of_client(case.placement), Part::Flood))?);
@@ -92,10 +101,17 @@ pub(crate) fn run(entry: &Entry, cpus: &Cpus, timing: Timing, counting: bool) ->
         }
     }
     let syscalls = counter.map(Counter::count).transpose()?;
+    let mut counts = None;
+    if let (Contender::System(system), Some(server)) = (entry.contender, &mut server)
+        && system.server_counts().is_some()
+    {
+        server.say("counts\n")?;
+        counts = serde_json::from_str(&server.line(PATIENCE, None)?)?;
+    }
     for client in clients {
         client.end()?;
     }
-    Ok(Findings { clients: figures, syscalls })
+    Ok(Findings { clients: figures, server: counts, syscalls })
 }
 
 /// A directory for the trial's socket, which goes with it.
