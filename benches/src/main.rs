@@ -11,6 +11,7 @@
 //! 4. [`measure`] is the only code that reads clocks, so that all competitors are timed alike.
 //! 5. [`distance`] watches how far apart the two CPUs are, since virtual ones move.
 //! 6. [`rounds`] repeats all trials in random order; [`row`] takes the medians; [`table`] prints.
+//! 7. [`report`] makes BENCHMARKS.md with its plots from the JSON file, in which [`machine`] says where it was made.
 
 mod cpu;
 mod descriptors;
@@ -22,6 +23,7 @@ mod pause;
 mod payload;
 mod pin;
 mod pool;
+mod report;
 mod role;
 mod rounds;
 mod row;
@@ -42,6 +44,8 @@ use clap::{Parser, Subcommand};
 use serde::Serialize;
 
 use crate::machine::Machine;
+use crate::pin::Cpus;
+use crate::report::Report;
 use crate::rounds::Plan;
 use crate::row::Row;
 use crate::systems::Outcome;
@@ -78,6 +82,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make BENCHMARKS.md with its plots from a JSON file
+    Report(Report),
     /// One of the processes of a trial; started by `race` itself.
     #[command(hide = true)]
     Role {
@@ -89,6 +95,7 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match &cli.command {
+        Some(Command::Report(report)) => report::write(report).map(|()| true),
         Some(Command::Role { order }) => role::play(order).map(|()| true),
         None => race(&cli),
     };
@@ -133,6 +140,7 @@ fn race(cli: &Cli) -> Outcome<bool> {
         began: SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),
         seed: cli.seed.unwrap_or_else(rounds::seed_from_clock),
     };
+    let machine = Machine::here(Cpus::allowed()?.number());
     let begun = Instant::now();
     let race = rounds::run(&entries, &plan)?;
     print(&table::render(&race.rows))?;
@@ -141,7 +149,7 @@ fn race(cli: &Cli) -> Outcome<bool> {
     }
     if let Some(file) = &cli.json {
         let record = Record {
-            machine: Machine::here(),
+            machine,
             run: Run {
                 began: plan.began,
                 quick: cli.quick,

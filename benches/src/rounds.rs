@@ -11,7 +11,7 @@ use crate::measure::Timing;
 use crate::pin::{Cpus, pin};
 use crate::row::{Row, relate};
 use crate::scenario::{Case, Placement, Scenario};
-use crate::syscalls;
+use crate::syscalls::{self, Calls};
 use crate::systems::{self, Outcome, System};
 use crate::trial::{self, Findings};
 use crate::work::Work;
@@ -318,7 +318,7 @@ fn settled(
 }
 
 /// A short run of the entry, only to count system calls.
-fn calls_per_operation(entry: &Entry, cpus: &Cpus, plan: &Plan) -> Outcome<f64> {
+fn calls_per_operation(entry: &Entry, cpus: &Cpus, plan: &Plan) -> Outcome<Calls<f64>> {
     // Paced cases have few operations, so that the referee's own calls would weigh.
     let paced = entry.case.scenario == Scenario::Paced;
     let idle = entry.case.scenario == Scenario::Idle;
@@ -336,10 +336,10 @@ fn calls_per_operation(entry: &Entry, cpus: &Cpus, plan: &Plan) -> Outcome<f64> 
         // The pause before each call, or in its handler.
         own += operations;
     }
-    let calls = findings.syscalls.unwrap_or(0).saturating_sub(own);
+    let counted = findings.syscalls.ok_or("nobody counted")?;
     #[expect(clippy::cast_precision_loss, reason = "counts of a second are far below 2^52")]
-    let ratio = calls as f64 / operations.max(1) as f64;
-    Ok(ratio)
+    let ratio = |calls: u64| calls as f64 / operations.max(1) as f64;
+    Ok(Calls { all: ratio(counted.all.saturating_sub(own)), wakes: counted.wakes.map(ratio) })
 }
 
 /// A seed that differs from run to run.

@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::measure::QUANTILES;
 use crate::rounds::Entry;
 use crate::scenario::{Case, Placement, Scenario};
+use crate::syscalls::Calls;
 use crate::trial::Findings;
 
 /// One row, as in the JSON file, where a figure that was not measured (NaN here) is null. Each figure is the median over the rounds, except where it says otherwise. With
@@ -57,6 +58,10 @@ pub(crate) struct Row {
     pub(crate) wakes_per_sleep: Option<f64>,
     /// Sleeps that only a timer ended although something had come.
     pub(crate) lost_wakes: Option<u64>,
+    /// Of the system calls those on futexes and sockets; none where they cannot be told apart.
+    pub(crate) wake_calls_per_op: Option<f64>,
+    /// Whether the row is judged by its rate and not by its p50.
+    pub(crate) by_rate: bool,
     /// Why there are no figures, if there are none.
     pub(crate) error: Option<String>,
 }
@@ -94,12 +99,14 @@ impl Row {
             quantiles_ns: Vec::new(),
             wakes_per_sleep: None,
             lost_wakes: None,
+            wake_calls_per_op: None,
+            by_rate: entry.case.is_throughput(),
             error: None,
         }
     }
 
     /// The row of an entry, of which at least one round counted.
-    pub(crate) fn new(entry: &Entry, rounds: &[Findings], syscalls_per_op: Option<f64>) -> Self {
+    pub(crate) fn new(entry: &Entry, rounds: &[Findings], calls: Option<Calls<f64>>) -> Self {
         let counts = Sleeps::of(rounds);
         let rounds: Vec<Round> = rounds.iter().map(Round::new).collect();
         let of = |figure: fn(&Round) -> f64| rounds.iter().map(figure).collect::<Vec<_>>();
@@ -114,7 +121,8 @@ impl Row {
             max_ns: largest(of(|round| round.max)),
             per_second: typical(|round| round.per_second).round(),
             cpu_ns_per_op: typical(|round| round.cpu),
-            syscalls_per_op: syscalls_per_op.map(|calls| (calls * 1000.0).round() / 1000.0),
+            syscalls_per_op: calls.as_ref().map(|calls| thousandths(calls.all)),
+            wake_calls_per_op: calls.and_then(|calls| calls.wakes).map(thousandths),
             rounds: rounds.len(),
             min: tenths(of(|round| round.p50).into_iter().fold(f64::INFINITY, f64::min)),
             max: tenths(largest(of(|round| round.p50))),
@@ -254,6 +262,11 @@ fn largest(figures: Vec<f64>) -> f64 {
     figures.into_iter().fold(0.0, f64::max)
 }
 
+/// Rounded to thousandths.
+fn thousandths(figure: f64) -> f64 {
+    (figure * 1000.0).round() / 1000.0
+}
+
 /// Rounded to tenths: more would only look exact.
 fn tenths(figure: f64) -> f64 {
     (figure * 10.0).round() / 10.0
@@ -288,6 +301,8 @@ mod tests {
             quantiles_ns: Vec::new(),
             wakes_per_sleep: None,
             lost_wakes: None,
+            wake_calls_per_op: None,
+            by_rate: false,
             error: None,
         }
     }
@@ -344,9 +359,9 @@ mod tests {
         let json = serde_json::to_value(row("x", Scenario::Echo, 64, 1.0, 1.0)).expect("serializes");
         let mut fields: Vec<&str> = json.as_object().expect("an object").keys().map(String::as_str).collect();
         fields.sort_unstable();
-        let agreed = "clients cpu_ns_per_op error in_flight lost_wakes max max_ns min p50_ns p90_ns p999_ns p99_ns per_second \
+        let agreed = "by_rate clients cpu_ns_per_op error in_flight lost_wakes max max_ns min p50_ns p90_ns p999_ns p99_ns per_second \
                       percent_of_yardstick placement quantiles_ns ratio_to_limit rounds scenario size syscalls_per_op system \
-                      wakes_per_sleep yardstick";
+                      wake_calls_per_op wakes_per_sleep yardstick";
         assert_eq!(fields, agreed.split_whitespace().collect::<Vec<_>>());
     }
 }

@@ -17,7 +17,7 @@ use crate::pin::Cpus;
 use crate::role::{Order, Part};
 use crate::rounds::{Contender, Entry};
 use crate::scenario::Placement;
-use crate::syscalls::Counter;
+use crate::syscalls::{Calls, Counter};
 use crate::systems::{Counts, Outcome, Setup};
 
 /// How long any one step of a trial may take beyond its measured time.
@@ -34,7 +34,7 @@ pub(crate) struct Findings {
     /// What the server counted since it started, if it can tell.
     pub(crate) server: Option<Counts>,
     /// System calls of the server and these clients since the start, if they were counted.
-    pub(crate) syscalls: Option<u64>,
+    pub(crate) syscalls: Option<Calls<u64>>,
 }
 
 /// Runs one entry once. With `counting`, system calls are counted, which slows them down: the times are then not to
