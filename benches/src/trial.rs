@@ -42,6 +42,8 @@ pub(crate) struct Findings {
 pub(crate) fn run(entry: &Entry, cpus: &Cpus, timing: Timing, counting: bool) -> Outcome<Findings> {
     let directory = Directory::new()?;
     let case = entry.case;
+    // Dropped after all processes, which come later.
+    let _cleaner = Cleaner { entry, setup: Setup { path: directory.0.join("socket"), case } };
     let order = |cpus: &[usize], part| Order {
         system: entry.contender.name().to_owned(),
         cpus: cpus.to_vec(),
@@ -112,6 +114,22 @@ pub(crate) fn run(entry: &Entry, cpus: &Cpus, timing: Timing, counting: bool) ->
         client.end()?;
     }
     Ok(Findings { clients: figures, server: counts, syscalls })
+}
+
+/// Has a system clean up when its processes are gone.
+struct Cleaner<'a> {
+    entry: &'a Entry,
+    setup: Setup,
+}
+
+impl Drop for Cleaner<'_> {
+    fn drop(&mut self) {
+        if let Contender::System(system) = self.entry.contender
+            && let Err(error) = system.clean(&self.setup)
+        {
+            eprintln!("race: {} leaves something behind: {error}", system.name());
+        }
+    }
 }
 
 /// A directory for the trial's socket, which goes with it.

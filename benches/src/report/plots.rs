@@ -162,6 +162,9 @@ fn lines(path: &Path, labels: Labels<'_>, curves: &[Curve<'_>], axis: Axis) -> O
     let (left, right) = span(points().map(|point| point.0));
     match axis {
         Axis::Nines => chart(&backend, labels, curves, 0.0..MOST_NINES, &|nines| {
+            if nines.fract() != 0.0 {
+                return String::new();
+            }
             let percent = 100.0 * (1.0 - 10_f64.powf(-nines));
             format!("{percent:.4}").trim_end_matches('0').trim_end_matches('.').to_owned()
         })?,

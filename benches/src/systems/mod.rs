@@ -7,6 +7,7 @@
 mod always_wake;
 mod frames;
 mod in_process;
+mod peers;
 mod pipe;
 mod ringbell;
 mod seqpacket;
@@ -58,6 +59,11 @@ pub(crate) trait System: Sync {
     /// serves.
     fn server_counts(&self) -> Option<fn() -> Option<Counts>> {
         None
+    }
+
+    /// Removes what a killed server left behind beside the trial's directory. Called in the parent when the trial is over.
+    fn clean(&self, _setup: &Setup) -> Outcome<()> {
+        Ok(())
     }
 
     /// Whether there is no server to start: the clients are threads of one process, and what they call is there too.
@@ -152,7 +158,7 @@ pub(crate) trait Client {
 
 /// All competitors, limits apart.
 pub(crate) fn all() -> Vec<&'static dyn System> {
-    vec![
+    let light: Vec<&'static dyn System> = vec![
         &in_process::InProcess,
         &ringbell::SERIAL,
         &ringbell::BATCH,
@@ -168,10 +174,11 @@ pub(crate) fn all() -> Vec<&'static dyn System> {
         &tcp::DEFAULT,
         &tcp::NODELAY,
         &pipe::Pipe,
-    ]
+    ];
+    [light, peers::all()].concat()
 }
 
-/// The features with which this program was built.
+/// The peers with which this program was built.
 pub(crate) fn features() -> Vec<String> {
-    Vec::new()
+    peers::features()
 }
