@@ -2,6 +2,8 @@
 //!
 //! To add one: `<name>.rs` with a [`System`], a feature in `Cargo.toml`, a line in [`all`] and one in `benches/peers`.
 
+#[cfg(feature = "peer-aeron")]
+mod aeron;
 #[cfg(feature = "peer-iceoryx2")]
 mod iceoryx2;
 #[cfg(feature = "peer-tokio")]
@@ -25,6 +27,7 @@ fn each() -> Vec<(Option<&'static str>, &'static dyn System)> {
     let mut all: Vec<(Option<&'static str>, &'static dyn System)> = Vec::new();
     peer!(all, "peer-tokio", "tokio-uds", [&tokio_uds::DEFAULT, &tokio_uds::ONE_THREAD]);
     peer!(all, "peer-iceoryx2", "iceoryx2", [&iceoryx2::SPINNING, &iceoryx2::EVENTS]);
+    peer!(all, "peer-aeron", "aeron", [&aeron::SPINNING, &aeron::BACK_OFF]);
     all
 }
 
