@@ -55,23 +55,43 @@ impl Distance {
         self.usual
     }
 
-    /// Whether the CPUs are at their usual distance now.
-    pub(crate) fn is_usual(&self) -> Outcome<bool> {
-        let now = probe(&self.cpus)?;
-        Ok(now >= SIBLINGS_BELOW_NS && now < self.usual * SAME && now > self.usual / SAME)
+    /// Where the CPUs are now.
+    pub(crate) fn now(&self) -> Outcome<Apart> {
+        Ok(self.judge(probe(&self.cpus)?))
     }
 
-    /// Waits until they are, for a limited time. Whether they are.
-    pub(crate) fn settle(&self, patience: Duration) -> Outcome<bool> {
+    fn judge(&self, distance: f64) -> Apart {
+        if distance < SIBLINGS_BELOW_NS {
+            Apart::Siblings
+        } else if distance < self.usual * SAME && distance > self.usual / SAME {
+            Apart::Usual
+        } else {
+            Apart::Unusual
+        }
+    }
+
+    /// Waits until they are where they usually are, for a limited time. Where they are then.
+    pub(crate) fn settle(&self, patience: Duration) -> Outcome<Apart> {
         let deadline = Instant::now() + patience;
-        while !self.is_usual()? {
-            if Instant::now() > deadline {
-                return Ok(false);
+        loop {
+            let now = self.now()?;
+            if now == Apart::Usual || Instant::now() > deadline {
+                return Ok(now);
             }
             thread::sleep(PAUSE);
         }
-        Ok(true)
     }
+}
+
+/// How far apart two CPUs are, from the best to the worst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Apart {
+    /// As far as they usually are.
+    Usual,
+    /// Farther, or nearer.
+    Unusual,
+    /// Two threads of one core: what is measured there is worth nothing.
+    Siblings,
 }
 
 /// The median round trip of one atomic between the two CPUs, in nanoseconds. The calling thread is pinned to the first.
@@ -108,4 +128,17 @@ fn probe(cpus: &Cpus) -> Outcome<f64> {
         let batch = u32::try_from(BATCH)?;
         Ok(batches[batches.len() / 2].as_secs_f64() * 1e9 / f64::from(batch))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn siblings_are_no_cpus_of_their_own() {
+        let distance = Distance { cpus: Cpus::allowed().expect("this thread runs somewhere"), usual: 120.0 };
+        assert_eq!(distance.judge(110.0), Apart::Usual);
+        assert_eq!(distance.judge(200.0), Apart::Unusual);
+        assert_eq!(distance.judge(85.0), Apart::Siblings);
+    }
 }

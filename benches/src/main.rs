@@ -11,6 +11,7 @@
 //! 4. [`measure`] is the only code that reads clocks, so that all competitors are timed alike.
 //! 5. [`distance`] watches how far apart the two CPUs are, since virtual ones move.
 //! 6. [`rounds`] repeats all trials in random order; [`row`] takes the medians; [`table`] prints.
+//! 7. [`report`] makes BENCHMARKS.md with its plots from the JSON file, in which [`machine`] says where it was made.
 //!
 //! Warm pools have a table of their own: `race pool`, from [`warm`].
 
@@ -18,11 +19,13 @@ mod cpu;
 mod descriptors;
 mod distance;
 mod limits;
+mod machine;
 mod measure;
 mod pause;
 mod payload;
 mod pin;
 mod pool;
+mod report;
 mod role;
 mod rounds;
 mod row;
@@ -39,18 +42,24 @@ use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::{Parser, Subcommand};
+use serde::Serialize;
 
+use crate::machine::Machine;
+use crate::pin::Cpus;
+use crate::report::Report;
 use crate::rounds::Plan;
+use crate::row::Row;
 use crate::systems::Outcome;
 
 /// Request/response between two processes: limits of this machine, Ringbell and its peers in one table.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
-    /// How often every row is measured; figures are medians over the rounds [default: 9, with --quick 3]
+    /// How often every row is measured; figures are medians over the rounds [default: 9, with --quick 3, but no more
+    /// than there is time for: ten minutes, with --quick one]
     #[arg(long, global = true)]
     rounds: Option<u32>,
     /// Short trials of most rows in under a minute, for a look, not for publication; of all that --only selects
@@ -65,7 +74,7 @@ struct Cli {
     /// Print the labels of the rows and stop
     #[arg(long)]
     list: bool,
-    /// Also write the rows to this file, as a JSON array
+    /// Also write machine, method and rows to this file, as JSON
     #[arg(long, value_name = "FILE", global = true)]
     json: Option<PathBuf>,
     /// Seed of the order in which trials run [default: from the clock]
@@ -77,6 +86,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make BENCHMARKS.md with its plots from a JSON file
+    Report(Report),
     /// One of the processes of a trial; started by `race` itself.
     #[command(hide = true)]
     Role {
@@ -102,6 +113,7 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match &cli.command {
+        Some(Command::Report(report)) => report::write(report).map(|()| true),
         Some(Command::Role { order }) => role::play(order).map(|()| true),
         Some(Command::Pool) => race_pools(&cli).map(|()| true),
         Some(Command::PoolServer { path, cpu }) => warm::serve(path, *cpu).map(|()| true),
@@ -154,21 +166,67 @@ fn race(cli: &Cli) -> Outcome<bool> {
         return Err("no row matches --only; see --list".into());
     }
     let plan = Plan {
+        budget: cli.rounds.is_none().then(|| Duration::from_secs(if cli.quick { 52 } else { 600 })),
         rounds: cli.rounds.unwrap_or(if cli.quick { 3 } else { 9 }).max(1),
         run: Duration::from_millis(cli.millis.unwrap_or(if cli.quick { 20 } else { 100 }).max(1)),
         warm_up: Duration::from_millis(if cli.quick { 4 } else { 20 }),
         attempts: if cli.quick { 2 } else { 4 },
         patience: Duration::from_millis(if cli.quick { 100 } else { 500 }),
         count_limits: !cli.quick,
+        began: SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),
         seed: cli.seed.unwrap_or_else(rounds::seed_from_clock),
     };
+    let machine = Machine::here(Cpus::allowed()?.number());
+    let begun = Instant::now();
     let race = rounds::run(&entries, &plan)?;
     print(&table::render(&race.rows))?;
     for remark in &race.remarks {
         eprintln!("race: {remark}");
     }
     if let Some(file) = &cli.json {
-        fs::write(file, serde_json::to_string_pretty(&race.rows)? + "\n")?;
+        let record = Record {
+            machine,
+            run: Run {
+                began: plan.began,
+                quick: cli.quick,
+                rounds: plan.rounds,
+                millis: u64::try_from(plan.run.as_millis())?,
+                seed: plan.seed,
+                atomic_round_trip_ns: race.distance,
+                seconds: begun.elapsed().as_secs(),
+                remarks: &race.remarks,
+            },
+            quantiles: measure::QUANTILES,
+            rows: &race.rows,
+        };
+        fs::write(file, serde_json::to_string_pretty(&record)? + "\n")?;
     }
     Ok(race.complete)
+}
+
+/// What goes into the JSON file.
+#[derive(Debug, Serialize)]
+struct Record<'a> {
+    machine: Machine,
+    run: Run<'a>,
+    /// Where the curves of the rows have their points.
+    quantiles: [f64; measure::QUANTILES.len()],
+    rows: &'a [Row],
+}
+
+/// How the race was run.
+#[derive(Debug, Serialize)]
+struct Run<'a> {
+    /// Seconds since 1970.
+    began: u64,
+    quick: bool,
+    rounds: u32,
+    /// Length of a measurement.
+    millis: u64,
+    seed: u64,
+    /// How far apart the two CPUs were; none if no row needed them.
+    atomic_round_trip_ns: Option<f64>,
+    /// How long it all took.
+    seconds: u64,
+    remarks: &'a [String],
 }

@@ -11,22 +11,22 @@
 //! Everything else is timed one by one, and answers are checked outside the timed part. Pipelined cases stamp one call
 //! in 61; their main figure is the rate. Where handlers wait, every call is stamped.
 
+mod bursts;
+mod quiet;
+
 use std::io;
 use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use rustix::thread::ClockId;
-use rustix::time::clock_gettime;
 use serde::{Deserialize, Serialize};
 
 use crate::cpu::CpuClock;
 use crate::limits::costs::Cost;
-use crate::pause::{after, sleep_until};
 use crate::payload::{Payload, sequence};
 use crate::scenario::{LARGE, Scenario};
-use crate::systems::{Client, Outcome, Setup, System};
+use crate::systems::{Client, Counts, Outcome, Setup, System};
 use crate::work::Work;
 use crate::world_state::VALUES;
 
@@ -42,15 +42,6 @@ const UNCOUNTED_WAITS: u64 = 4;
 
 /// From this p50 on, in nanoseconds, the clock no longer distorts single round trips.
 const CLOCK_INVISIBLE_NS: f64 = 5000.0;
-
-/// One call in so many is timed in pipelined cases. Prime, so that it meets every place in a window.
-const SAMPLE: u64 = 61;
-
-/// Records between two readings of the clock in stream cases.
-const STREAM_BATCH: u64 = 1 << 13;
-
-/// Pause between the calls of paced cases.
-const PACE_NS: i64 = 1_000_000;
 
 /// How long to measure.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -80,7 +71,15 @@ pub(crate) struct Figures {
     pub(crate) p99: f64,
     pub(crate) p999: f64,
     pub(crate) max: f64,
+    /// One operation at each of the [`QUANTILES`].
+    pub(crate) curve: Vec<f64>,
+    /// What the client counted since it was connected, if it can tell.
+    pub(crate) counts: Option<Counts>,
 }
+
+/// The points at which distributions are drawn.
+pub(crate) const QUANTILES: [f64; 16] =
+    [0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9999, 1.0];
 
 /// Waits for the common start of all clients of a trial.
 pub(crate) type Start<'a> = &'a mut dyn FnMut() -> Outcome<()>;
@@ -105,22 +104,30 @@ pub(crate) fn system(
     let meter = Meter::new(timing, server)?;
     let window = u64::from(setup.case.in_flight);
     let uncounted = if work.waits() { UNCOUNTED_WAITS } else { UNCOUNTED };
-    match setup.case.scenario {
-        Scenario::Setup => set_ups(system, setup, &mut caller, meter, start),
-        Scenario::Paced => paced(&mut *system.connect(setup)?, &mut caller, meter, start),
-        Scenario::Pipelined => pipelined(&mut *system.connect(setup)?, &mut caller, window, meter, start),
-        Scenario::ServiceEmpty if window > 1 => {
-            pipelined(&mut *system.connect(setup)?, &mut caller, window, meter, start)
-        }
-        Scenario::ServiceDepth => topped_up(&mut *system.connect(setup)?, &mut caller, window, meter, start),
-        Scenario::Stream => streamed(&mut *system.connect(setup)?, setup.case.size, meter, start),
+    let scenario = setup.case.scenario;
+    if scenario == Scenario::Setup {
+        return set_ups(system, setup, &mut caller, meter, start);
+    }
+    let mut attached = system.connect(setup)?;
+    let client = &mut *attached;
+    let mut figures = match scenario {
+        Scenario::Paced => quiet::paced(client, &mut caller, meter, start),
+        Scenario::PacedFast => quiet::paced_fast(client, &mut caller, meter, start),
+        Scenario::Idle => quiet::idle(client, &mut caller, meter, start),
+        Scenario::Pipelined => bursts::pipelined(client, &mut caller, window, meter, start),
+        Scenario::Batch => bursts::batches(client, &mut caller, window, meter, start),
+        Scenario::ServiceEmpty if window > 1 => bursts::pipelined(client, &mut caller, window, meter, start),
+        Scenario::ServiceDepth => topped_up(client, &mut caller, window, meter, start),
+        Scenario::Stream => bursts::streamed(client, &mut caller, meter, start),
         Scenario::Canary | Scenario::Echo | Scenario::OneCpu | Scenario::ServiceEmpty
             if setup.case.size <= LARGE && setup.case.clients == 1 =>
         {
-            round_trips::<true>(&mut *system.connect(setup)?, &mut caller, uncounted, meter, start)
+            round_trips::<true>(client, &mut caller, uncounted, meter, start)
         }
-        _ => round_trips::<false>(&mut *system.connect(setup)?, &mut caller, uncounted, meter, start),
-    }
+        _ => round_trips::<false>(client, &mut caller, uncounted, meter, start),
+    }?;
+    figures.counts = client.counts();
+    Ok(figures)
 }
 
 /// All clients of a system that is one process, each on a thread of its own.
@@ -256,31 +263,6 @@ fn round_trips<const BATCHED: bool>(
     meter.finish(uncounted)
 }
 
-/// A call every millisecond, each timed from when it really began.
-fn paced(
-    client: &mut dyn Client,
-    caller: &mut Caller,
-    mut meter: Meter,
-    start: Start<'_>,
-) -> Outcome<Figures> {
-    for _ in 0..UNCOUNTED {
-        caller.exchange(client)?;
-    }
-    start()?;
-    meter.begin()?;
-    let mut next = clock_gettime(ClockId::Monotonic);
-    while !meter.is_over() {
-        next = after(next, PACE_NS);
-        sleep_until(next)?;
-        caller.stamp();
-        let begun = Instant::now();
-        caller.call(client)?;
-        meter.single(begun)?;
-        caller.check()?;
-    }
-    meter.finish(0)
-}
-
 /// Connect and one call, again and again. Detaching is not timed.
 fn set_ups(
     system: &dyn System,
@@ -304,82 +286,6 @@ fn set_ups(
         caller.check()?;
     }
     meter.finish(0)
-}
-
-/// Keeps up to `window` calls in flight: whenever half of them are answered, as many new ones go out.
-fn pipelined(
-    client: &mut dyn Client,
-    caller: &mut Caller,
-    window: u64,
-    mut meter: Meter,
-    start: Start<'_>,
-) -> Outcome<Figures> {
-    let mut pipe = Pipe { sent: 0, expected: Payload::new(caller.payload.bytes().len(), 0), sample: None };
-    // Both payloads have the pattern of salt 0: there is one client.
-    let warm = meter.warm_up_end();
-    pipe.send(client, caller, window)?;
-    while Instant::now() < warm {
-        pipe.receive(client, caller, window / 2, None)?;
-        pipe.send(client, caller, window / 2)?;
-    }
-    pipe.receive(client, caller, window, None)?;
-    start()?;
-    pipe.send(client, caller, window)?;
-    meter.begin()?;
-    while !meter.is_over() {
-        pipe.receive(client, caller, window / 2, Some(&mut meter))?;
-        pipe.send(client, caller, window / 2)?;
-        meter.look();
-    }
-    let uncounted = window;
-    let figures = meter.finish(uncounted)?;
-    pipe.receive(client, caller, window, None)?;
-    Ok(figures)
-}
-
-/// The state of a pipeline.
-struct Pipe {
-    sent: u64,
-    expected: Payload,
-    /// The call that is being timed, and when it was sent.
-    sample: Option<(u64, Instant)>,
-}
-
-impl Pipe {
-    fn send(&mut self, client: &mut dyn Client, caller: &mut Caller, count: u64) -> Outcome<()> {
-        for _ in 0..count {
-            self.sent += 1;
-            if self.sent.is_multiple_of(SAMPLE) && self.sample.is_none() {
-                self.sample = Some((self.sent, Instant::now()));
-            }
-            client.send(caller.payload.stamp(self.sent))?;
-        }
-        client.flush()
-    }
-
-    fn receive(
-        &mut self,
-        client: &mut dyn Client,
-        caller: &mut Caller,
-        count: u64,
-        mut meter: Option<&mut Meter>,
-    ) -> Outcome<()> {
-        for _ in 0..count {
-            client.receive(&mut caller.answer)?;
-            caller.number += 1;
-            if caller.answer != self.expected.stamp(caller.number) {
-                return Err(format!("wrong answer to call {}", caller.number).into());
-            }
-            let sampled = self.sample.take_if(|(number, _)| *number == caller.number);
-            if let Some(meter) = &mut meter {
-                match sampled {
-                    Some((_, begun)) => meter.single(begun)?,
-                    None => meter.untimed(),
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Keeps `window` calls in flight, whatever the order of the answers: a new one goes out for each that is answered.
@@ -444,30 +350,6 @@ impl Caller {
     }
 }
 
-/// One-way messages.
-fn streamed(client: &mut dyn Client, size: usize, mut meter: Meter, start: Start<'_>) -> Outcome<Figures> {
-    let mut first = 0;
-    let mut send = |client: &mut dyn Client| -> Outcome<()> {
-        client.stream(size, first, STREAM_BATCH)?;
-        first += STREAM_BATCH;
-        Ok(())
-    };
-    let warm = meter.warm_up_end();
-    while Instant::now() < warm {
-        send(client)?;
-    }
-    client.drain()?;
-    start()?;
-    meter.begin()?;
-    while !meter.is_over() {
-        let begun = Instant::now();
-        send(client)?;
-        meter.batch(begun, STREAM_BATCH)?;
-    }
-    client.drain()?;
-    meter.finish(0)
-}
-
 /// Counts and clocks of one measurement.
 struct Meter {
     timing: Timing,
@@ -526,6 +408,13 @@ impl Meter {
         Ok(())
     }
 
+    /// CPU time of client and server so far, in nanoseconds.
+    fn pause(&self) -> io::Result<(f64, f64)> {
+        let server = self.server.read()? - self.server_cpu;
+        let client = CpuClock::own().read()? - self.client_cpu;
+        Ok((in_nanoseconds(nanoseconds(client)), in_nanoseconds(nanoseconds(server))))
+    }
+
     /// Whether the time is up, as of the last reading.
     fn is_over(&self) -> bool {
         self.last - self.begun >= self.timing.run
@@ -567,12 +456,19 @@ impl Meter {
         let batched =
             |quantile| in_nanoseconds(self.batches.value_at_quantile(quantile)) / in_nanoseconds(FINE);
         let single = |quantile| in_nanoseconds(self.singles.value_at_quantile(quantile));
-        let quantile = |quantile| if self.singles.is_empty() { batched(quantile) } else { single(quantile) };
+        let wall = in_nanoseconds(nanoseconds(ended - self.begun));
+        // Where nothing was sampled, in a pipeline that stood still, the mean is all there is.
+        let mean = wall / in_nanoseconds(self.operations.max(1));
+        let quantile = |point| match (self.singles.is_empty(), self.batches.is_empty()) {
+            (false, _) => single(point),
+            (true, false) => batched(point),
+            (true, true) => mean,
+        };
         let batches_count = !self.batches.is_empty() && batched(0.5) < CLOCK_INVISIBLE_NS;
         Ok(Figures {
             operations: self.operations,
             since_start: self.operations + uncounted,
-            wall: in_nanoseconds(nanoseconds(ended - self.begun)),
+            wall,
             client_cpu: in_nanoseconds(nanoseconds(client_cpu)),
             server_cpu: in_nanoseconds(nanoseconds(server_cpu)),
             p50: if batches_count { batched(0.5) } else { quantile(0.5) },
@@ -580,6 +476,8 @@ impl Meter {
             p99: quantile(0.99),
             p999: quantile(0.999),
             max: quantile(1.0),
+            curve: QUANTILES.map(quantile).to_vec(),
+            counts: None,
         })
     }
 }

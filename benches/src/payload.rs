@@ -59,6 +59,34 @@ pub(crate) fn is_whole(message: &[u8]) -> bool {
     }
 }
 
+/// The sequence number of a message that ends a stream, and is answered.
+pub(crate) const END: u64 = u64::MAX;
+
+/// The handler of every server where messages are streamed: checks that they come whole and in order, and answers the
+/// [end](END) of a stream alone.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sink {
+    seen: u64,
+}
+
+impl Sink {
+    /// Takes a message. Whether it wants an answer, which is the message itself.
+    ///
+    /// # Panics
+    /// If it arrived damaged or out of order; the trial then fails as a whole.
+    #[inline]
+    pub(crate) fn take(&mut self, message: &[u8]) -> bool {
+        assert!(is_whole(message), "a message of {} bytes arrived damaged", message.len());
+        let number = sequence(message);
+        if number == Some(END) {
+            return true;
+        }
+        assert_eq!(number, Some(self.seen), "a message was lost, or overtook another");
+        self.seen += 1;
+        false
+    }
+}
+
 /// The handler of every server: the answer is the request, unless that arrived damaged.
 ///
 /// # Panics
@@ -88,6 +116,24 @@ mod tests {
         for mine in [0, 1, 250, u8::MAX] {
             assert_eq!(salt(Payload::new(64, mine).stamp(5)), mine);
         }
+    }
+
+    #[test]
+    fn a_sink_answers_the_end_alone() {
+        let mut payload = Payload::new(48, 0);
+        let mut sink = Sink::default();
+        assert!(!sink.take(payload.stamp(0)));
+        assert!(!sink.take(payload.stamp(1)));
+        assert!(sink.take(payload.stamp(END)));
+    }
+
+    #[test]
+    #[should_panic(expected = "lost")]
+    fn a_sink_notices_a_gap() {
+        let mut payload = Payload::new(48, 0);
+        let mut sink = Sink::default();
+        sink.take(payload.stamp(0));
+        sink.take(payload.stamp(2));
     }
 
     #[test]

@@ -16,6 +16,11 @@ impl Cpus {
         Ok(Self((0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect()))
     }
 
+    /// How many there are.
+    pub(crate) fn number(&self) -> usize {
+        self.0.len()
+    }
+
     /// Whether this machine has the CPUs that the placement needs.
     pub(crate) fn allow(&self, placement: Placement) -> bool {
         placement != Placement::TwoCpus || self.0.len() >= 2

@@ -3,6 +3,7 @@
 
 use std::io::{self, BufRead, Read, Write};
 use std::process;
+use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Signal, set_parent_process_death_signal};
@@ -14,7 +15,7 @@ use crate::measure::{self, Timing};
 use crate::payload::Payload;
 use crate::pin::pin;
 use crate::rounds::{Contender, contender};
-use crate::systems::{Outcome, Setup};
+use crate::systems::{Counts, Outcome, Setup};
 
 /// What a process of a trial is to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -49,6 +50,8 @@ pub(crate) enum Part {
         /// How long.
         timing: Timing,
     },
+    /// Computes until it is killed.
+    Hog,
     /// Is ready when the server takes no more of it, and stays.
     Flood,
 }
@@ -59,9 +62,20 @@ pub(crate) fn play(order: &str) -> Outcome<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let order: Order = serde_json::from_str(order)?;
     pin(&order.cpus)?;
+    if matches!(order.part, Part::Hog) {
+        say("ready")?;
+        loop {
+            std::hint::black_box(());
+        }
+    }
     let contender = contender(&order.system).ok_or("no system of that name")?;
     let done = match (&order.part, contender) {
-        (Part::Server, Contender::System(system)) => system.serve(&order.setup, &mut || say("ready")),
+        (Part::Server, Contender::System(system)) => {
+            if let Some(counts) = system.server_counts() {
+                thread::spawn(move || tell(counts));
+            }
+            system.serve(&order.setup, &mut || say("ready"))
+        }
         (Part::Server, Contender::Cost(_)) => Err("a cost has no server".into()),
         (Part::Together { timing }, Contender::System(system)) => {
             measure::together(system, &order.setup, *timing, &mut wait_for_start).and_then(|figures| {
@@ -77,6 +91,7 @@ pub(crate) fn play(order: &str) -> Outcome<()> {
             stay()
         }),
         (Part::Together { .. } | Part::Flood, Contender::Cost(_)) => Err("a cost has no clients".into()),
+        (Part::Hog, _) => Err("a hog has no contender".into()),
         (Part::Client { timing, server, salt }, contender) => {
             let figures = match contender {
                 Contender::System(system) => {
@@ -92,6 +107,17 @@ pub(crate) fn play(order: &str) -> Outcome<()> {
         }
     };
     done.map_err(|error| format!("{} (process {}): {error}", order.system, process::id()).into())
+}
+
+/// Tells the parent what the server counted, whenever it asks.
+fn tell(counts: fn() -> Option<Counts>) {
+    for line in io::stdin().lines() {
+        let told = line.map_err(Into::into).and_then(|_| say(&serde_json::to_string(&counts())?));
+        if let Err(error) = told {
+            eprintln!("race: cannot tell counts: {error}");
+            return;
+        }
+    }
 }
 
 /// Stays until the parent has counted system calls, and says so by closing the pipe.

@@ -2,16 +2,16 @@
 //! falls on everybody.
 
 use std::fs;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::distance::Distance;
+use crate::distance::{Apart, Distance};
 use crate::limits;
 use crate::limits::costs::{COSTS, Cost};
 use crate::measure::Timing;
 use crate::pin::{Cpus, pin};
 use crate::row::{Row, relate};
 use crate::scenario::{Case, Placement, Scenario};
-use crate::syscalls;
+use crate::syscalls::{self, Calls};
 use crate::systems::{self, Outcome, System};
 use crate::trial::{self, Findings};
 
@@ -30,6 +30,14 @@ impl Contender {
         match self {
             Self::System(system) => system.name(),
             Self::Cost(cost) => cost.name,
+        }
+    }
+
+    /// Why it has no figures, if so.
+    fn absence(&self) -> Option<String> {
+        match self {
+            Self::System(system) => system.absence(),
+            Self::Cost(_) => None,
         }
     }
 }
@@ -64,17 +72,28 @@ impl Entry {
     }
 }
 
-/// Whether a row is worth its time where there is little. The service scenarios and the socket show there that they
-/// work.
+/// The systems that are shown as a whole where there is little time.
+const WHOLE: [&str; 2] = ["ringbell", "uds-stream"];
+
+/// Whether a row is worth its time where there is little. The service scenarios, the socket and the peers show there that
+/// they work.
 fn in_short(entry: &Entry) -> bool {
     let Case { scenario, size, in_flight, clients, placement } = entry.case;
+    let name = entry.contender.name();
+    let whole = WHOLE.contains(&name);
     match scenario {
         Scenario::ServiceDepth => in_flight == 16,
         Scenario::ServiceClients => clients == 7,
         Scenario::ServiceEmpty => placement == Placement::TwoCpus,
-        Scenario::Echo if entry.contender.name() == "ringbell-uds" => size == 64,
-        Scenario::Pipelined if entry.contender.name() == "ringbell-uds" => in_flight == 16,
-        _ => entry.contender.name() != "ringbell-uds",
+        _ if name.starts_with("limit-") => ![16, 256, 4 << 10, 16 << 10, 256 << 10].contains(&size),
+        Scenario::Echo => size == 64 || whole && [48, 1 << 10, 64 << 10, 1 << 20].contains(&size),
+        Scenario::Pipelined => in_flight == 64,
+        Scenario::Batch => in_flight == 16 && (whole || name == "ringbell-batch"),
+        Scenario::Clients => whole && [1, 8, 32].contains(&clients),
+        Scenario::Crowded => whole && clients == 4,
+        Scenario::OneCpu | Scenario::Setup => whole || name == "uds-dial",
+        Scenario::Parked | Scenario::Paced | Scenario::PacedFast | Scenario::Idle | Scenario::Stream => whole,
+        _ => true,
     }
 }
 
@@ -99,8 +118,10 @@ pub(crate) fn entries(only: &[String], short: bool) -> Vec<Entry> {
 /// How the race is run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
-    /// How often each row is measured.
+    /// How often each row is measured, at most.
     pub(crate) rounds: u32,
+    /// How long all of it may take; as long as it takes, if none. One round there is always.
+    pub(crate) budget: Option<Duration>,
     /// Length of a measurement.
     pub(crate) run: Duration,
     /// Length of what precedes it.
@@ -110,13 +131,15 @@ pub(crate) struct Plan {
     pub(crate) patience: Duration,
     /// Whether the system calls of limits are counted too, which is to say verified: what they do is known.
     pub(crate) count_limits: bool,
+    /// When it began, in seconds since 1970.
+    pub(crate) began: u64,
     /// Decides the order.
     pub(crate) seed: u64,
 }
 
 impl Plan {
-    fn timing(&self) -> Timing {
-        Timing { warm_up: self.warm_up, run: self.run }
+    fn timing(&self, case: &Case) -> Timing {
+        Timing { warm_up: self.warm_up, run: self.run * case.stretch() }
     }
 }
 
@@ -137,6 +160,8 @@ pub(crate) struct Race {
     pub(crate) remarks: Vec<String>,
     /// Whether every row is there, and every trial of it worked.
     pub(crate) complete: bool,
+    /// How long an atomic took between the two CPUs there and back, in nanoseconds.
+    pub(crate) distance: Option<f64>,
 }
 
 /// Measures all entries.
@@ -151,7 +176,6 @@ pub(crate) fn run(entries: &[Entry], plan: &Plan) -> Outcome<Race> {
         ));
     }
     let mut failures = Vec::new();
-    let timing = plan.timing();
     let wants_two = entries.iter().any(|entry| entry.case.placement == Placement::TwoCpus);
     let distance = if wants_two && cpus.allow(Placement::TwoCpus) { Distance::survey(&cpus)? } else { None };
     if let Some(distance) = &distance {
@@ -159,28 +183,46 @@ pub(crate) fn run(entries: &[Entry], plan: &Plan) -> Outcome<Race> {
     }
     let mut order: Vec<usize> = Vec::new();
     for (index, entry) in entries.iter().enumerate() {
-        if entry.case.placement == Placement::TwoCpus && distance.is_none() {
+        if entry.case.placement == Placement::TwoCpus
+            && distance.is_none()
+            && entry.contender.absence().is_none()
+        {
             failures.push(format!("{}: needs two CPUs that are not siblings of one core", entry.label()));
         } else {
             order.push(index);
         }
     }
 
-    let mut found: Vec<Vec<Findings>> = entries.iter().map(|_| Vec::new()).collect();
-    let (mut trials, mut unsettled) = (0, 0);
+    let mut found: Vec<Found> = entries.iter().map(|_| Found::default()).collect();
+    for (entry, found) in entries.iter().zip(&mut found) {
+        found.absence = entry.contender.absence();
+    }
+    let (mut trials, mut unsettled, mut siblings) = (0, 0, 0);
     let mut random = Random(plan.seed);
+    let begun = Instant::now();
     for round in 1..=plan.rounds {
+        if plan.budget.is_some_and(|budget| is_too_long(begun.elapsed(), round, budget)) {
+            remarks.push(format!("there was time for {} of {} rounds", round - 1, plan.rounds));
+            break;
+        }
         random.shuffle(&mut order);
         for &index in &order {
-            let entry = &entries[index];
+            let (entry, found) = (&entries[index], &mut found[index]);
+            if found.is_hopeless() {
+                continue;
+            }
             let distance = distance.as_ref().filter(|_| entry.case.placement == Placement::TwoCpus);
             match settled(entry, &cpus, plan, distance) {
-                Ok((findings, settled)) => {
+                Ok((_, Apart::Siblings)) => siblings += 1,
+                Ok((findings, apart)) => {
                     trials += 1;
-                    unsettled += u32::from(!settled);
-                    found[index].push(findings);
+                    unsettled += u32::from(apart == Apart::Unusual);
+                    found.rounds.push(findings);
                 }
-                Err(error) => failures.push(format!("round {round}: {}: {error}", entry.label())),
+                Err(error) => {
+                    failures.push(format!("round {round}: {}: {error}", entry.label()));
+                    found.failures.push(error.to_string());
+                }
             }
         }
     }
@@ -189,70 +231,113 @@ pub(crate) fn run(entries: &[Entry], plan: &Plan) -> Outcome<Race> {
             "in {unsettled} of {trials} trials the two CPUs did not stay at their usual distance"
         ));
     }
+    if siblings > 0 {
+        remarks.push(format!("{siblings} trials were discarded: the two CPUs were siblings of one core"));
+    }
 
     let countable = syscalls::can_count();
     if !countable {
         remarks.push("system calls are not counted: perf cannot see raw_syscalls:sys_enter here".to_owned());
     }
     let mut rows = Vec::new();
-    for (entry, findings) in entries.iter().zip(&found) {
+    for (entry, found) in entries.iter().zip(&found) {
         let mut calls = None;
         let wanted = plan.count_limits || !entry.contender.name().starts_with("limit-");
-        if countable && wanted && !findings.is_empty() {
-            match calls_per_operation(entry, &cpus, timing) {
+        let in_time = plan.budget.is_none_or(|budget| begun.elapsed() < budget);
+        if countable && wanted && in_time && !found.rounds.is_empty() {
+            match calls_per_operation(entry, &cpus, plan) {
                 Ok(count) => calls = Some(count),
                 Err(error) => failures.push(format!("counting: {}: {error}", entry.label())),
             }
         }
-        rows.extend(Row::new(entry, findings, calls));
+        rows.push(match found.reason() {
+            Some(reason) => Row::missing(entry, reason),
+            None => Row::new(entry, &found.rounds, calls),
+        });
     }
     relate(&mut rows);
     let complete = failures.is_empty();
     remarks.extend(failures);
-    Ok(Race { rows, remarks, complete })
+    Ok(Race { rows, remarks, complete, distance: distance.map(|distance| distance.usual()) })
+}
+
+/// Whether the next round would leave too little of the budget for counting system calls, which takes as long as a round
+/// at most.
+fn is_too_long(elapsed: Duration, round: u32, budget: Duration) -> bool {
+    round > 1 && elapsed / (round - 1) * (round + 1) > budget
+}
+
+/// What came of an entry so far.
+#[derive(Debug, Default)]
+struct Found {
+    rounds: Vec<Findings>,
+    failures: Vec<String>,
+    absence: Option<String>,
+}
+
+impl Found {
+    /// Whether further rounds are a waste of time.
+    fn is_hopeless(&self) -> bool {
+        self.absence.is_some() || self.rounds.is_empty() && self.failures.len() > 1
+    }
+
+    /// Why there is no figure, if there is none.
+    fn reason(&self) -> Option<String> {
+        if !self.rounds.is_empty() {
+            return None;
+        }
+        let failed = || self.failures.first().map(|failure| format!("does not run: {failure}"));
+        let discarded = || "two CPUs that are not siblings of one core were not to be had".to_owned();
+        Some(self.absence.clone().or_else(failed).unwrap_or_else(discarded))
+    }
 }
 
 /// A trial during which the CPUs stayed at their usual distance, if that is to be had; else the last one that ran, and
-/// false.
+/// where they were.
 fn settled(
     entry: &Entry,
     cpus: &Cpus,
     plan: &Plan,
     distance: Option<&Distance>,
-) -> Outcome<(Findings, bool)> {
-    let timing = plan.timing();
+) -> Outcome<(Findings, Apart)> {
+    let timing = plan.timing(&entry.case);
     let Some(distance) = distance else {
-        return Ok((trial::run(entry, cpus, timing, false)?, true));
+        return Ok((trial::run(entry, cpus, timing, false)?, Apart::Usual));
     };
     let mut attempt = 1;
     loop {
         let before = distance.settle(plan.patience)?;
         let findings = trial::run(entry, cpus, timing, false)?;
-        let stayed = before && distance.is_usual()?;
-        if stayed || attempt == plan.attempts {
-            return Ok((findings, stayed));
+        let worst = before.max(distance.now()?);
+        if worst == Apart::Usual || attempt == plan.attempts {
+            return Ok((findings, worst));
         }
         attempt += 1;
     }
 }
 
 /// A short run of the entry, only to count system calls.
-fn calls_per_operation(entry: &Entry, cpus: &Cpus, timing: Timing) -> Outcome<f64> {
+fn calls_per_operation(entry: &Entry, cpus: &Cpus, plan: &Plan) -> Outcome<Calls<f64>> {
     // Paced cases have few operations, so that the referee's own calls would weigh.
     let paced = entry.case.scenario == Scenario::Paced;
-    let run = Duration::from_millis(if paced { 200 } else { 20 });
-    let findings = trial::run(entry, cpus, Timing { run, ..timing }, true)?;
+    let idle = entry.case.scenario == Scenario::Idle;
+    let run = Duration::from_millis(if paced || idle { 200 } else { 20 });
+    let findings = trial::run(entry, cpus, Timing { run, warm_up: plan.warm_up }, true)?;
     let operations: u64 = findings.clients.iter().map(|figures| figures.since_start).sum();
     let mut own = u64::from(entry.case.callers()) * syscalls::REFEREE_PER_CLIENT;
     let waits = matches!(entry.contender, Contender::System(system) if system.work(&entry.case).waits());
+    if idle {
+        // The two pauses.
+        own += 2;
+    }
     if paced || waits {
         // The pause before each call, or in its handler.
         own += operations;
     }
-    let calls = findings.syscalls.unwrap_or(0).saturating_sub(own);
+    let counted = findings.syscalls.ok_or("nobody counted")?;
     #[expect(clippy::cast_precision_loss, reason = "counts of a second are far below 2^52")]
-    let ratio = calls as f64 / operations.max(1) as f64;
-    Ok(ratio)
+    let ratio = |calls: u64| calls as f64 / operations.max(1) as f64;
+    Ok(Calls { all: ratio(counted.all.saturating_sub(own)), wakes: counted.wakes.map(ratio) })
 }
 
 /// A seed that differs from run to run.
@@ -287,6 +372,14 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+
+    #[test]
+    fn a_budget_bounds_the_rounds() {
+        let second = Duration::from_secs;
+        assert!(!is_too_long(second(0), 1, second(1)));
+        assert!(!is_too_long(second(10), 2, second(30)));
+        assert!(is_too_long(second(11), 2, second(30)));
+    }
 
     #[test]
     fn every_row_has_a_label_of_its_own() {

@@ -2,11 +2,13 @@
 
 use serde::Serialize;
 
+use crate::measure::QUANTILES;
 use crate::rounds::Entry;
 use crate::scenario::{Case, Placement, Scenario};
+use crate::syscalls::Calls;
 use crate::trial::Findings;
 
-/// One row, as in the JSON file. Each figure is the median over the rounds, except where it says otherwise. With
+/// One row, as in the JSON file, where a figure that was not measured (NaN here) is null. Each figure is the median over the rounds, except where it says otherwise. With
 /// several clients, a percentile is the one of the client that did worst.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Row {
@@ -49,25 +51,69 @@ pub(crate) struct Row {
     /// How good this row is as that of its yardstick, in percent: by rate, or by p50 with one call at a time. None for
     /// the yardstick itself, and if that was not measured.
     pub(crate) percent_of_yardstick: Option<f64>,
+    /// One operation at each of `measure::QUANTILES`.
+    pub(crate) quantiles_ns: Vec<f64>,
+    /// Wake calls for each sleep, of both sides in all rounds; sleeps that were called off at the second look cost a wake
+    /// too if it was under way already, and are not counted. None for systems that cannot tell, and if nobody slept.
+    pub(crate) wakes_per_sleep: Option<f64>,
+    /// Sleeps that only a timer ended although something had come.
+    pub(crate) lost_wakes: Option<u64>,
+    /// Of the system calls those on futexes and sockets; none where they cannot be told apart.
+    pub(crate) wake_calls_per_op: Option<f64>,
+    /// Whether the row is judged by its rate and not by its p50.
+    pub(crate) by_rate: bool,
+    /// Why there are no figures, if there are none.
+    pub(crate) error: Option<String>,
 }
 
 impl Row {
-    /// The row of an entry, or none if no round of it counted.
-    pub(crate) fn new(entry: &Entry, rounds: &[Findings], syscalls_per_op: Option<f64>) -> Option<Self> {
-        if rounds.is_empty() {
-            return None;
-        }
+    /// The row of an entry that could not be measured.
+    pub(crate) fn missing(entry: &Entry, reason: String) -> Self {
+        Self { error: Some(reason), ..Self::empty(entry) }
+    }
+
+    /// A row without figures.
+    fn empty(entry: &Entry) -> Self {
         let Case { scenario, size, in_flight, clients, placement } = entry.case;
-        let rounds: Vec<Round> = rounds.iter().map(Round::new).collect();
-        let of = |figure: fn(&Round) -> f64| rounds.iter().map(figure).collect::<Vec<_>>();
-        let typical = |figure| tenths(median(of(figure)));
-        Some(Self {
+        Self {
             scenario,
             system: entry.contender.name(),
             size,
             in_flight,
             clients,
             placement,
+            p50_ns: f64::NAN,
+            p90_ns: f64::NAN,
+            p99_ns: f64::NAN,
+            p999_ns: f64::NAN,
+            max_ns: f64::NAN,
+            per_second: f64::NAN,
+            cpu_ns_per_op: f64::NAN,
+            syscalls_per_op: None,
+            rounds: 0,
+            min: f64::NAN,
+            max: f64::NAN,
+            ratio_to_limit: None,
+            yardstick: None,
+            percent_of_yardstick: None,
+            quantiles_ns: Vec::new(),
+            wakes_per_sleep: None,
+            lost_wakes: None,
+            wake_calls_per_op: None,
+            by_rate: entry.case.is_throughput(),
+            error: None,
+        }
+    }
+
+    /// The row of an entry, of which at least one round counted.
+    pub(crate) fn new(entry: &Entry, rounds: &[Findings], calls: Option<Calls<f64>>) -> Self {
+        let counts = Sleeps::of(rounds);
+        let rounds: Vec<Round> = rounds.iter().map(Round::new).collect();
+        let of = |figure: fn(&Round) -> f64| rounds.iter().map(figure).collect::<Vec<_>>();
+        let typical = |figure| tenths(median(of(figure)));
+        let curve = (0..QUANTILES.len())
+            .map(|place| tenths(median(rounds.iter().map(|round| round.curve[place]).collect())));
+        Self {
             p50_ns: typical(|round| round.p50),
             p90_ns: typical(|round| round.p90),
             p99_ns: typical(|round| round.p99),
@@ -75,14 +121,16 @@ impl Row {
             max_ns: largest(of(|round| round.max)),
             per_second: typical(|round| round.per_second).round(),
             cpu_ns_per_op: typical(|round| round.cpu),
-            syscalls_per_op: syscalls_per_op.map(|calls| (calls * 1000.0).round() / 1000.0),
+            syscalls_per_op: calls.as_ref().map(|calls| thousandths(calls.all)),
+            wake_calls_per_op: calls.and_then(|calls| calls.wakes).map(thousandths),
             rounds: rounds.len(),
             min: tenths(of(|round| round.p50).into_iter().fold(f64::INFINITY, f64::min)),
             max: tenths(largest(of(|round| round.p50))),
-            ratio_to_limit: None,
-            yardstick: None,
-            percent_of_yardstick: None,
-        })
+            quantiles_ns: curve.collect(),
+            wakes_per_sleep: counts.as_ref().and_then(Sleeps::wakes_per_sleep),
+            lost_wakes: counts.map(|counts| counts.rescues),
+            ..Self::empty(entry)
+        }
     }
 
     /// The case that this row is of.
@@ -99,8 +147,8 @@ impl Row {
 
 /// Fills in how each row relates to its limit and to its yardstick.
 pub(crate) fn relate(rows: &mut [Row]) {
-    let all = rows.to_vec();
-    for row in &mut *rows {
+    let all: Vec<Row> = rows.iter().filter(|row| row.error.is_none()).cloned().collect();
+    for row in rows.iter_mut().filter(|row| row.error.is_none()) {
         let Some((system, case)) = row.case().yardstick(row.system) else { continue };
         if (system, case) == (row.system, row.case()) {
             continue;
@@ -110,12 +158,52 @@ pub(crate) fn relate(rows: &mut [Row]) {
         row.percent_of_yardstick =
             yardstick.map(|yardstick| tenths(yardstick.verdict() / row.verdict() * 100.0));
     }
-    let limits: Vec<Row> = rows.iter().filter(|row| row.system.starts_with("limit-")).cloned().collect();
-    for row in rows {
+    let limits: Vec<Row> =
+        rows.iter().filter(|row| row.system.starts_with("limit-") && row.error.is_none()).cloned().collect();
+    for row in rows.iter_mut().filter(|row| row.error.is_none()) {
         let Some(bound) = row.case().bound() else { continue };
         let bounds = limits.iter().filter(|limit| bound.covers(&limit.case())).map(Row::verdict);
         row.ratio_to_limit =
             bounds.reduce(f64::min).map(|best| (row.verdict() / best * 100.0).round() / 100.0);
+    }
+}
+
+/// How both sides slept, in all rounds.
+#[derive(Debug, Default)]
+struct Sleeps {
+    parks: u64,
+    called_off: u64,
+    wakes: u64,
+    rescues: u64,
+}
+
+impl Sleeps {
+    /// None if a side cannot tell.
+    fn of(rounds: &[Findings]) -> Option<Self> {
+        let mut sum = Self::default();
+        for round in rounds {
+            let clients = round.clients.iter().map(|client| client.counts);
+            for counts in clients.chain([round.server]) {
+                let counts = counts?;
+                sum.parks += counts.parks;
+                sum.called_off += counts.called_off;
+                sum.wakes += counts.wakes;
+                sum.rescues += counts.rescues;
+            }
+        }
+        Some(sum)
+    }
+
+    fn wakes_per_sleep(&self) -> Option<f64> {
+        // A wake that found its sleeper already on the way back belongs to a sleep that was called off.
+        let wakes = if self.wakes > self.parks {
+            self.wakes.saturating_sub(self.called_off).max(self.parks)
+        } else {
+            self.wakes
+        };
+        #[expect(clippy::cast_precision_loss, reason = "counts of a trial are far below 2^52")]
+        let ratio = wakes as f64 / self.parks as f64;
+        (self.parks > 0).then_some((ratio * 1000.0).round() / 1000.0)
     }
 }
 
@@ -128,6 +216,8 @@ struct Round {
     max: f64,
     per_second: f64,
     cpu: f64,
+    /// Of the client that did worst at each point.
+    curve: Vec<f64>,
 }
 
 impl Round {
@@ -150,6 +240,9 @@ impl Round {
             max: worst(|client| client.max),
             per_second: clients.iter().map(|client| count(client.operations) / client.wall * 1e9).sum(),
             cpu: (client_cpu + server_cpu) / operations,
+            curve: (0..QUANTILES.len())
+                .map(|place| largest(clients.iter().map(|client| client.curve[place]).collect()))
+                .collect(),
         }
     }
 }
@@ -167,6 +260,11 @@ fn median(mut figures: Vec<f64>) -> f64 {
 
 fn largest(figures: Vec<f64>) -> f64 {
     figures.into_iter().fold(0.0, f64::max)
+}
+
+/// Rounded to thousandths.
+fn thousandths(figure: f64) -> f64 {
+    (figure * 1000.0).round() / 1000.0
 }
 
 /// Rounded to tenths: more would only look exact.
@@ -200,6 +298,12 @@ mod tests {
             ratio_to_limit: None,
             yardstick: None,
             percent_of_yardstick: None,
+            quantiles_ns: Vec::new(),
+            wakes_per_sleep: None,
+            lost_wakes: None,
+            wake_calls_per_op: None,
+            by_rate: false,
+            error: None,
         }
     }
 
@@ -255,8 +359,9 @@ mod tests {
         let json = serde_json::to_value(row("x", Scenario::Echo, 64, 1.0, 1.0)).expect("serializes");
         let mut fields: Vec<&str> = json.as_object().expect("an object").keys().map(String::as_str).collect();
         fields.sort_unstable();
-        let agreed = "clients cpu_ns_per_op in_flight max max_ns min p50_ns p90_ns p999_ns p99_ns per_second percent_of_yardstick \
-                      placement ratio_to_limit rounds scenario size syscalls_per_op system yardstick";
+        let agreed = "by_rate clients cpu_ns_per_op error in_flight lost_wakes max max_ns min p50_ns p90_ns p999_ns p99_ns per_second \
+                      percent_of_yardstick placement quantiles_ns ratio_to_limit rounds scenario size syscalls_per_op system \
+                      wake_calls_per_op wakes_per_sleep yardstick";
         assert_eq!(fields, agreed.split_whitespace().collect::<Vec<_>>());
     }
 }

@@ -22,14 +22,26 @@ pub(crate) enum Scenario {
     Parked,
     /// One call every millisecond, with the default waiting policy.
     Paced,
+    /// 50 000 calls a second, or as many of them as the system manages. The pauses are too short to sleep in: the client
+    /// spins through them, and the CPU time of that is taken off.
+    #[serde(rename = "paced-50k")]
+    PacedFast,
+    /// A client that is attached and does nothing, and one call that ends this. An operation is a millisecond of doing
+    /// nothing; the percentiles are of the call.
+    Idle,
     /// From connect to the first response.
     Setup,
     /// One client that keeps many calls in flight.
     Pipelined,
+    /// One client that sends many calls at once and then waits for all answers. An operation is a call, and its time is
+    /// that of the whole divided by their number.
+    Batch,
     /// One-way messages, as fast as the receiver can take and check them.
     Stream,
     /// Many client processes on however many CPUs there are, each calling without a pause.
     Clients,
+    /// As `Clients`, beside as many processes that compute without a pause as there are CPUs.
+    Crowded,
     /// One client that keeps some calls in flight, whose handlers each wait for 100 us.
     ServiceDepth,
     /// Many clients with one such call in flight each.
@@ -81,16 +93,24 @@ pub(crate) struct Case {
 }
 
 /// The sizes of the echo scenario, in bytes. 48 is what fits beside a header in one cache line.
-const ECHO_SIZES: [usize; 5] = [48, 64, 1 << 10, 64 << 10, 1 << 20];
+const ECHO_SIZES: [usize; 10] = [16, 48, 64, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
+
+/// The sizes that systems are put through which are not compared at each.
+const FEW_SIZES: [usize; 4] = [64, 1 << 10, 64 << 10, 1 << 20];
+
+/// Bytes of a streamed message: with a header of 16 bytes it fills a line.
+pub(crate) const STREAMED: usize = 48;
 
 impl Case {
     /// A case with one client, one call in flight and the scenario's own placement.
     pub(crate) const fn new(scenario: Scenario, size: usize) -> Self {
         let placement = match scenario {
             Scenario::OneCpu | Scenario::Cost => Placement::OneCpu,
-            Scenario::Clients | Scenario::ServiceDepth | Scenario::ServiceClients | Scenario::SlowClient => {
-                Placement::Unpinned
-            }
+            Scenario::Clients
+            | Scenario::Crowded
+            | Scenario::ServiceDepth
+            | Scenario::ServiceClients
+            | Scenario::SlowClient => Placement::Unpinned,
             _ => Placement::TwoCpus,
         };
         Self { scenario, size, in_flight: 1, clients: 1, placement }
@@ -101,17 +121,52 @@ impl Case {
         Self { placement, ..self }
     }
 
-    /// The cases that every system is put through.
+    /// The cases that every system is put through, unless it cannot run them or takes too long to build.
     pub(crate) fn standard() -> Vec<Self> {
         let mut cases: Vec<Self> = ECHO_SIZES.iter().map(|&size| Self::new(Scenario::Echo, size)).collect();
-        cases.push(Self::new(Scenario::OneCpu, 64));
-        cases.push(Self::new(Scenario::Parked, 64));
-        cases.push(Self::new(Scenario::Paced, 64));
-        cases.push(Self::new(Scenario::Setup, 64));
-        cases.push(Self::new(Scenario::Setup, 64).on(Placement::OneCpu));
-        cases.extend([16, 64].map(|in_flight| Self { in_flight, ..Self::new(Scenario::Pipelined, 64) }));
-        cases.extend([1, 2, 4, 8, 32].map(|clients| Self { clients, ..Self::new(Scenario::Clients, 64) }));
+        cases.extend(Self::waits());
+        cases.push(Self::new(Scenario::PacedFast, 64));
+        cases.push(Self::new(Scenario::Idle, 64));
+        cases.extend(Self::depths(Scenario::Pipelined));
+        cases.extend(Self::depths(Scenario::Batch));
+        cases.push(Self::stream());
+        cases.extend(Self::crowd(Scenario::Clients, &[1, 2, 4, 8, 32]));
+        cases.extend(Self::crowd(Scenario::Crowded, &[1, 4]));
         cases
+    }
+
+    /// Fewer cases, for the many peers that are not compared at every point.
+    pub(crate) fn few() -> Vec<Self> {
+        let mut cases: Vec<Self> = FEW_SIZES.iter().map(|&size| Self::new(Scenario::Echo, size)).collect();
+        cases.extend(Self::waits());
+        cases.extend(Self::depths(Scenario::Pipelined));
+        cases.extend(Self::crowd(Scenario::Clients, &[1, 8, 32]));
+        cases.extend(Self::crowd(Scenario::Crowded, &[1, 4]));
+        cases
+    }
+
+    /// One client in all the ways in which waiting matters.
+    fn waits() -> Vec<Self> {
+        let mut cases = [Scenario::OneCpu, Scenario::Parked, Scenario::Paced, Scenario::Setup]
+            .map(|scenario| Self::new(scenario, 64))
+            .to_vec();
+        cases.push(Self::new(Scenario::Setup, 64).on(Placement::OneCpu));
+        cases
+    }
+
+    /// Many calls of one client at a time.
+    pub(crate) fn depths(scenario: Scenario) -> [Self; 2] {
+        [16, 64].map(|in_flight| Self { in_flight, ..Self::new(scenario, 64) })
+    }
+
+    /// One-way messages.
+    pub(crate) const fn stream() -> Self {
+        Self::new(Scenario::Stream, STREAMED)
+    }
+
+    /// Many clients.
+    pub(crate) fn crowd(scenario: Scenario, numbers: &[u32]) -> Vec<Self> {
+        numbers.iter().map(|&clients| Self { clients, ..Self::new(scenario, 64) }).collect()
     }
 
     /// Depths of a pipeline of requests that take their time.
@@ -153,6 +208,25 @@ impl Case {
         matches!(self.scenario, Scenario::SlowClient) && self.clients > CALLERS
     }
 
+    /// Whether messages follow each other without waiting for answers.
+    pub(crate) const fn comes_in_bursts(&self) -> bool {
+        matches!(self.scenario, Scenario::Pipelined | Scenario::Batch | Scenario::Stream)
+    }
+
+    /// How many processes compute beside it for each CPU.
+    pub(crate) const fn hogs(&self) -> usize {
+        if matches!(self.scenario, Scenario::Crowded) { 1 } else { 0 }
+    }
+
+    /// How many times longer than others such a case is measured: where little happens in a moment, or other processes
+    /// have to have their turns.
+    pub(crate) const fn stretch(&self) -> u32 {
+        match self.scenario {
+            Scenario::Paced | Scenario::Crowded | Scenario::Idle => 3,
+            _ => 1,
+        }
+    }
+
     /// The row beside which a row of `system` in this case is judged: whose, and in which case.
     pub(crate) fn yardstick(&self, system: &'static str) -> Option<(&'static str, Self)> {
         match self.scenario {
@@ -178,11 +252,14 @@ impl Case {
             // In both directions at once at best: nothing larger than a ring's worth can beat one crossing.
             Scenario::Echo if self.size > LARGE => alike(Scenario::OneWay, Some(self.size)),
             Scenario::Echo | Scenario::OneWay | Scenario::Stream => alike(self.scenario, Some(self.size)),
-            Scenario::Pipelined => alike(Scenario::Stream, Some(self.size)),
+            Scenario::Pipelined | Scenario::Batch => alike(Scenario::Stream, Some(self.size)),
             Scenario::OneCpu | Scenario::Parked | Scenario::Paced | Scenario::Setup | Scenario::Canary => {
                 alike(self.scenario, None)
             }
             Scenario::Clients
+            | Scenario::Crowded
+            | Scenario::Idle
+            | Scenario::PacedFast
             | Scenario::Cost
             | Scenario::ServiceDepth
             | Scenario::ServiceClients
@@ -195,6 +272,7 @@ impl Case {
     pub(crate) const fn is_throughput(&self) -> bool {
         match self.scenario {
             Scenario::Pipelined
+            | Scenario::Batch
             | Scenario::Stream
             | Scenario::ServiceDepth
             | Scenario::ServiceClients
@@ -235,10 +313,14 @@ impl fmt::Display for Scenario {
             Self::OneCpu => "one-cpu",
             Self::Parked => "parked",
             Self::Paced => "paced",
+            Self::PacedFast => "paced-50k",
+            Self::Idle => "idle",
             Self::Setup => "setup",
             Self::Pipelined => "pipelined",
+            Self::Batch => "batch",
             Self::Stream => "stream",
             Self::Clients => "clients",
+            Self::Crowded => "crowded",
             Self::ServiceDepth => "service-depth",
             Self::ServiceClients => "service-clients",
             Self::ServiceEmpty => "service-empty",

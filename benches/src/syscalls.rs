@@ -6,6 +6,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -17,6 +18,51 @@ use crate::systems::Outcome;
 
 const EVENT: &str = "raw_syscalls:sys_enter";
 
+/// The calls with which processes wait for and wake each other. Not `read` and `write`: the referee makes them too.
+const WAKES: [&str; 11] = [
+    "futex",
+    "futex_waitv",
+    "sendto",
+    "recvfrom",
+    "sendmsg",
+    "recvmsg",
+    "epoll_wait",
+    "epoll_pwait",
+    "epoll_pwait2",
+    "poll",
+    "ppoll",
+];
+
+/// How many calls there were.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Calls<N> {
+    /// Of any kind.
+    pub(crate) all: N,
+    /// On futexes and sockets; none where the kernel does not tell them apart.
+    pub(crate) wakes: Option<N>,
+}
+
+/// What perf is asked to count. On the first call it is found out whether kinds can be told apart.
+fn events() -> &'static str {
+    static EVENTS: LazyLock<String> = LazyLock::new(|| {
+        let kinds = WAKES.map(|name| format!("syscalls:sys_enter_{name}")).join(",");
+        let both = format!("{EVENT},{kinds}");
+        if perf_takes(&both) { both } else { EVENT.to_owned() }
+    });
+    &EVENTS
+}
+
+/// Whether perf can count these events.
+fn perf_takes(events: &str) -> bool {
+    let tried = Command::new("perf")
+        .args(["stat", "-e", events, "--", "true"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    tried.is_ok_and(|status| status.success())
+}
+
 /// Calls that a client makes for the referee between the word to go and its figures: sleeping until the start (1),
 /// reading CPU clocks (4), writing the figures (1), waiting for the end (1).
 pub(crate) const REFEREE_PER_CLIENT: u64 = 7;
@@ -26,13 +72,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Whether this machine lets us count.
 pub(crate) fn can_count() -> bool {
-    let tried = Command::new("perf")
-        .args(["stat", "-e", EVENT, "--", "true"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
-    tried.is_ok_and(|status| status.success())
+    perf_takes(EVENT)
 }
 
 /// A perf that counts the system calls of some processes, from now on.
@@ -54,7 +94,7 @@ impl Counter {
         let result = directory.join("count");
         let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
         let perf = Command::new("perf")
-            .args(["stat", "-e", EVENT, "-x", ",", "-D", "-1", "-p", &pids.join(",")])
+            .args(["stat", "-e", events(), "-x", ",", "-D", "-1", "-p", &pids.join(",")])
             .arg("--control")
             .arg(format!("fifo:{},{}", control.display(), acknowledged.display()))
             .arg("-o")
@@ -72,7 +112,7 @@ impl Counter {
     }
 
     /// Stops counting: how many calls there were.
-    pub(crate) fn count(mut self) -> Outcome<u64> {
+    pub(crate) fn count(mut self) -> Outcome<Calls<u64>> {
         self.command("disable\n")?;
         let pid = Pid::from_child(&self.perf);
         kill_process(pid, Signal::INT)?;
@@ -104,9 +144,17 @@ impl Drop for Counter {
     }
 }
 
-/// The count in perf's `-x,` output. Processes that made no call at all are "not counted".
-fn parse(text: &str) -> Option<u64> {
-    let line = text.lines().find(|line| line.contains(EVENT))?;
+/// The counts in perf's `-x,` output.
+fn parse(text: &str) -> Option<Calls<u64>> {
+    let all = text.lines().find(|line| line.contains(EVENT)).and_then(count)?;
+    let kinds: Vec<Option<u64>> =
+        text.lines().filter(|line| line.contains("syscalls:") && !line.contains(EVENT)).map(count).collect();
+    let wakes = if kinds.is_empty() { None } else { kinds.into_iter().sum() };
+    Some(Calls { all, wakes })
+}
+
+/// The count in one line. Processes that made no call at all are "not counted".
+fn count(line: &str) -> Option<u64> {
     match line.split(',').next()? {
         "<not counted>" => Some(0),
         count => count.parse().ok(),
@@ -119,8 +167,11 @@ mod tests {
 
     #[test]
     fn reads_what_perf_writes() {
-        assert_eq!(parse("# started on today\n\n1234,,raw_syscalls:sys_enter,5,100.00,,\n"), Some(1234));
-        assert_eq!(parse("<not counted>,,raw_syscalls:sys_enter,0,100.00,,\n"), Some(0));
+        let all = |all| Some(Calls { all, wakes: None });
+        assert_eq!(parse("# started on today\n\n1234,,raw_syscalls:sys_enter,5,100.00,,\n"), all(1234));
+        assert_eq!(parse("<not counted>,,raw_syscalls:sys_enter,0,100.00,,\n"), all(0));
         assert_eq!(parse("<not supported>,,raw_syscalls:sys_enter,0,100.00,,\n"), None);
+        let kinds = "9,,raw_syscalls:sys_enter,5,100,,\n3,,syscalls:sys_enter_futex,5,100,,\n<not counted>,,syscalls:sys_enter_poll,0,100,,\n";
+        assert_eq!(parse(kinds), Some(Calls { all: 9, wakes: Some(3) }));
     }
 }

@@ -58,13 +58,17 @@ pub(crate) fn render(rows: &[Row]) -> String {
     for (row, cells) in rows.iter().zip(&cells) {
         if scenario != Some(row.scenario) {
             scenario = Some(row.scenario);
-            let rounds = row.rounds;
+            let rounds = rows.iter().filter(|other| other.scenario == row.scenario).map(|row| row.rounds);
+            let rounds = rounds.max().unwrap_or(0);
             text += &format!("\n{} (median of {rounds} rounds)\n", row.scenario);
             let mut headings = COLUMNS.map(|(heading, _)| heading);
             headings[COLUMNS.len() - 1] = yardstick(row.scenario);
             line(&mut text, &widths, headings);
         }
-        line(&mut text, &widths, cells.each_ref().map(String::as_str));
+        match &row.error {
+            None => line(&mut text, &widths, cells.each_ref().map(String::as_str)),
+            Some(reason) => text += &format!("{:<width$}  {reason}\n", row.system, width = widths[0]),
+        }
     }
     text
 }
@@ -85,7 +89,7 @@ fn cells(row: &Row) -> [String; COLUMNS.len()] {
     let ratio = |figure: Option<f64>| figure.map_or_else(|| "-".to_owned(), |figure| format!("{figure:.2}"));
     [
         row.system.to_owned(),
-        bytes(row.size),
+        bytes(row.size as u64),
         row.in_flight.to_string(),
         row.clients.to_string(),
         row.placement.to_string(),
@@ -105,8 +109,9 @@ fn cells(row: &Row) -> [String; COLUMNS.len()] {
 }
 
 /// Nanoseconds below 1 us, with a fraction where that matters; then us, then ms.
-fn time(nanos: f64) -> String {
+pub(crate) fn time(nanos: f64) -> String {
     match nanos {
+        n if n.is_nan() => "-".to_owned(),
         n if n < 100.0 => format!("{n:.1} ns"),
         n if n < 1e3 => format!("{n:.0} ns"),
         n if n < 1e5 => format!("{:.2} us", n / 1e3),
@@ -115,15 +120,16 @@ fn time(nanos: f64) -> String {
     }
 }
 
-fn rate(per_second: f64) -> String {
+pub(crate) fn rate(per_second: f64) -> String {
     match per_second {
+        n if n.is_nan() => "-".to_owned(),
         n if n < 1e4 => format!("{n:.0}"),
         n if n < 1e6 => format!("{:.1} k", n / 1e3),
         n => format!("{:.2} M", n / 1e6),
     }
 }
 
-fn bytes(size: usize) -> String {
+pub(crate) fn bytes(size: u64) -> String {
     match size {
         n if n >= 1 << 20 && n.is_multiple_of(1 << 20) => format!("{} MiB", n >> 20),
         n if n >= 1 << 10 && n.is_multiple_of(1 << 10) => format!("{} KiB", n >> 10),

@@ -16,8 +16,9 @@ use crate::measure::{Figures, Timing};
 use crate::pin::Cpus;
 use crate::role::{Order, Part};
 use crate::rounds::{Contender, Entry};
-use crate::syscalls::Counter;
-use crate::systems::{Outcome, Setup};
+use crate::scenario::Placement;
+use crate::syscalls::{Calls, Counter};
+use crate::systems::{Counts, Outcome, Setup};
 
 /// How long any one step of a trial may take beyond its measured time.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -30,8 +31,10 @@ const NOTICE: Duration = Duration::from_micros(300);
 pub(crate) struct Findings {
     /// Of each client that calls.
     pub(crate) clients: Vec<Figures>,
+    /// What the server counted since it started, if it can tell.
+    pub(crate) server: Option<Counts>,
     /// System calls of the server and these clients since the start, if they were counted.
-    pub(crate) syscalls: Option<u64>,
+    pub(crate) syscalls: Option<Calls<u64>>,
 }
 
 /// Runs one entry once. With `counting`, system calls are counted, which slows them down: the times are then not to
@@ -39,6 +42,8 @@ pub(crate) struct Findings {
 pub(crate) fn run(entry: &Entry, cpus: &Cpus, timing: Timing, counting: bool) -> Outcome<Findings> {
     let directory = Directory::new()?;
     let case = entry.case;
+    // Dropped after all processes, which come later.
+    let _cleaner = Cleaner { entry, setup: Setup { path: directory.0.join("socket"), case } };
     let order = |cpus: &[usize], part| Order {
         system: entry.contender.name().to_owned(),
         cpus: cpus.to_vec(),
@@ -55,7 +60,13 @@ pub(crate) fn run(entry: &Entry, cpus: &Cpus, timing: Timing, counting: bool) ->
         _ => None,
     };
 
-    // Dropped, and so killed, when the trial is over.
+    // Dropped, and so killed, when the trial is over; as is the one that never reads.
+    let mut hogs = Vec::new();
+    for _ in 0..case.hogs() * cpus.number() {
+        let mut hog = Process::start(&order(cpus.of_client(Placement::Unpinned), Part::Hog))?;
+        expect_ready(hog.line(PATIENCE, None)?)?;
+        hogs.push(hog);
+    }
     let mut slow = None;
     if case.has_slow_client() {
         let client = slow.insert(Process::start(&order(cpus.of_client(case.placement), Part::Flood))?);
@@ -92,10 +103,33 @@ pub(crate) fn run(entry: &Entry, cpus: &Cpus, timing: Timing, counting: bool) ->
         }
     }
     let syscalls = counter.map(Counter::count).transpose()?;
+    let mut counts = None;
+    if let (Contender::System(system), Some(server)) = (entry.contender, &mut server)
+        && system.server_counts().is_some()
+    {
+        server.say("counts\n")?;
+        counts = serde_json::from_str(&server.line(PATIENCE, None)?)?;
+    }
     for client in clients {
         client.end()?;
     }
-    Ok(Findings { clients: figures, syscalls })
+    Ok(Findings { clients: figures, server: counts, syscalls })
+}
+
+/// Has a system clean up when its processes are gone.
+struct Cleaner<'a> {
+    entry: &'a Entry,
+    setup: Setup,
+}
+
+impl Drop for Cleaner<'_> {
+    fn drop(&mut self) {
+        if let Contender::System(system) = self.entry.contender
+            && let Err(error) = system.clean(&self.setup)
+        {
+            eprintln!("race: {} leaves something behind: {error}", system.name());
+        }
+    }
 }
 
 /// A directory for the trial's socket, which goes with it.

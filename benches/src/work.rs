@@ -1,7 +1,7 @@
 //! What handlers do with a request before they answer it.
 
 use crate::pause::sleep;
-use crate::payload::echo;
+use crate::payload::{Sink, echo, is_whole};
 use crate::scenario::{Case, Scenario};
 
 /// Threads of the pool on which handlers wait.
@@ -45,5 +45,50 @@ impl Work {
             sleep(WAIT_NS).expect("the monotonic clock can be slept on");
         }
         echo(request, answer);
+    }
+}
+
+/// What a server without a pool does with the messages of one connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Handler {
+    sink: Option<Sink>,
+}
+
+impl Handler {
+    /// What the scenario prescribes.
+    pub(crate) fn of(case: &Case) -> Self {
+        Self { sink: (case.scenario == Scenario::Stream).then(Sink::default) }
+    }
+
+    /// Takes a message whose answer is made of it where it lies. False: it wants none.
+    ///
+    /// # Panics
+    /// As [`Self::answer`].
+    #[inline]
+    #[allow(dead_code, reason = "few peers answer in place, and they are built on demand")]
+    pub(crate) fn admits(&mut self, request: &[u8]) -> bool {
+        match &mut self.sink {
+            Some(sink) => sink.take(request),
+            None => {
+                assert!(is_whole(request), "a request of {} bytes arrived damaged", request.len());
+                true
+            }
+        }
+    }
+
+    /// Takes a message and makes the answer, in place of what `answer` held. False: it wants none.
+    ///
+    /// # Panics
+    /// If the message arrived damaged, or out of order in a stream; the trial then fails as a whole.
+    #[inline]
+    pub(crate) fn answer(&mut self, request: &[u8], answer: &mut Vec<u8>) -> bool {
+        answer.clear();
+        if let Some(sink) = &mut self.sink
+            && !sink.take(request)
+        {
+            return false;
+        }
+        echo(request, answer);
+        true
     }
 }

@@ -19,22 +19,25 @@ use crate::systems::{Client, Outcome, Ready, Setup, System};
 /// All limits of this kind.
 pub(crate) static LIMITS: [Lines; 6] = [
     // The flag ends the line that the payload begins.
-    Lines { name: "limit-one-line", sizes: &[48, 56], flag: Flag::At(56), answer: Answer::Echo },
+    Lines { name: "limit-one-line", sizes: &[16, 48, 56], flag: Flag::At(56), answer: Answer::Echo },
     // The payload fills a line; the flag lies in the next one, written last.
     Lines { name: "limit-two-lines-flag-last", sizes: &[64], flag: Flag::Behind, answer: Answer::Echo },
     // The flag leads the first line; the payload spills into the second. Still the flag is stored last.
     Lines { name: "limit-two-lines-flag-first", sizes: &[64], flag: Flag::Front, answer: Answer::Echo },
-    Lines { name: "limit-inplace-1k", sizes: &[1 << 10], flag: Flag::Behind, answer: Answer::Echo },
-    // Written whole, then read whole.
-    Lines { name: "limit-one-way", sizes: &[64 << 10, 1 << 20], flag: Flag::Behind, answer: Answer::Number },
-    // Published every 8 KiB, so that reading overlaps with writing.
     Lines {
-        name: "limit-one-way-chunked",
-        sizes: &[64 << 10, 1 << 20],
+        name: "limit-in-place",
+        sizes: &[256, 1 << 10, 4 << 10],
         flag: Flag::Behind,
-        answer: Answer::Chunks,
+        answer: Answer::Echo,
     },
+    // Written whole, then read whole.
+    Lines { name: "limit-one-way", sizes: &LARGE_SIZES, flag: Flag::Behind, answer: Answer::Number },
+    // Published every 8 KiB, so that reading overlaps with writing.
+    Lines { name: "limit-one-way-chunked", sizes: &LARGE_SIZES, flag: Flag::Behind, answer: Answer::Chunks },
 ];
+
+/// What no system can return faster than it crosses once.
+const LARGE_SIZES: [usize; 4] = [16 << 10, 64 << 10, 256 << 10, 1 << 20];
 
 /// Bytes published at a time by the chunked limit.
 const CHUNK: usize = 8 << 10;

@@ -165,6 +165,8 @@ impl Area {
 unsafe fn copy(from: *const u8, to: *mut u8, length: usize) {
     match length {
         // SAFETY: the caller's promise, for this very length.
+        16 => unsafe { ptr::copy_nonoverlapping(from, to, 16) },
+        // SAFETY: as above.
         48 => unsafe { ptr::copy_nonoverlapping(from, to, 48) },
         // SAFETY: as above.
         56 => unsafe { ptr::copy_nonoverlapping(from, to, 56) },

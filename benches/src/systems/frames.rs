@@ -87,8 +87,16 @@ impl<W: Write> FrameWriter<W> {
         Ok(())
     }
 
+    /// Bytes that wait for that.
+    pub(super) fn pending(&self) -> usize {
+        self.buffer.len()
+    }
+
     /// Writes what is pending, in one call if the kernel takes it.
     pub(super) fn flush(&mut self) -> Outcome<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
         self.to.write_all(&self.buffer)?;
         self.buffer.clear();
         Ok(())

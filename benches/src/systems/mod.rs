@@ -4,18 +4,22 @@
 //! [`Client`], and put it into [`all`]. The server and each client run in a process of their own; the only thing they
 //! share is [`Setup`]. The handler is [`Work::answer`] of the system's [work](System::work).
 
+mod always_wake;
 mod frames;
 mod in_process;
+mod peers;
 mod pipe;
 mod ringbell;
 mod seqpacket;
 mod stream;
+mod tcp;
 
 use std::error::Error;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::payload::{END, Payload};
 use crate::scenario::Case;
 use crate::work::Work;
 
@@ -46,6 +50,22 @@ pub(crate) trait System: Sync {
         Work::Echo
     }
 
+    /// Why this system cannot be put through anything here, if so: it has one row, which says that.
+    fn absence(&self) -> Option<String> {
+        None
+    }
+
+    /// For systems whose server can tell what it counted: what does so, in the server's process, on another thread than
+    /// serves.
+    fn server_counts(&self) -> Option<fn() -> Option<Counts>> {
+        None
+    }
+
+    /// Removes what a killed server left behind beside the trial's directory. Called in the parent when the trial is over.
+    fn clean(&self, _setup: &Setup) -> Outcome<()> {
+        Ok(())
+    }
+
     /// Whether there is no server to start: the clients are threads of one process, and what they call is there too.
     fn is_in_process(&self) -> bool {
         false
@@ -57,6 +77,19 @@ pub(crate) trait System: Sync {
 
     /// The client role: attaches to a server that is ready. `setup` cases call this again and again.
     fn connect(&self, setup: &Setup) -> Outcome<Box<dyn Client>>;
+}
+
+/// How a side slept since it started.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Counts {
+    /// Times it went to sleep in the kernel.
+    pub(crate) parks: u64,
+    /// Times it was about to, and found something at the second look.
+    pub(crate) called_off: u64,
+    /// Wake calls that it made for the other side.
+    pub(crate) wakes: u64,
+    /// Sleeps that only a timer ended although something had come. Always 0, or a wake was lost.
+    pub(crate) rescues: u64,
 }
 
 /// Announces that clients may connect.
@@ -83,27 +116,53 @@ pub(crate) trait Client {
         Err("this system does not pipeline".into())
     }
 
+    /// What this side counted so far, for systems that can tell.
+    fn counts(&mut self) -> Option<Counts> {
+        None
+    }
+
     /// Slow-client cases: sends as much as the server takes, reads no answer, and returns when that is over.
     fn flood(&mut self, _request: &[u8]) -> Outcome<()> {
         Err("this system does not flood".into())
     }
 
-    /// Stream cases: `count` one-way messages whose sequence numbers start at `first`. The server must check every one.
-    fn stream(&mut self, _size: usize, _first: u64, _count: u64) -> Outcome<()> {
+    /// Batch cases: hands over many requests, whose answers are then [received](Client::receive).
+    fn send_all(&mut self, requests: &[&[u8]]) -> Outcome<()> {
+        for request in requests {
+            self.send(request)?;
+        }
+        self.flush()
+    }
+
+    /// Stream cases: hands over a message that wants no answer. It need not reach the server before
+    /// [`Client::flush`].
+    fn one_way(&mut self, _message: &[u8]) -> Outcome<()> {
         Err("this system does not stream".into())
     }
 
+    /// Stream cases: `count` one-way messages whose sequence numbers start at `first`. The server must check every one.
+    fn stream(&mut self, payload: &mut Payload, first: u64, count: u64) -> Outcome<()> {
+        for number in first..first + count {
+            self.one_way(payload.stamp(number))?;
+        }
+        self.flush()
+    }
+
     /// Stream cases: waits until the server has taken and checked everything that was streamed.
-    fn drain(&mut self) -> Outcome<()> {
-        Err("this system does not stream".into())
+    fn drain(&mut self, payload: &mut Payload) -> Outcome<()> {
+        let mut answer = Vec::new();
+        self.call(payload.stamp(END), &mut answer)?;
+        if answer == payload.bytes() { Ok(()) } else { Err("wrong answer to the end of a stream".into()) }
     }
 }
 
 /// All competitors, limits apart.
 pub(crate) fn all() -> Vec<&'static dyn System> {
-    vec![
+    let light: Vec<&'static dyn System> = vec![
         &in_process::InProcess,
         &ringbell::SERIAL,
+        &ringbell::BATCH,
+        &ringbell::ALWAYS_WAKE,
         &ringbell::INLINE,
         &ringbell::REACTOR,
         &ringbell::REACTOR_UDS,
@@ -112,6 +171,14 @@ pub(crate) fn all() -> Vec<&'static dyn System> {
         &stream::BATCHED,
         &stream::DIAL,
         &seqpacket::SeqPacket,
+        &tcp::DEFAULT,
+        &tcp::NODELAY,
         &pipe::Pipe,
-    ]
+    ];
+    [light, peers::all()].concat()
+}
+
+/// The peers with which this program was built.
+pub(crate) fn features() -> Vec<String> {
+    peers::features()
 }

@@ -1,23 +1,38 @@
 //! Ringbell, through its public interface, with its defaults.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use ringbell::{
-    ConnectOptions, HandlerError, OwnedRequest, Responder, Server, Task, TransportChoice, WaitSettings,
+    CallId, ConnectOptions, HandlerError, OwnedRequest, Responder, Server, ServerHandle, Task,
+    TransportChoice, WaitSettings,
 };
 
-use super::{Client, Outcome, Ready, Setup, System};
+use super::always_wake::wake_nobody;
+use super::{Client, Counts, Outcome, Ready, Setup, System};
 use crate::pause::be_punctual;
 use crate::pool::{Pool, Queue};
 use crate::scenario::{Case, Scenario, Waiting};
-use crate::work::{THREADS, Work};
+use crate::work::{Handler, THREADS, Work};
 use crate::world_state::{self, Asking, Call, Failure, Queued};
 
 /// The blocking client and the serial server.
 pub(crate) static SERIAL: Ringbell =
     Ringbell { name: "ringbell", serving: Serving::Serial, transport: TransportChoice::SharedMemory };
+
+/// The same, and requests of a burst are handed over together.
+pub(crate) static BATCH: Ringbell =
+    Ringbell { name: "ringbell-batch", serving: Serving::Batch, transport: TransportChoice::SharedMemory };
+
+/// The same with a wake call for every message, on both sides, as systems make it whose bells are not latched. Whoever
+/// sleeps is woken all the same by the call that Ringbell makes itself. The server makes its call before it publishes,
+/// where others make it after: it costs the same, but less of it is hidden behind the other side's work.
+pub(crate) static ALWAYS_WAKE: Ringbell = Ringbell {
+    name: "ringbell-always-wake",
+    serving: Serving::AlwaysWake,
+    transport: TransportChoice::SharedMemory,
+};
 
 /// The same over the socket, as where there is no shared memory.
 pub(crate) static SERIAL_UDS: Ringbell =
@@ -51,6 +66,10 @@ pub(crate) struct Ringbell {
 enum Serving {
     /// One after the other.
     Serial,
+    /// As `Serial`.
+    Batch,
+    /// As `Serial`, with a needless wake call for each answer.
+    AlwaysWake,
     /// One after the other, each free to answer later, which it does not do.
     Inline,
     /// On threads of a pool.
@@ -65,6 +84,9 @@ const FLOOD: usize = 1000;
 /// It sends so many at a time, and lets the server take them in before it goes on: again so that there is room.
 const WAVE: usize = 100;
 const EBB: Duration = Duration::from_millis(4);
+
+/// The server of this process, once it is there.
+static SERVER: OnceLock<ServerHandle> = OnceLock::new();
 
 /// As many clients come at the same moment in one case; by default a server takes so many for a flood.
 const MOST_CLIENTS: u32 = 32;
@@ -86,6 +108,14 @@ impl System for Ringbell {
         let waits = || [Case::service_depths(), Case::service_clients()].concat();
         match (self.serving, self.transport) {
             (Serving::Serial, TransportChoice::Socket) => Case::standard(),
+            (Serving::Batch, _) => {
+                [Case::depths(Scenario::Pipelined), Case::depths(Scenario::Batch)].concat()
+            }
+            (Serving::AlwaysWake, _) => {
+                let mut cases = Case::few();
+                cases.retain(|case| case.size <= 1 << 10 && case.scenario != Scenario::Setup);
+                cases
+            }
             (Serving::Serial, _) => {
                 [Case::standard(), waits(), Case::service_empty(), Case::slow_client()].concat()
             }
@@ -110,6 +140,8 @@ impl System for Ringbell {
             .wait(waiting(setup, WaitSettings::server()))
             .max_handshakes(MOST_CLIENTS)
             .bind(&setup.path)?;
+        // Nobody else serves in this process.
+        let _ = SERVER.set(server.handle());
         match self.serving {
             Serving::Serial if work == Work::World => {
                 // Runs what it is given at once: the answer is there when the store's turn is over.
@@ -128,10 +160,26 @@ impl System for Ringbell {
                 ready()?;
                 server.run_reactor(|request, responder| world.serve(Asked { request, responder }))?;
             }
-            Serving::Serial => {
+            Serving::Serial if setup.case.scenario == Scenario::Stream => {
+                ready()?;
+                let mut handler = Handler::of(&setup.case);
+                server.run(move |request, answer| {
+                    handler.answer(request.payload(), answer);
+                    Ok(())
+                })?;
+            }
+            Serving::Serial | Serving::Batch => {
                 ready()?;
                 server.run(|request, answer| {
                     work.answer(request.payload(), answer);
+                    Ok(())
+                })?;
+            }
+            Serving::AlwaysWake => {
+                ready()?;
+                server.run(|request, answer| {
+                    work.answer(request.payload(), answer);
+                    wake_nobody();
                     Ok(())
                 })?;
             }
@@ -167,11 +215,18 @@ impl System for Ringbell {
             .transport(self.transport)
             .wait(waiting(setup, WaitSettings::client()))
             .connect(&setup.path)?;
-        let caller = Caller { client };
-        Ok(match self.work(&setup.case) {
-            Work::World => Box::new(Asking::new(caller)),
-            _ => Box::new(caller),
+        Ok(match self.serving {
+            Serving::Batch => {
+                Box::new(Gatherer { client, gathered: Vec::new(), calls: Vec::new(), size: setup.case.size })
+            }
+            Serving::AlwaysWake => Box::new(AlwaysWaker { client }),
+            _ if self.work(&setup.case) == Work::World => Box::new(Asking::new(Caller { client })),
+            _ => Box::new(Caller { client }),
         })
+    }
+
+    fn server_counts(&self) -> Option<fn() -> Option<Counts>> {
+        Some(server_counts)
     }
 }
 
@@ -198,6 +253,106 @@ impl Call for Asked {
     }
 }
 
+/// What the server of this process counted.
+fn server_counts() -> Option<Counts> {
+    let stats = SERVER.get()?.stats();
+    Some(Counts {
+        parks: stats.parks,
+        called_off: stats.arms_called_off,
+        wakes: stats.wakes_sent,
+        rescues: stats.backstop_rescues,
+    })
+}
+
+/// What a client counted.
+fn counts(client: &mut ringbell::Client) -> Counts {
+    let stats = client.stats();
+    Counts {
+        parks: stats.parks,
+        called_off: stats.arms_called_off,
+        wakes: stats.wakes_sent,
+        rescues: stats.backstop_rescues,
+    }
+}
+
+/// Takes the next answer.
+fn receive(client: &mut ringbell::Client, answer: &mut Vec<u8>) -> Outcome<()> {
+    let response = client.recv(None)?.outcome?;
+    answer.clear();
+    answer.extend_from_slice(&response);
+    Ok(())
+}
+
+/// A client that gathers the requests of a burst.
+#[derive(Debug)]
+struct Gatherer {
+    client: ringbell::Client,
+    gathered: Vec<u8>,
+    calls: Vec<CallId>,
+    size: usize,
+}
+
+impl Client for Gatherer {
+    fn call(&mut self, request: &[u8], answer: &mut Vec<u8>) -> Outcome<()> {
+        self.client.call_into(request, answer, None)?;
+        Ok(())
+    }
+
+    fn send(&mut self, request: &[u8]) -> Outcome<()> {
+        self.gathered.extend_from_slice(request);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Outcome<()> {
+        self.calls.clear();
+        let sent = self.client.send_batch(self.gathered.chunks_exact(self.size), &mut self.calls);
+        self.gathered.clear();
+        Ok(sent?)
+    }
+
+    fn send_all(&mut self, requests: &[&[u8]]) -> Outcome<()> {
+        self.calls.clear();
+        self.client.send_batch(requests.iter().copied(), &mut self.calls)?;
+        Ok(())
+    }
+
+    fn receive(&mut self, answer: &mut Vec<u8>) -> Outcome<()> {
+        receive(&mut self.client, answer)
+    }
+
+    fn counts(&mut self) -> Option<Counts> {
+        Some(counts(&mut self.client))
+    }
+}
+
+/// A client that makes a wake call for each message.
+#[derive(Debug)]
+struct AlwaysWaker {
+    client: ringbell::Client,
+}
+
+impl Client for AlwaysWaker {
+    fn call(&mut self, request: &[u8], answer: &mut Vec<u8>) -> Outcome<()> {
+        self.client.send(request)?;
+        wake_nobody();
+        receive(&mut self.client, answer)
+    }
+
+    fn send(&mut self, request: &[u8]) -> Outcome<()> {
+        self.client.send(request)?;
+        wake_nobody();
+        Ok(())
+    }
+
+    fn receive(&mut self, answer: &mut Vec<u8>) -> Outcome<()> {
+        receive(&mut self.client, answer)
+    }
+
+    fn counts(&mut self) -> Option<Counts> {
+        Some(counts(&mut self.client))
+    }
+}
+
 /// The client's end.
 #[derive(Debug)]
 struct Caller {
@@ -221,10 +376,16 @@ impl Client for Caller {
     }
 
     fn receive(&mut self, answer: &mut Vec<u8>) -> Outcome<()> {
-        let response = self.client.recv(None)?.outcome?;
-        answer.clear();
-        answer.extend_from_slice(&response);
+        receive(&mut self.client, answer)
+    }
+
+    fn one_way(&mut self, message: &[u8]) -> Outcome<()> {
+        self.client.send_one_way(message, None)?;
         Ok(())
+    }
+
+    fn counts(&mut self) -> Option<Counts> {
+        Some(counts(&mut self.client))
     }
 
     fn flood(&mut self, request: &[u8]) -> Outcome<()> {

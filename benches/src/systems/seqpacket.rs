@@ -10,8 +10,8 @@ use rustix::net::{
 };
 
 use super::{Client, Outcome, Ready, Setup, System};
-use crate::payload::echo;
 use crate::scenario::Case;
+use crate::work::Handler;
 
 /// The largest message tried: the default socket buffer (208 KiB) holds it whole.
 const LARGEST: usize = 64 << 10;
@@ -41,10 +41,11 @@ impl System for SeqPacket {
         bind(&listener, &SocketAddrUnix::new(&setup.path)?)?;
         listen(&listener, 128)?;
         ready()?;
+        let handler = Handler::of(&setup.case);
         loop {
             let stream = accept_with(&listener, SocketFlags::CLOEXEC)?;
             thread::spawn(move || {
-                if let Err(error) = answer_all(&stream) {
+                if let Err(error) = answer_all(&stream, handler) {
                     eprintln!("race: seqpacket server: {error}");
                 }
             });
@@ -59,7 +60,7 @@ impl System for SeqPacket {
 }
 
 /// Answers requests until the client hangs up.
-fn answer_all(stream: &OwnedFd) -> Outcome<()> {
+fn answer_all(stream: &OwnedFd, mut handler: Handler) -> Outcome<()> {
     let mut buffer = vec![0; LARGEST];
     let mut answer = Vec::new();
     loop {
@@ -68,9 +69,9 @@ fn answer_all(stream: &OwnedFd) -> Outcome<()> {
             Ok((_, 0)) | Err(Errno::CONNRESET) => return Ok(()),
             received => received?.1,
         };
-        answer.clear();
-        echo(&buffer[..length], &mut answer);
-        send(stream, &answer, SendFlags::NOSIGNAL)?;
+        if handler.answer(&buffer[..length], &mut answer) {
+            send(stream, &answer, SendFlags::NOSIGNAL)?;
+        }
     }
 }
 
@@ -89,6 +90,10 @@ impl Client for Connection {
     fn send(&mut self, request: &[u8]) -> Outcome<()> {
         send(&self.stream, request, SendFlags::NOSIGNAL)?;
         Ok(())
+    }
+
+    fn one_way(&mut self, message: &[u8]) -> Outcome<()> {
+        self.send(message)
     }
 
     fn receive(&mut self, answer: &mut Vec<u8>) -> Outcome<()> {

@@ -1,18 +1,19 @@
 //! Baselines over a stream socket: blocking, length-prefixed, one thread for each connection.
 
+use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::thread;
 
 use super::frames::{BRIEF, FrameReader, FrameWriter, LASTING};
 use super::{Client, Outcome, Ready, Setup, System};
-use crate::payload::echo;
 use crate::scenario::{Case, Scenario};
+use crate::work::Handler;
 
 /// One connection for all calls; one write for each message.
 pub(crate) static STREAM: UdsStream = UdsStream { name: "uds-stream", batched: false };
 
-/// One connection; messages of a burst share their writes, on both sides. Differs from [`STREAM`] in pipelines only.
+/// One connection; messages of a burst share their writes, on both sides. Differs from [`STREAM`] in bursts only.
 pub(crate) static BATCHED: UdsStream = UdsStream { name: "uds-stream-batched", batched: true };
 
 /// A connection for each call.
@@ -32,18 +33,18 @@ impl System for UdsStream {
 
     fn cases(&self) -> Vec<Case> {
         let mut cases = Case::standard();
-        cases.retain(|case| !self.batched || case.scenario == Scenario::Pipelined);
+        cases.retain(|case| !self.batched || case.comes_in_bursts());
         cases
     }
 
     fn serve(&self, setup: &Setup, ready: Ready<'_>) -> Outcome<()> {
         let listener = UnixListener::bind(&setup.path)?;
         ready()?;
-        let batched = self.batched;
+        let (batched, handler) = (self.batched, Handler::of(&setup.case));
         loop {
             let (stream, _) = listener.accept()?;
             thread::spawn(move || {
-                if let Err(error) = answer_all(&stream, LASTING, batched) {
+                if let Err(error) = answer_all(&stream, &stream, LASTING, batched, handler) {
                     eprintln!("race: uds server: {error}");
                 }
             });
@@ -58,18 +59,27 @@ impl System for UdsStream {
 }
 
 /// Answers requests until the client hangs up.
-fn answer_all(stream: &UnixStream, buffer: usize, batched: bool) -> Outcome<()> {
-    let mut reader = FrameReader::new(stream, buffer);
-    let mut writer = FrameWriter::new(stream);
+pub(super) fn answer_all(
+    from: impl Read,
+    to: impl Write,
+    buffer: usize,
+    batched: bool,
+    mut handler: Handler,
+) -> Outcome<()> {
+    let mut reader = FrameReader::new(from, buffer);
+    let mut writer = FrameWriter::new(to);
     let (mut request, mut answer) = (Vec::new(), Vec::new());
     while reader.read(&mut request)? {
-        answer.clear();
-        echo(&request, &mut answer);
+        let wanted = handler.answer(&request, &mut answer);
         if !batched {
-            writer.write(&answer)?;
+            if wanted {
+                writer.write(&answer)?;
+            }
             continue;
         }
-        writer.push(&answer)?;
+        if wanted {
+            writer.push(&answer)?;
+        }
         if reader.is_drained() {
             writer.flush()?;
         }
@@ -78,13 +88,17 @@ fn answer_all(stream: &UnixStream, buffer: usize, batched: bool) -> Outcome<()> 
 }
 
 /// The client's end of a connection that stays.
-struct Connection {
-    reader: FrameReader<UnixStream>,
-    writer: FrameWriter<UnixStream>,
-    batched: bool,
+pub(super) struct Connection<R, W> {
+    pub(super) reader: FrameReader<R>,
+    pub(super) writer: FrameWriter<W>,
+    /// Messages of a burst share their writes.
+    pub(super) batched: bool,
 }
 
-impl Client for Connection {
+/// Bytes that a burst of one-way messages gathers before it is written.
+const GATHERED: usize = 64 << 10;
+
+impl<R: Read, W: Write> Client for Connection<R, W> {
     fn call(&mut self, request: &[u8], answer: &mut Vec<u8>) -> Outcome<()> {
         self.writer.write(request)?;
         self.receive(answer)
@@ -101,6 +115,11 @@ impl Client for Connection {
     fn receive(&mut self, answer: &mut Vec<u8>) -> Outcome<()> {
         if self.reader.read(answer)? { Ok(()) } else { Err("the server hung up".into()) }
     }
+
+    fn one_way(&mut self, message: &[u8]) -> Outcome<()> {
+        self.send(message)?;
+        if self.writer.pending() >= GATHERED { self.writer.flush() } else { Ok(()) }
+    }
 }
 
 /// Connect, ask, hear, hang up, for each call. The server answers in its accept loop: a thread for one request would
@@ -115,7 +134,8 @@ impl System for UdsDial {
 
     fn cases(&self) -> Vec<Case> {
         let mut cases = Case::standard();
-        cases.retain(|case| case.scenario != Scenario::Pipelined);
+        // There is nothing that could wait, or be waited for, in a connection that is not there.
+        cases.retain(|case| !case.comes_in_bursts() && case.scenario != Scenario::Idle);
         cases
     }
 
@@ -123,7 +143,8 @@ impl System for UdsDial {
         let listener = UnixListener::bind(&setup.path)?;
         ready()?;
         loop {
-            answer_all(&listener.accept()?.0, BRIEF, false)?;
+            let (stream, _) = listener.accept()?;
+            answer_all(&stream, &stream, BRIEF, false, Handler::of(&setup.case))?;
         }
     }
 

@@ -1,0 +1,76 @@
+//! Peers that take long to build, each behind a feature of its own. Without it, it has one row, which says so.
+//!
+//! To add one: `<name>.rs` with a [`System`], a feature in `Cargo.toml`, a line in [`all`] and one in `benches/peers`.
+
+#[cfg(feature = "peer-aeron")]
+mod aeron;
+#[cfg(feature = "peer-iceoryx2")]
+mod iceoryx2;
+#[cfg(feature = "peer-tokio")]
+mod tokio_uds;
+
+use super::{Client, Outcome, Ready, Setup, System};
+use crate::scenario::{Case, Scenario};
+
+/// Adds the systems of a peer, or what stands for them.
+macro_rules! peer {
+    ($all:ident, $feature:literal, $name:literal, [$($system:expr),+]) => {
+        #[cfg(feature = $feature)]
+        $all.extend([$((Some($feature), $system as &'static dyn System)),+]);
+        #[cfg(not(feature = $feature))]
+        $all.push((None, &Missing { name: $name, feature: $feature }));
+    };
+}
+
+/// All of them; with the feature that brought it, if it was built.
+fn each() -> Vec<(Option<&'static str>, &'static dyn System)> {
+    let mut all: Vec<(Option<&'static str>, &'static dyn System)> = Vec::new();
+    peer!(all, "peer-tokio", "tokio-uds", [&tokio_uds::DEFAULT, &tokio_uds::ONE_THREAD]);
+    peer!(all, "peer-iceoryx2", "iceoryx2", [&iceoryx2::SPINNING, &iceoryx2::EVENTS]);
+    peer!(all, "peer-aeron", "aeron", [&aeron::SPINNING, &aeron::BACK_OFF]);
+    all
+}
+
+/// All of them.
+pub(super) fn all() -> Vec<&'static dyn System> {
+    each().into_iter().map(|(_, system)| system).collect()
+}
+
+/// The features with which this program was built.
+pub(super) fn features() -> Vec<String> {
+    let mut features: Vec<String> =
+        each().into_iter().filter_map(|(feature, _)| feature.map(str::to_owned)).collect();
+    features.dedup();
+    features
+}
+
+/// A peer that was not built.
+#[derive(Debug)]
+#[allow(dead_code, reason = "unless all were built")]
+struct Missing {
+    name: &'static str,
+    feature: &'static str,
+}
+
+impl System for Missing {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn cases(&self) -> Vec<Case> {
+        vec![Case::new(Scenario::Echo, 64)]
+    }
+
+    fn absence(&self) -> Option<String> {
+        let feature = self.feature;
+        Some(format!("built without `--features {feature}`; `benches/peers` installs what that needs"))
+    }
+
+    fn serve(&self, _setup: &Setup, _ready: Ready<'_>) -> Outcome<()> {
+        Err("was not built".into())
+    }
+
+    fn connect(&self, _setup: &Setup) -> Outcome<Box<dyn Client>> {
+        Err("was not built".into())
+    }
+}

@@ -1,0 +1,150 @@
+//! Length-prefixed frames over a stream socket under tokio, a task for each connection.
+
+use std::path::Path;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, BufWriter};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::runtime::{Builder, Runtime};
+
+use super::super::{Client, Outcome, Ready, Setup, System};
+use crate::scenario::Case;
+use crate::work::Handler;
+
+/// As `#[tokio::main]` has it: a worker thread for each CPU.
+pub(crate) static DEFAULT: TokioUds = TokioUds { name: "tokio-uds", workers: true };
+
+/// Everything on the thread that calls or serves.
+pub(crate) static ONE_THREAD: TokioUds = TokioUds { name: "tokio-uds-one-thread", workers: false };
+
+/// Calls over a connection that stays.
+#[derive(Debug)]
+pub(crate) struct TokioUds {
+    name: &'static str,
+    workers: bool,
+}
+
+/// A runtime that uses all CPUs, or the calling thread alone.
+pub(super) fn runtime(workers: bool) -> Outcome<Runtime> {
+    let mut builder = if workers { Builder::new_multi_thread() } else { Builder::new_current_thread() };
+    Ok(builder.enable_all().build()?)
+}
+
+impl System for TokioUds {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn cases(&self) -> Vec<Case> {
+        if self.workers { Case::standard() } else { Case::few() }
+    }
+
+    fn serve(&self, setup: &Setup, ready: Ready<'_>) -> Outcome<()> {
+        let handler = Handler::of(&setup.case);
+        runtime(self.workers)?.block_on(async {
+            let listener = UnixListener::bind(&setup.path)?;
+            ready()?;
+            loop {
+                let (stream, _) = listener.accept().await?;
+                tokio::spawn(async move {
+                    if let Err(error) = answer_all(stream, handler).await {
+                        eprintln!("race: tokio server: {error}");
+                    }
+                });
+            }
+        })
+    }
+
+    fn connect(&self, setup: &Setup) -> Outcome<Box<dyn Client>> {
+        let runtime = runtime(self.workers)?;
+        let frames = runtime.block_on(Frames::connect(&setup.path))?;
+        Ok(Box::new(Connection { runtime, frames }))
+    }
+}
+
+/// Both directions of a connection, buffered.
+struct Frames {
+    reader: BufReader<OwnedReadHalf>,
+    writer: BufWriter<OwnedWriteHalf>,
+}
+
+impl Frames {
+    fn new(stream: UnixStream) -> Self {
+        let (reader, writer) = stream.into_split();
+        Self { reader: BufReader::new(reader), writer: BufWriter::new(writer) }
+    }
+
+    async fn connect(path: &Path) -> Outcome<Self> {
+        Ok(Self::new(UnixStream::connect(path).await?))
+    }
+
+    /// Keeps a frame for the next flush, or writes it if it is large.
+    async fn push(&mut self, payload: &[u8]) -> Outcome<()> {
+        self.writer.write_u32_le(u32::try_from(payload.len())?).await?;
+        self.writer.write_all(payload).await?;
+        Ok(())
+    }
+
+    /// The next payload. False at the end of the stream.
+    async fn read(&mut self, payload: &mut Vec<u8>) -> Outcome<bool> {
+        let length = match self.reader.read_u32_le().await {
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(false),
+            length => usize::try_from(length?)?,
+        };
+        payload.resize(length, 0);
+        self.reader.read_exact(payload).await?;
+        Ok(true)
+    }
+}
+
+/// Answers requests until the client hangs up; what is answered in one go is written in one go.
+async fn answer_all(stream: UnixStream, mut handler: Handler) -> Outcome<()> {
+    let mut frames = Frames::new(stream);
+    let (mut request, mut answer) = (Vec::new(), Vec::new());
+    while frames.read(&mut request).await? {
+        if handler.answer(&request, &mut answer) {
+            frames.push(&answer).await?;
+        }
+        if frames.reader.buffer().is_empty() {
+            frames.writer.flush().await?;
+        }
+    }
+    Ok(())
+}
+
+/// The client's end.
+struct Connection {
+    runtime: Runtime,
+    frames: Frames,
+}
+
+impl Client for Connection {
+    fn call(&mut self, request: &[u8], answer: &mut Vec<u8>) -> Outcome<()> {
+        let frames = &mut self.frames;
+        self.runtime.block_on(async {
+            frames.push(request).await?;
+            frames.writer.flush().await?;
+            if frames.read(answer).await? { Ok(()) } else { Err("the server hung up".into()) }
+        })
+    }
+
+    fn send(&mut self, request: &[u8]) -> Outcome<()> {
+        self.runtime.block_on(self.frames.push(request))
+    }
+
+    fn flush(&mut self) -> Outcome<()> {
+        Ok(self.runtime.block_on(self.frames.writer.flush())?)
+    }
+
+    fn receive(&mut self, answer: &mut Vec<u8>) -> Outcome<()> {
+        if self.runtime.block_on(self.frames.read(answer))? {
+            Ok(())
+        } else {
+            Err("the server hung up".into())
+        }
+    }
+
+    fn one_way(&mut self, message: &[u8]) -> Outcome<()> {
+        self.send(message)
+    }
+}
