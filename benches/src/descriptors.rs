@@ -13,9 +13,9 @@ use rustix::net::{
 use crate::systems::Outcome;
 
 /// The most descriptors that one handover carries.
-const MOST: usize = 2;
+const MOST: usize = 6;
 
-/// Sends up to two descriptors, with one byte for them to ride on.
+/// Sends up to [`MOST`] descriptors, with one byte for them to ride on.
 pub(crate) fn send(socket: &UnixStream, descriptors: &[BorrowedFd<'_>]) -> Outcome<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut control = SendAncillaryBuffer::new(&mut space);

@@ -202,7 +202,7 @@ fn lost(record: &Record) -> Vec<Loss<'_>> {
                 losses.push(Loss { ours, theirs, measure, figures, factor: figure(ours) / figure(theirs) });
             }
         };
-        if ours.by_rate {
+        if ours.by_rate || ours.clients > 1 {
             lower("rate", |line| 1e9 / line.per_second, |nanos| format!("{}/s", rate(1e9 / nanos)));
         } else {
             lower("p50", |line| line.p50_ns, time);

@@ -6,8 +6,26 @@
 mod aeron;
 #[cfg(feature = "peer-iceoryx2")]
 mod iceoryx2;
+#[cfg(feature = "peer-ipc-channel")]
+mod ipc_channel;
+#[cfg(feature = "peer-ipmpsc")]
+mod ipmpsc;
+#[cfg(feature = "peer-nng")]
+mod nng;
+#[cfg(any(feature = "peer-shmipc", feature = "peer-tarpc", feature = "peer-tokio", feature = "peer-tonic"))]
+mod runtime;
+#[cfg(feature = "peer-shmem-ipc")]
+mod shmem_ipc;
+#[cfg(feature = "peer-shmipc")]
+mod shmipc;
+#[cfg(feature = "peer-tarpc")]
+mod tarpc;
 #[cfg(feature = "peer-tokio")]
 mod tokio_uds;
+#[cfg(feature = "peer-tonic")]
+mod tonic;
+#[cfg(feature = "peer-zeromq")]
+mod zeromq;
 
 use super::{Client, Outcome, Ready, Setup, System};
 use crate::scenario::{Case, Scenario};
@@ -28,6 +46,14 @@ fn each() -> Vec<(Option<&'static str>, &'static dyn System)> {
     peer!(all, "peer-tokio", "tokio-uds", [&tokio_uds::DEFAULT, &tokio_uds::ONE_THREAD]);
     peer!(all, "peer-iceoryx2", "iceoryx2", [&iceoryx2::SPINNING, &iceoryx2::EVENTS]);
     peer!(all, "peer-aeron", "aeron", [&aeron::SPINNING, &aeron::BACK_OFF]);
+    peer!(all, "peer-ipc-channel", "ipc-channel", [&ipc_channel::BYTES]);
+    peer!(all, "peer-tonic", "tonic", [&tonic::DEFAULT, &tonic::TUNED]);
+    peer!(all, "peer-tarpc", "tarpc", [&tarpc::DEFAULT, &tarpc::ONE_THREAD]);
+    peer!(all, "peer-zeromq", "zeromq", [&zeromq::ROUTER]);
+    peer!(all, "peer-shmem-ipc", "shmem-ipc", [&shmem_ipc::RING]);
+    peer!(all, "peer-ipmpsc", "ipmpsc", [&ipmpsc::RING]);
+    peer!(all, "peer-nng", "nng", [&nng::REQ]);
+    peer!(all, "peer-shmipc", "shmipc", [&shmipc::DEFAULT, &shmipc::EVENTFD]);
     all
 }
 

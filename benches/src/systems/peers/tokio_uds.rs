@@ -5,9 +5,10 @@ use std::path::Path;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, BufWriter};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Runtime;
 
 use super::super::{Client, Outcome, Ready, Setup, System};
+use super::runtime::runtime;
 use crate::scenario::Case;
 use crate::work::Handler;
 
@@ -22,12 +23,6 @@ pub(crate) static ONE_THREAD: TokioUds = TokioUds { name: "tokio-uds-one-thread"
 pub(crate) struct TokioUds {
     name: &'static str,
     workers: bool,
-}
-
-/// A runtime that uses all CPUs, or the calling thread alone.
-pub(super) fn runtime(workers: bool) -> Outcome<Runtime> {
-    let mut builder = if workers { Builder::new_multi_thread() } else { Builder::new_current_thread() };
-    Ok(builder.enable_all().build()?)
 }
 
 impl System for TokioUds {
