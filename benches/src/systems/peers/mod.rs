@@ -30,31 +30,36 @@ mod zeromq;
 use super::{Client, Outcome, Ready, Setup, System};
 use crate::scenario::{Case, Scenario};
 
-/// Adds the systems of a peer, or what stands for them.
+/// The systems of a peer, or what stands for them.
 macro_rules! peer {
-    ($all:ident, $feature:literal, $name:literal, [$($system:expr),+]) => {
+    ($feature:literal, $name:literal, [$($system:expr),+]) => {{
         #[cfg(feature = $feature)]
-        $all.extend([$((Some($feature), $system as &'static dyn System)),+]);
+        let systems: &[Entry] = &[$((Some($feature), $system)),+];
         #[cfg(not(feature = $feature))]
-        $all.push((None, &Missing { name: $name, feature: $feature }));
-    };
+        let systems: &[Entry] = &[(None, &Missing { name: $name, feature: $feature })];
+        systems
+    }};
 }
 
+/// The feature that brought a system, if it was built, and the system.
+type Entry = (Option<&'static str>, &'static dyn System);
+
 /// All of them; with the feature that brought it, if it was built.
-fn each() -> Vec<(Option<&'static str>, &'static dyn System)> {
-    let mut all: Vec<(Option<&'static str>, &'static dyn System)> = Vec::new();
-    peer!(all, "peer-tokio", "tokio-uds", [&tokio_uds::DEFAULT, &tokio_uds::ONE_THREAD]);
-    peer!(all, "peer-iceoryx2", "iceoryx2", [&iceoryx2::SPINNING, &iceoryx2::EVENTS]);
-    peer!(all, "peer-aeron", "aeron", [&aeron::SPINNING, &aeron::BACK_OFF]);
-    peer!(all, "peer-ipc-channel", "ipc-channel", [&ipc_channel::BYTES]);
-    peer!(all, "peer-tonic", "tonic", [&tonic::DEFAULT, &tonic::TUNED]);
-    peer!(all, "peer-tarpc", "tarpc", [&tarpc::DEFAULT, &tarpc::ONE_THREAD]);
-    peer!(all, "peer-zeromq", "zeromq", [&zeromq::ROUTER]);
-    peer!(all, "peer-shmem-ipc", "shmem-ipc", [&shmem_ipc::RING]);
-    peer!(all, "peer-ipmpsc", "ipmpsc", [&ipmpsc::RING]);
-    peer!(all, "peer-nng", "nng", [&nng::REQ]);
-    peer!(all, "peer-shmipc", "shmipc", [&shmipc::DEFAULT, &shmipc::EVENTFD]);
-    all
+fn each() -> Vec<Entry> {
+    [
+        peer!("peer-tokio", "tokio-uds", [&tokio_uds::DEFAULT, &tokio_uds::ONE_THREAD]),
+        peer!("peer-iceoryx2", "iceoryx2", [&iceoryx2::SPINNING, &iceoryx2::EVENTS]),
+        peer!("peer-aeron", "aeron", [&aeron::SPINNING, &aeron::BACK_OFF]),
+        peer!("peer-ipc-channel", "ipc-channel", [&ipc_channel::BYTES]),
+        peer!("peer-tonic", "tonic", [&tonic::DEFAULT, &tonic::TUNED]),
+        peer!("peer-tarpc", "tarpc", [&tarpc::DEFAULT, &tarpc::ONE_THREAD]),
+        peer!("peer-zeromq", "zeromq", [&zeromq::ROUTER]),
+        peer!("peer-shmem-ipc", "shmem-ipc", [&shmem_ipc::RING]),
+        peer!("peer-ipmpsc", "ipmpsc", [&ipmpsc::RING]),
+        peer!("peer-nng", "nng", [&nng::REQ]),
+        peer!("peer-shmipc", "shmipc", [&shmipc::DEFAULT, &shmipc::EVENTFD]),
+    ]
+    .concat()
 }
 
 /// All of them.
