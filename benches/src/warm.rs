@@ -312,7 +312,9 @@ fn callers(extent: Extent, directory: &Path, rows: &mut Vec<Row>) -> Outcome<()>
                     match options(transport).connect(&path) {
                         Ok(mut client) => return Ok(client.call(request)?.to_vec()),
                         Err(ringbell::ConnectError::Rejected(
-                            ringbell::RejectReason::TooManyHandshakes { .. },
+                            ringbell::RejectReason::TooManyHandshakes { .. }
+                            // Those who have hung up count until the server has noticed.
+                            | ringbell::RejectReason::TooManyClients { .. },
                         )) => {
                             thread::yield_now();
                         }
