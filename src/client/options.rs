@@ -134,12 +134,12 @@ impl ConnectOptions {
                 Err(ConnectError::TimedOut) => return Err(obstacle.unwrap_or(ConnectError::TimedOut)),
                 Err(error) => error,
             };
-            if !self.will_pass(&error) || deadline.is_some_and(|deadline| Instant::now() + pause >= deadline)
-            {
+            if !self.will_pass(&error) || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Err(error);
             }
             obstacle = Some(error);
-            std::thread::sleep(pause);
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            std::thread::sleep(left.map_or(pause, |left| pause.min(left)));
             pause = (2 * pause).min(Duration::from_millis(16));
         }
     }
