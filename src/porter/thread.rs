@@ -191,13 +191,7 @@ impl<O: Outbox> Porter<O> {
         // Before the orders are looked at: an order that comes later rings again.
         let _ = rustix::io::read(&self.mailbox.bell, &mut count);
         let orders = std::mem::take(&mut *self.mailbox.orders());
-        for session in orders.closed {
-            if let Some(lodger) = self.lodgers.remove(&session) {
-                self.unwatch(&lodger);
-            }
-            self.desk.leave(session);
-            self.open_door();
-        }
+        self.let_go(orders.closed);
         if orders.stop {
             self.desk.stop();
             while let Some((&id, _)) = self.half_open.first_key_value() {
@@ -205,6 +199,17 @@ impl<O: Outbox> Porter<O> {
             }
         }
         !orders.quit
+    }
+
+    /// These sessions are over.
+    fn let_go(&mut self, closed: Vec<u64>) {
+        for session in closed {
+            if let Some(lodger) = self.lodgers.remove(&session) {
+                self.unwatch(&lodger);
+            }
+            self.desk.leave(session);
+            self.open_door();
+        }
     }
 
     fn accept(&mut self) {
@@ -323,6 +328,9 @@ impl<O: Outbox> Porter<O> {
 
     /// Takes a handshake as far as it goes.
     fn pump(&mut self, id: u64) {
+        // Whoever is gone makes room for who comes after: the order may stand behind this in the epoll.
+        let closed = std::mem::take(&mut self.mailbox.orders().closed);
+        self.let_go(closed);
         let Some(half_open) = self.half_open.get_mut(&id) else { return };
         let HalfOpen { handshake, writing } = half_open;
         let before = handshake.session();
