@@ -21,8 +21,9 @@
 //! - **Hints.** Each side says which CPU it runs on. A peer on the waiter's own CPU cannot answer while the waiter
 //!   spins.
 //! - **Slow yields.** On a crowded machine a yield gives the CPU away for whole time slices. Lost time is
-//!   counted in a leaky bucket; when it overflows yields are given up for a while, and the waiter parks, which
-//!   the scheduler rewards with an early wake-up.
+//!   counted in a leaky bucket, whether or not something was found behind the yield; when it overflows yields are
+//!   given up for a while, turns included: the waiter spins for as long as spinning pays, and else parks, which the
+//!   scheduler rewards with an early wake-up.
 
 use std::time::Duration;
 
@@ -55,7 +56,8 @@ pub struct WaitSettings {
     pub slow_yield: Duration,
     /// Time lost in slow yields, drained at a quarter of wall time, after which yields are given up. Default 5 ms.
     pub slow_budget: Duration,
-    /// For how long yields are given up the first time; doubles each time. Default 100 ms.
+    /// For how long yields are given up the first time; doubles each time. Default 20 ms: short, as a machine looks
+    /// crowded whenever processes start on it.
     pub slow_pause: Duration,
     /// The longest time for which yields are given up. Default 4 s.
     pub slow_pause_most: Duration,
@@ -77,7 +79,7 @@ impl WaitSettings {
             spin_probe: 64,
             slow_yield: Duration::from_millis(1),
             slow_budget: Duration::from_millis(5),
-            slow_pause: Duration::from_millis(100),
+            slow_pause: Duration::from_millis(20),
             slow_pause_most: Duration::from_secs(4),
             backstop: Duration::from_millis(50),
         }
@@ -273,7 +275,12 @@ impl Waiter {
         }
         let now = now();
         match self.phase {
-            Phase::Turn if self.yield_from == 0 => self.yield_at(now),
+            // No turns either while yields are given up: whoever else wants the CPU waits for a slice's end as it is.
+            Phase::Turn if self.yield_from == 0 && now >= self.no_yield_until => self.yield_at(now),
+            Phase::Turn if self.yield_from == 0 => {
+                self.phase = Phase::Spin;
+                Step::Spin(self.spin_polls)
+            }
             Phase::Turn => {
                 self.turn_taken(now);
                 self.phase = Phase::Spin;
@@ -359,7 +366,7 @@ impl Waiter {
         Step::Park
     }
 
-    /// The wait is over: something was found. `now` is asked for only after a sleep or a turn.
+    /// The wait is over: something was found. `now` is asked for only after a sleep or a yield.
     #[inline]
     pub fn found(&mut self, now: impl FnOnce() -> u64) {
         match self.phase {
@@ -373,7 +380,11 @@ impl Waiter {
                 self.turn_taken(now());
             }
             Phase::Yield => {
-                self.yield_from = 0;
+                // What was waited for came during the yield. A slow one counts all the same: on a crowded machine
+                // most answers come so.
+                if self.yield_from != 0 {
+                    self.yielded(now());
+                }
                 self.yield_longer();
             }
             Phase::Park => {
@@ -470,7 +481,7 @@ mod tests {
                 assert_eq!(waiter.step(FREE, || clock), Step::Yield);
             }
             clock += 1_000;
-            waiter.found(|| u64::MAX); // by the yield
+            waiter.found(|| clock); // by the yield
         }
         assert!((5..=20).contains(&spun), "{spun}");
         // Once it pays again it is used every time.
@@ -479,7 +490,7 @@ mod tests {
             if waiter.step(FREE, || clock) == Step::Spin(150) {
                 paid += 1;
             }
-            waiter.found(|| u64::MAX);
+            waiter.found(|| clock);
         }
         assert!(paid > 130, "{paid}");
     }
@@ -547,6 +558,39 @@ mod tests {
         clock += 10_000_000_000;
         steps_to_park(&mut waiter, &mut clock, 400);
         assert!(waiter.counts().yields > before, "and tried again");
+    }
+
+    #[test]
+    fn a_slow_yield_behind_which_something_was_found_counts() {
+        let mut waiter = Waiter::new(WaitSettings { turn_every: 0, ..WaitSettings::client() });
+        let mut clock = 1;
+        for _ in 0..2 {
+            while waiter.step(FREE, || clock) != Step::Yield {}
+            clock += 4_000_000;
+            waiter.found(|| clock);
+        }
+        assert_eq!(waiter.counts().slow_episodes, 1);
+    }
+
+    #[test]
+    fn no_turns_are_taken_while_yields_are_given_up() {
+        let turns = WaitSettings { turn_every: 1, turn_every_most: 1, ..WaitSettings::client() };
+        let mut waiter = Waiter::new(turns);
+        let mut clock = 1;
+        while waiter.counts().slow_episodes == 0 {
+            let step = waiter.step(FREE, || clock);
+            clock += if step == Step::Yield { 4_000_000 } else { 1_000 };
+            waiter.found(|| clock);
+        }
+        let before = waiter.counts().yields;
+        for _ in 0..100 {
+            assert_eq!(waiter.step(FREE, || clock), Step::Spin(150));
+            waiter.found(|| clock);
+        }
+        assert_eq!(waiter.counts().yields, before);
+        clock += 10_000_000_000;
+        let steps = [waiter.step(FREE, || clock), waiter.step(FREE, || clock)];
+        assert_eq!(steps, [Step::Yield, Step::Spin(150)]);
     }
 
     #[test]
