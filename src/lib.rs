@@ -56,6 +56,7 @@
 //! | L4 | `handler`, `service`, `dispatch` | what answers requests: one at a time, many at once, on an executor |
 //! | L4 | `flight` | requests whose answer comes later, and the queue on which answers come back |
 //! | L4 | `executor`, `schedule` | tasks on the caller's pool; reads and writes in order, key by key |
+//! | L5 | `tokio` | the client of many tasks, behind a feature |
 //!
 //! Modules marked hidden in the source are for Ringbell's own tests, models and tools, and no part of its interface.
 
@@ -115,6 +116,8 @@ mod service;
 mod session;
 #[cfg(not(ringbell_loom))]
 pub mod stats;
+#[cfg(all(feature = "tokio", not(ringbell_loom)))]
+mod tokio;
 #[cfg(not(ringbell_loom))]
 mod uds;
 #[cfg(not(ringbell_loom))]
@@ -141,6 +144,8 @@ mod reexports {
         OwnedRequest, PushError, Responder, ResponseStream, Service, Session, StreamError,
     };
     pub use crate::session::PeerFault;
+    #[cfg(feature = "tokio")]
+    pub use crate::tokio::{AsyncClient, Call, EventStream, ItemStream, OpenStream, SendOneWay};
     pub use crate::wait::WaitSettings;
 }
 #[cfg(not(ringbell_loom))]
