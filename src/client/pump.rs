@@ -24,6 +24,13 @@ pub(crate) enum Sort {
     OneWay,
 }
 
+/// A look-out that is to be made.
+#[derive(Debug)]
+#[must_use = "the waiting policy learns from what comes of it"]
+pub(crate) struct LookOut {
+    polls: u32,
+}
+
 /// A message on its way into the ring, which may take several attempts.
 #[derive(Debug)]
 pub(crate) struct Sending {
@@ -198,13 +205,25 @@ impl Client {
         }
     }
 
-    /// Looks out for something to come, for as long as it pays: microseconds. Whether something came. Not for sockets.
-    pub(crate) fn look_out(&mut self) -> bool {
+    /// Whether it pays to look out for an answer without arming, as the waiting policy has learnt; then
+    /// [`Self::look_out`] is to follow. Never for sockets.
+    pub(crate) fn may_look_out(&mut self) -> Option<LookOut> {
         if self.session.is_socket() {
-            return false;
+            return None;
         }
+        match self.waiter.step(self.surroundings(), now_ns) {
+            Step::Spin(polls) => Some(LookOut { polls }),
+            _ => {
+                self.waiter.given_up();
+                None
+            }
+        }
+    }
+
+    /// Looks out for something to come: for microseconds. Whether something came.
+    pub(crate) fn look_out(&mut self, LookOut { mut polls }: LookOut) -> bool {
         let around = self.surroundings();
-        while let Step::Spin(polls) = self.waiter.step(around, now_ns) {
+        loop {
             self.session.watch(polls, || {
                 spin_hint();
                 false
@@ -212,6 +231,10 @@ impl Client {
             if self.session.has_pending() {
                 self.waiter.found(now_ns);
                 return true;
+            }
+            match self.waiter.step(around, now_ns) {
+                Step::Spin(more) => polls = more,
+                _ => break,
             }
         }
         self.waiter.given_up();

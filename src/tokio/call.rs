@@ -116,8 +116,8 @@ impl<'a> Call<'a> {
                 core.enter(sent, cx.waker());
                 *call = Some(sent);
             }
-            if look_out {
-                core.look_out(wakes);
+            if let Some(look_out) = look_out {
+                core.look_out(look_out, wakes);
             }
             let answer = match *call {
                 Some(call) => core.poll_answer(call, cx.waker()),

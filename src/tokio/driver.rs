@@ -89,7 +89,11 @@ fn turn(core: &mut Core, reported: bool, look_out: bool, wakes: &mut Wakes) -> N
         core.client.call_off();
     }
     core.pump(wakes);
-    if look_out && wakes.is_empty() && core.over().is_none() && core.has_calls() && core.client.look_out() {
+    let look_out = look_out && wakes.is_empty() && core.over().is_none() && core.has_calls();
+    if look_out
+        && let Some(look_out) = core.client.may_look_out()
+        && core.client.look_out(look_out)
+    {
         core.pump(wakes);
     }
     if core.over().is_some() {

@@ -1,7 +1,7 @@
 //! What futures and the driver share.
 
 use crate::client::Over;
-use crate::client::pump::Sending;
+use crate::client::pump::{LookOut, Sending};
 use crate::sync::lock;
 use crate::{CallError, CallId, Client, SendError};
 use std::collections::{HashMap, VecDeque};
@@ -209,17 +209,18 @@ impl Core {
 
     /// Whether a call that is sent now may look out for its answer. Then the client is not armed, and the driver will be
     /// woken by [`Self::looked_out`].
-    pub(super) fn may_look_out(&mut self) -> bool {
-        let may = self.is_quiet() && self.over.is_none() && !self.client.is_socket();
-        if may {
-            self.client.call_off();
+    pub(super) fn may_look_out(&mut self) -> Option<LookOut> {
+        if !self.is_quiet() || self.over.is_some() {
+            return None;
         }
-        may
+        let may = self.client.may_look_out()?;
+        self.client.call_off();
+        Some(may)
     }
 
     /// Looks out for a while; afterwards the driver arms, in its own time.
-    pub(super) fn look_out(&mut self, wakes: &mut Wakes) {
-        if self.client.look_out() {
+    pub(super) fn look_out(&mut self, look_out: LookOut, wakes: &mut Wakes) {
+        if self.client.look_out(look_out) {
             self.pump(wakes);
         }
         self.wake_driver(wakes);
