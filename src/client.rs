@@ -4,6 +4,9 @@ mod error;
 mod health;
 mod options;
 mod place;
+#[cfg(feature = "tokio")]
+pub(crate) mod pump;
+mod readiness;
 mod stream;
 mod waiting;
 
@@ -18,7 +21,7 @@ use crate::ring::{Consumer, Producer, Record};
 use crate::session::{Budget, Head, Parts, PeerFault, Progress, Readiness, Received, Rings, Sent, Session};
 use crate::stats::{SessionCounters, Words};
 use crate::wait::Waiter;
-use error::{Over, WaitEnd};
+use error::WaitEnd;
 use place::{Shown, ViewOf};
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -29,6 +32,7 @@ use std::time::{Duration, Instant};
 use stream::{Events, Streams};
 use waiting::{Bed, SharedBed};
 
+pub(crate) use error::Over;
 pub use error::{CallError, RecvError, RemoteError, SendError};
 pub use options::ConnectOptions;
 pub use place::{Claim, View};
@@ -116,6 +120,10 @@ pub struct Client {
     streams: Streams,
     /// Cancels and credits that found no room, at most one or two for each call in flight.
     owed: Vec<Head>,
+    /// Something that was to be sent without waiting found no room, and nobody was told of room since.
+    starved: bool,
+    /// An item or an event was kept for later since [`Client::arm`] was called last.
+    kept: bool,
     events: Events,
     send_deadlines: bool,
     buffer: Vec<u8>,
@@ -176,6 +184,8 @@ impl Client {
             server_hints: status.peer_word(offset::HINTS),
             cpu: None,
             server: attachment.server,
+            armed: false,
+            unread: 0,
         };
         let session = Session::new(Parts {
             rings: Some(rings),
@@ -232,6 +242,8 @@ impl Client {
             stash: VecDeque::new(),
             streams: Streams::default(),
             owed: Vec::new(),
+            starved: false,
+            kept: false,
             events: Events::new(options.max_events),
             send_deadlines: options.send_deadlines,
             buffer: Vec::new(),
@@ -575,12 +587,17 @@ impl Client {
     /// Sends what was owed. A fault shows at the next use.
     #[cold]
     fn retry_owed(&mut self) {
+        let _ = self.try_owed();
+    }
+
+    fn try_owed(&mut self) -> Result<(), PeerFault> {
         while let Some(&head) = self.owed.first() {
-            match self.session.send(head, 0, &[], &mut Progress::default()) {
-                Ok(Sent::Done) => drop(self.owed.remove(0)),
-                Ok(Sent::Full) | Err(_) => break,
+            match self.session.send(head, 0, &[], &mut Progress::default())? {
+                Sent::Done => drop(self.owed.remove(0)),
+                Sent::Full => break,
             }
         }
+        Ok(())
     }
 
     /// Over a socket that takes no more just now: waits until all that was sent is on its way, at most until the
@@ -650,6 +667,7 @@ impl Client {
                     self.session.abort(head).map_err(|fault| self.fail(fault.into()).as_send())?;
                 }
                 self.session.counts.timeouts += 1;
+                self.starved = true;
                 Err(SendError::TimedOut)
             }
         }
@@ -680,7 +698,10 @@ impl Client {
         });
         match claimed {
             Ok(claim) => Ok(Claim { client: self, claim: Some(claim) }),
-            Err(WaitEnd::TimedOut) => Err(SendError::TimedOut),
+            Err(WaitEnd::TimedOut) => {
+                self.starved = true;
+                Err(SendError::TimedOut)
+            }
             Err(WaitEnd::Over(over)) => Err(over.as_send()),
         }
     }
@@ -734,6 +755,9 @@ impl Client {
         if self.calls.wanted() <= self.streams.open() {
             // Answers to calls that were given up may have come: they are dropped here.
             self.drain_now().map_err(|over| self.fail(over).as_recv())?;
+            if let Some(over) = self.has_heard_the_end() {
+                return Err(self.fail(over).as_recv());
+            }
             return Err(RecvError::NothingInFlight);
         }
         match self.wait(&mut deadline, Interest::DATA, |client| client.look(None)) {

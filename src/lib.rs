@@ -60,6 +60,7 @@
 //! | L4 | [`worker`] | processes kept ready: those that serve, and those that speak lines |
 //! | L5 | `config` (feature) | settings from YAML files |
 //! | L4 | `executor`, `schedule` | tasks on the caller's pool; reads and writes in order, key by key |
+//! | L5 | `tokio` | the client of many tasks, behind a feature |
 //!
 //! Modules marked hidden in the source are for Ringbell's own tests, models and tools, and no part of its interface.
 
@@ -125,6 +126,8 @@ mod service;
 mod session;
 #[cfg(not(ringbell_loom))]
 pub mod stats;
+#[cfg(all(feature = "tokio", not(ringbell_loom)))]
+mod tokio;
 #[cfg(not(ringbell_loom))]
 mod uds;
 #[cfg(not(ringbell_loom))]
@@ -154,6 +157,8 @@ mod reexports {
         OwnedRequest, PushError, Responder, ResponseStream, Service, Session, StreamError,
     };
     pub use crate::session::PeerFault;
+    #[cfg(feature = "tokio")]
+    pub use crate::tokio::{AsyncClient, Call, EventStream, ItemStream, OpenStream, SendOneWay};
     pub use crate::wait::WaitSettings;
     pub use crate::worker::{Pools, WorkerCommand, WorkerPool};
 }

@@ -241,6 +241,12 @@ impl Session {
         &self.lifeline
     }
 
+    /// The lifeline, for an event loop that watches it.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn shared_lifeline(&self) -> Arc<OwnedFd> {
+        self.lifeline.clone()
+    }
+
     /// Sends a message, or as much of it as there is room for, and rings. `until` is the time at which nobody will
     /// want it any more, in CLOCK_MONOTONIC ns; 0 for none.
     #[inline(always)]
@@ -350,6 +356,11 @@ impl Session {
         self.push_owed_abort()?;
         self.flush();
         Ok(())
+    }
+
+    /// Whether an abort is owed.
+    pub(crate) fn owes_abort(&self) -> bool {
+        self.abort.is_some()
     }
 
     fn push_owed_abort(&mut self) -> Result<Sent, PeerFault> {

@@ -23,6 +23,7 @@
 
 mod bell;
 mod close;
+mod event_loop;
 mod kernel;
 mod notify;
 mod parking;

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 suite! {
     tests: [
         no_system_calls_while_busy,
+        no_system_calls_while_a_loop_is_busy,
         idle_clients_cost_nothing,
         waiting_clients_cost_next_to_nothing,
         ten_idle_clients_take_little_memory,
@@ -40,7 +41,15 @@ fn busy(arguments: &Arguments) {
     say("ready");
     while hear().is_some() {
         for _ in 0..arguments.number("count") {
-            client.call(None).expect("a call");
+            if arguments.get("looping").is_some() {
+                // As an event loop does that finds something whenever it looks.
+                client.send(Some(Duration::ZERO)).expect("there is room");
+                while !client.try_recv().expect("an answer") {
+                    std::hint::spin_loop();
+                }
+            } else {
+                client.call(None).expect("a call");
+            }
         }
         say("done");
     }
@@ -217,6 +226,15 @@ fn last_words(mut child: Child) -> String {
 }
 
 fn no_system_calls_while_busy() -> Ran {
+    quiet(false)
+}
+
+/// The same for a client that is made to be armed, and is not, since it is not about to sleep.
+fn no_system_calls_while_a_loop_is_busy() -> Ran {
+    quiet(true)
+}
+
+fn quiet(looping: bool) -> Ran {
     const COUNT: u64 = 5_000;
     let bursts = scaled(300).max(10);
     if cfg!(debug_assertions) {
@@ -228,7 +246,8 @@ fn no_system_calls_while_busy() -> Ran {
         return Ran::Skipped("there is one CPU only".into());
     }
     let server = Server::prepare("verify").start();
-    let mut client = Start::role("busy").with("path", server.path().display()).with("count", COUNT).start();
+    let client = Start::role("busy").with("path", server.path().display()).with("count", COUNT);
+    let mut client = if looping { client.with("looping", 1) } else { client }.start();
     client.expect("ready");
     let server_pid = i32::try_from(server.id()).ok().and_then(rustix::process::Pid::from_raw);
     pin(server_pid, 0);

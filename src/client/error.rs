@@ -206,7 +206,7 @@ impl From<SendError> for CallError {
 
 /// Why a session is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Over {
+pub(crate) enum Over {
     Disconnected,
     ShutDown,
     PeerFault(PeerFault),
@@ -228,7 +228,7 @@ impl Over {
         }
     }
 
-    pub(super) fn as_send(self) -> SendError {
+    pub(crate) fn as_send(self) -> SendError {
         match self {
             Self::Disconnected => SendError::Disconnected,
             Self::ShutDown => SendError::ShutDown,
@@ -237,7 +237,7 @@ impl Over {
         }
     }
 
-    pub(super) fn as_recv(self) -> RecvError {
+    pub(crate) fn as_recv(self) -> RecvError {
         match self {
             Self::Disconnected => RecvError::Disconnected,
             Self::ShutDown => RecvError::ShutDown,
@@ -246,7 +246,7 @@ impl Over {
         }
     }
 
-    pub(super) fn as_call(self, maybe_executed: bool) -> CallError {
+    pub(crate) fn as_call(self, maybe_executed: bool) -> CallError {
         match self {
             Self::Disconnected => CallError::Disconnected { maybe_executed },
             Self::ShutDown => CallError::ShutDown { maybe_executed },

@@ -25,6 +25,9 @@ pub(super) struct Streams {
     of_calls: HashMap<u64, Incoming>,
     /// How many of them have not ended.
     open: usize,
+    /// Of which something came, for a driver that asks.
+    #[cfg(feature = "tokio")]
+    news: Option<Vec<u64>>,
 }
 
 impl Streams {
@@ -36,6 +39,21 @@ impl Streams {
     /// Streams that have not ended.
     pub(super) fn open(&self) -> usize {
         self.open
+    }
+}
+
+#[cfg(feature = "tokio")]
+impl Streams {
+    pub(super) fn forget(&mut self, call: CallId) {
+        self.of_calls.remove(&call.as_u64());
+    }
+
+    pub(super) fn follow(&mut self) {
+        self.news.get_or_insert_default();
+    }
+
+    pub(super) fn news(&mut self) -> Vec<u64> {
+        self.news.as_mut().map(std::mem::take).unwrap_or_default()
     }
 }
 
@@ -74,7 +92,12 @@ impl Events {
         self.missed = 0;
     }
 
-    fn next(&mut self) -> Option<Result<Vec<u8>, u64>> {
+    #[cfg(feature = "tokio")]
+    pub(super) fn is_empty(&self) -> bool {
+        self.kept.is_empty() && self.missed == 0
+    }
+
+    pub(super) fn next(&mut self) -> Option<Result<Vec<u8>, u64>> {
         match std::mem::take(&mut self.missed) {
             0 => {
                 let event = self.kept.pop_front()?;
@@ -203,9 +226,13 @@ impl Client {
     /// As [`Self::send_timeout`].
     pub fn open_stream(&mut self, request: &[u8], timeout: Option<Duration>) -> Result<CallId, SendError> {
         let call = self.send_until(request, &mut Deadline::after(timeout))?;
+        self.opened(call);
+        Ok(call)
+    }
+
+    pub(super) fn opened(&mut self, call: CallId) {
         self.streams.of_calls.insert(call.as_u64(), Incoming::default());
         self.streams.open += 1;
-        Ok(call)
     }
 
     /// Replaces the content of `item` with the next item of a stream; false at its end, after which the stream is
@@ -247,7 +274,8 @@ impl Client {
                 end.map(|()| false).map_err(CallError::Remote)
             }
             Err(WaitEnd::TimedOut) => {
-                self.session.counts.timeouts += 1;
+                // Who only looks has not waited in vain.
+                self.session.counts.timeouts += u64::from(timeout != Some(Duration::ZERO));
                 Err(CallError::TimedOut { maybe_executed: true })
             }
             Err(WaitEnd::Over(over)) => Err(over.as_call(true)),
@@ -267,7 +295,7 @@ impl Client {
         }
     }
 
-    fn next_kept(&mut self, call: CallId) -> Result<Option<Next>, CallError> {
+    pub(super) fn next_kept(&mut self, call: CallId) -> Result<Option<Next>, CallError> {
         let stream = self.streams.of_calls.get_mut(&call.as_u64()).ok_or(CallError::NotAStream)?;
         Ok(stream.next())
     }
@@ -285,7 +313,7 @@ impl Client {
     }
 
     /// Lets the server send more items once half of the window was taken.
-    fn grant(&mut self, call: CallId) {
+    pub(super) fn grant(&mut self, call: CallId) {
         let Some(stream) = self.streams.of_calls.get_mut(&call.as_u64()) else { return };
         if stream.taken < STREAM_WINDOW / 2 || stream.end.is_some() || self.over.is_some() {
             return;
@@ -328,6 +356,7 @@ impl Client {
     /// Takes in what is no plain answer. Whether it is an answer (an error, for a call that is no stream) all the same.
     #[cold]
     pub(super) fn accept_other(&mut self, head: Head) -> Result<bool, Over> {
+        self.kept = true;
         let call = head.call;
         let kind = head.kind();
         match kind {
@@ -343,6 +372,10 @@ impl Client {
         }
         let state = self.calls.state(call).ok_or(PeerFault::UnknownCall(call))?;
         if let Some(stream) = self.streams.of_calls.get_mut(&call) {
+            #[cfg(feature = "tokio")]
+            if let Some(news) = &mut self.streams.news {
+                news.push(call);
+            }
             if matches!(kind, Kind::StreamItem | Kind::Response) {
                 if kind == Kind::StreamItem && stream.items.len() >= STREAM_WINDOW.into() {
                     return Err(PeerFault::TooManyItems(call).into());
@@ -381,7 +414,7 @@ impl Client {
 }
 
 /// What a stream has next.
-enum Next {
+pub(super) enum Next {
     Item(Vec<u8>),
     End(Result<(), RemoteError>),
 }

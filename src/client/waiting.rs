@@ -34,6 +34,10 @@ pub(super) struct SharedBed {
     pub(super) cpu: Option<u32>,
     /// The server's pidfd.
     pub(super) server: Option<OwnedFd>,
+    /// Armed in event mode, by [`Client::arm`].
+    pub(super) armed: bool,
+    /// Wake bytes that may have come since the lifeline was read last.
+    pub(super) unread: u32,
 }
 
 /// How a sleep ended.
@@ -114,7 +118,7 @@ impl Client {
     }
 
     #[inline]
-    fn surroundings(&self) -> Surroundings {
+    pub(super) fn surroundings(&self) -> Surroundings {
         let Bed::Shared(bed) = &self.bed else { return Surroundings::default() };
         let server = Hints(bed.server_hints.load());
         Surroundings { peer_cannot_run: server.cpu().is_some() && server.cpu() == bed.cpu, crowded: false }
@@ -133,7 +137,7 @@ impl Client {
     /// clients that never wait for long.
     pub(super) fn timed_out(&mut self, now: u64) -> WaitEnd {
         self.waiter.given_up();
-        if now.saturating_sub(self.checked_at) < CHECK_EVERY_NS {
+        if self.verdict.is_none() && now.saturating_sub(self.checked_at) < CHECK_EVERY_NS {
             return WaitEnd::TimedOut;
         }
         self.checked_at = now;
@@ -306,7 +310,7 @@ impl Client {
     }
 }
 
-fn something_came(session: &mut Session, interest: Interest) -> bool {
+pub(super) fn something_came(session: &mut Session, interest: Interest) -> bool {
     session.has_pending() || (interest.meets(Interest::SPACE) && session.room_appeared())
 }
 

@@ -106,3 +106,19 @@ fn workers_are_replaced() {
     assert_eq!(shown.matches("all correct").count(), 2, "{shown}");
     assert!(shown.contains("killing worker"), "{shown}");
 }
+
+#[test]
+fn loops_of_others_are_told_of_every_answer() {
+    let shown = stdout_of(&mut Command::new(example("epoll")));
+    let lines: Vec<&str> = shown.lines().collect();
+    let answers: Vec<String> = (1..=10).map(|answer| format!("answer {answer}")).collect();
+    assert_eq!(lines[..10], answers);
+    assert!(lines[10].starts_with("10 requests, "), "{shown}");
+
+    let shown = stdout_of(&mut Command::new(example("mio")));
+    for name in ["quick", "slow"] {
+        let answers = shown.lines().filter(|line| line.starts_with(name));
+        assert!(answers.eq((0..10).map(|call| format!("{name} {call}"))), "{shown}");
+    }
+    assert!(shown.ends_with("10 requests\n10 requests\n"), "{shown}");
+}

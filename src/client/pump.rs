@@ -1,0 +1,272 @@
+//! What a driver that serves many callers at once needs of a client: sending with the progress kept outside, and
+//! handing out what has come. Nothing here waits, and nothing is set aside.
+
+use super::stream::Next;
+use super::waiting::Bed;
+use super::{CallError, Client, FAR_OFF, LOOK_MOST, Over, RemoteError, SendError};
+use crate::calls::CallId;
+use crate::clock::{Deadline, now_ns};
+use crate::handshake::lifeline;
+use crate::layout::Kind;
+use crate::session::{Head, Progress, Sent};
+use crate::sync::spin_hint;
+use crate::wait::Step;
+use rustix::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sort {
+    Request,
+    /// A request whose answer comes in items.
+    Stream,
+    OneWay,
+}
+
+/// A look-out that is to be made.
+#[derive(Debug)]
+#[must_use = "the waiting policy learns from what comes of it"]
+pub(crate) struct LookOut {
+    polls: u32,
+}
+
+/// A message on its way into the ring, which may take several attempts.
+#[derive(Debug)]
+pub(crate) struct Sending {
+    sort: Sort,
+    until: u64,
+    head: Option<Head>,
+    progress: Progress,
+}
+
+impl Sending {
+    pub(crate) fn new(sort: Sort) -> Self {
+        Self { sort, until: 0, head: None, progress: Progress::default() }
+    }
+}
+
+impl Client {
+    /// Lets the server know until when the caller waits, as [`Client::call_timeout`] does.
+    pub(crate) fn wait_until(&self, sending: &mut Sending, timeout: Duration) {
+        if self.send_deadlines && timeout < FAR_OFF && sending.until == 0 {
+            sending.until = Deadline::In(timeout).fix();
+        }
+    }
+
+    /// Sends a message, or goes on with it; `None` if there is no room yet, or too much in flight. While one message
+    /// is on its way no other may be begun. Its call, 0 for a one-way message.
+    pub(crate) fn offer(
+        &mut self,
+        sending: &mut Sending,
+        payload: &[u8],
+    ) -> Result<Option<CallId>, SendError> {
+        self.usable().map_err(Over::as_send)?;
+        if payload.len() > self.session.max_message() {
+            return Err(SendError::TooLarge { len: payload.len(), max: self.session.max_message() });
+        }
+        let head = match sending.head {
+            Some(head) => head,
+            None if sending.sort == Sort::OneWay => Head::new(Kind::OneWay, 0),
+            None => match self.calls.begin() {
+                Some(call) => Head::new(Kind::Request, call.0),
+                None => return Ok(None),
+            },
+        };
+        sending.head = Some(head);
+        match self.session.send(head, sending.until, payload, &mut sending.progress) {
+            Ok(Sent::Done) if self.session.is_broken() => {
+                // Why, the pump finds out.
+                self.withdraw(sending);
+                Err(SendError::Disconnected)
+            }
+            Ok(Sent::Done) => {
+                sending.head = None;
+                let call = CallId(head.call);
+                if sending.sort == Sort::Stream {
+                    self.opened(call);
+                }
+                Ok(Some(call))
+            }
+            Ok(Sent::Full) => {
+                self.starved = true;
+                Ok(None)
+            }
+            Err(fault) => Err(self.fail(fault.into()).as_send()),
+        }
+    }
+
+    /// Gives up a message that was not sent to its end.
+    pub(crate) fn withdraw(&mut self, sending: &mut Sending) {
+        let Some(head) = sending.head.take() else { return };
+        self.calls.end(head.call);
+        if sending.progress.is_partial()
+            && self.usable().is_ok()
+            && let Err(fault) = self.session.abort(head)
+        {
+            self.fail(fault.into());
+        }
+    }
+
+    /// Whether a cancel, a credit or an abort waits for room: [`Client::arm`] sends them.
+    pub(crate) fn owes(&self) -> bool {
+        !self.owed.is_empty() || self.session.owes_abort()
+    }
+
+    /// Calls that count towards the limit.
+    pub(crate) fn taken(&self) -> usize {
+        self.calls.in_flight()
+    }
+
+    /// Nobody wants the answer to a call any more.
+    pub(crate) fn give_up(&mut self, call: CallId, timed_out: bool) {
+        self.session.counts.timeouts += u64::from(timed_out);
+        self.calls.abandon(call);
+        if self.usable().is_ok() {
+            self.cancel(call);
+        }
+    }
+
+    /// Takes in what has come, at most so much at a time, and hands out the answers. The rest is found by
+    /// [`Client::arm`].
+    ///
+    /// # Errors
+    /// The session is over, and everything that came before has been handed out.
+    pub(crate) fn pump(
+        &mut self,
+        mut answered: impl FnMut(u64, Result<Vec<u8>, CallError>),
+    ) -> Result<(), Over> {
+        self.usable()?;
+        for _ in 0..LOOK_MOST {
+            let head = match self.look(None) {
+                Ok(Some(head)) => head,
+                Ok(None) => break,
+                Err(over) => return Err(self.fail(over)),
+            };
+            let outcome = match head.kind() {
+                Kind::Response => Ok(std::mem::take(&mut self.buffer)),
+                _ => Err(CallError::of(RemoteError::of(head, &self.buffer))),
+            };
+            answered(head.call, outcome);
+        }
+        // The caller asks for what was kept, now.
+        self.kept = false;
+        if self.session.has_ended() {
+            return Err(self.fail(Over::Disconnected));
+        }
+        match self.has_heard_the_end() {
+            Some(over) => Err(self.fail(over)),
+            None => Ok(()),
+        }
+    }
+
+    /// The next item of a stream that has come; `Some(None)` for its end. Never looks for more.
+    pub(crate) fn kept_item(&mut self, call: CallId) -> Result<Option<Option<Vec<u8>>>, CallError> {
+        match self.next_kept(call)? {
+            None => Ok(None),
+            Some(Next::Item(item)) => {
+                self.grant(call);
+                Ok(Some(Some(item)))
+            }
+            Some(Next::End(end)) => {
+                self.streams.forget(call);
+                end.map(|()| Some(None)).map_err(CallError::Remote)
+            }
+        }
+    }
+
+    /// The next event that has come, or how many were dropped.
+    pub(crate) fn kept_event(&mut self) -> Option<Result<Vec<u8>, u64>> {
+        self.events.next()
+    }
+
+    /// Whether [`Self::kept_event`] has something.
+    pub(crate) fn has_event(&self) -> bool {
+        !self.events.is_empty()
+    }
+
+    /// From now on [`Self::news_of_streams`] has something to say.
+    pub(crate) fn follow_streams(&mut self) {
+        self.streams.follow();
+    }
+
+    /// The streams of which something came since this was asked last.
+    pub(crate) fn news_of_streams(&mut self) -> Vec<u64> {
+        self.streams.news()
+    }
+
+    /// No longer armed, without a look at the lifeline: for a driver that goes on watching it.
+    pub(crate) fn call_off(&mut self) {
+        let Bed::Shared(bed) = &mut self.bed else { return };
+        if bed.armed {
+            bed.sleeper.disarm();
+            bed.armed = false;
+            bed.unread += 1;
+        }
+    }
+
+    /// Whether it pays to look out for an answer without arming, as the waiting policy has learnt; then
+    /// [`Self::look_out`] is to follow. Never for sockets.
+    pub(crate) fn may_look_out(&mut self) -> Option<LookOut> {
+        if self.session.is_socket() {
+            return None;
+        }
+        match self.waiter.step(self.surroundings(), now_ns) {
+            Step::Spin(polls) => Some(LookOut { polls }),
+            _ => {
+                self.waiter.given_up();
+                None
+            }
+        }
+    }
+
+    /// Looks out for something to come: for microseconds. Whether something came.
+    pub(crate) fn look_out(&mut self, LookOut { mut polls }: LookOut) -> bool {
+        let around = self.surroundings();
+        loop {
+            self.session.watch(polls, || {
+                spin_hint();
+                false
+            });
+            if self.session.has_pending() {
+                self.waiter.found(now_ns);
+                return true;
+            }
+            match self.waiter.step(around, now_ns) {
+                Step::Spin(more) => polls = more,
+                _ => break,
+            }
+        }
+        self.waiter.given_up();
+        false
+    }
+
+    /// The descriptor that is watched, and that of the server's process.
+    pub(crate) fn descriptors(&self) -> (Arc<OwnedFd>, Option<std::io::Result<OwnedFd>>) {
+        (self.session.shared_lifeline(), self.server_process().map(|process| process.try_clone_to_owned()))
+    }
+
+    /// Whether the socket itself carries the session.
+    pub(crate) fn is_socket(&self) -> bool {
+        self.session.is_socket()
+    }
+
+    /// Says goodbye and ends the session, without waiting for a socket that takes no more.
+    pub(crate) fn leave(&mut self) {
+        if !self.origin.is_here() || self.over.is_some() {
+            return;
+        }
+        self.call_off();
+        self.store_counts();
+        self.session.flush();
+        if self.session.is_socket() {
+            let goodbye = Head::new(Kind::Goodbye, 0);
+            let _ = self.session.send(goodbye, 0, &[], &mut Progress::default());
+        } else {
+            crate::session::send_byte(self.session.lifeline(), lifeline::GOODBYE);
+        }
+        // The descriptor stays open as long as somebody holds the client; what was sent is still read.
+        let _ = rustix::net::shutdown(self.session.lifeline(), rustix::net::Shutdown::Both);
+        self.fail(Over::Disconnected);
+    }
+}

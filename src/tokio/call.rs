@@ -1,0 +1,213 @@
+//! Futures that send.
+
+use super::shared::{Handle, Offered};
+use super::stream::ItemStream;
+use crate::client::pump::{Sending, Sort};
+use crate::{CallError, CallId, SendError};
+use std::borrow::Cow;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::Sleep;
+
+/// A message that is being sent. Dropping it gives it up.
+#[derive(Debug)]
+struct Offer<'a> {
+    handle: Arc<Handle>,
+    payload: Cow<'a, [u8]>,
+    sending: Sending,
+    /// In the queue of those who wait for room.
+    place: Option<u64>,
+    begun: bool,
+    ended: bool,
+}
+
+impl<'a> Offer<'a> {
+    fn new(handle: Arc<Handle>, payload: Cow<'a, [u8]>, sort: Sort) -> Self {
+        Self { handle, payload, sending: Sending::new(sort), place: None, begun: false, ended: false }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<CallId, SendError>> {
+        self.begin();
+        let Self { handle, payload, sending, place, .. } = self;
+        let offered =
+            handle.shared().with(|core, wakes| core.offer(sending, payload, *place, cx.waker(), wakes));
+        self.taken(offered)
+    }
+
+    /// It is about to be sent, or sent on.
+    ///
+    /// # Panics
+    /// If it was sent, or given up: like every future it must not be polled again then.
+    fn begin(&mut self) {
+        assert!(!self.ended, "a future is polled after its end");
+        self.begun = true;
+    }
+
+    fn taken(&mut self, offered: Result<Offered, SendError>) -> Poll<Result<CallId, SendError>> {
+        let result = match offered {
+            Ok(Offered::Queued(place)) => {
+                self.place = Some(place);
+                return Poll::Pending;
+            }
+            Ok(Offered::Sent(call)) => Ok(call),
+            Err(error) => Err(error),
+        };
+        self.begun = false;
+        self.ended = true;
+        Poll::Ready(result)
+    }
+
+    fn give_up(&mut self) {
+        if std::mem::take(&mut self.begun) {
+            let Self { handle, sending, place, .. } = self;
+            handle.shared().with(|core, wakes| core.withdraw(sending, *place, wakes));
+        }
+    }
+}
+
+impl Drop for Offer<'_> {
+    fn drop(&mut self) {
+        self.give_up();
+    }
+}
+
+/// A call: see [`AsyncClient::call`](crate::AsyncClient::call) for what it does, and what dropping it does.
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct Call<'a> {
+    offer: Offer<'a>,
+    timeout: Option<Duration>,
+    sleep: Option<Pin<Box<Sleep>>>,
+    call: Option<CallId>,
+}
+
+impl<'a> Call<'a> {
+    pub(super) fn new(handle: Arc<Handle>, request: Cow<'a, [u8]>, timeout: Option<Duration>) -> Self {
+        Self { offer: Offer::new(handle, request, Sort::Request), timeout, sleep: None, call: None }
+    }
+
+    fn timed_out(&mut self) -> CallError {
+        let maybe_executed = self.call.is_some();
+        match self.call.take() {
+            Some(call) => self.offer.handle.shared().with(|core, wakes| core.give_up(call, true, wakes)),
+            None => {
+                self.offer.give_up();
+                self.offer.ended = true;
+            }
+        }
+        CallError::TimedOut { maybe_executed }
+    }
+
+    /// The first poll: sends, and looks out for the answer if nobody else waits for one.
+    fn begin(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<u8>, CallError>> {
+        self.offer.begin();
+        let Self { offer, call, timeout, .. } = self;
+        let Offer { handle, payload, sending, place, .. } = offer;
+        let (offered, answer) = handle.shared().with(|core, wakes| {
+            if let Some(timeout) = *timeout {
+                core.client.wait_until(sending, timeout);
+            }
+            let look_out = core.may_look_out();
+            let offered = core.offer(sending, payload, *place, cx.waker(), wakes);
+            if let Ok(Offered::Sent(sent)) = offered {
+                core.enter(sent, cx.waker());
+                *call = Some(sent);
+            }
+            if let Some(look_out) = look_out {
+                core.look_out(look_out, wakes);
+            }
+            let answer = match *call {
+                Some(call) => core.poll_answer(call, cx.waker()),
+                None => Poll::Pending,
+            };
+            (offered, answer)
+        });
+        if let Poll::Ready(Err(error)) = self.offer.taken(offered) {
+            return Poll::Ready(Err(error.into()));
+        }
+        if answer.is_ready() {
+            self.call = None;
+        }
+        answer
+    }
+
+    fn go_on(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<u8>, CallError>> {
+        let Some(call) = self.call else { return self.begin(cx) };
+        let answer = self.offer.handle.shared().with(|core, _| core.poll_answer(call, cx.waker()));
+        if answer.is_ready() {
+            self.call = None;
+        }
+        answer
+    }
+}
+
+impl Future for Call<'_> {
+    type Output = Result<Vec<u8>, CallError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // A task that calls again and again, and always finds its answer, lets others run now and then.
+        let budget = std::task::ready!(tokio::task::coop::poll_proceed(cx));
+        let polled = self.go_on(cx);
+        if polled.is_ready() {
+            budget.made_progress();
+            return polled;
+        }
+        let Some(timeout) = self.timeout else { return Poll::Pending };
+        if timeout.is_zero() {
+            return Poll::Ready(Err(self.timed_out()));
+        }
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+        std::task::ready!(sleep.as_mut().poll(cx));
+        Poll::Ready(Err(self.timed_out()))
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        if let Some(call) = self.call.take() {
+            self.offer.handle.shared().with(|core, wakes| core.give_up(call, false, wakes));
+        }
+    }
+}
+
+/// A message that wants no answer, on its way: see [`AsyncClient::send_one_way`](crate::AsyncClient::send_one_way).
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct SendOneWay<'a>(Offer<'a>);
+
+impl<'a> SendOneWay<'a> {
+    pub(super) fn new(handle: Arc<Handle>, message: &'a [u8]) -> Self {
+        Self(Offer::new(handle, Cow::Borrowed(message), Sort::OneWay))
+    }
+}
+
+impl Future for SendOneWay<'_> {
+    type Output = Result<(), SendError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.poll(cx).map_ok(|_| ())
+    }
+}
+
+/// A streamed answer that is being asked for: see [`AsyncClient::call_stream`](crate::AsyncClient::call_stream).
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct OpenStream<'a>(Offer<'a>);
+
+impl<'a> OpenStream<'a> {
+    pub(super) fn new(handle: Arc<Handle>, request: &'a [u8]) -> Self {
+        Self(Offer::new(handle, Cow::Borrowed(request), Sort::Stream))
+    }
+}
+
+impl Future for OpenStream<'_> {
+    type Output = Result<ItemStream, SendError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let polled = self.0.poll(cx);
+        polled.map_ok(|call| ItemStream::new(self.0.handle.clone(), call))
+    }
+}

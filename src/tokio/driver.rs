@@ -1,0 +1,148 @@
+//! The task that sleeps for a session.
+
+use super::shared::{Core, Shared, Wakes};
+use crate::client::Over;
+use rustix::fd::OwnedFd;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::runtime::{Handle, RuntimeFlavor};
+
+/// Watches the descriptor, hands out what comes, and ends with the session, or with the runtime.
+pub(super) struct Driver {
+    shared: Arc<Shared>,
+    descriptor: AsyncFd<Arc<OwnedFd>>,
+    /// The server's process, for a server that leaves forked children behind.
+    process: Option<AsyncFd<OwnedFd>>,
+    is_socket: bool,
+    /// Nobody is kept waiting for the lock while the driver looks out.
+    is_alone: bool,
+}
+
+/// What a turn leaves to be done.
+enum Next {
+    Sleep,
+    Again,
+    End,
+}
+
+impl Driver {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        descriptor: Arc<OwnedFd>,
+        process: Option<OwnedFd>,
+    ) -> io::Result<Self> {
+        let is_socket = shared.with(|core, _| core.client.is_socket());
+        let interest = if is_socket { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        Ok(Self {
+            descriptor: watch(descriptor, interest)?,
+            process: process.map(|fd| watch(fd, Interest::READABLE)).transpose()?,
+            shared,
+            is_socket,
+            is_alone: Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread,
+        })
+    }
+
+    /// Whether a descriptor was reported; from now on it wakes this task. Fails when the runtime shuts down.
+    fn was_reported(&self, cx: &mut Context<'_>) -> io::Result<bool> {
+        let mut reported =
+            drain(|| self.descriptor.poll_read_ready(cx).map_ok(|mut ready| ready.clear_ready()))?;
+        if self.is_socket {
+            reported |=
+                drain(|| self.descriptor.poll_write_ready(cx).map_ok(|mut ready| ready.clear_ready()))?;
+        }
+        if let Some(process) = &self.process {
+            // Once, and for ever: a process that has ended stays so.
+            reported |= matches!(process.poll_read_ready(cx)?, Poll::Ready(_));
+        }
+        Ok(reported)
+    }
+}
+
+/// Both types of descriptor are the same for as long as they live, which is what the successor of this function wants its
+/// caller to promise.
+#[allow(deprecated, reason = "the successor is unsafe, and newer than the oldest tokio that will do")]
+fn watch<T: std::os::fd::AsRawFd>(descriptor: T, interest: Interest) -> io::Result<AsyncFd<T>> {
+    AsyncFd::with_interest(descriptor, interest)
+}
+
+fn drain(mut look: impl FnMut() -> Poll<io::Result<()>>) -> io::Result<bool> {
+    let mut reported = false;
+    loop {
+        match look() {
+            Poll::Ready(ready) => ready?,
+            Poll::Pending => return Ok(reported),
+        }
+        reported = true;
+    }
+}
+
+/// Looks at everything, and arms.
+fn turn(core: &mut Core, reported: bool, look_out: bool, wakes: &mut Wakes) -> Next {
+    if reported {
+        core.client.disarm();
+    } else {
+        core.client.call_off();
+    }
+    core.pump(wakes);
+    let look_out = look_out && wakes.is_empty() && core.over().is_none() && core.has_calls();
+    if look_out
+        && let Some(look_out) = core.client.may_look_out()
+        && core.client.look_out(look_out)
+    {
+        core.pump(wakes);
+    }
+    if core.over().is_some() {
+        return Next::End;
+    }
+    if core.is_abandoned() && !core.client.wants_writable() {
+        core.client.leave();
+        core.end(Over::Disconnected, wakes);
+        return Next::End;
+    }
+    if reported {
+        // Room may be what was reported.
+        core.retry(wakes);
+    }
+    if core.client.arm() {
+        core.retry(wakes);
+        return Next::Again;
+    }
+    Next::Sleep
+}
+
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        // Registered before anything is looked at: what is reported later wakes this task.
+        let Ok(reported) = self.was_reported(cx) else { return Poll::Ready(()) };
+        let next = self.shared.with(|core, wakes| {
+            core.driven_by(cx.waker());
+            turn(core, reported, self.is_alone, wakes)
+        });
+        match next {
+            Next::End => return Poll::Ready(()),
+            // Others come first.
+            Next::Again => cx.waker().wake_by_ref(),
+            Next::Sleep => {}
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.shared.with(|core, wakes| {
+            if core.over().is_none() {
+                // The runtime goes: without it nobody would ever learn of an answer.
+                core.client.leave();
+                core.end(Over::Disconnected, wakes);
+            }
+        });
+    }
+}
