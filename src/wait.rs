@@ -633,7 +633,11 @@ mod tests {
             waiter.found(|| clock);
         }
         let late = WaitSettings { first_look: Duration::MAX, ..WaitSettings::client() };
-        assert_eq!(Waiter::new(late).longest_sleep(0), Duration::from_millis(50), "never beyond the backstop");
+        assert_eq!(
+            Waiter::new(late).longest_sleep(0),
+            Duration::from_millis(50),
+            "never beyond the backstop"
+        );
     }
 
     #[test]

@@ -1,0 +1,96 @@
+//! An item in use.
+
+use super::core::Held;
+use super::keeper::quiet;
+use super::shared::Shared;
+use super::{CloseReason, Manager};
+use crate::sync::lock;
+use std::sync::Arc;
+
+/// An item that was taken out of a pool; dropping this gives it back.
+///
+/// It is closed instead, and never used again, if the guard was [poisoned](Self::poison), if the thread panics, if the
+/// manager does not find the item [clean](Manager::is_clean), or if it is stale or too old. That happens on the thread
+/// that drops the guard. In a forked child nothing happens.
+pub struct Guard<M: Manager> {
+    /// Until it is given back.
+    entry: Option<Held<M::Item>>,
+    shared: Arc<Shared<M>>,
+    poisoned: bool,
+}
+
+impl<M: Manager> Guard<M> {
+    #[inline]
+    pub(super) fn new(entry: Held<M::Item>, shared: Arc<Shared<M>>) -> Self {
+        Self { entry: Some(entry), shared, poisoned: false }
+    }
+
+    /// The item is not to be used again: something went wrong with it.
+    pub fn poison(&mut self) {
+        self.poisoned = true;
+    }
+
+    /// Whether it was poisoned.
+    pub fn is_poisoned(&self) -> bool {
+        self.poisoned
+    }
+
+    /// What the item leads to is gone: poisons it, and closes all that were opened before this was known. Told by many
+    /// guards of one restart, it happens once.
+    pub fn flush(&mut self) {
+        self.poisoned = true;
+        if self.shared.origin.is_here()
+            && let Some(entry) = &self.entry
+        {
+            let mut state = lock(&self.shared.state);
+            state.core.flush(entry.epoch());
+            self.shared.leave(state);
+        }
+    }
+}
+
+impl<M: Manager> std::ops::Deref for Guard<M> {
+    type Target = M::Item;
+
+    fn deref(&self) -> &M::Item {
+        match &self.entry {
+            Some(entry) => &entry.item,
+            None => unreachable!("taken when it is dropped only"),
+        }
+    }
+}
+
+impl<M: Manager> std::ops::DerefMut for Guard<M> {
+    fn deref_mut(&mut self) -> &mut M::Item {
+        match &mut self.entry {
+            Some(entry) => &mut entry.item,
+            None => unreachable!("taken when it is dropped only"),
+        }
+    }
+}
+
+impl<M: Manager> Drop for Guard<M> {
+    #[inline]
+    fn drop(&mut self) {
+        let Some(mut entry) = self.entry.take() else { return };
+        if !self.shared.origin.is_here() {
+            // The item is the parent's, and so may the last hold on the others be.
+            std::mem::forget((entry, self.shared.clone()));
+            return;
+        }
+        let clean = !self.poisoned
+            && !std::thread::panicking()
+            && quiet(|| self.shared.manager.is_clean(&mut entry.item)) == Some(true);
+        self.shared.give_back(entry, (!clean).then_some(CloseReason::Poisoned));
+    }
+}
+
+impl<M: Manager> std::fmt::Debug for Guard<M>
+where
+    M::Item: std::fmt::Debug,
+{
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let item: &M::Item = self;
+        f.debug_struct("Guard").field("item", item).field("poisoned", &self.poisoned).finish_non_exhaustive()
+    }
+}
