@@ -35,6 +35,9 @@ pub(super) struct Entry<T> {
     dies_at: u64,
     idle_since: u64,
     checked_at: u64,
+    /// Its user has said that it is not to be used again. Here rather than in the guard, which is moved about: two
+    /// pointers move faster than two pointers and a byte.
+    pub(super) poisoned: bool,
 }
 
 impl<T> Entry<T> {
@@ -170,6 +173,12 @@ impl<T, W> Core<T, W> {
         self.in_use += 1;
         self.stats.acquired += 1;
         Some(entry)
+    }
+
+    /// Whether, now that one was taken, the keeper may have to open another.
+    #[inline]
+    pub(super) fn is_short(&self) -> bool {
+        self.missed || self.idle.len() + self.checking < self.settings.min_idle
     }
 
     /// Something for a caller, if there is something.

@@ -16,29 +16,30 @@ pub struct Guard<M: Manager> {
     /// Until it is given back.
     entry: Option<Held<M::Item>>,
     shared: Arc<Shared<M>>,
-    poisoned: bool,
 }
 
 impl<M: Manager> Guard<M> {
     #[inline]
     pub(super) fn new(entry: Held<M::Item>, shared: Arc<Shared<M>>) -> Self {
-        Self { entry: Some(entry), shared, poisoned: false }
+        Self { entry: Some(entry), shared }
     }
 
     /// The item is not to be used again: something went wrong with it.
     pub fn poison(&mut self) {
-        self.poisoned = true;
+        if let Some(entry) = &mut self.entry {
+            entry.poisoned = true;
+        }
     }
 
     /// Whether it was poisoned.
     pub fn is_poisoned(&self) -> bool {
-        self.poisoned
+        self.entry.as_ref().is_some_and(|entry| entry.poisoned)
     }
 
     /// What the item leads to is gone: poisons it, and closes all that were opened before this was known. Told by many
     /// guards of one restart, it happens once.
     pub fn flush(&mut self) {
-        self.poisoned = true;
+        self.poison();
         if self.shared.origin.is_here()
             && let Some(entry) = &self.entry
         {
@@ -78,7 +79,7 @@ impl<M: Manager> Drop for Guard<M> {
             std::mem::forget((entry, self.shared.clone()));
             return;
         }
-        let clean = !self.poisoned
+        let clean = !entry.poisoned
             && !std::thread::panicking()
             && quiet(|| self.shared.manager.is_clean(&mut entry.item)) == Some(true);
         self.shared.give_back(entry, (!clean).then_some(CloseReason::Poisoned));
@@ -91,6 +92,9 @@ where
 {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let item: &M::Item = self;
-        f.debug_struct("Guard").field("item", item).field("poisoned", &self.poisoned).finish_non_exhaustive()
+        f.debug_struct("Guard")
+            .field("item", item)
+            .field("poisoned", &self.is_poisoned())
+            .finish_non_exhaustive()
     }
 }

@@ -52,7 +52,12 @@ impl<M: Manager> Shared<M> {
         loop {
             let mut state = lock(&self.state);
             let Some(entry) = state.core.take_idle() else { return Ok(None) };
-            self.leave(state);
+            // Nothing else can have become due by this.
+            if state.core.is_short() {
+                self.leave(state);
+            } else {
+                drop(state);
+            }
             if let Some(guard) = self.approved(entry) {
                 return Ok(Some(guard));
             }
@@ -149,7 +154,10 @@ impl<M: Manager> Shared<M> {
     }
 
     /// What a caller makes of what it was given; `None` if that was of no use.
-    fn accept(self: &Arc<Self>, given: GivenOf<M>) -> Result<Option<Guard<M>>, AcquireError<M::Error>> {
+    pub(super) fn accept(
+        self: &Arc<Self>,
+        given: GivenOf<M>,
+    ) -> Result<Option<Guard<M>>, AcquireError<M::Error>> {
         match given {
             Given::Item(entry) => Ok(self.approved(entry)),
             Given::Permit(opening) => self.open_here(opening).map(Some),
@@ -159,7 +167,11 @@ impl<M: Manager> Shared<M> {
     }
 
     /// A wait is over without anything: the error, unless something was given just now.
-    fn unserved(&self, waiter: &Arc<WaiterOf<M>>, why: Unserved) -> Result<GivenOf<M>, AcquireErrorOf<M>> {
+    pub(super) fn unserved(
+        &self,
+        waiter: &Arc<WaiterOf<M>>,
+        why: Unserved,
+    ) -> Result<GivenOf<M>, AcquireErrorOf<M>> {
         let mut state = lock(&self.state);
         if !state.core.give_up(|other| Arc::ptr_eq(other, waiter)) {
             // It was served, under this lock; so what it got is there.
@@ -184,8 +196,14 @@ impl<M: Manager> Shared<M> {
         }
     }
 
+    /// Somebody whose own item is being opened does not want it any more.
+    #[cfg(feature = "tokio")]
+    pub(super) fn count_cancelled(&self) {
+        lock(&self.state).core.count_cancelled();
+    }
+
     /// What somebody was given who does not want it any more goes to the next one.
-    fn pass_on(&self, given: GivenOf<M>) {
+    pub(super) fn pass_on(&self, given: GivenOf<M>) {
         match given {
             Given::Item(entry) => self.give_back(entry, None),
             Given::Permit(opening) => {
@@ -198,7 +216,7 @@ impl<M: Manager> Shared<M> {
     }
 
     /// Opens an item for the calling thread.
-    fn open_here(self: &Arc<Self>, opening: Opening) -> Handed<M> {
+    pub(super) fn open_here(self: &Arc<Self>, opening: Opening) -> Handed<M> {
         let made = keeper::open(&self.manager);
         let mut state = lock(&self.state);
         match made {
@@ -229,7 +247,9 @@ impl<M: Manager> Shared<M> {
     #[inline]
     pub(super) fn settle(&self, state: MutexGuard<'_, State<M>>, placed: PlacedOf<M>) {
         match placed {
-            Placed::Kept => self.leave(state),
+            // Kept by a pool that keeps things, and is not closed: nothing else can have become due by this.
+            Placed::Kept if state.core.is_due_sooner() => self.leave(state),
+            Placed::Kept => drop(state),
             Placed::Handed(waiter, entry) => {
                 waiter.give(Given::Item(entry));
                 self.leave(state);
@@ -271,7 +291,6 @@ impl<M: Manager> Shared<M> {
     }
 
     /// Gives the lock back, and wakes whoever has to do something about what was changed under it.
-    #[inline]
     pub(super) fn leave(&self, mut state: MutexGuard<'_, State<M>>) {
         let disturb = state.core.disturb();
         if !state.core.is_ordinary() {

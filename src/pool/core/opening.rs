@@ -49,7 +49,7 @@ impl<T, W> Core<T, W> {
             self.generation = Some(generation);
         }
         let dies_at = now.saturating_add(self.lifetime);
-        Box::new(Entry { item, epoch, dies_at, idle_since: now, checked_at: now })
+        Box::new(Entry { item, epoch, dies_at, idle_since: now, checked_at: now, poisoned: false })
     }
 
     /// An item could not be opened. The next attempt is put off.

@@ -98,6 +98,12 @@ impl<T, W> Core<T, W> {
         expires.min(self.check_due(entry))
     }
 
+    /// Whether the item that became ready just now needs the keeper before it means to wake.
+    #[inline]
+    pub(in crate::pool) fn is_due_sooner(&self) -> bool {
+        self.idle.last().is_some_and(|entry| self.due(entry) < self.asleep_until)
+    }
+
     /// Whether the keeper sleeps longer than it now may: then it has to be woken, once.
     #[inline]
     #[must_use]
