@@ -3,7 +3,9 @@
 
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
-use ringbell::pool::{Acquire, AcquireError, Cancel, CloseReason, Guard, Manager, OpenFailure, Pool, Settings};
+use ringbell::pool::{
+    Acquire, AcquireError, Cancel, CloseReason, Guard, Manager, OpenFailure, Pool, Settings,
+};
 use ringbell::sync::{Ordering, PlainBool, PlainU64};
 use ringbell::{ConnectionPool, pool};
 use ringbell_shm_tests::pattern::{Chance, mix};
@@ -281,7 +283,9 @@ async fn fickle(pool: Pool<Shop>, caller: u64, rounds: u64) -> u64 {
                 Some(pool.acquire_async_deadline(Some(soon)).await)
             }
             // Dropped by a timer, which may fire just when it is served.
-            _ => tokio::time::timeout(Duration::from_micros(random / 4 % 2000), pool.acquire_async()).await.ok(),
+            _ => tokio::time::timeout(Duration::from_micros(random / 4 % 2000), pool.acquire_async())
+                .await
+                .ok(),
         };
         match acquired {
             Some(Ok(mut guard)) => {
@@ -338,10 +342,12 @@ fn tasks_that_give_up_at_any_moment_take_nothing_with_them() -> Ran {
             let (pool, shop) = shop(Settings { enabled, ..settings(3) });
             let got = std::thread::scope(|scope| {
                 let threads: Vec<_> = (0..4)
-                    .map(|caller| scope.spawn({
-                        let pool = &pool;
-                        move || fickle_thread(pool, 1000 + caller, rounds)
-                    }))
+                    .map(|caller| {
+                        scope.spawn({
+                            let pool = &pool;
+                            move || fickle_thread(pool, 1000 + caller, rounds)
+                        })
+                    })
                     .collect();
                 let tasks: Vec<_> =
                     (0..40).map(|caller| runtime.spawn(fickle(pool.clone(), caller, rounds))).collect();
@@ -499,7 +505,11 @@ fn nothing_is_opened_on_the_runtimes_thread() -> Ran {
                 }
                 acquiring.abort();
                 assert!(acquiring.await.expect_err("aborted").is_cancelled());
-                assert_eq!((pool.stats().opening, pool.stats().cancelled), (1, 1), "it is opened all the same");
+                assert_eq!(
+                    (pool.stats().opening, pool.stats().cancelled),
+                    (1, 1),
+                    "it is opened all the same"
+                );
                 gate.send(()).expect("it listens");
                 while shop.0.open.load(Ordering::SeqCst) > 0 || pool.stats().closed.used < 2 {
                     yield_now().await;
@@ -531,20 +541,28 @@ fn a_runtime_that_goes_leaves_no_trace() -> Ran {
         drop(held);
         pool.acquire().expect("ready");
     }
-    // With an opening that is under way, and one that never begins.
-    let runtime = Builder::new_current_thread().max_blocking_threads(1).build().expect("a runtime");
+    // With an opening that is under way.
+    let runtime = Builder::new_current_thread().build().expect("a runtime");
     let (pool, shop, gate) = gated(Settings { enabled: false, ..settings(2) });
-    for _ in 0..2 {
+    runtime.spawn({
         let pool = pool.clone();
-        runtime.spawn(async move { pool.acquire_async().await.map(drop) });
-    }
+        async move { pool.acquire_async().await.map(drop) }
+    });
     runtime.block_on(async {
-        while pool.stats().opening < 2 || shop.0.open.load(Ordering::SeqCst) < 1 {
+        while shop.0.open.load(Ordering::SeqCst) == 0 {
             yield_now().await;
         }
     });
-    assert_eq!(shop.0.open.load(Ordering::SeqCst), 1, "there is one thread to open");
+    let handle = runtime.handle().clone();
     runtime.shutdown_background();
+    // And one that never begins: nobody runs anything there any more.
+    let entered = handle.enter();
+    let bell = Arc::<Bell>::default();
+    let mut future = pool.acquire_async();
+    let ended = poll(&mut future, &bell);
+    assert!(matches!(ended, Poll::Ready(Err(AcquireError::Cancelled))), "{ended:?}");
+    assert_eq!(pool.stats().opening, 1, "the one that is under way");
+    drop(entered);
     drop(gate);
     wait_until("there is room again", || {
         let stats = pool.stats();
@@ -565,8 +583,10 @@ fn forking(_: &Arguments) {
     let (waiting_has, asking_has, bell_has) = (&mut waiting, &mut asking, &bell);
     let status = signals::in_a_fork(move || {
         let refused = |future: &mut Option<Acquire<Shop>>| {
-            let refused =
-                matches!(poll(future.as_mut().expect("there"), bell_has), Poll::Ready(Err(AcquireError::Forked)));
+            let refused = matches!(
+                poll(future.as_mut().expect("there"), bell_has),
+                Poll::Ready(Err(AcquireError::Forked))
+            );
             drop(future.take());
             refused
         };
@@ -628,7 +648,15 @@ struct Model {
 impl Model {
     fn new(size: usize) -> Self {
         let (pool, _) = shop(settings(size));
-        Self { pool, free: size, started: 0, line: VecDeque::new(), waits: Vec::new(), held: Vec::new(), poisoned: 0 }
+        Self {
+            pool,
+            free: size,
+            started: 0,
+            line: VecDeque::new(),
+            waits: Vec::new(),
+            held: Vec::new(),
+            poisoned: 0,
+        }
     }
 
     /// An item became free.
@@ -709,7 +737,8 @@ impl Model {
 
 fn futures_agree_with_a_model() -> Ran {
     let cases = u32::try_from(scaled(2000).max(50)).expect("few");
-    let mut runner = TestRunner::new(ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() });
+    let mut runner =
+        TestRunner::new(ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() });
     let strategy = (1_usize..4, prop::collection::vec(step(), 1..80));
     let agreed = runner.run(&strategy, |(size, steps)| {
         tick();
@@ -737,8 +766,10 @@ fn connections_for_tasks() -> Ran {
     let calls = scaled_for(200, 40).max(5);
     for runtime in flavours() {
         let server = Server::prepare("react").start();
-        let settings = pool::Settings { min_idle: 0, max_size: 4, acquire_timeout: None, ..pool::Settings::default() };
-        let pool = Arc::new(ConnectionPool::with_options(server.path(), options(), settings).expect("a pool"));
+        let settings =
+            pool::Settings { min_idle: 0, max_size: 4, acquire_timeout: None, ..pool::Settings::default() };
+        let pool =
+            Arc::new(ConnectionPool::with_options(server.path(), options(), settings).expect("a pool"));
         runtime.block_on(async {
             let tasks: Vec<_> = (0..32_u64)
                 .map(|task| {
