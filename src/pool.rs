@@ -62,6 +62,7 @@ pub use acquire::Acquire;
 pub use connection::{ConnectionPool, Connections, PoolCallError, PooledConnection};
 pub use error::{AcquireError, BuildError, NotDrained, OpenFailure};
 pub use guard::Guard;
+use guard::Lent;
 pub use manager::{Idle, Manager};
 pub use settings::{Backoff, Settings, SettingsError};
 pub use stats::{CloseReason, ClosedCounts, PoolStats, WaitTimes};
@@ -196,14 +197,21 @@ impl<M: Manager> Pool<M> {
         Acquire::new(self.shared().clone(), patience)
     }
 
-    /// An item that is ready, if any; unlike [`Self::try_acquire`] it opens none.
+    /// Takes an item out for as long as this is borrowed. Waits at most `acquire_timeout`, and until `deadline` if there
+    /// is one.
     #[inline]
-    pub(crate) fn try_ready(&self) -> Result<Option<Guard<M>>, AcquireError<M::Error>> {
-        self.shared().take_ready()
+    pub(crate) fn lend(&self, deadline: Option<Instant>) -> Result<Lent<'_, M>, AcquireError<M::Error>> {
+        let shared = self.shared();
+        if let Some(entry) = shared.take_ready_entry()? {
+            return Ok(Lent::new(entry, shared));
+        }
+        let usual = self.default_deadline();
+        let guard = shared.acquire(deadline.into_iter().chain(usual).min(), None)?;
+        Ok(guard.into_lent(shared))
     }
 
     /// When an acquire without a deadline of its own gives up.
-    pub(crate) fn default_deadline(&self) -> Option<Instant> {
+    fn default_deadline(&self) -> Option<Instant> {
         let timeout = lock(&self.shared().state).core.settings().acquire_timeout;
         timeout.and_then(|timeout| Instant::now().checked_add(timeout))
     }

@@ -1,10 +1,8 @@
 //! An item in use.
 
+use super::Manager;
 use super::core::Held;
-use super::keeper::quiet;
 use super::shared::Shared;
-use super::{CloseReason, Manager};
-use crate::sync::lock;
 use std::sync::Arc;
 
 /// An item that was taken out of a pool; dropping this gives it back.
@@ -39,13 +37,62 @@ impl<M: Manager> Guard<M> {
     /// What the item leads to is gone: poisons it, and closes all that were opened before this was known. Told by many
     /// guards of one restart, it happens once.
     pub fn flush(&mut self) {
-        self.poison();
-        if self.shared.origin.is_here()
-            && let Some(entry) = &self.entry
-        {
-            let mut state = lock(&self.shared.state);
-            state.core.flush(entry.epoch());
-            self.shared.leave(state);
+        if let Some(entry) = &mut self.entry {
+            self.shared.flush_with(entry);
+        }
+    }
+
+    /// The item, for `pool` to hold.
+    pub(super) fn into_lent(mut self, shared: &Shared<M>) -> Lent<'_, M> {
+        Lent { entry: self.entry.take(), shared }
+    }
+}
+
+/// As [`Guard`], for as long as the pool is borrowed: it counts no reference.
+pub(crate) struct Lent<'a, M: Manager> {
+    entry: Option<Held<M::Item>>,
+    shared: &'a Shared<M>,
+}
+
+impl<'a, M: Manager> Lent<'a, M> {
+    #[inline]
+    pub(super) fn new(entry: Held<M::Item>, shared: &'a Shared<M>) -> Self {
+        Self { entry: Some(entry), shared }
+    }
+
+    /// The item.
+    #[inline]
+    pub(crate) fn item(&mut self) -> &mut M::Item {
+        match &mut self.entry {
+            Some(entry) => &mut entry.item,
+            None => unreachable!("taken when it is dropped only"),
+        }
+    }
+
+    /// As [`Guard::poison`].
+    pub(crate) fn poison(&mut self) {
+        if let Some(entry) = &mut self.entry {
+            entry.poisoned = true;
+        }
+    }
+
+    /// As [`Guard::flush`].
+    pub(crate) fn flush(&mut self) {
+        if let Some(entry) = &mut self.entry {
+            self.shared.flush_with(entry);
+        }
+    }
+}
+
+impl<M: Manager> Drop for Lent<'_, M> {
+    #[inline]
+    fn drop(&mut self) {
+        let Some(entry) = self.entry.take() else { return };
+        if self.shared.origin.is_here() {
+            self.shared.bring_back(entry);
+        } else {
+            // The item is the parent's.
+            std::mem::forget(entry);
         }
     }
 }
@@ -73,16 +120,13 @@ impl<M: Manager> std::ops::DerefMut for Guard<M> {
 impl<M: Manager> Drop for Guard<M> {
     #[inline]
     fn drop(&mut self) {
-        let Some(mut entry) = self.entry.take() else { return };
+        let Some(entry) = self.entry.take() else { return };
         if !self.shared.origin.is_here() {
             // The item is the parent's, and so may the last hold on the others be.
             std::mem::forget((entry, self.shared.clone()));
             return;
         }
-        let clean = !entry.poisoned
-            && !std::thread::panicking()
-            && quiet(|| self.shared.manager.is_clean(&mut entry.item)) == Some(true);
-        self.shared.give_back(entry, (!clean).then_some(CloseReason::Poisoned));
+        self.shared.bring_back(entry);
     }
 }
 

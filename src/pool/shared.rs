@@ -43,9 +43,13 @@ pub(super) struct Shared<M: Manager> {
 impl<M: Manager> Shared<M> {
     // ---- taking out ----
 
+    pub(super) fn take_ready(self: &Arc<Self>) -> Result<Option<Guard<M>>, AcquireErrorOf<M>> {
+        Ok(self.take_ready_entry()?.map(|entry| Guard::new(entry, self.clone())))
+    }
+
     /// An item that is ready, and found to be so.
     #[inline]
-    pub(super) fn take_ready(self: &Arc<Self>) -> Result<Option<Guard<M>>, AcquireError<M::Error>> {
+    pub(super) fn take_ready_entry(&self) -> Result<Option<Held<M::Item>>, AcquireErrorOf<M>> {
         if !self.origin.is_here() {
             return Err(AcquireError::Forked);
         }
@@ -58,18 +62,18 @@ impl<M: Manager> Shared<M> {
             } else {
                 drop(state);
             }
-            if let Some(guard) = self.approved(entry) {
-                return Ok(Some(guard));
+            if let Some(entry) = self.approved(entry) {
+                return Ok(Some(entry));
             }
         }
     }
 
-    /// A guard, unless the item turns out to be of no use, in which case it is closed.
+    /// The item, unless it turns out to be of no use, in which case it is closed.
     #[inline]
-    fn approved(self: &Arc<Self>, mut entry: Held<M::Item>) -> Option<Guard<M>> {
+    fn approved(&self, mut entry: Held<M::Item>) -> Option<Held<M::Item>> {
         let idle = Idle { since: entry.idle_since() };
         if quiet(|| self.manager.is_ready(&mut entry.item, idle)) == Some(true) {
-            return Some(Guard::new(entry, self.clone()));
+            return Some(entry);
         }
         self.give_back(entry, Some(CloseReason::Unhealthy));
         None
@@ -83,7 +87,7 @@ impl<M: Manager> Shared<M> {
         match state.core.take() {
             Taken::Item(entry) => {
                 self.leave(state);
-                Ok(self.approved(entry))
+                Ok(self.approved(entry).map(|entry| Guard::new(entry, self.clone())))
             }
             Taken::Open(opening) => {
                 drop(state);
@@ -159,7 +163,7 @@ impl<M: Manager> Shared<M> {
         given: GivenOf<M>,
     ) -> Result<Option<Guard<M>>, AcquireError<M::Error>> {
         match given {
-            Given::Item(entry) => Ok(self.approved(entry)),
+            Given::Item(entry) => Ok(self.approved(entry).map(|entry| Guard::new(entry, self.clone()))),
             Given::Permit(opening) => self.open_here(opening).map(Some),
             Given::Failed(failure) => Err(AcquireError::Open(failure)),
             Given::Closed => Err(AcquireError::Closed),
@@ -234,6 +238,25 @@ impl<M: Manager> Shared<M> {
     }
 
     // ---- bringing back ----
+
+    /// An item's user is done with it: it is judged, and comes back. Not in a forked child.
+    #[inline]
+    pub(super) fn bring_back(&self, mut entry: Held<M::Item>) {
+        let clean = !entry.poisoned
+            && !std::thread::panicking()
+            && quiet(|| self.manager.is_clean(&mut entry.item)) == Some(true);
+        self.give_back(entry, (!clean).then_some(CloseReason::Poisoned));
+    }
+
+    /// What the item leads to is gone: it is poisoned, and all that were opened before this was known are closed.
+    pub(super) fn flush_with(&self, entry: &mut Held<M::Item>) {
+        entry.poisoned = true;
+        if self.origin.is_here() {
+            let mut state = lock(&self.state);
+            state.core.flush(entry.epoch());
+            self.leave(state);
+        }
+    }
 
     /// An item comes back. Not in a forked child.
     #[inline]
