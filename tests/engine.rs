@@ -67,6 +67,7 @@ impl Gate {
 }
 
 fn patient(mut settings: WaitSettings) -> WaitSettings {
+    settings.first_look = BACKSTOP;
     settings.backstop = BACKSTOP;
     settings
 }

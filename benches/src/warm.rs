@@ -6,7 +6,7 @@
 //! | `pool-callers` | 100 callers at once, with 16 connections and with one for each request |
 //! | `pool-restart` | the server is killed under load, again and again |
 //! | `pool-workers` | a worker that takes 300 ms to be ready: out of a warm pool, and started for each use |
-//! | `pool-acquire` | taking an item out and giving it back, beside locking and unlocking two mutexes |
+//! | `pool-acquire` | taking an item or a connection out and giving it back, beside locking and unlocking two mutexes |
 //!
 //! Systems of a scenario take turns in every round, so that a slow minute falls on all of them; figures are medians over
 //! the rounds. Every answer is compared with its request.
@@ -492,13 +492,20 @@ impl Manager for Blocks {
     }
 }
 
-fn acquire(extent: Extent, rows: &mut Vec<Row>) -> Outcome<()> {
+fn acquire(extent: Extent, directory: &Path, rows: &mut Vec<Row>) -> Outcome<()> {
     /// Operations between two readings of the clock.
     const BATCH: u32 = 1000;
     let (one, other) = (Mutex::new(1_u64), Mutex::new(2_u64));
     let pool = Pool::new(Blocks, settings(1, 2))?;
     drop((pool.acquire()?, pool.acquire()?));
-    let (mut by_mutexes, mut by_pool) = (Found::default(), Found::default());
+    // Connections are judged each time, when they are taken and when they come back.
+    let path = directory.join("acquire");
+    let _server = ServerProcess::start(&path, None)?;
+    let connections =
+        ConnectionPool::with_options(&path, options(TransportChoice::SharedMemory), settings(1, 2))?;
+    drop((connections.acquire()?, connections.acquire()?));
+    let (mut by_mutexes, mut by_pool, mut by_connections) =
+        (Found::default(), Found::default(), Found::default());
     let batch = |operation: &mut dyn FnMut() -> Outcome<()>| -> Outcome<u64> {
         let from = Instant::now();
         for _ in 0..BATCH {
@@ -507,7 +514,7 @@ fn acquire(extent: Extent, rows: &mut Vec<Row>) -> Outcome<()> {
         Ok(nanoseconds(from.elapsed() / BATCH))
     };
     for _ in 0..extent.rounds {
-        let (mut mutexes, mut pooled) = (Vec::new(), Vec::new());
+        let (mut mutexes, mut pooled, mut connected) = (Vec::new(), Vec::new(), Vec::new());
         let began = Instant::now();
         for _ in 0..100 {
             mutexes.push(batch(&mut || {
@@ -519,18 +526,25 @@ fn acquire(extent: Extent, rows: &mut Vec<Row>) -> Outcome<()> {
                 black_box(pool.acquire()?[0]);
                 Ok(())
             })?);
+            connected.push(batch(&mut || {
+                black_box(connections.acquire()?.session());
+                Ok(())
+            })?);
         }
         by_mutexes.add(mutexes, began.elapsed());
         by_pool.add(pooled, began.elapsed());
+        by_connections.add(connected, began.elapsed());
     }
     let mut row = by_mutexes.row("pool-acquire", "two-mutexes", "unpinned");
     row.per_second = None;
     let limit = row.p50_ns;
     rows.push(row);
-    let mut row = by_pool.row("pool-acquire", "pool", "unpinned");
-    row.per_second = None;
-    row.ratio = Some(row.p50_ns / limit);
-    rows.push(row);
+    for (name, found) in [("pool", by_pool), ("connections", by_connections)] {
+        let mut row = found.row("pool-acquire", name, "unpinned");
+        row.per_second = None;
+        row.ratio = Some(row.p50_ns / limit);
+        rows.push(row);
+    }
     Ok(())
 }
 
@@ -540,7 +554,7 @@ pub(crate) fn run(extent: Extent, only: &[String]) -> Outcome<(String, String)> 
     let mut rows = Vec::new();
     let wanted = |name: &str| only.is_empty() || only.iter().any(|pattern| name.contains(pattern.as_str()));
     if wanted("pool-acquire") {
-        acquire(extent, &mut rows)?;
+        acquire(extent, &directory.0, &mut rows)?;
     }
     if wanted("pool-first") {
         first(extent, &directory.0, &mut rows)?;

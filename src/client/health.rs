@@ -27,14 +27,17 @@ impl Client {
         if !self.is_clean() {
             return false;
         }
-        if self.session.has_pending()
-            && let Err(over) = self.drain()
-        {
-            self.fail(over);
-            return false;
+        if self.session.has_pending() {
+            if let Err(over) = self.drain() {
+                self.fail(over);
+                return false;
+            }
+            if !self.is_clean() {
+                return false;
+            }
         }
         self.events.clear();
-        !self.session.has_ended() && self.is_clean()
+        !self.session.has_ended()
     }
 
     /// Looks whether the server is still there, without waiting: costs two system calls. A server that hangs is there;

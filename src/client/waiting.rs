@@ -199,7 +199,7 @@ impl Client {
 
     fn park(&mut self, now: u64, deadline: Deadline, interest: Interest) -> Slept {
         self.hint(true);
-        let until = deadline.within(now, self.waiter.settings().backstop);
+        let until = deadline.within(now, self.waiter.longest_sleep(now));
         let Self { bed: Bed::Shared(bed), session, .. } = self else { return Slept::Not };
         let ticket = bed.sleeper.arm(Mode::Futex, interest);
         crate::kill_point!("client-armed");

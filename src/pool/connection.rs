@@ -232,8 +232,8 @@ impl ConnectionPool {
     ) -> Result<usize, PoolCallError> {
         let mut first = true;
         loop {
-            let mut connection = self.connection(deadline)?;
-            let error = match connection.call_deadline(request, deadline) {
+            let mut connection = self.pool.lend(deadline)?;
+            let error = match connection.item().call_deadline(request, deadline) {
                 Ok(answer) => {
                     response.clear();
                     response.extend_from_slice(&answer);
@@ -257,15 +257,6 @@ impl ConnectionPool {
             }
             return Err(PoolCallError::Call(error));
         }
-    }
-
-    fn connection(&self, deadline: Option<Instant>) -> Result<PooledConnection, PoolCallError> {
-        let Some(deadline) = deadline else { return Ok(self.pool.acquire()?) };
-        if let Some(ready) = self.pool.try_ready()? {
-            return Ok(ready);
-        }
-        let usual = self.pool.default_deadline().unwrap_or(deadline);
-        Ok(self.pool.acquire_deadline(Some(deadline.min(usual)))?)
     }
 
     /// Takes a connection out, for several calls, streams or events. Waits at most `acquire_timeout`.

@@ -1,5 +1,5 @@
 //! The pool as a state machine: pure, and told the time. It neither opens nor closes anything, and wakes nobody; it
-//! says what is to be done, and by whom. `pool.rs` has it behind a lock and does it.
+//! says what is to be done, and by whom. `shared.rs` has it behind a lock and does it.
 //!
 //! # Never more than `max_size`
 //!
@@ -12,16 +12,16 @@
 //! that becomes free goes to the first in line before it could become idle, and who comes later finds the line and
 //! joins it. Who gives up leaves the line, or finds that it was just served, and passes on what it got; both under the
 //! same lock as the handing out. So no item is lost with a waiter.
-//!
-//! # When the keeper is woken
-//!
-//! The keeper sleeps until the moment that `next_job` gave it. `disturb` compares that with what has changed since, so
-//! that it is woken only for something that cannot wait for that moment, and once.
+
+mod opening;
+mod upkeep;
 
 use super::settings::Settings;
 use super::stats::{CloseReason, PoolStats};
 use std::collections::VecDeque;
 use std::time::Duration;
+
+pub(super) use upkeep::Job;
 
 /// A moment that never comes.
 pub(super) const NEVER: u64 = u64::MAX;
@@ -35,6 +35,9 @@ pub(super) struct Entry<T> {
     dies_at: u64,
     idle_since: u64,
     checked_at: u64,
+    /// Its user has said that it is not to be used again. Here rather than in the guard, which is moved about: two
+    /// pointers move faster than two pointers and a byte.
+    pub(super) poisoned: bool,
 }
 
 impl<T> Entry<T> {
@@ -51,21 +54,6 @@ impl<T> Entry<T> {
 
 /// An item as it moves about: never by value, items can be large.
 pub(super) type Held<T> = Box<Entry<T>>;
-
-/// What the keeper is to do next.
-#[derive(Debug)]
-pub(super) enum Job<T> {
-    /// Open an item, and say what came of it.
-    Open(Opening),
-    /// Look at an item, and say what came of it.
-    Check(Held<T>),
-    /// Close an item, and say so.
-    Close(Held<T>, CloseReason),
-    /// Nothing until then.
-    Sleep(u64),
-    /// Nothing ever again.
-    End,
-}
 
 /// The right to open one item, which is counted already.
 #[derive(Debug)]
@@ -187,6 +175,12 @@ impl<T, W> Core<T, W> {
         Some(entry)
     }
 
+    /// Whether, now that one was taken, the keeper may have to open another.
+    #[inline]
+    pub(super) fn is_short(&self) -> bool {
+        self.missed || self.idle.len() + self.checking < self.settings.min_idle
+    }
+
     /// Something for a caller, if there is something.
     pub(super) fn take(&mut self) -> Taken<T> {
         if let Some(entry) = self.take_idle() {
@@ -301,82 +295,7 @@ impl<T, W> Core<T, W> {
         self.doomed.extend(self.idle.drain(..).map(|entry| (entry, CloseReason::Stale)));
     }
 
-    // ---- whoever opens and closes ----
-
-    /// An item was opened. `generation` is what it leads to, as the manager says.
-    pub(super) fn opened(&mut self, opening: Opening, item: T, generation: u64, now: u64) -> Placed<T, W> {
-        let entry = self.enter(opening, item, generation, now);
-        self.place(entry, None, now)
-    }
-
-    /// As [`Self::opened`], by a caller who uses it. If the pool was closed meanwhile it is closed when it comes back.
-    pub(super) fn opened_by_user(&mut self, opening: Opening, item: T, generation: u64, now: u64) -> Held<T> {
-        let entry = self.enter(opening, item, generation, now);
-        self.in_use += 1;
-        self.stats.acquired += 1;
-        entry
-    }
-
-    fn enter(&mut self, opening: Opening, item: T, generation: u64, now: u64) -> Held<T> {
-        self.opening -= 1;
-        self.failures = 0;
-        self.retry_at = 0;
-        self.missed = false;
-        self.stats.opened += 1;
-        let mut epoch = opening.epoch;
-        if self.generation.is_some_and(|known| known != generation) && epoch == self.epoch {
-            // It leads elsewhere than those before: they are stale, whether anybody noticed or not.
-            self.next_epoch();
-            self.flushed = self.generation;
-            epoch = self.epoch;
-        } else if epoch + 1 == self.epoch && self.flushed.is_some_and(|flushed| flushed != generation) {
-            // Those before it were found to be stale while it was opened; it is not, it leads elsewhere.
-            epoch = self.epoch;
-        }
-        if epoch == self.epoch {
-            self.generation = Some(generation);
-        }
-        let dies_at = now.saturating_add(self.lifetime);
-        Box::new(Entry { item, epoch, dies_at, idle_since: now, checked_at: now })
-    }
-
-    /// An item could not be opened. The next attempt is put off.
-    pub(super) fn open_failed(&mut self, opening: Opening, now: u64) {
-        let Opening { .. } = opening;
-        self.opening -= 1;
-        self.stats.open_failures += 1;
-        self.failures = self.failures.saturating_add(1);
-        let pause = self.settings.backoff.pause(self.failures, splitmix(&mut self.random));
-        self.retry_at = now.saturating_add(nanoseconds(Some(pause)));
-        self.missed = false;
-    }
-
-    /// Nothing was opened, and nothing went wrong.
-    pub(super) fn open_forgone(&mut self, opening: Opening) {
-        let Opening { .. } = opening;
-        self.opening -= 1;
-    }
-
-    /// All who wait, whose wait has come to nothing.
-    pub(super) fn dismiss(&mut self) -> impl Iterator<Item = W> + use<'_, T, W> {
-        self.waiters.drain(..)
-    }
-
-    /// An item was looked at. `fit`: whether it can be used.
-    pub(super) fn checked(&mut self, mut entry: Held<T>, fit: bool, now: u64) -> Placed<T, W> {
-        self.checking -= 1;
-        entry.checked_at = now;
-        let idle_since = entry.idle_since;
-        let placed = self.place(entry, (!fit).then_some(CloseReason::Unhealthy), now);
-        if let (Placed::Kept, Some(kept)) = (&placed, self.idle.last_mut()) {
-            // It was not used meanwhile, and goes back to where it was.
-            kept.idle_since = idle_since;
-            let others = &self.idle[..self.idle.len() - 1];
-            let at = others.partition_point(|other| other.idle_since <= idle_since);
-            self.idle[at..].rotate_right(1);
-        }
-        placed
-    }
+    // ---- those who close, and those who open for themselves ----
 
     /// An item was closed, and its place is free.
     pub(super) fn closed(&mut self, reason: CloseReason) {
@@ -391,103 +310,6 @@ impl<T, W> Core<T, W> {
         }
         let waiter = self.waiters.pop_front()?;
         Some((waiter, self.begin_opening()))
-    }
-
-    // ---- the keeper ----
-
-    /// Whether an item should be opened, if there is room and it is time. `fresh` of those that are ready will stay.
-    fn wants_more(&self, fresh: usize) -> bool {
-        let Settings { enabled, min_idle, min_size, .. } = self.settings;
-        if self.closed || !enabled || self.opening > 0 {
-            return false;
-        }
-        !self.waiters.is_empty()
-            || fresh + self.checking < min_idle
-            || fresh + self.checking + self.in_use < min_size
-            || (self.missed && self.idle.is_empty())
-    }
-
-    /// The next thing to do for the keeper, who is awake until it is told to sleep.
-    pub(super) fn next_job(&mut self, now: u64) -> Job<T> {
-        self.asleep_until = 0;
-        if self.closed && self.total() == 0 {
-            return Job::End;
-        }
-        let fresh = self.idle.iter().filter(|entry| self.expiry(entry, now).is_none()).count();
-        let wants_more = self.wants_more(fresh);
-        let can_open = wants_more && self.has_room();
-        // Who waits comes first, unless what is to be closed is in the way.
-        if (!can_open || self.waiters.is_empty())
-            && let Some((entry, reason)) = self.doomed.pop_front()
-        {
-            self.closing += 1;
-            return Job::Close(entry, reason);
-        }
-        if can_open && now >= self.retry_at {
-            return Job::Open(self.begin_opening());
-        }
-        // One that has expired goes when its replacement is there, or where there can be none.
-        if fresh < self.idle.len() && (!can_open || self.failures > 0) {
-            let expired = self.idle.iter().enumerate();
-            let mut expired = expired.filter_map(|(at, entry)| Some((at, self.expiry(entry, now)?)));
-            if let Some((at, reason)) = expired.next() {
-                self.closing += 1;
-                return Job::Close(self.idle.remove(at), reason);
-            }
-        }
-        if let Some(at) = self.idle.iter().position(|entry| now >= self.check_due(entry)) {
-            self.checking += 1;
-            return Job::Check(self.idle.remove(at));
-        }
-        let dues = self.idle.iter().map(|entry| self.due(entry));
-        let mut until = dues.min().unwrap_or(NEVER);
-        if can_open {
-            until = until.min(self.retry_at);
-        }
-        self.asleep_until = until;
-        Job::Sleep(until)
-    }
-
-    fn expiry(&self, entry: &Entry<T>, now: u64) -> Option<CloseReason> {
-        if now >= entry.dies_at {
-            Some(CloseReason::Lifetime)
-        } else if now >= entry.idle_since.saturating_add(self.idle_timeout) {
-            Some(CloseReason::Idle)
-        } else {
-            None
-        }
-    }
-
-    #[inline]
-    fn check_due(&self, entry: &Entry<T>) -> u64 {
-        entry.checked_at.saturating_add(self.check_interval)
-    }
-
-    /// When an idle item next needs the keeper.
-    #[inline]
-    fn due(&self, entry: &Entry<T>) -> u64 {
-        let expires = entry.idle_since.saturating_add(self.idle_timeout).min(entry.dies_at);
-        expires.min(self.check_due(entry))
-    }
-
-    /// Whether the keeper sleeps longer than it now may: then it has to be woken, once.
-    #[inline]
-    #[must_use]
-    pub(super) fn disturb(&mut self) -> bool {
-        if self.asleep_until == 0 {
-            return false;
-        }
-        let mut wanted = self.idle.last().map_or(NEVER, |entry| self.due(entry));
-        if !self.doomed.is_empty() || (self.closed && self.total() == 0) {
-            wanted = 0;
-        } else if self.wants_more(self.idle.len()) && self.has_room() {
-            wanted = wanted.min(self.retry_at);
-        }
-        if wanted >= self.asleep_until {
-            return false;
-        }
-        self.asleep_until = 0;
-        true
     }
 
     // ---- the end ----
@@ -535,13 +357,4 @@ impl<T, W> Core<T, W> {
             ..self.stats
         }
     }
-}
-
-/// The next of a sequence of numbers that look random (splitmix64).
-fn splitmix(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }

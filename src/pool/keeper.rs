@@ -1,7 +1,8 @@
 //! The pool's one thread: it opens, looks at and closes items, one after the other.
 
 use super::core::Job;
-use super::{Manager, OpenFailure, Shared};
+use super::shared::Shared;
+use super::{Manager, OpenFailure};
 use crate::clock::now_ns;
 use crate::executor::bury;
 use crate::sync::lock;

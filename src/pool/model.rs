@@ -398,8 +398,9 @@ impl Model {
         self.in_use.push(entry);
     }
 
-    /// What the driver does whenever it leaves the lock.
-    fn admit(&mut self, pool: &mut Pool) {
+    /// What the driver does whenever it leaves the lock. If the keeper is to be woken it is awake from then on.
+    fn leave(&mut self, pool: &mut Pool) {
+        let _ = pool.disturb();
         while let Some((waiter, opening)) = pool.admit() {
             assert_eq!(self.line.pop_front(), Some(waiter), "admitted out of turn");
             self.served.push(waiter);
@@ -419,6 +420,7 @@ impl Model {
                 Taken::Item(entry) => {
                     assert!(self.line.is_empty(), "somebody jumped the line");
                     self.hold(entry);
+                    assert!(pool.is_short() || !pool.disturb(), "the keeper is not told of a want");
                 }
                 Taken::Open(opening) => self.own_openings.push(opening),
                 Taken::Nothing => {
@@ -447,6 +449,9 @@ impl Model {
             Step::Release { which, poisoned } if !self.in_use.is_empty() => {
                 let entry = self.in_use.swap_remove(which % self.in_use.len());
                 let placed = pool.release(entry, poisoned.then_some(CloseReason::Poisoned), self.now);
+                if let Placed::Kept = placed {
+                    assert!(pool.is_due_sooner() || !pool.disturb(), "the keeper is not told of what is due");
+                }
                 self.place(placed);
             }
             Step::Flush(which) if !self.in_use.is_empty() => {
@@ -493,7 +498,7 @@ impl Model {
             }
             Step::Release { .. } | Step::Flush(_) | Step::Keep { .. } | Step::FinishClose(_) => {}
         }
-        self.admit(pool);
+        self.leave(pool);
     }
 
     fn finish_open(&mut self, pool: &mut Pool, well: bool, generation: u64) {
@@ -515,6 +520,7 @@ impl Model {
                 pool.open_failed(opening, self.now);
             }
         }
+        self.leave(pool);
     }
 
     fn agree(&self, pool: &Pool, settings: &Settings) {

@@ -1,9 +1,12 @@
-//! Somebody who waits for an item.
+//! Somebody who waits for an item: a thread, or a task.
 
 use super::OpenFailure;
 use super::core::{Held, Opening};
 use crate::sync::{Condvar, Mutex, lock};
 use std::sync::{Arc, Weak};
+#[cfg(feature = "tokio")]
+use std::task::Poll;
+use std::task::Waker;
 use std::time::Instant;
 
 /// What a waiter gets. It is given under the pool's lock, so whoever gives up under that lock knows whether it was.
@@ -22,6 +25,8 @@ pub(super) enum Given<T, E> {
 struct Cell<T, E> {
     given: Option<Given<T, E>>,
     cancelled: bool,
+    /// The task that waits, if it is one that does.
+    task: Option<Waker>,
 }
 
 /// One wait. Whoever waits and the pool's line share it.
@@ -40,7 +45,7 @@ pub(super) enum Unserved {
 
 impl<T, E> Waiter<T, E> {
     pub(super) fn new() -> Arc<Self> {
-        let cell = Cell { given: None, cancelled: false };
+        let cell = Cell { given: None, cancelled: false, task: None };
         Arc::new(Self { cell: Mutex::new(cell), changed: Condvar::new() })
     }
 
@@ -55,8 +60,33 @@ impl<T, E> Waiter<T, E> {
         lock(&self.cell).given.take()
     }
 
+    /// Wakes whoever waits. Not under a lock: what a task does when it is woken is not known here.
     pub(super) fn wake(&self) {
-        self.changed.notify_one();
+        // Alone in its statement: the lock is gone before the task is told.
+        let task = lock(&self.cell).task.take();
+        match task {
+            Some(task) => task.wake(),
+            None => self.changed.notify_one(),
+        }
+    }
+
+    /// What it was given, for a task, which is woken when there is something.
+    #[cfg(feature = "tokio")]
+    pub(super) fn poll(&self, task: &Waker) -> Poll<Result<Given<T, E>, Unserved>> {
+        let mut cell = lock(&self.cell);
+        if let Some(given) = cell.given.take() {
+            return Poll::Ready(Ok(given));
+        }
+        if cell.cancelled {
+            return Poll::Ready(Err(Unserved::Cancelled));
+        }
+        if cell.task.as_ref().is_none_or(|known| !known.will_wake(task)) {
+            let before = cell.task.replace(task.clone());
+            drop(cell);
+            // Not under the lock: it may be the last of another task, and all that this has goes with it.
+            drop(before);
+        }
+        Poll::Pending
     }
 
     /// Blocks until it is given something, at most until the deadline.
