@@ -93,6 +93,7 @@ fn a_welcome() -> Welcome {
         armed_words: 64,
         pid: 1234,
         features: 0,
+        sample_every: 9,
     }
 }
 
