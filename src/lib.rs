@@ -99,6 +99,9 @@ mod dispatch;
 mod flight;
 #[cfg(not(ringbell_loom))]
 mod fork;
+#[cfg(all(any(feature = "fuzzing", all(test, feature = "inspect")), not(ringbell_loom)))]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(not(ringbell_loom))]
 mod handler;
 #[cfg(not(ringbell_loom))]
