@@ -2,6 +2,7 @@
 
 #![allow(clippy::cast_possible_truncation, reason = "positions in small rings")]
 
+#[allow(dead_code, reason = "an example uses the rest")]
 mod pty;
 
 use ringbell::layout::{self, HeaderWord, Interest, Kind, Mode, SegmentKind, offset};
