@@ -988,7 +988,7 @@ fn tap_says_what_it_missed() -> Ran {
 }
 
 fn watch_on_a_terminal() -> Ran {
-    let scene = Scene::new();
+    let scene = Scene::with(&[("sample", "16")]);
     let mut client = scene.client();
     let mut other = scene.client_with(&[("park", "yes")]);
     client.tell("load 20");
