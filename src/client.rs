@@ -7,6 +7,7 @@ mod place;
 #[cfg(feature = "tokio")]
 pub(crate) mod pump;
 mod readiness;
+mod sampling;
 mod stream;
 mod waiting;
 
@@ -23,6 +24,7 @@ use crate::stats::{SessionCounters, Words};
 use crate::wait::Waiter;
 use error::WaitEnd;
 use place::{Shown, ViewOf};
+use sampling::Sampling;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::marker::PhantomData;
@@ -126,6 +128,9 @@ pub struct Client {
     kept: bool,
     events: Events,
     send_deadlines: bool,
+    /// Calls to the next one that is sampled. Without samples a number that is never counted down to 0.
+    until_sample: u64,
+    sampling: Option<Box<Sampling>>,
     buffer: Vec<u8>,
     over: Option<Over>,
     /// What the lifeline said of the server, once it said so: what is left in the ring is still read.
@@ -195,6 +200,7 @@ impl Client {
             burst: usize::MAX,
             // One incomplete answer at a time, which `max_message` bounds.
             budget: Budget::new(u64::MAX),
+            stamps: false,
         });
         let names = Names {
             session: attachment.session,
@@ -202,7 +208,11 @@ impl Client {
             server_pid: attachment.server_pid,
             ordered: attachment.ordered,
         };
-        Self::assemble(session, Bed::Shared(bed), Transport::SharedMemory, names, options)
+        let sampling = Sampling::new(request, attachment.sample_every);
+        let mut client = Self::assemble(session, Bed::Shared(bed), Transport::SharedMemory, names, options);
+        client.until_sample = u64::from(sampling.is_some());
+        client.sampling = sampling;
+        client
     }
 
     #[allow(clippy::cast_possible_truncation, reason = "usize is 64 bits")]
@@ -214,6 +224,7 @@ impl Client {
             max_message: attachment.max_message as usize,
             burst: usize::MAX,
             budget: Budget::new(u64::MAX),
+            stamps: false,
         });
         let names = Names {
             session: attachment.session,
@@ -246,6 +257,8 @@ impl Client {
             kept: false,
             events: Events::new(options.max_events),
             send_deadlines: options.send_deadlines,
+            until_sample: 0,
+            sampling: None,
             buffer: Vec::new(),
             over: None,
             verdict: None,
@@ -349,6 +362,7 @@ impl Client {
             Ok(Some(head)) if head.kind() == Kind::Response => Ok(look(View(ViewOf::Private(&self.buffer)))),
             Ok(Some(head)) => Err(self.refused(head)),
             Ok(None) => {
+                self.sample_answered(call.0);
                 let peeked = self.peek(call).map_err(|over| self.fail(over).as_call(true))?;
                 self.calls.end(call.0);
                 let shown = Shown { session: &mut self.session, record: peeked };
@@ -519,7 +533,11 @@ impl Client {
         }
         let call = self.begin()?;
         crate::kill_point!("request-claimed");
-        match self.post_frame(Head::new(Kind::Request, call.0), until, request, deadline) {
+        let head = Head::new(Kind::Request, call.0);
+        if self.is_sampled() {
+            return self.post_sampled(call, until, request, deadline);
+        }
+        match self.post_frame(head, until, request, Progress::default(), deadline) {
             Ok(()) => Ok(call),
             Err(error) => {
                 self.calls.end(call.0);
@@ -534,9 +552,9 @@ impl Client {
         head: Head,
         until: u64,
         payload: &[u8],
+        mut progress: Progress,
         deadline: &mut Deadline,
     ) -> Result<(), SendError> {
-        let mut progress = Progress::default();
         match self.session.post(head, until, payload, &mut progress) {
             Ok(Sent::Done) if self.session.is_broken() => Err(self.goes_nowhere()),
             Ok(Sent::Done) => Ok(()),
@@ -565,7 +583,7 @@ impl Client {
             return Err(SendError::TooLarge { len: message.len(), max: self.session.max_message() });
         }
         let mut deadline = Deadline::after(timeout);
-        self.post_frame(Head::new(Kind::OneWay, 0), 0, message, &mut deadline)?;
+        self.post_frame(Head::new(Kind::OneWay, 0), 0, message, Progress::default(), &mut deadline)?;
         self.session.flush();
         if self.session.has_unsent() {
             self.push_out(&mut deadline);
@@ -842,6 +860,7 @@ impl Client {
     /// Whether a message is an answer that somebody wants. What belongs to streams and events is put there.
     #[inline(always)]
     fn accept(&mut self, head: Head) -> Result<bool, Over> {
+        self.sample_answered(head.call);
         match head.kind() {
             Kind::Response if self.streams.is_empty() => {}
             Kind::Error if self.streams.is_empty() => self.session.counts.errors += 1,

@@ -31,6 +31,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 mod client;
+#[cfg(any(feature = "fuzzing", all(test, feature = "inspect")))]
+mod fuzzed;
 #[cfg(feature = "inspect")]
 mod inspector;
 mod listener;
@@ -43,6 +45,8 @@ pub(crate) mod tests;
 
 pub(crate) use client::{Attached, Attachment, HelloOptions, SocketAttachment, attach};
 pub use client::{ConnectError, FallbackReason, TransportChoice};
+#[cfg(any(feature = "fuzzing", all(test, feature = "inspect")))]
+pub(crate) use fuzzed::{fuzz_seeds, fuzzed};
 #[cfg(feature = "inspect")]
 pub use inspector::{Inspector, Survey};
 pub use listener::BindError;
@@ -54,7 +58,7 @@ pub(crate) use server::{
 pub use wire::RejectReason;
 #[cfg(test)]
 pub(crate) use wire::Role;
-pub(crate) use wire::{FEATURE_ORDERED, Fallback, Hello, Transport, VERSIONS, Welcome};
+pub(crate) use wire::{FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, Hello, Transport, VERSIONS, Welcome};
 
 /// Longest path of a socket in bytes: `sun_path` with its final NUL.
 const MAX_PATH: usize = 107;

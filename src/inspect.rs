@@ -15,7 +15,7 @@ mod tests;
 
 pub use crate::handshake::{Inspector, Survey};
 pub use control::{
-    BellSegment, Identity, Peer, Place, RequestSegment, ResponseSegment, Segment, Sleep, StatusSegment,
-    Unreadable, decode, name_of,
+    BellSegment, Identity, Peer, Place, RequestSegment, ResponseSegment, Sample, Segment, Sleep,
+    StatusSegment, Unreadable, decode, name_of,
 };
 pub use records::{Flaw, Record, Ring, Walk, intact, lap_start};

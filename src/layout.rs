@@ -19,7 +19,8 @@
 //!     640  counters    client's         server's, for    server's          -
 //!                                       this session
 //!    1152  peer        -                pid, uid, name   pid, uid, name    -
-//!    1280  reserved for samples of the timestamp extension
+//!    1280  samples     calls, as the    calls, as the    -                 -
+//!                      client saw them  server saw them
 //!    4096  body        request ring     response ring    armed words, one  -
 //!                                                        per domain
 //! ```
@@ -118,12 +119,31 @@ pub mod offset {
     pub const COUNTERS: usize = 640;
     /// [`super::Peer`].
     pub const PEER: usize = 1152;
-    /// Reserved for samples of the timestamp extension.
+    /// [`super::SAMPLES`] of [`super::Sample`], if the session has agreed on them.
     pub const SAMPLES: usize = 1280;
 }
 
 /// How many u64 counters a control page holds.
 pub const COUNTERS: usize = 64;
+
+/// How many samples a control page holds.
+pub const SAMPLES: usize = 64;
+
+/// One call on its way, as one side saw it. Client and server each keep their own table, for tools: nobody else looks
+/// at it. The two halves of a call have call id and time of sending in common. Times are CLOCK_MONOTONIC, in
+/// nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Sample {
+    /// The call id; 0 if there is no sample here.
+    pub call: u64,
+    /// When the client set out to send it: the record's [`flag::STAMP`].
+    pub sent_ns: u64,
+    /// When the server took it from the ring (server); 0 (client).
+    pub taken_ns: u64,
+    /// When its answer was complete (server), or taken from the ring (client); 0 if that is still to come.
+    pub done_ns: u64,
+}
 
 /// Bytes from one armed word of the status segment to the next: a line each, so that arming for one domain is
 /// not seen by the others.
@@ -520,7 +540,11 @@ const _: () = {
     assert!(offset::TAIL == CELL && offset::HEAD == 2 * CELL && offset::ARMED == 3 * CELL);
     assert!(offset::SEQ == 4 * CELL && offset::COUNTERS == 5 * CELL);
     assert!(offset::COUNTERS + COUNTERS * 8 == offset::PEER);
-    assert!(offset::PEER + CELL == offset::SAMPLES && offset::SAMPLES < CONTROL);
+    assert!(offset::PEER + CELL == offset::SAMPLES);
+    assert!(offset::SAMPLES + SAMPLES * size_of::<Sample>() <= CONTROL && size_of::<Sample>() == 32);
+    assert!(core::mem::offset_of!(Sample, sent_ns) == 8);
+    assert!(core::mem::offset_of!(Sample, taken_ns) == 16);
+    assert!(core::mem::offset_of!(Sample, done_ns) == 24);
     assert!(zero_window(MIN_CAPACITY) == 512 && zero_window(DEFAULT_CAPACITY) == 512);
     assert!(max_record(MIN_CAPACITY) == 512 && max_body(DEFAULT_CAPACITY) == FRAGMENT);
     assert!(

@@ -47,7 +47,7 @@
 //! | L2 | `bell` | arm, park, ring |
 //! | L2 | [`wait`] | the waiting policy |
 //! | L2 | `segment` | memfds: made, sealed, mapped, verified |
-//! | L2 | [`stats`] | counters |
+//! | L2 | [`stats`], `samples` | counters; calls that are timed on their way |
 //! | L3 | `session`, `calls` | one attachment: a state machine that never waits |
 //! | L3 | `uds` | the same frames over the socket, where shared memory is not to be had |
 //! | L3 | `handshake` | the only parser of a peer that is not accepted yet |
@@ -99,6 +99,9 @@ mod dispatch;
 mod flight;
 #[cfg(not(ringbell_loom))]
 mod fork;
+#[cfg(all(any(feature = "fuzzing", all(test, feature = "inspect")), not(ringbell_loom)))]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(not(ringbell_loom))]
 mod handler;
 #[cfg(not(ringbell_loom))]
@@ -116,6 +119,8 @@ pub mod pool;
 mod porter;
 #[cfg(not(ringbell_loom))]
 mod reactor;
+#[cfg(not(ringbell_loom))]
+mod samples;
 #[cfg(not(ringbell_loom))]
 mod segment;
 #[cfg(not(ringbell_loom))]

@@ -101,6 +101,8 @@ pub(crate) struct PorterConfig {
     pub(crate) isolation: Isolation,
     /// Whether the answers of every session are sent in the order of its requests, asked for or not.
     pub(crate) ordered: bool,
+    /// Of so many calls one is sampled, in sessions whose client does not say otherwise; 0 for none.
+    pub(crate) sample_every: u32,
     /// Whether shared memory is offered at all.
     pub(crate) shared_memory: bool,
     /// Whether a client that asks for the socket, or cannot have shared memory, is offered the socket as transport.
@@ -121,6 +123,7 @@ impl Default for PorterConfig {
             max_message: layout::DEFAULT_MAX_MESSAGE,
             isolation: Isolation::Uid,
             ordered: false,
+            sample_every: 0,
             shared_memory: true,
             fallback: true,
         }

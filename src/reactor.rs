@@ -20,6 +20,7 @@ use crate::memory::{OwnWord, Window};
 use crate::park::{Parker, Slept};
 use crate::porter::{Death, Event, Joined, Link, PorterHandle};
 use crate::ring::{Consumer, Producer};
+use crate::samples::Samples;
 use crate::service;
 use crate::session::{
     Budget, Head, Parts, PeerFault, Progress, Readiness, Received, Rings, Sent, Session, send_byte,
@@ -376,7 +377,10 @@ impl<E: Engine> Reactor<E> {
                     self.serve(index, head)?;
                 }
                 Received::Message(head) => self.message(index, head, 0)?,
-                Received::Until(head, until) => self.message(index, head, until)?,
+                Received::Until(head, until) => {
+                    self.slots[index].sample(head);
+                    self.message(index, head, until)?;
+                }
             }
             handled += 1;
             // The first answer is rung for at once. While more requests are there and are short, one ring then
@@ -624,6 +628,8 @@ impl<E: Engine> Reactor<E> {
         };
         let last = is_final(head.kind());
         if !flights.is_its_turn(place) {
+            self.slots[index].answered(head);
+            let flights = &mut self.slots[index].flights;
             flights.hold(place, head, std::mem::take(&mut self.response), last);
             self.counts.stashed += 1;
             return Ok(());
@@ -698,6 +704,7 @@ impl<E: Engine> Reactor<E> {
     /// Sends the answer in the response buffer, or an error in its place if it is too large.
     #[inline]
     fn answer(&mut self, index: usize, mut head: Head) -> Result<(), End> {
+        self.slots[index].answered(head);
         let max = self.slots[index].session.max_message();
         if head.kind() == Kind::Error {
             self.cut_error(index, head.code());
@@ -811,7 +818,7 @@ impl<E: Engine> Reactor<E> {
 
     #[allow(clippy::cast_possible_truncation, reason = "usize is 64 bits; capacities were checked")]
     fn join(&mut self, joined: Joined) {
-        let Joined { session: id, peer, lifeline, max_message, ordered: in_order, link } = joined;
+        let Joined { session: id, peer, lifeline, max_message, ordered: in_order, sampled, link } = joined;
         let caller = service::Session(Arc::new(Caller {
             id,
             peer,
@@ -832,6 +839,7 @@ impl<E: Engine> Reactor<E> {
         }));
         let mut records_most = SOCKET_FRAMES;
         let mut burst = 16 * layout::FRAGMENT;
+        let mut samples = None;
         let (rings, words, shared) = match link {
             Link::Socket { .. } => {
                 if self.parker.join_socket(id, &lifeline).is_err() {
@@ -862,6 +870,7 @@ impl<E: Engine> Reactor<E> {
                     ringer: Ringer::new(from.peer_word(offset::ARMED), to.bell_word(offset::SEQ)),
                 };
                 let (words, hints) = (Words::new(to), from.peer_word(offset::HINTS));
+                samples = sampled.then(|| Box::new(Samples::new(to)));
                 let shared =
                     Shared { domain, hints, _domain_bell: domain_bell, _segments: [request, response] };
                 (Some(rings), Some(words), Some(shared))
@@ -874,12 +883,14 @@ impl<E: Engine> Reactor<E> {
             max_message: max_message as usize,
             burst,
             budget: self.budget.clone(),
+            stamps: samples.is_some(),
         });
         self.engine.opened(&caller);
         self.places.insert(id, self.slots.len());
         self.slots.push(Slot {
             id,
             session,
+            samples,
             caller,
             lifeline,
             shared,

@@ -190,6 +190,14 @@ impl ServerBuilder {
         self
     }
 
+    /// Of so many calls of each client one is timed on its way, for `ring-dump` to tell waiting in the rings from working
+    /// in the handler, for clients that do not say otherwise
+    /// ([`ConnectOptions::sample_calls`](crate::ConnectOptions::sample_calls), which says what it costs). 0: none. Default 0.
+    pub fn sample_calls(mut self, every: u32) -> Self {
+        self.porter.sample_every = every;
+        self
+    }
+
     /// How long a client may leave answers unread before it is disconnected; `None` for ever. Default 30 s.
     pub fn slow_client_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.limits.slow_client = timeout;

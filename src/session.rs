@@ -131,9 +131,16 @@ impl std::fmt::Debug for Head {
 pub(crate) struct Progress {
     sent: usize,
     begun: bool,
+    /// The time of sending, to travel with it: CLOCK_MONOTONIC ns; 0 for none.
+    stamp: u64,
 }
 
 impl Progress {
+    /// A message that says when it was sent, in CLOCK_MONOTONIC ns. Only requests, and only where that was agreed.
+    pub(crate) fn stamped(stamp: u64) -> Self {
+        Self { stamp, ..Self::default() }
+    }
+
     /// Whether the peer has seen a part of it, so that it must be completed or aborted.
     pub(crate) fn is_partial(self) -> bool {
         self.begun
@@ -158,7 +165,7 @@ pub(crate) enum Received {
     Partial,
     /// A message; its payload is in the caller's buffer.
     Message(Head),
-    /// The same, with a deadline: CLOCK_MONOTONIC nanoseconds.
+    /// The same, with a deadline (CLOCK_MONOTONIC nanoseconds, 0 for none), a stamp ([`Session::take_stamp`]), or both.
     Until(Head, u64),
     /// A message whose payload was dropped, since the budget has no room for it.
     Refused(Head),
@@ -181,6 +188,9 @@ pub(crate) struct Session {
     max_message: usize,
     max_body: usize,
     budget: Arc<Budget>,
+    /// Whether requests may say when they were sent, and when the last one that did was.
+    stamps: bool,
+    stamp: u64,
     pub(crate) counts: SessionCounters,
     stored: SessionCounters,
     words: Option<Words>,
@@ -196,6 +206,8 @@ pub(crate) struct Parts {
     /// Bytes of one message that are sent in one go, so that a server comes to its other sessions.
     pub(crate) burst: usize,
     pub(crate) budget: Arc<Budget>,
+    /// Whether requests that are received may say when they were sent.
+    pub(crate) stamps: bool,
 }
 
 impl Session {
@@ -218,6 +230,8 @@ impl Session {
             abort: None,
             max_message: parts.max_message,
             budget: parts.budget,
+            stamps: parts.stamps,
+            stamp: 0,
             counts: SessionCounters::default(),
             stored: SessionCounters::default(),
             words: parts.words,
@@ -273,7 +287,7 @@ impl Session {
         progress: &mut Progress,
     ) -> Result<Sent, PeerFault> {
         debug_assert!(payload.len() <= self.max_message, "checked by the driver, before anything is written");
-        if payload.len() > self.max_body || self.abort.is_some() || until != 0 {
+        if payload.len() > self.max_body || self.abort.is_some() || until != 0 || progress.stamp != 0 {
             return self.post_slowly(head, until, payload, progress);
         }
         let pushed = match &mut self.link {
@@ -307,10 +321,14 @@ impl Session {
         if self.push_owed_abort()? == Sent::Full {
             return Ok(Sent::Full);
         }
-        let timed = if until == 0 { 0 } else { flag::DEADLINE };
-        let words = [payload.len() as u64, until];
-        // The total is for fragments only, the deadline for messages that have one.
-        let first = |fragmented: bool| &words[usize::from(!fragmented)..1 + usize::from(until != 0)];
+        let (mut timed, mut words, mut end) = (0, [payload.len() as u64, 0, 0], 1);
+        for (word, flag) in [(until, flag::DEADLINE), (progress.stamp, flag::STAMP)] {
+            if word != 0 {
+                (timed, words[end], end) = (timed | flag, word, end + 1);
+            }
+        }
+        // The total is for fragments only.
+        let first = |fragmented: bool| &words[usize::from(!fragmented)..end];
         if payload.len() + 8 * first(false).len() <= self.max_body {
             if self.record(head, timed, first(false), payload)? == Sent::Full {
                 return Ok(Sent::Full);

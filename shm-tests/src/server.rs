@@ -206,7 +206,7 @@ pub fn waiting(name: &str, default: WaitSettings) -> WaitSettings {
 /// | `path` | the socket |
 /// | `handler` | `verify` ([`Verifier`]), `do` ([`obey`]) or `react` ([`react`]) |
 /// | `ring_capacity`, `max_message`, `max_clients`, `max_handshakes`, `max_queued_answers`, `max_incomplete_bytes`, `max_bytes_per_client`, `max_bytes_per_uid` | as in `ServerBuilder` |
-/// | `max_in_flight`, `max_queued_events`, `max_queued_bytes` | the same |
+/// | `max_in_flight`, `max_queued_events`, `max_queued_bytes`, `sample_calls` | the same |
 /// | `handshake_ms`, `slow_client_ms` | its times |
 /// | `wait` | see [`waiting`] |
 /// | `isolation` | `uid` or `session` |
@@ -243,6 +243,7 @@ pub fn serve(arguments: &Arguments) {
         max_incomplete_bytes
     );
     numbers!(max_bytes_per_client, max_bytes_per_uid, max_in_flight, max_queued_events, max_queued_bytes);
+    numbers!(sample_calls);
     if let Some(mode) = arguments.maybe_number("mode") {
         builder = builder.socket_mode(mode.try_into().expect("a mode"));
     }

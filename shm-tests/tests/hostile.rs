@@ -10,7 +10,7 @@ use ringbell::sync::{Ordering, PlainU64};
 use ringbell::{CallError, Client, ConnectError, ConnectOptions, PeerFault, RingFault, SegmentError};
 use ringbell_shm_tests::pattern::{Chance, Pattern, mix};
 use ringbell_shm_tests::raw::{self, Segments, Session};
-use ringbell_shm_tests::server::Server;
+use ringbell_shm_tests::server::{Prepared, Server};
 use ringbell_shm_tests::suite::{Ran, tick};
 use ringbell_shm_tests::verified::Verified;
 use ringbell_shm_tests::{becomes_true, done, observe, scaled, seed, suite, wait_until};
@@ -33,6 +33,7 @@ suite! {
         segments_that_clients_tamper_with,
         memory_that_is_not_theirs,
         fragments_without_end,
+        stamps_that_lie,
         servers_with_wrong_segments,
         servers_with_wrong_descriptors,
         servers_that_answer_nonsense,
@@ -47,13 +48,18 @@ const PEER_FAULT: u8 = 0x81;
 
 /// Runs `attack` on a server that an honest client uses all the while; what the attack says.
 fn beside_an_honest_client<T>(attack: impl FnOnce(&mut Server) -> T) -> (T, String) {
+    beside(Server::prepare("verify"), attack)
+}
+
+/// The same on a server of the test's choice.
+fn beside<T>(server: Prepared, attack: impl FnOnce(&mut Server) -> T) -> (T, String) {
     struct Stop<'a>(&'a PlainU64);
     impl Drop for Stop<'_> {
         fn drop(&mut self) {
             self.0.store(1, Ordering::Relaxed);
         }
     }
-    let mut server = Server::prepare("verify").with("max_clients", 16).start();
+    let mut server = server.with("max_clients", 16).start();
     let path = server.path().to_owned();
     let stop = PlainU64::new(0);
     let (result, calls, slowest) = std::thread::scope(|scope| {
@@ -273,6 +279,76 @@ fn records_that_cannot_be() -> Ran {
 
 /// A head, when so many bytes were answered.
 type Lie = fn(u64) -> u64;
+
+/// Of a server that samples every third call of the honest client.
+fn stamps_that_lie() -> Ran {
+    let word8 = |value: u64| value.to_le_bytes().to_vec();
+    let stamped = flag::STAMP;
+    let first = [word8(100), word8(1), word8(0)].concat();
+    let cases: Vec<(&str, Records)> = vec![
+        ("a stamp without room for it", vec![(word(Kind::Request, stamped, 7), vec![0; 7])]),
+        (
+            "a stamp and a deadline with room for one",
+            vec![(word(Kind::Request, stamped | flag::DEADLINE, 8), word8(1))],
+        ),
+        ("a one-way message with a stamp", vec![(word(Kind::OneWay, stamped, 8), word8(1))]),
+        ("a ping with a stamp", vec![(word(Kind::Ping, stamped, 8), word8(1))]),
+        ("a cancel with a stamp", vec![(word(Kind::Cancel, stamped, 8), word8(1))]),
+        (
+            "a first fragment without its stamp",
+            vec![(word(Kind::Request, flag::MORE | stamped, 8), word8(100))],
+        ),
+        (
+            "a stamp in the middle",
+            vec![
+                (word(Kind::Request, flag::MORE | stamped, 24), first),
+                (
+                    word(Kind::Request, flag::CONTINUED | stamped | flag::MORE, 16),
+                    [word8(1), word8(1)].concat(),
+                ),
+            ],
+        ),
+    ];
+    let mut answered = 0;
+    let ((), beside) = beside(Server::prepare("verify").with("sample_calls", 3), |server| {
+        let before = server.stats().peer_faults;
+        for (what, records) in &cases {
+            tick();
+            let session = Session::open(server.path(), CAPACITY);
+            let mut producer = producer(&session);
+            for (header, body) in records {
+                publish(&mut producer, *header, 5, body);
+            }
+            is_put_out(&session, what);
+        }
+        wait_until("all are gone", || server.stats().sessions == 1);
+        assert_eq!(server.stats().peer_faults, before + cases.len() as u64);
+        // Times from nowhere, and the same call again and again: each is answered like any other.
+        let session = Session::open(server.path(), CAPACITY);
+        let mut producer = producer(&session);
+        let lines = session.response.peer_lines(layout::CONTROL, usize::try_from(CAPACITY).expect("small"));
+        let mut consumer = Consumer::new(lines, session.request.own_word(offset::HEAD), 0);
+        for (number, stamp) in (0..200u64).zip([0, 1, u64::MAX, u64::MAX / 2, 7].into_iter().cycle()) {
+            let call = if number % 2 == 0 { 5 } else { u64::MAX - number };
+            // Several at once: more than are kept under way.
+            for _ in 0..4 {
+                publish(&mut producer, word(Kind::Request, stamped, 8), call, &word8(stamp));
+                producer.zero_ahead();
+            }
+            session.ring();
+            for _ in 0..4 {
+                wait_until("an answer", || consumer.has_pending());
+                let record = consumer.peek().expect("the server writes as it should").expect("it is there");
+                assert_eq!(record.call, call);
+                let _ = consumer.release(record);
+                consumer.settle();
+                answered += 1;
+            }
+        }
+        assert_eq!(server.stats().peer_faults, before + cases.len() as u64, "lies about time are no fault");
+    });
+    done!("{} stamps out of place, {answered} that lie; {beside}", cases.len())
+}
 
 fn heads_that_cannot_be() -> Ran {
     let lies: [(&str, Lie); 5] = [

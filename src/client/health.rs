@@ -4,7 +4,7 @@ use super::Client;
 use super::error::{CallError, Over, RecvError, WaitEnd};
 use crate::clock::Deadline;
 use crate::layout::{Interest, Kind};
-use crate::session::Head;
+use crate::session::{Head, Progress};
 use std::time::Duration;
 
 impl Client {
@@ -68,7 +68,7 @@ impl Client {
         let mut deadline = Deadline::after(timeout);
         self.pings = self.pings.wrapping_add(1);
         let ping = self.pings;
-        self.post_frame(Head::new(Kind::Ping, ping), 0, &[], &mut deadline)?;
+        self.post_frame(Head::new(Kind::Ping, ping), 0, &[], Progress::default(), &mut deadline)?;
         self.session.flush();
         let answered = self.wait(&mut deadline, Interest::BOTH, |client| {
             client.drain()?;

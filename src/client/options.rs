@@ -107,6 +107,18 @@ impl ConnectOptions {
         self
     }
 
+    /// Of so many calls one is timed on its way: when it was sent, taken by the server, answered, and received, for
+    /// `ring-dump` to tell waiting from working. 0: none, whatever the server would like. Nothing is timed over a socket, nor
+    /// what is written in place ([`Client::claim`]). Default: as the server likes
+    /// ([`ServerBuilder::sample_calls`](crate::ServerBuilder::sample_calls)), which is none unless set.
+    ///
+    /// A call that is timed costs two looks at the clock on either side, 8 bytes, and a slower way through the ring; the
+    /// others cost nothing.
+    pub fn sample_calls(mut self, every: u32) -> Self {
+        self.hello.sample_every = Some(every);
+        self
+    }
+
     /// The waiting policy. Default [`WaitSettings::client`].
     pub fn wait(mut self, settings: WaitSettings) -> Self {
         self.wait = settings;

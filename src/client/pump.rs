@@ -69,7 +69,12 @@ impl Client {
             Some(head) => head,
             None if sending.sort == Sort::OneWay => Head::new(Kind::OneWay, 0),
             None => match self.calls.begin() {
-                Some(call) => Head::new(Kind::Request, call.0),
+                Some(call) => {
+                    if self.is_sampled() {
+                        sending.progress = self.stamp(call.0);
+                    }
+                    Head::new(Kind::Request, call.0)
+                }
                 None => return Ok(None),
             },
         };
@@ -99,6 +104,7 @@ impl Client {
     /// Gives up a message that was not sent to its end.
     pub(crate) fn withdraw(&mut self, sending: &mut Sending) {
         let Some(head) = sending.head.take() else { return };
+        self.forget_sample(head.call);
         self.calls.end(head.call);
         if sending.progress.is_partial()
             && self.usable().is_ok()

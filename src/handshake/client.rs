@@ -1,7 +1,8 @@
 //! The client's side: blocking, with an absolute deadline.
 
 use super::wire::{
-    self, FEATURE_ORDERED, Fallback, Header, Hello, Kind, Malformed, RejectReason, Role, Transport, Welcome,
+    self, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, Header, Hello, Kind, Malformed, RejectReason, Role,
+    Transport, Welcome,
 };
 use super::{BadPath, MAX_PATH, lifeline};
 use crate::layout::{self, NAME, SegmentKind};
@@ -222,6 +223,8 @@ pub(crate) struct HelloOptions {
     pub(crate) transport: TransportChoice,
     /// Whether answers are to come strictly in the order of their requests.
     pub(crate) ordered: bool,
+    /// Of so many calls one is to be sampled, 0 for none; `None` leaves it to the server.
+    pub(crate) sample_every: Option<u32>,
 }
 
 impl HelloOptions {
@@ -234,11 +237,13 @@ impl HelloOptions {
         if self.name.len() > NAME {
             return Err(ConnectError::InvalidOption("the name of a client has at most 48 bytes"));
         }
+        let ordered = if self.ordered { FEATURE_ORDERED } else { 0 };
+        let sampled = if self.sample_every.unwrap_or(0) == 0 { 0 } else { FEATURE_SAMPLES };
         Ok(Hello {
             versions: wire::VERSIONS,
             role: Role::Client,
             transport,
-            features: if self.ordered { FEATURE_ORDERED } else { 0 },
+            features: ordered | sampled,
             request_capacity: self.request_capacity,
             response_capacity: self.response_capacity,
             max_message: self.max_message,
@@ -286,6 +291,8 @@ pub(crate) struct Attachment {
     pub(crate) server_pid: u32,
     /// Whether the server answers strictly in order.
     pub(crate) ordered: bool,
+    /// Of so many calls one is to be sampled; 0 for none.
+    pub(crate) sample_every: u32,
 }
 
 /// A session over the socket, as the client holds it. What comes next on the socket are frames.
@@ -385,7 +392,7 @@ fn attach_shared(
             crate::kill_point!("client-mapped");
             patience.send(&socket, &[lifeline::READY])?;
             crate::kill_point!("client-ready-sent");
-            Ok(Tried::Attached(Attached::Shared(attachment(socket, &welcome, goods))))
+            Ok(Tried::Attached(Attached::Shared(attachment(socket, options, &welcome, goods))))
         }
         Kind::Fallback => {
             let fallback = Fallback::parse(&body)?;
@@ -496,7 +503,8 @@ fn adopt(welcome: &Welcome, descriptors: Vec<OwnedFd>) -> Result<Goods, ConnectE
     })
 }
 
-fn attachment(lifeline: OwnedFd, welcome: &Welcome, goods: Goods) -> Attachment {
+fn attachment(lifeline: OwnedFd, options: &HelloOptions, welcome: &Welcome, goods: Goods) -> Attachment {
+    let may_sample = welcome.features & FEATURE_SAMPLES != 0;
     Attachment {
         lifeline,
         server: goods.server,
@@ -512,6 +520,7 @@ fn attachment(lifeline: OwnedFd, welcome: &Welcome, goods: Goods) -> Attachment 
         max_message: welcome.max_message,
         server_pid: welcome.pid,
         ordered: welcome.features & FEATURE_ORDERED != 0,
+        sample_every: if may_sample { options.sample_every.unwrap_or(welcome.sample_every) } else { 0 },
     }
 }
 

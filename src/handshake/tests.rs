@@ -93,6 +93,7 @@ fn a_welcome() -> Welcome {
         armed_words: 64,
         pid: 1234,
         features: 0,
+        sample_every: 9,
     }
 }
 
@@ -480,6 +481,13 @@ fn a_client_gets_its_turn_when_the_backlog_is_full() {
 
 /// Lets `server` answer one client, and returns what the client made of it.
 fn against(server: impl FnOnce(UnixStream) + Send) -> Result<Attachment, ConnectError> {
+    against_as(&HelloOptions::default(), server)
+}
+
+fn against_as(
+    options: &HelloOptions,
+    server: impl FnOnce(UnixStream) + Send,
+) -> Result<Attachment, ConnectError> {
     let scratch = Scratch::new();
     let path = scratch.path("s");
     let listener = UnixListener::bind(&path).expect("bound");
@@ -494,7 +502,7 @@ fn against(server: impl FnOnce(UnixStream) + Send) -> Result<Attachment, Connect
             Hello::parse(body).expect("a valid hello");
             server(stream);
         });
-        try_attach(&path)
+        attach(&path, options, soon())
     })
 }
 
@@ -616,9 +624,13 @@ fn goods() -> Goods {
 
 /// Sends goods that were spoilt in some way.
 fn deliver(spoil: impl FnOnce(&mut Goods)) -> Result<Attachment, ConnectError> {
+    deliver_to(&HelloOptions::default(), spoil)
+}
+
+fn deliver_to(options: &HelloOptions, spoil: impl FnOnce(&mut Goods)) -> Result<Attachment, ConnectError> {
     let mut goods = goods();
     spoil(&mut goods);
-    against(move |mut stream| {
+    against_as(options, move |mut stream| {
         let descriptors: Vec<_> = goods.descriptors.iter().map(|fd| fd.as_fd()).collect();
         send(&stream, &goods.welcome.encode(), &descriptors);
         // READY, or the end.
@@ -904,6 +916,33 @@ fn the_order_of_answers_is_asked_for_and_granted() {
     }
     assert!(!deliver(|_| {}).expect("accepted").ordered);
     assert!(deliver(|goods| goods.welcome.features = FEATURE_ORDERED).expect("accepted").ordered);
+}
+
+#[test]
+fn samples_are_taken_where_either_side_wants_them() {
+    // What the client says, what the server grants, what the server would like: what comes of it.
+    for (own, features, wish, every) in [
+        (None, 0, 0, 0),
+        (None, 0, 9, 0),
+        (None, FEATURE_SAMPLES, 9, 9),
+        (Some(3), FEATURE_SAMPLES, 0, 3),
+        (Some(3), FEATURE_SAMPLES, 9, 3),
+        (Some(3), FEATURE_ORDERED, 9, 0),
+        (Some(0), FEATURE_SAMPLES, 9, 0),
+    ] {
+        let options = HelloOptions { sample_every: own, ..HelloOptions::default() };
+        let got = deliver_to(&options, |goods| {
+            (goods.welcome.features, goods.welcome.sample_every) = (features, wish);
+        });
+        assert_eq!(got.expect("accepted").sample_every, every, "{own:?} {features} {wish}");
+    }
+    // A server that does not know of it says less.
+    let bytes = Welcome { features: FEATURE_SAMPLES, ..a_welcome() }.encode();
+    for missing in [4, 8] {
+        let body = &bytes[HEADER..bytes.len() - missing];
+        assert_eq!(Welcome::parse(body).expect("valid").sample_every, 0);
+    }
+    assert_eq!(Welcome::parse(&bytes[HEADER..]).expect("valid").sample_every, 9);
 }
 
 #[test]

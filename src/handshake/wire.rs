@@ -9,7 +9,8 @@
 //!
 //! welcome     0 version u16 | 2 flags u16 | 4 domain u32 | 8 generation u64 | 16 session u64
 //!            24 request capacity u64 | 32 response capacity u64 | 40 max message u64
-//!            48 size of the status segment u64 | 56 armed words u64 | 64 pid u32 | 68 features u32 | 72
+//!            48 size of the status segment u64 | 56 armed words u64 | 64 pid u32 | 68 features u32
+//!            72 calls to each that is sampled u32 | 76 - | 80   (from 72 on it may be missing)
 //!
 //! reject      0 reason u32 | 4 - | 8 first parameter u64 | 16 second parameter u64 | 24
 //!
@@ -38,7 +39,9 @@ pub(crate) const HEADER: usize = 16;
 /// Longest body that is read at all.
 pub(crate) const MAX_BODY: usize = 4096;
 const HELLO: usize = 88;
+/// What a Welcome has at least: what came to be added behind it may be missing.
 const WELCOME: usize = 72;
+const WHOLE_WELCOME: usize = 80;
 const REFUSAL: usize = 24;
 const FALLBACK: usize = 64;
 const SEGMENTS: usize = 24;
@@ -47,6 +50,8 @@ pub(crate) const BATCH: usize = 64;
 
 /// Feature: the server answers the session's requests strictly in their order.
 pub(crate) const FEATURE_ORDERED: u32 = 1;
+/// Feature: requests may say when they were sent, and both sides keep samples of such calls. Shared memory only.
+pub(crate) const FEATURE_SAMPLES: u32 = 2;
 
 /// What a message is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -262,6 +267,8 @@ pub(crate) struct Welcome {
     pub(crate) pid: u32,
     /// Bits of the abilities that the client asked for and gets.
     pub(crate) features: u32,
+    /// Of so many calls the server would like one to be sampled, unless the client knows better; 0 for none.
+    pub(crate) sample_every: u32,
 }
 
 /// More domains than any server has; keeps a hostile one from asking for a huge mapping.
@@ -269,7 +276,7 @@ const MAX_ARMED_WORDS: u64 = 1 << 16;
 
 impl Welcome {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = Writer::new(Kind::Welcome, WELCOME);
+        let mut out = Writer::new(Kind::Welcome, WHOLE_WELCOME);
         out.u16(self.version)
             .u16(self.has_pidfd.into())
             .u32(self.domain)
@@ -277,7 +284,7 @@ impl Welcome {
             .u64(self.session);
         out.u64(self.request_capacity).u64(self.response_capacity).u64(self.max_message);
         out.u64(layout::status_segment_size(self.armed_words)).u64(self.armed_words);
-        out.u32(self.pid).u32(self.features);
+        out.u32(self.pid).u32(self.features).u32(self.sample_every).u32(0);
         out.0
     }
 
@@ -298,6 +305,7 @@ impl Welcome {
             armed_words: at.u64(56),
             pid: at.u32(64),
             features: at.u32(68),
+            sample_every: if body.len() < WHOLE_WELCOME { 0 } else { at.u32(72) },
         };
         let sane = layout::is_capacity(welcome.request_capacity)
             && layout::is_capacity(welcome.response_capacity)

@@ -133,6 +133,21 @@ pub struct Peer {
     pub name: String,
 }
 
+/// What one side says of a call that is timed on its way; the other side's half has the same call id and time of sending.
+/// Times are CLOCK_MONOTONIC, ns, and what a peer says: they may contradict each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Sample {
+    /// The call id.
+    pub call: u64,
+    /// When the client set out to send it.
+    pub sent_ns: u64,
+    /// When the server took it from the ring; 0 in the client's half.
+    pub taken_ns: u64,
+    /// When its answer was complete (server), or taken from the ring (client); 0 if that is still to come.
+    pub done_ns: u64,
+}
+
 /// A request segment: the client writes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -149,6 +164,8 @@ pub struct RequestSegment {
     pub place: Place,
     /// What the client counted, as of its last sleep or so.
     pub counters: SessionCounters,
+    /// Calls that are timed on their way, as the client saw them, in no order.
+    pub samples: Vec<Sample>,
 }
 
 /// A response segment: the server writes it.
@@ -165,6 +182,8 @@ pub struct ResponseSegment {
     pub bell: u32,
     /// What the server counted for this session.
     pub counters: SessionCounters,
+    /// Calls that are timed on their way, as the server saw them, in no order.
+    pub samples: Vec<Sample>,
     /// The client.
     pub client: Peer,
 }
@@ -270,6 +289,18 @@ impl Page<'_> {
         self.u64(offset::COUNTERS + 8 * index)
     }
 
+    fn samples(&self) -> Vec<Sample> {
+        use core::mem::offset_of;
+        let places = (0..layout::SAMPLES).map(|place| offset::SAMPLES + place * size_of::<layout::Sample>());
+        let sample = |at| Sample {
+            call: self.u64(at + offset_of!(layout::Sample, call)),
+            sent_ns: self.u64(at + offset_of!(layout::Sample, sent_ns)),
+            taken_ns: self.u64(at + offset_of!(layout::Sample, taken_ns)),
+            done_ns: self.u64(at + offset_of!(layout::Sample, done_ns)),
+        };
+        places.map(sample).filter(|sample| sample.call != 0).collect()
+    }
+
     fn identity(&self) -> Result<Identity, Unreadable> {
         use core::mem::offset_of;
         if self.0.len() < layout::CONTROL {
@@ -338,6 +369,7 @@ pub fn decode(bytes: &[u8]) -> Result<Segment, Unreadable> {
             sleep: Sleep::of(page.u64(offset::ARMED)),
             place: page.place(),
             counters: SessionCounters::read(|index| page.counter(index)),
+            samples: page.samples(),
         }),
         SegmentKind::Response => Segment::Response(ResponseSegment {
             identity,
@@ -345,6 +377,7 @@ pub fn decode(bytes: &[u8]) -> Result<Segment, Unreadable> {
             request_head: page.u64(offset::HEAD),
             bell: page.u32(offset::SEQ),
             counters: SessionCounters::read(|index| page.counter(index)),
+            samples: page.samples(),
             client: page.peer(),
         }),
         SegmentKind::Status => {

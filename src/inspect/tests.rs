@@ -3,6 +3,7 @@
 #![allow(clippy::cast_possible_truncation, reason = "small rings, and noise")]
 
 use super::*;
+use crate::fuzzing;
 use crate::layout::{self, HeaderWord, Kind, LINE, SegmentKind, offset};
 use crate::memory::Window;
 use crate::ring::{ClaimError, Consumer, Producer};
@@ -209,31 +210,6 @@ impl Noise {
     }
 }
 
-/// Everything that a tool does with an image, and what came of it.
-fn look_at_everything(image: &[u8]) -> (bool, u64) {
-    let decoded = decode(image);
-    let (capacity, tail) = match &decoded {
-        Ok(Segment::Request(segment)) => (segment.identity.capacity, segment.tail),
-        Ok(Segment::Response(segment)) => (segment.identity.capacity, segment.tail),
-        _ => (SMALL as u64, 0),
-    };
-    let mut found = 0;
-    if let Some(ring) = Ring::new(image, capacity) {
-        let head = tail.wrapping_sub(SMALL as u64 / 2);
-        for (from, to) in [(head, tail), (0, SMALL as u64), (lap_start(tail, capacity), tail)] {
-            let mut bytes = 0;
-            for record in ring.walk(from, to) {
-                assert!(record.payload.len() <= image.len());
-                assert!(record.size % LINE == 0 && (record.size != 0) == record.flaw.is_none());
-                bytes += record.size;
-                found += u64::from(record.begins_message() && intact(capacity, record.position, from, to));
-            }
-            assert!(bytes <= capacity);
-        }
-    }
-    (decoded.is_ok(), found)
-}
-
 /// Ten million images in release builds: random ones, and good ones with changes of all sizes.
 #[test]
 fn no_image_can_harm_the_decoder() {
@@ -252,7 +228,7 @@ fn no_image_can_harm_the_decoder() {
         assert!(pushed.is_ok());
     }
     let good = copy(window);
-    assert!(look_at_everything(&good).0);
+    assert!(fuzzing::image(&good).0);
     let status = copy(&Made::status(3, 40, &me).expect("made").window);
     let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
     let mut images = [good.clone(), status];
@@ -285,7 +261,7 @@ fn no_image_can_harm_the_decoder() {
             image[at..at + 8].copy_from_slice(&new.to_le_bytes());
         }
         let cut = if round % 4 == 0 { noise.below(image.len() + 1) } else { image.len() };
-        let (is_segment, found) = look_at_everything(&image[..cut]);
+        let (is_segment, found) = fuzzing::image(&image[..cut]);
         decoded += u64::from(is_segment);
         records += found;
         for (at, old) in undo[..changes].iter().rev() {
@@ -293,7 +269,7 @@ fn no_image_can_harm_the_decoder() {
         }
         if round % 1000 == 0 {
             let bytes: Vec<u8> = (0..noise.below(5000)).map(|_| noise.next() as u8).collect();
-            look_at_everything(&bytes);
+            fuzzing::image(&bytes);
         }
     }
     assert_eq!(images[0], good, "every change was undone");

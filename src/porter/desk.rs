@@ -3,8 +3,8 @@
 use super::ledger::{Denied, Ledger, Limits};
 use super::{PorterConfig, StatusInfo};
 use crate::handshake::{
-    Credentials, Exhibits, FEATURE_ORDERED, Fallback, Hello, Host, Offer, PeerInfo, RejectReason,
-    SharedOffer, Transport, VERSIONS, Welcome,
+    Credentials, Exhibits, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, Hello, Host, Offer, PeerInfo,
+    RejectReason, SharedOffer, Transport, VERSIONS, Welcome,
 };
 use crate::layout;
 use crate::segment::{Segment, SegmentError, SegmentPair};
@@ -19,6 +19,7 @@ pub(super) struct Desk {
     stopping: bool,
     credentials: Credentials,
     ordered: bool,
+    sample_every: u32,
     shared_memory: bool,
     fallback: bool,
     request_capacity: u64,
@@ -55,6 +56,7 @@ impl Desk {
             stopping: false,
             credentials: config.credentials.clone(),
             ordered: config.ordered,
+            sample_every: config.sample_every,
             shared_memory: config.shared_memory,
             fallback: config.fallback,
             request_capacity: config.request_capacity,
@@ -114,7 +116,8 @@ impl Desk {
         Fallback {
             reason,
             version: terms.version,
-            features: terms.features,
+            // There is no page for samples.
+            features: terms.features & !FEATURE_SAMPLES,
             generation: self.generation,
             session,
             max_message: terms.max_message,
@@ -182,9 +185,12 @@ impl Host for Desk {
             // It was let in to say that it is an inspector.
             return Err(RejectReason::PermissionDenied);
         }
+        let granted = hello.features & (FEATURE_ORDERED | FEATURE_SAMPLES);
+        let ordered = if self.ordered { FEATURE_ORDERED } else { 0 };
+        let sampled = if self.sample_every == 0 { 0 } else { FEATURE_SAMPLES };
         let terms = Terms {
             version,
-            features: if self.ordered { FEATURE_ORDERED } else { hello.features & FEATURE_ORDERED },
+            features: granted | ordered | sampled,
             max_message: or(hello.max_message, self.max_message).min(self.max_message),
         };
         if hello.transport == Transport::Socket {
@@ -234,6 +240,7 @@ impl Host for Desk {
             armed_words: self.armed_words.into(),
             pid: self.pid,
             features,
+            sample_every: self.sample_every,
         };
         let server = self.server.clone();
         Ok(Offer::Shared(Box::new(SharedOffer { welcome, request, response, status, bell, server })))

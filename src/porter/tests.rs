@@ -3,8 +3,9 @@
 use super::*;
 use crate::handshake::tests::{PATIENCE, Scratch, a_hello, alone, attach, soon};
 use crate::handshake::{
-    self, Attached, Attachment, ConnectError, FEATURE_ORDERED, Fallback, FallbackReason, Hello, HelloOptions,
-    Host, ListenOptions, Offer, Role, SocketAttachment, Transport, TransportChoice, lifeline, listen,
+    self, Attached, Attachment, ConnectError, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, FallbackReason,
+    Hello, HelloOptions, Host, ListenOptions, Offer, Role, SocketAttachment, Transport, TransportChoice,
+    lifeline, listen,
 };
 use crate::layout::{HeaderWord, Kind, NAME, Peer, offset};
 use crate::uds::{Filled, Pushed, SocketLink};
@@ -736,7 +737,10 @@ fn features_are_granted_as_far_as_they_are_known() {
             }
             Transport::Socket => message.to_vec(),
         };
-        assert_eq!(message[at..at + 4], FEATURE_ORDERED.to_le_bytes(), "{transport:?}");
+        // A socket has no page for samples.
+        let granted =
+            if transport == Transport::Shared { FEATURE_ORDERED | FEATURE_SAMPLES } else { FEATURE_ORDERED };
+        assert_eq!(message[at..at + 4], granted.to_le_bytes(), "{transport:?}");
     }
 }
 

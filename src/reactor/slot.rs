@@ -6,6 +6,7 @@ use crate::flight::{Caller, Flight, StreamOver};
 use crate::layout::Kind;
 use crate::memory::{PeerWord, Window};
 use crate::porter::Death;
+use crate::samples::Samples;
 use crate::segment::Segment;
 use crate::service;
 use crate::session::{Head, Progress, Session};
@@ -79,6 +80,8 @@ pub(super) struct Dying {
 pub(super) struct Slot {
     pub(super) id: u64,
     pub(super) session: Session,
+    /// If client and server have agreed on some.
+    pub(super) samples: Option<Box<Samples>>,
     pub(super) caller: service::Session,
     pub(super) lifeline: Arc<OwnedFd>,
     pub(super) shared: Option<Shared>,
@@ -129,6 +132,23 @@ impl Slot {
             || (!self.backlog.is_empty() && self.may_begin(limits))
             || (self.may_read(limits) && self.session.has_pending())
             || (!self.queue.is_empty() && self.session.room_appeared())
+    }
+
+    /// A request was taken that says something of time.
+    #[cold]
+    pub(super) fn sample(&mut self, head: Head) {
+        if let (Some(samples), stamp @ 1..) = (&mut self.samples, self.session.take_stamp()) {
+            // Without a place it is not sampled here; the client's half says so much at least.
+            samples.begin(head.call, stamp, now_ns());
+        }
+    }
+
+    /// An answer is complete, though it may have to wait for its turn, or for room. Of several the first counts.
+    #[inline]
+    pub(super) fn answered(&mut self, head: Head) {
+        if let Some(samples) = &mut self.samples {
+            samples.end(head.call, now_ns);
+        }
     }
 
     /// A message was sent in full.

@@ -2,7 +2,7 @@
 
 use super::link::{Link, Piece};
 use super::{Head, PeerFault, Received, Session, is_control};
-use crate::layout::{Interest, flag};
+use crate::layout::{Interest, Kind, flag};
 use crate::ring::{Polled, Record, Released};
 use crate::sync::{Ordering, PlainU64};
 use std::sync::Arc;
@@ -34,6 +34,7 @@ pub(super) struct Assembly {
     head: Head,
     /// 0 for none.
     until: u64,
+    stamp: u64,
     bytes: Vec<u8>,
     total: usize,
     got: usize,
@@ -43,6 +44,13 @@ pub(super) struct Assembly {
 
 /// Most bytes of extensions in a record.
 const EXTENSIONS: usize = 24;
+/// Extensions that any message may have, and that stand in its first record.
+const TIMES: u8 = flag::DEADLINE | flag::STAMP;
+
+/// Bytes of these, by the flags of the record.
+fn size_of_times(flags: u8) -> usize {
+    8 * (flags & TIMES).count_ones() as usize
+}
 
 impl Session {
     /// Takes the next message, or the next fragment. On [`Received::Message`] `into` holds the payload: a private
@@ -121,10 +129,10 @@ impl Session {
         if piece.len() > self.max_message.saturating_add(EXTENSIONS) {
             return Err(PeerFault::TooLong);
         }
-        if flags & flag::STAMP != 0 {
+        if flags & flag::STAMP != 0 && (!self.stamps || head.kind() != Kind::Request) {
             return Err(PeerFault::UnexpectedKind(head.kind())); // not agreed in the handshake
         }
-        let whole = flags & !flag::DEADLINE == 0;
+        let whole = flags & !TIMES == 0;
         if whole && (self.assembly.is_none() || is_control(head.kind())) {
             return self.receive_whole(piece, into);
         }
@@ -133,20 +141,44 @@ impl Session {
 
     /// A message in one piece.
     fn receive_whole(&mut self, piece: Piece, into: &mut Vec<u8>) -> Result<Received, PeerFault> {
-        let timed = piece.header().flags() & flag::DEADLINE != 0;
-        let offset = if timed { 8 } else { 0 };
+        let flags = piece.header().flags();
+        let offset = size_of_times(flags);
         if piece.len() < offset {
             return Err(PeerFault::Fragment);
         }
         if piece.len() - offset > self.max_message {
             return Err(PeerFault::TooLong);
         }
-        let until = if timed { self.link.word(&piece, 0) } else { 0 };
+        let (until, stamp) = self.times(&piece, 0);
         into.clear();
         self.link.read(&piece, offset, into);
         let head = self.took(&piece, piece.len() - offset);
         self.release(piece);
-        Ok(message(head, until))
+        Ok(self.message(head, until, stamp))
+    }
+
+    /// Deadline and stamp of a message, whose words begin at `offset` of its first piece. 0 for none.
+    fn times(&self, piece: &Piece, mut offset: usize) -> (u64, u64) {
+        let mut word = |flag| {
+            if piece.header().flags() & flag == 0 {
+                return 0;
+            }
+            offset += 8;
+            self.link.word(piece, offset - 8)
+        };
+        (word(flag::DEADLINE), word(flag::STAMP))
+    }
+
+    /// When the message was sent that was received last, as its sender says; 0 if it says nothing, or that was asked
+    /// before.
+    pub(crate) fn take_stamp(&mut self) -> u64 {
+        std::mem::take(&mut self.stamp)
+    }
+
+    #[inline]
+    fn message(&mut self, head: Head, until: u64, stamp: u64) -> Received {
+        self.stamp = stamp;
+        if until == 0 && stamp == 0 { Received::Message(head) } else { Received::Until(head, until) }
     }
 
     fn receive_fragment(
@@ -158,11 +190,10 @@ impl Session {
         let flags = piece.header().flags();
         let mut offset = 0;
         if flags & flag::CONTINUED == 0 {
-            let until = flags & flag::DEADLINE != 0;
-            offset = if until { 16 } else { 8 };
+            offset = 8 + size_of_times(flags);
             // The first fragment.
             if self.assembly.is_some()
-                || flags & !flag::DEADLINE != flag::MORE
+                || flags & !TIMES != flag::MORE
                 || is_control(head.kind())
                 || piece.len() < offset
             {
@@ -172,19 +203,20 @@ impl Session {
             if total > self.max_message {
                 return Err(PeerFault::TooLong);
             }
-            let until = if until { self.link.word(&piece, 8) } else { 0 };
+            let (until, stamp) = self.times(&piece, 8);
             // The caller's buffer is warm, but large memory must be paid for before it is kept.
             let reused = into.capacity() as u64;
             let charged = if self.budget.take(reused) { reused } else { 0 };
             let mut bytes = if charged == reused { std::mem::take(into) } else { Vec::new() };
             bytes.clear();
-            self.assembly = Some(Assembly { head, until, bytes, total, got: 0, charged, refused: false });
+            self.assembly =
+                Some(Assembly { head, until, stamp, bytes, total, got: 0, charged, refused: false });
         }
         let Some(assembly) = &mut self.assembly else { return Err(PeerFault::Fragment) };
         if assembly.head != head {
             return Err(PeerFault::Fragment);
         }
-        if flags & flag::CONTINUED != 0 && flags & flag::DEADLINE != 0 {
+        if flags & flag::CONTINUED != 0 && flags & TIMES != 0 {
             return Err(PeerFault::Fragment);
         }
         if flags & flag::ABORT != 0 {
@@ -224,7 +256,7 @@ impl Session {
         Ok(if assembly.refused {
             Received::Refused(assembly.head)
         } else {
-            message(assembly.head, assembly.until)
+            self.message(assembly.head, assembly.until, assembly.stamp)
         })
     }
 
@@ -241,9 +273,4 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.drop_assembly();
     }
-}
-
-#[inline]
-fn message(head: Head, until: u64) -> Received {
-    if until == 0 { Received::Message(head) } else { Received::Until(head, until) }
 }

@@ -2,10 +2,11 @@
 
 #![allow(clippy::cast_possible_truncation, reason = "positions in small rings")]
 
+#[allow(dead_code, reason = "an example uses the rest")]
 mod pty;
 
 use ringbell::layout::{self, HeaderWord, Interest, Kind, Mode, SegmentKind, offset};
-use ringbell::{Client, ConnectOptions, Credentials, Server, WaitSettings};
+use ringbell::{AnswerOrder, Client, ConnectOptions, Credentials, Server, TransportChoice, WaitSettings};
 use ringbell_shm_tests::process::{Arguments, Process, Start, hear, say};
 use ringbell_shm_tests::suite::{Ran, tick};
 use ringbell_shm_tests::{becomes_true, busy_for, done, observe, suite, wait_until};
@@ -31,6 +32,9 @@ suite! {
         a_dead_client_of_a_stopped_server,
         a_dead_server,
         a_call_that_takes_long,
+        waiting_is_told_from_working,
+        calls_are_timed_on_all_ways,
+        nothing_is_timed_unless_asked_for,
         a_lost_wake_made_by_hand,
         a_saved_file_reads_as_the_live_target,
         golden_files,
@@ -51,7 +55,8 @@ suite! {
 
 // The other processes.
 
-/// A server that does what it is told by requests: `echo ...`, `sleep MS`, `size BYTES`.
+/// A server that does what it is told by requests: `echo ...`, `sleep MS`, `await PATH` (until there is such a file),
+/// `size BYTES`.
 fn service(arguments: &Arguments) {
     let mut builder = Server::builder().slow_client_timeout(None);
     if let Some(bytes) = arguments.maybe_number("ring") {
@@ -60,6 +65,12 @@ fn service(arguments: &Arguments) {
     if arguments.get("anyone").is_some() {
         builder = builder.credentials(Credentials::Anyone).socket_mode(0o666);
     }
+    if let Some(every) = arguments.maybe_number("sample") {
+        builder = builder.sample_calls(every.try_into().expect("small"));
+    }
+    if arguments.get("ordered").is_some() {
+        builder = builder.answer_order(AnswerOrder::Request);
+    }
     let server = builder.bind(arguments.text("path")).expect("bound");
     say("ready");
     let handle = server.handle();
@@ -67,10 +78,17 @@ fn service(arguments: &Arguments) {
         while hear().is_some() {}
         handle.shutdown(None);
     });
+    if arguments.get("later").is_some() {
+        let result = server.run_reactor(|request, responder| {
+            std::thread::spawn(move || responder.reply(request.payload()));
+        });
+        return drop(result);
+    }
     let result = server.run(|request, response| {
         let text = String::from_utf8_lossy(request.payload());
         match text.split_once(' ') {
             Some(("sleep", ms)) => std::thread::sleep(Duration::from_millis(ms.parse().expect("a number"))),
+            Some(("await", path)) => wait_until("the gate is open", || Path::new(path).exists()),
             Some(("size", bytes)) => response.resize(bytes.parse().expect("a number"), b'x'),
             _ => response.extend_from_slice(request.payload()),
         }
@@ -85,7 +103,13 @@ fn caller(arguments: &Arguments) {
     if arguments.get("park").is_some() {
         wait = wait.park_at_once();
     }
-    let options = ConnectOptions::new().name("caller").wait(wait).max_in_flight(1 << 16);
+    let mut options = ConnectOptions::new().name("caller").wait(wait).max_in_flight(1 << 16);
+    if let Some(every) = arguments.maybe_number("sample") {
+        options = options.sample_calls(every.try_into().expect("small"));
+    }
+    if arguments.get("socket").is_some() {
+        options = options.transport(TransportChoice::Socket);
+    }
     let mut client = options.connect(arguments.text("path")).expect("connected");
     say("connected");
     while let Some(line) = hear() {
@@ -93,6 +117,19 @@ fn caller(arguments: &Arguments) {
         match order {
             // Waits for the answer, however long that takes.
             "call" => drop(client.call(rest.as_bytes()).expect("answered")),
+            // The same with all that a request can have: a deadline, and more bytes than a record.
+            "large" => {
+                let request = vec![b'l'; rest.parse().expect("bytes")];
+                let patience = Some(Duration::from_millis(900));
+                // Late is as good: it is a busy machine.
+                if let Ok(answer) = client.call_timeout(&request, patience) {
+                    assert_eq!(&*answer, &request[..]);
+                }
+            }
+            // The answer is looked at where it lies.
+            "view" => client.call_view(rest.as_bytes(), None, |_| ()).expect("answered"),
+            // Takes what was asked for and is there.
+            "take" => drop(client.recv(None).expect("answered")),
             // Asks and does not wait.
             "post" => drop(client.send(rest.as_bytes()).expect("sent")),
             // Asks as long as there is room, and longer.
@@ -488,6 +525,147 @@ fn plant_request(saved: &mut Saved) {
     }
 }
 
+/// What is known of the timed calls of the first session.
+fn samples(target: &str) -> Value {
+    report(target).0["sessions"][0]["samples"].clone()
+}
+
+fn waiting_is_told_from_working() -> Ran {
+    const LONG: Duration = Duration::from_millis(200);
+    let long = u64::try_from(LONG.as_nanos()).expect("small");
+    let scene = Scene::with(&[("sample", "1")]);
+    let mut client = scene.client();
+    let gate = scene.file("gate");
+    let on_its_way = |target: &str| samples(target)["on_its_way"].clone();
+    // Two requests, of which the first is worked on and the second waits until it is done.
+    client.tell(&format!("post await {gate}"));
+    client.expect("done");
+    for target in [scene.pid(), scene.socket(), client.id().to_string()] {
+        wait_until("it is in the handler", || on_its_way(&target)["stage"] == "handler");
+    }
+    client.tell("post echo behind it");
+    client.expect("done");
+    let note = finds(&scene.pid(), "late-answer", "note");
+    assert!(note.contains("was taken") && note.contains("its handler is not done"), "{note}");
+    let (shown, _) = say_of(&["show", &scene.pid(), "--color", "never"]);
+    assert!(shown.contains(" is in the handler for "), "{shown}");
+    std::thread::sleep(LONG);
+    std::fs::write(&gate, b"").expect("opened");
+    // Both are answered, and nobody takes the answers.
+    wait_until("an answer lies there", || on_its_way(&scene.pid())["stage"] == "response-ring");
+    wait_until("both are answered", || samples(&scene.pid())["handler"]["calls"] == 2);
+    assert_eq!(samples(&scene.pid())["response_ring"]["calls"], 0);
+    std::thread::sleep(LONG);
+    for _ in 0..2 {
+        client.tell("take");
+        client.expect("done");
+    }
+    let most = |part: &str| samples(&scene.pid())[part]["most_ns"].as_u64().expect("a number");
+    for part in ["handler", "request_ring", "response_ring"] {
+        assert_eq!(samples(&scene.pid())[part]["calls"], 2, "{part}");
+        assert!(most(part) >= long, "{part}: {} ns", most(part));
+    }
+    // Of the two, one was worked on for long, and one waited for long.
+    let short = |part: &str| samples(&scene.pid())[part]["median_ns"].as_u64().expect("a number");
+    assert!(short("handler") < most("handler") && short("request_ring") < most("request_ring"));
+    assert!(on_its_way(&scene.pid()).is_null());
+    let (shown, _) = say_of(&["show", &scene.pid(), "--color", "never"]);
+    assert!(
+        shown.contains("  split     request ring ") && shown.contains("median of 2 timed calls"),
+        "{shown}"
+    );
+    let (metrics, _) = say_of(&["show", &scene.pid(), "--prometheus"]);
+    for part in ["request-ring", "handler", "response-ring"] {
+        let labels = format!("part=\"{part}\",quantile=\"1\"}} ");
+        let of_it = |line: &str| {
+            line.starts_with("ringbell_timed_call_seconds{")
+                .then(|| line.split_once(&labels))
+                .flatten()
+                .map(|pair| pair.1.to_owned())
+        };
+        let seconds: f64 = metrics.lines().find_map(of_it).expect("a metric").parse().expect("a number");
+        assert!(seconds >= LONG.as_secs_f64(), "{part}: {seconds}");
+    }
+    // And from a file.
+    let file = scene.file("saved");
+    say_of(&["save", &scene.pid(), &file]);
+    assert_eq!(samples(&file)["handler"]["most_ns"].as_u64(), Some(most("handler")));
+    let mut screen = pty::Screen::start(ring_dump(&["watch", &scene.pid(), "--interval", "100ms"]), 110, 30);
+    screen.wait_for("the columns", |text| text.contains("WAIT  WORK  WAIT") && text.contains("all is well"));
+    screen.press(b"\r");
+    screen.wait_for("one session", |text| text.contains("split    request ring "));
+    screen.press(b"q");
+    assert!(screen.end().success());
+    done!("a request behind one that takes {} ms and more, an answer that lies as long", LONG.as_millis())
+}
+
+fn calls_are_timed_on_all_ways() -> Ran {
+    let ways: [&[(&str, &str)]; 4] =
+        [&[], &[("later", "yes")], &[("ordered", "yes")], &[("later", "yes"), ("ordered", "yes")]];
+    let mut timed = 0;
+    for way in ways {
+        // The client asks, the server does not.
+        let scene = Scene::with(&[way, &[("ring", "4096")]].concat());
+        let mut client = scene.client_with(&[("sample", "1")]);
+        for order in ["call echo", "large 3000", "large 100000", "large 0", "view echo", "post echo", "take"]
+        {
+            client.tell(order);
+            client.expect("done");
+        }
+        wait_until("all have come to their end", || {
+            let samples = samples(&scene.pid());
+            samples["handler"]["calls"] == 6
+                && samples["response_ring"]["calls"] == 6
+                && samples["on_its_way"].is_null()
+        });
+        // More than there are places for.
+        client.tell("load 0");
+        wait_until("all places are taken", || {
+            let samples = samples(&scene.pid());
+            samples["handler"]["calls"].as_u64() >= Some(60) && samples["request_ring"]["most_ns"] != 0
+        });
+        client.tell("stop");
+        client.expect("done");
+        timed += 6 + 64;
+    }
+    // Of every tenth call one, as the server would like it; a client may know better.
+    let scene = Scene::with(&[("sample", "10")]);
+    let calls = |options: &[(&str, &str)]| {
+        let mut client = scene.client_with(options);
+        for _ in 0..21 {
+            client.tell("call echo");
+            client.expect("done");
+        }
+        samples(&client.id().to_string())["handler"]["calls"].clone()
+    };
+    assert_eq!(calls(&[]), 3, "the first, the eleventh, the twenty-first");
+    assert_eq!(calls(&[("sample", "20")]), 2);
+    assert_eq!(calls(&[("sample", "0")]), Value::Null);
+    done!("{} ways of answering, {timed} calls and more", ways.len())
+}
+
+fn nothing_is_timed_unless_asked_for() -> Ran {
+    let scene = Scene::new();
+    let mut client = scene.client();
+    client.tell("call echo");
+    client.expect("done");
+    assert!(samples(&scene.pid()).is_null());
+    let (shown, _) = say_of(&["show", &scene.pid()]);
+    assert!(!shown.contains("split"), "{shown}");
+    // Nothing was written there, by either side.
+    for image in segments(scene.server.id()) {
+        let table = &image[offset::SAMPLES..offset::SAMPLES + 32 * layout::SAMPLES];
+        assert!(table.iter().all(|byte| *byte == 0));
+    }
+    // A socket has no place for it, and goes without.
+    let scene = Scene::with(&[("sample", "1")]);
+    let mut client = scene.client_with(&[("socket", "yes"), ("sample", "1")]);
+    client.tell("call echo");
+    client.expect("done");
+    assert_eq!(report(&scene.socket()).0["over_sockets"], 1);
+    done!("no samples by default, none over a socket")
+}
+
 fn a_lost_wake_made_by_hand() -> Ran {
     let scene = Scene::new();
     let mut client = scene.client();
@@ -810,7 +988,7 @@ fn tap_says_what_it_missed() -> Ran {
 }
 
 fn watch_on_a_terminal() -> Ran {
-    let scene = Scene::new();
+    let scene = Scene::with(&[("sample", "16")]);
     let mut client = scene.client();
     let mut other = scene.client_with(&[("park", "yes")]);
     client.tell("load 20");

@@ -1,7 +1,7 @@
 //! ring-dump: looks into live, stuck and dead rings, and says who is late.
 //!
 //! [`source`] finds segments (in a [`process`], at a socket, in a [`core_dump`]) and copies them; a [`capture`] is
-//! what was copied. [`report`] is what it says, [`verdict`] what is wrong with it. [`show`], [`prometheus`], [`frames`],
+//! what was copied. [`report`] is what it says ([`samples`]: of calls that were timed), [`verdict`] what is wrong with it. [`show`], [`prometheus`], [`frames`],
 //! [`diff`], [`list`], [`watch`] and [`tap`] print. [`doctor`] looks at the machine instead.
 
 mod capture;
@@ -14,6 +14,7 @@ mod list;
 mod process;
 mod prometheus;
 mod report;
+mod samples;
 mod show;
 mod source;
 mod style;

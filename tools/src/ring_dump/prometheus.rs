@@ -2,6 +2,7 @@
 
 use crate::process::State;
 use crate::report::Report;
+use crate::samples::Samples;
 use crate::verdict::Severity;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -32,6 +33,28 @@ impl Metrics {
                 self.add(&format!("{prefix}_{name}"), "gauge", labels, value as f64);
             } else {
                 self.add(&format!("{prefix}_{name}_total"), "counter", labels, value as f64);
+            }
+        }
+    }
+}
+
+impl Metrics {
+    /// Where the time of calls went: quantiles of the last few that were timed.
+    #[allow(clippy::cast_precision_loss, reason = "the format's numbers are f64")]
+    fn samples(&mut self, labels: &str, samples: &Samples) {
+        for (part, spread) in [
+            ("request-ring", &samples.request_ring),
+            ("handler", &samples.handler),
+            ("response-ring", &samples.response_ring),
+        ] {
+            let labels = format!("{labels},part=\"{part}\"");
+            self.add("ringbell_timed_calls", "gauge", &labels, spread.calls as f64);
+            if spread.calls == 0 {
+                continue;
+            }
+            for (quantile, ns) in [("0.5", spread.median_ns), ("0.9", spread.p90_ns), ("1", spread.most_ns)] {
+                let labels = format!("{labels},quantile=\"{quantile}\"");
+                self.add("ringbell_timed_call_seconds", "gauge", &labels, ns as f64 / 1e9);
             }
         }
     }
@@ -68,6 +91,9 @@ pub(crate) fn text(report: &Report) -> String {
         metrics.add("ringbell_client_running", "gauge", &labels, runs(session.state));
         let oldest = session.oldest_age_ns.unwrap_or(0) as f64 / 1e9;
         metrics.add("ringbell_oldest_call_seconds", "gauge", &labels, oldest);
+        if let Some(samples) = &session.samples {
+            metrics.samples(&labels, samples);
+        }
         for (ring, name) in [(&session.request, "request"), (&session.response, "response")] {
             let labels = format!("{labels},ring=\"{name}\"");
             metrics.add("ringbell_ring_capacity_bytes", "gauge", &labels, ring.capacity as f64);

@@ -2,6 +2,7 @@
 
 use crate::capture::{Capture, Image, Take};
 use crate::process::{Process, State};
+use crate::samples::{self, Samples};
 use crate::verdict::{self, Finding};
 use ringbell::inspect::{
     self, BellSegment, Flaw, Peer, Place, RequestSegment, ResponseSegment, Ring, Segment, Sleep,
@@ -162,6 +163,8 @@ pub(crate) struct Session {
     pub(crate) oldest_call: Option<u64>,
     /// For how long at least, in ns.
     pub(crate) oldest_age_ns: Option<u64>,
+    /// Where the time of calls went, if some were timed.
+    pub(crate) samples: Option<Samples>,
     /// What the client counted, as of its last sleep or so.
     pub(crate) client: SessionCounters,
     /// What the server counted for it.
@@ -499,8 +502,8 @@ fn session(
     between_ns: u64,
     state: impl Fn(u32) -> State,
 ) -> Option<Session> {
-    let (request, _) = now.requests.get(&key)?;
-    let (response, _) = now.responses.get(&key)?;
+    let (request, request_image) = now.requests.get(&key)?;
+    let (response, response_image) = now.responses.get(&key)?;
     let before = then.requests.get(&key).map(|(request, _)| request);
     let [request_ring, response_ring] = rings(now, key)?;
     let rings_before = rings(then, key);
@@ -525,6 +528,7 @@ fn session(
         in_flight: client.in_flight,
         oldest_call: oldest.then_some(client.oldest_call),
         oldest_age_ns: oldest.then(|| at_ns.saturating_sub(client.oldest_sent_ns)),
+        samples: samples::join(&samples::settled(request_image), &samples::settled(response_image), at_ns),
         client,
         server: response.counters,
         rates: then.responses.get(&key).map_or_else(BTreeMap::new, |(before, _)| {

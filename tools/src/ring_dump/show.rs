@@ -2,6 +2,7 @@
 
 use crate::process::State;
 use crate::report::{Memory, Report, RingState, Server, Session};
+use crate::samples::Samples;
 use crate::style::{BAD, DIM, END, GOOD, HEAD, WARN};
 use crate::verdict::{Severity, count, time};
 use ringbell::inspect::{Place, Sleep};
@@ -277,6 +278,9 @@ fn session_lines(out: &mut String, report: &Report, session: &Session) {
         client.late_answers,
         server.errors
     );
+    if let Some(samples) = &session.samples {
+        sample_lines(out, samples);
+    }
     let _ = writeln!(
         out,
         "  waiting   spins that paid {}, yields {}, parks {}, called off {}, late rings {}, lost wakes {}",
@@ -298,6 +302,30 @@ fn session_lines(out: &mut String, report: &Report, session: &Session) {
         client.full_stalls,
         server.full_stalls
     );
+}
+
+/// Where the time of calls went.
+fn sample_lines(out: &mut String, samples: &Samples) {
+    let [request, handler, response] =
+        [&samples.request_ring, &samples.handler, &samples.response_ring].map(|spread| match spread.calls {
+            0 => "-".to_owned(),
+            _ => format!("{} (at most {})", time(spread.median_ns), time(spread.most_ns)),
+        });
+    let _ = writeln!(
+        out,
+        "  split     request ring {request}, handler {handler}, response ring {response}: median of {}, the last {} ago",
+        count(samples.handler.calls, "timed call"),
+        time(samples.newest_ns)
+    );
+    if let Some(call) = &samples.on_its_way {
+        let _ = writeln!(
+            out,
+            "            timed call {} is in the {} for {}",
+            call.call,
+            call.stage.name(),
+            time(call.age_ns)
+        );
+    }
 }
 
 /// Names are chosen by peers; the decoder has already dealt with control characters.

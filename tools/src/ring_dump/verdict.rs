@@ -6,6 +6,7 @@
 
 use crate::process::State;
 use crate::report::{Report, RingState, Server, Session};
+use crate::samples::Stage;
 use ringbell::inspect::Sleep;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
@@ -273,6 +274,7 @@ fn judge_session(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     judge_client(scene, findings);
     judge_requests(scene, findings);
     judge_answers(scene, findings);
+    judge_timed_calls(scene, findings);
 }
 
 fn judge_client(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
@@ -364,6 +366,30 @@ fn judge_requests(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
         );
         findings.push(scene.finding(Severity::Note, Code::LateAnswer, scene.server_pid(), &text));
     }
+}
+
+/// Calls that are timed on their way: they say where a call is whatever its client does meanwhile.
+fn judge_timed_calls(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
+    let session = scene.session;
+    let Some(call) = session.samples.as_ref().and_then(|samples| samples.on_its_way) else { return };
+    let said = findings.iter().any(|finding| finding.session == Some(session.session));
+    if said || call.age_ns < LATE_NS {
+        return;
+    }
+    let (id, age) = (call.call, time(call.age_ns));
+    let (pid, text) = match call.stage {
+        Stage::RequestRing => {
+            (scene.server_pid(), format!("call {id} was sent {age} ago, and the server has not taken it"))
+        }
+        Stage::Handler => {
+            (scene.server_pid(), format!("call {id} was taken {age} ago, and its handler is not done"))
+        }
+        Stage::ResponseRing => (
+            Some(session.peer.pid),
+            format!("call {id} was answered {age} ago, and the client has not taken the answer"),
+        ),
+    };
+    findings.push(scene.finding(Severity::Note, Code::LateAnswer, pid, &text));
 }
 
 /// What lies in the response ring.

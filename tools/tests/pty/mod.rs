@@ -55,6 +55,16 @@ impl Screen {
         }
     }
 
+    /// Throws away what was drawn so far.
+    pub(crate) fn skip(&self) {
+        let mut bytes = [0; 4096];
+        while readable(&self.master, Duration::ZERO) {
+            if !matches!(rustix::io::read(&self.master, &mut bytes), Ok(1..)) {
+                break;
+            }
+        }
+    }
+
     /// What is on the screen.
     pub(crate) fn text(&self) -> String {
         self.parser.screen().contents()

@@ -3,6 +3,7 @@
 use super::{App, Past, rate};
 use crate::process::State;
 use crate::report::{Report, RingState, Session};
+use crate::samples::{Samples, Spread};
 use crate::show::{self, short};
 use crate::verdict::{Severity, time};
 use ratatui::Frame;
@@ -15,6 +16,9 @@ use std::collections::VecDeque;
 
 /// Characters of a bar in the table.
 const BAR: u64 = 12;
+
+/// From here on it is worth saying where a call is.
+const LONG_NS: u64 = 100_000_000;
 
 const DIM: Style = Style::new().add_modifier(Modifier::DIM);
 const BOLD: Style = Style::new().add_modifier(Modifier::BOLD);
@@ -135,10 +139,10 @@ fn ring_style(ring: &RingState) -> Style {
 }
 
 /// The last points of a line in one cell of text.
-fn tiny(past: Option<&Past>) -> String {
+fn tiny(past: Option<&Past>, points: usize) -> String {
     const STEPS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let Some(past) = past else { return String::new() };
-    let points: Vec<u64> = past.rates.iter().rev().take(12).rev().copied().collect();
+    let points: Vec<u64> = past.rates.iter().rev().take(points).rev().copied().collect();
     let most = points.iter().copied().max().unwrap_or(0).max(1);
     points
         .iter()
@@ -146,7 +150,14 @@ fn tiny(past: Option<&Past>) -> String {
         .collect()
 }
 
+fn bar_width(bar: u64) -> Constraint {
+    Constraint::Length(u16::try_from(bar).unwrap_or(12) + 2)
+}
+
 fn table(app: &App, sessions: &[&Session], frame: &mut Frame<'_>, area: Rect) {
+    // Room for where the time goes is taken from the pictures.
+    let timed = sessions.iter().any(|session| session.samples.is_some());
+    let (bar, points) = if timed { (BAR / 2, 8) } else { (BAR, 12) };
     let rows = sessions.iter().map(|session| {
         let oldest = session.oldest_age_ns.map_or_else(|| "-".to_owned(), time);
         let sleep = match session.sleep {
@@ -156,36 +167,41 @@ fn table(app: &App, sessions: &[&Session], frame: &mut Frame<'_>, area: Rect) {
         };
         #[allow(clippy::cast_precision_loss, reason = "for people")]
         let speed = short(rate(session) as f64);
-        Row::new(vec![
+        let past = app.past.get(&(session.generation, session.session));
+        let mut cells = vec![
             Line::raw(session.session.to_string()),
             Line::raw(session.peer.pid.to_string()),
             Line::raw(session.peer.name.clone()),
             Line::from(state(session.state)),
             Line::raw(sleep),
-            Line::styled(show::bar(&session.request, BAR), ring_style(&session.request)),
-            Line::styled(show::bar(&session.response, BAR), ring_style(&session.response)),
+            Line::styled(show::bar(&session.request, bar), ring_style(&session.request)),
+            Line::styled(show::bar(&session.response, bar), ring_style(&session.response)),
             Line::raw(speed),
-            Line::styled(tiny(app.past.get(&(session.generation, session.session))), Color::Cyan),
+            Line::styled(tiny(past, points), Color::Cyan),
             Line::raw(session.in_flight.to_string()),
             Line::raw(oldest),
-        ])
+        ];
+        if timed {
+            cells.push(split(session.samples.as_ref()));
+        }
+        Row::new(cells)
     });
-    let bar = u16::try_from(BAR).unwrap_or(12) + 2;
-    let widths = [
-        Constraint::Length(5),
-        Constraint::Length(8),
-        Constraint::Min(8),
-        Constraint::Length(8),
-        Constraint::Length(7),
-        Constraint::Length(bar),
-        Constraint::Length(bar),
-        Constraint::Length(7),
-        Constraint::Length(12),
-        Constraint::Length(6),
-        Constraint::Length(8),
+    let columns = [
+        ("ID", Constraint::Length(5)),
+        ("PID", Constraint::Length(8)),
+        ("NAME", Constraint::Min(8)),
+        ("PROCESS", Constraint::Length(8)),
+        ("CLIENT", Constraint::Length(7)),
+        (if timed { "REQ" } else { "REQUESTS" }, bar_width(bar)),
+        (if timed { "RESP" } else { "RESPONSES" }, bar_width(bar)),
+        ("REQ/S", Constraint::Length(7)),
+        ("", Constraint::Length(u16::try_from(points).unwrap_or(12))),
+        ("FLIGHT", Constraint::Length(6)),
+        ("OLDEST", Constraint::Length(8)),
+        (" WAIT  WORK  WAIT", Constraint::Length(17)),
     ];
-    let titles =
-        ["ID", "PID", "NAME", "PROCESS", "CLIENT", "REQUESTS", "RESPONSES", "REQ/S", "", "FLIGHT", "OLDEST"];
+    let shown = columns.len() - usize::from(!timed);
+    let (titles, widths): (Vec<_>, Vec<_>) = columns.into_iter().take(shown).unzip();
     let table = Table::new(rows, widths)
         .header(Row::new(titles).style(BOLD))
         .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED))
@@ -195,9 +211,58 @@ fn table(app: &App, sessions: &[&Session], frame: &mut Frame<'_>, area: Rect) {
     frame.render_stateful_widget(table, area, &mut selected);
 }
 
+/// Waiting, working, waiting: in the request ring, the handler, the response ring.
+fn split(samples: Option<&Samples>) -> Line<'static> {
+    let Some(samples) = samples else { return Line::raw("-") };
+    let [request, handler, response] = [samples.request_ring, samples.handler, samples.response_ring]
+        .map(|spread| if spread.calls == 0 { "-".to_owned() } else { brief(spread.median_ns) });
+    // Most of the time stands out.
+    let worked = samples.handler.median_ns;
+    let waited = samples.request_ring.median_ns.max(samples.response_ring.median_ns);
+    let style = if waited > worked { Style::from(Color::Yellow) } else { Style::new() };
+    Line::from(vec![
+        Span::styled(format!("{request:>5}"), style),
+        Span::styled(format!(" {handler:>5}"), BOLD),
+        Span::styled(format!(" {response:>5}"), style),
+    ])
+}
+
+/// A time in five characters.
+fn brief(ns: u64) -> String {
+    match ns {
+        0..1_000 => format!("{ns}ns"),
+        1_000..1_000_000 => format!("{}us", ns / 1_000),
+        1_000_000..1_000_000_000 => format!("{}ms", ns / 1_000_000),
+        1_000_000_000..10_000_000_000_000 => format!("{}s", ns / 1_000_000_000),
+        _ => "long".to_owned(),
+    }
+}
+
+fn split_line(samples: Option<&Samples>) -> Line<'static> {
+    let Some(samples) = samples else {
+        return Line::styled("split    no calls are timed (sample_calls is off)", DIM);
+    };
+    let part = |spread: &Spread| match spread.calls {
+        0 => "-".to_owned(),
+        _ => format!("{} (at most {})", time(spread.median_ns), time(spread.most_ns)),
+    };
+    let mut text = format!(
+        "split    request ring {}, handler {}, response ring {}",
+        part(&samples.request_ring),
+        part(&samples.handler),
+        part(&samples.response_ring)
+    );
+    if let Some(call) = &samples.on_its_way
+        && call.age_ns > LONG_NS
+    {
+        text += &format!("; call {} in the {} for {}", call.call, call.stage.name(), time(call.age_ns));
+    }
+    Line::raw(text)
+}
+
 /// One session alone.
 fn one(app: &App, session: &Session, frame: &mut Frame<'_>, area: Rect) {
-    let [text, lines] = Layout::vertical([Constraint::Length(7), Constraint::Min(3)]).areas(area);
+    let [text, lines] = Layout::vertical([Constraint::Length(8), Constraint::Min(3)]).areas(area);
     let ring = |name: &str, ring: &RingState| {
         Line::from(vec![
             Span::raw(format!("{name:<9}")),
@@ -215,6 +280,7 @@ fn one(app: &App, session: &Session, frame: &mut Frame<'_>, area: Rect) {
             "calls    {} in flight{oldest}; {} handled, {} timed out, {} errors",
             session.in_flight, session.server.received, client.timeouts, session.server.errors
         )),
+        split_line(session.samples.as_ref()),
         Line::raw(format!(
             "client   spins paid {}, yields {}, parks {}, wakes sent {}, full stalls {}",
             client.spins_paid, client.yields, client.parks, client.wakes_sent, client.full_stalls

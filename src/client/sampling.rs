@@ -1,0 +1,87 @@
+//! Calls that are timed on their way, one of many: the client's half.
+
+use super::Client;
+use super::error::SendError;
+use crate::calls::CallId;
+use crate::clock::{Deadline, now_ns};
+use crate::layout::Kind;
+use crate::memory::Window;
+use crate::samples::Samples;
+use crate::session::{Head, Progress};
+
+/// Which calls are sampled, and those that are.
+#[derive(Debug)]
+pub(super) struct Sampling {
+    every: u64,
+    samples: Samples,
+}
+
+impl Sampling {
+    /// One of so many calls, in the client's own segment; `None` for none.
+    pub(super) fn new(request: &Window, every: u32) -> Option<Box<Self>> {
+        (every != 0).then(|| Box::new(Self { every: every.into(), samples: Samples::new(request) }))
+    }
+}
+
+impl Client {
+    /// Counts a request; whether it is one that is sampled.
+    #[inline(always)]
+    pub(super) fn is_sampled(&mut self) -> bool {
+        self.until_sample = self.until_sample.wrapping_sub(1);
+        self.until_sample == 0
+    }
+
+    /// Enters a call as a sample, as of now; what is to travel with its request.
+    pub(super) fn stamp(&mut self, call: u64) -> Progress {
+        let Some(Sampling { every, samples }) = self.sampling.as_deref_mut() else {
+            return Progress::default();
+        };
+        self.until_sample = *every;
+        let now = now_ns();
+        if samples.begin(call, now, 0) { Progress::stamped(now) } else { Progress::default() }
+    }
+
+    /// Publishes a request that is sampled; the ring is owed.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn post_sampled(
+        &mut self,
+        call: CallId,
+        until: u64,
+        request: &[u8],
+        deadline: &mut Deadline,
+    ) -> Result<CallId, SendError> {
+        let progress = self.stamp(call.0);
+        match self.post_frame(Head::new(Kind::Request, call.0), until, request, progress, deadline) {
+            Ok(()) => Ok(call),
+            Err(error) => {
+                self.forget_sample(call.0);
+                self.calls.end(call.0);
+                Err(error)
+            }
+        }
+    }
+
+    /// A call whose request was not sent after all.
+    pub(super) fn forget_sample(&mut self, call: u64) {
+        if let Some(sampling) = &mut self.sampling {
+            sampling.samples.forget(call);
+        }
+    }
+
+    /// Something that answers a call was taken, or is looked at where it lies. Of several the first counts.
+    #[inline(always)]
+    pub(super) fn sample_answered(&mut self, call: u64) {
+        if self.sampling.is_some() {
+            self.end_sample(call);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn end_sample(&mut self, call: u64) {
+        if let Some(sampling) = &mut self.sampling {
+            sampling.samples.end(call, now_ns);
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Waiting told from working: calls that were timed on their way, put together from the client's half and the server's.
+
+use crate::capture::Image;
+use ringbell::inspect::{self, Sample, Segment};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// Where a call is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Stage {
+    /// Sent, or waiting for room to be, and not taken by the server.
+    RequestRing,
+    /// Taken by the server, without an answer: waiting for a thread, or being worked on.
+    Handler,
+    /// Answered, and not taken by the client.
+    ResponseRing,
+}
+
+impl Stage {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::RequestRing => "request ring",
+            Self::Handler => "handler",
+            Self::ResponseRing => "response ring",
+        }
+    }
+}
+
+/// How long calls stayed at one place.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Spread {
+    /// Of how many calls this is known.
+    pub(crate) calls: u64,
+    /// Half of them stayed no longer, in ns.
+    pub(crate) median_ns: u64,
+    /// Nine of ten.
+    pub(crate) p90_ns: u64,
+    /// The longest.
+    pub(crate) most_ns: u64,
+}
+
+impl Spread {
+    fn of(mut spans: Vec<u64>) -> Self {
+        spans.sort_unstable();
+        // Of n values in order, the one below which no less than that share lies.
+        let at = |tenths: usize| spans.get((spans.len() * tenths).div_ceil(10).saturating_sub(1)).copied();
+        Self {
+            calls: spans.len() as u64,
+            median_ns: at(5).unwrap_or(0),
+            p90_ns: at(9).unwrap_or(0),
+            most_ns: at(10).unwrap_or(0),
+        }
+    }
+}
+
+/// A call that is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct OnItsWay {
+    /// Its id.
+    pub(crate) call: u64,
+    /// Where it is.
+    pub(crate) stage: Stage,
+    /// Since when it is there, in ns before the look.
+    pub(crate) age_ns: u64,
+}
+
+/// The latest calls of a session that were timed: 64 at most.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Samples {
+    /// How long ago the last of them was sent, in ns, and the first.
+    pub(crate) newest_ns: u64,
+    pub(crate) oldest_ns: u64,
+    /// From sending to being taken by the server: waiting.
+    pub(crate) request_ring: Spread,
+    /// From there to the answer (of a stream, its first item): working, and waiting for a thread.
+    pub(crate) handler: Spread,
+    /// From there to the client's taking it: waiting.
+    pub(crate) response_ring: Spread,
+    /// The one under way that is where it is for the longest time.
+    pub(crate) on_its_way: Option<OnItsWay>,
+}
+
+/// A time that is later than that of the look by more is none.
+const AHEAD_NS: u64 = 1_000_000_000;
+
+/// The samples of a segment that were the same at both ends of a look: others were being written.
+pub(crate) fn settled(image: &Image) -> Vec<Sample> {
+    let of = |page: &[u8]| match inspect::decode(page) {
+        Ok(Segment::Request(segment)) => segment.samples,
+        Ok(Segment::Response(segment)) => segment.samples,
+        _ => Vec::new(),
+    };
+    let samples = of(&image.control);
+    if image.after.is_empty() {
+        return samples;
+    }
+    let after = of(&image.after);
+    samples.into_iter().filter(|sample| after.contains(sample)).collect()
+}
+
+/// What the two halves say at `now`; `None` if no call was timed. Times that contradict each other are left out.
+pub(crate) fn join(client: &[Sample], server: &[Sample], now: u64) -> Option<Samples> {
+    let possible = |times: &[u64]| times.is_sorted() && times.iter().all(|at| *at <= now + AHEAD_NS);
+    let key = |sample: &Sample| (sample.call, sample.sent_ns);
+    let server: BTreeMap<_, _> = server.iter().map(|sample| (key(sample), sample)).collect();
+    let client: BTreeMap<_, _> = client.iter().map(|sample| (key(sample), sample)).collect();
+    let (mut waited, mut worked, mut lay) = (Vec::new(), Vec::new(), Vec::new());
+    let mut sent = Vec::new();
+    for (key, sample) in server.iter().filter(|(_, sample)| sample.done_ns != 0) {
+        if !possible(&[sample.sent_ns, sample.taken_ns, sample.done_ns]) {
+            continue;
+        }
+        sent.push(sample.sent_ns);
+        waited.push(sample.taken_ns - sample.sent_ns);
+        worked.push(sample.done_ns - sample.taken_ns);
+        if let Some(own) = client.get(key)
+            && possible(&[sample.done_ns, own.done_ns])
+        {
+            lay.push(own.done_ns - sample.done_ns);
+        }
+    }
+    let on_its_way = client.iter().filter(|(_, sample)| sample.done_ns == 0).filter_map(|(key, own)| {
+        let (stage, since) = match server.get(key) {
+            None => (Stage::RequestRing, own.sent_ns),
+            Some(sample) if sample.done_ns == 0 => (Stage::Handler, sample.taken_ns),
+            Some(sample) => (Stage::ResponseRing, sample.done_ns),
+        };
+        sent.push(own.sent_ns);
+        possible(&[own.sent_ns, since]).then(|| OnItsWay {
+            call: own.call,
+            stage,
+            age_ns: now.saturating_sub(since),
+        })
+    });
+    let on_its_way = on_its_way.max_by_key(|call| call.age_ns);
+    let (first, last) = (sent.iter().min()?, sent.iter().max()?);
+    Some(Samples {
+        newest_ns: now.saturating_sub(*last),
+        oldest_ns: now.saturating_sub(*first),
+        request_ring: Spread::of(waited),
+        handler: Spread::of(worked),
+        response_ring: Spread::of(lay),
+        on_its_way,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Samples can be made by decoding only.
+    fn samples(rows: &[[u64; 4]]) -> Vec<Sample> {
+        use ringbell::layout::{CONTROL, LAYOUT_VERSION, MAGIC, offset};
+        let mut page = vec![0; CONTROL];
+        let mut put = |at: usize, word: u64| page[at..at + 8].copy_from_slice(&word.to_le_bytes());
+        put(0, MAGIC);
+        put(8, u64::from(LAYOUT_VERSION) | 1 << 32);
+        for (place, row) in rows.iter().enumerate() {
+            for (field, word) in row.iter().enumerate() {
+                put(offset::SAMPLES + 32 * place + 8 * field, *word);
+            }
+        }
+        settled(&Image { control: page, ..Image::default() })
+    }
+
+    #[test]
+    fn halves_are_put_together() {
+        let server = samples(&[[1, 10, 11, 111], [2, 20, 23, 223], [3, 30, 35, 335]]);
+        let client = samples(&[[1, 10, 0, 112], [2, 20, 0, 225], [3, 30, 0, 0]]);
+        let joined = join(&client, &server, 1000).expect("there are some");
+        assert_eq!(joined.request_ring, Spread { calls: 3, median_ns: 3, p90_ns: 5, most_ns: 5 });
+        assert_eq!(joined.handler, Spread { calls: 3, median_ns: 200, p90_ns: 300, most_ns: 300 });
+        assert_eq!(joined.response_ring, Spread { calls: 2, median_ns: 1, p90_ns: 2, most_ns: 2 });
+        let lies = OnItsWay { call: 3, stage: Stage::ResponseRing, age_ns: 665 };
+        assert_eq!((joined.newest_ns, joined.oldest_ns, joined.on_its_way), (970, 990, Some(lies)));
+    }
+
+    #[test]
+    fn a_call_is_where_it_was_seen_last() {
+        let stage = |client: &[[u64; 4]], server: &[[u64; 4]]| {
+            join(&samples(client), &samples(server), 100).and_then(|joined| joined.on_its_way)
+        };
+        let at = |stage, age_ns| Some(OnItsWay { call: 7, stage, age_ns });
+        assert_eq!(stage(&[[7, 10, 0, 0]], &[]), at(Stage::RequestRing, 90));
+        assert_eq!(stage(&[[7, 10, 0, 0]], &[[7, 9, 20, 0]]), at(Stage::RequestRing, 90), "another call");
+        assert_eq!(stage(&[[7, 10, 0, 0]], &[[7, 10, 20, 0]]), at(Stage::Handler, 80));
+        assert_eq!(stage(&[[7, 10, 0, 0]], &[[7, 10, 20, 40]]), at(Stage::ResponseRing, 60));
+        assert_eq!(stage(&[[7, 10, 0, 50]], &[[7, 10, 20, 40]]), None);
+    }
+
+    #[test]
+    fn contradictions_are_left_out() {
+        let server = samples(&[[1, 10, 9, 8], [2, 20, u64::MAX, u64::MAX], [3, 1, 2, 4], [0, 1, 2, 3]]);
+        let client = samples(&[[3, 1, 0, 3], [4, u64::MAX, 0, 0]]);
+        let joined = join(&client, &server, 1000).expect("there is one");
+        assert_eq!((joined.handler.calls, joined.response_ring.calls), (1, 0));
+        assert_eq!(joined.on_its_way, None);
+        assert_eq!(join(&[], &[], 1000), None);
+    }
+}
