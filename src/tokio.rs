@@ -19,6 +19,7 @@
 
 mod call;
 mod driver;
+mod serve;
 mod shared;
 mod stream;
 
@@ -34,6 +35,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use call::{Call, OpenStream, SendOneWay};
+pub use serve::AsyncService;
 pub use stream::{EventStream, ItemStream};
 
 /// A session that many tasks use at once: their calls are pipelined, answers come as they are ready.
