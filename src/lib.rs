@@ -161,6 +161,8 @@ mod reexports {
         OwnedRequest, PushError, Responder, ResponseStream, Service, Session, StreamError,
     };
     pub use crate::session::PeerFault;
+    #[cfg(feature = "tower")]
+    pub use crate::tokio::TowerService;
     #[cfg(feature = "tokio")]
     pub use crate::tokio::{
         AsyncClient, AsyncService, Call, EventStream, ItemStream, OpenStream, SendOneWay,

@@ -95,7 +95,8 @@ impl Server {
     /// Outside of a tokio runtime, or if its I/O is not enabled.
     ///
     /// # Cancel safety
-    /// Dropping the future, or its runtime, ends the server at once: clients see `Disconnected`, handlers are cancelled.
+    /// Dropping the future, or its runtime, ends the server at once: clients see `Disconnected` (or, if the runtime drops
+    /// handlers first, that these gave no answer), and handlers are cancelled.
     pub async fn serve(self, service: impl AsyncService) -> Result<ServerStats, ServeError> {
         Serving::new(self, service)?.await
     }
