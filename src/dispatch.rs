@@ -34,19 +34,19 @@ const RUNS_MOST: u64 = 1 << 20;
 
 /// How long a handler takes.
 #[derive(Debug)]
-struct Pace {
+pub(crate) struct Pace {
     short_in_a_row: PlainU64,
     needed: PlainU64,
 }
 
 impl Pace {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { short_in_a_row: PlainU64::new(0), needed: PlainU64::new(RUNS) }
     }
 
     // Relaxed throughout: estimates, which order nothing.
 
-    fn is_short(&self) -> bool {
+    pub(crate) fn is_short(&self) -> bool {
         self.short_in_a_row.load(Ordering::Relaxed) >= self.needed.load(Ordering::Relaxed)
     }
 
@@ -62,7 +62,7 @@ impl Pace {
         self.short_in_a_row.store(0, Ordering::Relaxed);
     }
 
-    fn time<R>(&self, run: impl FnOnce() -> R) -> R {
+    pub(crate) fn time<R>(&self, run: impl FnOnce() -> R) -> R {
         let began = now_ns();
         let result = run();
         self.ran(now_ns().saturating_sub(began));

@@ -15,6 +15,8 @@ use crate::park::Notifier;
 use crate::sync::{Ordering, PlainBool, PlainU64};
 use std::cell::{Cell, RefCell};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+#[cfg(feature = "tokio")]
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 /// What carries a session.
@@ -88,6 +90,37 @@ struct Credit {
     left: u64,
     /// Nobody wants more items.
     over: Option<StreamOver>,
+    /// The task that handles the request, and the one that sends items of the answer.
+    #[cfg(feature = "tokio")]
+    tasks: Tasks,
+}
+
+/// Tasks that are to be woken.
+#[cfg(feature = "tokio")]
+#[derive(Debug, Default)]
+struct Tasks {
+    handler: Option<Waker>,
+    sender: Option<Waker>,
+}
+
+/// Has a task be woken, if it is not the one that will be.
+#[cfg(feature = "tokio")]
+fn remember(place: &mut Option<Waker>, waker: &Waker) {
+    match place {
+        Some(there) => there.clone_from(waker),
+        None => *place = Some(waker.clone()),
+    }
+}
+
+impl Credit {
+    fn fresh() -> Self {
+        Self {
+            left: layout::STREAM_WINDOW.into(),
+            over: None,
+            #[cfg(feature = "tokio")]
+            tasks: Tasks::default(),
+        }
+    }
 }
 
 /// Why a streamed answer cannot go on.
@@ -106,7 +139,7 @@ impl Flight {
             place: PlainU64::new(0),
             one_way,
             cancelled: PlainBool::new(false),
-            credit: Mutex::new(Credit { left: layout::STREAM_WINDOW.into(), over: None }),
+            credit: Mutex::new(Credit::fresh()),
             more: Condvar::new(),
         }
     }
@@ -131,7 +164,7 @@ impl Flight {
         // Relaxed: this thread has it to itself.
         self.cancelled.store(false, Ordering::Relaxed);
         let credit = self.credit.get_mut().unwrap_or_else(PoisonError::into_inner);
-        *credit = Credit { left: layout::STREAM_WINDOW.into(), over: None };
+        *credit = Credit::fresh();
     }
 
     /// Whether nobody wants the answer any more.
@@ -153,15 +186,51 @@ impl Flight {
         // Never more than the window: who grants without end would fill this process's memory.
         let mut credit = self.credit();
         credit.left = credit.left.saturating_add(items.into()).min(layout::STREAM_WINDOW.into());
+        #[cfg(feature = "tokio")]
+        let sender = credit.tasks.sender.take();
         drop(credit);
         self.more.notify_all();
+        #[cfg(feature = "tokio")]
+        sender.into_iter().for_each(Waker::wake);
     }
 
     /// Nobody wants the answer any more.
     pub(crate) fn give_up(&self, why: StreamOver) {
         self.cancelled.store(true, Ordering::Relaxed);
-        self.credit().over.get_or_insert(why);
+        let mut credit = self.credit();
+        credit.over.get_or_insert(why);
+        #[cfg(feature = "tokio")]
+        let Tasks { handler, sender } = std::mem::take(&mut credit.tasks);
+        drop(credit);
         self.more.notify_all();
+        #[cfg(feature = "tokio")]
+        handler.into_iter().chain(sender).for_each(Waker::wake);
+    }
+
+    /// Whether nobody wants the answer any more. If not, `waker` is woken when that changes: the lock orders this
+    /// before or behind [`Self::give_up`].
+    #[cfg(feature = "tokio")]
+    pub(crate) fn is_over(&self, waker: &Waker) -> bool {
+        let mut credit = self.credit();
+        if credit.over.is_none() {
+            remember(&mut credit.tasks.handler, waker);
+        }
+        credit.over.is_some()
+    }
+
+    /// Takes the right to send one item; if there is none `waker` is woken when there may be.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn poll_credit(&self, waker: &Waker) -> Poll<Result<(), StreamOver>> {
+        let mut credit = self.credit();
+        if let Some(over) = credit.over {
+            return Poll::Ready(Err(over));
+        }
+        if credit.left > 0 {
+            credit.left -= 1;
+            return Poll::Ready(Ok(()));
+        }
+        remember(&mut credit.tasks.sender, waker);
+        Poll::Pending
     }
 
     /// Takes the right to send one item, waiting until `deadline`. `Ok(false)` if there is none in time.

@@ -53,6 +53,7 @@
 //! | L3 | `handshake` | the only parser of a peer that is not accepted yet |
 //! | L4 | `client` | the blocking client |
 //! | L4 | `server`, `reactor`, `porter`, `park` | the server, its two threads, and how they sleep |
+//! | L4 | `embedded` | the server without threads, in somebody's event loop |
 //! | L4 | `handler`, `service`, `dispatch` | what answers requests: one at a time, many at once, on an executor |
 //! | L4 | `flight` | requests whose answer comes later, and the queue on which answers come back |
 //! | L4 | `inspect` (feature) | what is in segments and rings, looked at from outside |
@@ -95,6 +96,8 @@ mod clock;
 pub mod config;
 #[cfg(not(ringbell_loom))]
 mod dispatch;
+#[cfg(not(ringbell_loom))]
+mod embedded;
 #[cfg(not(ringbell_loom))]
 mod flight;
 #[cfg(not(ringbell_loom))]
@@ -148,6 +151,7 @@ mod reexports {
         Response, SendError, Stream, View,
     };
     pub use crate::dispatch::Inline;
+    pub use crate::embedded::{EmbeddedServer, Turn};
     pub use crate::flight::{AnswerOrder, Transport};
     pub use crate::handler::{Handler, HandlerError, Request};
     pub use crate::handshake::{
@@ -162,8 +166,12 @@ mod reexports {
         OwnedRequest, PushError, Responder, ResponseStream, Service, Session, StreamError,
     };
     pub use crate::session::PeerFault;
+    #[cfg(feature = "tower")]
+    pub use crate::tokio::TowerService;
     #[cfg(feature = "tokio")]
-    pub use crate::tokio::{AsyncClient, Call, EventStream, ItemStream, OpenStream, SendOneWay};
+    pub use crate::tokio::{
+        AsyncClient, AsyncService, Call, EventStream, ItemStream, OpenStream, SendOneWay,
+    };
     pub use crate::wait::WaitSettings;
     pub use crate::worker::{Pools, WorkerCommand, WorkerPool};
 }

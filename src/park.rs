@@ -3,6 +3,9 @@
 //!
 //! Chosen anew for each sleep: `futex_waitv` while the bells fit one call and no session is carried by a socket, epoll
 //! otherwise. In epoll clients wake the reactor by a byte on their lifeline, and its own process through an eventfd.
+//!
+//! A server that lives in somebody's loop does not sleep here: the loop watches the epoll, which has the porter's in it
+//! then, and a timer that is set only while something has a time limit. Its bells are armed in event mode.
 
 use crate::bell::{Rescue, Ringer, Sleeper, Ticket, before_looking_again};
 use crate::clock::{now_ns, timespec};
@@ -10,12 +13,23 @@ use crate::layout::{self, Interest, Mode};
 use crate::memory::{BellWord, Window, wait_any};
 use crate::session::Readiness;
 use rustix::event::{EventfdFlags, epoll, eventfd};
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// What stands in the place of a session's number for the porter's epoll. Sessions count from 1.
+pub(crate) const PORTER: u64 = u64::MAX;
+/// The same for the timer.
+pub(crate) const ALARM: u64 = u64::MAX - 1;
+
 /// Most bells of one `futex_waitv`, which the kernel bounds at 128.
 const WAITV_BELLS: usize = 127;
+
+/// Events that are taken from the epoll at once.
+const EVENTS: usize = 64;
 
 /// Wakes a reactor from within its own process: from any thread, and from signal handlers.
 #[derive(Debug)]
@@ -47,6 +61,13 @@ struct Bell {
     sessions: usize,
 }
 
+/// The epoll, for a loop that watches it.
+impl AsFd for Parker {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+}
+
 /// What a sleep came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Slept {
@@ -71,6 +92,15 @@ pub(crate) struct Parker {
     status: Window,
     epoll: OwnedFd,
     tickets: Vec<(usize, Ticket)>,
+    alarm: Option<Alarm>,
+}
+
+/// A timer in the epoll.
+#[derive(Debug)]
+struct Alarm {
+    timer: OwnedFd,
+    /// CLOCK_MONOTONIC ns; 0 while it is not set.
+    at: u64,
 }
 
 impl Parker {
@@ -90,14 +120,78 @@ impl Parker {
             epoll::EventFlags::IN | epoll::EventFlags::ET,
         )?;
         let private = Sleeper::new(words.own_word(0), seq);
-        Ok((
-            Self { private, domains: Vec::new(), in_use: 0, sockets: 0, status, epoll, tickets: Vec::new() },
-            notifier,
-        ))
+        let parker = Self {
+            private,
+            domains: Vec::new(),
+            in_use: 0,
+            sockets: 0,
+            status,
+            epoll,
+            tickets: Vec::new(),
+            alarm: None,
+        };
+        Ok((parker, notifier))
     }
 
-    /// A session of `domain` joined: its bell `seq` is waited on from now on, and in epoll its lifeline.
-    pub(crate) fn join(&mut self, domain: u32, seq: &BellWord, session: u64, lifeline: &OwnedFd) {
+    /// From now on the epoll tells of `porter`, too, and [`Self::set_alarm`] may be used: for somebody's loop, which
+    /// watches the epoll.
+    pub(crate) fn embed(&mut self, porter: BorrowedFd<'_>) -> rustix::io::Result<()> {
+        use epoll::EventFlags;
+        let edges = EventFlags::IN | EventFlags::ET;
+        epoll::add(&self.epoll, porter, epoll::EventData::new_u64(PORTER), edges)?;
+        let timer =
+            timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+        epoll::add(&self.epoll, &timer, epoll::EventData::new_u64(ALARM), edges)?;
+        self.alarm = Some(Alarm { timer, at: 0 });
+        Ok(())
+    }
+
+    /// Has the epoll tell when this time has come; 0 for never.
+    #[allow(clippy::cast_possible_wrap, reason = "584 years of nanoseconds are 18 billion seconds")]
+    pub(crate) fn set_alarm(&mut self, at: u64) {
+        let Some(alarm) = self.alarm.as_mut().filter(|alarm| alarm.at != at) else { return };
+        alarm.at = at;
+        let value = Timespec { tv_sec: (at / 1_000_000_000) as i64, tv_nsec: (at % 1_000_000_000) as _ };
+        let never = Timespec { tv_sec: 0, tv_nsec: 0 };
+        // Cannot fail: the descriptor and the values are good.
+        let _ = timerfd_settime(
+            &alarm.timer,
+            TimerfdTimerFlags::ABSTIME,
+            &Itimerspec { it_interval: never, it_value: value },
+        );
+    }
+
+    /// Arms all bells for a loop that watches the epoll. False if one of them was rung meanwhile, or `look` finds
+    /// something: then nothing is armed.
+    pub(crate) fn arm_for_loop(&mut self, interest: Interest, look: impl FnOnce() -> bool) -> bool {
+        self.arm(Mode::Event, interest);
+        crate::kill_point!("server-armed");
+        before_looking_again();
+        let sleeps = !look() && !self.any_rung();
+        if !sleeps {
+            self.disarm();
+        }
+        sleeps
+    }
+
+    /// What the kernel has to say of everything in the epoll, without waiting. Edges that are told here are told
+    /// nowhere else: whoever watches the epoll itself is told of each only once. True if there may be more.
+    pub(crate) fn harvest(&self, mut woken: impl FnMut(u64, Readiness)) -> bool {
+        // Each descriptor makes one edge until it is told, so this ends; the bound is for those that make new ones.
+        (0..=2 + (self.in_use + self.sockets) / EVENTS)
+            .all(|_| self.wait_epoll(Some(Duration::ZERO), &mut woken) == EVENTS)
+    }
+
+    /// The alarm was told of.
+    pub(crate) fn alarm_went_off(&mut self) {
+        if let Some(alarm) = &mut self.alarm {
+            alarm.at = 0;
+        }
+    }
+
+    /// A session of `domain` joined: its bell `seq` is waited on from now on, and in epoll its lifeline. False if the
+    /// lifeline cannot be watched, so that only a backstop would look after the session.
+    pub(crate) fn join(&mut self, domain: u32, seq: &BellWord, session: u64, lifeline: &OwnedFd) -> bool {
         let index = domain as usize;
         if self.domains.len() <= index {
             self.domains.resize_with(index + 1, || None);
@@ -108,14 +202,14 @@ impl Parker {
             Bell { sleeper: Sleeper::new(armed, seq.share()), sessions: 0 }
         });
         bell.sessions += 1;
-        // Edge-triggered: the reactor need not read a byte to be woken by the next one. If it cannot be added the
-        // backstop still looks after the session.
-        let _ = epoll::add(
+        // Edge-triggered: the reactor need not read a byte to be woken by the next one.
+        epoll::add(
             &self.epoll,
             lifeline,
             epoll::EventData::new_u64(session),
             epoll::EventFlags::IN | epoll::EventFlags::ET,
-        );
+        )
+        .is_ok()
     }
 
     /// A session that its socket carries joined.
@@ -168,7 +262,9 @@ impl Parker {
         let until = now_ns().saturating_add(u64::try_from(backstop.as_nanos()).unwrap_or(u64::MAX));
         match mode {
             Mode::Futex => self.wait_futex(until),
-            Mode::Event => self.wait_epoll(Some(backstop), woken),
+            Mode::Event => {
+                self.wait_epoll(Some(backstop), woken);
+            }
         }
         let slept = if now_ns() < until || self.any_rung() {
             Slept::Rung
@@ -202,7 +298,8 @@ impl Parker {
         self.tickets.iter().any(|(index, ticket)| self.sleeper(*index).rung(*ticket))
     }
 
-    fn disarm(&self) {
+    /// Takes back what arming said.
+    pub(crate) fn disarm(&self) {
         for (index, _) in &self.tickets {
             self.sleeper(*index).disarm();
         }
@@ -226,10 +323,11 @@ impl Parker {
         self.wait_epoll(Some(Duration::ZERO), woken);
     }
 
-    fn wait_epoll(&self, timeout: Option<Duration>, mut woken: impl FnMut(u64, Readiness)) {
+    /// How many events there were.
+    fn wait_epoll(&self, timeout: Option<Duration>, mut woken: impl FnMut(u64, Readiness)) -> usize {
         use epoll::EventFlags;
         let mut events =
-            [epoll::Event { flags: EventFlags::empty(), data: epoll::EventData::new_u64(0) }; 64];
+            [epoll::Event { flags: EventFlags::empty(), data: epoll::EventData::new_u64(0) }; EVENTS];
         let timeout = timeout.and_then(|timeout| rustix::event::Timespec::try_from(timeout).ok());
         // EINTR and every other error: look again.
         let count = epoll::wait(&self.epoll, &mut events[..], timeout.as_ref()).unwrap_or(0);
@@ -245,6 +343,7 @@ impl Parker {
                 woken(session, ready);
             }
         }
+        count
     }
 
     /// As [`Sleeper::rescue`], for many bells: whoever published what `look` sees rings one of them.

@@ -1,4 +1,4 @@
-//! L4: the porter: the server's one helper thread.
+//! L4: the porter: the server's one helper thread; or, in a server that lives in somebody's loop, a part of that.
 //!
 //! It owns the listener, the half-open handshakes, and of established sessions the hang-up of the lifeline and the
 //! pidfd of the client. What the reactor must know it delivers to an [`Outbox`]; what it must know it is told
@@ -36,7 +36,7 @@ use crate::sync::{Ordering, PlainU64};
 use rustix::event::{EventfdFlags, eventfd};
 use std::hash::{BuildHasher, Hasher};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -209,20 +209,63 @@ impl Mailbox {
     }
 }
 
+/// A porter without a thread, as its loop sees it.
+trait Resident: Send {
+    /// Handles what has happened, without waiting; whether there was anything, so that there may be more.
+    fn turn(&mut self) -> bool;
+
+    /// Readable when something has happened. What a turn leaves behind it does not tell again.
+    fn descriptor(&self) -> BorrowedFd<'_>;
+
+    /// When a turn is due although nothing has happened.
+    fn time_left(&self) -> Option<Duration>;
+
+    /// Does what is to be done when there is nothing else to do; whether there was anything.
+    fn use_spare_time(&mut self) -> bool;
+}
+
+/// Where a porter runs.
+enum Place {
+    Thread(JoinHandle<()>),
+    Loop(Box<dyn Resident>),
+    /// It has ended.
+    Nowhere,
+}
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Thread(_) => "Thread",
+            Self::Loop(_) => "Loop",
+            Self::Nowhere => "Nowhere",
+        })
+    }
+}
+
 /// The reactor's end of a porter. Dropping it ends the porter and waits for that.
 #[derive(Debug)]
 pub(crate) struct PorterHandle {
     mailbox: Arc<Mailbox>,
     counters: Arc<PorterCounters>,
-    thread: Option<JoinHandle<()>>,
+    place: Place,
     origin: Origin,
+}
+
+/// How to run a porter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lodging {
+    /// On a thread of its own.
+    Thread,
+    /// Where the handle is: by [`PorterHandle::turn`].
+    Loop,
 }
 
 /// Starts the porter.
 ///
 /// # Errors
 /// If there are no descriptors or no thread to be had.
-pub(crate) fn spawn(
+pub(crate) fn start(
+    lodging: Lodging,
     listener: Listener,
     config: PorterConfig,
     status: &StatusInfo<'_>,
@@ -232,8 +275,14 @@ pub(crate) fn spawn(
     let mailbox = Arc::new(Mailbox { orders: Mutex::default(), bell });
     let counters = Arc::new(PorterCounters::default());
     let porter = thread::Porter::new(listener, config, status, outbox, mailbox.clone(), counters.clone())?;
-    let thread = std::thread::Builder::new().name("ringbell-porter".into()).spawn(|| porter.run())?;
-    Ok(PorterHandle { mailbox, counters, thread: Some(thread), origin: Origin::here() })
+    let place = match lodging {
+        Lodging::Thread => {
+            let thread = std::thread::Builder::new().name("ringbell-porter".into());
+            Place::Thread(thread.spawn(|| porter.run())?)
+        }
+        Lodging::Loop => Place::Loop(Box::new(porter)),
+    };
+    Ok(PorterHandle { mailbox, counters, place, origin: Origin::here() })
 }
 
 impl PorterHandle {
@@ -253,17 +302,57 @@ impl PorterHandle {
         &self.counters
     }
 
+    /// The descriptor of a porter without a thread: a turn is due when it becomes readable.
+    pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        match &self.place {
+            Place::Loop(porter) => Some(porter.descriptor()),
+            _ => None,
+        }
+    }
+
+    /// Runs a porter without a thread; whether there was anything to do, so that there may be more.
+    pub(crate) fn turn(&mut self) -> bool {
+        match &mut self.place {
+            Place::Loop(porter) => porter.turn(),
+            _ => false,
+        }
+    }
+
+    /// When the next turn is due at the latest.
+    pub(crate) fn time_left(&self) -> Option<Duration> {
+        match &self.place {
+            Place::Loop(porter) => porter.time_left(),
+            _ => None,
+        }
+    }
+
+    /// Has a porter without a thread do what makes the next client's way shorter; whether there was anything.
+    pub(crate) fn use_spare_time(&mut self) -> bool {
+        match &mut self.place {
+            Place::Loop(porter) => porter.use_spare_time(),
+            _ => false,
+        }
+    }
+
     /// Ends the porter: removes the socket, lets go of all lifelines, and waits for the thread.
     pub(crate) fn end(&mut self) {
-        let Some(thread) = self.thread.take() else { return };
+        let place = std::mem::replace(&mut self.place, Place::Nowhere);
         if !self.origin.is_here() {
-            // A forked child has a handle of a thread that exists in its parent only.
-            std::mem::forget(thread);
+            // A forked child has a handle of a thread that exists in its parent only, and the parent's epoll.
+            std::mem::forget(place);
+            return;
+        }
+        if let Place::Nowhere = place {
             return;
         }
         self.mailbox.tell(|orders| orders.quit = true);
-        // A panic there has been reported by its hook.
-        let _ = thread.join();
+        match place {
+            // A panic there has been reported by its hook.
+            Place::Thread(thread) => drop(thread.join()),
+            // Who is in the middle of a handshake is told.
+            Place::Loop(mut porter) => while porter.turn() {},
+            Place::Nowhere => {}
+        }
     }
 }
 

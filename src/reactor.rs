@@ -4,6 +4,7 @@
 //! It never waits for one client: an answer that finds no room is queued, up to a bound; a session with answers in
 //! its queue is not read from; one that stays so for too long is disconnected.
 
+mod embedded;
 mod mailbox;
 mod slot;
 
@@ -17,7 +18,7 @@ use crate::handshake::lifeline::{self, Farewell};
 use crate::handshake::{FallbackReason, RejectReason};
 use crate::layout::{self, Hints, Interest, Kind, code, offset};
 use crate::memory::{OwnWord, Window};
-use crate::park::{Parker, Slept};
+use crate::park::{PORTER, Parker, Slept};
 use crate::porter::{Death, Event, Joined, Link, PorterHandle};
 use crate::ring::{Consumer, Producer};
 use crate::samples::Samples;
@@ -33,6 +34,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "tokio")]
+pub(crate) use embedded::Idling;
+pub(crate) use embedded::Pumped;
 pub(crate) use mailbox::Mailbox;
 
 /// What answers requests.
@@ -147,6 +151,16 @@ pub(crate) struct Reactor<E> {
     wakes_of_the_gone: u64,
     stored: ServerCounters,
     words: Words,
+    /// How far a reactor without a thread has come; `None` for one that has a thread.
+    stage: Option<embedded::Stage>,
+    /// The porter has something to do: only without a thread.
+    porter_is_due: bool,
+}
+
+impl<E> std::fmt::Debug for Reactor<E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reactor").field("sessions", &self.slots.len()).field("stage", &self.stage).finish()
+    }
 }
 
 impl<E> Drop for Reactor<E> {
@@ -227,6 +241,8 @@ impl<E: Engine> Reactor<E> {
             wakes_of_the_gone: 0,
             stored: ServerCounters::default(),
             words: Words::new(&parts.status),
+            stage: None,
+            porter_is_due: false,
         }
     }
 
@@ -851,7 +867,13 @@ impl<E: Engine> Reactor<E> {
                 (None, None, None)
             }
             Link::Shared { request, response, domain, domain_bell, request_capacity, response_capacity } => {
-                self.parker.join(domain, &domain_bell.bell_word(offset::SEQ), id, &lifeline);
+                let watched = self.parker.join(domain, &domain_bell.bell_word(offset::SEQ), id, &lifeline);
+                if !watched && self.stage.is_some() {
+                    // With a backstop it could be served all the same.
+                    self.parker.leave(Some(domain), &lifeline);
+                    let _ = rustix::net::shutdown(&lifeline, rustix::net::Shutdown::Both);
+                    return self.porter.closed(id);
+                }
                 records_most = request_capacity / layout::LINE;
                 burst = response_capacity as usize;
                 let (from, to) = (&request.window, &response.window);
@@ -976,22 +998,9 @@ impl<E: Engine> Reactor<E> {
         let around = self.surroundings();
         match self.waiter.step(around, now_ns) {
             Step::Spin(polls) => {
-                if let [slot] = &self.slots[..]
-                    && slot.queue.is_empty()
-                {
-                    slot.session.watch(polls, || {
-                        spin_hint();
-                        self.has_news()
-                    });
-                    return;
+                if !self.spin(polls) {
+                    self.poll_sockets();
                 }
-                for _ in 0..polls {
-                    if self.any_pending() {
-                        return;
-                    }
-                    spin_hint();
-                }
-                self.poll_sockets();
             }
             Step::Yield => {
                 self.hint(false);
@@ -1000,6 +1009,27 @@ impl<E: Engine> Reactor<E> {
             }
             Step::Park => self.park(),
         }
+    }
+
+    /// Looks so often; true if it need not look at sockets as well.
+    #[inline]
+    fn spin(&self, polls: u32) -> bool {
+        if let [slot] = &self.slots[..]
+            && slot.queue.is_empty()
+        {
+            slot.session.watch(polls, || {
+                spin_hint();
+                self.has_news()
+            });
+            return true;
+        }
+        for _ in 0..polls {
+            if self.any_pending() {
+                return true;
+            }
+            spin_hint();
+        }
+        false
     }
 
     fn park(&mut self) {
@@ -1046,6 +1076,7 @@ impl<E: Engine> Reactor<E> {
     fn read_woken(&mut self) {
         let mut woken = std::mem::take(&mut self.woken);
         for (id, ready) in woken.drain(..) {
+            self.porter_is_due |= id == PORTER;
             let Some(slot) = self.places.get(&id).and_then(|index| self.slots.get_mut(*index)) else {
                 continue;
             };
@@ -1127,6 +1158,12 @@ impl<E: Engine> Reactor<E> {
                 self.sleep(Interest::BOTH, DRAIN_NAP, true);
             }
         }
+        self.say_goodbye();
+        Ok(())
+    }
+
+    /// Parts from everybody.
+    fn say_goodbye(&mut self) {
         while let Some(slot) = self.slots.first() {
             let id = slot.id;
             self.take_down(id, End::ShutDown);
@@ -1142,7 +1179,6 @@ impl<E: Engine> Reactor<E> {
                 joined.say_farewell(Farewell::ShutDown);
             }
         }
-        Ok(())
     }
 
     fn drain(&mut self) -> Result<bool, Forked> {

@@ -10,7 +10,7 @@ use crate::handshake::{
 use crate::layout;
 use crate::memory::{PeerWord, Window};
 use crate::park::Parker;
-use crate::porter::{self, Isolation, PeerInfo, PorterConfig, StatusInfo};
+use crate::porter::{self, Isolation, Lodging, PeerInfo, PorterConfig, StatusInfo};
 use crate::reactor::{Engine, Limits, Mailbox, Reactor, ReactorParts};
 use crate::segment::{Segment, SegmentError};
 use crate::service::{Concurrent, OwnedRequest, Responder, Service};
@@ -309,7 +309,7 @@ pub type ServerStats = ServerCounters;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ServeError {
-    /// The helper thread could not be started.
+    /// There was no thread, no descriptor or no memory to begin with; or the runtime that it ran on goes down.
     Io(std::io::Error),
     /// This process is a fork of the one that bound.
     Forked,
@@ -318,7 +318,7 @@ pub enum ServeError {
 impl std::fmt::Display for ServeError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Io(error) => write!(f, "the server cannot start: {error}"),
+            Self::Io(error) => write!(f, "the server cannot serve: {error}"),
             Self::Forked => f.write_str("the server belongs to the parent process"),
         }
     }
@@ -343,7 +343,7 @@ pub struct Server {
 
 /// The page in which a server tells of itself.
 #[derive(Debug)]
-enum Status {
+pub(crate) enum Status {
     Shared(Segment),
     /// Memory of this process alone, where memfds are refused: no client maps it, and no tool sees it.
     Private(Window),
@@ -463,7 +463,7 @@ impl Server {
     /// # Errors
     /// As [`Self::run`].
     pub fn run_with(self, handler: impl Handler) -> Result<ServerStats, ServeError> {
-        self.serve(Serial { handler })
+        self.run_engine(Serial { handler })
     }
 
     /// Serves many requests at once, on the calling thread, until it is told to stop. `handler` is called for each
@@ -509,10 +509,20 @@ impl Server {
     /// # Errors
     /// As [`Self::run`].
     pub fn run_service(self, service: impl Service) -> Result<ServerStats, ServeError> {
-        self.serve(Concurrent::new(service))
+        self.run_engine(Concurrent::new(service))
     }
 
-    fn serve<E: Engine>(self, engine: E) -> Result<ServerStats, ServeError> {
+    fn run_engine<E: Engine>(self, engine: E) -> Result<ServerStats, ServeError> {
+        let (reactor, _status) = self.reactor(engine, Lodging::Thread)?;
+        reactor.run().map_err(|_| ServeError::Forked)
+    }
+
+    /// The reactor, and the page in which it tells of itself, whose descriptor stays open as long as it lives.
+    pub(crate) fn reactor<E: Engine>(
+        self,
+        engine: E,
+        lodging: Lodging,
+    ) -> Result<(Reactor<E>, Status), ServeError> {
         if !self.origin.is_here() {
             return Err(ServeError::Forked);
         }
@@ -521,9 +531,13 @@ impl Server {
             generation: self.generation,
             armed_words: self.settings.porter.max_clients,
         };
-        let porter =
-            porter::spawn(self.listener, self.settings.porter.clone(), &status, self.mailbox.clone())
-                .map_err(ServeError::Io)?;
+        let mut config = self.settings.porter;
+        if lodging == Lodging::Loop {
+            // There is no backstop: a client that is stopped while it rings must not keep others waiting.
+            config.isolation = Isolation::Session;
+        }
+        let porter = porter::start(lodging, self.listener, config, &status, self.mailbox.clone())
+            .map_err(ServeError::Io)?;
         let reactor = Reactor::new(ReactorParts {
             engine,
             mailbox: self.mailbox,
@@ -534,7 +548,13 @@ impl Server {
             limits: self.settings.limits,
             budget: Budget::new(self.settings.budget),
         });
-        reactor.run().map_err(|_| ServeError::Forked)
+        Ok((reactor, self.status))
+    }
+
+    /// Whether handlers may run where requests are read.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn inlining(&self) -> Inline {
+        self.settings.inline
     }
 }
 

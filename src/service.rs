@@ -125,6 +125,11 @@ pub struct OwnedRequest {
 }
 
 impl OwnedRequest {
+    #[cfg(feature = "tokio")]
+    pub(crate) fn flight(&self) -> &Arc<Flight> {
+        &self.flight
+    }
+
     /// Whether nothing else of its session was in flight or waited when it was read.
     pub(crate) fn is_alone(&self) -> bool {
         self.alone
@@ -340,6 +345,33 @@ impl ResponseStream {
         self.send_until(item, timeout.and_then(|timeout| Instant::now().checked_add(timeout)))
     }
 
+    /// As [`Self::send`], without keeping a thread waiting: for async handlers (feature `tokio`; any executor will do).
+    /// Waits as long as the client is there and wants the answer; put a timeout around it to wait for less.
+    ///
+    /// # Errors
+    /// As [`Self::send`], but for [`StreamError::WouldBlock`] and [`StreamError::SlowClient`].
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, the item is not sent, and the stream goes on.
+    #[cfg(feature = "tokio")]
+    pub async fn send_async(&mut self, item: &[u8]) -> Result<(), StreamError> {
+        let flight = self.flight();
+        if !flight.one_way && item.len() <= flight.caller.max_message && flight.caller.completions.is_here() {
+            let credit = std::future::poll_fn(|cx| flight.poll_credit(cx.waker())).await;
+            credit.map_err(StreamError::from)?;
+            return Self::send_with_credit(flight, item);
+        }
+        // Nothing to wait for: an error, or a message that wants no answer.
+        self.send_until(item, Some(Instant::now()))
+    }
+
+    fn send_with_credit(flight: &Arc<Flight>, item: &[u8]) -> Result<(), StreamError> {
+        let mut payload = flight.caller.completions.buffers().take();
+        payload.extend_from_slice(item);
+        let item = Completion { to: To::Flight(flight.clone()), kind: Kind::StreamItem, code: 0, payload };
+        if flight.caller.completions.push(item) { Ok(()) } else { Err(StreamError::Disconnected) }
+    }
+
     fn send_until(&mut self, item: &[u8], deadline: Option<Instant>) -> Result<(), StreamError> {
         let flight = self.flight();
         let max = flight.caller.max_message;
@@ -366,13 +398,9 @@ impl ResponseStream {
                 return Err(StreamError::SlowClient);
             }
             Ok(false) => return Err(StreamError::WouldBlock),
-            Err(StreamOver::Cancelled) => return Err(StreamError::Cancelled),
-            Err(StreamOver::Gone) => return Err(StreamError::Disconnected),
+            Err(over) => return Err(over.into()),
         }
-        let mut payload = flight.caller.completions.buffers().take();
-        payload.extend_from_slice(item);
-        let item = Completion { to: To::Flight(flight.clone()), kind: Kind::StreamItem, code: 0, payload };
-        if flight.caller.completions.push(item) { Ok(()) } else { Err(StreamError::Disconnected) }
+        Self::send_with_credit(flight, item)
     }
 
     /// Ends the stream.
@@ -445,6 +473,15 @@ pub enum StreamError {
     Disconnected,
 }
 
+impl From<StreamOver> for StreamError {
+    fn from(over: StreamOver) -> Self {
+        match over {
+            StreamOver::Cancelled => Self::Cancelled,
+            StreamOver::Gone => Self::Disconnected,
+        }
+    }
+}
+
 impl std::fmt::Display for StreamError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -484,6 +521,7 @@ impl<F: FnMut(OwnedRequest, Responder)> Service for F {
 }
 
 /// The engine of [`Server::run_service`](crate::Server::run_service).
+#[derive(Debug)]
 pub(crate) struct Concurrent<S> {
     service: S,
 }
@@ -491,6 +529,10 @@ pub(crate) struct Concurrent<S> {
 impl<S> Concurrent<S> {
     pub(crate) fn new(service: S) -> Self {
         Self { service }
+    }
+
+    pub(crate) fn service(&mut self) -> &mut S {
+        &mut self.service
     }
 }
 

@@ -19,8 +19,11 @@
 
 mod call;
 mod driver;
+mod serve;
 mod shared;
 mod stream;
+#[cfg(feature = "tower")]
+mod tower;
 
 use crate::flight::Transport;
 use crate::handshake::ConnectError;
@@ -34,7 +37,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use call::{Call, OpenStream, SendOneWay};
+pub use serve::AsyncService;
 pub use stream::{EventStream, ItemStream};
+#[cfg(feature = "tower")]
+pub use tower::TowerService;
 
 /// A session that many tasks use at once: their calls are pipelined, answers come as they are ready.
 ///

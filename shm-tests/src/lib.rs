@@ -24,6 +24,7 @@
 //! | `RINGBELL_TEST_SCALE` | multiplies all counts: 0.1 for a quick look, 100 for a soak |
 //! | `RINGBELL_TEST_SEED` | the seed of all patterns and choices, which is printed on failure |
 
+pub mod driver;
 pub mod observe;
 pub mod pattern;
 pub mod process;

@@ -141,6 +141,19 @@ pub fn all_threads_sleep(pid: u32) -> bool {
     })
 }
 
+/// How often its threads have gone to sleep, each of them since it started.
+#[must_use]
+pub fn voluntary_switches(pid: u32) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let status = tasks.map(|task| fs::read_to_string(task.path().join("status")).unwrap_or_default());
+    let count = |status: String| {
+        let line =
+            status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:").map(str::trim));
+        line.and_then(|count| count.parse::<u64>().ok()).unwrap_or(0)
+    };
+    status.map(count).sum()
+}
+
 /// Whether its main thread sleeps in a futex.
 #[must_use]
 pub fn main_thread_in_futex(pid: u32) -> bool {

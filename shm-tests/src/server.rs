@@ -3,6 +3,7 @@
 //! The role prints `ready` when it listens and then obeys lines: `stats`, `shutdown MS`, `open GATE`. It shuts
 //! down when its test hangs up.
 
+use crate::driver::Driver;
 use crate::pattern::{Chance, Pattern, Way};
 use crate::process::{Arguments, Process, Start, hear, say};
 use crate::reacting::{Pool, Reacting, State, react};
@@ -12,6 +13,9 @@ use std::collections::{HashMap, HashSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// Names the driver of servers that are not told.
+const DRIVER: &str = "RINGBELL_TEST_DRIVER";
 
 pub(crate) const ROLES: &[Role] = &[("server", serve)];
 
@@ -218,6 +222,7 @@ pub fn waiting(name: &str, default: WaitSettings) -> WaitSettings {
 /// | `storm_us` | a signal every so many microseconds |
 /// | `dawdle_us` | the verifier takes up to so long over a request |
 /// | `ordered` | any value: answers in the order of the requests |
+/// | `driver` | how `react` is driven, see [`Driver`]; or the environment variable `RINGBELL_TEST_DRIVER` |
 /// | `workers` | threads of `react`, 8 unless said otherwise |
 /// | `pool` | `react` runs on an executor of so many threads, instead of the reactor's thread |
 /// | `inline` | on such an executor: `never`, `short` or `measured` |
@@ -323,7 +328,9 @@ pub fn serve(arguments: &Arguments) {
                 complaints = state.complaints();
                 stats
             } else {
-                let stats = server.run_service(Reacting(state.clone()));
+                let driver = arguments.get("driver").map(str::to_owned).or(std::env::var(DRIVER).ok());
+                let driver = driver.map_or(Driver::Thread, |name| Driver::named(&name));
+                let stats = driver.serve(server, Reacting(state.clone()));
                 complaints = stats.as_ref().map_or(1, |stats| state.close(stats.accepted));
                 stats
             }

@@ -60,7 +60,7 @@ impl House {
         let status = Segment::status(GENERATION, armed_words.into(), &me).expect("made");
         let (outbox, events) = channel();
         let info = StatusInfo { segment: Some(&status), generation: GENERATION, armed_words };
-        let handle = Some(spawn(listener, config, &info, outbox).expect("spawned"));
+        let handle = Some(start(Lodging::Thread, listener, config, &info, outbox).expect("started"));
         Self { path, handle, events, _status: status, _scratch: scratch }
     }
 

@@ -1,7 +1,7 @@
-//! The porter's thread: one epoll and what hangs on it.
+//! The porter itself: one epoll and what hangs on it, on a thread of its own or in somebody's loop.
 
 use super::desk::Desk;
-use super::{Death, Event, Mailbox, Outbox, PorterConfig, PorterCounters, StatusInfo};
+use super::{Death, Event, Mailbox, Outbox, PorterConfig, PorterCounters, Resident, StatusInfo};
 use crate::handshake::{
     Closed, Credentials, Handshake, Joined, Link, Listener, Progress, RejectReason, identify, lifeline,
     reject,
@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SocketFlags};
 use std::collections::{BTreeMap, HashMap};
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -64,6 +64,15 @@ impl Token {
 fn add(counter: &PlainU64) {
     // Relaxed: counters stand for themselves.
     counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// What a look at the epoll came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Looked {
+    Nothing,
+    Something,
+    /// The porter is to end.
+    End,
 }
 
 #[derive(Debug)]
@@ -140,26 +149,36 @@ impl<O: Outbox> Porter<O> {
             let now = Instant::now();
             let attentive = now < self.attentive_until;
             // Something may wait to be done when there is nothing else to do.
-            let spare_time = self.desk.wants_spare() && self.half_open.is_empty();
+            let spare_time = self.wants_spare();
             let wait = if attentive || spare_time { Some(Duration::ZERO) } else { self.time_left(now) };
-            let wait = wait.and_then(|wait| rustix::event::Timespec::try_from(wait).ok());
-            let mut space = [MaybeUninit::uninit(); 64];
-            match epoll::wait(&self.epoll, &mut space, wait.as_ref()) {
-                Ok(([], _)) if spare_time && !attentive => self.desk.make_spare(),
-                Ok(([], _)) if attentive => rustix::thread::sched_yield(),
-                Ok((events, _)) => {
-                    for event in events {
-                        let (data, flags) = (event.data, event.flags);
-                        if !self.handle(Token::of(data), flags) {
-                            return;
-                        }
-                    }
-                }
-                Err(Errno::INTR) => {}
-                // Impossible for an epoll of our own; going on would be a busy loop.
-                Err(_) => return,
+            match self.look(wait) {
+                Looked::Nothing if spare_time && !attentive => self.desk.make_spare(),
+                Looked::Nothing if attentive => rustix::thread::sched_yield(),
+                Looked::Nothing | Looked::Something => {}
+                Looked::End => return,
             }
             self.expire(Instant::now());
+        }
+    }
+
+    /// Handles what has happened, or happens within `wait`.
+    fn look(&mut self, wait: Option<Duration>) -> Looked {
+        let wait = wait.and_then(|wait| rustix::event::Timespec::try_from(wait).ok());
+        let mut space = [MaybeUninit::uninit(); 64];
+        match epoll::wait(&self.epoll, &mut space, wait.as_ref()) {
+            Ok(([], _)) => Looked::Nothing,
+            Ok((events, _)) => {
+                for event in events {
+                    let (data, flags) = (event.data, event.flags);
+                    if !self.handle(Token::of(data), flags) {
+                        return Looked::End;
+                    }
+                }
+                Looked::Something
+            }
+            Err(Errno::INTR) => Looked::Something,
+            // Impossible for an epoll of our own; going on would be a busy loop.
+            Err(_) => Looked::End,
         }
     }
 
@@ -169,6 +188,11 @@ impl<O: Outbox> Porter<O> {
         let nearest = [handshake, self.door_shut_until].into_iter().flatten().min()?;
         // Rounded up: a kernel without epoll_pwait2 counts milliseconds, and 0 would be a busy loop.
         Some(nearest.saturating_duration_since(now) + Duration::from_millis(1))
+    }
+
+    /// Whether there is something to be done when there is nothing else to do.
+    fn wants_spare(&self) -> bool {
+        self.desk.wants_spare() && self.half_open.is_empty()
     }
 
     /// False if the porter is to end.
@@ -453,6 +477,30 @@ impl<O: Outbox> Porter<O> {
         if self.door_shut_until.is_some_and(|until| until <= now) {
             self.open_door();
         }
+    }
+}
+
+impl<O: Outbox> Resident for Porter<O> {
+    fn turn(&mut self) -> bool {
+        let looked = self.look(Some(Duration::ZERO));
+        self.expire(Instant::now());
+        looked == Looked::Something
+    }
+
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+
+    fn time_left(&self) -> Option<Duration> {
+        self.time_left(Instant::now())
+    }
+
+    fn use_spare_time(&mut self) -> bool {
+        let wanted = self.wants_spare();
+        if wanted {
+            self.desk.make_spare();
+        }
+        wanted
     }
 }
 

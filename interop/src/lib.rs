@@ -1,0 +1,1 @@
+//! Ringbell with what others have made: see `examples/` and `tests/`. Nothing is exported.
