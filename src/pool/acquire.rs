@@ -1,6 +1,6 @@
 //! Acquiring for tasks: a future that stands in the same line as the threads that wait.
 //!
-//! A wait is a [`Waiter`] whoever waits; only what wakes it differs. So order, handing over and giving up are the
+//! A wait is a `Waiter` whoever waits; only what wakes it differs. So order, handing over and giving up are the
 //! state machine's business and the same for both. A future that is dropped gives up its place under the pool's lock, or
 //! finds there that it was served, and passes on what it got.
 //!
