@@ -275,7 +275,9 @@ impl<E: Engine> Reactor<E> {
         self.passes += 1;
         if self.waiter.is_off_cpu() {
             self.hint(false);
-        } else if self.passes.is_multiple_of(REFRESH_PASSES) {
+        }
+        // Also where it yields before each request, as it does beside busy clients.
+        if self.passes.is_multiple_of(REFRESH_PASSES) {
             self.hint(false);
             // For tools that look at a server which never sleeps.
             self.store_counts();

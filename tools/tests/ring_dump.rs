@@ -991,8 +991,11 @@ fn watch_on_a_terminal() -> Ran {
     let scene = Scene::with(&[("sample", "16")]);
     let mut client = scene.client();
     let mut other = scene.client_with(&[("park", "yes")]);
-    client.tell("load 20");
-    let mut screen = pty::Screen::start(ring_dump(&["watch", &scene.pid(), "--interval", "100ms"]), 110, 30);
+    client.tell("load 5");
+    // A picture is for people, who look for longer.
+    let picture = std::env::var_os("RINGBELL_SCREENSHOT");
+    let interval = if picture.is_some() { "1s" } else { "100ms" };
+    let mut screen = pty::Screen::start(ring_dump(&["watch", &scene.pid(), "--interval", interval]), 110, 30);
     screen.wait_for("both sessions", |text| {
         text.contains(" 2 sessions ")
             && text.contains(&client.id().to_string())
@@ -1002,8 +1005,11 @@ fn watch_on_a_terminal() -> Ran {
         let line = text.lines().find(|line| line.contains(&client.id().to_string()));
         line.is_some_and(|line| line.contains('█') || line.contains('▇'))
     });
-    if let Some(path) = std::env::var_os("RINGBELL_SCREENSHOT") {
-        std::thread::sleep(Duration::from_secs(3));
+    if let Some(path) = picture {
+        for seconds in 0..15 {
+            std::thread::sleep(Duration::from_secs(1));
+            screen.wait_for("more", |text| !text.is_empty() || seconds == 0);
+        }
         screen.wait_for("a picture", |_| true);
         std::fs::write(path, screen.svg()).expect("written");
     }

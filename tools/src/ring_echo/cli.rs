@@ -43,6 +43,9 @@ pub(crate) enum Command {
     Serve {
         #[command(flatten)]
         place: Place,
+        /// Time one of so many calls on its way, for ring-dump to tell waiting from working; 0 for none.
+        #[arg(long, default_value_t = 0, value_name = "CALLS")]
+        sample: u32,
     },
     /// Send requests to the server at PATH (`ring-echo serve`). CPU time is the client's alone. With --config each
     /// request takes a connection out of a warm pool, and gives it back.

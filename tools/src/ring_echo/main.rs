@@ -44,7 +44,9 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match &cli.command {
         None => run_compare(&cli.compare),
-        Some(Command::Serve { place }) => place.resolve().and_then(|(path, _)| service::serve(&path)),
+        Some(Command::Serve { place, sample }) => {
+            place.resolve().and_then(|(path, _)| service::serve(&path, *sample))
+        }
         Some(Command::Call { place, load, json }) => run_call(place, load, *json),
         Some(Command::RoleServe(role)) => service::run_role(role),
         Some(Command::RoleCall(role)) => caller::run_role(role),

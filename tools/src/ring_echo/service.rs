@@ -19,10 +19,10 @@ fn echo(request: Request<'_>, response: &mut Vec<u8>) -> Result<(), HandlerError
     Ok(())
 }
 
-/// Serves at `path` until a signal comes.
-pub(crate) fn serve(path: &Path) -> Result<(), Failure> {
+/// Serves at `path` until a signal comes. Of so many calls one is timed, 0 for none.
+pub(crate) fn serve(path: &Path, sample: u32) -> Result<(), Failure> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
-    let server = Server::bind(path)?;
+    let server = Server::builder().sample_calls(sample).bind(path)?;
     let handle = server.handle();
     std::thread::spawn(move || {
         for _ in signals.forever() {
