@@ -194,7 +194,8 @@ impl Drop for OwnedRequest {
 }
 
 /// Answers one request: from any thread, exactly once. Dropping it answers with an error
-/// ([`code::DROPPED`], or [`code::PANICKED`] while the thread panics), so no caller waits in vain.
+/// ([`code::DROPPED`]; [`code::PANICKED`] while the thread panics; [`code::DEADLINE_EXCEEDED`] if the deadline of the
+/// request has passed), so no caller waits in vain.
 ///
 /// That the client is gone, or the server has shut down, is no error: the answer is dropped.
 #[derive(Debug)]
@@ -281,8 +282,14 @@ impl Drop for Responder {
 /// Answers in the place of a handler that did not.
 #[cold]
 fn answer_for_the_lost(flight: &Arc<Flight>, code: u16, text: &str) {
-    let (code, text) =
-        if std::thread::panicking() { (code::PANICKED, "the handler panicked") } else { (code, text) };
+    let (code, text) = if std::thread::panicking() {
+        (code::PANICKED, "the handler panicked")
+    } else if flight.is_expired() {
+        // As for a request that is not run: its caller may be a moment behind.
+        (code::DEADLINE_EXCEEDED, "the deadline passed before the request was answered")
+    } else {
+        (code, text)
+    };
     answer(flight, Kind::Error, code, |response| response.extend_from_slice(text.as_bytes()));
 }
 
