@@ -54,7 +54,7 @@ pub(crate) use server::{
 pub use wire::RejectReason;
 #[cfg(test)]
 pub(crate) use wire::Role;
-pub(crate) use wire::{FEATURE_ORDERED, Fallback, Hello, Transport, VERSIONS, Welcome};
+pub(crate) use wire::{FEATURE_BYTES, FEATURE_ORDERED, Fallback, Hello, Transport, VERSIONS, Welcome};
 
 /// Longest path of a socket in bytes: `sun_path` with its final NUL.
 const MAX_PATH: usize = 107;

@@ -49,6 +49,12 @@ pub(crate) trait Outbox: Send {
     fn deliver(&self, event: Event);
 }
 
+impl Outbox for Box<dyn Outbox> {
+    fn deliver(&self, event: Event) {
+        (**self).deliver(event);
+    }
+}
+
 /// What the porter has to tell. A session's `Joined` comes before its `Died`, which comes at most once.
 #[derive(Debug)]
 pub(crate) enum Event {
@@ -101,6 +107,8 @@ pub(crate) struct PorterConfig {
     pub(crate) isolation: Isolation,
     /// Whether the answers of every session are sent in the order of its requests, asked for or not.
     pub(crate) ordered: bool,
+    /// Whether sessions are byte streams, for clients that ask for that.
+    pub(crate) bytes: bool,
     /// Whether shared memory is offered at all.
     pub(crate) shared_memory: bool,
     /// Whether a client that asks for the socket, or cannot have shared memory, is offered the socket as transport.
@@ -121,6 +129,7 @@ impl Default for PorterConfig {
             max_message: layout::DEFAULT_MAX_MESSAGE,
             isolation: Isolation::Uid,
             ordered: false,
+            bytes: false,
             shared_memory: true,
             fallback: true,
         }
@@ -239,6 +248,11 @@ impl PorterHandle {
         self.mailbox.tell(|orders| orders.closed.push(session));
     }
 
+    /// Says [`Self::closed`] from elsewhere, also when the porter has ended.
+    pub(crate) fn releaser(&self) -> Releaser {
+        Releaser(self.mailbox.clone())
+    }
+
     /// From now on whoever connects is rejected, and half-open handshakes are given up. A session that was about
     /// to begin may still be delivered before the porter gets to it. Sessions go on.
     pub(crate) fn stop(&self) {
@@ -261,6 +275,17 @@ impl PorterHandle {
         self.mailbox.tell(|orders| orders.quit = true);
         // A panic there has been reported by its hook.
         let _ = thread.join();
+    }
+}
+
+/// Tells a porter of sessions that are over.
+#[derive(Debug, Clone)]
+pub(crate) struct Releaser(Arc<Mailbox>);
+
+impl Releaser {
+    /// As [`PorterHandle::closed`].
+    pub(crate) fn closed(&self, session: u64) {
+        self.0.tell(|orders| orders.closed.push(session));
     }
 }
 

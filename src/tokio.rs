@@ -17,6 +17,7 @@
 //!
 //! **Invariant.** The client is armed, or the driver has been woken and will look. So nothing that comes is overlooked.
 
+mod bytes;
 mod call;
 mod driver;
 mod shared;
@@ -33,6 +34,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use bytes::{AsyncByteListener, AsyncByteStream};
 pub use call::{Call, OpenStream, SendOneWay};
 pub use stream::{EventStream, ItemStream};
 

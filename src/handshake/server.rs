@@ -1,8 +1,8 @@
 //! The server's side: a state machine for each half-open connection, which never waits.
 
 use super::wire::{
-    self, FEATURE_ORDERED, Fallback, HEADER, Header, Hello, Kind, Malformed, RejectReason, Role, Segments,
-    Welcome,
+    self, FEATURE_BYTES, FEATURE_ORDERED, Fallback, HEADER, Header, Hello, Kind, Malformed, RejectReason,
+    Role, Segments, Welcome,
 };
 use super::{lifeline, socket};
 use crate::layout::{self, HeaderWord, NAME, Peer};
@@ -196,6 +196,8 @@ pub(crate) struct Joined {
     pub(crate) max_message: u64,
     /// Whether the client was promised its answers strictly in order.
     pub(crate) ordered: bool,
+    /// Whether the session is a byte stream.
+    pub(crate) bytes: bool,
     pub(crate) link: Link,
 }
 
@@ -496,6 +498,7 @@ impl Handshake {
             lifeline: self.socket.clone(),
             max_message,
             ordered: features & FEATURE_ORDERED != 0,
+            bytes: features & FEATURE_BYTES != 0,
             link,
         };
         Ok(Progress::Ready(Box::new(joined), self.pidfd.take()))

@@ -47,6 +47,8 @@ pub(crate) const BATCH: usize = 64;
 
 /// Feature: the server answers the session's requests strictly in their order.
 pub(crate) const FEATURE_ORDERED: u32 = 1;
+/// The session is a byte stream: see `bytes.rs`. A server that does not say so serves calls.
+pub(crate) const FEATURE_BYTES: u32 = 2;
 
 /// What a message is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,8 +3,8 @@
 use super::ledger::{Denied, Ledger, Limits};
 use super::{PorterConfig, StatusInfo};
 use crate::handshake::{
-    Credentials, Exhibits, FEATURE_ORDERED, Fallback, Hello, Host, Offer, PeerInfo, RejectReason,
-    SharedOffer, Transport, VERSIONS, Welcome,
+    Credentials, Exhibits, FEATURE_BYTES, FEATURE_ORDERED, Fallback, Hello, Host, Offer, PeerInfo,
+    RejectReason, SharedOffer, Transport, VERSIONS, Welcome,
 };
 use crate::layout;
 use crate::segment::{Segment, SegmentError, SegmentPair};
@@ -19,6 +19,7 @@ pub(super) struct Desk {
     stopping: bool,
     credentials: Credentials,
     ordered: bool,
+    bytes: bool,
     shared_memory: bool,
     fallback: bool,
     request_capacity: u64,
@@ -55,6 +56,7 @@ impl Desk {
             stopping: false,
             credentials: config.credentials.clone(),
             ordered: config.ordered,
+            bytes: config.bytes,
             shared_memory: config.shared_memory,
             fallback: config.fallback,
             request_capacity: config.request_capacity,
@@ -184,7 +186,8 @@ impl Host for Desk {
         }
         let terms = Terms {
             version,
-            features: if self.ordered { FEATURE_ORDERED } else { hello.features & FEATURE_ORDERED },
+            features: if self.ordered { FEATURE_ORDERED } else { hello.features & FEATURE_ORDERED }
+                | if self.bytes { hello.features & FEATURE_BYTES } else { 0 },
             max_message: or(hello.max_message, self.max_message).min(self.max_message),
         };
         if hello.transport == Transport::Socket {

@@ -66,11 +66,11 @@ impl Driver {
 /// Both types of descriptor are the same for as long as they live, which is what the successor of this function wants its
 /// caller to promise.
 #[allow(deprecated, reason = "the successor is unsafe, and newer than the oldest tokio that will do")]
-fn watch<T: std::os::fd::AsRawFd>(descriptor: T, interest: Interest) -> io::Result<AsyncFd<T>> {
+pub(super) fn watch<T: std::os::fd::AsRawFd>(descriptor: T, interest: Interest) -> io::Result<AsyncFd<T>> {
     AsyncFd::with_interest(descriptor, interest)
 }
 
-fn drain(mut look: impl FnMut() -> Poll<io::Result<()>>) -> io::Result<bool> {
+pub(super) fn drain(mut look: impl FnMut() -> Poll<io::Result<()>>) -> io::Result<bool> {
     let mut reported = false;
     loop {
         match look() {
