@@ -30,6 +30,9 @@ mod end;
 mod listener;
 mod stream;
 
+#[cfg(test)]
+mod tests;
+
 use crate::session::PeerFault;
 use std::io;
 

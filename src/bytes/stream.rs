@@ -102,7 +102,7 @@ impl ByteStream {
         Self { inner: Mutex::new(inner), awake: Condvar::new(), socket }
     }
 
-    #[cfg(feature = "tokio")]
+    #[cfg(any(feature = "tokio", test))]
     pub(crate) fn into_end(self) -> End {
         self.inner.into_inner().unwrap_or_else(PoisonError::into_inner).end
     }
