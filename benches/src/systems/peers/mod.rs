@@ -34,10 +34,10 @@ use crate::scenario::{Case, Scenario};
 macro_rules! peer {
     ($feature:literal, $name:literal, [$($system:expr),+]) => {{
         #[cfg(feature = $feature)]
-        let systems: &[Entry] = &[$((Some($feature), $system)),+];
+        const SYSTEMS: &[Entry] = &[$((Some($feature), $system)),+];
         #[cfg(not(feature = $feature))]
-        let systems: &[Entry] = &[(None, &Missing { name: $name, feature: $feature })];
-        systems
+        const SYSTEMS: &[Entry] = &[(None, &Missing { name: $name, feature: $feature })];
+        SYSTEMS
     }};
 }
 
