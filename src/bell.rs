@@ -77,6 +77,13 @@ impl Sleeper {
         Ticket(ticket)
     }
 
+    /// Arms anew with the ticket of a sleep that goes on: another thread of this side waits, too. With a newer ticket a
+    /// ringer that has won, and not woken yet, would take it for a later sleep. Then as after [`Self::arm`].
+    pub fn arm_for_more(&self, ticket: Ticket, mode: Mode, interest: Interest) {
+        // Relaxed: the fence behind orders it.
+        self.armed.store(Armed::new(mode, interest, ticket.0).0, Ordering::Relaxed);
+    }
+
     /// Whether the bell was rung since it was armed.
     #[inline]
     pub fn rung(&self, ticket: Ticket) -> bool {

@@ -58,7 +58,9 @@ pub(crate) use server::{
 pub use wire::RejectReason;
 #[cfg(test)]
 pub(crate) use wire::Role;
-pub(crate) use wire::{FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, Hello, Transport, VERSIONS, Welcome};
+pub(crate) use wire::{
+    FEATURE_BYTES, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, Hello, Transport, VERSIONS, Welcome,
+};
 
 /// Longest path of a socket in bytes: `sun_path` with its final NUL.
 const MAX_PATH: usize = 107;

@@ -56,6 +56,7 @@
 //! | L4 | `embedded` | the server without threads, in somebody's event loop |
 //! | L4 | `handler`, `service`, `dispatch` | what answers requests: one at a time, many at once, on an executor |
 //! | L4 | `flight` | requests whose answer comes later, and the queue on which answers come back |
+//! | L4 | `bytes` | byte streams and their listener |
 //! | L4 | `inspect` (feature) | what is in segments and rings, looked at from outside |
 //! | L4 | [`pool`] | things kept ready: sessions with one server, whatever else |
 //! | L4 | [`worker`] | processes kept ready: those that serve, and those that speak lines |
@@ -86,6 +87,8 @@ pub use executor::{Executor, Task};
 pub use schedule::{Access, Closed, KeyedScheduler, SchedulerStats};
 
 // What follows needs a kernel; the model checker has the protocols above.
+#[cfg(not(ringbell_loom))]
+mod bytes;
 #[cfg(not(ringbell_loom))]
 mod calls;
 #[cfg(not(ringbell_loom))]
@@ -145,6 +148,7 @@ pub mod worker;
 
 #[cfg(not(ringbell_loom))]
 mod reexports {
+    pub use crate::bytes::{ByteListener, ByteStream, ByteStreamError};
     pub use crate::calls::CallId;
     pub use crate::client::{
         Answer, CallError, Claim, Client, ConnectOptions, EventError, EventIter, RecvError, RemoteError,
@@ -170,7 +174,8 @@ mod reexports {
     pub use crate::tokio::TowerService;
     #[cfg(feature = "tokio")]
     pub use crate::tokio::{
-        AsyncClient, AsyncService, Call, EventStream, ItemStream, OpenStream, SendOneWay,
+        AsyncByteListener, AsyncByteStream, AsyncClient, AsyncService, Call, EventStream, ItemStream,
+        OpenStream, SendOneWay,
     };
     pub use crate::wait::WaitSettings;
     pub use crate::worker::{Pools, WorkerCommand, WorkerPool};

@@ -44,9 +44,15 @@ use std::time::Duration;
 pub(crate) use crate::handshake::{Joined, Link, PeerInfo};
 
 /// Where the porter leaves what the reactor must know. Called from the porter's thread; must not wait.
-pub(crate) trait Outbox: Send {
+pub(crate) trait Outbox: Send + Sync {
     /// Queues the event and rings the reactor's private bell.
     fn deliver(&self, event: Event);
+}
+
+impl Outbox for Box<dyn Outbox> {
+    fn deliver(&self, event: Event) {
+        (**self).deliver(event);
+    }
 }
 
 /// What the porter has to tell. A session's `Joined` comes before its `Died`, which comes at most once.
@@ -103,6 +109,8 @@ pub(crate) struct PorterConfig {
     pub(crate) ordered: bool,
     /// Of so many calls one is sampled, in sessions whose client does not say otherwise; 0 for none.
     pub(crate) sample_every: u32,
+    /// Whether sessions are byte streams, for clients that ask for that.
+    pub(crate) bytes: bool,
     /// Whether shared memory is offered at all.
     pub(crate) shared_memory: bool,
     /// Whether a client that asks for the socket, or cannot have shared memory, is offered the socket as transport.
@@ -124,6 +132,7 @@ impl Default for PorterConfig {
             isolation: Isolation::Uid,
             ordered: false,
             sample_every: 0,
+            bytes: false,
             shared_memory: true,
             fallback: true,
         }
@@ -210,7 +219,7 @@ impl Mailbox {
 }
 
 /// A porter without a thread, as its loop sees it.
-trait Resident: Send {
+trait Resident: Send + Sync {
     /// Handles what has happened, without waiting; whether there was anything, so that there may be more.
     fn turn(&mut self) -> bool;
 
@@ -291,6 +300,11 @@ impl PorterHandle {
         self.mailbox.tell(|orders| orders.closed.push(session));
     }
 
+    /// Says [`Self::closed`] from elsewhere, also when the porter has ended.
+    pub(crate) fn releaser(&self) -> Releaser {
+        Releaser(self.mailbox.clone())
+    }
+
     /// From now on whoever connects is rejected, and half-open handshakes are given up. A session that was about
     /// to begin may still be delivered before the porter gets to it. Sessions go on.
     pub(crate) fn stop(&self) {
@@ -353,6 +367,17 @@ impl PorterHandle {
             Place::Loop(mut porter) => while porter.turn() {},
             Place::Nowhere => {}
         }
+    }
+}
+
+/// Tells a porter of sessions that are over.
+#[derive(Debug, Clone)]
+pub(crate) struct Releaser(Arc<Mailbox>);
+
+impl Releaser {
+    /// As [`PorterHandle::closed`].
+    pub(crate) fn closed(&self, session: u64) {
+        self.0.tell(|orders| orders.closed.push(session));
     }
 }
 

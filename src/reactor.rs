@@ -836,7 +836,8 @@ impl<E: Engine> Reactor<E> {
 
     #[allow(clippy::cast_possible_truncation, reason = "usize is 64 bits; capacities were checked")]
     fn join(&mut self, joined: Joined) {
-        let Joined { session: id, peer, lifeline, max_message, ordered: in_order, sampled, link } = joined;
+        let Joined { session: id, peer, lifeline, max_message, ordered: in_order, sampled, link, .. } =
+            joined;
         let caller = service::Session(Arc::new(Caller {
             id,
             peer,

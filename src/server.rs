@@ -1,5 +1,6 @@
 //! L4: the server. Settings, the way in for a serial handler, and the handle that other threads hold.
 
+use crate::bytes::{self, ByteListener};
 use crate::dispatch::{Dispatched, Inline};
 use crate::executor::Executor;
 use crate::flight::{AnswerOrder, Completions};
@@ -275,6 +276,45 @@ impl ServerBuilder {
         Server::new(self, listener, Some(path.as_ref().to_owned()))
     }
 
+    /// Listens at `path` for byte streams instead of calls. Each session has a bell of its own
+    /// ([`Isolation::Session`]), and the waiting policy ([`Self::wait`]) is that of each stream; settings of calls, answers
+    /// and events mean nothing.
+    ///
+    /// # Errors
+    /// As [`Self::bind`].
+    pub fn bind_bytes(mut self, path: impl AsRef<Path>) -> Result<ByteListener, BindError> {
+        self.check()?;
+        let listener = listen(path.as_ref(), &self.listen)?;
+        check_descriptors(self.porter.max_clients, self.porter.max_handshakes)?;
+        self.porter.isolation = Isolation::Session;
+        self.porter.bytes = true;
+        let (status, generation) = self.status()?;
+        let opening = bytes::Opening {
+            status: status.window().clone(),
+            wait: self.limits.wait.clone(),
+            path: path.as_ref().to_owned(),
+        };
+        bytes::open(opening, |outbox| {
+            let armed_words = self.porter.max_clients;
+            let status = StatusInfo { segment: status.segment(), generation, armed_words };
+            porter::start(Lodging::Thread, listener, self.porter, &status, outbox)
+        })
+    }
+
+    /// The page in which the server tells of itself, and its generation.
+    fn status(&self) -> Result<(Status, u64), BindError> {
+        let generation = porter::generation();
+        let me = PeerInfo {
+            pid: std::process::id(),
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            name: program_name(),
+        };
+        let armed_words = u64::from(self.porter.max_clients);
+        let status = Segment::status(generation, armed_words, &me.cell());
+        Ok((Status::new(status, armed_words, self.porter.fallback)?, generation))
+    }
+
     /// Serves on the listening socket that systemd passed (`LISTEN_FDS`).
     ///
     /// # Errors
@@ -397,16 +437,7 @@ impl Server {
 
     fn new(settings: ServerBuilder, listener: Listener, path: Option<PathBuf>) -> Result<Self, BindError> {
         check_descriptors(settings.porter.max_clients, settings.porter.max_handshakes)?;
-        let generation = porter::generation();
-        let me = PeerInfo {
-            pid: std::process::id(),
-            uid: rustix::process::geteuid().as_raw(),
-            gid: rustix::process::getegid().as_raw(),
-            name: program_name(),
-        };
-        let armed_words = u64::from(settings.porter.max_clients);
-        let status = Segment::status(generation, armed_words, &me.cell());
-        let status = Status::new(status, armed_words, settings.porter.fallback)?;
+        let (status, generation) = settings.status()?;
         let (parker, notifier) =
             Parker::new(status.window().clone()).map_err(|error| BindError::Io(error.into()))?;
         let counters = (0..layout::COUNTERS)

@@ -255,8 +255,7 @@ impl Session {
         &self.lifeline
     }
 
-    /// The lifeline, for an event loop that watches it.
-    #[cfg(feature = "tokio")]
+    /// The lifeline, for whoever watches it without the session.
     pub(crate) fn shared_lifeline(&self) -> Arc<OwnedFd> {
         self.lifeline.clone()
     }

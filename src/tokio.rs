@@ -17,6 +17,7 @@
 //!
 //! **Invariant.** The client is armed, or the driver has been woken and will look. So nothing that comes is overlooked.
 
+mod bytes;
 mod call;
 mod driver;
 mod serve;
@@ -36,6 +37,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use bytes::{AsyncByteListener, AsyncByteStream};
 pub use call::{Call, OpenStream, SendOneWay};
 pub use serve::AsyncService;
 pub use stream::{EventStream, ItemStream};

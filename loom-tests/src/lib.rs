@@ -22,6 +22,7 @@
 #![cfg(all(ringbell_loom, test))]
 
 mod bell;
+mod bytes;
 mod close;
 mod event_loop;
 mod kernel;

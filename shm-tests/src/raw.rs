@@ -50,6 +50,11 @@ pub fn message(kind: u16, body: &[u8]) -> Vec<u8> {
     [&MAGIC.to_le_bytes()[..], &length.to_le_bytes(), &kind.to_le_bytes(), &1u16.to_le_bytes(), body].concat()
 }
 
+/// Where the features stand in a Hello.
+const FEATURES: usize = 16 + 8;
+/// The feature of a session that is a byte stream.
+pub const BYTES: u8 = 2;
+
 /// A Hello as an honest client sends it.
 #[must_use]
 pub fn hello(capacity: u64) -> Vec<u8> {
@@ -288,7 +293,16 @@ impl Session {
     /// If the server does not consent.
     #[must_use]
     pub fn open(path: &Path, capacity: u64) -> Self {
-        let session = Self::open_but_for_ready(path, capacity);
+        Self::open_for(path, capacity, 0)
+    }
+
+    /// The same, asking for these features.
+    ///
+    /// # Panics
+    /// If the server does not consent.
+    #[must_use]
+    pub fn open_for(path: &Path, capacity: u64, features: u8) -> Self {
+        let session = Self::greet(path, capacity, features);
         send(&session.stream, &[READY], &[]);
         session
     }
@@ -299,8 +313,14 @@ impl Session {
     /// If the server does not consent.
     #[must_use]
     pub fn open_but_for_ready(path: &Path, capacity: u64) -> Self {
+        Self::greet(path, capacity, 0)
+    }
+
+    fn greet(path: &Path, capacity: u64, features: u8) -> Self {
         let stream = connect(path);
-        send(&stream, &hello(capacity), &[]);
+        let mut hello = hello(capacity);
+        hello[FEATURES] = features;
+        send(&stream, &hello, &[]);
         let answer = receive(&stream).expect("an answer");
         assert_eq!(answer.kind, kind::WELCOME, "{answer:?}");
         let welcome = Welcome::parse(&answer.body);
@@ -524,8 +544,18 @@ impl SocketSession {
     /// If the server does not consent.
     #[must_use]
     pub fn open(path: &Path) -> Self {
+        Self::open_for(path, 0)
+    }
+
+    /// The same, asking for these features.
+    ///
+    /// # Panics
+    /// If the server does not consent.
+    #[must_use]
+    pub fn open_for(path: &Path, features: u8) -> Self {
         let stream = connect(path);
         let mut hello = hello(0);
+        hello[FEATURES] = features;
         // The transport: behind the header, two versions and the role.
         hello[16 + 5] = 2;
         send(&stream, &hello, &[]);

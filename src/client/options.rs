@@ -1,8 +1,9 @@
 //! How to connect.
 
 use super::Client;
+use crate::bytes::ByteStream;
 use crate::flight::AnswerOrder;
-use crate::handshake::{self, ConnectError, HelloOptions, RejectReason, TransportChoice};
+use crate::handshake::{self, Attached, ConnectError, HelloOptions, RejectReason, TransportChoice};
 use crate::wait::WaitSettings;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -136,12 +137,28 @@ impl ConnectOptions {
         if self.max_events == 0 {
             return Err(ConnectError::InvalidOption("max_events is 0"));
         }
+        let attached = self.attach(path.as_ref())?;
+        Ok(Client::new(attached, &self))
+    }
+
+    /// Connects a byte stream to the [`ByteListener`](crate::ByteListener) that listens at `path`. Options of calls, answers
+    /// and events mean nothing.
+    ///
+    /// # Errors
+    /// [`ConnectError`]; [`ConnectError::NoByteStreams`] if what listens is a server that answers calls.
+    pub fn connect_bytes(mut self, path: impl AsRef<Path>) -> Result<ByteStream, ConnectError> {
+        self.hello.bytes = true;
+        let attached = self.attach(path.as_ref())?;
+        Ok(ByteStream::of_client(attached, &self.wait))
+    }
+
+    fn attach(&self, path: &Path) -> Result<Attached, ConnectError> {
         let deadline = self.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let mut pause = Duration::from_millis(1);
         let mut obstacle = None;
         loop {
-            let error = match handshake::attach(path.as_ref(), &self.hello, deadline) {
-                Ok(attached) => return Ok(Client::new(attached, &self)),
+            let error = match handshake::attach(path, &self.hello, deadline) {
+                Ok(attached) => return Ok(attached),
                 // What was in the way all the time says more.
                 Err(ConnectError::TimedOut) => return Err(obstacle.unwrap_or(ConnectError::TimedOut)),
                 Err(error) => error,

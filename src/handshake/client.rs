@@ -1,8 +1,8 @@
 //! The client's side: blocking, with an absolute deadline.
 
 use super::wire::{
-    self, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, Header, Hello, Kind, Malformed, RejectReason, Role,
-    Transport, Welcome,
+    self, FEATURE_BYTES, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, Header, Hello, Kind, Malformed,
+    RejectReason, Role, Transport, Welcome,
 };
 use super::{BadPath, MAX_PATH, lifeline};
 use crate::layout::{self, NAME, SegmentKind};
@@ -62,6 +62,8 @@ pub enum ConnectError {
     },
     /// The server does not accept this client.
     Rejected(RejectReason),
+    /// The server answers calls; byte streams are not what it takes.
+    NoByteStreams,
     /// The server offers this client its socket as transport only, and the client takes nothing but shared memory
     /// ([`TransportChoice::SharedMemory`]).
     SharedMemoryRefused(RejectReason),
@@ -106,6 +108,7 @@ impl std::fmt::Display for ConnectError {
                 ours.0, ours.1, theirs.0, theirs.1
             ),
             Self::Rejected(reason) => write!(f, "the server rejects this client: {reason}"),
+            Self::NoByteStreams => f.write_str("the server takes calls, not byte streams"),
             Self::SharedMemoryRefused(reason) => {
                 write!(f, "the server offers this client no shared memory: {reason}")
             }
@@ -225,6 +228,8 @@ pub(crate) struct HelloOptions {
     pub(crate) ordered: bool,
     /// Of so many calls one is to be sampled, 0 for none; `None` leaves it to the server.
     pub(crate) sample_every: Option<u32>,
+    /// Whether the session is to be a byte stream.
+    pub(crate) bytes: bool,
 }
 
 impl HelloOptions {
@@ -243,7 +248,7 @@ impl HelloOptions {
             versions: wire::VERSIONS,
             role: Role::Client,
             transport,
-            features: ordered | sampled,
+            features: ordered | sampled | if self.bytes { FEATURE_BYTES } else { 0 },
             request_capacity: self.request_capacity,
             response_capacity: self.response_capacity,
             max_message: self.max_message,
@@ -252,10 +257,13 @@ impl HelloOptions {
     }
 
     /// Whether what the server chose is acceptable. It may lower what was asked for, and choose what was not.
-    fn check(&self, version: u16, max_message: u64) -> Result<(), ConnectError> {
+    fn check(&self, version: u16, features: u32, max_message: u64) -> Result<(), ConnectError> {
         let (min, max) = wire::VERSIONS;
         if !(min..=max).contains(&version) {
             return Err(ConnectError::VersionMismatch { ours: wire::VERSIONS, theirs: (version, version) });
+        }
+        if self.bytes && features & FEATURE_BYTES == 0 {
+            return Err(ConnectError::NoByteStreams);
         }
         if self.max_message != 0 && max_message > self.max_message {
             return Err(ConnectError::NotRingbell);
@@ -378,7 +386,7 @@ fn attach_shared(
     match kind {
         Kind::Welcome => {
             let welcome = Welcome::parse(&body)?;
-            options.check(welcome.version, welcome.max_message)?;
+            options.check(welcome.version, welcome.features, welcome.max_message)?;
             let goods = match descriptors.and_then(|descriptors| adopt(&welcome, descriptors)) {
                 Ok(goods) => goods,
                 Err(error) => {
@@ -430,7 +438,7 @@ fn accept(
     fallback: &Fallback,
     reason: FallbackReason,
 ) -> Result<Attached, ConnectError> {
-    options.check(fallback.version, fallback.max_message)?;
+    options.check(fallback.version, fallback.features, fallback.max_message)?;
     patience.send(&socket, &[lifeline::READY])?;
     crate::kill_point!("client-ready-sent");
     Ok(Attached::Socket(SocketAttachment {

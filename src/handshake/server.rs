@@ -1,8 +1,8 @@
 //! The server's side: a state machine for each half-open connection, which never waits.
 
 use super::wire::{
-    self, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, HEADER, Header, Hello, Kind, Malformed, RejectReason,
-    Role, Segments, Welcome,
+    self, FEATURE_BYTES, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, HEADER, Header, Hello, Kind, Malformed,
+    RejectReason, Role, Segments, Welcome,
 };
 use super::{lifeline, socket};
 use crate::layout::{self, HeaderWord, NAME, Peer};
@@ -198,6 +198,8 @@ pub(crate) struct Joined {
     pub(crate) ordered: bool,
     /// Whether its requests may say when they were sent.
     pub(crate) sampled: bool,
+    /// Whether the session is a byte stream.
+    pub(crate) bytes: bool,
     pub(crate) link: Link,
 }
 
@@ -499,6 +501,7 @@ impl Handshake {
             max_message,
             ordered: features & FEATURE_ORDERED != 0,
             sampled: features & FEATURE_SAMPLES != 0,
+            bytes: features & FEATURE_BYTES != 0,
             link,
         };
         Ok(Progress::Ready(Box::new(joined), self.pidfd.take()))

@@ -52,6 +52,8 @@ pub(crate) const BATCH: usize = 64;
 pub(crate) const FEATURE_ORDERED: u32 = 1;
 /// Feature: requests may say when they were sent, and both sides keep samples of such calls. Shared memory only.
 pub(crate) const FEATURE_SAMPLES: u32 = 2;
+/// Feature: the session is a byte stream: see `bytes.rs`. A server that does not say so serves calls.
+pub(crate) const FEATURE_BYTES: u32 = 4;
 
 /// What a message is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

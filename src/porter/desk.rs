@@ -3,8 +3,8 @@
 use super::ledger::{Denied, Ledger, Limits};
 use super::{PorterConfig, StatusInfo};
 use crate::handshake::{
-    Credentials, Exhibits, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, Hello, Host, Offer, PeerInfo,
-    RejectReason, SharedOffer, Transport, VERSIONS, Welcome,
+    Credentials, Exhibits, FEATURE_BYTES, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, Hello, Host, Offer,
+    PeerInfo, RejectReason, SharedOffer, Transport, VERSIONS, Welcome,
 };
 use crate::layout;
 use crate::segment::{Segment, SegmentError, SegmentPair};
@@ -20,6 +20,7 @@ pub(super) struct Desk {
     credentials: Credentials,
     ordered: bool,
     sample_every: u32,
+    bytes: bool,
     shared_memory: bool,
     fallback: bool,
     request_capacity: u64,
@@ -57,6 +58,7 @@ impl Desk {
             credentials: config.credentials.clone(),
             ordered: config.ordered,
             sample_every: config.sample_every,
+            bytes: config.bytes,
             shared_memory: config.shared_memory,
             fallback: config.fallback,
             request_capacity: config.request_capacity,
@@ -190,7 +192,10 @@ impl Host for Desk {
         let sampled = if self.sample_every == 0 { 0 } else { FEATURE_SAMPLES };
         let terms = Terms {
             version,
-            features: granted | ordered | sampled,
+            features: granted
+                | ordered
+                | sampled
+                | if self.bytes { hello.features & FEATURE_BYTES } else { 0 },
             max_message: or(hello.max_message, self.max_message).min(self.max_message),
         };
         if hello.transport == Transport::Socket {

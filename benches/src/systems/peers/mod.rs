@@ -51,7 +51,7 @@ fn each() -> Vec<Entry> {
         peer!("peer-iceoryx2", "iceoryx2", [&iceoryx2::SPINNING, &iceoryx2::EVENTS]),
         peer!("peer-aeron", "aeron", [&aeron::SPINNING, &aeron::BACK_OFF]),
         peer!("peer-ipc-channel", "ipc-channel", [&ipc_channel::BYTES]),
-        peer!("peer-tonic", "tonic", [&tonic::DEFAULT, &tonic::TUNED]),
+        peer!("peer-tonic", "tonic", [&tonic::DEFAULT, &tonic::TUNED, &tonic::BYTES, &tonic::BYTES_TUNED]),
         peer!("peer-tarpc", "tarpc", [&tarpc::DEFAULT, &tarpc::ONE_THREAD]),
         peer!("peer-zeromq", "zeromq", [&zeromq::ROUTER]),
         peer!("peer-shmem-ipc", "shmem-ipc", [&shmem_ipc::RING]),

@@ -1,4 +1,4 @@
-//! gRPC with tonic over a Unix domain socket. The service is written out, which spares the machine a protobuf compiler.
+//! gRPC with tonic over a Unix domain socket, and the same over a byte stream of Ringbell. The service is written out, which spares the machine a protobuf compiler.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -7,6 +7,8 @@ use std::io;
 use std::task::{Context, Poll};
 
 use hyper_util::rt::TokioIo;
+use ringbell::{AsyncByteListener, AsyncByteStream, ConnectError};
+use ringbell_interop::grpc::Incoming;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
@@ -24,16 +26,24 @@ use crate::payload::is_whole;
 use crate::scenario::Case;
 
 /// As `#[tokio::main]` has it, and with the windows that HTTP/2 begins with.
-pub(crate) static DEFAULT: Tonic = Tonic { name: "tonic", tuned: false };
+pub(crate) static DEFAULT: Tonic = Tonic { name: "tonic", tuned: false, bytes: false };
 
 /// Everything on the thread that calls or serves, and windows into which every message fits.
-pub(crate) static TUNED: Tonic = Tonic { name: "tonic-tuned", tuned: true };
+pub(crate) static TUNED: Tonic = Tonic { name: "tonic-tuned", tuned: true, bytes: false };
+
+/// As [`DEFAULT`], over a byte stream.
+pub(crate) static BYTES: Tonic = Tonic { name: "tonic-bytes", tuned: false, bytes: true };
+
+/// As [`TUNED`], over a byte stream.
+pub(crate) static BYTES_TUNED: Tonic = Tonic { name: "tonic-bytes-tuned", tuned: true, bytes: true };
 
 /// Calls over a connection that stays.
 #[derive(Debug)]
 pub(crate) struct Tonic {
     name: &'static str,
     tuned: bool,
+    /// Over a byte stream of Ringbell.
+    bytes: bool,
 }
 
 /// Bytes of a window, and the largest message.
@@ -105,13 +115,20 @@ impl System for Tonic {
 
     fn serve(&self, setup: &Setup, ready: Ready<'_>) -> Outcome<()> {
         runtime(!self.tuned)?.block_on(async {
-            let listener = UnixListener::bind(&setup.path)?;
-            ready()?;
             let mut server = Server::builder();
             if self.tuned {
                 server = server.initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW);
             }
-            server.add_service(Echo).serve_with_incoming(UnixListenerStream::new(listener)).await?;
+            if self.bytes {
+                let listener = ringbell::Server::builder().max_clients(256).bind_bytes(&setup.path)?;
+                ready()?;
+                let incoming = Incoming::from(AsyncByteListener::from(listener));
+                server.add_service(Echo).serve_with_incoming(incoming).await?;
+            } else {
+                let listener = UnixListener::bind(&setup.path)?;
+                ready()?;
+                server.add_service(Echo).serve_with_incoming(UnixListenerStream::new(listener)).await?;
+            }
             Ok(())
         })
     }
@@ -119,16 +136,24 @@ impl System for Tonic {
     fn connect(&self, setup: &Setup) -> Outcome<Box<dyn Client>> {
         let runtime = runtime(!self.tuned)?;
         let path = setup.path.clone();
-        let connector = tower::service_fn(move |_| {
-            let path = path.clone();
-            async move { Ok::<_, io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
-        });
         // The address is not used: the connector knows where to go.
         let mut endpoint = Endpoint::try_from("http://localhost")?;
         if self.tuned {
             endpoint = endpoint.initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW);
         }
-        let channel = runtime.block_on(endpoint.connect_with_connector(connector))?;
+        let channel = if self.bytes {
+            let connector = tower::service_fn(move |_| {
+                let path = path.clone();
+                async move { Ok::<_, ConnectError>(TokioIo::new(AsyncByteStream::connect(path).await?)) }
+            });
+            runtime.block_on(endpoint.connect_with_connector(connector))?
+        } else {
+            let connector = tower::service_fn(move |_| {
+                let path = path.clone();
+                async move { Ok::<_, io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
+            });
+            runtime.block_on(endpoint.connect_with_connector(connector))?
+        };
         let grpc = tonic::client::Grpc::new(channel)
             .max_decoding_message_size(LARGEST)
             .max_encoding_message_size(LARGEST);

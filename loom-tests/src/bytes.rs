@@ -1,0 +1,139 @@
+//! Two threads of one side that wait on one bell, one for data and one for space, as `src/bytes/stream.rs` does it: who comes
+//! second arms for both with the ticket of the first, and waits for the first to wake up.
+
+use crate::explore;
+use crate::kernel::{Bell, Kernel, bell};
+use loom::sync::{Condvar, Mutex};
+use loom::thread;
+use ringbell::bell::{Sleeper, Ticket, before_looking_again};
+use ringbell::layout::{Interest, Mode};
+use ringbell::memory::{OwnWord, PeerWord, word_pair};
+use ringbell::sync::Ordering;
+use std::sync::Arc;
+
+struct Side {
+    inner: Mutex<Inner>,
+    awake: Condvar,
+    kernel: Arc<Kernel>,
+    /// What is read, and the peer's head.
+    words: [PeerWord; 2],
+}
+
+struct Inner {
+    sleeper: Sleeper,
+    asleep: Option<Ticket>,
+    waiting: [bool; 2],
+}
+
+const INTERESTS: [Interest; 2] = [Interest::DATA, Interest::SPACE];
+
+impl Side {
+    fn came(&self, way: usize) -> bool {
+        self.words[way].load() != 0
+    }
+
+    /// Waits for its word. `same_ticket`: as it should be.
+    fn wait(&self, way: usize, same_ticket: bool) {
+        let mut inner = self.inner.lock().unwrap();
+        while !self.came(way) {
+            inner.waiting[way] = true;
+            let interest = if inner.waiting == [true; 2] { Interest::BOTH } else { INTERESTS[way] };
+            if let Some(ticket) = inner.asleep {
+                if same_ticket {
+                    inner.sleeper.arm_for_more(ticket, Mode::Futex, interest);
+                } else {
+                    inner.sleeper.arm(Mode::Futex, interest);
+                }
+                before_looking_again();
+                if !self.came(way) {
+                    inner = self.awake.wait(inner).unwrap();
+                }
+            } else {
+                let ticket = inner.sleeper.arm(Mode::Futex, interest);
+                before_looking_again();
+                let came = (0..2).any(|way| inner.waiting[way] && self.came(way));
+                if came || inner.sleeper.rung(ticket) {
+                    inner.sleeper.disarm();
+                    drop(inner);
+                    thread::yield_now();
+                    inner = self.inner.lock().unwrap();
+                } else {
+                    inner.asleep = Some(ticket);
+                    let seq = inner.sleeper.seq().share();
+                    drop(inner);
+                    self.kernel.wait(Mode::Futex, || seq.load() == ticket.0);
+                    inner = self.inner.lock().unwrap();
+                    inner.asleep = None;
+                    inner.sleeper.disarm();
+                    self.awake.notify_all();
+                }
+            }
+            inner.waiting[way] = false;
+        }
+    }
+}
+
+fn side() -> (Arc<Side>, Bell, [OwnWord; 2]) {
+    let (bed, bell) = bell();
+    let ((data, read), (head, seen)) = (word_pair(), word_pair());
+    let inner = Inner { sleeper: bed.sleeper, asleep: None, waiting: [false; 2] };
+    let side =
+        Side { inner: Mutex::new(inner), awake: Condvar::new(), kernel: bed.kernel, words: [read, seen] };
+    (Arc::new(side), bell, [data, head])
+}
+
+/// One peer publishes data, then space.
+fn a_peer(same_ticket: bool) {
+    let (side, bell, words) = side();
+    let writer = {
+        let side = side.clone();
+        thread::spawn(move || side.wait(1, same_ticket))
+    };
+    let peer = thread::spawn(move || {
+        for way in [0, 1] {
+            words[way].store(1, Ordering::Relaxed);
+            bell.ring(INTERESTS[way]);
+        }
+    });
+    side.wait(0, same_ticket);
+    writer.join().unwrap();
+    peer.join().unwrap();
+}
+
+/// SLEEP: neither thread sleeps through what it waits for. Bound 3.
+#[test]
+fn a_reader_and_a_writer() {
+    explore(Some(3), || a_peer(true));
+}
+
+/// MODE: with a ticket of its own the second thread would call off the wake that the first one is owed.
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_newer_ticket_loses_a_wake() {
+    explore(Some(3), || a_peer(false));
+}
+
+/// The same, with a peer of two threads. Bound 2.
+#[test]
+fn a_reader_and_a_writer_of_two_peers() {
+    explore(Some(2), || {
+        let (side, bell, [data, head]) = side();
+        let other = bell.share();
+        let writer = {
+            let side = side.clone();
+            thread::spawn(move || side.wait(1, true))
+        };
+        let sends = thread::spawn(move || {
+            data.store(1, Ordering::Relaxed);
+            bell.ring(Interest::DATA);
+        });
+        let reads = thread::spawn(move || {
+            head.store(1, Ordering::Relaxed);
+            other.ring(Interest::SPACE);
+        });
+        side.wait(0, true);
+        for thread in [writer, sends, reads] {
+            thread.join().unwrap();
+        }
+    });
+}

@@ -1,0 +1,294 @@
+//! The listener: a porter, and a queue of the sessions that it let in.
+
+use super::end::End;
+use super::{ByteStream, ByteStreamError};
+use crate::fork::Origin;
+use crate::handshake::lifeline::Farewell;
+use crate::handshake::{BindError, Joined};
+use crate::memory::Window;
+use crate::porter::{Event, Outbox, PorterHandle, Releaser};
+use crate::sync::{Ordering, PlainBool, lock};
+use crate::wait::WaitSettings;
+use crate::{Server, ServerBuilder};
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+/// What the porter knows of a client's end.
+#[derive(Debug, Default)]
+struct Fate {
+    dead: PlainBool,
+    waker: Mutex<Option<Waker>>,
+}
+
+/// A session's place in the server, given back when this is dropped.
+#[derive(Debug)]
+pub(super) struct Tenancy {
+    session: u64,
+    fate: Arc<Fate>,
+    hall: Arc<Hall>,
+    releaser: Releaser,
+    origin: Origin,
+}
+
+impl Tenancy {
+    /// Whether the porter has found the client gone.
+    pub(super) fn is_dead(&self) -> bool {
+        // Relaxed: what a process that is gone has published was published before the kernel said so to another
+        // thread of this process, and is looked for again behind a lock or a system call.
+        self.fate.dead.load(Ordering::Relaxed)
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(super) fn wake_at_death(&self, waker: &Waker) {
+        *lock(&self.fate.waker) = Some(waker.clone());
+        if self.is_dead() {
+            // It came before there was anybody to wake.
+            waker.wake_by_ref();
+        }
+    }
+}
+
+impl Drop for Tenancy {
+    fn drop(&mut self) {
+        if self.origin.is_here() {
+            lock(&self.hall.queue).fates.remove(&self.session);
+            self.releaser.closed(self.session);
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    joined: VecDeque<(Box<Joined>, Arc<Fate>)>,
+    /// Of sessions that are not over.
+    fates: HashMap<u64, Arc<Fate>>,
+    wakers: Vec<Waker>,
+    closed: bool,
+}
+
+/// Where clients wait to be accepted.
+#[derive(Debug, Default)]
+struct Hall {
+    queue: Mutex<Queue>,
+    came: Condvar,
+}
+
+impl Hall {
+    fn wake(&self, mut queue: std::sync::MutexGuard<'_, Queue>) {
+        let wakers = std::mem::take(&mut queue.wakers);
+        drop(queue);
+        self.came.notify_all();
+        for waker in wakers {
+            waker.wake();
+        }
+    }
+}
+
+impl Outbox for Arc<Hall> {
+    fn deliver(&self, event: Event) {
+        let mut queue = lock(&self.queue);
+        match event {
+            // Bounded by `max_clients`.
+            Event::Joined(joined) => {
+                let fate = Arc::new(Fate::default());
+                queue.fates.insert(joined.session, fate.clone());
+                queue.joined.push_back((joined, fate));
+                self.wake(queue);
+            }
+            Event::Died { session, .. } => {
+                let Some(fate) = queue.fates.get(&session).cloned() else { return };
+                drop(queue);
+                fate.dead.store(true, Ordering::Relaxed);
+                if let Some(waker) = lock(&fate.waker).take() {
+                    waker.wake();
+                }
+            }
+        }
+    }
+}
+
+/// Listens for [`ByteStream`]s. Made by [`ServerBuilder::bind_bytes`], or with the defaults by [`Self::bind`].
+///
+/// `Send` and `Sync`; several threads may accept at once. The one helper thread is the porter, which every server has: it
+/// does the handshakes, and serves all streams at once. It belongs to the process that bound it.
+///
+/// Dropping it removes the socket and turns away who was not accepted. Streams that were accepted go on.
+///
+/// ```no_run
+/// let listener = ringbell::ByteListener::bind("/run/app/bytes.sock")?;
+/// loop {
+///     let mut stream = listener.accept()?;
+///     std::thread::spawn(move || {
+///         let copied = std::io::copy(&mut &stream, &mut &stream);
+///         copied.and_then(|_| stream.shutdown_write())
+///     });
+/// }
+/// # #[allow(unreachable_code)]
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct ByteListener {
+    hall: Arc<Hall>,
+    porter: PorterHandle,
+    status: Window,
+    wait: WaitSettings,
+    path: PathBuf,
+    origin: Origin,
+}
+
+/// What a listener is made of.
+pub(crate) struct Opening {
+    pub(crate) status: Window,
+    pub(crate) wait: WaitSettings,
+    pub(crate) path: PathBuf,
+}
+
+/// Opens a listener. `spawn` starts its porter.
+pub(crate) fn open(
+    opening: Opening,
+    spawn: impl FnOnce(Box<dyn Outbox>) -> io::Result<PorterHandle>,
+) -> Result<ByteListener, BindError> {
+    let hall = Arc::new(Hall::default());
+    let porter = spawn(Box::new(hall.clone())).map_err(BindError::Io)?;
+    let Opening { status, wait, path } = opening;
+    Ok(ByteListener { hall, porter, status, wait, path, origin: Origin::here() })
+}
+
+impl ByteListener {
+    /// Listens at `path` with the default settings.
+    ///
+    /// # Errors
+    /// As [`ServerBuilder::bind_bytes`].
+    pub fn bind(path: impl AsRef<Path>) -> Result<Self, BindError> {
+        Server::builder().bind_bytes(path)
+    }
+
+    /// Settings to start from. Those of calls, answers and events mean nothing here.
+    pub fn builder() -> ServerBuilder {
+        Server::builder()
+    }
+
+    /// Where it listens.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The next stream. Waits as long as it takes. A client that is gone by then is accepted like any other: what it wrote
+    /// can be read.
+    ///
+    /// # Errors
+    /// [`ByteStreamError::Closed`] after [`Self::close`], and [`ByteStreamError::Forked`].
+    pub fn accept(&self) -> io::Result<ByteStream> {
+        self.accept_timeout(None)
+    }
+
+    /// As [`Self::accept`], for at most `timeout`: `None` waits for ever, zero does not wait.
+    ///
+    /// # Errors
+    /// As [`Self::accept`], and `TimedOut`.
+    pub fn accept_timeout(&self, timeout: Option<Duration>) -> io::Result<ByteStream> {
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        self.usable()?;
+        let mut queue = lock(&self.hall.queue);
+        loop {
+            while let Some(next) = queue.joined.pop_front() {
+                drop(queue);
+                if let Some(end) = self.welcome(next) {
+                    return Ok(ByteStream::new(end, &self.wait));
+                }
+                queue = lock(&self.hall.queue);
+            }
+            if queue.closed {
+                return Err(ByteStreamError::Closed.while_reading());
+            }
+            queue = match deadline {
+                None => self.hall.came.wait(queue).unwrap_or_else(PoisonError::into_inner),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
+                    self.hall.came.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+
+    /// The next end that is there; otherwise `waker` is woken when one comes.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn poll_accept(&self, waker: &Waker) -> std::task::Poll<io::Result<End>> {
+        use std::task::Poll;
+        if let Err(error) = self.usable() {
+            return Poll::Ready(Err(error));
+        }
+        let mut queue = lock(&self.hall.queue);
+        while let Some(next) = queue.joined.pop_front() {
+            drop(queue);
+            if let Some(end) = self.welcome(next) {
+                return Poll::Ready(Ok(end));
+            }
+            queue = lock(&self.hall.queue);
+        }
+        if queue.closed {
+            return Poll::Ready(Err(ByteStreamError::Closed.while_reading()));
+        }
+        if !queue.wakers.iter().any(|there| there.will_wake(waker)) {
+            queue.wakers.push(waker.clone());
+        }
+        Poll::Pending
+    }
+
+    fn usable(&self) -> io::Result<()> {
+        if self.origin.is_here() { Ok(()) } else { Err(ByteStreamError::Forked.while_reading()) }
+    }
+
+    /// The server's end of a session; `None` for a client that wants calls.
+    fn welcome(&self, (joined, fate): (Box<Joined>, Arc<Fate>)) -> Option<End> {
+        let tenancy = Tenancy {
+            session: joined.session,
+            fate,
+            hall: self.hall.clone(),
+            releaser: self.porter.releaser(),
+            origin: self.origin,
+        };
+        if !joined.bytes {
+            turn_away(&joined, Farewell::PeerFault);
+            return None;
+        }
+        Some(End::of_server(*joined, &self.status, tenancy))
+    }
+
+    /// Turns away whoever connects from now on, and has [`Self::accept`] fail once nobody is left to be accepted. Any thread
+    /// may call it.
+    pub fn close(&self) {
+        if self.origin.is_here() {
+            self.porter.stop();
+            let mut queue = lock(&self.hall.queue);
+            queue.closed = true;
+            self.hall.wake(queue);
+        }
+    }
+}
+
+fn turn_away(joined: &Joined, why: Farewell) {
+    joined.say_farewell(why);
+    let _ = rustix::net::shutdown(&joined.lifeline, rustix::net::Shutdown::Both);
+}
+
+impl Drop for ByteListener {
+    fn drop(&mut self) {
+        if !self.origin.is_here() {
+            return;
+        }
+        // Removes the socket; nobody is delivered any more.
+        self.porter.end();
+        let left = std::mem::take(&mut lock(&self.hall.queue).joined);
+        for (joined, _) in left {
+            turn_away(&joined, Farewell::ShutDown);
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! The blocking form: an end behind a lock, and how its threads wait.
+//!
+//! One thread may read while another writes, and an end has one bell. So who wants to sleep when somebody sleeps already
+//! adds what it wants to what is armed for, looks again, and waits for the sleeper, who wakes all others: `Inner::asleep`.
+//! Adding is arming anew, which is the argument of `bell.rs` once more: either the ringer sees the new interest, or the
+//! second look sees what it published.
+
+use super::end::{End, Wanted, Way};
+use crate::bell::{Rescue, Ticket};
+use crate::clock::{Deadline, now_ns, timespec};
+use crate::flight::Transport;
+use crate::handshake::{Attached, ConnectError};
+use crate::layout::Mode;
+use crate::session::Readiness;
+use crate::stats::SessionCounters;
+use crate::sync::lock;
+use crate::wait::{Step, WaitSettings, Waiter};
+use crate::{ByteStreamError, ConnectOptions};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::OwnedFd;
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// A stream of bytes each way between two processes: [`Read`] and [`Write`], blocking.
+///
+/// `Send` and `Sync`: `&ByteStream` reads and writes as well, so that one thread may read while another writes. Two threads
+/// that write at once mix their bytes at the bounds of calls, at best. It belongs to the process that connected or
+/// accepted: in a forked child it returns errors ([`ByteStreamError::Forked`]).
+///
+/// - **The end.** [`Self::shutdown_write`] ends this side: the peer reads what was written, then the end (0 bytes); the
+///   other direction goes on. A stream whose peer goes without that ends with an error, never with an end:
+///   [`ByteStreamError::Gone`], behind everything that came before. So does one that is dropped: whoever wants the peer
+///   to take what it got for all there is says so.
+/// - **Back-pressure.** A write waits while the peer does not read: rings have a fixed size
+///   ([`ConnectOptions::ring_capacity`]). At least as much as a ring holds may be on its way.
+/// - **Flushing** is not needed: what a write has taken is on its way when it returns.
+///
+/// ```no_run
+/// use std::io::{Read, Write};
+/// let mut stream = ringbell::ByteStream::connect("/run/app/bytes.sock")?;
+/// stream.write_all(b"how are you?")?;
+/// stream.shutdown_write()?;
+/// let mut answer = Vec::new();
+/// stream.read_to_end(&mut answer)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct ByteStream {
+    inner: Mutex<Inner>,
+    awake: Condvar,
+    /// The socket, if it carries the session: polled outside of the lock.
+    socket: Option<Arc<OwnedFd>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    end: End,
+    waiters: [Waiter; 2],
+    /// Threads that wait to read, and to write.
+    waiting: [u32; 2],
+    /// One of them sleeps on the bell, with this ticket; the others wait for it.
+    asleep: Option<Ticket>,
+    timeouts: [Option<Duration>; 2],
+}
+
+impl Inner {
+    fn waited(&mut self, way: Way) {
+        if self.waiters[way as usize].is_off_cpu() && self.asleep.is_none() {
+            self.end.hint(false);
+        }
+        self.waiters[way as usize].found(now_ns);
+    }
+
+    fn wanted(&self) -> Wanted {
+        Wanted { read: self.waiting[0] > 0, write: self.waiting[1] > 0 }
+    }
+}
+
+type Guard<'a> = MutexGuard<'a, Inner>;
+
+impl ByteStream {
+    /// Connects to the [`ByteListener`](crate::ByteListener) that listens at `path`, with the defaults of
+    /// [`ConnectOptions`].
+    ///
+    /// # Errors
+    /// [`ConnectError`] says what is in the way.
+    pub fn connect(path: impl AsRef<Path>) -> Result<Self, ConnectError> {
+        ConnectOptions::new().connect_bytes(path)
+    }
+
+    pub(crate) fn of_client(attached: Attached, wait: &WaitSettings) -> Self {
+        Self::new(End::of_client(attached), wait)
+    }
+
+    pub(super) fn new(end: End, wait: &WaitSettings) -> Self {
+        let waiter = || Waiter::new(wait.clone());
+        let socket = end.is_socket().then(|| end.shared_lifeline());
+        let inner =
+            Inner { end, waiters: [waiter(), waiter()], waiting: [0; 2], asleep: None, timeouts: [None; 2] };
+        Self { inner: Mutex::new(inner), awake: Condvar::new(), socket }
+    }
+
+    #[cfg(any(feature = "tokio", test))]
+    pub(crate) fn into_end(self) -> End {
+        self.inner.into_inner().unwrap_or_else(PoisonError::into_inner).end
+    }
+
+    /// What carries the stream, and if it is the socket, why.
+    pub fn transport(&self) -> Transport {
+        lock(&self.inner).end.transport().clone()
+    }
+
+    /// The session's number, unique in the listener's life and the same at both ends.
+    pub fn session(&self) -> u64 {
+        lock(&self.inner).end.number()
+    }
+
+    /// What this side counted so far: chunks, parks, wakes.
+    pub fn stats(&self) -> SessionCounters {
+        lock(&self.inner).end.stats()
+    }
+
+    /// How long a read waits: `None` for ever, zero not at all. Then it fails with `TimedOut`, or `WouldBlock` if it did not
+    /// wait. Default: for ever.
+    pub fn set_read_timeout(&self, timeout: Option<Duration>) {
+        lock(&self.inner).timeouts[Way::Read as usize] = timeout;
+    }
+
+    /// As [`Self::set_read_timeout`], for writes and for [`Self::shutdown_write`].
+    pub fn set_write_timeout(&self, timeout: Option<Duration>) {
+        lock(&self.inner).timeouts[Way::Write as usize] = timeout;
+    }
+
+    /// Ends this side: the peer reads what was written, and then the end. Reading goes on. Waits for room as a write does.
+    /// Nothing happens if this side was ended before.
+    ///
+    /// # Errors
+    /// As writing.
+    pub fn shutdown_write(&self) -> io::Result<()> {
+        self.wait(Way::Write, |end| Ok(end.finish()?.then_some(())))?;
+        self.push_out()
+    }
+
+    /// Reads into `into`: how many bytes; 0 at the end that the peer has set, or if there is no space. Waits for one byte at
+    /// least.
+    ///
+    /// # Errors
+    /// [`ByteStreamError`] inside of the [`io::Error`], and `TimedOut`.
+    pub fn read(&self, into: &mut [u8]) -> io::Result<usize> {
+        if into.is_empty() {
+            return Ok(0);
+        }
+        self.wait(Way::Read, |end| end.read(into))
+    }
+
+    /// Writes from `bytes`: how many were taken, at least one. Waits for room.
+    ///
+    /// # Errors
+    /// As [`Self::read`]. If the peer dies, what was taken may be lost, as with every stream.
+    pub fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.wait(Way::Write, |end| end.write(bytes))?;
+        match self.push_out() {
+            // They were taken, and go on when the stream is used next.
+            Err(error) if matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock) => {
+                Ok(count)
+            }
+            pushed => pushed.map(|()| count),
+        }
+    }
+
+    /// Has the socket take what it did not take at once. Nothing over rings.
+    fn push_out(&self) -> io::Result<()> {
+        if self.socket.is_none() {
+            return Ok(());
+        }
+        self.wait(Way::Write, |end| Ok(end.flush()?.then_some(())))
+    }
+
+    /// Waits until `attempt` comes to something: spins, yields and parks as the policy says.
+    fn wait<T>(&self, way: Way, mut attempt: impl FnMut(&mut End) -> io::Result<Option<T>>) -> io::Result<T> {
+        let mut inner = lock(&self.inner);
+        let timeout = inner.timeouts[way as usize];
+        let mut deadline = Deadline::after(timeout);
+        if timeout == Some(Duration::ZERO) {
+            inner.end.ready(Readiness { readable: true, writable: true, hung_up: false });
+        }
+        loop {
+            let found = attempt(&mut inner.end).transpose();
+            if let Some(found) = found {
+                inner.waited(way);
+                return found;
+            }
+            if deadline == Deadline::Now {
+                inner.waiters[way as usize].given_up();
+                inner.end.check_peer();
+                // Once more, if that has changed what there is to say.
+                return match attempt(&mut inner.end)? {
+                    Some(found) => Ok(found),
+                    None => Err(io::ErrorKind::WouldBlock.into()),
+                };
+            }
+            if let Some(socket) = &self.socket {
+                inner = self.wait_for_socket(inner, way, socket, &mut deadline)?;
+                continue;
+            }
+            let around = inner.end.surroundings();
+            match inner.waiters[way as usize].step(around, now_ns) {
+                Step::Spin(polls) => inner.end.spin(way, polls),
+                Step::Yield => {
+                    timely(&mut inner, way, &mut deadline)?;
+                    drop(inner);
+                    rustix::thread::sched_yield();
+                    inner = lock(&self.inner);
+                }
+                Step::Park => {
+                    timely(&mut inner, way, &mut deadline)?;
+                    inner.waiting[way as usize] += 1;
+                    inner = self.park(inner, way, deadline);
+                    inner.waiting[way as usize] -= 1;
+                }
+            }
+        }
+    }
+
+    /// Sleeps on the bell, or until whoever sleeps there is awake.
+    fn park<'a>(&'a self, mut inner: Guard<'a>, way: Way, deadline: Deadline) -> Guard<'a> {
+        let now = now_ns();
+        let backstop = inner.waiters[way as usize].settings().backstop;
+        let until = deadline.within(now, backstop);
+        let wanted = inner.wanted();
+        if let Some(ticket) = inner.asleep {
+            if !inner.end.arm_for_more(ticket, wanted, way) {
+                return inner;
+            }
+            let left = Duration::from_nanos(until.saturating_sub(now));
+            return self.awake.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let Some(ticket) = inner.end.arm_bell(wanted, Mode::Futex) else {
+            if !inner.end.came(Wanted::one(way)).any() {
+                // It came for another thread, which is about to have the lock.
+                drop(inner);
+                std::thread::yield_now();
+                return lock(&self.inner);
+            }
+            return inner;
+        };
+        inner.asleep = Some(ticket);
+        inner.end.counts().parks += 1;
+        let Some(seq) = inner.end.sleeper().map(|sleeper| sleeper.seq().share()) else { return inner };
+        drop(inner);
+        seq.wait(ticket.0, Some(timespec(until)));
+        let mut inner = lock(&self.inner);
+        inner.asleep = None;
+        wake_up(&mut inner, ticket, now_ns() >= until);
+        self.awake.notify_all();
+        inner
+    }
+
+    /// Sleeps until the socket has something, or takes what is unsent.
+    fn wait_for_socket<'a>(
+        &'a self,
+        mut inner: Guard<'a>,
+        way: Way,
+        socket: &OwnedFd,
+        deadline: &mut Deadline,
+    ) -> io::Result<Guard<'a>> {
+        let now = now_ns();
+        if deadline.passed(now) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let unsent = inner.end.has_unsent();
+        inner.end.counts().parks += 1;
+        drop(inner);
+        let wanted = match (way, unsent) {
+            // Not for what nobody reads. A death is reported in any case.
+            (Way::Write, _) => PollFlags::OUT,
+            (Way::Read, true) => PollFlags::IN | PollFlags::RDHUP | PollFlags::OUT,
+            (Way::Read, false) => PollFlags::IN | PollFlags::RDHUP,
+        };
+        let mut polled = [PollFd::new(socket, wanted)];
+        let left = match *deadline {
+            Deadline::At(at) => Timespec::try_from(Duration::from_nanos(at - now)).ok(),
+            _ => None,
+        };
+        // EINTR and every other error: look again.
+        let _ = poll(&mut polled, left.as_ref());
+        let found = polled[0].revents();
+        let mut inner = lock(&self.inner);
+        inner.end.ready(Readiness {
+            readable: found.contains(PollFlags::IN),
+            writable: found.contains(PollFlags::OUT),
+            hung_up: found.intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR),
+        });
+        Ok(inner)
+    }
+}
+
+/// The sleep with `ticket` has ended, by the clock if `out`.
+fn wake_up(inner: &mut Inner, ticket: Ticket, out: bool) {
+    let wanted = inner.wanted();
+    // Still armed: whoever published something rings, now or in a moment.
+    let late = out && inner.end.came(wanted).any();
+    let rescue = inner.end.sleeper().filter(|_| late).map(|sleeper| sleeper.rescue(ticket));
+    if let Some(sleeper) = inner.end.sleeper() {
+        sleeper.disarm();
+    }
+    inner.end.hint(false);
+    if out {
+        inner.end.check_peer();
+    }
+    match rescue {
+        None => {}
+        // A ring that died with its ringer was not lost: nobody lived to make it.
+        Some(Rescue::LostWake) if !inner.end.is_gone() => inner.end.counts().backstop_rescues += 1,
+        Some(_) => inner.end.counts().late_rings += 1,
+    }
+}
+
+fn timely(inner: &mut Guard<'_>, way: Way, deadline: &mut Deadline) -> io::Result<()> {
+    if deadline.passed(now_ns()) {
+        inner.waiters[way as usize].given_up();
+        inner.end.hint(false);
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    Ok(())
+}
+
+impl Read for &ByteStream {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        ByteStream::read(self, into)
+    }
+}
+
+impl Read for ByteStream {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        Self::read(self, into)
+    }
+}
+
+impl Write for &ByteStream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        ByteStream::write(self, bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.push_out()
+    }
+}
+
+impl Write for ByteStream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Self::write(self, bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.push_out()
+    }
+}
+
+/// Of an error of a [`ByteStream`], if it is one of those.
+impl ByteStreamError {
+    /// What stands in an [`io::Error`] of a byte stream; `None` for a timeout, and for errors of others.
+    pub fn of(error: &io::Error) -> Option<Self> {
+        error.get_ref()?.downcast_ref().copied()
+    }
+}

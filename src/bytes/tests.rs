@@ -1,0 +1,144 @@
+//! Two ends in one thread, against a queue of bytes each way.
+
+use super::ByteListener;
+use super::end::End;
+use crate::ConnectOptions;
+use crate::handshake::TransportChoice;
+use crate::layout;
+use crate::session::Readiness;
+use proptest::prelude::*;
+use std::collections::VecDeque;
+use std::sync::OnceLock;
+
+/// One step of one side.
+#[derive(Debug, Clone)]
+enum Step {
+    Write(usize),
+    Read(usize),
+    Finish,
+}
+
+fn step() -> impl Strategy<Value = (bool, Step)> {
+    let size = prop_oneof![0..10usize, 0..3000usize, 0..100_000usize];
+    let step = prop_oneof![
+        10 => size.clone().prop_map(Step::Write),
+        10 => size.prop_map(Step::Read),
+        1 => Just(Step::Finish),
+    ];
+    (any::<bool>(), step)
+}
+
+/// What is on its way from one side.
+#[derive(Default)]
+struct Way {
+    bytes: VecDeque<u8>,
+    written: usize,
+    finished: bool,
+}
+
+/// Two ends of one stream.
+fn pair(capacity: u64, transport: TransportChoice) -> [End; 2] {
+    static LISTENER: OnceLock<(tempfile::TempDir, ByteListener)> = OnceLock::new();
+    let (_, listener) = LISTENER.get_or_init(|| {
+        let directory = tempfile::tempdir().expect("a directory");
+        let listener = ByteListener::bind(directory.path().join("s")).expect("bind");
+        (directory, listener)
+    });
+    let options = ConnectOptions::new().ring_capacity(capacity).transport(transport);
+    let client = options.connect_bytes(listener.path()).expect("connect");
+    [client.into_end(), listener.accept().expect("a stream").into_end()]
+}
+
+/// As a driver that was told of everything.
+fn told(end: &mut End) -> &mut End {
+    end.ready(Readiness { readable: true, writable: true, hung_up: false });
+    end
+}
+
+/// Reads what is there. Of a frame that the socket did not take at once the rest is sent meanwhile.
+fn read(ends: &mut [End; 2], side: usize, into: &mut [u8]) -> Option<usize> {
+    (0..8).find_map(|_| {
+        told(&mut ends[1 - side]);
+        told(&mut ends[side]).read(into).expect("a peer")
+    })
+}
+
+fn check(steps: Vec<(bool, Step)>, capacity: u64, transport: TransportChoice) {
+    let mut ends = pair(capacity, transport);
+    let mut ways = [Way::default(), Way::default()];
+    let most = match transport {
+        // The kernel's buffer and ours, more or less.
+        TransportChoice::Socket => 4 << 20,
+        // The ring, and a chunk of which a part was read.
+        _ => usize::try_from(capacity).expect("small") + layout::FRAGMENT,
+    };
+    for (second, step) in steps {
+        let (side, peer) = (usize::from(second), usize::from(!second));
+        match step {
+            Step::Write(len) => {
+                let way = &mut ways[side];
+                let some: Vec<u8> =
+                    (way.written..way.written + len).map(|at| (at * 31 + side).to_le_bytes()[0]).collect();
+                match told(&mut ends[side]).write(&some) {
+                    Ok(count) => {
+                        assert!(!way.finished);
+                        let count = count.unwrap_or(0);
+                        assert!(count > 0 || len == 0 || !way.bytes.is_empty(), "what is empty has room");
+                        way.written += count;
+                        way.bytes.extend(&some[..count]);
+                        assert!(way.bytes.len() <= most, "{} bytes in {most}", way.bytes.len());
+                    }
+                    Err(error) => {
+                        assert!(way.finished, "{error}");
+                        assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe);
+                    }
+                }
+            }
+            Step::Finish => {
+                // It may find no room; then it is tried again by a later step, or at the end.
+                let finished = told(&mut ends[side]).finish().expect("a peer");
+                assert!(finished || !ways[side].finished);
+                ways[side].finished = finished;
+            }
+            Step::Read(len) => {
+                let way = &mut ways[peer];
+                let mut some = vec![0; len];
+                match read(&mut ends, side, &mut some) {
+                    None => assert!(way.bytes.is_empty() && !way.finished && len > 0, "nothing is lost"),
+                    Some(0) => assert!(len == 0 || (way.bytes.is_empty() && way.finished), "an end"),
+                    Some(count) => assert!(way.bytes.drain(..count).eq(some[..count].iter().copied())),
+                }
+            }
+        }
+    }
+    // All that was written comes, and the ends that were said, and no other.
+    for (side, way) in ways.iter_mut().enumerate() {
+        let mut left = Vec::new();
+        let mut some = vec![0; 5000];
+        loop {
+            match read(&mut ends, 1 - side, &mut some) {
+                Some(0) => break assert!(way.finished),
+                Some(count) => left.extend_from_slice(&some[..count]),
+                None => break assert!(!way.finished),
+            }
+        }
+        assert!(way.bytes.iter().eq(&left), "{} of {} bytes", left.len(), way.bytes.len());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn rings_carry_what_was_written(
+        steps in proptest::collection::vec(step(), 0..120),
+        capacity in prop_oneof![Just(2048u64), Just(4096), Just(65_536)],
+    ) {
+        check(steps, capacity, TransportChoice::SharedMemory);
+    }
+
+    #[test]
+    fn sockets_carry_what_was_written(steps in proptest::collection::vec(step(), 0..120)) {
+        check(steps, 0, TransportChoice::Socket);
+    }
+}
