@@ -34,9 +34,9 @@ use crate::scenario::{Case, Scenario};
 macro_rules! peer {
     ($feature:literal, $name:literal, [$($system:expr),+]) => {{
         #[cfg(feature = $feature)]
-        let systems: &[Entry] = &[$((Some($feature), $system)),+];
+        let systems: Vec<Entry> = vec![$((Some($feature), $system)),+];
         #[cfg(not(feature = $feature))]
-        let systems: &[Entry] = &[(None, &Missing { name: $name, feature: $feature })];
+        let systems: Vec<Entry> = vec![(None, &Missing { name: $name, feature: $feature })];
         systems
     }};
 }
