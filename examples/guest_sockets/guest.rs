@@ -71,11 +71,12 @@ struct Known {
 impl Guest {
     /// Attaches to a host.
     pub(crate) fn connect(path: &Path, pace: Pace) -> Outcome<Self> {
-        let client = ConnectOptions::new()
-            .ring_capacity(256 << 10)
-            .wait_for_server(true)
-            .timeout(Some(Duration::from_secs(30)))
-            .connect(path)?;
+        let options = ConnectOptions::new().wait_for_server(true).timeout(Some(Duration::from_secs(30)));
+        Self::over(options.ring_capacity(256 << 10).connect(path)?, pace)
+    }
+
+    /// A guest with this session.
+    pub(crate) fn over(client: Client, pace: Pace) -> Outcome<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let timer = match pace {
             Pace::Push => {
