@@ -256,11 +256,14 @@ fn local() -> Place {
     Place::Udp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
 }
 
+/// What a guest does, what that is, and how.
+type Case<'a> = (&'a str, Offence, &'a dyn Fn(&mut Raw));
+
 fn nothing_is_believed() -> Ran {
     let mut hosting = Hosting::start();
     let (_guest, udp, _) = hosting.guest();
     let flood = vec![7; 4096];
-    let cases: [(&str, Offence, &dyn Fn(&mut Raw)); 11] = [
+    let cases: [Case<'_>; 11] = [
         ("nothing", Offence::NoOrder, &|raw| raw.say(&[])),
         ("too short a head", Offence::NoOrder, &|raw| raw.say(&[3; HEAD - 1])),
         ("no kind", Offence::NoOrder, &|raw| raw.say(&[250; HEAD])),
