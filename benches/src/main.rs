@@ -13,11 +13,12 @@
 //! 6. [`rounds`] repeats all trials in random order; [`row`] takes the medians; [`table`] prints.
 //! 7. [`report`] makes BENCHMARKS.md with its plots from the JSON file, in which [`machine`] says where it was made.
 //!
-//! Warm pools have a table of their own: `race pool`, from [`warm`].
+//! The sockets scenarios drive the example `guest_sockets`: [`guest_sockets`]. Warm pools have a table of their own: `race pool`, from [`warm`].
 
 mod cpu;
 mod descriptors;
 mod distance;
+mod guest_sockets;
 mod limits;
 mod machine;
 mod measure;
@@ -105,6 +106,17 @@ enum Command {
         #[arg(long)]
         cpu: Option<usize>,
     },
+    /// The guest of a host: the program of the sockets scenarios.
+    #[command(hide = true)]
+    Guest {
+        /// Where its host is.
+        path: PathBuf,
+        /// What it serves, as JSON.
+        scenario: String,
+        /// Whether it polls.
+        #[arg(long)]
+        poll: bool,
+    },
     /// A worker of `race pool`.
     #[command(hide = true)]
     PoolWorker,
@@ -117,6 +129,9 @@ fn main() -> ExitCode {
         Some(Command::Role { order }) => role::play(order).map(|()| true),
         Some(Command::Pool) => race_pools(&cli).map(|()| true),
         Some(Command::PoolServer { path, cpu }) => warm::serve(path, *cpu).map(|()| true),
+        Some(Command::Guest { path, scenario, poll }) => {
+            guest_sockets::guest(path, scenario, *poll).map(|()| true)
+        }
         Some(Command::PoolWorker) => warm::work().map(|()| true),
         None => race(&cli),
     };

@@ -101,6 +101,10 @@ pub(crate) fn system(
         numbers: if work == Work::World { VALUES } else { u64::MAX },
         number_only: setup.case.scenario == Scenario::OneWay,
     };
+    let server = match system.helper(setup)? {
+        Some(helper) => server.and(CpuClock::of(helper)?),
+        None => server,
+    };
     let meter = Meter::new(timing, server)?;
     let window = u64::from(setup.case.in_flight);
     let uncounted = if work.waits() { UNCOUNTED_WAITS } else { UNCOUNTED };
@@ -115,7 +119,7 @@ pub(crate) fn system(
         Scenario::PacedFast => quiet::paced_fast(client, &mut caller, meter, start),
         Scenario::Idle => quiet::idle(client, &mut caller, meter, start),
         Scenario::Pipelined => bursts::pipelined(client, &mut caller, window, meter, start),
-        Scenario::Batch => bursts::batches(client, &mut caller, window, meter, start),
+        Scenario::Batch | Scenario::Tasks => bursts::batches(client, &mut caller, window, meter, start),
         Scenario::ServiceEmpty if window > 1 => bursts::pipelined(client, &mut caller, window, meter, start),
         Scenario::ServiceDepth => topped_up(client, &mut caller, window, meter, start),
         Scenario::Stream => bursts::streamed(client, &mut caller, meter, start),

@@ -256,6 +256,12 @@ pub(crate) fn run(entries: &[Entry], plan: &Plan) -> Outcome<Race> {
         });
     }
     relate(&mut rows);
+    for (entry, row) in entries.iter().zip(&rows) {
+        if let Some(timers) = row.timer_wakes {
+            let rounds = row.rounds;
+            remarks.push(format!("{}: {timers} sleeps ended by a timer in {rounds} rounds", entry.label()));
+        }
+    }
     let complete = failures.is_empty();
     remarks.extend(failures);
     Ok(Race { rows, remarks, complete, distance: distance.map(|distance| distance.usual()) })

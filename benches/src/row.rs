@@ -58,6 +58,8 @@ pub(crate) struct Row {
     pub(crate) wakes_per_sleep: Option<f64>,
     /// Sleeps that only a timer ended although something had come.
     pub(crate) lost_wakes: Option<u64>,
+    /// Sleeps of the program's event loop that a timer ended, or nothing, in all rounds; none where it is not asked.
+    pub(crate) timer_wakes: Option<u64>,
     /// Of the system calls those on futexes and sockets; none where they cannot be told apart.
     pub(crate) wake_calls_per_op: Option<f64>,
     /// Whether the row is judged by its rate and not by its p50.
@@ -99,6 +101,7 @@ impl Row {
             quantiles_ns: Vec::new(),
             wakes_per_sleep: None,
             lost_wakes: None,
+            timer_wakes: None,
             wake_calls_per_op: None,
             by_rate: entry.case.is_throughput(),
             error: None,
@@ -108,6 +111,7 @@ impl Row {
     /// The row of an entry, of which at least one round counted.
     pub(crate) fn new(entry: &Entry, rounds: &[Findings], calls: Option<Calls<f64>>) -> Self {
         let counts = Sleeps::of(rounds);
+        let timers: Option<Vec<u64>> = rounds.iter().map(|round| round.server?.by_timer).collect();
         let rounds: Vec<Round> = rounds.iter().map(Round::new).collect();
         let of = |figure: fn(&Round) -> f64| rounds.iter().map(figure).collect::<Vec<_>>();
         let typical = |figure| tenths(median(of(figure)));
@@ -129,6 +133,7 @@ impl Row {
             quantiles_ns: curve.collect(),
             wakes_per_sleep: counts.as_ref().and_then(Sleeps::wakes_per_sleep),
             lost_wakes: counts.map(|counts| counts.rescues),
+            timer_wakes: timers.map(|timers| timers.iter().sum()),
             ..Self::empty(entry)
         }
     }
@@ -301,6 +306,7 @@ mod tests {
             quantiles_ns: Vec::new(),
             wakes_per_sleep: None,
             lost_wakes: None,
+            timer_wakes: None,
             wake_calls_per_op: None,
             by_rate: false,
             error: None,
@@ -361,7 +367,7 @@ mod tests {
         fields.sort_unstable();
         let agreed = "by_rate clients cpu_ns_per_op error in_flight lost_wakes max max_ns min p50_ns p90_ns p999_ns p99_ns per_second \
                       percent_of_yardstick placement quantiles_ns ratio_to_limit rounds scenario size syscalls_per_op system \
-                      wake_calls_per_op wakes_per_sleep yardstick";
+                      timer_wakes wake_calls_per_op wakes_per_sleep yardstick";
         assert_eq!(fields, agreed.split_whitespace().collect::<Vec<_>>());
     }
 }

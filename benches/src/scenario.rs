@@ -51,6 +51,24 @@ pub(crate) enum Scenario {
     /// [`CALLERS`] clients that call without a pause; and, in one of its two cases, beside them one that sends as much
     /// as it is let and reads no answer.
     SlowClient,
+    /// Many tasks of one asynchronous client, each with a call of its own over the one connection. Handed over and
+    /// counted as in `Batch`.
+    Tasks,
+    /// A program with an event loop echoes datagrams. Here and below: whose sockets are its own, or a host's.
+    #[serde(rename = "udp_echo_small")]
+    UdpEchoSmall,
+    /// It echoes over a Unix socket that stays connected.
+    #[serde(rename = "unix_echo_small")]
+    UnixEchoSmall,
+    /// Connect, one echo, hang up, over a Unix socket.
+    #[serde(rename = "unix_accept")]
+    UnixAccept,
+    /// It echoes over TCP that stays connected.
+    #[serde(rename = "tcp_echo_64k")]
+    TcpEcho64k,
+    /// Connect, one GET whose body is checked, end of the connection, over TCP on the loopback interface.
+    #[serde(rename = "http_loopback_get")]
+    HttpLoopbackGet,
 }
 
 /// Clients of the slow-client scenario that call as usual. Its figures are of these alone.
@@ -192,6 +210,25 @@ impl Case {
         cases
     }
 
+    /// A thousand tasks on one session.
+    pub(crate) const fn tasks() -> Self {
+        Self { in_flight: 1000, ..Self::new(Scenario::Tasks, 64) }
+    }
+
+    /// Programs with sockets, everything on one CPU, and with all CPUs free.
+    pub(crate) fn sockets() -> Vec<Self> {
+        let kinds = [
+            (Scenario::UdpEchoSmall, 64),
+            (Scenario::UnixEchoSmall, 64),
+            (Scenario::UnixAccept, 64),
+            (Scenario::TcpEcho64k, 64 << 10),
+            (Scenario::HttpLoopbackGet, 64),
+        ];
+        let placements = [Placement::OneCpu, Placement::Unpinned];
+        let at = |place: Placement| kinds.map(|(scenario, size)| Self::new(scenario, size).on(place));
+        placements.into_iter().flat_map(at).collect()
+    }
+
     /// Without and with the client that never reads.
     pub(crate) fn slow_client() -> Vec<Self> {
         let case = Self::new(Scenario::SlowClient, 64);
@@ -210,7 +247,7 @@ impl Case {
 
     /// Whether messages follow each other without waiting for answers.
     pub(crate) const fn comes_in_bursts(&self) -> bool {
-        matches!(self.scenario, Scenario::Pipelined | Scenario::Batch | Scenario::Stream)
+        matches!(self.scenario, Scenario::Pipelined | Scenario::Batch | Scenario::Stream | Scenario::Tasks)
     }
 
     /// How many processes compute beside it for each CPU.
@@ -233,6 +270,12 @@ impl Case {
             Scenario::ServiceDepth | Scenario::ServiceClients => Some(("in-process", *self)),
             Scenario::ServiceEmpty => Some(("ringbell", *self)),
             Scenario::SlowClient => Some((system, Self { clients: CALLERS, ..*self })),
+            Scenario::Tasks => Some(("tokio-uds-one-thread", *self)),
+            Scenario::UdpEchoSmall
+            | Scenario::UnixEchoSmall
+            | Scenario::UnixAccept
+            | Scenario::TcpEcho64k
+            | Scenario::HttpLoopbackGet => Some(("sockets-native", *self)),
             _ => None,
         }
     }
@@ -264,7 +307,13 @@ impl Case {
             | Scenario::ServiceDepth
             | Scenario::ServiceClients
             | Scenario::ServiceEmpty
-            | Scenario::SlowClient => None,
+            | Scenario::SlowClient
+            | Scenario::Tasks
+            | Scenario::UdpEchoSmall
+            | Scenario::UnixEchoSmall
+            | Scenario::UnixAccept
+            | Scenario::TcpEcho64k
+            | Scenario::HttpLoopbackGet => None,
         }
     }
 
@@ -274,6 +323,7 @@ impl Case {
             Scenario::Pipelined
             | Scenario::Batch
             | Scenario::Stream
+            | Scenario::Tasks
             | Scenario::ServiceDepth
             | Scenario::ServiceClients
             | Scenario::SlowClient => true,
@@ -325,6 +375,12 @@ impl fmt::Display for Scenario {
             Self::ServiceClients => "service-clients",
             Self::ServiceEmpty => "service-empty",
             Self::SlowClient => "slow-client",
+            Self::Tasks => "tasks",
+            Self::UdpEchoSmall => "udp_echo_small",
+            Self::UnixEchoSmall => "unix_echo_small",
+            Self::UnixAccept => "unix_accept",
+            Self::TcpEcho64k => "tcp_echo_64k",
+            Self::HttpLoopbackGet => "http_loopback_get",
         })
     }
 }
@@ -361,7 +417,8 @@ mod tests {
     #[test]
     fn displays_as_it_serializes() {
         let services = [Case::service_depths(), Case::service_clients(), Case::service_empty()].concat();
-        for case in [Case::standard(), services, Case::slow_client()].concat() {
+        let sockets = [vec![Case::tasks()], Case::sockets()].concat();
+        for case in [Case::standard(), services, Case::slow_client(), sockets].concat() {
             assert_eq!(serde_json::to_value(case.scenario).expect("serializes"), case.scenario.to_string());
             assert_eq!(serde_json::to_value(case.placement).expect("serializes"), case.placement.to_string());
         }

@@ -32,6 +32,12 @@ fn yardstick(scenario: Scenario) -> &'static str {
         Scenario::ServiceDepth | Scenario::ServiceClients => "of in-process",
         Scenario::ServiceEmpty => "of ringbell",
         Scenario::SlowClient => "of the 7 alone",
+        Scenario::Tasks => "of tokio-uds",
+        Scenario::UdpEchoSmall
+        | Scenario::UnixEchoSmall
+        | Scenario::UnixAccept
+        | Scenario::TcpEcho64k
+        | Scenario::HttpLoopbackGet => "of native",
         _ => "",
     }
 }

@@ -108,6 +108,20 @@ fn workers_are_replaced() {
 }
 
 #[test]
+fn a_guest_has_its_sockets_in_a_host() {
+    let shown = stdout_of(&mut Command::new(example("guest_sockets")));
+    for pace in ["push", "poll"] {
+        let lines = shown.lines().filter(|line| line.starts_with(pace));
+        let correct = lines.filter(|line| line.ends_with(": correct"));
+        assert_eq!(correct.count(), if pace == "push" { 5 } else { 4 }, "{shown}");
+    }
+    assert!(shown.contains("push: 0 sleeps ended by a timer, 0 by nothing\n"), "{shown}");
+    assert!(!shown.contains("poll: 0 sleeps ended by a timer"), "{shown}");
+    assert_eq!(shown.matches("the guest is killed, and its sockets are gone").count(), 2, "{shown}");
+    assert!(shown.ends_with(" 0 for nothing; 0 lost wakes\n"), "{shown}");
+}
+
+#[test]
 fn loops_of_others_are_told_of_every_answer() {
     let shown = stdout_of(&mut Command::new(example("epoll")));
     let lines: Vec<&str> = shown.lines().collect();

@@ -6,6 +6,7 @@
 
 mod always_wake;
 mod frames;
+mod guest_sockets;
 mod in_process;
 mod peers;
 mod pipe;
@@ -61,6 +62,12 @@ pub(crate) trait System: Sync {
         None
     }
 
+    /// Another process that serves, beside the one whose role that is: its CPU time counts as the server's. Asked by the
+    /// client, once everything is ready.
+    fn helper(&self, _setup: &Setup) -> Outcome<Option<u32>> {
+        Ok(None)
+    }
+
     /// Removes what a killed server left behind beside the trial's directory. Called in the parent when the trial is over.
     fn clean(&self, _setup: &Setup) -> Outcome<()> {
         Ok(())
@@ -90,6 +97,8 @@ pub(crate) struct Counts {
     pub(crate) wakes: u64,
     /// Sleeps that only a timer ended although something had come. Always 0, or a wake was lost.
     pub(crate) rescues: u64,
+    /// Sleeps of a program's event loop that a timer ended, or nothing; none where it is not asked.
+    pub(crate) by_timer: Option<u64>,
 }
 
 /// Announces that clients may connect.
@@ -174,6 +183,9 @@ pub(crate) fn all() -> Vec<&'static dyn System> {
         &tcp::DEFAULT,
         &tcp::NODELAY,
         &pipe::Pipe,
+        &guest_sockets::NATIVE,
+        &guest_sockets::PUSH,
+        &guest_sockets::POLL,
     ];
     [light, peers::all()].concat()
 }

@@ -261,6 +261,7 @@ fn server_counts() -> Option<Counts> {
         called_off: stats.arms_called_off,
         wakes: stats.wakes_sent,
         rescues: stats.backstop_rescues,
+        by_timer: None,
     })
 }
 
@@ -272,6 +273,7 @@ fn counts(client: &mut ringbell::Client) -> Counts {
         called_off: stats.arms_called_off,
         wakes: stats.wakes_sent,
         rescues: stats.backstop_rescues,
+        by_timer: None,
     }
 }
 

@@ -4,6 +4,8 @@
 
 #[cfg(feature = "peer-aeron")]
 mod aeron;
+#[cfg(feature = "peer-tokio")]
+mod async_client;
 #[cfg(feature = "peer-iceoryx2")]
 mod iceoryx2;
 #[cfg(feature = "peer-ipc-channel")]
@@ -47,7 +49,7 @@ type Entry = (Option<&'static str>, &'static dyn System);
 /// All of them; with the feature that brought it, if it was built.
 fn each() -> Vec<Entry> {
     [
-        peer!("peer-tokio", "tokio-uds", [&tokio_uds::DEFAULT, &tokio_uds::ONE_THREAD]),
+        peer!("peer-tokio", "tokio-uds", [&tokio_uds::DEFAULT, &tokio_uds::ONE_THREAD, &async_client::ASYNC]),
         peer!("peer-iceoryx2", "iceoryx2", [&iceoryx2::SPINNING, &iceoryx2::EVENTS]),
         peer!("peer-aeron", "aeron", [&aeron::SPINNING, &aeron::BACK_OFF]),
         peer!("peer-ipc-channel", "ipc-channel", [&ipc_channel::BYTES]),

@@ -1,15 +1,19 @@
 //! Length-prefixed frames over a stream socket under tokio, a task for each connection.
 
+use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, BufWriter};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 use super::super::{Client, Outcome, Ready, Setup, System};
 use super::runtime::runtime;
-use crate::scenario::Case;
+use crate::scenario::{Case, Scenario};
 use crate::work::Handler;
 
 /// As `#[tokio::main]` has it: a worker thread for each CPU.
@@ -31,7 +35,7 @@ impl System for TokioUds {
     }
 
     fn cases(&self) -> Vec<Case> {
-        if self.workers { Case::standard() } else { Case::few() }
+        if self.workers { Case::standard() } else { [Case::few(), vec![Case::tasks()]].concat() }
     }
 
     fn serve(&self, setup: &Setup, ready: Ready<'_>) -> Outcome<()> {
@@ -53,6 +57,9 @@ impl System for TokioUds {
     fn connect(&self, setup: &Setup) -> Outcome<Box<dyn Client>> {
         let runtime = runtime(self.workers)?;
         let frames = runtime.block_on(Frames::connect(&setup.path))?;
+        if setup.case.scenario == Scenario::Tasks {
+            return Ok(Box::new(Shared::new(runtime, frames)));
+        }
         Ok(Box::new(Connection { runtime, frames }))
     }
 }
@@ -141,5 +148,78 @@ impl Client for Connection {
 
     fn one_way(&mut self, message: &[u8]) -> Outcome<()> {
         self.send(message)
+    }
+}
+
+/// A call on its way to the connection: the request, and where its answer goes.
+type Ask = (Vec<u8>, oneshot::Sender<Vec<u8>>);
+
+/// One connection that many tasks share, as a careful user shares it: one task writes what all of them ask, in one go
+/// what has gathered; another reads, and gives each answer to whose turn it is, since answers come in order.
+struct Shared {
+    runtime: Runtime,
+    asks: mpsc::UnboundedSender<Ask>,
+    tasks: VecDeque<JoinHandle<Option<Vec<u8>>>>,
+}
+
+/// Requests that the writing task takes at once, at most.
+const GATHERED: usize = 1024;
+
+impl Shared {
+    fn new(runtime: Runtime, frames: Frames) -> Self {
+        let (asks, mut asked) = mpsc::unbounded_channel::<Ask>();
+        let turns = Arc::new(Mutex::new(VecDeque::new()));
+        let Frames { mut reader, mut writer } = frames;
+        runtime.spawn({
+            let turns = turns.clone();
+            async move {
+                let mut gathered = Vec::new();
+                while asked.recv_many(&mut gathered, GATHERED).await > 0 {
+                    for (request, answer) in gathered.drain(..) {
+                        turns.lock().unwrap_or_else(PoisonError::into_inner).push_back(answer);
+                        writer.write_u32_le(u32::try_from(request.len())?).await?;
+                        writer.write_all(&request).await?;
+                    }
+                    writer.flush().await?;
+                }
+                Outcome::Ok(())
+            }
+        });
+        runtime.spawn(async move {
+            loop {
+                let length = usize::try_from(reader.read_u32_le().await?)?;
+                let mut payload = vec![0; length];
+                reader.read_exact(&mut payload).await?;
+                let turn = turns.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                let turn: oneshot::Sender<Vec<u8>> = turn.ok_or("an answer that nobody waits for")?;
+                if turn.send(payload).is_err() {
+                    return Outcome::Ok(());
+                }
+            }
+        });
+        Self { runtime, asks, tasks: VecDeque::new() }
+    }
+}
+
+impl Client for Shared {
+    fn call(&mut self, request: &[u8], answer: &mut Vec<u8>) -> Outcome<()> {
+        self.send(request)?;
+        self.receive(answer)
+    }
+
+    fn send(&mut self, request: &[u8]) -> Outcome<()> {
+        let (asks, request) = (self.asks.clone(), request.to_vec());
+        self.tasks.push_back(self.runtime.spawn(async move {
+            let (sender, answer) = oneshot::channel();
+            asks.send((request, sender)).ok()?;
+            answer.await.ok()
+        }));
+        Ok(())
+    }
+
+    fn receive(&mut self, answer: &mut Vec<u8>) -> Outcome<()> {
+        let task = self.tasks.pop_front().ok_or("no task is left")?;
+        *answer = self.runtime.block_on(task)?.ok_or("the connection is over")?;
+        Ok(())
     }
 }

@@ -1,0 +1,76 @@
+//! Ringbell's client of many tasks, on a runtime of one thread; the server is the usual one. No peer, but it needs tokio,
+//! and is compared with it: with `tokio-uds-one-thread`.
+
+use std::collections::VecDeque;
+
+use ringbell::{AsyncClient, CallError, Server};
+use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
+
+use super::super::{Client, Outcome, Ready, Setup, System};
+use super::runtime::runtime;
+use crate::scenario::{Case, Scenario};
+use crate::work::Work;
+
+/// The client of many tasks.
+pub(crate) static ASYNC: Async = Async;
+
+/// Calls of tasks over one session.
+#[derive(Debug)]
+pub(crate) struct Async;
+
+impl System for Async {
+    fn name(&self) -> &'static str {
+        "ringbell-async"
+    }
+
+    fn cases(&self) -> Vec<Case> {
+        let mut cases: Vec<Case> =
+            [64, 1 << 10].into_iter().map(|size| Case::new(Scenario::Echo, size)).collect();
+        cases.extend([Scenario::OneCpu, Scenario::Paced].map(|scenario| Case::new(scenario, 64)));
+        cases.push(Case::tasks());
+        cases
+    }
+
+    fn serve(&self, setup: &Setup, ready: Ready<'_>) -> Outcome<()> {
+        let server = Server::bind(&setup.path)?;
+        ready()?;
+        server.run(|request, answer| {
+            Work::Echo.answer(request.payload(), answer);
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    fn connect(&self, setup: &Setup) -> Outcome<Box<dyn Client>> {
+        let runtime = runtime(false)?;
+        let client = runtime.block_on(AsyncClient::connect(&setup.path))?;
+        Ok(Box::new(Caller { runtime, client, tasks: VecDeque::new() }))
+    }
+}
+
+/// The client, and the tasks that have been started and not been asked.
+struct Caller {
+    runtime: Runtime,
+    client: AsyncClient,
+    tasks: VecDeque<JoinHandle<Result<Vec<u8>, CallError>>>,
+}
+
+impl Client for Caller {
+    fn call(&mut self, request: &[u8], answer: &mut Vec<u8>) -> Outcome<()> {
+        *answer = self.runtime.block_on(self.client.call(request))?;
+        Ok(())
+    }
+
+    fn send(&mut self, request: &[u8]) -> Outcome<()> {
+        let call = self.client.call_owned(request.to_vec());
+        self.tasks.push_back(self.runtime.spawn(call));
+        Ok(())
+    }
+
+    fn receive(&mut self, answer: &mut Vec<u8>) -> Outcome<()> {
+        let task = self.tasks.pop_front().ok_or("no task is left")?;
+        *answer = self.runtime.block_on(task)??;
+        Ok(())
+    }
+}
