@@ -211,6 +211,7 @@ impl Case {
     }
 
     /// A thousand tasks on one session.
+    #[cfg(any(test, feature = "peer-tokio"))]
     pub(crate) const fn tasks() -> Self {
         Self { in_flight: 1000, ..Self::new(Scenario::Tasks, 64) }
     }
