@@ -62,6 +62,15 @@ impl Pace {
         self.short_in_a_row.store(0, Ordering::Relaxed);
     }
 
+    /// As [`Self::time`], for what is polled the first time. If it is not ready it waits for something: it is long.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn time_poll<T>(&self, poll: impl FnOnce() -> std::task::Poll<T>) -> std::task::Poll<T> {
+        let began = now_ns();
+        let polled = poll();
+        self.ran(if polled.is_ready() { now_ns().saturating_sub(began) } else { u64::MAX });
+        polled
+    }
+
     pub(crate) fn time<R>(&self, run: impl FnOnce() -> R) -> R {
         let began = now_ns();
         let result = run();

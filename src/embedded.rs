@@ -79,7 +79,9 @@ pub enum Turn {
 /// ```
 ///
 /// Handshakes are made in the loop, too: one maps and touches the memory of a session, which takes some hundred
-/// microseconds with rings of the default size. Each session has a bell of its own
+/// microseconds with rings of the default size. A client may ask for larger ones, up to
+/// [`max_bytes_per_client`](crate::ServerBuilder::max_bytes_per_client): lower that where clients are not trusted with the
+/// loop's time. Each session has a bell of its own
 /// ([`Isolation::Session`](crate::Isolation::Session)), whatever the settings say, and the waiting policy
 /// ([`ServerBuilder::wait`](crate::ServerBuilder::wait)) is not used: how to wait is the loop's business.
 ///
@@ -137,6 +139,10 @@ impl EmbeddedServer {
                 Told::Opened(session) => quietly(|| service.opened(&session)),
                 Told::Request(request, responder) => quietly(|| service.request(request, responder)),
                 Told::Closed(session) => quietly(|| service.closed(&session)),
+            }
+            if !self.reactor.is_here() {
+                // A handler has forked, and this is the child: what is left is its parent's to handle.
+                return Err(ServeError::Forked);
             }
         }
         drop(here);

@@ -98,13 +98,14 @@ impl<M: Manager> Pool<M> {
     /// [`BuildError`], if a setting makes no sense or there can be no thread.
     pub fn new(manager: M, settings: Settings) -> Result<Self, BuildError> {
         settings.check()?;
-        let keeps = settings.enabled;
+        let (keeps, acquire_timeout) = (settings.enabled, settings.acquire_timeout);
         let core = Core::new(settings, now_ns());
         let shared = Arc::new(Shared {
             state: Mutex::new(State { core, failure: None }),
             keeper: Condvar::new(),
             drained: Condvar::new(),
             origin: Origin::here(),
+            acquire_timeout,
             manager,
         });
         // Without items to keep there is nothing to do for it.
@@ -177,7 +178,7 @@ impl<M: Manager> Pool<M> {
     /// what it was handed from others.
     #[cfg(feature = "tokio")]
     pub fn acquire_async(&self) -> Acquire<M> {
-        let timeout = lock(&self.shared().state).core.settings().acquire_timeout;
+        let timeout = self.shared().acquire_timeout;
         Acquire::new(
             self.shared().clone(),
             timeout.map_or(acquire::Patience::Endless, acquire::Patience::For),
@@ -212,7 +213,7 @@ impl<M: Manager> Pool<M> {
 
     /// When an acquire without a deadline of its own gives up.
     fn default_deadline(&self) -> Option<Instant> {
-        let timeout = lock(&self.shared().state).core.settings().acquire_timeout;
+        let timeout = self.shared().acquire_timeout;
         timeout.and_then(|timeout| Instant::now().checked_add(timeout))
     }
 
@@ -264,10 +265,10 @@ impl<M: Manager> Drop for Handle<M> {
             return;
         }
         self.shared.shut_down();
-        let PoolStats { in_use, opening, .. } = lock(&self.shared.state).core.stats();
-        // Otherwise it ends when those have come back. It may be closing the last item just now.
+        let PoolStats { in_use, opening, closing, .. } = lock(&self.shared.state).core.stats();
+        // Otherwise it ends when those have come back, or are closed: maybe by this thread, which is doing just that.
         if let Some(thread) = self.thread.take()
-            && in_use + opening == 0
+            && in_use + opening + closing == 0
             && thread.thread().id() != std::thread::current().id()
         {
             let _ = thread.join();

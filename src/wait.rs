@@ -348,7 +348,7 @@ impl Waiter {
             self.slow_ns = self.slow_ns.saturating_sub(drained) + took;
             self.slow_at = now;
             if self.slow_ns > ns(self.settings.slow_budget) {
-                let calm = now.saturating_sub(self.no_yield_until) > 16 * self.slow_pause;
+                let calm = now.saturating_sub(self.no_yield_until) > self.slow_pause.saturating_mul(16);
                 if calm {
                     self.slow_pause = ns(self.settings.slow_pause);
                 }

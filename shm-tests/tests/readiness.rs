@@ -25,6 +25,7 @@ suite! {
     tests: [
         nobody_is_woken_who_is_not_armed,
         a_loop_that_is_always_called_off,
+        room_is_not_forgotten,
     ],
     roles: [],
 }
@@ -365,6 +366,44 @@ fn nobody_is_woken_who_is_not_armed() -> Ran {
         "the server woke somebody who was not armed: {stats:?}"
     );
     done!("{count} calls, no wake")
+}
+
+/// A loop that woke for something else, while there came to be room: it has not been told yet, so it is now.
+fn room_is_not_forgotten() -> Ran {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("socket");
+    let server = ringbell::Server::builder().ring_capacity(2048).bind(&path).expect("bind");
+    let handle = server.handle();
+    let (open, gate) = std::sync::mpsc::channel();
+    let (say, told) = std::sync::mpsc::channel();
+    let serving = std::thread::spawn(move || {
+        let mut gate = Some(gate);
+        server.run(|request: ringbell::Request<'_>, _: &mut Vec<u8>| {
+            if let Some(gate) = gate.take() {
+                gate.recv().expect("opened");
+            }
+            say.send(request.payload().len()).expect("heard");
+            Ok(())
+        })
+    });
+    let mut client = Client::connect(&path).expect("connect");
+    let mut sent = 0;
+    while client.send_one_way(&[1; 400], Some(Duration::ZERO)).is_ok() {
+        sent += 1;
+    }
+    while client.arm() {}
+    open.send(()).expect("waits");
+    for _ in 0..sent {
+        assert_eq!(told.recv().expect("a message"), 400);
+    }
+    wait_until("the server sleeps", || handle.stats().parks > 0 && handle.stats().in_flight == 0);
+    client.disarm();
+    assert!(client.arm(), "{sent} messages filled the ring, all are gone, and nobody says so");
+    client.send_one_way(&[1; 400], Some(Duration::ZERO)).expect("there is room");
+    drop(client);
+    handle.shutdown(Some(Duration::from_secs(10)));
+    serving.join().expect("no panic").expect("served");
+    done!("{sent} messages")
 }
 
 /// A loop that never comes to wait, since something comes each time that it is about to: its lifeline, which nobody

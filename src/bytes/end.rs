@@ -539,7 +539,10 @@ impl End {
 
     /// Takes note of what the kernel says of the socket.
     pub(crate) fn ready(&mut self, ready: Readiness) {
-        self.session.ready(ready);
+        // It writes what is unsent, which in a forked child is the parent's.
+        if self.origin.is_here() {
+            self.session.ready(ready);
+        }
     }
 
     /// Whether the socket has to become writable.
@@ -556,6 +559,9 @@ impl End {
 
     #[allow(clippy::cast_possible_truncation, reason = "CPU numbers are small")]
     pub(super) fn hint(&mut self, off: bool) {
+        if !self.origin.is_here() {
+            return;
+        }
         let Some(bed) = &mut self.bed else { return };
         bed.cpu = Some(rustix::thread::sched_getcpu() as u32);
         // Relaxed: advice.
@@ -591,7 +597,7 @@ impl End {
     /// something came for one of those who wait.
     pub(super) fn arm_bell(&mut self, wanted: Wanted, mode: Mode) -> Option<Ticket> {
         self.session.flush();
-        self.session.settle();
+        self.settle();
         self.session.store_counts();
         self.hint(true);
         let bed = self.bed.as_ref()?;
@@ -615,11 +621,19 @@ impl End {
 }
 
 impl End {
+    /// Publishes how far an empty ring was read. The head of any other is published with a ring for space, or not at all:
+    /// a writer that slept for it would find room that nobody rang for.
+    fn settle(&mut self) {
+        if !self.session.has_pending() {
+            self.session.settle();
+        }
+    }
+
     /// Another thread sleeps with `ticket` already: has it woken for all of those who wait. False if something came for
     /// `way`. Stays armed in any case.
     pub(super) fn arm_for_more(&mut self, ticket: Ticket, wanted: Wanted, way: Way) -> bool {
         self.session.flush();
-        self.session.settle();
+        self.settle();
         if let Some(bed) = &self.bed {
             bed.sleeper.arm_for_more(ticket, Mode::Futex, wanted.interest());
         }
@@ -659,6 +673,9 @@ impl End {
 
     /// The descriptor was reported.
     pub(crate) fn disarm(&mut self) {
+        if !self.origin.is_here() {
+            return;
+        }
         let Some(bed) = &mut self.bed else {
             return self.session.ready(Readiness { readable: true, writable: true, hung_up: false });
         };
@@ -671,6 +688,10 @@ impl End {
 
     /// Awake again, without a look at the lifeline.
     pub(crate) fn call_off(&mut self) {
+        if !self.origin.is_here() {
+            // The armed word is the parent's.
+            return;
+        }
         let Some(bed) = &mut self.bed else { return };
         if bed.armed {
             bed.sleeper.disarm();

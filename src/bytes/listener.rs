@@ -4,16 +4,17 @@ use super::end::End;
 use super::{ByteStream, ByteStreamError};
 use crate::fork::Origin;
 use crate::handshake::lifeline::Farewell;
-use crate::handshake::{BindError, Joined};
+use crate::handshake::{BindError, Joined, Link};
 use crate::memory::Window;
 use crate::porter::{Event, Outbox, PorterHandle, Releaser};
 use crate::sync::{Ordering, PlainBool, lock};
 use crate::wait::WaitSettings;
 use crate::{Server, ServerBuilder};
+use rustix::fd::OwnedFd;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,8 @@ use std::time::{Duration, Instant};
 struct Fate {
     dead: PlainBool,
     waker: Mutex<Option<Waker>>,
+    /// The socket, if it carries the session: its end is what the server's end waits for.
+    socket: Option<Weak<OwnedFd>>,
 }
 
 /// A session's place in the server, given back when this is dropped.
@@ -37,9 +40,9 @@ pub(super) struct Tenancy {
 impl Tenancy {
     /// Whether the porter has found the client gone.
     pub(super) fn is_dead(&self) -> bool {
-        // Relaxed: what a process that is gone has published was published before the kernel said so to another
-        // thread of this process, and is looked for again behind a lock or a system call.
-        self.fate.dead.load(Ordering::Relaxed)
+        // Pairs with the store in `deliver`: what the client published before the kernel said that it is gone is seen
+        // by a look behind this.
+        self.fate.dead.load(Ordering::Acquire)
     }
 
     #[cfg(feature = "tokio")]
@@ -94,7 +97,9 @@ impl Outbox for Arc<Hall> {
         match event {
             // Bounded by `max_clients`.
             Event::Joined(joined) => {
-                let fate = Arc::new(Fate::default());
+                let carries = matches!(joined.link, Link::Socket { .. });
+                let socket = carries.then(|| Arc::downgrade(&joined.lifeline));
+                let fate = Arc::new(Fate { socket, ..Fate::default() });
                 queue.fates.insert(joined.session, fate.clone());
                 queue.joined.push_back((joined, fate));
                 self.wake(queue);
@@ -102,7 +107,12 @@ impl Outbox for Arc<Hall> {
             Event::Died { session, .. } => {
                 let Some(fate) = queue.fates.get(&session).cloned() else { return };
                 drop(queue);
-                fate.dead.store(true, Ordering::Relaxed);
+                // Pairs with the load in `is_dead`.
+                fate.dead.store(true, Ordering::Release);
+                if let Some(socket) = fate.socket.as_ref().and_then(Weak::upgrade) {
+                    // A child of the client may hold it open. What was sent is still read.
+                    let _ = rustix::net::shutdown(&socket, rustix::net::Shutdown::Both);
+                }
                 if let Some(waker) = lock(&fate.waker).take() {
                     waker.wake();
                 }

@@ -9,6 +9,7 @@ use super::end::{End, Wanted, Way};
 use crate::bell::{Rescue, Ticket};
 use crate::clock::{Deadline, now_ns, timespec};
 use crate::flight::Transport;
+use crate::fork::Origin;
 use crate::handshake::{Attached, ConnectError};
 use crate::layout::Mode;
 use crate::session::Readiness;
@@ -52,6 +53,8 @@ pub struct ByteStream {
     awake: Condvar,
     /// The socket, if it carries the session: polled outside of the lock.
     socket: Option<Arc<OwnedFd>>,
+    /// Looked at before the lock is taken, which a thread may have held that a forked child does not have.
+    origin: Origin,
 }
 
 #[derive(Debug)]
@@ -99,7 +102,7 @@ impl ByteStream {
         let socket = end.is_socket().then(|| end.shared_lifeline());
         let inner =
             Inner { end, waiters: [waiter(), waiter()], waiting: [0; 2], asleep: None, timeouts: [None; 2] };
-        Self { inner: Mutex::new(inner), awake: Condvar::new(), socket }
+        Self { inner: Mutex::new(inner), awake: Condvar::new(), socket, origin: Origin::here() }
     }
 
     #[cfg(any(feature = "tokio", test))]
@@ -180,6 +183,12 @@ impl ByteStream {
 
     /// Waits until `attempt` comes to something: spins, yields and parks as the policy says.
     fn wait<T>(&self, way: Way, mut attempt: impl FnMut(&mut End) -> io::Result<Option<T>>) -> io::Result<T> {
+        if !self.origin.is_here() {
+            return Err(match way {
+                Way::Read => ByteStreamError::Forked.while_reading(),
+                Way::Write => ByteStreamError::Forked.while_writing(),
+            });
+        }
         let mut inner = lock(&self.inner);
         let timeout = inner.timeouts[way as usize];
         let mut deadline = Deadline::after(timeout);
@@ -290,7 +299,8 @@ impl ByteStream {
         let mut inner = lock(&self.inner);
         inner.end.ready(Readiness {
             readable: found.contains(PollFlags::IN),
-            writable: found.contains(PollFlags::OUT),
+            // Where nobody is left to take what is unsent, it is a write that says so.
+            writable: found.intersects(PollFlags::OUT | PollFlags::HUP | PollFlags::ERR),
             hung_up: found.intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR),
         });
         Ok(inner)

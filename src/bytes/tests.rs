@@ -8,7 +8,6 @@ use crate::layout;
 use crate::session::Readiness;
 use proptest::prelude::*;
 use std::collections::VecDeque;
-use std::sync::OnceLock;
 
 /// One step of one side.
 #[derive(Debug, Clone)]
@@ -38,15 +37,19 @@ struct Way {
 
 /// Two ends of one stream.
 fn pair(capacity: u64, transport: TransportChoice) -> [End; 2] {
-    static LISTENER: OnceLock<(tempfile::TempDir, ByteListener)> = OnceLock::new();
-    let (_, listener) = LISTENER.get_or_init(|| {
-        let directory = tempfile::tempdir().expect("a directory");
-        let listener = ByteListener::bind(directory.path().join("s")).expect("bind");
-        (directory, listener)
-    });
-    let options = ConnectOptions::new().ring_capacity(capacity).transport(transport);
-    let client = options.connect_bytes(listener.path()).expect("connect");
-    [client.into_end(), listener.accept().expect("a stream").into_end()]
+    // One for each test: who accepts takes whoever connected first.
+    thread_local! {
+        static LISTENER: (tempfile::TempDir, ByteListener) = {
+            let directory = tempfile::tempdir().expect("a directory");
+            let listener = ByteListener::bind(directory.path().join("s")).expect("bind");
+            (directory, listener)
+        };
+    }
+    LISTENER.with(|(_, listener)| {
+        let options = ConnectOptions::new().ring_capacity(capacity).transport(transport);
+        let client = options.connect_bytes(listener.path()).expect("connect");
+        [client.into_end(), listener.accept().expect("a stream").into_end()]
+    })
 }
 
 /// As a driver that was told of everything.

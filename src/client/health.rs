@@ -19,6 +19,7 @@ impl Client {
             && self.streams.is_empty()
             && self.owed.is_empty()
             && !self.session.is_owed()
+            && !self.session.owes_abort()
             && !self.session.has_unsent()
     }
 

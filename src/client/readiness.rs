@@ -181,7 +181,7 @@ impl Client {
                 let _ = self.check_server();
             }
         }
-        self.look_for_room();
+        // Whether there is room is said once, and `arm` is who says it.
     }
 
     /// Whether the socket that carries the session has to become writable before all that was sent is on its way: for

@@ -342,10 +342,6 @@ impl<T, W> Core<T, W> {
         self.epoch
     }
 
-    pub(super) fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
     pub(super) fn stats(&self) -> PoolStats {
         PoolStats {
             idle: self.idle.len(),

@@ -9,7 +9,7 @@ use crate::clock::{coarse_ns, now_ns};
 use crate::fork::Origin;
 use crate::sync::{Condvar, Mutex, MutexGuard, lock};
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub(super) type WaiterOf<M> = Waiter<<M as Manager>::Item, <M as Manager>::Error>;
 pub(super) type PlacedOf<M> = Placed<<M as Manager>::Item, Arc<WaiterOf<M>>>;
@@ -37,6 +37,8 @@ pub(super) struct Shared<M: Manager> {
     /// Whoever closes the pool waits here.
     pub(super) drained: Condvar,
     pub(super) origin: Origin,
+    /// How long an acquire without a deadline waits: the setting, beside the lock, which a forked child may never take.
+    pub(super) acquire_timeout: Option<Duration>,
     pub(super) manager: M,
 }
 
@@ -191,7 +193,11 @@ impl<M: Manager> Shared<M> {
         match why {
             Unserved::TimedOut => {
                 state.core.count_timeout();
-                Err(AcquireError::TimedOut { cause: state.failure.clone() })
+                let cause = state.failure.clone();
+                // Whoever never waits for long would otherwise never find anything.
+                state.core.miss();
+                self.leave(state);
+                Err(AcquireError::TimedOut { cause })
             }
             Unserved::Cancelled => {
                 state.core.count_cancelled();

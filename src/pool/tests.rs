@@ -277,6 +277,14 @@ fn a_wait_ends_in_time_or_when_it_is_cancelled() {
 }
 
 #[test]
+fn who_never_waits_finds_something_the_next_time() {
+    let patience = Settings { acquire_timeout: Some(Duration::ZERO), ..settings(0, 4) };
+    let (pool, _numbers) = pool(patience);
+    assert!(matches!(pool.acquire(), Err(AcquireError::TimedOut { .. })), "nothing is kept ready");
+    wait_until("one is opened all the same", || pool.acquire().is_ok());
+}
+
+#[test]
 fn poisoned_items_are_never_used_again() {
     let (pool, numbers) = pool(settings(0, 4));
     let mut guard = pool.acquire().expect("room");

@@ -96,6 +96,11 @@ impl<E: Engine> Reactor<E> {
         self.counts
     }
 
+    /// Whether this is the process that the server belongs to.
+    pub(crate) fn is_here(&self) -> bool {
+        self.origin.is_here()
+    }
+
     /// One turn for everybody.
     pub(crate) fn pump(&mut self) -> Result<Pumped, Forked> {
         if !self.origin.is_here() {
@@ -200,7 +205,8 @@ impl<E: Engine> Reactor<E> {
             let dying = slot.dying.map(|dying| (dying.since, LAST_TIME));
             [stuck, dying]
         });
-        let limits = slots.flatten().map(|(since, limit)| since.saturating_add(ns(limit + MARGIN)));
+        let limits =
+            slots.flatten().map(|(since, limit)| since.saturating_add(ns(limit.saturating_add(MARGIN))));
         let earliest = limits.chain(porter).chain(stop_at).min();
         earliest.filter(|at| *at < now_ns().saturating_add(ns(FOR_EVER))).map_or(0, |at| at.max(1))
     }

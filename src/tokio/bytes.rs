@@ -4,7 +4,7 @@
 //! **Invariant.** Of the two tasks that may wait, one to read and one to write, each is armed for, or has been woken and will
 //! look. The runtime knows one waker for both ([`Sleepers`]), since one descriptor tells of data and of room.
 
-use super::driver::{drain, watch};
+use super::driver::{drain, look_read, look_write, watch};
 use crate::bytes::{End, Wanted, Way};
 use crate::flight::Transport;
 use crate::handshake::{BindError, ConnectError};
@@ -147,9 +147,9 @@ impl AsyncByteStream {
     /// Whether a descriptor was reported; from now on it wakes the sleepers. Fails when the runtime shuts down.
     fn was_reported(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         let descriptor = &self.descriptor;
-        let mut reported = drain(|| descriptor.poll_read_ready(cx).map_ok(|mut ready| ready.clear_ready()))?;
+        let mut reported = drain(|| look_read(descriptor, cx))?;
         if self.is_socket {
-            reported |= drain(|| descriptor.poll_write_ready(cx).map_ok(|mut ready| ready.clear_ready()))?;
+            reported |= drain(|| look_write(descriptor, cx))?;
         }
         if let Some(process) = &self.process
             && process.poll_read_ready(cx)?.is_ready()

@@ -49,11 +49,9 @@ impl Driver {
 
     /// Whether a descriptor was reported; from now on it wakes this task. Fails when the runtime shuts down.
     fn was_reported(&self, cx: &mut Context<'_>) -> io::Result<bool> {
-        let mut reported =
-            drain(|| self.descriptor.poll_read_ready(cx).map_ok(|mut ready| ready.clear_ready()))?;
+        let mut reported = drain(|| look_read(&self.descriptor, cx))?;
         if self.is_socket {
-            reported |=
-                drain(|| self.descriptor.poll_write_ready(cx).map_ok(|mut ready| ready.clear_ready()))?;
+            reported |= drain(|| look_write(&self.descriptor, cx))?;
         }
         if let Some(process) = &self.process {
             // Once, and for ever: a process that has ended stays so.
@@ -70,16 +68,45 @@ pub(super) fn watch<T: std::os::fd::AsRawFd>(descriptor: T, interest: Interest) 
     AsyncFd::with_interest(descriptor, interest)
 }
 
-/// Asks until there is nothing more; whether there was anything.
-pub(super) fn drain(mut look: impl FnMut() -> Poll<io::Result<()>>) -> io::Result<bool> {
+/// Asks until there is nothing more; whether there was anything. `look` says whether the direction is closed: that is
+/// told for ever, whatever is cleared.
+pub(super) fn drain(mut look: impl FnMut() -> Poll<io::Result<bool>>) -> io::Result<bool> {
     let mut reported = false;
     loop {
         match look() {
-            Poll::Ready(ready) => ready?,
+            Poll::Ready(closed) => {
+                if closed? {
+                    return Ok(true);
+                }
+            }
             Poll::Pending => return Ok(reported),
         }
         reported = true;
     }
+}
+
+/// One look of [`drain`] at what may be read.
+pub(super) fn look_read<T: std::os::fd::AsRawFd>(
+    descriptor: &AsyncFd<T>,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<bool>> {
+    descriptor.poll_read_ready(cx).map_ok(|mut guard| {
+        let closed = guard.ready().is_read_closed();
+        guard.clear_ready();
+        closed
+    })
+}
+
+/// The same for writing.
+pub(super) fn look_write<T: std::os::fd::AsRawFd>(
+    descriptor: &AsyncFd<T>,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<bool>> {
+    descriptor.poll_write_ready(cx).map_ok(|mut guard| {
+        let closed = guard.ready().is_write_closed();
+        guard.clear_ready();
+        closed
+    })
 }
 
 /// Looks at everything, and arms.

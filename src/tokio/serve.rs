@@ -1,6 +1,6 @@
 //! The server of async handlers: an embedded reactor, driven by a task.
 
-use super::driver::{drain, watch};
+use super::driver::{drain, look_read, watch};
 use crate::dispatch::{Inline, Pace};
 use crate::flight::Flight;
 use crate::porter::Lodging;
@@ -23,8 +23,8 @@ pub trait AsyncService: Send + 'static {
     /// the work belongs into the future.
     ///
     /// # Cancel safety
-    /// The future is dropped when nobody wants the answer any more: the caller has dropped or cancelled the call, its
-    /// deadline has passed, it is gone, or the server has shut down. So it may end at every `.await`; what must be done to
+    /// The future is dropped when nobody wants the answer any more: the caller has dropped or cancelled the call
+    /// (as clients do when a deadline passes), it is gone, or the server has shut down. So it may end at every `.await`; what must be done to
     /// its end is to be spawned. The future of a one-way message is run to its end.
     fn request(
         &mut self,
@@ -121,7 +121,7 @@ impl<S: AsyncService> Serving<S> {
         let runtime = Handle::current();
         let is_alone = runtime.runtime_flavor() == RuntimeFlavor::CurrentThread;
         let inline = server.inlining();
-        let spawning = Spawning { service, runtime, inline, pace: Pace::new() };
+        let spawning = Spawning { service, runtime, inline, pace: Arc::new(Pace::new()) };
         let (mut reactor, status) = server.reactor(Concurrent::new(spawning), Lodging::Loop)?;
         reactor.embed().map_err(ServeError::Io)?;
         let epoll = reactor.descriptor().try_clone_to_owned().map_err(ServeError::Io)?;
@@ -131,7 +131,7 @@ impl<S: AsyncService> Serving<S> {
 
     fn drive(&mut self, cx: &mut Context<'_>) -> Result<Poll<ServerStats>, ServeError> {
         // Registered before anything is looked at: what is reported later wakes this task.
-        let reported = drain(|| self.epoll.poll_read_ready(cx).map_ok(|mut ready| ready.clear_ready()));
+        let reported = drain(|| look_read(&self.epoll, cx));
         if reported.map_err(ServeError::Io)? {
             self.reactor.disarm();
         } else {
@@ -190,7 +190,7 @@ struct Spawning<S> {
     service: S,
     runtime: Handle,
     inline: Inline,
-    pace: Pace,
+    pace: Arc<Pace>,
 }
 
 impl<S: AsyncService> Service for Spawning<S> {
@@ -202,16 +202,17 @@ impl<S: AsyncService> Service for Spawning<S> {
                 Inline::Measured => self.pace.is_short(),
             };
         let flight = request.flight().clone();
+        let measured = (self.inline == Inline::Measured).then(|| self.pace.clone());
         if !here {
-            let handling = handle(flight, self.service.request(request, responder));
+            let handling = handle(flight, measured, self.service.request(request, responder));
             // Not waited for: its answer comes by the completions.
             drop(self.runtime.spawn(handling));
             return;
         }
-        let mut handling = Box::pin(handle(flight, self.service.request(request, responder)));
+        let mut handling = Box::pin(handle(flight, measured, self.service.request(request, responder)));
         // Whom it would wake does not matter: if it is not ready it is polled again, by its own task.
         let mut nobody = Context::from_waker(Waker::noop());
-        if self.pace.time(|| handling.as_mut().poll(&mut nobody)).is_pending() {
+        if handling.as_mut().poll(&mut nobody).is_pending() {
             drop(self.runtime.spawn(handling));
         }
     }
@@ -226,7 +227,8 @@ impl<S: AsyncService> Service for Spawning<S> {
 }
 
 /// Runs a handler until it is done, or nobody wants its answer any more.
-async fn handle(flight: Arc<Flight>, handler: impl Future<Output = ()>) {
+/// `pace` is told how long its first poll takes.
+async fn handle(flight: Arc<Flight>, mut pace: Option<Arc<Pace>>, handler: impl Future<Output = ()>) {
     if flight.is_expired() {
         return;
     }
@@ -236,7 +238,10 @@ async fn handle(flight: Arc<Flight>, handler: impl Future<Output = ()>) {
         if !flight.one_way && flight.is_over(cx.waker()) {
             return Poll::Ready(());
         }
-        handler.as_mut().poll(cx)
+        match pace.take() {
+            Some(pace) => pace.time_poll(|| handler.as_mut().poll(cx)),
+            None => handler.as_mut().poll(cx),
+        }
     })
     .await;
 }

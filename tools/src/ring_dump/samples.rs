@@ -84,6 +84,22 @@ pub(crate) struct Samples {
 /// A time that is later than that of the look by more is none.
 const AHEAD_NS: u64 = 1_000_000_000;
 
+/// The latest time that segments tell of: of those in a core dump nobody knows when they were written.
+pub(crate) fn latest(images: &[Image]) -> Option<u64> {
+    let times = |image: &Image| {
+        let segment = inspect::decode(&image.control).ok()?;
+        let created = segment.identity().created_ns;
+        let (counters, samples) = match &segment {
+            Segment::Request(segment) => (segment.counters, &segment.samples[..]),
+            Segment::Response(segment) => (segment.counters, &segment.samples[..]),
+            _ => return Some(created),
+        };
+        let sampled = samples.iter().flat_map(|sample| [sample.sent_ns, sample.taken_ns, sample.done_ns]);
+        sampled.chain([created, counters.oldest_sent_ns]).max()
+    };
+    images.iter().filter_map(times).max()
+}
+
 /// The samples of a segment that were the same at both ends of a look: others were being written.
 pub(crate) fn settled(image: &Image) -> Vec<Sample> {
     let of = |page: &[u8]| match inspect::decode(page) {
@@ -96,12 +112,17 @@ pub(crate) fn settled(image: &Image) -> Vec<Sample> {
         return samples;
     }
     let after = of(&image.after);
-    samples.into_iter().filter(|sample| after.contains(sample)).collect()
+    // What is written word by word may gain its end in between, and nothing else.
+    let same = |a: &Sample, b: &Sample| (a.call, a.sent_ns, a.taken_ns) == (b.call, b.sent_ns, b.taken_ns);
+    let again = |before: &Sample| after.iter().find(|now| same(before, now)).map(|now| (*before, *now));
+    let kept = samples.iter().filter_map(again).filter(|(before, now)| before == now || before.done_ns == 0);
+    kept.map(|(_, now)| now).collect()
 }
 
 /// What the two halves say at `now`; `None` if no call was timed. Times that contradict each other are left out.
 pub(crate) fn join(client: &[Sample], server: &[Sample], now: u64) -> Option<Samples> {
-    let possible = |times: &[u64]| times.is_sorted() && times.iter().all(|at| *at <= now + AHEAD_NS);
+    let latest = now.saturating_add(AHEAD_NS);
+    let possible = |times: &[u64]| times.is_sorted() && times.iter().all(|at| *at <= latest);
     let key = |sample: &Sample| (sample.call, sample.sent_ns);
     let server: BTreeMap<_, _> = server.iter().map(|sample| (key(sample), sample)).collect();
     let client: BTreeMap<_, _> = client.iter().map(|sample| (key(sample), sample)).collect();
@@ -126,11 +147,9 @@ pub(crate) fn join(client: &[Sample], server: &[Sample], now: u64) -> Option<Sam
             Some(sample) if sample.done_ns == 0 => (Stage::Handler, sample.taken_ns),
             Some(sample) => (Stage::ResponseRing, sample.done_ns),
         };
-        sent.push(own.sent_ns);
-        possible(&[own.sent_ns, since]).then(|| OnItsWay {
-            call: own.call,
-            stage,
-            age_ns: now.saturating_sub(since),
+        possible(&[own.sent_ns, since]).then(|| {
+            sent.push(own.sent_ns);
+            OnItsWay { call: own.call, stage, age_ns: now.saturating_sub(since) }
         })
     });
     let on_its_way = on_its_way.max_by_key(|call| call.age_ns);

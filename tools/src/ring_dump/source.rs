@@ -3,7 +3,7 @@
 //! punches can raise a signal here. The target is not asked, but by the handshake of an inspector.
 
 use crate::capture::{Capture, Image, Origin, Take};
-use crate::{Failure, Unattachable, core_dump, process};
+use crate::{Failure, Unattachable, core_dump, process, samples};
 use ringbell::ConnectError;
 use ringbell::inspect::{self, Inspector, Segment};
 use ringbell::layout::{self, SegmentKind};
@@ -161,6 +161,8 @@ pub(crate) struct Found {
     pub(crate) over_sockets: Option<u64>,
     /// Where the server listens, as far as known.
     pub(crate) listens_at: Vec<PathBuf>,
+    /// Whether they are of a core dump: as they were when it was written.
+    pub(crate) dead: bool,
 }
 
 /// Looks for the segments of a live target, or of a core dump.
@@ -170,7 +172,7 @@ pub(crate) fn find(target: &Target) -> Result<Found, Unattachable> {
         Target::Socket(path) => find_at_socket(path),
         Target::Core(path) => {
             let handles = core_dump::segments(path)?;
-            Ok(Found { handles, ..Found::default() })
+            Ok(Found { handles, dead: true, ..Found::default() })
         }
         Target::Saved(_) => Ok(Found::default()),
     }
@@ -191,7 +193,7 @@ fn find_in_process(pid: u32) -> Result<Found, Unattachable> {
     if !handles.iter().any(is_in_use) {
         return Err(Unattachable(format!("process {pid} has no segments of Ringbell")));
     }
-    Ok(Found { handles, over_sockets: None, listens_at: process::listens_at(pid) })
+    Ok(Found { handles, listens_at: process::listens_at(pid), ..Found::default() })
 }
 
 fn is_in_use(handle: &Handle) -> bool {
@@ -229,7 +231,7 @@ fn find_at_socket(path: &Path) -> Result<Found, Unattachable> {
     handles.extend(bells.into_iter().filter(|handle| {
         matches!(handle.decode(), Some(Segment::Bell(bell)) if bell.identity.generation == survey.generation)
     }));
-    Ok(Found { handles, over_sockets: Some(survey.sockets), listens_at })
+    Ok(Found { handles, over_sockets: Some(survey.sockets), listens_at, dead: false })
 }
 
 /// Our segments among the descriptors of a process.
@@ -331,6 +333,7 @@ pub(crate) fn take(found: &Found, whole: bool) -> Take {
             }
         }
     }
+    let at_ns = if found.dead { samples::latest(&images).unwrap_or(at_ns) } else { at_ns };
     let named: BTreeSet<(u32, u64)> = images.iter().filter_map(names).collect();
     let mut processes = Vec::new();
     for (pid, since) in named {
