@@ -53,7 +53,7 @@ pub fn message(kind: u16, body: &[u8]) -> Vec<u8> {
 /// Where the features stand in a Hello.
 const FEATURES: usize = 16 + 8;
 /// The feature of a session that is a byte stream.
-pub const BYTES: u8 = 2;
+pub const BYTES: u8 = 4;
 
 /// A Hello as an honest client sends it.
 #[must_use]
