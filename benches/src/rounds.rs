@@ -1,6 +1,7 @@
 //! All trials, several times, in an order that is random anew in every round: so that a slow minute of the machine
 //! falls on everybody.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -87,6 +88,8 @@ fn in_short(entry: &Entry) -> bool {
         Scenario::ServiceEmpty => placement == Placement::TwoCpus,
         _ if name.starts_with("limit-") => ![16, 256, 4 << 10, 16 << 10, 256 << 10].contains(&size),
         Scenario::Echo => size == 64 || whole && [48, 1 << 10, 64 << 10, 1 << 20].contains(&size),
+        Scenario::Request10us => placement == Placement::TwoCpus,
+        Scenario::Request1us | Scenario::Request50us | Scenario::Request200us => false,
         Scenario::Pipelined => in_flight == 64,
         Scenario::Batch => in_flight == 16 && (whole || name == "ringbell-batch"),
         Scenario::Clients => whole && [1, 8, 32].contains(&clients),
@@ -256,15 +259,25 @@ pub(crate) fn run(entries: &[Entry], plan: &Plan) -> Outcome<Race> {
         });
     }
     relate(&mut rows);
-    for (entry, row) in entries.iter().zip(&rows) {
-        if let Some(timers) = row.timer_wakes {
-            let rounds = row.rounds;
-            remarks.push(format!("{}: {timers} sleeps ended by a timer in {rounds} rounds", entry.label()));
-        }
-    }
+    remarks.extend(timers(entries, &rows));
     let complete = failures.is_empty();
     remarks.extend(failures);
     Ok(Race { rows, remarks, complete, distance: distance.map(|distance| distance.usual()) })
+}
+
+/// How many sleeps a timer ended where that is counted: for each system, in all its rows.
+fn timers(entries: &[Entry], rows: &[Row]) -> Vec<String> {
+    let mut systems: BTreeMap<&str, (u64, usize)> = BTreeMap::new();
+    for (entry, row) in entries.iter().zip(rows) {
+        if let Some(timers) = row.timer_wakes {
+            let of = systems.entry(entry.contender.name()).or_default();
+            *of = (of.0 + timers, of.1 + 1);
+        }
+    }
+    systems
+        .into_iter()
+        .map(|(name, (timers, rows))| format!("{name}: {timers} sleeps ended by a timer, in {rows} rows"))
+        .collect()
 }
 
 /// Whether the next round would leave too little of the budget for counting system calls, which takes as long as a round

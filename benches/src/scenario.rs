@@ -42,6 +42,19 @@ pub(crate) enum Scenario {
     Clients,
     /// As `Clients`, beside as many processes that compute without a pause as there are CPUs.
     Crowded,
+    /// As `Echo` or `OneCpu`, of requests that keep the server's CPU busy for so long: neither too short to park for nor
+    /// long enough to be worth it at once.
+    #[serde(rename = "request-1us")]
+    Request1us,
+    /// See above.
+    #[serde(rename = "request-10us")]
+    Request10us,
+    /// See above.
+    #[serde(rename = "request-50us")]
+    Request50us,
+    /// See above.
+    #[serde(rename = "request-200us")]
+    Request200us,
     /// One client that keeps some calls in flight, whose handlers each wait for 100 us.
     ServiceDepth,
     /// Many clients with one such call in flight each.
@@ -143,6 +156,7 @@ impl Case {
     pub(crate) fn standard() -> Vec<Self> {
         let mut cases: Vec<Self> = ECHO_SIZES.iter().map(|&size| Self::new(Scenario::Echo, size)).collect();
         cases.extend(Self::waits());
+        cases.push(Self::new(Scenario::Setup, 64).on(Placement::OneCpu));
         cases.push(Self::new(Scenario::PacedFast, 64));
         cases.push(Self::new(Scenario::Idle, 64));
         cases.extend(Self::depths(Scenario::Pipelined));
@@ -157,19 +171,34 @@ impl Case {
     pub(crate) fn few() -> Vec<Self> {
         let mut cases: Vec<Self> = FEW_SIZES.iter().map(|&size| Self::new(Scenario::Echo, size)).collect();
         cases.extend(Self::waits());
-        cases.extend(Self::depths(Scenario::Pipelined));
-        cases.extend(Self::crowd(Scenario::Clients, &[1, 8, 32]));
-        cases.extend(Self::crowd(Scenario::Crowded, &[1, 4]));
+        cases.extend(Self::depths(Scenario::Pipelined).into_iter().skip(1));
+        cases.extend(Self::crowd(Scenario::Clients, &[8]));
+        cases.extend(Self::crowd(Scenario::Crowded, &[4]));
+        cases
+    }
+
+    /// Still fewer, for the second best configuration of a peer: those in which it differs from the best one.
+    pub(crate) fn glance() -> Vec<Self> {
+        let mut cases = [Scenario::Echo, Scenario::OneCpu, Scenario::Parked, Scenario::Paced]
+            .map(|scenario| Self::new(scenario, 64))
+            .to_vec();
+        cases.extend(Self::depths(Scenario::Pipelined).into_iter().skip(1));
+        cases.extend(Self::crowd(Scenario::Clients, &[8]));
         cases
     }
 
     /// One client in all the ways in which waiting matters.
-    fn waits() -> Vec<Self> {
-        let mut cases = [Scenario::OneCpu, Scenario::Parked, Scenario::Paced, Scenario::Setup]
+    fn waits() -> [Self; 4] {
+        [Scenario::OneCpu, Scenario::Parked, Scenario::Paced, Scenario::Setup]
             .map(|scenario| Self::new(scenario, 64))
-            .to_vec();
-        cases.push(Self::new(Scenario::Setup, 64).on(Placement::OneCpu));
-        cases
+    }
+
+    /// Requests that take some time.
+    pub(crate) fn lasting() -> Vec<Self> {
+        let scenarios =
+            [Scenario::Request1us, Scenario::Request10us, Scenario::Request50us, Scenario::Request200us];
+        let on = |place| scenarios.map(|scenario| Self::new(scenario, 64).on(place));
+        [Placement::TwoCpus, Placement::OneCpu].into_iter().flat_map(on).collect()
     }
 
     /// Many calls of one client at a time.
@@ -234,6 +263,17 @@ impl Case {
     pub(crate) fn slow_client() -> Vec<Self> {
         let case = Self::new(Scenario::SlowClient, 64);
         [CALLERS, CALLERS + 1].map(|clients| Self { clients, ..case }).to_vec()
+    }
+
+    /// For how long a request keeps the server's CPU busy, in nanoseconds.
+    pub(crate) const fn lasts_ns(&self) -> u64 {
+        match self.scenario {
+            Scenario::Request1us => 1_000,
+            Scenario::Request10us => 10_000,
+            Scenario::Request50us => 50_000,
+            Scenario::Request200us => 200_000,
+            _ => 0,
+        }
     }
 
     /// How many of the clients call and are measured.
@@ -305,6 +345,10 @@ impl Case {
             | Scenario::Idle
             | Scenario::PacedFast
             | Scenario::Cost
+            | Scenario::Request1us
+            | Scenario::Request10us
+            | Scenario::Request50us
+            | Scenario::Request200us
             | Scenario::ServiceDepth
             | Scenario::ServiceClients
             | Scenario::ServiceEmpty
@@ -372,6 +416,10 @@ impl fmt::Display for Scenario {
             Self::Stream => "stream",
             Self::Clients => "clients",
             Self::Crowded => "crowded",
+            Self::Request1us => "request-1us",
+            Self::Request10us => "request-10us",
+            Self::Request50us => "request-50us",
+            Self::Request200us => "request-200us",
             Self::ServiceDepth => "service-depth",
             Self::ServiceClients => "service-clients",
             Self::ServiceEmpty => "service-empty",
@@ -418,7 +466,7 @@ mod tests {
     #[test]
     fn displays_as_it_serializes() {
         let services = [Case::service_depths(), Case::service_clients(), Case::service_empty()].concat();
-        let sockets = [vec![Case::tasks()], Case::sockets()].concat();
+        let sockets = [vec![Case::tasks()], Case::sockets(), Case::lasting()].concat();
         for case in [Case::standard(), services, Case::slow_client(), sockets].concat() {
             assert_eq!(serde_json::to_value(case.scenario).expect("serializes"), case.scenario.to_string());
             assert_eq!(serde_json::to_value(case.placement).expect("serializes"), case.placement.to_string());

@@ -1,5 +1,7 @@
 //! What handlers do with a request before they answer it.
 
+use std::time::{Duration, Instant};
+
 use crate::pause::sleep;
 use crate::payload::{Sink, echo, is_whole};
 use crate::scenario::{Case, Scenario};
@@ -18,6 +20,8 @@ pub(crate) enum Work {
     /// Waits for 100 us without using the CPU, then answers with the request. Threads that do so must
     /// [be punctual](crate::pause::be_punctual).
     Wait,
+    /// Computes for so many nanoseconds, then answers with the request.
+    Compute(u64),
     /// A read from the [store](crate::world_state), which waits as long.
     World,
 }
@@ -27,7 +31,10 @@ impl Work {
     pub(crate) const fn of(case: &Case) -> Self {
         match case.scenario {
             Scenario::ServiceDepth | Scenario::ServiceClients => Self::World,
-            _ => Self::Echo,
+            _ => match case.lasts_ns() {
+                0 => Self::Echo,
+                nanos => Self::Compute(nanos),
+            },
         }
     }
 
@@ -41,23 +48,32 @@ impl Work {
     /// # Panics
     /// If the request arrived damaged; the trial then fails as a whole.
     pub(crate) fn answer(self, request: &[u8], answer: &mut Vec<u8>) {
-        if self == Self::Wait {
-            sleep(WAIT_NS).expect("the monotonic clock can be slept on");
+        match self {
+            Self::Wait => sleep(WAIT_NS).expect("the monotonic clock can be slept on"),
+            Self::Compute(nanos) => compute(Duration::from_nanos(nanos)),
+            Self::Echo | Self::World => {}
         }
         echo(request, answer);
     }
 }
 
+/// Keeps the CPU busy.
+fn compute(time: Duration) {
+    let begun = Instant::now();
+    while begun.elapsed() < time {}
+}
+
 /// What a server without a pool does with the messages of one connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Handler {
+    work: Work,
     sink: Option<Sink>,
 }
 
 impl Handler {
     /// What the scenario prescribes.
     pub(crate) fn of(case: &Case) -> Self {
-        Self { sink: (case.scenario == Scenario::Stream).then(Sink::default) }
+        Self { work: Work::of(case), sink: (case.scenario == Scenario::Stream).then(Sink::default) }
     }
 
     /// Takes a message whose answer is made of it where it lies. False: it wants none.
@@ -88,7 +104,7 @@ impl Handler {
         {
             return false;
         }
-        echo(request, answer);
+        self.work.answer(request, answer);
         true
     }
 }

@@ -107,17 +107,19 @@ impl System for Ringbell {
     fn cases(&self) -> Vec<Case> {
         let waits = || [Case::service_depths(), Case::service_clients()].concat();
         match (self.serving, self.transport) {
-            (Serving::Serial, TransportChoice::Socket) => Case::standard(),
+            (Serving::Serial, TransportChoice::Socket) => Case::few(),
             (Serving::Batch, _) => {
                 [Case::depths(Scenario::Pipelined), Case::depths(Scenario::Batch)].concat()
             }
             (Serving::AlwaysWake, _) => {
                 let mut cases = Case::few();
                 cases.retain(|case| case.size <= 1 << 10 && case.scenario != Scenario::Setup);
+                cases.extend(Case::crowd(Scenario::Clients, &[32]));
                 cases
             }
             (Serving::Serial, _) => {
-                [Case::standard(), waits(), Case::service_empty(), Case::slow_client()].concat()
+                [Case::standard(), waits(), Case::service_empty(), Case::slow_client(), Case::lasting()]
+                    .concat()
             }
             (Serving::Inline, _) => [Case::service_empty(), Case::slow_client()].concat(),
             (Serving::Pool, TransportChoice::Socket) => waits(),

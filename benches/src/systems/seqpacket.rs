@@ -31,7 +31,7 @@ impl System for SeqPacket {
     }
 
     fn cases(&self) -> Vec<Case> {
-        let mut cases = Case::standard();
+        let mut cases = Case::few();
         cases.retain(|case| case.size <= LARGEST);
         cases
     }

@@ -32,7 +32,7 @@ impl System for UdsStream {
     }
 
     fn cases(&self) -> Vec<Case> {
-        let mut cases = Case::standard();
+        let mut cases = [Case::standard(), Case::lasting()].concat();
         cases.retain(|case| !self.batched || case.comes_in_bursts());
         cases
     }
@@ -133,7 +133,7 @@ impl System for UdsDial {
     }
 
     fn cases(&self) -> Vec<Case> {
-        let mut cases = Case::standard();
+        let mut cases = Case::few();
         // There is nothing that could wait, or be waited for, in a connection that is not there.
         cases.retain(|case| !case.comes_in_bursts() && case.scenario != Scenario::Idle);
         cases

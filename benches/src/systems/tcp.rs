@@ -30,7 +30,7 @@ impl System for Tcp {
     }
 
     fn cases(&self) -> Vec<Case> {
-        if self.tuned { Case::standard() } else { Case::few() }
+        if self.tuned { Case::few() } else { Case::glance() }
     }
 
     fn serve(&self, setup: &Setup, ready: Ready<'_>) -> Outcome<()> {

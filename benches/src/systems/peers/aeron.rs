@@ -174,7 +174,7 @@ impl System for AeronIpc {
     }
 
     fn cases(&self) -> Vec<Case> {
-        let mut cases = Case::few();
+        let mut cases = if self.tuned { Case::few() } else { Case::glance() };
         // Nobody wakes anybody: it cannot sleep as the case demands.
         cases.retain(|case| case.scenario != Scenario::Parked);
         cases.extend([Case::new(Scenario::Echo, 48), Case::stream()]);

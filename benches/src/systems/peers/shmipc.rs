@@ -48,7 +48,7 @@ impl System for Shmipc {
     }
 
     fn cases(&self) -> Vec<Case> {
-        Case::few()
+        if self.eventfd { Case::glance() } else { Case::few() }
     }
 
     fn serve(&self, setup: &Setup, ready: Ready<'_>) -> Outcome<()> {

@@ -53,7 +53,7 @@ impl System for Tarpc {
     }
 
     fn cases(&self) -> Vec<Case> {
-        Case::few()
+        if self.workers { Case::few() } else { Case::glance() }
     }
 
     fn serve(&self, setup: &Setup, ready: Ready<'_>) -> Outcome<()> {

@@ -35,7 +35,7 @@ impl System for TokioUds {
     }
 
     fn cases(&self) -> Vec<Case> {
-        if self.workers { Case::standard() } else { [Case::few(), vec![Case::tasks()]].concat() }
+        if self.workers { Case::few() } else { [Case::glance(), vec![Case::tasks()]].concat() }
     }
 
     fn serve(&self, setup: &Setup, ready: Ready<'_>) -> Outcome<()> {
