@@ -7,6 +7,7 @@
 mod embedded;
 mod mailbox;
 mod slot;
+mod turns;
 
 use crate::bell::{Rescue, Ringer};
 use crate::clock::now_ns;
@@ -33,6 +34,7 @@ use slot::{Backlog, Flights, Queued, Shared, Slot};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
+use turns::Turns;
 
 #[cfg(feature = "tokio")]
 pub(crate) use embedded::Idling;
@@ -126,7 +128,7 @@ pub(crate) struct Reactor<E> {
     places: HashMap<u64, usize>,
     /// How many of them are carried by sockets.
     sockets: usize,
-    first: usize,
+    turns: Turns,
     completions: Arc<Completions>,
     /// Completions that are being sent; empty in between.
     batch: Vec<Completion>,
@@ -220,7 +222,7 @@ impl<E: Engine> Reactor<E> {
             slots: Vec::new(),
             places: HashMap::new(),
             sockets: 0,
-            first: 0,
+            turns: Turns::default(),
             completions: parts.completions,
             batch: Vec::new(),
             woken: Vec::new(),
@@ -281,26 +283,27 @@ impl<E: Engine> Reactor<E> {
             self.hint(false);
             // For tools that look at a server which never sleeps.
             self.store_counts();
+            let Self { turns, slots, passes, .. } = self;
+            turns.cool(*passes, |place| slots[place].session.settle());
         }
         self.waiter.found(now_ns);
     }
 
-    /// One turn for every session; whether anything happened.
+    /// One turn for every session that did something lately, and for some of the others; whether anything happened.
     #[inline]
     fn pass(&mut self) -> Result<bool, Forked> {
         let mut worked = false;
-        let count = self.slots.len();
-        if count > 1 {
-            self.first = (self.first + 1) % count;
-        }
+        self.turns.begin();
+        let hot = self.turns.hot().len();
         let mut over: Vec<(u64, End)> = Vec::new();
-        for step in 0..count {
-            let mut index = self.first + step;
-            if index >= count {
-                index -= count;
-            }
+        for step in 0..hot + self.turns.cold_turns() {
+            let index = if step < hot { self.turns.at(step) } else { self.turns.next_cold() };
             match self.turn(index) {
-                Ok(moved) => worked |= moved,
+                Ok(false) => {}
+                Ok(true) => {
+                    worked = true;
+                    self.turns.heat(index, self.passes);
+                }
                 Err(End::Forked) => return Err(Forked),
                 Err(end) => over.push((self.slots[index].id, end)),
             }
@@ -670,7 +673,7 @@ impl<E: Engine> Reactor<E> {
         self.completions.take(&mut batch);
         let any = !batch.is_empty();
         let own = std::mem::take(&mut self.response);
-        let mut over = Vec::new();
+        let (mut over, mut answered) = (Vec::new(), Vec::new());
         for Completion { to, kind, code, payload } in batch.drain(..) {
             let id = match &to {
                 To::Flight(flight) => flight.caller.id,
@@ -683,14 +686,18 @@ impl<E: Engine> Reactor<E> {
                     if let Err(end) = self.complete(index, to, kind, code) {
                         over.push((id, end));
                     }
+                    // Rung for once, if those of one session follow each other.
+                    if answered.last() != Some(&index) {
+                        answered.push(index);
+                    }
                 }
             }
             self.completions.buffers().give(std::mem::take(&mut self.response));
         }
         self.response = own;
         self.batch = batch;
-        for slot in &mut self.slots {
-            slot.session.flush();
+        for place in answered {
+            self.slots[place].session.flush();
         }
         for (id, end) in over {
             self.take_down(id, end);
@@ -912,6 +919,7 @@ impl<E: Engine> Reactor<E> {
         });
         self.engine.opened(&caller);
         self.places.insert(id, self.slots.len());
+        self.turns.join(self.passes);
         self.slots.push(Slot {
             id,
             session,
@@ -942,7 +950,7 @@ impl<E: Engine> Reactor<E> {
         if let Some(moved) = self.slots.get(index) {
             self.places.insert(moved.id, index);
         }
-        self.first = 0;
+        self.turns.leave(index);
         // Relaxed: advice.
         slot.caller.0.open.store(false, Ordering::Relaxed);
         slot.flights.give_up();
@@ -986,11 +994,6 @@ impl<E: Engine> Reactor<E> {
         self.engine.closed(&slot.caller);
     }
 
-    #[inline]
-    fn any_pending(&self) -> bool {
-        self.has_news() || self.slots.iter().any(|slot| slot.queue.is_empty() && slot.session.has_pending())
-    }
-
     /// Whether the porter or somebody else in this process has something to say.
     #[inline]
     fn has_news(&self) -> bool {
@@ -1016,7 +1019,7 @@ impl<E: Engine> Reactor<E> {
 
     /// Looks so often; true if it need not look at sockets as well.
     #[inline]
-    fn spin(&self, polls: u32) -> bool {
+    fn spin(&mut self, polls: u32) -> bool {
         if let [slot] = &self.slots[..]
             && slot.queue.is_empty()
         {
@@ -1026,9 +1029,18 @@ impl<E: Engine> Reactor<E> {
             });
             return true;
         }
+        let has_pending = |slot: &Slot| slot.queue.is_empty() && slot.session.has_pending();
+        let cold = self.turns.cold_turns();
         for _ in 0..polls {
-            if self.any_pending() {
+            if self.has_news() || self.turns.hot().iter().any(|place| has_pending(&self.slots[*place])) {
                 return true;
+            }
+            for _ in 0..cold {
+                let place = self.turns.next_cold();
+                if has_pending(&self.slots[place]) {
+                    self.turns.heat(place, self.passes);
+                    return true;
+                }
             }
             spin_hint();
         }
@@ -1037,13 +1049,9 @@ impl<E: Engine> Reactor<E> {
 
     fn park(&mut self) {
         self.hint(true);
-        for slot in &mut self.slots {
-            slot.session.settle();
-        }
+        self.settle();
         self.store_counts();
-        let stuck = self.slots.iter().any(|slot| !slot.queue.is_empty());
-        let interest = if stuck { Interest::BOTH } else { Interest::DATA };
-        match self.sleep(interest, self.limits.wait.backstop, false) {
+        match self.sleep(self.interest(), self.limits.wait.backstop, false) {
             Slept::Not => self.counts.arms_called_off += 1,
             Slept::Rung | Slept::Out => self.counts.parks += 1,
             Slept::Rescued(Rescue::LateRing) => self.counts.late_rings += 1,
@@ -1051,14 +1059,27 @@ impl<E: Engine> Reactor<E> {
         }
     }
 
+    /// Publishes how far everybody was read. Who is cold was settled when it became so.
+    fn settle(&mut self) {
+        for place in self.turns.hot() {
+            self.slots[*place].session.settle();
+        }
+    }
+
+    /// What the reactor is to be rung for.
+    fn interest(&self) -> Interest {
+        let stuck = self.slots.iter().any(|slot| !slot.queue.is_empty());
+        if stuck { Interest::BOTH } else { Interest::DATA }
+    }
+
     /// `stopping`: whether the order to stop is known.
     fn sleep(&mut self, interest: Interest, backstop: Duration, stopping: bool) -> Slept {
-        let Self { parker, slots, mailbox, completions, limits, woken, .. } = self;
+        let Self { parker, slots, turns, passes, mailbox, completions, limits, woken, .. } = self;
         let look = || {
             mailbox.has_mail()
                 || completions.any()
                 || mailbox.is_stopping() != stopping
-                || slots.iter_mut().any(|slot| slot.has_work(limits))
+                || find_work(slots, limits, turns, *passes)
         };
         let slept = parker.park(interest, backstop, look, |session, ready| woken.push((session, ready)));
         self.read_woken();
@@ -1109,9 +1130,12 @@ impl<E: Engine> Reactor<E> {
         }
     }
 
+    /// Of those that did something lately.
     #[inline]
     fn surroundings(&self) -> Surroundings {
-        if let [Slot { shared: Some(shared), .. }] = &self.slots[..] {
+        if let [place] = self.turns.hot()
+            && let Some(shared) = &self.slots[*place].shared
+        {
             let client = Hints(shared.hints.load());
             return Surroundings {
                 peer_cannot_run: client.cpu().is_some() && client.cpu() == self.cpu,
@@ -1120,8 +1144,9 @@ impl<E: Engine> Reactor<E> {
         }
         let mut on = 0u64;
         // A socket is not seen by spinning.
-        let mut can_run = self.slots.is_empty();
-        for shared in self.slots.iter().filter_map(|slot| slot.shared.as_ref()) {
+        let mut can_run = self.turns.hot().is_empty();
+        let hot = self.turns.hot().iter().map(|place| &self.slots[*place]);
+        for shared in hot.filter_map(|slot| slot.shared.as_ref()) {
             let client = Hints(shared.hints.load());
             if let Some(cpu) = client.cpu() {
                 on |= 1u64.checked_shl(cpu).unwrap_or(0);
@@ -1226,4 +1251,13 @@ impl<E: Engine> Reactor<E> {
         self.counts.in_flight = self.slots.iter().map(|slot| slot.flights.len() as u64).sum();
         self.counts.store(&mut self.stored, &self.words);
     }
+}
+
+/// Whether anybody has something to do: the second look before a sleep, at everybody. Who is found is hot.
+fn find_work(slots: &mut [Slot], limits: &Limits, turns: &mut Turns, passes: u64) -> bool {
+    let found = slots.iter_mut().position(|slot| slot.has_work(limits));
+    if let Some(place) = found {
+        turns.heat(place, passes);
+    }
+    found.is_some()
 }

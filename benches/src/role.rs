@@ -96,6 +96,8 @@ pub(crate) fn play(order: &str) -> Outcome<()> {
             let figures = match contender {
                 Contender::System(system) => {
                     let server = CpuClock::of(server.ok_or("no server to attach to")?)?;
+                    let idle = 0..order.setup.case.idle_connections();
+                    let _idle = idle.map(|_| system.connect(&order.setup)).collect::<Outcome<Vec<_>>>()?;
                     measure::system(system, &order.setup, *timing, server, *salt, &mut wait_for_start)
                 }
                 Contender::Cost(cost) => measure::cost(cost, *timing, &mut wait_for_start),

@@ -94,6 +94,7 @@ fn in_short(entry: &Entry) -> bool {
         Scenario::Batch => in_flight == 16 && (whole || name == "ringbell-batch"),
         Scenario::Clients => whole && [1, 8, 32].contains(&clients),
         Scenario::Crowded => whole && clients == 4,
+        Scenario::Attached => name == "ringbell" && clients == 128,
         Scenario::OneCpu | Scenario::Setup => whole || name == "uds-dial",
         Scenario::Parked | Scenario::Paced | Scenario::PacedFast | Scenario::Idle | Scenario::Stream => whole,
         _ => true,

@@ -40,6 +40,8 @@ pub(crate) enum Scenario {
     Stream,
     /// Many client processes on however many CPUs there are, each calling without a pause.
     Clients,
+    /// As `Echo`, while other connections are open over which nothing is sent. They count as clients.
+    Attached,
     /// As `Clients`, beside as many processes that compute without a pause as there are CPUs.
     Crowded,
     /// As `Echo` or `OneCpu`, of requests that keep the server's CPU busy for so long: neither too short to park for nor
@@ -216,6 +218,12 @@ impl Case {
         numbers.iter().map(|&clients| Self { clients, ..Self::new(scenario, 64) }).collect()
     }
 
+    /// One client among many that are only there.
+    pub(crate) fn attached() -> Vec<Self> {
+        let case = Self::new(Scenario::Attached, 48);
+        [8, 64, 128, 1000].map(|clients| Self { clients, ..case }).to_vec()
+    }
+
     /// Depths of a pipeline of requests that take their time.
     pub(crate) fn service_depths() -> Vec<Self> {
         let case = Self::new(Scenario::ServiceDepth, 64);
@@ -265,6 +273,11 @@ impl Case {
         [CALLERS, CALLERS + 1].map(|clients| Self { clients, ..case }).to_vec()
     }
 
+    /// How many connections a client has beside the one over which it calls.
+    pub(crate) const fn idle_connections(&self) -> u32 {
+        if matches!(self.scenario, Scenario::Attached) { self.clients - 1 } else { 0 }
+    }
+
     /// For how long a request keeps the server's CPU busy, in nanoseconds.
     pub(crate) const fn lasts_ns(&self) -> u64 {
         match self.scenario {
@@ -278,7 +291,11 @@ impl Case {
 
     /// How many of the clients call and are measured.
     pub(crate) const fn callers(&self) -> u32 {
-        if self.has_slow_client() { CALLERS } else { self.clients }
+        match self.scenario {
+            _ if self.has_slow_client() => CALLERS,
+            Scenario::Attached => 1,
+            _ => self.clients,
+        }
     }
 
     /// Whether there is one more client, which never reads.
@@ -341,6 +358,7 @@ impl Case {
                 alike(self.scenario, None)
             }
             Scenario::Clients
+            | Scenario::Attached
             | Scenario::Crowded
             | Scenario::Idle
             | Scenario::PacedFast
@@ -415,6 +433,7 @@ impl fmt::Display for Scenario {
             Self::Batch => "batch",
             Self::Stream => "stream",
             Self::Clients => "clients",
+            Self::Attached => "attached",
             Self::Crowded => "crowded",
             Self::Request1us => "request-1us",
             Self::Request10us => "request-10us",
@@ -466,7 +485,7 @@ mod tests {
     #[test]
     fn displays_as_it_serializes() {
         let services = [Case::service_depths(), Case::service_clients(), Case::service_empty()].concat();
-        let sockets = [vec![Case::tasks()], Case::sockets(), Case::lasting()].concat();
+        let sockets = [vec![Case::tasks()], Case::sockets(), Case::lasting(), Case::attached()].concat();
         for case in [Case::standard(), services, Case::slow_client(), sockets].concat() {
             assert_eq!(serde_json::to_value(case.scenario).expect("serializes"), case.scenario.to_string());
             assert_eq!(serde_json::to_value(case.placement).expect("serializes"), case.placement.to_string());

@@ -90,7 +90,7 @@ pub(crate) fn run(entry: &Entry, cpus: &Cpus, timing: Timing, counting: bool) ->
     pids.extend(server.as_ref().map(Process::id));
     let counter = if counting { Some(Counter::attach(&directory.0, &pids)?) } else { None };
 
-    let start = Duration::try_from(clock_gettime(ClockId::Monotonic))? + NOTICE * case.clients;
+    let start = Duration::try_from(clock_gettime(ClockId::Monotonic))? + NOTICE * case.callers();
     for client in &mut clients {
         client.say(&format!("go {}\n", start.as_nanos()))?;
     }

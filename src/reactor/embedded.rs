@@ -18,10 +18,9 @@
 //! one; what it took is remembered until a pump has looked there. Between the last look and the sleep stand the arm, the
 //! fence and the second look of `bell.rs`. The model is that of a client in a loop, `loom-tests/src/event_loop.rs`.
 
-use super::{Engine, Forked, LAST_TIME, Reactor};
+use super::{Engine, Forked, LAST_TIME, Reactor, find_work};
 use crate::clock::now_ns;
 use crate::flight::Here;
-use crate::layout::Interest;
 use crate::park::ALARM;
 use crate::stats::ServerCounters;
 #[cfg(feature = "tokio")]
@@ -170,23 +169,20 @@ impl<E: Engine> Reactor<E> {
             return true;
         }
         self.hint(true);
-        for slot in &mut self.slots {
-            slot.session.settle();
-        }
+        self.settle();
         self.store_counts();
         let stop_at = self.mailbox.stop_at();
         let alarm = self.next_alarm(stop_at);
         self.parker.set_alarm(alarm);
-        let stuck = self.slots.iter().any(|slot| !slot.queue.is_empty());
-        let interest = if stuck { Interest::BOTH } else { Interest::DATA };
+        let interest = self.interest();
         let knows_the_end = self.stage == Some(Stage::Draining);
-        let Self { parker, slots, mailbox, completions, limits, .. } = self;
+        let Self { parker, slots, turns, passes, mailbox, completions, limits, .. } = self;
         let look = || {
             mailbox.has_mail()
                 || completions.any()
                 || mailbox.stop_at() != stop_at
                 || mailbox.is_stopping() != knows_the_end
-                || slots.iter_mut().any(|slot| slot.has_work(limits))
+                || find_work(slots, limits, turns, *passes)
         };
         if parker.arm_for_loop(interest, look) {
             self.counts.parks += 1;

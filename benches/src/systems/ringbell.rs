@@ -117,10 +117,15 @@ impl System for Ringbell {
                 cases.extend(Case::crowd(Scenario::Clients, &[32]));
                 cases
             }
-            (Serving::Serial, _) => {
-                [Case::standard(), waits(), Case::service_empty(), Case::slow_client(), Case::lasting()]
-                    .concat()
-            }
+            (Serving::Serial, _) => [
+                Case::standard(),
+                waits(),
+                Case::service_empty(),
+                Case::slow_client(),
+                Case::lasting(),
+                Case::attached(),
+            ]
+            .concat(),
             (Serving::Inline, _) => [Case::service_empty(), Case::slow_client()].concat(),
             (Serving::Pool, TransportChoice::Socket) => waits(),
             (Serving::Pool, _) => [waits(), Case::service_empty(), Case::slow_client()].concat(),
@@ -141,6 +146,7 @@ impl System for Ringbell {
         let server = Server::builder()
             .wait(waiting(setup, WaitSettings::server()))
             .max_handshakes(MOST_CLIENTS)
+            .max_clients(setup.case.clients.max(MOST_CLIENTS))
             .bind(&setup.path)?;
         // Nobody else serves in this process.
         let _ = SERVER.set(server.handle());

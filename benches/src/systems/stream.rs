@@ -32,7 +32,7 @@ impl System for UdsStream {
     }
 
     fn cases(&self) -> Vec<Case> {
-        let mut cases = [Case::standard(), Case::lasting()].concat();
+        let mut cases = [Case::standard(), Case::lasting(), Case::attached()].concat();
         cases.retain(|case| !self.batched || case.comes_in_bursts());
         cases
     }
