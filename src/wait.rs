@@ -52,7 +52,8 @@ pub struct WaitSettings {
     pub futile_spins: u32,
     /// Once given up, spinning is tried again every so many waits. Default 64.
     pub spin_probe: u32,
-    /// A yield of at least this length counts as slow. Default 1 ms.
+    /// A yield of at least this length counts as slow. Default 2 ms: less than a time slice that somebody who computes is
+    /// given, more than the turns of many clients who yield as well.
     pub slow_yield: Duration,
     /// Time lost in slow yields, drained at a quarter of wall time, after which yields are given up. Default 5 ms.
     pub slow_budget: Duration,
@@ -81,7 +82,7 @@ impl WaitSettings {
             turn_every_most: 4096,
             futile_spins: 4,
             spin_probe: 64,
-            slow_yield: Duration::from_millis(1),
+            slow_yield: Duration::from_millis(2),
             slow_budget: Duration::from_millis(5),
             slow_pause: Duration::from_millis(20),
             slow_pause_most: Duration::from_secs(4),
