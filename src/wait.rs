@@ -40,8 +40,7 @@ pub struct WaitSettings {
     /// 50 us for a server that waits for requests.
     pub yield_for: Duration,
     /// A waiter halves its time of yielding with each wait that ends in a sleep, down to this, and lengthens it again
-    /// when yielding pays, or a sleep was so short that yielding would have paid. Default 5 us for a server; for a
-    /// client as much as `yield_for`.
+    /// when yielding pays, or a sleep was so short that yielding would have paid. Default 5 us.
     pub yield_for_least: Duration,
     /// Every so many waits a spinner yields first, as long as others want the CPU. Default 16 for a client, 4
     /// for a server; 0 for never.
@@ -77,7 +76,7 @@ impl WaitSettings {
             spin_polls: 150,
             crowded_spin_polls: 20,
             yield_for: Duration::from_micros(150),
-            yield_for_least: Duration::from_micros(150),
+            yield_for_least: Duration::from_micros(5),
             turn_every: 16,
             turn_every_most: 4096,
             futile_spins: 4,
@@ -95,7 +94,6 @@ impl WaitSettings {
     pub fn server() -> Self {
         Self {
             yield_for: Duration::from_micros(50),
-            yield_for_least: Duration::from_micros(5),
             turn_every: 4,
             ..Self::client()
         }
@@ -626,6 +624,17 @@ mod tests {
             assert!(yields < last);
             last = yields;
         }
+    }
+
+    #[test]
+    fn a_client_whose_answers_take_long_hardly_yields() {
+        let mut waiter = Waiter::new(WaitSettings::client());
+        let mut clock = 1;
+        for _ in 0..8 {
+            steps_to_park(&mut waiter, &mut clock, 1_000);
+        }
+        let steps = steps_to_park(&mut waiter, &mut clock, 1_000);
+        assert!(steps.len() < 10, "{steps:?}");
     }
 
     #[test]
