@@ -92,11 +92,7 @@ impl WaitSettings {
 
     /// The defaults for a server that waits for requests.
     pub fn server() -> Self {
-        Self {
-            yield_for: Duration::from_micros(50),
-            turn_every: 4,
-            ..Self::client()
-        }
+        Self { yield_for: Duration::from_micros(50), turn_every: 4, ..Self::client() }
     }
 
     /// Settings that park at once: for machines where no CPU time may be spent on waiting.
