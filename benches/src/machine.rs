@@ -20,7 +20,7 @@ pub(crate) struct Machine {
     pub(crate) virtual_machine: bool,
     /// Memory in MiB.
     pub(crate) memory_mib: Option<u64>,
-    /// Release and version of the kernel.
+    /// Release of the kernel, without what its builder appends, and version.
     pub(crate) kernel: String,
     /// `x86_64`, ...
     pub(crate) architecture: String,
@@ -56,7 +56,11 @@ impl Machine {
             virtual_machine: of_cpu("flags")
                 .is_some_and(|flags| flags.split(' ').any(|flag| flag == "hypervisor")),
             memory_mib: memory(),
-            kernel: format!("{} {}", name.release().to_string_lossy(), name.version().to_string_lossy()),
+            kernel: format!(
+                "{} {}",
+                upstream(&name.release().to_string_lossy()),
+                name.version().to_string_lossy()
+            ),
             architecture: name.machine().to_string_lossy().into_owned(),
             frequency_governor: fs::read_to_string("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
                 .ok()
@@ -96,6 +100,11 @@ fn said_by(program: &str, arguments: &[&str]) -> Option<String> {
     text.lines().next().filter(|_| output.status.success()).map(str::to_owned)
 }
 
+/// The kernel's own part of a release: `6.1.0` of `6.1.0-18-amd64`.
+fn upstream(release: &str) -> &str {
+    release.split('-').next().unwrap_or(release)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,5 +120,6 @@ mod tests {
     fn this_machine_is_known() {
         let here = Machine::here(1);
         assert!(!here.kernel.is_empty());
+        assert_eq!(upstream("6.1.0-18-amd64"), "6.1.0");
     }
 }

@@ -43,7 +43,11 @@ impl Turns {
         if let Some(moved) = self.hot.iter_mut().find(|hot| **hot == last) {
             *moved = place;
         }
-        (self.first, self.cold) = (0, 0);
+        self.first = 0;
+        // Where it was, or else those at the end would never have a turn while others come and go.
+        if self.cold >= last {
+            self.cold = 0;
+        }
     }
 
     /// A pass begins, with another one of the hot ones than the last.
@@ -159,6 +163,19 @@ mod tests {
         let mut turns = with(HOT_LEAST);
         turns.cool(u64::MAX, |_| unreachable!("few are never cold"));
         assert_eq!(turns.cold_turns(), 0);
+    }
+
+    #[test]
+    fn coming_and_going_keeps_nobody_from_a_turn() {
+        let mut turns = with(1000);
+        turns.cool(HOT_PASSES, |_| ());
+        let mut seen = BTreeSet::new();
+        for _ in 0..COLD_PART {
+            seen.extend(pass(&mut turns));
+            turns.join(HOT_PASSES);
+            turns.leave(1000);
+        }
+        assert_eq!(seen.len(), 1000);
     }
 
     #[test]
