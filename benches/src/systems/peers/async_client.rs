@@ -1,7 +1,7 @@
 //! Ringbell's client of many tasks, on a runtime of one thread; the server is the usual one. No peer, but it needs tokio,
 //! and is compared with it: with `tokio-uds-one-thread`.
 
-use ringbell::{AsyncClient, Server};
+use ringbell::{AsyncClient, ConnectOptions, Server};
 use tokio::runtime::Runtime;
 
 use super::super::{Client, Outcome, Ready, Setup, System};
@@ -12,6 +12,9 @@ use crate::work::Work;
 
 /// The client of many tasks.
 pub(crate) static ASYNC: Async = Async;
+
+/// Bytes of a ring.
+const RING: u64 = 256 << 10;
 
 /// Calls of tasks over one session.
 #[derive(Debug)]
@@ -42,7 +45,9 @@ impl System for Async {
 
     fn connect(&self, setup: &Setup) -> Outcome<Box<dyn Client>> {
         let runtime = runtime(false)?;
-        let client = runtime.block_on(AsyncClient::connect(&setup.path))?;
+        // Room for all that may be in flight, as a socket's buffers have.
+        let options = ConnectOptions::new().ring_capacity(RING);
+        let client = runtime.block_on(options.connect_async(&setup.path))?;
         Ok(Box::new(Caller { runtime, client }))
     }
 }
