@@ -164,7 +164,11 @@ impl Future for Driver {
         let Self { shared, is_alone, wakes, .. } = self.get_mut();
         let next = shared.with_room(wakes, |core, wakes| {
             core.driven_by(cx.waker());
-            turn(core, reported, *is_alone, wakes)
+            let next = turn(core, reported, *is_alone, wakes);
+            if matches!(next, Next::Again) {
+                core.driver_comes_back();
+            }
+            next
         });
         match next {
             Next::End => return Poll::Ready(()),

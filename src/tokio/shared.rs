@@ -135,6 +135,11 @@ impl Core {
         self.rung = false;
     }
 
+    /// The driver looks once more, without being woken.
+    pub(super) fn driver_comes_back(&mut self) {
+        self.driver = None;
+    }
+
     pub(super) fn over(&self) -> Option<Over> {
         self.over
     }
