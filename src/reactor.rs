@@ -1123,8 +1123,14 @@ impl<E: Engine> Reactor<E> {
         // A bounded number of reads: a client that floods its lifeline gains no more of the reactor's time.
         for _ in 0..4 {
             match rustix::net::recv(&slot.lifeline, &mut bytes[..], rustix::net::RecvFlags::DONTWAIT) {
-                // The porter would look for it in vain.
-                Ok((count @ 1.., _)) => slot.said_goodbye |= bytes[..count].contains(&lifeline::GOODBYE),
+                Ok((count @ 1.., _)) => {
+                    // The porter would look for it in vain.
+                    slot.said_goodbye |= bytes[..count].contains(&lifeline::GOODBYE);
+                    if count < bytes.len() {
+                        // There is room, and whatever comes now makes a new edge.
+                        break;
+                    }
+                }
                 _ => break,
             }
         }

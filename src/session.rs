@@ -533,6 +533,12 @@ impl Session {
         self.link.has_room(self.wanted)
     }
 
+    /// How many messages such as the one that last found the link full there is room for, more or less.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn room(&mut self) -> u64 {
+        self.link.room_for(self.wanted)
+    }
+
     /// Whether the socket itself carries the session.
     #[inline]
     pub(crate) fn is_socket(&self) -> bool {

@@ -15,11 +15,13 @@
 //! gives it, as the waiting policy has learnt that it pays. For that the client is not armed, so neither side makes a
 //! system call; the driver is told, and arms again when the task lets it run.
 //!
-//! **Invariant.** The client is armed, or the driver has been woken and will look. So nothing that comes is overlooked.
+//! **Invariant.** The client is armed, or the driver has been woken, and will look and ring. So nothing that comes is
+//! overlooked, and nothing that was sent lies there.
 
 mod bytes;
 mod call;
 mod driver;
+mod entries;
 mod serve;
 mod shared;
 mod stream;

@@ -66,8 +66,8 @@ pub(crate) enum Scenario {
     /// [`CALLERS`] clients that call without a pause; and, in one of its two cases, beside them one that sends as much
     /// as it is let and reads no answer.
     SlowClient,
-    /// Many tasks of one asynchronous client, each with a call of its own over the one connection. Handed over and
-    /// counted as in `Batch`.
+    /// Many tasks of one asynchronous client, each of which calls over the one connection, again and again. An operation
+    /// is a call, and its time is that of the whole divided by their number.
     Tasks,
     /// A program with an event loop echoes datagrams. Here and below: whose sockets are its own, or a host's.
     #[serde(rename = "udp_echo_small")]

@@ -56,10 +56,13 @@ impl Client {
 
     /// Sends a message, or goes on with it; `None` if there is no room yet, or too much in flight. While one message
     /// is on its way no other may be begun. Its call, 0 for a one-way message.
+    ///
+    /// `put_off`: [`Self::arm`] or [`Self::stay_awake`] follows soon, and rings for this and others together.
     pub(crate) fn offer(
         &mut self,
         sending: &mut Sending,
         payload: &[u8],
+        put_off: bool,
     ) -> Result<Option<CallId>, SendError> {
         self.usable().map_err(Over::as_send)?;
         if payload.len() > self.session.max_message() {
@@ -79,7 +82,11 @@ impl Client {
             },
         };
         sending.head = Some(head);
-        match self.session.send(head, sending.until, payload, &mut sending.progress) {
+        let sent = self.session.post(head, sending.until, payload, &mut sending.progress);
+        if !put_off {
+            self.session.flush();
+        }
+        match sent {
             Ok(Sent::Done) if self.session.is_broken() => {
                 // Why, the pump finds out.
                 self.withdraw(sending);
@@ -140,7 +147,7 @@ impl Client {
     /// The session is over, and everything that came before has been handed out.
     pub(crate) fn pump(
         &mut self,
-        mut answered: impl FnMut(u64, Result<Vec<u8>, CallError>),
+        mut answered: impl FnMut(CallId, Result<Vec<u8>, CallError>),
     ) -> Result<(), Over> {
         self.usable()?;
         for _ in 0..LOOK_MOST {
@@ -153,7 +160,7 @@ impl Client {
                 Kind::Response => Ok(std::mem::take(&mut self.buffer)),
                 _ => Err(CallError::of(RemoteError::of(head, &self.buffer))),
             };
-            answered(head.call, outcome);
+            answered(CallId(head.call), outcome);
         }
         // The caller asks for what was kept, now.
         self.kept = false;
@@ -226,8 +233,31 @@ impl Client {
         }
     }
 
+    /// Rings for what was published, and does not arm: somebody goes on looking. Whether there is room now for what found
+    /// none.
+    pub(crate) fn stay_awake(&mut self) -> bool {
+        if let Err(fault) = self.session.retry_abort().and_then(|()| self.try_owed()) {
+            self.fail(fault.into());
+            return true;
+        }
+        self.session.flush();
+        self.look_for_room()
+    }
+
+    /// Whether the server seems to sleep. Over a socket it always may.
+    pub(crate) fn server_looks_asleep(&self) -> bool {
+        self.session.peer_looks_asleep()
+    }
+
+    /// How many messages such as the one that last found no room there is room for now, more or less.
+    pub(crate) fn room(&mut self) -> usize {
+        let in_flight = self.max_in_flight.saturating_sub(self.calls.in_flight());
+        usize::try_from(self.session.room()).unwrap_or(usize::MAX).min(in_flight)
+    }
+
     /// Looks out for something to come: for microseconds. Whether something came.
     pub(crate) fn look_out(&mut self, LookOut { mut polls }: LookOut) -> bool {
+        self.session.flush();
         let around = self.surroundings();
         loop {
             self.session.watch(polls, || {

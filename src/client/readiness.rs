@@ -191,7 +191,7 @@ impl Client {
     }
 
     /// Whether there is room now for what found none; said once.
-    fn look_for_room(&mut self) -> bool {
+    pub(super) fn look_for_room(&mut self) -> bool {
         let room = self.starved && self.session.room_appeared();
         self.starved &= !room;
         room

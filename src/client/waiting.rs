@@ -314,7 +314,7 @@ pub(super) fn something_came(session: &mut Session, interest: Interest) -> bool 
     session.has_pending() || (interest.meets(Interest::SPACE) && session.room_appeared())
 }
 
-/// What the lifeline and the server's pidfd say.
+/// What the lifeline and the server's pidfd say. Two system calls, mostly.
 fn check_lifeline(lifeline: &OwnedFd, server: Option<&OwnedFd>) -> Result<(), Over> {
     let mut bytes = [0; 64];
     // A bounded number of reads: a server that floods the lifeline gains no more of this thread's time.
@@ -334,14 +334,30 @@ fn check_lifeline(lifeline: &OwnedFd, server: Option<&OwnedFd>) -> Result<(), Ov
                     }
                 }
             }
-            Err(rustix::io::Errno::AGAIN) => break,
-            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::AGAIN) => return check_process(server),
+            Err(rustix::io::Errno::INTR) => continue,
             Err(_) => return Err(Over::Disconnected),
         }
+        // One look at both for what else there may be: an end of the lifeline, of which no other edge would tell.
+        let wanted = PollFlags::IN | PollFlags::RDHUP;
+        let mut polled =
+            [PollFd::new(lifeline, wanted), PollFd::new(server.unwrap_or(lifeline), PollFlags::IN)];
+        match poll(&mut polled[..if server.is_some() { 2 } else { 1 }], Some(&NOW)) {
+            Ok(0) => return Ok(()),
+            Ok(_) if polled[0].revents().is_empty() => return Err(Over::Disconnected),
+            // Or it could not be asked: a read tells.
+            _ => {}
+        }
     }
+    check_process(server)
+}
+
+const NOW: rustix::event::Timespec = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+
+/// What the server's pidfd says.
+fn check_process(server: Option<&OwnedFd>) -> Result<(), Over> {
     let Some(server) = server else { return Ok(()) };
-    let zero = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-    match poll(&mut [PollFd::new(server, PollFlags::IN)], Some(&zero)) {
+    match poll(&mut [PollFd::new(server, PollFlags::IN)], Some(&NOW)) {
         Ok(1..) => Err(Over::Disconnected),
         _ => Ok(()),
     }

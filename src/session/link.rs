@@ -2,11 +2,17 @@
 
 use super::PeerFault;
 use crate::bell::Ringer;
+#[cfg(feature = "tokio")]
+use crate::layout;
 use crate::layout::HeaderWord;
 use crate::ring::{self, ClaimError, Consumer, Producer, Record, Released};
 use crate::uds::{self, Filled, Pushed, SocketLink};
 use rustix::fd::OwnedFd;
 use std::sync::Arc;
+
+/// Messages that a socket that takes something again is taken to have room for.
+#[cfg(feature = "tokio")]
+const SOME: u64 = 32;
 
 /// Shared memory.
 #[derive(Debug)]
@@ -158,6 +164,18 @@ impl Link {
         match self {
             Self::Rings(rings) => rings.incoming.has_pending(),
             Self::Socket(socket) => socket.ready.readable || socket.link.has_frame(),
+        }
+    }
+
+    /// How many messages of `body` bytes there is room for, more or less; 0 for a fault, which shows at the attempt.
+    #[cfg(feature = "tokio")]
+    pub(super) fn room_for(&mut self, body: usize) -> u64 {
+        match self {
+            Self::Rings(rings) => {
+                let free = rings.out.fill().map_or(0, |fill| rings.out.capacity() - fill);
+                free / layout::record_size(body.min(rings.out.max_body()))
+            }
+            Self::Socket(_) => SOME,
         }
     }
 

@@ -1,5 +1,6 @@
 //! Futures that send.
 
+use super::entries::Sent;
 use super::shared::{Handle, Offered};
 use super::stream::ItemStream;
 use crate::client::pump::{Sending, Sort};
@@ -81,18 +82,19 @@ pub struct Call<'a> {
     offer: Offer<'a>,
     timeout: Option<Duration>,
     sleep: Option<Pin<Box<Sleep>>>,
-    call: Option<CallId>,
+    /// Once it was sent.
+    sent: Option<Sent>,
 }
 
 impl<'a> Call<'a> {
     pub(super) fn new(handle: Arc<Handle>, request: Cow<'a, [u8]>, timeout: Option<Duration>) -> Self {
-        Self { offer: Offer::new(handle, request, Sort::Request), timeout, sleep: None, call: None }
+        Self { offer: Offer::new(handle, request, Sort::Request), timeout, sleep: None, sent: None }
     }
 
     fn timed_out(&mut self) -> CallError {
-        let maybe_executed = self.call.is_some();
-        match self.call.take() {
-            Some(call) => self.offer.handle.shared().with(|core, wakes| core.give_up(call, true, wakes)),
+        let maybe_executed = self.sent.is_some();
+        match self.sent.take() {
+            Some(sent) => self.offer.handle.shared().with(|core, wakes| core.give_up(sent, true, wakes)),
             None => {
                 self.offer.give_up();
                 self.offer.ended = true;
@@ -104,7 +106,7 @@ impl<'a> Call<'a> {
     /// The first poll: sends, and looks out for the answer if nobody else waits for one.
     fn begin(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<u8>, CallError>> {
         self.offer.begin();
-        let Self { offer, call, timeout, .. } = self;
+        let Self { offer, sent, timeout, .. } = self;
         let Offer { handle, payload, sending, place, .. } = offer;
         let (offered, answer) = handle.shared().with(|core, wakes| {
             if let Some(timeout) = *timeout {
@@ -112,15 +114,13 @@ impl<'a> Call<'a> {
             }
             let look_out = core.may_look_out();
             let offered = core.offer(sending, payload, *place, cx.waker(), wakes);
-            if let Ok(Offered::Sent(sent)) = offered {
-                core.enter(sent, cx.waker());
-                *call = Some(sent);
+            if let Ok(Offered::Sent(call)) = offered {
+                *sent = Some(core.enter(call, cx.waker()));
             }
-            if let Some(look_out) = look_out {
-                core.look_out(look_out, wakes);
-            }
-            let answer = match *call {
-                Some(call) => core.poll_answer(call, cx.waker()),
+            let Some(look_out) = look_out else { return (offered, Poll::Pending) };
+            core.look_out(look_out, wakes);
+            let answer = match *sent {
+                Some(sent) => core.poll_answer(sent, cx.waker()),
                 None => Poll::Pending,
             };
             (offered, answer)
@@ -129,16 +129,16 @@ impl<'a> Call<'a> {
             return Poll::Ready(Err(error.into()));
         }
         if answer.is_ready() {
-            self.call = None;
+            self.sent = None;
         }
         answer
     }
 
     fn go_on(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<u8>, CallError>> {
-        let Some(call) = self.call else { return self.begin(cx) };
-        let answer = self.offer.handle.shared().with(|core, _| core.poll_answer(call, cx.waker()));
+        let Some(sent) = self.sent else { return self.begin(cx) };
+        let answer = self.offer.handle.shared().with(|core, _| core.poll_answer(sent, cx.waker()));
         if answer.is_ready() {
-            self.call = None;
+            self.sent = None;
         }
         answer
     }
@@ -167,8 +167,8 @@ impl Future for Call<'_> {
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
-        if let Some(call) = self.call.take() {
-            self.offer.handle.shared().with(|core, wakes| core.give_up(call, false, wakes));
+        if let Some(sent) = self.sent.take() {
+            self.offer.handle.shared().with(|core, wakes| core.give_up(sent, false, wakes));
         }
     }
 }

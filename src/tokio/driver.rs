@@ -21,6 +21,8 @@ pub(super) struct Driver {
     is_socket: bool,
     /// Nobody is kept waiting for the lock while the driver looks out.
     is_alone: bool,
+    /// Empty in between.
+    wakes: Wakes,
 }
 
 /// What a turn leaves to be done.
@@ -44,6 +46,7 @@ impl Driver {
             shared,
             is_socket,
             is_alone: Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread,
+            wakes: Wakes::default(),
         })
     }
 
@@ -117,8 +120,9 @@ fn turn(core: &mut Core, reported: bool, look_out: bool, wakes: &mut Wakes) -> N
         core.client.call_off();
     }
     core.pump(wakes);
-    let look_out = look_out && wakes.is_empty() && core.over().is_none() && core.has_calls();
+    let waits = wakes.is_empty() && core.over().is_none() && core.has_calls();
     if look_out
+        && waits
         && let Some(look_out) = core.client.may_look_out()
         && core.client.look_out(look_out)
     {
@@ -136,6 +140,14 @@ fn turn(core: &mut Core, reported: bool, look_out: bool, wakes: &mut Wakes) -> N
         // Room may be what was reported.
         core.retry(wakes);
     }
+    if !wakes.is_empty() {
+        // Those that it wakes may call again, and they come first: were the client armed meanwhile the server would ring
+        // for the first answer, in the middle of that. A turn that finds nothing arms.
+        if core.client.stay_awake() {
+            core.retry(wakes);
+        }
+        return Next::Again;
+    }
     if core.client.arm() {
         core.retry(wakes);
         return Next::Again;
@@ -149,9 +161,14 @@ impl Future for Driver {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         // Registered before anything is looked at: what is reported later wakes this task.
         let Ok(reported) = self.was_reported(cx) else { return Poll::Ready(()) };
-        let next = self.shared.with(|core, wakes| {
+        let Self { shared, is_alone, wakes, .. } = self.get_mut();
+        let next = shared.with_room(wakes, |core, wakes| {
             core.driven_by(cx.waker());
-            turn(core, reported, self.is_alone, wakes)
+            let next = turn(core, reported, *is_alone, wakes);
+            if matches!(next, Next::Again) {
+                core.driver_comes_back();
+            }
+            next
         });
         match next {
             Next::End => return Poll::Ready(()),

@@ -1,5 +1,6 @@
 //! What futures and the driver share.
 
+use super::entries::{Entries, Sent};
 use crate::client::Over;
 use crate::client::pump::{LookOut, Sending};
 use crate::sync::lock;
@@ -21,27 +22,41 @@ pub(super) struct Core {
     abandoned: bool,
     /// The driver, unless it has been woken.
     driver: Option<Waker>,
-    calls: HashMap<u64, Entry>,
+    /// A server that sleeps has been rung since the driver looked last.
+    rung: bool,
+    calls: Entries,
     /// Who waits for room, in order. Only the first may send.
-    queue: VecDeque<(u64, Waker)>,
+    queue: VecDeque<Queued>,
     next_place: u64,
     items: HashMap<u64, Waker>,
     events: Vec<Waker>,
 }
 
+/// Somebody who waits for room.
 #[derive(Debug)]
-enum Entry {
-    Waiting(Waker),
-    Done(Result<Vec<u8>, CallError>),
+struct Queued {
+    place: u64,
+    /// Unless it was woken, and did not look since.
+    waker: Option<Waker>,
 }
 
 /// Who is to be woken once the lock is given back.
 #[derive(Debug, Default)]
-pub(super) struct Wakes(Vec<Waker>);
+pub(super) struct Wakes {
+    /// Those that wait for room: before those that are answered, who may call again, and would join the queue for ever.
+    queued: Vec<Waker>,
+    others: Vec<Waker>,
+}
 
 impl Wakes {
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.queued.is_empty() && self.others.is_empty()
+    }
+
+    fn wake(&mut self) {
+        for waker in self.queued.drain(..).chain(self.others.drain(..)) {
+            waker.wake();
+        }
     }
 }
 
@@ -59,7 +74,8 @@ impl Shared {
             over: None,
             abandoned: false,
             driver: None,
-            calls: HashMap::new(),
+            rung: false,
+            calls: Entries::default(),
             queue: VecDeque::new(),
             next_place: 0,
             items: HashMap::new(),
@@ -69,11 +85,13 @@ impl Shared {
 
     /// Does something under the lock, and wakes behind it.
     pub(super) fn with<T>(&self, work: impl FnOnce(&mut Core, &mut Wakes) -> T) -> T {
-        let mut wakes = Wakes::default();
-        let result = work(&mut lock(&self.0), &mut wakes);
-        for waker in wakes.0 {
-            waker.wake();
-        }
+        self.with_room(&mut Wakes::default(), work)
+    }
+
+    /// The same for somebody who wakes many, again and again, and has kept the memory for that.
+    pub(super) fn with_room<T>(&self, wakes: &mut Wakes, work: impl FnOnce(&mut Core, &mut Wakes) -> T) -> T {
+        let result = work(&mut lock(&self.0), wakes);
+        wakes.wake();
         result
     }
 }
@@ -108,12 +126,18 @@ impl Drop for Handle {
 impl Core {
     /// Has the driver look, and arm again.
     pub(super) fn wake_driver(&mut self, wakes: &mut Wakes) {
-        wakes.0.extend(self.driver.take());
+        wakes.others.extend(self.driver.take());
     }
 
     /// The driver is about to look, and is woken by this from then on.
     pub(super) fn driven_by(&mut self, waker: &Waker) {
         self.driver = Some(waker.clone());
+        self.rung = false;
+    }
+
+    /// The driver looks once more, without being woken.
+    pub(super) fn driver_comes_back(&mut self) {
+        self.driver = None;
     }
 
     pub(super) fn over(&self) -> Option<Over> {
@@ -145,9 +169,10 @@ impl Core {
         if let Some(over) = self.over {
             return Err(over.as_send());
         }
-        let first = self.queue.front().is_none_or(|(first, _)| Some(*first) == place);
+        let first = self.queue.front().is_none_or(|first| Some(first.place) == place);
         if first {
-            match self.client.offer(sending, payload) {
+            let put_off = self.may_put_off();
+            match self.client.offer(sending, payload, put_off) {
                 Ok(None) => {
                     // Armed for data at most: the driver has to arm for room.
                     self.wake_driver(wakes);
@@ -164,23 +189,45 @@ impl Core {
                 }
             }
         }
-        let found = place.and_then(|place| self.queue.iter_mut().find(|(there, _)| *there == place));
-        if let Some((place, there)) = found {
-            there.clone_from(waker);
-            return Ok(Offered::Queued(*place));
+        if let Some(index) = self.find(place) {
+            let queued = &mut self.queue[index];
+            queued.waker = Some(waker.clone());
+            return Ok(Offered::Queued(queued.place));
         }
         let place = self.next_place;
         self.next_place += 1;
-        self.queue.push_back((place, waker.clone()));
+        self.queue.push_back(Queued { place, waker: Some(waker.clone()) });
         Ok(Offered::Queued(place))
+    }
+
+    /// Whether the ring for a message may be left to the driver, which was woken and looks soon. A server that sleeps is
+    /// rung at once, but once: one that has little to do for each message sleeps again before the next one.
+    fn may_put_off(&mut self) -> bool {
+        if self.driver.is_some() {
+            return false;
+        }
+        if self.rung || !self.client.server_looks_asleep() {
+            return true;
+        }
+        self.rung = true;
+        false
+    }
+
+    /// Where in the queue a place is.
+    fn find(&self, place: Option<u64>) -> Option<usize> {
+        let (place, first) = (place?, self.queue.front()?.place);
+        if place == first {
+            return Some(0);
+        }
+        self.queue.binary_search_by_key(&place, |queued| queued.place).ok()
     }
 
     /// Gives up a place in the queue, and lets the next one try.
     pub(super) fn leave_queue(&mut self, place: Option<u64>, wakes: &mut Wakes) {
-        let Some(index) = self.queue.iter().position(|(there, _)| Some(*there) == place) else { return };
+        let Some(index) = self.find(place) else { return };
         self.queue.remove(index);
         if index == 0 {
-            self.wake_first(wakes);
+            self.retry(wakes);
         }
     }
 
@@ -198,13 +245,20 @@ impl Core {
         self.pay(wakes);
     }
 
-    fn wake_first(&self, wakes: &mut Wakes) {
-        wakes.0.extend(self.queue.front().map(|(_, waker)| waker.clone()));
+    /// Lets those try again that wait for room: the first, and as many behind it as there is room for. They have their
+    /// turns as those before them leave. One by one, a queue would move by one message in a turn of the runtime, and
+    /// whoever calls anew would join it for ever.
+    pub(super) fn retry(&mut self, wakes: &mut Wakes) {
+        // One that was woken and did not look yet will leave, or wake the driver: those behind it need not be woken now.
+        if self.queue.front().is_some_and(|first| first.waker.is_some()) {
+            let room = self.client.room().max(1);
+            wakes.queued.extend(self.queue.iter_mut().take(room).filter_map(|queued| queued.waker.take()));
+        }
     }
 
     /// A call that was sent waits from now on.
-    pub(super) fn enter(&mut self, call: CallId, waker: &Waker) {
-        self.calls.insert(call.as_u64(), Entry::Waiting(waker.clone()));
+    pub(super) fn enter(&mut self, call: CallId, waker: &Waker) -> Sent {
+        self.calls.enter(call, waker.clone())
     }
 
     /// Whether a call that is sent now may look out for its answer. Then the client is not armed, and the driver will be
@@ -227,24 +281,14 @@ impl Core {
     }
 
     /// The answer to a call, if it has come.
-    pub(super) fn poll_answer(&mut self, call: CallId, waker: &Waker) -> Poll<Result<Vec<u8>, CallError>> {
-        match self.calls.get_mut(&call.as_u64()) {
-            Some(Entry::Waiting(there)) => {
-                there.clone_from(waker);
-                Poll::Pending
-            }
-            Some(Entry::Done(_)) => match self.calls.remove(&call.as_u64()) {
-                Some(Entry::Done(outcome)) => Poll::Ready(outcome),
-                _ => unreachable!("it was just there"),
-            },
-            None => unreachable!("a call is entered when it is sent, and leaves with its answer"),
-        }
+    pub(super) fn poll_answer(&mut self, sent: Sent, waker: &Waker) -> Poll<Result<Vec<u8>, CallError>> {
+        self.calls.poll(sent, waker)
     }
 
     /// Nobody wants the answer any more.
-    pub(super) fn give_up(&mut self, call: CallId, timed_out: bool, wakes: &mut Wakes) {
-        if let Some(Entry::Waiting(_)) = self.calls.remove(&call.as_u64()) {
-            self.client.give_up(call, timed_out);
+    pub(super) fn give_up(&mut self, sent: Sent, timed_out: bool, wakes: &mut Wakes) {
+        if self.calls.give_up(sent) {
+            self.client.give_up(sent.call, timed_out);
             self.pay(wakes);
         }
     }
@@ -300,43 +344,29 @@ impl Core {
         let Self { client, calls, .. } = self;
         let taken = client.taken();
         let pumped = client.pump(|call, outcome| {
-            if let Some(entry) = calls.get_mut(&call)
-                && let Entry::Waiting(waker) = std::mem::replace(entry, Entry::Done(outcome))
-            {
-                wakes.0.push(waker);
-            }
+            wakes.others.extend(calls.answer(call, outcome));
         });
         for call in self.client.news_of_streams() {
-            wakes.0.extend(self.items.remove(&call));
+            wakes.others.extend(self.items.remove(&call));
         }
         if self.client.has_event() {
-            wakes.0.append(&mut self.events);
+            wakes.others.append(&mut self.events);
         }
         if let Err(over) = pumped {
             self.end(over, wakes);
         } else if self.client.taken() < taken {
             // There may have been too much in flight.
-            self.wake_first(wakes);
+            self.retry(wakes);
         }
-    }
-
-    /// Lets whoever waits for room try again.
-    pub(super) fn retry(&self, wakes: &mut Wakes) {
-        self.wake_first(wakes);
     }
 
     /// The session is over: everybody learns of it.
     pub(super) fn end(&mut self, over: Over, wakes: &mut Wakes) {
         self.over.get_or_insert(over);
-        for entry in self.calls.values_mut() {
-            if let Entry::Waiting(waker) = entry {
-                wakes.0.push(waker.clone());
-                *entry = Entry::Done(Err(over.as_call(true)));
-            }
-        }
-        wakes.0.extend(self.queue.drain(..).map(|(_, waker)| waker));
-        wakes.0.extend(self.items.drain().map(|(_, waker)| waker));
-        wakes.0.append(&mut self.events);
+        wakes.others.append(&mut self.calls.fail(&over.as_call(true)));
+        wakes.others.extend(self.queue.drain(..).filter_map(|queued| queued.waker));
+        wakes.others.extend(self.items.drain().map(|(_, waker)| waker));
+        wakes.others.append(&mut self.events);
         self.wake_driver(wakes);
     }
 }

@@ -126,6 +126,39 @@ pub(super) fn batches(
     meter.finish(window)
 }
 
+/// Calls that each task makes between two readings of the clock: what it costs to start a task is shared by so many.
+const CALLS_OF_A_TASK: u64 = 16;
+
+/// Many tasks, each of which calls again as soon as it is answered.
+pub(super) fn tasks(
+    client: &mut dyn Client,
+    caller: &mut Caller,
+    tasks: u64,
+    mut meter: Meter,
+    start: Start<'_>,
+) -> Outcome<Figures> {
+    let size = caller.payload.bytes().len();
+    let mut payloads: Vec<Payload> = (0..tasks).map(|_| Payload::new(size, 0)).collect();
+    let calls = tasks * CALLS_OF_A_TASK;
+    let mut all = |client: &mut dyn Client, meter: Option<&mut Meter>| -> Outcome<()> {
+        let begun = Instant::now();
+        payloads = client.tasks(std::mem::take(&mut payloads), caller.number + 1, CALLS_OF_A_TASK)?;
+        caller.number += calls;
+        meter.map_or(Ok(()), |meter| meter.batch(begun, calls))
+    };
+    let warm = meter.warm_up_end();
+    while Instant::now() < warm {
+        all(client, None)?;
+    }
+    start()?;
+    all(client, None)?;
+    meter.begin()?;
+    while !meter.is_over() {
+        all(client, Some(&mut meter))?;
+    }
+    meter.finish(calls)
+}
+
 /// One-way messages.
 pub(super) fn streamed(
     client: &mut dyn Client,

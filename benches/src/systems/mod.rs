@@ -143,6 +143,12 @@ pub(crate) trait Client {
         self.flush()
     }
 
+    /// Task cases: a task for each payload makes `rounds` calls, one after the other, and checks each answer: in its
+    /// round `r` task `t` makes call `first + r * tasks + t`. The payloads again, once all are done.
+    fn tasks(&mut self, _payloads: Vec<Payload>, _first: u64, _rounds: u64) -> Outcome<Vec<Payload>> {
+        Err("this system has no tasks".into())
+    }
+
     /// Stream cases: hands over a message that wants no answer. It need not reach the server before
     /// [`Client::flush`].
     fn one_way(&mut self, _message: &[u8]) -> Outcome<()> {

@@ -1,19 +1,20 @@
 //! Ringbell's client of many tasks, on a runtime of one thread; the server is the usual one. No peer, but it needs tokio,
 //! and is compared with it: with `tokio-uds-one-thread`.
 
-use std::collections::VecDeque;
-
-use ringbell::{AsyncClient, CallError, Server};
+use ringbell::{AsyncClient, ConnectOptions, Server};
 use tokio::runtime::Runtime;
-use tokio::task::JoinHandle;
 
 use super::super::{Client, Outcome, Ready, Setup, System};
-use super::runtime::runtime;
+use super::runtime::{self, runtime};
+use crate::payload::Payload;
 use crate::scenario::{Case, Scenario};
 use crate::work::Work;
 
 /// The client of many tasks.
 pub(crate) static ASYNC: Async = Async;
+
+/// Bytes of a ring.
+const RING: u64 = 256 << 10;
 
 /// Calls of tasks over one session.
 #[derive(Debug)]
@@ -44,16 +45,17 @@ impl System for Async {
 
     fn connect(&self, setup: &Setup) -> Outcome<Box<dyn Client>> {
         let runtime = runtime(false)?;
-        let client = runtime.block_on(AsyncClient::connect(&setup.path))?;
-        Ok(Box::new(Caller { runtime, client, tasks: VecDeque::new() }))
+        // Room for all that may be in flight, as a socket's buffers have.
+        let options = ConnectOptions::new().ring_capacity(RING);
+        let client = runtime.block_on(options.connect_async(&setup.path))?;
+        Ok(Box::new(Caller { runtime, client }))
     }
 }
 
-/// The client, and the tasks that have been started and not been asked.
+/// The client.
 struct Caller {
     runtime: Runtime,
     client: AsyncClient,
-    tasks: VecDeque<JoinHandle<Result<Vec<u8>, CallError>>>,
 }
 
 impl Client for Caller {
@@ -62,15 +64,13 @@ impl Client for Caller {
         Ok(())
     }
 
-    fn send(&mut self, request: &[u8]) -> Outcome<()> {
-        let call = self.client.call_owned(request.to_vec());
-        self.tasks.push_back(self.runtime.spawn(call));
-        Ok(())
+    fn tasks(&mut self, payloads: Vec<Payload>, first: u64, rounds: u64) -> Outcome<Vec<Payload>> {
+        runtime::tasks(&self.runtime, &self.client, payloads, first, rounds)
     }
+}
 
-    fn receive(&mut self, answer: &mut Vec<u8>) -> Outcome<()> {
-        let task = self.tasks.pop_front().ok_or("no task is left")?;
-        *answer = self.runtime.block_on(task)??;
-        Ok(())
+impl runtime::Caller for AsyncClient {
+    async fn call(&self, request: &[u8]) -> Outcome<Vec<u8>> {
+        Ok(self.call(request).await?)
     }
 }

@@ -6,6 +6,8 @@
 mod aeron;
 #[cfg(feature = "peer-tokio")]
 mod async_client;
+#[cfg(feature = "peer-hyper")]
+mod hyper;
 #[cfg(feature = "peer-iceoryx2")]
 mod iceoryx2;
 #[cfg(feature = "peer-ipc-channel")]
@@ -14,7 +16,13 @@ mod ipc_channel;
 mod ipmpsc;
 #[cfg(feature = "peer-nng")]
 mod nng;
-#[cfg(any(feature = "peer-shmipc", feature = "peer-tarpc", feature = "peer-tokio", feature = "peer-tonic"))]
+#[cfg(any(
+    feature = "peer-hyper",
+    feature = "peer-shmipc",
+    feature = "peer-tarpc",
+    feature = "peer-tokio",
+    feature = "peer-tonic"
+))]
 mod runtime;
 #[cfg(feature = "peer-shmem-ipc")]
 mod shmem_ipc;
@@ -54,6 +62,11 @@ fn each() -> Vec<Entry> {
         peer!("peer-aeron", "aeron", [&aeron::SPINNING, &aeron::BACK_OFF]),
         peer!("peer-ipc-channel", "ipc-channel", [&ipc_channel::BYTES]),
         peer!("peer-tonic", "tonic", [&tonic::DEFAULT, &tonic::TUNED, &tonic::BYTES, &tonic::BYTES_TUNED]),
+        peer!(
+            "peer-hyper",
+            "hyper",
+            [&hyper::DEFAULT, &hyper::ONE_THREAD, &hyper::BYTES, &hyper::BYTES_ONE_THREAD]
+        ),
         peer!("peer-tarpc", "tarpc", [&tarpc::DEFAULT, &tarpc::ONE_THREAD]),
         peer!("peer-zeromq", "zeromq", [&zeromq::ROUTER]),
         peer!("peer-shmem-ipc", "shmem-ipc", [&shmem_ipc::RING]),

@@ -9,10 +9,10 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
 
 use super::super::{Client, Outcome, Ready, Setup, System};
-use super::runtime::runtime;
+use super::runtime::{self, runtime};
+use crate::payload::Payload;
 use crate::scenario::{Case, Scenario};
 use crate::work::Handler;
 
@@ -158,9 +158,12 @@ type Ask = (Vec<u8>, oneshot::Sender<Vec<u8>>);
 /// what has gathered; another reads, and gives each answer to whose turn it is, since answers come in order.
 struct Shared {
     runtime: Runtime,
-    asks: mpsc::UnboundedSender<Ask>,
-    tasks: VecDeque<JoinHandle<Option<Vec<u8>>>>,
+    asks: Asks,
 }
+
+/// The way to the task that writes.
+#[derive(Clone)]
+struct Asks(mpsc::UnboundedSender<Ask>);
 
 /// Requests that the writing task takes at once, at most.
 const GATHERED: usize = 1024;
@@ -197,29 +200,25 @@ impl Shared {
                 }
             }
         });
-        Self { runtime, asks, tasks: VecDeque::new() }
+        Self { runtime, asks: Asks(asks) }
     }
 }
 
 impl Client for Shared {
     fn call(&mut self, request: &[u8], answer: &mut Vec<u8>) -> Outcome<()> {
-        self.send(request)?;
-        self.receive(answer)
-    }
-
-    fn send(&mut self, request: &[u8]) -> Outcome<()> {
-        let (asks, request) = (self.asks.clone(), request.to_vec());
-        self.tasks.push_back(self.runtime.spawn(async move {
-            let (sender, answer) = oneshot::channel();
-            asks.send((request, sender)).ok()?;
-            answer.await.ok()
-        }));
+        *answer = self.runtime.block_on(runtime::Caller::call(&self.asks, request))?;
         Ok(())
     }
 
-    fn receive(&mut self, answer: &mut Vec<u8>) -> Outcome<()> {
-        let task = self.tasks.pop_front().ok_or("no task is left")?;
-        *answer = self.runtime.block_on(task)?.ok_or("the connection is over")?;
-        Ok(())
+    fn tasks(&mut self, payloads: Vec<Payload>, first: u64, rounds: u64) -> Outcome<Vec<Payload>> {
+        runtime::tasks(&self.runtime, &self.asks, payloads, first, rounds)
+    }
+}
+
+impl runtime::Caller for Asks {
+    async fn call(&self, request: &[u8]) -> Outcome<Vec<u8>> {
+        let (sender, answer) = oneshot::channel();
+        self.0.send((request.to_vec(), sender)).map_err(|_| "the connection is over")?;
+        Ok(answer.await?)
     }
 }

@@ -1,0 +1,157 @@
+//! Who waits for which answer, and answers that have not been asked for.
+
+use crate::{CallError, CallId};
+use std::task::{Poll, Waker};
+
+/// What an answer is.
+type Outcome = Result<Vec<u8>, CallError>;
+
+/// A call that was sent: its id, and its place here.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sent {
+    pub(super) call: CallId,
+    place: u32,
+}
+
+/// Calls that were sent, until their answers are asked for. Places are found without searching: a call knows its own,
+/// and the slot of its id leads to it until it is answered. The slot is the next call's then, the place is not.
+#[derive(Debug, Default)]
+pub(super) struct Entries {
+    places: Vec<Entry>,
+    free: Vec<u32>,
+    of_slots: Vec<Option<u32>>,
+}
+
+#[derive(Debug)]
+enum Entry {
+    Free,
+    Waiting(CallId, Waker),
+    Done(Outcome),
+}
+
+impl Entries {
+    pub(super) fn is_empty(&self) -> bool {
+        self.free.len() == self.places.len()
+    }
+
+    /// A call that was sent waits from now on.
+    pub(super) fn enter(&mut self, call: CallId, waker: Waker) -> Sent {
+        let entry = Entry::Waiting(call, waker);
+        let place = match self.free.pop() {
+            Some(place) => {
+                self.places[place as usize] = entry;
+                place
+            }
+            None => {
+                self.places.push(entry);
+                u32::try_from(self.places.len() - 1).expect("calls are counted in u32")
+            }
+        };
+        let slot = call.slot();
+        if slot >= self.of_slots.len() {
+            self.of_slots.resize(slot + 1, None);
+        }
+        self.of_slots[slot] = Some(place);
+        Sent { call, place }
+    }
+
+    /// The answer to a call that somebody wants has come; who waits for it. `None` if it was not entered.
+    pub(super) fn answer(&mut self, call: CallId, outcome: Outcome) -> Option<Waker> {
+        let place = self.of_slots.get_mut(call.slot())?.take()?;
+        match std::mem::replace(&mut self.places[place as usize], Entry::Done(outcome)) {
+            Entry::Waiting(_, waker) => Some(waker),
+            Entry::Free | Entry::Done(_) => unreachable!("slots lead to those that wait"),
+        }
+    }
+
+    /// The answer, if it has come: the call is over then.
+    pub(super) fn poll(&mut self, sent: Sent, waker: &Waker) -> Poll<Outcome> {
+        let entry = &mut self.places[sent.place as usize];
+        if let Entry::Waiting(_, there) = entry {
+            there.clone_from(waker);
+            return Poll::Pending;
+        }
+        match std::mem::replace(entry, Entry::Free) {
+            Entry::Done(outcome) => {
+                self.free.push(sent.place);
+                Poll::Ready(outcome)
+            }
+            Entry::Free | Entry::Waiting(..) => unreachable!("a call leaves with its answer"),
+        }
+    }
+
+    /// Nobody wants the answer any more; whether it has not come.
+    pub(super) fn give_up(&mut self, sent: Sent) -> bool {
+        let was = std::mem::replace(&mut self.places[sent.place as usize], Entry::Free);
+        self.free.push(sent.place);
+        let waited = matches!(was, Entry::Waiting(..));
+        if waited {
+            self.of_slots[sent.call.slot()] = None;
+        }
+        waited
+    }
+
+    /// Answers all that wait with an error; who they are.
+    pub(super) fn fail(&mut self, error: &CallError) -> Vec<Waker> {
+        let Self { places, of_slots, .. } = self;
+        let fail = |entry: &mut Entry| {
+            let Entry::Waiting(call, _) = entry else { return None };
+            of_slots[call.slot()] = None;
+            match std::mem::replace(entry, Entry::Done(Err(error.clone()))) {
+                Entry::Waiting(_, waker) => Some(waker),
+                Entry::Free | Entry::Done(_) => None,
+            }
+        };
+        places.iter_mut().filter_map(fail).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(uses: u64, slot: u64) -> CallId {
+        CallId(uses << 32 | slot)
+    }
+
+    fn poll(entries: &mut Entries, sent: Sent) -> Poll<Outcome> {
+        entries.poll(sent, Waker::noop())
+    }
+
+    #[test]
+    fn a_slot_is_used_again_before_its_answer_is_asked_for() {
+        let mut entries = Entries::default();
+        let first = entries.enter(id(1, 0), Waker::noop().clone());
+        assert!(entries.answer(first.call, Ok(vec![1])).is_some());
+        let second = entries.enter(id(2, 0), Waker::noop().clone());
+        assert!(poll(&mut entries, second).is_pending());
+        assert_eq!(poll(&mut entries, first), Poll::Ready(Ok(vec![1])));
+        assert!(entries.answer(second.call, Ok(vec![2])).is_some());
+        assert_eq!(poll(&mut entries, second), Poll::Ready(Ok(vec![2])));
+        assert!(entries.is_empty());
+    }
+
+    #[test]
+    fn who_gives_up_leaves_nothing_behind() {
+        let mut entries = Entries::default();
+        let [waits, done] = [0, 1].map(|slot| entries.enter(id(1, slot), Waker::noop().clone()));
+        assert!(entries.answer(done.call, Ok(Vec::new())).is_some());
+        assert!(entries.give_up(waits));
+        assert!(!entries.give_up(done));
+        assert!(entries.is_empty());
+        assert!(entries.answer(waits.call, Ok(Vec::new())).is_none(), "nobody waits");
+        assert!(entries.answer(id(1, 7), Ok(Vec::new())).is_none(), "nobody ever did");
+    }
+
+    #[test]
+    fn the_end_is_for_those_that_wait() {
+        let mut entries = Entries::default();
+        let [waits, done] = [0, 1].map(|slot| entries.enter(id(1, slot), Waker::noop().clone()));
+        assert!(entries.answer(done.call, Ok(vec![1])).is_some());
+        let over = CallError::Disconnected { maybe_executed: true };
+        assert_eq!(entries.fail(&over).len(), 1);
+        assert_eq!(poll(&mut entries, waits), Poll::Ready(Err(over)));
+        assert_eq!(poll(&mut entries, done), Poll::Ready(Ok(vec![1])));
+        assert!(entries.is_empty());
+    }
+}
