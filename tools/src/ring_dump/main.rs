@@ -11,6 +11,7 @@ mod diff;
 mod doctor;
 mod frames;
 mod list;
+mod pace;
 mod process;
 mod prometheus;
 mod report;

@@ -112,17 +112,29 @@ impl Handle {
     pub(crate) fn read(&self, from: u64, length: u64) -> Vec<u8> {
         let length = length.min(self.size.saturating_sub(from)).min(layout::MAX_CAPACITY);
         let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+        let have = self.read_into(from, &mut bytes);
+        bytes.truncate(have);
+        bytes
+    }
+
+    /// The same into a place that is there; how many it was.
+    pub(crate) fn read_into(&self, from: u64, to: &mut [u8]) -> usize {
         let mut have = 0;
-        while have < bytes.len() {
-            match self.file.read_at(&mut bytes[have..], self.base + from + have as u64) {
+        while have < to.len() {
+            match self.file.read_at(&mut to[have..], self.base + from + have as u64) {
                 Ok(0) => break,
                 Ok(count) => have += count,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(_) => break,
             }
         }
-        bytes.truncate(have);
-        bytes
+        have
+    }
+
+    /// A word of its control page.
+    pub(crate) fn word(&self, at: usize) -> Option<u64> {
+        let mut bytes = [0; 8];
+        (self.read_into(at as u64, &mut bytes) == bytes.len()).then(|| u64::from_le_bytes(bytes))
     }
 
     /// The control page, decoded, if it is a segment in use.
