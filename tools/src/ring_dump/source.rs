@@ -142,15 +142,19 @@ impl Handle {
         inspect::decode(&self.read(0, layout::CONTROL as u64)).ok()
     }
 
-    fn has_ring(control: &[u8]) -> bool {
-        let kind = inspect::decode(control).ok().map(|segment| segment.identity().kind);
-        matches!(kind, Some(SegmentKind::Request | SegmentKind::Response))
+    fn kind(control: &[u8]) -> Option<SegmentKind> {
+        inspect::decode(control).ok().map(|segment| segment.identity().kind)
     }
 
-    /// A copy of the control page; of a segment without a ring, of all of it.
+    fn has_ring(control: &[u8]) -> bool {
+        matches!(Self::kind(control), Some(SegmentKind::Request | SegmentKind::Response))
+    }
+
+    /// A copy of the control page; of a status segment or a bell, of all of it. Of what is not in use, or is none, there is
+    /// nothing more to know.
     fn image(&self) -> Image {
         let mut control = self.read(0, layout::CONTROL as u64);
-        if !Self::has_ring(&control) {
+        if matches!(Self::kind(&control), Some(SegmentKind::Status | SegmentKind::Bell)) {
             control.extend(self.read(layout::CONTROL as u64, 1 << 22));
         }
         Image {
@@ -323,8 +327,8 @@ pub(crate) fn take(found: &Found, whole: bool) -> Take {
     let has_ring: Vec<bool> = images.iter().map(|image| Handle::has_ring(&image.control)).collect();
     let each = || found.handles.iter().zip(&has_ring);
     // What a bell says is read behind the rings: a request that was rung for is then not taken for one that was not.
-    for (image, (handle, has_ring)) in images.iter_mut().zip(each()) {
-        if !has_ring {
+    for (image, (handle, _)) in images.iter_mut().zip(each()) {
+        if matches!(Handle::kind(&image.control), Some(SegmentKind::Status | SegmentKind::Bell)) {
             *image = handle.image();
         }
     }
