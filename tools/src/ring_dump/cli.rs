@@ -215,9 +215,11 @@ impl Choice {
 /// A kind of record, by the name that it has in JSON.
 fn kind() -> impl TypedValueParser<Value = Kind> {
     let named = || {
-        (0..=u8::MAX).filter_map(Kind::from_u8).filter(|kind| *kind != Kind::Padding).filter_map(|kind| match serde_json::to_value(kind) {
-            Ok(serde_json::Value::String(name)) => Some((name, kind)),
-            _ => None,
+        (0..=u8::MAX).filter_map(Kind::from_u8).filter(|kind| *kind != Kind::Padding).filter_map(|kind| {
+            match serde_json::to_value(kind) {
+                Ok(serde_json::Value::String(name)) => Some((name, kind)),
+                _ => None,
+            }
         })
     };
     PossibleValuesParser::new(named().map(|(name, _)| name)).try_map(move |given| {

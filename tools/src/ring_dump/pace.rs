@@ -69,7 +69,11 @@ mod tests {
         let pace = Pace::new(Some(0.01), ms(1));
         assert_eq!(pace.pause_after(ms(1)), ms(105));
         assert_eq!(pace.pause_after(Duration::ZERO), ms(5));
-        assert_eq!(Pace::new(Some(1.0), ms(1)).pause_after(Duration::ZERO), ms(1), "not more often than asked");
+        assert_eq!(
+            Pace::new(Some(1.0), ms(1)).pause_after(Duration::ZERO),
+            ms(1),
+            "not more often than asked"
+        );
         assert_eq!(Pace::new(None, ms(3)).pause_after(ms(1000)), ms(3));
     }
 

@@ -114,7 +114,9 @@ impl Tapping<'_> {
         }
         for (key, (request, request_capacity, created_ns)) in requests {
             let Some((response, response_capacity)) = responses.get(&key) else { continue };
-            if self.asked.choice.session.is_some_and(|session| session != key.1) || self.rings.contains_key(&key) {
+            if self.asked.choice.session.is_some_and(|session| session != key.1)
+                || self.rings.contains_key(&key)
+            {
                 continue;
             }
             // Of a session that began meanwhile nothing was missed yet.
@@ -248,7 +250,9 @@ pub(crate) fn run(asked: &Tap) -> Result<Healthy, Failure> {
     if !asked.all
         && let Err(refused) = pace::give_way()
     {
-        anstream::eprintln!("{WARN}SCHED_IDLE is refused ({refused}): only the budget spares the target{END}");
+        anstream::eprintln!(
+            "{WARN}SCHED_IDLE is refused ({refused}): only the budget spares the target{END}"
+        );
     }
     let stop = Arc::new(PlainBool::new(false));
     let (told, this) = (stop.clone(), std::thread::current());

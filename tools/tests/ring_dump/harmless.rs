@@ -98,7 +98,9 @@ fn only_reads(trace: &str, own_file: &str) -> u64 {
             }
             // Waking somebody of its own is not shared.
             "futex" => assert!(call.contains("_PRIVATE"), "a futex of others: {line}"),
-            "pread64" => read += call.rsplit(" = ").next().and_then(|count| count.parse::<u64>().ok()).unwrap_or(0),
+            "pread64" => {
+                read += call.rsplit(" = ").next().and_then(|count| count.parse::<u64>().ok()).unwrap_or(0)
+            }
             _ => assert!(
                 name.starts_with("+++") || name.starts_with("---") || name.starts_with("<..."),
                 "a call that does more than reading: {line}"

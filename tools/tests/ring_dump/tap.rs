@@ -188,7 +188,8 @@ pub(crate) fn tap_waits_for_nobody() -> Ran {
     wait_until("its output is full", || {
         rustix::io::ioctl_fionread(tap.lines.get_ref()).expect("a pipe") > 60_000
     });
-    let requests = || report(&scene.pid()).0["servers"][0]["counters"]["requests"].as_u64().expect("a number");
+    let requests =
+        || report(&scene.pid()).0["servers"][0]["counters"]["requests"].as_u64().expect("a number");
     let before = requests();
     wait_until("the target goes on", || requests() > before + 10_000);
     client.tell("stop");

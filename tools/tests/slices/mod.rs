@@ -71,7 +71,12 @@ impl Comparison {
 
     /// The median of the ratios, between what it is at least and at most in 95 of 100 such runs. That is the sign test
     /// turned round: it takes no more for granted than that slices are independent. `None` of too few.
-    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "few")]
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "few"
+    )]
     pub(crate) fn median(&self) -> Option<[f64; 3]> {
         let ratios = self.ratios();
         let count = ratios.len() as f64;
