@@ -61,29 +61,28 @@ impl Comparison {
     /// Each slice with it, of the mean of its neighbours, in order of size. Where those are slow somebody has been there
     /// before, and the target has not come out of it yet: that is judged without a look at what is measured.
     pub(crate) fn ratios(&self) -> Vec<f64> {
+        self.ratios_where(0.6)
+    }
+
+    /// Where the neighbours have at least that share of the best rate.
+    fn ratios_where(&self, share: f64) -> Vec<f64> {
         let best = self.0.iter().map(|triple| triple.before.min(triple.after)).fold(0.0, f64::max);
-        let sound = self.0.iter().filter(|triple| triple.before.min(triple.after) > best * 0.6);
+        let sound = self.0.iter().filter(|triple| triple.before.min(triple.after) >= best * share);
         let mut ratios: Vec<f64> =
             sound.map(|triple| triple.with / f64::midpoint(triple.before, triple.after)).collect();
         ratios.sort_by(f64::total_cmp);
         ratios
     }
 
-    /// The median of the ratios, between what it is at least and at most in 95 of 100 such runs. That is the sign test
-    /// turned round: it takes no more for granted than that slices are independent. `None` of too few.
-    #[allow(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "few"
-    )]
+    /// The median of the ratios, between what it is at least and at most in 95 of 100 such runs. `None` of too few.
     pub(crate) fn median(&self) -> Option<[f64; 3]> {
-        let ratios = self.ratios();
-        let count = ratios.len() as f64;
-        // The binomial distribution's 2.5 %, as a normal one.
-        let outside = ((count - 1.96 * count.sqrt()) / 2.0).max(0.0) as usize;
-        let last = ratios.len().checked_sub(1 + outside)?;
-        (count >= 6.0).then(|| [ratios[outside], ratios[ratios.len() / 2], ratios[last]])
+        median(&self.ratios())
+    }
+
+    /// The same of all slices, the unsound ones too: wider.
+    #[allow(dead_code, reason = "the example waits for quiet")]
+    pub(crate) fn median_of_all(&self) -> Option<[f64; 3]> {
+        median(&self.ratios_where(0.0))
     }
 
     /// The median rate without it.
@@ -92,4 +91,19 @@ impl Comparison {
         rates.sort_by(f64::total_cmp);
         rates.get(rates.len() / 2).copied().unwrap_or(0.0)
     }
+}
+
+/// The sign test turned round: it takes no more for granted than that slices are independent.
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "few"
+)]
+fn median(ratios: &[f64]) -> Option<[f64; 3]> {
+    let count = ratios.len() as f64;
+    // The binomial distribution's 2.5 %, as a normal one.
+    let outside = ((count - 1.96 * count.sqrt()) / 2.0).max(0.0) as usize;
+    let last = ratios.len().checked_sub(1 + outside)?;
+    (count >= 6.0).then(|| [ratios[outside], ratios[ratios.len() / 2], ratios[last]])
 }
