@@ -170,6 +170,8 @@ pub(crate) fn a_saved_file_reads_as_the_live_target() -> Ran {
     let frames = |target: &str| say_of(&["frames", target, "--all", "--max-bytes", "999"]).0;
     assert_eq!(frames(&file), frames(&scene.pid()));
     assert!(frames(&file).contains("|echo the last wo|"), "{}", frames(&file));
+    let (responses, _) = say_of(&["frames", &file, "--all", "--kind", "response"]);
+    assert!(responses.contains("  response ") && !responses.contains("  request "), "{responses}");
     // The client sees the same rings.
     assert_eq!(frames(&file), frames(&client.id().to_string()));
     done!("report and frames of a stopped pair: live by both pids, and saved")

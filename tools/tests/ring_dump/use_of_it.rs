@@ -70,12 +70,32 @@ pub(crate) fn help_for_shells_and_manuals() -> Ran {
         }
     }
     let (page, _) = say_of(&["man"]);
-    for word in [".TH ring-dump 1", "Status: 0", "TAP", "\\-\\-every", "\\-\\-prometheus"] {
+    for word in [".TH ring-dump 1", "Status: 0", "TAP", "\\-\\-every", "\\-\\-budget", "\\-\\-prometheus"] {
         assert!(page.contains(word), "{word}");
     }
     let (health, _) = say_of(&["doctor", "--json"]);
     let health: Value = serde_json::from_str(&health).expect("JSON");
     let checks = health["checks"].as_array().expect("an array");
     assert!(checks.iter().any(|check| check["name"] == "futex_waitv" && check["level"] == "good"));
+    let names = [
+        "kernel",
+        "memfd and seals",
+        "futex",
+        "eventfd",
+        "pidfd",
+        "RLIMIT_NOFILE",
+        "RLIMIT_MEMLOCK",
+        "max_map_count",
+        "seccomp",
+        "cgroup CPU limit",
+        "cgroup memory limit",
+        "CPUs and spinning",
+    ];
+    for name in names {
+        let check = checks.iter().find(|check| check["name"] == name);
+        let check = check.unwrap_or_else(|| panic!("{name} is not looked at"));
+        // What is not as it should be says what that means.
+        assert_eq!(check["level"] == "good", check["means"].is_null(), "{check}");
+    }
     done!("5 shells, the manual page, {} checks of the doctor", checks.len())
 }
