@@ -255,6 +255,8 @@ pub(crate) fn what_changed_between_two_files() -> Ran {
     assert_eq!(diff["new_findings"][0]["code"], "client-stopped");
     let (text, _) = say_of(&["diff", &after, &before, "--color", "never"]);
     assert!(text.contains("session 2 ended") && text.contains("gone  session 1"), "{text}");
+    // Asleep or not, it is said as in `show`.
+    assert!(!text.contains("Armed {"), "{text}");
     let (text, _) = say_of(&["diff", &before, &before]);
     assert!(text.contains("nothing changed"), "{text}");
     done!("a call, a new session, a stopped client: forwards and backwards")
