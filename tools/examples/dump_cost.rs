@@ -1,72 +1,58 @@
-//! What looking costs the target: one server and clients at full load, and in turns, within one run, nothing, `show` once a
-//! second, `watch` on a terminal and `tap` beside them; and what calls cost that are timed on their way. Figures are ratios to
-//! the rounds without anybody looking, of which there is one before and one after each of the others.
+//! What looking costs the target: one server and one client at full load, and, in slices that take turns within one run, somebody
+//! who looks or nobody. Each slice with the tool is compared with those before and after it, and the median of many such
+//! comparisons is told with the range that holds it in 95 of 100 runs: noise that lasts longer than a slice meets both sides.
+//! Slices in which others used the CPUs do not count; it waits for a quiet moment, for two minutes in each line.
 //!
 //! ```sh
-//! cargo build --release --bin ring-dump && cargo run --release -p ringbell-tools --example dump_cost -- 9
+//! cargo build --release --bin ring-dump && cargo run --release -p ringbell-tools --example dump_cost -- 100
 //! ```
 //!
-//! On a machine with two CPUs, both of which the pair needs, the CPU time of the tool itself is in the figures, too.
+//! `show` runs once in each of its slices, so that what one costs is seen, and what one a second costs is a tenth of that or so;
+//! `watch` and `tap` run all the time and are stopped (SIGSTOP) in the slices without them. The last column is the
+//! CPU time of the tool itself: on a machine with two CPUs, both of which the pair needs, that is in the figures, too.
+//! Names behind the number of slices choose what is measured.
 
 #[allow(dead_code, reason = "the tests read the screen, too")]
 #[path = "../tests/pty/mod.rs"]
 mod pty;
+#[path = "../tests/slices/mod.rs"]
+mod slices;
 
 use ringbell::{Client, ConnectOptions, Server};
+use ringbell_shm_tests::observe;
+use rustix::process::{Pid, Signal, kill_process};
+use slices::{Comparison, Others, Triple};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long one round takes.
-const ROUND: Duration = Duration::from_millis(1500);
+/// How long one slice takes.
+const SLICE: Duration = Duration::from_millis(150);
+/// How long to try for quiet slices of one kind.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How the target is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Looked {
     Not,
-    ShowEverySecond,
-    Watch,
-    WatchClosely,
-    Tap,
-    TapClosely,
+    Show,
+    Watch(&'static str),
+    Tap(&'static [&'static str]),
     /// Nobody looks; of so many calls one is timed.
     Sampled(u32),
 }
 
-const ALL: [Looked; 7] = [
-    Looked::ShowEverySecond,
-    Looked::Watch,
-    Looked::WatchClosely,
-    Looked::Tap,
-    Looked::TapClosely,
-    Looked::Sampled(64),
-    Looked::Sampled(1),
+const ALL: [(&str, Looked); 9] = [
+    ("nobody looks", Looked::Not),
+    ("show", Looked::Show),
+    ("watch", Looked::Watch("1s")),
+    ("watch --interval 100ms", Looked::Watch("100ms")),
+    ("tap", Looked::Tap(&[])),
+    ("tap --budget 10", Looked::Tap(&["--budget", "10"])),
+    ("tap --all", Looked::Tap(&["--all"])),
+    ("every 64th call timed", Looked::Sampled(64)),
+    ("every call timed", Looked::Sampled(1)),
 ];
-
-impl Looked {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Not => "nobody looks",
-            Self::ShowEverySecond => "show once a second",
-            Self::Watch => "watch (1 s)",
-            Self::WatchClosely => "watch --interval 100ms",
-            Self::Tap => "tap (1 ms)",
-            Self::TapClosely => "tap --every 50us",
-            Self::Sampled(1) => "every call timed",
-            Self::Sampled(_) => "every 64th call timed",
-        }
-    }
-}
-
-/// The tool, at work.
-struct Tool {
-    looked: Looked,
-    pid: u32,
-    tap: Option<Child>,
-    screen: Option<pty::Screen>,
-    shown: Instant,
-    shows: Vec<Child>,
-}
 
 fn ring_dump(arguments: &[&str]) -> Command {
     let here = std::env::current_exe().expect("this program has a path");
@@ -83,46 +69,67 @@ fn silent(arguments: &[&str]) -> Child {
     ring_dump(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("started")
 }
 
-impl Tool {
+/// Calls for the time of a slice, and as long as `more` says so; calls a second.
+#[allow(clippy::cast_precision_loss, reason = "a rate")]
+fn slice(client: &mut Client, mut more: impl FnMut() -> bool) -> f64 {
+    let request = [7; 64];
+    let began = Instant::now();
+    let mut calls = 0u64;
+    while began.elapsed() < SLICE || more() {
+        for _ in 0..1000 {
+            assert_eq!(client.call(&request).expect("answered").len(), request.len());
+        }
+        calls += 1000;
+    }
+    calls as f64 / began.elapsed().as_secs_f64()
+}
+
+/// A tool that runs all the time, but for the slices without it.
+struct Companion {
+    tap: Option<Child>,
+    screen: Option<pty::Screen>,
+}
+
+impl Companion {
     fn begin(looked: Looked, pid: u32) -> Self {
         let target = pid.to_string();
         let tap = match looked {
-            Looked::Tap => Some(silent(&["tap", &target])),
-            Looked::TapClosely => Some(silent(&["tap", &target, "--every", "50us"])),
+            Looked::Tap(options) => Some(silent(&[&["tap", &target], options].concat())),
             _ => None,
         };
-        let interval = match looked {
-            Looked::Watch => Some("1s"),
-            Looked::WatchClosely => Some("100ms"),
+        let screen = match looked {
+            Looked::Watch(interval) => {
+                Some(pty::Screen::start(ring_dump(&["watch", &target, "--interval", interval]), 110, 30))
+            }
             _ => None,
         };
-        let screen = interval.map(|interval| {
-            pty::Screen::start(ring_dump(&["watch", &target, "--interval", interval]), 110, 30)
-        });
-        // The first at once: a round is short.
-        let shown = Instant::now().checked_sub(Duration::from_secs(1)).unwrap_or_else(Instant::now);
-        Self { looked, pid, tap, screen, shown, shows: Vec::new() }
+        // Beginning is not looking.
+        std::thread::sleep(Duration::from_millis(500));
+        Self { tap, screen }
     }
 
-    /// Called often.
-    fn work(&mut self) {
-        if self.looked == Looked::ShowEverySecond && self.shown.elapsed() >= Duration::from_secs(1) {
-            self.shown = Instant::now();
-            self.shows.push(silent(&["show", &self.pid.to_string()]));
+    fn id(&self) -> Option<u32> {
+        self.tap.as_ref().map(Child::id).or_else(|| self.screen.as_ref().map(pty::Screen::id))
+    }
+
+    fn send(&self, signal: Signal) {
+        let pid = self.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        if let Some(pid) = pid {
+            kill_process(pid, signal).expect("it is our own, and not waited for");
         }
-        // A terminal that takes nothing would hold it up.
-        if let Some(screen) = &self.screen
-            && self.shown.elapsed() >= Duration::from_millis(50)
-        {
-            self.shown = Instant::now();
+    }
+
+    /// A terminal that takes nothing would hold it up.
+    fn attend(&self) {
+        if let Some(screen) = &self.screen {
             screen.skip();
         }
     }
+}
 
-    fn end(mut self) {
-        for mut child in self.shows.drain(..) {
-            let _ = child.wait();
-        }
+impl Drop for Companion {
+    fn drop(&mut self) {
+        self.send(Signal::CONT);
         if let Some(mut tap) = self.tap.take() {
             let _ = tap.kill();
             let _ = tap.wait();
@@ -130,32 +137,65 @@ impl Tool {
     }
 }
 
-#[allow(clippy::cast_precision_loss, reason = "a rate")]
-fn round(client: &mut Client, server: u32, looked: Looked) -> f64 {
-    let mut tool = Tool::begin(looked, server);
-    let request = [7; 64];
-    let began = Instant::now();
-    let mut calls = 0u64;
-    while began.elapsed() < ROUND {
-        for _ in 0..1000 {
-            assert_eq!(client.call(&request).expect("answered").len(), request.len());
-        }
-        calls += 1000;
-        tool.work();
-    }
-    let rate = calls as f64 / began.elapsed().as_secs_f64();
-    tool.end();
-    rate
+/// What is known of one way of looking.
+#[derive(Default)]
+struct Found {
+    comparison: Comparison,
+    /// CPU time of the tool, and the time of the slices with it, also of those that were not quiet.
+    used: Duration,
+    looked: Duration,
+    slices: u32,
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+/// Compares rates with somebody who looks with those without, until `wanted` slices were quiet or the time is up.
+fn compare(connect: &impl Fn(u32) -> Client, server: u32, looked: Looked, wanted: usize) -> Found {
+    let mut found = Found::default();
+    let mut client = connect(0);
+    let mut sampled = if let Looked::Sampled(every) = looked { Some(connect(every)) } else { None };
+    let companion = Companion::begin(looked, server);
+    let tool = || companion.id().map_or(Duration::ZERO, observe::cpu_time);
+    let ours = |shows| observe::cpu_time(server) + observe::cpu_time(std::process::id()) + tool() + shows;
+    companion.send(Signal::STOP);
+    let until = Instant::now() + PATIENCE;
+    while found.comparison.ratios().len() < wanted && Instant::now() < until {
+        let mut shows = Duration::ZERO;
+        Others::wait_for_quiet(PATIENCE / 4);
+        let others = Others::since(ours(shows));
+        let before = slice(&mut client, || false);
+        let began = Instant::now();
+        let tool_before = tool();
+        let with = match looked {
+            Looked::Show => {
+                let mut show = silent(&["show", &server.to_string()]);
+                let id = show.id();
+                let rate = slice(&mut client, || observe::state(id) != Some('Z'));
+                shows = observe::cpu_time(id);
+                show.wait().expect("waited for");
+                rate
+            }
+            Looked::Sampled(_) => slice(sampled.as_mut().unwrap_or(&mut client), || false),
+            _ => {
+                companion.send(Signal::CONT);
+                let rate = slice(&mut client, || false);
+                companion.send(Signal::STOP);
+                rate
+            }
+        };
+        found.looked += began.elapsed();
+        found.used += tool() - tool_before + shows;
+        found.slices += 1;
+        companion.attend();
+        let after = slice(&mut client, || false);
+        if others.are_quiet(ours(shows)) {
+            found.comparison.add(Triple { before, with, after });
+        }
+    }
+    found
 }
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
-    let first = arguments.next().unwrap_or_else(|| "5".to_owned());
+    let first = arguments.next().unwrap_or_else(|| "50".to_owned());
     if first == "serve" {
         let server = Server::bind(arguments.next().expect("a path")).expect("bound");
         let served = server.run(|request, response| {
@@ -165,7 +205,8 @@ fn main() {
         drop(served);
         return;
     }
-    let rounds: usize = first.parse().expect("a number of rounds");
+    let slices: usize = first.parse().expect("a number of slices");
+    let chosen: Vec<String> = arguments.collect();
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("s");
     let mut server = Command::new(std::env::current_exe().expect("this program has a path"))
@@ -173,37 +214,45 @@ fn main() {
         .arg(&path)
         .spawn()
         .expect("started");
-    let client = |every| {
+    let connect = |every| {
         let options = ConnectOptions::new().wait_for_server(true).sample_calls(every);
         options.connect(&path).expect("connected")
     };
-    let mut ratios: Vec<Vec<f64>> = vec![Vec::new(); ALL.len()];
-    let mut plain = Vec::new();
-    for _ in 0..rounds {
-        let mut alone = round(&mut client(0), server.id(), Looked::Not);
-        for (ratios, looked) in ratios.iter_mut().zip(ALL) {
-            let every = if let Looked::Sampled(every) = looked { every } else { 0 };
-            let rate = round(&mut client(every), server.id(), looked);
-            let after = round(&mut client(0), server.id(), Looked::Not);
-            ratios.push(2.0 * rate / (alone + after));
-            plain.push(alone);
-            alone = after;
-        }
-    }
-    // How far rounds without anybody looking are apart from each other.
-    let undisturbed = plain.windows(3).map(|three| 2.0 * three[1] / (three[0] + three[2])).collect();
+    println!("{slices} quiet slices of {} ms each, between two without", SLICE.as_millis());
     println!(
-        "{rounds} interleaved rounds of {} ms each; {:.0} calls/s alone (median)",
-        ROUND.as_millis(),
-        median(plain.clone())
+        "{:<24} {:>12} {:>16} {:>18} {:>10} {:>12}",
+        "", "alone, k/s", "% of it, median", "95 of 100 runs", "slower in", "% of one CPU"
     );
-    println!("{:<24} {:>18} {:>8} {:>8}", "", "% of the rate alone", "least", "most");
-    let named = ALL.iter().map(|looked| looked.name()).zip(ratios);
-    for (name, ratios) in std::iter::once((Looked::Not.name(), undisturbed)).chain(named) {
-        let ratios: Vec<f64> = ratios;
-        let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
-        let most = ratios.iter().copied().fold(0.0, f64::max);
-        println!("{name:<24} {:>18.1} {:>8.1} {:>8.1}", 100.0 * median(ratios), 100.0 * least, 100.0 * most);
+    for (name, looked) in ALL {
+        if !chosen.is_empty() && !chosen.iter().any(|chosen| chosen == name) {
+            continue;
+        }
+        let found = compare(&connect, server.id(), looked, slices);
+        let each = found.looked.as_secs_f64() / f64::from(found.slices);
+        let once_a_second = looked == Looked::Show;
+        // What one look costs, spread over a second.
+        let share = |ratio: f64| if once_a_second { 1.0 - (1.0 - ratio) * each } else { ratio };
+        let label = if once_a_second { format!("{name} once a second") } else { name.to_owned() };
+        let quiet = found.comparison.ratios();
+        let slower = quiet.iter().filter(|ratio| **ratio < 1.0).count();
+        let (middle, range) = match found.comparison.median() {
+            Some(ratios) => {
+                let [low, middle, high] = ratios.map(|ratio| 100.0 * share(ratio));
+                (format!("{middle:.1}"), format!("{low:.1} to {high:.1}"))
+            }
+            None => ("too few".to_owned(), "-".to_owned()),
+        };
+        let used = if once_a_second {
+            found.used.as_secs_f64() / f64::from(found.slices)
+        } else {
+            found.used.as_secs_f64() / found.looked.as_secs_f64()
+        };
+        println!(
+            "{label:<24} {:>12.0} {middle:>16} {range:>18} {:>10} {:>12.2}",
+            found.comparison.alone() / 1e3,
+            format!("{slower} of {}", quiet.len()),
+            100.0 * used,
+        );
     }
     let _ = server.kill();
     let _ = server.wait();

@@ -1,10 +1,12 @@
 //! The command line: the one definition of which help, man page and completions are made.
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ringbell::layout::Kind;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Look into live, stuck and dead rings, without disturbing them.
+/// Look into live, stuck and dead rings, without writing to them.
 ///
 /// Without a command it lists every server on this machine. A TARGET is the socket of a server, the pid of a server or
 /// of a client, a file written by `save`, or a core dump.
@@ -109,7 +111,7 @@ pub(crate) enum Which {
 }
 
 /// Which records, and how much of them.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct Choice {
     /// Only this session.
     #[arg(long)]
@@ -117,6 +119,9 @@ pub(crate) struct Choice {
     /// Only this ring.
     #[arg(long, value_enum)]
     pub(crate) ring: Option<Which>,
+    /// Only records of these kinds, and what is no record at all.
+    #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = kind())]
+    pub(crate) kind: Vec<Kind>,
     /// Bytes of each payload that are printed.
     #[arg(long, default_value_t = 64, value_name = "BYTES")]
     pub(crate) max_bytes: usize,
@@ -160,9 +165,15 @@ pub(crate) struct Tap {
     /// End after so long.
     #[arg(long, value_parser = duration, value_name = "TIME")]
     pub(crate) time: Option<Duration>,
-    /// Between two looks. Shorter misses less and costs the target more: each look takes a cache line from it.
+    /// How much of one CPU's time it may take, in per cent: looking, printing and being switched to. More misses less.
+    #[arg(long, default_value = "1", value_parser = percent, value_name = "PERCENT")]
+    pub(crate) budget: f64,
+    /// Between two looks at least; what the budget allows may be longer.
     #[arg(long, default_value = "1ms", value_parser = duration, value_name = "TIME")]
     pub(crate) every: Duration,
+    /// Miss as little as possible, without a budget and at normal priority: takes a CPU from a target that is busy.
+    #[arg(long, conflicts_with = "budget")]
+    pub(crate) all: bool,
 }
 
 /// Arguments of `save`.
@@ -194,6 +205,36 @@ pub(crate) struct Doctor {
     pub(crate) json: bool,
 }
 
+impl Choice {
+    /// Whether records of a kind were asked for.
+    pub(crate) fn wants(&self, kind: Option<Kind>) -> bool {
+        self.kind.is_empty() || kind.is_some_and(|kind| self.kind.contains(&kind))
+    }
+}
+
+/// A kind of record, by the name that it has in JSON.
+fn kind() -> impl TypedValueParser<Value = Kind> {
+    let named = || {
+        (0..=u8::MAX).filter_map(Kind::from_u8).filter(|kind| *kind != Kind::Padding).filter_map(|kind| {
+            match serde_json::to_value(kind) {
+                Ok(serde_json::Value::String(name)) => Some((name, kind)),
+                _ => None,
+            }
+        })
+    };
+    PossibleValuesParser::new(named().map(|(name, _)| name)).try_map(move |given| {
+        named().find(|(name, _)| *name == given).map(|(_, kind)| kind).ok_or("there is no such kind")
+    })
+}
+
+/// A share of a CPU.
+fn percent(text: &str) -> Result<f64, String> {
+    match text.trim_end_matches('%').parse() {
+        Ok(percent) if (0.01..=100.0).contains(&percent) => Ok(percent),
+        _ => Err("a budget is 0.01 to 100 per cent of a CPU".into()),
+    }
+}
+
 /// `100ms`, `2s`, `5us`.
 fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is no time: a number and one of us, ms, s, such as 100ms");
@@ -220,6 +261,14 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_budget_is_a_share() {
+        assert_eq!((percent("1"), percent("2.5%")), (Ok(1.0), Ok(2.5)));
+        for wrong in ["", "0", "-1", "101", "NaN", "much"] {
+            assert!(percent(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What changed between two captures.
 
 use crate::report::{Report, Session};
+use crate::show;
 use crate::style::{BAD, END, GOOD, HEAD};
 use crate::verdict::{Finding, time};
 use serde::Serialize;
@@ -65,7 +66,8 @@ fn of_session(before: &Session, after: &Session) -> Changes {
     changes.numbers("client.", before.client.iter().zip(after.client.iter()));
     changes.numbers("server.", before.server.iter().zip(after.server.iter()));
     changes.word("process", before.state.word().to_owned(), after.state.word().to_owned());
-    changes.word("sleep", format!("{:?}", before.sleep), format!("{:?}", after.sleep));
+    let sleep = |session: &Session| anstream::adapter::strip_str(&show::sleep(session.sleep)).to_string();
+    changes.word("sleep", sleep(before), sleep(after));
     changes
 }
 

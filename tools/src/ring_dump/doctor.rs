@@ -1,7 +1,11 @@
 //! Whether this machine, as this process sees it, is good for rings; what each finding means, and what to do.
 
+mod cgroups;
+
 use crate::report::JSON_VERSION;
 use crate::style::{BAD, DIM, END, GOOD, WARN};
+use cgroups::{Cgroups, Limit};
+use ringbell::WaitSettings;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
@@ -11,7 +15,6 @@ use serde::Serialize;
 use std::fmt::Write;
 use std::fs::read_to_string;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
 
 /// How it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -82,10 +85,10 @@ pub(crate) fn examine() -> Health {
         memlock(getrlimit(Resource::Memlock).current),
         mappings(number("/proc/sys/vm/max_map_count")),
         seccomp(&read_to_string("/proc/self/status").unwrap_or_default()),
-        cpus(rustix::thread::sched_getaffinity(None).map_or(0, |set| set.count())),
+        cpus(rustix::thread::sched_getaffinity(None).map_or(0, |set| set.count()), &WaitSettings::client()),
         siblings(),
-        cpu_quota(cgroup_limit("cpu.max")),
-        memory_limit(cgroup_limit("memory.max")),
+        cpu_quota(&Cgroups::of_this_process().cpu()),
+        memory_limit(&Cgroups::of_this_process().memory()),
         tracing(read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok()),
         core_dumps(&read_to_string("/proc/self/coredump_filter").unwrap_or_default()),
     ];
@@ -210,15 +213,25 @@ fn seccomp(status: &str) -> Check {
     }
 }
 
-fn cpus(count: u32) -> Check {
+fn cpus(count: u32, wait: &WaitSettings) -> Check {
+    let looks = wait.spin_polls;
+    let yields = wait.yield_for.as_micros();
     match count {
-        0 => good("CPUs", "not to be seen"),
-        1 => good("CPUs", "one, for this process").but(
-            Level::Note,
-            "two sides on one CPU cannot spin for each other: the waiting policy notices, and yields",
-            "give client and server a CPU each for the lowest latency",
+        0 => good("CPUs and spinning", "not to be seen"),
+        1 => good("CPUs and spinning", format!("one CPU, for this process; a waiter looks {looks} times, unless configured"))
+            .but(
+                Level::Note,
+                "two sides on one CPU cannot spin for each other: the waiting policy notices, and yields at once",
+                "give client and server a CPU each for the lowest latency; spin_polls 0 in WaitSettings saves the try",
+            ),
+        count => good(
+            "CPUs and spinning",
+            format!(
+                "{count} CPUs, for this process: {} at full speed; a waiter looks {looks} times, then yields for \
+                 {yields} us, then sleeps, unless configured",
+                crate::verdict::count(u64::from(count / 2), "busy pair")
+            ),
         ),
-        count => good("CPUs", format!("{count}, for this process: one pair of busy sides needs two")),
     }
 }
 
@@ -238,31 +251,12 @@ fn siblings() -> Check {
     }
 }
 
-/// A limit of this process's control group or of one above it: the nearest that is set.
-fn cgroup_limit(file: &str) -> Option<String> {
-    let own = read_to_string("/proc/self/cgroup").ok()?;
-    let path = own.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let root = Path::new("/sys/fs/cgroup");
-    let mut group = PathBuf::from(path.trim_start_matches('/'));
-    loop {
-        if let Ok(limit) = read_to_string(root.join(&group).join(file))
-            && !limit.starts_with("max")
-        {
-            return Some(limit.trim().to_owned());
-        }
-        if !group.pop() {
-            return None;
-        }
-    }
-}
-
-fn cpu_quota(limit: Option<String>) -> Check {
-    let Some(limit) = limit else { return good("cgroup CPU limit", "none") };
-    let mut parts = limit.split(' ').map(str::parse::<f64>);
-    let (Some(Ok(quota)), Some(Ok(period))) = (parts.next(), parts.next()) else {
-        return good("cgroup CPU limit", limit.clone());
+fn cpu_quota(limit: &Limit<(f64, f64)>) -> Check {
+    let (cpus, period) = match *limit {
+        Limit::Set(limit) => limit,
+        Limit::None => return good("cgroup CPU limit", "none"),
+        Limit::Unseen => return good("cgroup CPU limit", "not to be seen"),
     };
-    let cpus = quota / period;
     let check = good("cgroup CPU limit", format!("{cpus:.2} CPUs"));
     if cpus >= 2.0 {
         return check;
@@ -277,9 +271,12 @@ fn cpu_quota(limit: Option<String>) -> Check {
     )
 }
 
-fn memory_limit(limit: Option<String>) -> Check {
-    let Some(limit) = limit else { return good("cgroup memory limit", "none") };
-    let bytes: u64 = limit.parse().unwrap_or(u64::MAX);
+fn memory_limit(limit: &Limit<u64>) -> Check {
+    let bytes = match *limit {
+        Limit::Set(bytes) => bytes,
+        Limit::None => return good("cgroup memory limit", "none"),
+        Limit::Unseen => return good("cgroup memory limit", "not to be seen"),
+    };
     let check = good("cgroup memory limit", format!("{} MiB", bytes >> 20));
     // A session with default rings takes 136 KiB; messages may take 64 MiB each.
     if bytes >= 256 << 20 {
@@ -361,8 +358,8 @@ mod tests {
             call("memfd and seals", Err(Errno::PERM), "x"),
             descriptors(Some(128)),
             mappings(Some(100)),
-            cpu_quota(Some("50000 100000".into())),
-            memory_limit(Some("1048576".into())),
+            cpu_quota(&Limit::Set((0.5, 100_000.0))),
+            memory_limit(&Limit::Set(1 << 20)),
         ];
         for check in poor {
             assert!(
@@ -371,10 +368,15 @@ mod tests {
             );
         }
         assert_eq!(descriptors(Some(128)).found, "128 descriptors: about 24 sessions of one server");
-        let quota = cpu_quota(Some("50000 100000".into()));
+        let quota = cpu_quota(&Limit::Set((0.5, 100_000.0)));
         assert!(quota.found == "0.50 CPUs" && quota.means.is_some_and(|text| text.contains("100 ms")));
         assert_eq!(seccomp("Seccomp:\t2\n").level, Level::Note);
-        assert_eq!(cpus(1).level, Level::Note);
+        assert_eq!(cpus(1, &WaitSettings::client()).level, Level::Note);
+        assert!(
+            cpus(4, &WaitSettings::client())
+                .found
+                .contains("2 busy pairs at full speed; a waiter looks 150 times")
+        );
         assert_eq!(core_dumps("00000031").level, Level::Note);
         assert!(!tracing(Some("3".into())).found.is_empty());
     }
@@ -391,9 +393,10 @@ mod tests {
             descriptors(None),
             descriptors(Some(1024)),
             mappings(Some(65530)),
-            cpu_quota(None),
-            cpu_quota(Some("400000 100000".into())),
-            memory_limit(None),
+            cpu_quota(&Limit::None),
+            cpu_quota(&Limit::Unseen),
+            cpu_quota(&Limit::Set((4.0, 100_000.0))),
+            memory_limit(&Limit::None),
             core_dumps("00000033"),
             seccomp("Seccomp:\t0\n"),
         ];

@@ -2,7 +2,7 @@
 
 use crate::capture::Capture;
 use crate::cli::{Choice, Which};
-use crate::report::{Decoded, RingImage, rings};
+use crate::report::{Decoded, JSON_VERSION, RingImage, rings};
 use crate::style::{BAD, DIM, END, HEAD, WARN};
 use ringbell::inspect::{Record, Ring, intact, lap_start};
 use ringbell::layout::flag;
@@ -12,9 +12,11 @@ use std::fmt::Write;
 /// A record, as it is printed.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Frame {
+    /// Of what is printed as JSON.
+    version: u32,
     /// Of the session.
     generation: u64,
-    session: u64,
+    pub(crate) session: u64,
     ring: Which,
     /// Where it begins, in bytes since the start of the ring.
     pub(crate) position: u64,
@@ -41,9 +43,24 @@ pub(crate) struct Frame {
     /// Bytes of payload.
     payload_bytes: usize,
     /// The first of them, in hexadecimal.
-    payload: String,
-    #[serde(skip)]
+    #[serde(rename = "payload", serialize_with = "hexadecimal")]
     bytes: Vec<u8>,
+}
+
+fn hexadecimal<S: serde::Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&hex(bytes, ""))
+}
+
+/// Bytes in hexadecimal, something behind each.
+fn hex(bytes: &[u8], behind: &str) -> String {
+    let digit = |value: u8| char::from(b"0123456789abcdef"[usize::from(value & 15)]);
+    let mut out = String::with_capacity(bytes.len() * (2 + behind.len()));
+    for byte in bytes {
+        out.push(digit(byte >> 4));
+        out.push(digit(*byte));
+        out.push_str(behind);
+    }
+    out
 }
 
 const FLAGS: [(u8, &str); 5] = [
@@ -77,6 +94,7 @@ impl Frame {
         });
         let flags = record.header.flags();
         Self {
+            version: JSON_VERSION,
             generation: origin.generation,
             session: origin.session,
             ring: origin.ring,
@@ -94,7 +112,6 @@ impl Frame {
             flaw: record.flaw.map(|flaw| flaw.to_string()),
             torn,
             payload_bytes: record.payload.len(),
-            payload: shown.iter().map(|byte| format!("{byte:02x}")).collect(),
             bytes: shown.to_vec(),
         }
     }
@@ -133,7 +150,7 @@ impl Frame {
             let _ = writeln!(out, "              {WARN}overwritten while it was copied{END}");
         }
         for (index, line) in self.bytes.chunks(16).enumerate() {
-            let hex: String = line.iter().map(|byte| format!("{byte:02x} ")).collect();
+            let hex = hex(line, " ");
             let ascii: String =
                 line.iter().map(|&byte| if (32..127).contains(&byte) { byte as char } else { '.' }).collect();
             let _ = writeln!(out, "              {DIM}{:04x}{END}  {hex:<48} |{ascii}|", index * 16);
@@ -165,28 +182,29 @@ pub(crate) fn frames(capture: &Capture, choice: &Choice, all: bool) -> Vec<Listi
         for (image, ring) in both.into_iter().zip([Which::Request, Which::Response]) {
             if choice.ring.is_none_or(|wanted| wanted == ring) {
                 let origin = Origin { generation: key.0, session: key.1, ring };
-                listings.push(listing(&image, origin, choice.max_bytes, all));
+                listings.push(listing(&image, origin, choice, all));
             }
         }
     }
     listings
 }
 
-fn listing(image: &RingImage<'_>, origin: Origin, max_bytes: usize, all: bool) -> Listing {
+fn listing(image: &RingImage<'_>, origin: Origin, choice: &Choice, all: bool) -> Listing {
     let RingImage { capacity, head, tail, head_after, tail_after, .. } = *image;
     let whole = image.image.whole();
     let mut frames = Vec::new();
     let good = |position| intact(capacity, position, head_after, tail_after);
+    let wanted = |record: &Record<'_>| record.flaw.is_some() || choice.wants(record.header.kind());
     if let Some(ring) = Ring::new(&whole, capacity) {
         let start = lap_start(head, capacity);
         // The record at the start of a lap is the only one behind the head whose place is known.
         if all && start != head && good(start) {
-            for record in ring.walk(start, head) {
-                frames.push(Frame::of(&record, origin, max_bytes, true, !good(record.position)));
+            for record in ring.walk(start, head).filter(wanted) {
+                frames.push(Frame::of(&record, origin, choice.max_bytes, true, !good(record.position)));
             }
         }
-        for record in ring.walk(head, tail) {
-            frames.push(Frame::of(&record, origin, max_bytes, false, !good(record.position)));
+        for record in ring.walk(head, tail).filter(wanted) {
+            frames.push(Frame::of(&record, origin, choice.max_bytes, false, !good(record.position)));
         }
     }
     let consistent = head == head_after && tail == tail_after;
@@ -240,7 +258,7 @@ mod tests {
 
     /// Everything that is printed of a capture.
     fn print_all(capture: &Capture) -> usize {
-        let choice = Choice { session: None, ring: None, max_bytes: 16, json: false };
+        let choice = Choice { max_bytes: 16, ..Choice::default() };
         let listings = frames(capture, &choice, true);
         let report = report::report(capture);
         let printed = [

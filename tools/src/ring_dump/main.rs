@@ -2,7 +2,7 @@
 //!
 //! [`source`] finds segments (in a [`process`], at a socket, in a [`core_dump`]) and copies them; a [`capture`] is
 //! what was copied. [`report`] is what it says ([`samples`]: of calls that were timed), [`verdict`] what is wrong with it. [`show`], [`prometheus`], [`frames`],
-//! [`diff`], [`list`], [`watch`] and [`tap`] print. [`doctor`] looks at the machine instead.
+//! [`diff`], [`list`], [`watch`] and [`tap`] (at a [`pace`]) print. [`doctor`] looks at the machine instead.
 
 mod capture;
 mod cli;
@@ -11,6 +11,7 @@ mod diff;
 mod doctor;
 mod frames;
 mod list;
+mod pace;
 mod process;
 mod prometheus;
 mod report;

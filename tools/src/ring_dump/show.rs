@@ -67,7 +67,7 @@ fn rate(rates: &BTreeMap<&'static str, f64>, name: &str) -> String {
     rates.get(name).map_or_else(String::new, |rate| format!(" ({}/s)", short(*rate)))
 }
 
-fn sleep(sleep: Sleep) -> String {
+pub(crate) fn sleep(sleep: Sleep) -> String {
     match sleep {
         Sleep::Awake => "awake".to_owned(),
         Sleep::Armed { mode, data, space, ticket } => {

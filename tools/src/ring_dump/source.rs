@@ -112,17 +112,29 @@ impl Handle {
     pub(crate) fn read(&self, from: u64, length: u64) -> Vec<u8> {
         let length = length.min(self.size.saturating_sub(from)).min(layout::MAX_CAPACITY);
         let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+        let have = self.read_into(from, &mut bytes);
+        bytes.truncate(have);
+        bytes
+    }
+
+    /// The same into a place that is there; how many it was.
+    pub(crate) fn read_into(&self, from: u64, to: &mut [u8]) -> usize {
         let mut have = 0;
-        while have < bytes.len() {
-            match self.file.read_at(&mut bytes[have..], self.base + from + have as u64) {
+        while have < to.len() {
+            match self.file.read_at(&mut to[have..], self.base + from + have as u64) {
                 Ok(0) => break,
                 Ok(count) => have += count,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(_) => break,
             }
         }
-        bytes.truncate(have);
-        bytes
+        have
+    }
+
+    /// A word of its control page.
+    pub(crate) fn word(&self, at: usize) -> Option<u64> {
+        let mut bytes = [0; 8];
+        (self.read_into(at as u64, &mut bytes) == bytes.len()).then(|| u64::from_le_bytes(bytes))
     }
 
     /// The control page, decoded, if it is a segment in use.
@@ -130,15 +142,19 @@ impl Handle {
         inspect::decode(&self.read(0, layout::CONTROL as u64)).ok()
     }
 
-    fn has_ring(control: &[u8]) -> bool {
-        let kind = inspect::decode(control).ok().map(|segment| segment.identity().kind);
-        matches!(kind, Some(SegmentKind::Request | SegmentKind::Response))
+    fn kind(control: &[u8]) -> Option<SegmentKind> {
+        inspect::decode(control).ok().map(|segment| segment.identity().kind)
     }
 
-    /// A copy of the control page; of a segment without a ring, of all of it.
+    fn has_ring(control: &[u8]) -> bool {
+        matches!(Self::kind(control), Some(SegmentKind::Request | SegmentKind::Response))
+    }
+
+    /// A copy of the control page; of a status segment or a bell, of all of it. Of what is not in use, or is none, there is
+    /// nothing more to know.
     fn image(&self) -> Image {
         let mut control = self.read(0, layout::CONTROL as u64);
-        if !Self::has_ring(&control) {
+        if matches!(Self::kind(&control), Some(SegmentKind::Status | SegmentKind::Bell)) {
             control.extend(self.read(layout::CONTROL as u64, 1 << 22));
         }
         Image {
@@ -311,8 +327,8 @@ pub(crate) fn take(found: &Found, whole: bool) -> Take {
     let has_ring: Vec<bool> = images.iter().map(|image| Handle::has_ring(&image.control)).collect();
     let each = || found.handles.iter().zip(&has_ring);
     // What a bell says is read behind the rings: a request that was rung for is then not taken for one that was not.
-    for (image, (handle, has_ring)) in images.iter_mut().zip(each()) {
-        if !has_ring {
+    for (image, (handle, _)) in images.iter_mut().zip(each()) {
+        if matches!(Handle::kind(&image.control), Some(SegmentKind::Status | SegmentKind::Bell)) {
             *image = handle.image();
         }
     }

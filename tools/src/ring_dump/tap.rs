@@ -1,158 +1,241 @@
-//! Records as they pass, as tcpdump shows packets. The target does not notice: it is looked at from time to time, and
-//! what it has overwritten in between is counted as missed, not waited for.
+//! Records as they pass, as tcpdump shows packets. What is looked at is not slowed: `tap` runs when a CPU has nothing
+//! better to do, for a share of one CPU that is small unless asked for more ([`crate::pace`]), printing included. A look
+//! reads a few lines of a ring ([`follow`]); what came in between and is overwritten is counted as missed, not waited for.
 //!
-//! A look takes the line with the tail from the producer, and the lines of the new records; nothing else. A ring
-//! holds its last lap at most, so a stream that goes round it between two looks is seen in part.
+//! A ring holds its last lap at most, so of a stream that goes round it between two looks a part is seen.
+
+mod follow;
 
 use crate::cli::{Tap, Which};
-use crate::frames::{Frame, Origin};
+use crate::frames::Origin;
+use crate::pace::{self, Pace};
+use crate::report::JSON_VERSION;
 use crate::source::{self, Handle, Target};
-use crate::style::{DIM, END};
-use crate::{Failure, Healthy, Usage, print};
-use ringbell::inspect::{Ring, Segment, intact, lap_start};
-use ringbell::layout::{self, Kind, offset};
-use ringbell::sync::{Ordering, PlainBool, fence};
+use crate::style::{DIM, END, WARN};
+use crate::{Failure, Healthy, Usage};
+use follow::{Burst, Event, Followed, Passed};
+use ringbell::inspect::Segment;
+use ringbell::sync::{Ordering, PlainBool};
+use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How often sessions are looked for that began or ended.
+/// How often sessions are looked for that began or ended, at most.
 const REFRESH: Duration = Duration::from_millis(500);
+/// What of the budget the looks get; looking for sessions gets the rest.
+const LOOKS: f64 = 0.75;
 
-/// One ring that is followed.
-struct Followed {
-    /// The producer's segment, and that of the consumer.
-    own: Handle,
-    other: Handle,
-    capacity: u64,
-    /// Up to where records were seen.
-    next: u64,
-    /// The segment as far as it was copied; the control page is left out.
-    copy: Vec<u8>,
+type Rings = BTreeMap<(u64, u64), Vec<Followed>>;
+
+/// The tap at work.
+struct Tapping<'a> {
+    asked: &'a Tap,
+    target: Target,
+    began: Instant,
+    /// The same by the clock of segments.
+    began_ns: u64,
+    rings: Rings,
+    passed: Passed,
+    looks: u64,
+    /// Which session is looked at first: each in its turn.
+    turn: usize,
+    events: Vec<Event>,
+    out: Output,
 }
 
-/// What was seen so far.
-#[derive(Debug, Default)]
-struct Seen {
-    records: u64,
-    bytes: u64,
-    missed: u64,
+/// Standard output, written to once a look.
+struct Output {
+    plain: bool,
+    text: String,
 }
 
-fn word(handle: &Handle, at: usize) -> Option<u64> {
-    handle.read(at as u64, 8).try_into().ok().map(u64::from_le_bytes)
-}
-
-#[allow(clippy::cast_possible_truncation, reason = "a capacity is at most 1 GiB")]
-impl Followed {
-    /// Follows a ring from where it is now.
-    fn new(own: &Handle, other: &Handle, capacity: u64) -> Option<Self> {
-        if !layout::is_capacity(capacity) {
-            return None;
-        }
-        let next = word(own, offset::TAIL)?;
-        let copy = vec![0; layout::CONTROL + capacity as usize];
-        Some(Self { own: own.clone(), other: other.clone(), capacity, next, copy })
+impl Output {
+    fn new() -> Self {
+        let choice = anstream::AutoStream::choice(&std::io::stdout());
+        Self { plain: choice == anstream::ColorChoice::Never, text: String::new() }
     }
 
-    /// Copies a range of the ring to its place, in the order in which it was written.
-    fn copy(&mut self, mut from: u64, to: u64) {
-        while from < to {
-            let index = from & (self.capacity - 1);
-            let length = (to - from).min(self.capacity - index);
-            let at = layout::CONTROL as u64 + index;
-            let bytes = self.own.read(at, length);
-            self.copy[at as usize..][..bytes.len()].copy_from_slice(&bytes);
-            from += length;
+    /// Waits for whoever reads it: nothing is queued here, and more is missed meanwhile.
+    fn flush(&mut self) -> Result<(), Failure> {
+        if self.text.is_empty() {
+            return Ok(());
         }
+        let mut out = std::io::stdout().lock();
+        if self.plain {
+            out.write_all(anstream::adapter::strip_str(&self.text).to_string().as_bytes())?;
+        } else {
+            out.write_all(self.text.as_bytes())?;
+        }
+        self.text.clear();
+        Ok(out.flush()?)
+    }
+}
+
+/// The last line of `--json`.
+#[derive(Debug, Serialize)]
+struct Summary {
+    version: u32,
+    end: Passed,
+    looks: u64,
+    cpu_ns: u128,
+    wall_ns: u128,
+}
+
+impl Tapping<'_> {
+    /// Brings the rings that are followed up to date.
+    fn refresh(&mut self) -> Result<(), Failure> {
+        let found = source::find(&self.target)?;
+        let mut requests = BTreeMap::new();
+        let mut responses = BTreeMap::new();
+        for handle in &found.handles {
+            match handle.decode() {
+                Some(Segment::Request(segment)) => {
+                    let identity = segment.identity;
+                    let key = (identity.generation, identity.session);
+                    requests.insert(key, (handle, identity.capacity, identity.created_ns));
+                }
+                Some(Segment::Response(segment)) => {
+                    let identity = segment.identity;
+                    responses.insert((identity.generation, identity.session), (handle, identity.capacity));
+                }
+                _ => {}
+            }
+        }
+        let is_over = |key: &&(u64, u64)| !(requests.contains_key(*key) && responses.contains_key(*key));
+        let over: Vec<_> = self.rings.keys().filter(is_over).copied().collect();
+        for key in over {
+            if let Some(mut rings) = self.rings.remove(&key) {
+                self.look_at(&mut rings, true)?;
+            }
+        }
+        for (key, (request, request_capacity, created_ns)) in requests {
+            let Some((response, response_capacity)) = responses.get(&key) else { continue };
+            if self.asked.choice.session.is_some_and(|session| session != key.1)
+                || self.rings.contains_key(&key)
+            {
+                continue;
+            }
+            // Of a session that began meanwhile nothing was missed yet.
+            let is_new = created_ns > self.began_ns;
+            let follow = |ring, handles: [&Handle; 2], capacity| {
+                let origin = Origin { generation: key.0, session: key.1, ring };
+                let wanted = self.asked.choice.ring.is_none_or(|wanted| wanted == ring);
+                wanted.then(|| Followed::new(origin, handles, capacity, is_new)).flatten()
+            };
+            let both = [
+                follow(Which::Request, [request, response], request_capacity),
+                follow(Which::Response, [response, request], *response_capacity),
+            ];
+            self.rings.insert(key, both.into_iter().flatten().collect());
+        }
+        Ok(())
     }
 
-    /// The records that came since the last look.
-    fn look(&mut self, origin: Origin, max_bytes: usize, seen: &mut Seen) -> Vec<Frame> {
-        let Some(tail) = word(&self.own, offset::TAIL) else { return Vec::new() };
-        if tail == self.next {
-            return Vec::new();
+    fn burst(&self) -> Burst {
+        if self.asked.all { Burst::ALL } else { Burst::SMALL }
+    }
+
+    /// Whether as many records were shown as were asked for.
+    fn left(&self) -> u64 {
+        self.asked.count.unwrap_or(u64::MAX).saturating_sub(self.passed.records)
+    }
+
+    /// Looks at rings of a session; `last` if it is over.
+    fn look_at(&mut self, rings: &mut [Followed], last: bool) -> Result<(), Failure> {
+        for followed in rings {
+            let (left, burst) = (self.left(), self.burst());
+            followed.look(&self.asked.choice, burst, left, &mut self.passed, &mut self.events);
+            if last && self.left() != 0 {
+                followed.end(&mut self.passed, &mut self.events);
+            }
+            let at = self.began.elapsed().as_secs_f64();
+            for event in self.events.drain(..) {
+                write_event(&mut self.out.text, &event, followed.ring(), at, self.asked.choice.json)?;
+            }
         }
-        if tail.wrapping_sub(self.next) > self.capacity {
-            self.skip_to_lap_of(tail, seen);
+        Ok(())
+    }
+
+    /// Looks at everything.
+    fn look(&mut self, last: bool) -> Result<(), Failure> {
+        let mut all = std::mem::take(&mut self.rings);
+        let turn = self.turn.checked_rem(all.len()).unwrap_or(0);
+        for rings in all.values_mut().skip(turn) {
+            self.look_at(rings, last)?;
         }
-        // The tail says that the records before it are there.
-        fence(Ordering::Acquire);
-        self.copy(self.next, tail);
-        // And these positions say which of them have not been overwritten.
-        fence(Ordering::Acquire);
-        let (Some(tail_after), Some(head_after)) =
-            (word(&self.own, offset::TAIL), word(&self.other, offset::HEAD))
-        else {
-            return Vec::new();
+        for rings in all.values_mut().take(turn) {
+            self.look_at(rings, last)?;
+        }
+        self.turn = self.turn.wrapping_add(1);
+        self.looks += 1;
+        self.rings = all;
+        self.out.flush()
+    }
+
+    fn is_over(&self) -> bool {
+        self.left() == 0 || self.asked.time.is_some_and(|time| self.began.elapsed() >= time)
+    }
+
+    /// What is said at the end.
+    fn end(&mut self, cpu: Duration) -> Result<(), Failure> {
+        let wall = self.began.elapsed();
+        if self.asked.choice.json {
+            let summary = Summary {
+                version: JSON_VERSION,
+                end: self.passed,
+                looks: self.looks,
+                cpu_ns: cpu.as_nanos(),
+                wall_ns: wall.as_nanos(),
+            };
+            writeln_json(&mut self.out.text, &summary)?;
+            self.out.flush()?;
+        }
+        let Passed { bytes, records, left_out, missed_bytes, missed_records_at_most, .. } = self.passed;
+        let left_out = match left_out {
+            0 => String::new(),
+            records => format!(", {records} of other kinds"),
         };
-        let Some(ring) = Ring::new(&self.copy, self.capacity) else { return Vec::new() };
-        let mut frames = Vec::new();
-        let mut lost = false;
-        let mut walk = ring.walk(self.next, tail);
-        for record in walk.by_ref() {
-            if !intact(self.capacity, record.position, head_after, tail_after) {
-                lost = true;
-                break;
-            }
-            if record.header.kind() != Some(Kind::Padding) {
-                seen.records += 1;
-                seen.bytes += record.size;
-                frames.push(Frame::of(&record, origin, max_bytes, false, false));
-            }
-            if record.flaw.is_some() {
-                lost = true;
-            }
+        anstream::eprintln!(
+            "{DIM}{records} records{left_out}; missed {missed_bytes} bytes of {bytes}, at most {missed_records_at_most} \
+             records; {} looks with {:.2} % of a CPU{END}",
+            self.looks,
+            100.0 * cpu.as_secs_f64() / wall.as_secs_f64().max(1e-9)
+        );
+        if missed_bytes != 0 && !self.asked.all {
+            anstream::eprintln!("{DIM}--budget and --all miss less, and cost more{END}");
         }
-        self.next = walk.position();
-        if lost {
-            self.skip_to_lap_of(tail_after, seen);
-        }
-        frames
-    }
-
-    /// Goes on with the lap that the producer is in: the only place at which a record is known to begin.
-    fn skip_to_lap_of(&mut self, tail: u64, seen: &mut Seen) {
-        let to = lap_start(tail, self.capacity).max(self.next);
-        // Who follows a garbled ring does not stand still.
-        let to = if to == self.next { tail } else { to };
-        seen.missed = seen.missed.saturating_add(to.wrapping_sub(self.next));
-        self.next = to;
+        Ok(())
     }
 }
 
-type Rings = BTreeMap<(u64, u64), [Option<Followed>; 2]>;
+fn writeln_json(to: &mut String, value: &impl Serialize) -> Result<(), Failure> {
+    *to += &serde_json::to_string(value)?;
+    to.push('\n');
+    Ok(())
+}
 
-/// Brings the rings that are followed up to date.
-fn refresh(rings: &mut Rings, target: &Target, session: Option<u64>) -> Result<(), Failure> {
-    let found = source::find(target)?;
-    let mut requests = BTreeMap::new();
-    let mut responses = BTreeMap::new();
-    for handle in &found.handles {
-        match handle.decode() {
-            Some(Segment::Request(segment)) => {
-                let identity = segment.identity;
-                requests.insert((identity.generation, identity.session), (handle, identity.capacity));
-            }
-            Some(Segment::Response(segment)) => {
-                let identity = segment.identity;
-                responses.insert((identity.generation, identity.session), (handle, identity.capacity));
-            }
-            _ => {}
+/// A record, or a gap in their row.
+fn write_event(to: &mut String, event: &Event, ring: Which, at: f64, json: bool) -> Result<(), Failure> {
+    let arrow = match ring {
+        Which::Request => '>',
+        Which::Response => '<',
+    };
+    match event {
+        Event::Frame(frame) if json => writeln_json(to, frame)?,
+        Event::Gap(gap) if json => writeln_json(to, gap)?,
+        Event::Frame(frame) => {
+            let text = frame.text();
+            *to += &format!("{DIM}{at:10.6}{END} {arrow} session {} {}", frame.session, text.trim_start());
         }
-    }
-    rings.retain(|key, _| requests.contains_key(key) && responses.contains_key(key));
-    for (key, (request, request_capacity)) in requests {
-        let Some((response, response_capacity)) = responses.get(&key) else { continue };
-        if session.is_none_or(|session| session == key.1) {
-            rings.entry(key).or_insert_with(|| {
-                [
-                    Followed::new(request, response, request_capacity),
-                    Followed::new(response, request, *response_capacity),
-                ]
-            });
+        Event::Gap(gap) => {
+            let (session, missed, records) = (gap.session, gap.missed_bytes, gap.missed_records_at_most);
+            *to += &format!(
+                "{DIM}{at:10.6}{END} {arrow} session {session} {WARN}missed {missed} bytes, at most {records} records{END}\n"
+            );
         }
     }
     Ok(())
@@ -164,68 +247,66 @@ pub(crate) fn run(asked: &Tap) -> Result<Healthy, Failure> {
     if !target.is_live() {
         return Err(Box::new(Usage("tap follows what is alive: see frames for files".into())));
     }
-    let over = Arc::new(PlainBool::new(false));
-    let told = over.clone();
+    if !asked.all
+        && let Err(refused) = pace::give_way()
+    {
+        anstream::eprintln!(
+            "{WARN}SCHED_IDLE is refused ({refused}): only the budget spares the target{END}"
+        );
+    }
+    let stop = Arc::new(PlainBool::new(false));
+    let (told, this) = (stop.clone(), std::thread::current());
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     std::thread::spawn(move || {
-        if signals.forever().next().is_some() {
+        let mut signals = signals.forever();
+        if signals.next().is_some() {
             told.store(true, Ordering::Relaxed);
+            this.unpark();
+        }
+        // Standard output takes nothing, and whoever runs this has asked twice.
+        if signals.next().is_some() {
+            std::process::exit(3);
         }
     });
-    let began = Instant::now();
-    let mut rings = Rings::new();
-    refresh(&mut rings, &target, asked.choice.session)?;
-    // Whoever waits for the first record to send something needs to know.
-    anstream::eprintln!("{DIM}following {} sessions of {target}{END}", rings.len());
-    let mut refreshed = Instant::now();
-    let mut seen = Seen::default();
-    let done = |seen: &Seen| {
-        over.load(Ordering::Relaxed)
-            || asked.count.is_some_and(|count| seen.records >= count)
-            || asked.time.is_some_and(|time| began.elapsed() >= time)
+    let share = (!asked.all).then_some(asked.budget / 100.0);
+    let mut looks = Pace::new(share.map(|share| share * LOOKS), asked.every);
+    let mut refreshes = Pace::new(share.map(|share| share * (1.0 - LOOKS)), REFRESH);
+    let mut tapping = Tapping {
+        asked,
+        target,
+        began: Instant::now(),
+        began_ns: crate::process::now_ns(),
+        rings: Rings::new(),
+        passed: Passed::default(),
+        looks: 0,
+        turn: 0,
+        events: Vec::new(),
+        out: Output::new(),
     };
-    while !done(&seen) {
-        let mut text = String::new();
-        for (key, both) in &mut rings {
-            for (followed, ring) in both.iter_mut().zip([Which::Request, Which::Response]) {
-                let Some(followed) = followed else { continue };
-                if asked.choice.ring.is_some_and(|wanted| wanted != ring) {
-                    continue;
-                }
-                let origin = Origin { generation: key.0, session: key.1, ring };
-                for frame in followed.look(origin, asked.choice.max_bytes, &mut seen) {
-                    text += &line(&frame, origin, began, asked.choice.json)?;
-                }
-            }
-        }
-        if !text.is_empty() {
-            print(&text)?;
-        }
-        if refreshed.elapsed() >= REFRESH {
-            refreshed = Instant::now();
-            if refresh(&mut rings, &target, asked.choice.session).is_err() {
+    tapping.refresh()?;
+    // Whoever waits for the first record to send something needs to know.
+    anstream::eprintln!("{DIM}following {} sessions of {}{END}", tapping.rings.len(), tapping.target);
+    // Beginning is not looking.
+    let cpu_before = pace::cpu_time();
+    let mut refresh_at = Instant::now() + refreshes.pause();
+    while !stop.load(Ordering::Relaxed) && !tapping.is_over() {
+        looks.begin();
+        tapping.look(false)?;
+        let pause = looks.pause();
+        if Instant::now() >= refresh_at {
+            refreshes.begin();
+            if tapping.refresh().is_err() {
                 anstream::eprintln!("{DIM}the target is gone{END}");
                 break;
             }
+            refresh_at = Instant::now() + refreshes.pause();
         }
-        std::thread::sleep(asked.every);
+        let left = asked.time.map_or(pause, |time| time.saturating_sub(tapping.began.elapsed()));
+        std::thread::park_timeout(pause.min(left));
     }
-    let Seen { records, bytes, missed } = seen;
-    anstream::eprintln!(
-        "{DIM}{records} records, {bytes} bytes of the rings; missed {missed} bytes, at most {} records{END}",
-        missed / layout::LINE
-    );
+    if tapping.left() != 0 {
+        tapping.look(true)?;
+    }
+    tapping.end(pace::cpu_time().saturating_sub(cpu_before))?;
     Ok(true)
-}
-
-fn line(frame: &Frame, origin: Origin, began: Instant, json: bool) -> Result<String, Failure> {
-    if json {
-        return Ok(serde_json::to_string(frame)? + "\n");
-    }
-    let arrow = match origin.ring {
-        Which::Request => '>',
-        Which::Response => '<',
-    };
-    let at = began.elapsed().as_secs_f64();
-    Ok(format!("{DIM}{at:10.6}{END} {arrow} session {} {}", origin.session, frame.text().trim_start()))
 }

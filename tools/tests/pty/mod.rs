@@ -39,6 +39,11 @@ impl Screen {
         Self { master, parser: vt100::Parser::new(of(rows), of(columns), 0), child }
     }
 
+    /// The process id of the program.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Takes in what was drawn within `limit`; whether there was something.
     fn read(&mut self, limit: Duration) -> bool {
         if !readable(&self.master, limit) {
