@@ -99,6 +99,8 @@ impl Line {
 
     /// Whether it is somebody else than Ringbell who moves requests between processes.
     pub(super) fn is_peer(&self) -> bool {
-        !self.is_limit() && !self.system.starts_with("ringbell") && self.system != "in-process"
+        let own = ["ringbell", "in-process", "sockets-"].iter().any(|name| self.system.starts_with(name));
+        // Other protocols over a byte stream of Ringbell.
+        !self.is_limit() && !own && !self.system.contains("-bytes")
     }
 }

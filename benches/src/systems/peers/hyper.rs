@@ -68,7 +68,7 @@ impl System for Hyper {
     }
 
     fn cases(&self) -> Vec<Case> {
-        Case::few()
+        if self.workers { Case::glance() } else { Case::few() }
     }
 
     fn serve(&self, setup: &Setup, ready: Ready<'_>) -> Outcome<()> {

@@ -110,7 +110,7 @@ impl System for Tonic {
     }
 
     fn cases(&self) -> Vec<Case> {
-        Case::few()
+        if self.tuned { Case::few() } else { Case::glance() }
     }
 
     fn serve(&self, setup: &Setup, ready: Ready<'_>) -> Outcome<()> {
