@@ -57,6 +57,7 @@
 //! | L4 | `handler`, `service`, `dispatch` | what answers requests: one at a time, many at once, on an executor |
 //! | L4 | `flight` | requests whose answer comes later, and the queue on which answers come back |
 //! | L4 | `bytes` | byte streams and their listener |
+//! | L4 | `trace` | what subscribers of `tracing` are told, behind a feature |
 //! | L4 | `inspect` (feature) | what is in segments and rings, looked at from outside |
 //! | L4 | [`pool`] | things kept ready: sessions with one server, whatever else |
 //! | L4 | [`worker`] | processes kept ready: those that serve, and those that speak lines |
@@ -139,6 +140,8 @@ mod session;
 pub mod stats;
 #[cfg(all(feature = "tokio", not(ringbell_loom)))]
 mod tokio;
+#[cfg(not(ringbell_loom))]
+mod trace;
 #[cfg(not(ringbell_loom))]
 mod uds;
 #[cfg(not(ringbell_loom))]

@@ -28,6 +28,7 @@ use crate::session::{
 };
 use crate::stats::{ServerCounters, Words};
 use crate::sync::{Ordering, PlainBool, PlainU64, spin_hint};
+use crate::trace;
 use crate::wait::{Step, Surroundings, WaitSettings, Waiter};
 use slot::{Backlog, Flights, Queued, Shared, Slot};
 use std::collections::{HashMap, VecDeque};
@@ -80,6 +81,18 @@ pub(crate) enum Outcome {
     Later,
     /// None is wanted, and the handler is done.
     Nothing,
+}
+
+impl Outcome {
+    /// For subscribers.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Answer => "response",
+            Self::Error(_) => "error",
+            Self::Later => "later",
+            Self::Nothing => "nothing",
+        }
+    }
 }
 
 /// Limits of one reactor.
@@ -449,7 +462,9 @@ impl<E: Engine> Reactor<E> {
             flight: None,
             alone: false,
         };
-        let outcome = self.engine.request(request, &mut self.response);
+        let about = (self.slots[index].id, head.call, request.payload.len(), false);
+        let outcome =
+            trace::handle(about, || self.engine.request(request, &mut self.response), Outcome::name);
         if !self.origin.is_here() {
             return Err(End::Forked);
         }
@@ -568,7 +583,9 @@ impl<E: Engine> Reactor<E> {
             flight: flight.as_ref(),
             alone,
         };
-        let outcome = self.engine.request(request, &mut self.response);
+        let about = (slot.id, head.call, len, one_way);
+        let outcome =
+            trace::handle(about, || self.engine.request(request, &mut self.response), Outcome::name);
         if !self.origin.is_here() {
             return Err(End::Forked);
         }
@@ -910,6 +927,7 @@ impl<E: Engine> Reactor<E> {
             budget: self.budget.clone(),
             stamps: samples.is_some(),
         });
+        trace::server_joined(id, &caller.0.peer, &caller.0.transport);
         self.engine.opened(&caller);
         self.places.insert(id, self.slots.len());
         self.slots.push(Slot {
@@ -948,6 +966,16 @@ impl<E: Engine> Reactor<E> {
         slot.flights.give_up();
         self.parker.leave(slot.shared.as_ref().map(|shared| shared.domain), &slot.lifeline);
         self.sockets -= usize::from(slot.shared.is_none());
+        let peer = &slot.caller.0.peer;
+        match end {
+            End::Fault(fault) => trace::server_lost(id, peer, &fault),
+            End::Gone(Death::HungUp) => trace::server_lost(id, peer, &"the client hung up"),
+            End::Gone(Death::ProcessDied) => trace::server_lost(id, peer, &"the client's process has ended"),
+            End::Slow => trace::server_lost(id, peer, &"the client does not read its answers"),
+            End::Gone(Death::Goodbye) => trace::server_left(id, peer, "goodbye"),
+            End::ShutDown => trace::server_left(id, peer, "the server shuts down"),
+            End::Forked => {}
+        }
         let goodbye = match end {
             End::Fault(_) => {
                 self.counts.peer_faults += 1;
@@ -1043,12 +1071,25 @@ impl<E: Engine> Reactor<E> {
         self.store_counts();
         let stuck = self.slots.iter().any(|slot| !slot.queue.is_empty());
         let interest = if stuck { Interest::BOTH } else { Interest::DATA };
-        match self.sleep(interest, self.limits.wait.backstop, false) {
-            Slept::Not => self.counts.arms_called_off += 1,
-            Slept::Rung | Slept::Out => self.counts.parks += 1,
-            Slept::Rescued(Rescue::LateRing) => self.counts.late_rings += 1,
-            Slept::Rescued(Rescue::LostWake) => self.counts.backstop_rescues += 1,
-        }
+        let span = trace::server_park(self.slots.len());
+        let slept = span.inside(|| self.sleep(interest, self.limits.wait.backstop, false));
+        span.ended(match slept {
+            Slept::Not => {
+                self.counts.arms_called_off += 1;
+                "called_off"
+            }
+            Slept::Rung | Slept::Out => {
+                self.counts.parks += 1;
+                if slept == Slept::Rung { "rung" } else { "clock" }
+            }
+            Slept::Rescued(rescue) => {
+                match rescue {
+                    Rescue::LateRing => self.counts.late_rings += 1,
+                    Rescue::LostWake => self.counts.backstop_rescues += 1,
+                }
+                "clock"
+            }
+        });
     }
 
     /// `stopping`: whether the order to stop is known.
@@ -1140,6 +1181,7 @@ impl<E: Engine> Reactor<E> {
 
     /// Answers what is there, sends what is queued, says goodbye.
     fn shut_down(&mut self) -> Result<(), Forked> {
+        trace::shutdown(self.slots.len());
         self.porter.stop();
         loop {
             if self.mailbox.has_mail() {
@@ -1182,6 +1224,7 @@ impl<E: Engine> Reactor<E> {
                 joined.say_farewell(Farewell::ShutDown);
             }
         }
+        trace::stopped(self.counts.accepted, self.counts.requests);
     }
 
     fn drain(&mut self) -> Result<bool, Forked> {

@@ -24,6 +24,7 @@ use crate::flight::Here;
 use crate::layout::Interest;
 use crate::park::ALARM;
 use crate::stats::ServerCounters;
+use crate::trace;
 #[cfg(feature = "tokio")]
 use crate::wait::Step;
 use rustix::fd::{AsFd, BorrowedFd};
@@ -113,6 +114,7 @@ impl<E: Engine> Reactor<E> {
         let mut worked = false;
         if self.stage == Some(Stage::Serving) && self.mailbox.is_stopping() {
             self.stage = Some(Stage::Draining);
+            trace::shutdown(self.slots.len());
             self.porter.stop();
             self.porter_is_due = true;
         }
@@ -190,6 +192,7 @@ impl<E: Engine> Reactor<E> {
         };
         if parker.arm_for_loop(interest, look) {
             self.counts.parks += 1;
+            trace::server_armed(self.slots.len());
             return false;
         }
         self.counts.arms_called_off += 1;
