@@ -57,6 +57,7 @@
 //! | L4 | `handler`, `service`, `dispatch` | what answers requests: one at a time, many at once, on an executor |
 //! | L4 | `flight` | requests whose answer comes later, and the queue on which answers come back |
 //! | L4 | `bytes` | byte streams and their listener |
+//! | L5 | `metrics` (feature) | what is counted, for recorders of that facade |
 //! | L4 | `trace` | what subscribers of `tracing` are told, behind a feature |
 //! | L4 | `inspect` (feature) | what is in segments and rings, looked at from outside |
 //! | L4 | [`pool`] | things kept ready: sessions with one server, whatever else |
@@ -118,6 +119,8 @@ pub mod inspect;
 #[cfg(not(ringbell_loom))]
 #[doc(hidden)]
 pub mod kill_point;
+#[cfg(all(feature = "metrics", not(ringbell_loom)))]
+pub mod metrics;
 #[cfg(not(ringbell_loom))]
 mod park;
 #[cfg(not(ringbell_loom))]
