@@ -44,7 +44,7 @@
 //! | L1 | [`layout`] | every byte of segments and frames |
 //! | L1 | `clock`, `fork` | time; knowing that this is a forked child |
 //! | L2 | `ring` | the single-producer single-consumer protocol |
-//! | L2 | `bell` | arm, park, ring |
+//! | L2 | `bell`, `bells` | arm, park, ring; many at once |
 //! | L2 | [`wait`] | the waiting policy |
 //! | L2 | `segment` | memfds: made, sealed, mapped, verified |
 //! | L2 | [`stats`], `samples` | counters; calls that are timed on their way |
@@ -73,6 +73,8 @@ compile_error!("Ringbell is made of Linux: futexes, memfds and seals");
 
 #[doc(hidden)]
 pub mod bell;
+#[doc(hidden)]
+pub mod bells;
 mod executor;
 pub mod layout;
 #[doc(hidden)]
