@@ -16,7 +16,7 @@
 //!
 //! [`Reactor::disarm`] takes all edges out of the epoll before anything is looked at, so whatever comes later makes a new
 //! one; what it took is remembered until a pump has looked there. Between the last look and the sleep stand the arm, the
-//! fence and the second look of `bell.rs`. The model is that of a client in a loop, `loom-tests/src/event_loop.rs`.
+//! fence and the second look of `bells.rs`. `loom-tests/src/embedded.rs` has all of this as a model.
 
 use super::{Engine, Forked, LAST_TIME, Reactor};
 use crate::clock::now_ns;
