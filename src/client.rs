@@ -21,6 +21,7 @@ use crate::layout::{self, Interest, Kind, offset};
 use crate::ring::{Consumer, Producer, Record};
 use crate::session::{Budget, Head, Parts, PeerFault, Progress, Readiness, Received, Rings, Sent, Session};
 use crate::stats::{SessionCounters, Words};
+use crate::trace;
 use crate::wait::Waiter;
 use error::WaitEnd;
 use place::{Shown, ViewOf};
@@ -104,6 +105,13 @@ struct Names {
     ordered: bool,
 }
 
+impl Names {
+    /// For subscribers.
+    fn attachment(&self) -> trace::Attachment {
+        trace::Attachment { session: self.session, server_pid: self.server_pid }
+    }
+}
+
 /// One attachment to a server, for one thread at a time.
 ///
 /// `Send`, not `Sync`: it may move between threads, and each method takes `&mut self`. Threads that want to call
@@ -160,6 +168,7 @@ impl Client {
             Attached::Socket(attachment) => Self::over_socket(attachment, options),
         };
         client.hint(false);
+        trace::client_joined(client.names.attachment(), &client.transport);
         client
     }
 
@@ -349,7 +358,30 @@ impl Client {
             let response = self.call_until(request, deadline)?;
             return Ok(look(View(ViewOf::Private(response.payload))));
         }
-        let call = self.send_timed(request, &mut deadline)?;
+        if !trace::wants_calls() {
+            let call = self.send_timed(request, &mut deadline)?;
+            return self.show_answer(call, deadline, look);
+        }
+        let span = trace::call(self.names.session, request.len());
+        let mut len = 0;
+        let result = span.inside(|| {
+            let call = self.send_timed(request, &mut deadline)?;
+            span.sent(call.0);
+            self.show_answer(call, deadline, |view| {
+                len = view.len();
+                look(view)
+            })
+        });
+        span.answered(result.as_ref().map(|_| len));
+        result
+    }
+
+    fn show_answer<R>(
+        &mut self,
+        call: CallId,
+        mut deadline: Deadline,
+        look: impl FnOnce(View<'_>) -> R,
+    ) -> Result<R, CallError> {
         let waited = self.wait(&mut deadline, Interest::DATA, |client| {
             if client.peek(call)?.is_some() {
                 return Ok(Some(None));
@@ -384,7 +416,28 @@ impl Client {
 
     #[inline(always)]
     fn call_until(&mut self, request: &[u8], mut deadline: Deadline) -> Result<Response<'_>, CallError> {
+        if trace::wants_calls() {
+            return self.call_traced(request, deadline);
+        }
         let call = self.send_timed(request, &mut deadline)?;
+        self.answer_to(call, deadline)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn call_traced(&mut self, request: &[u8], mut deadline: Deadline) -> Result<Response<'_>, CallError> {
+        let span = trace::call(self.names.session, request.len());
+        let result = span.inside(|| {
+            let call = self.send_timed(request, &mut deadline)?;
+            span.sent(call.0);
+            self.answer_to(call, deadline)
+        });
+        span.answered(result.as_ref().map(|response| response.payload.len()));
+        result
+    }
+
+    #[inline(always)]
+    fn answer_to(&mut self, call: CallId, mut deadline: Deadline) -> Result<Response<'_>, CallError> {
         let head = match self.wait(&mut deadline, Interest::DATA, |client| client.look(Some(call))) {
             Ok(head) => head,
             Err(end) => return Err(self.call_failed(call, end)),
@@ -830,6 +883,9 @@ impl Client {
 
     #[cold]
     fn fail(&mut self, over: Over) -> Over {
+        if self.over.is_none() {
+            trace::client_lost(self.names.attachment(), over, self.in_flight());
+        }
         self.over = Some(over);
         over
     }
@@ -917,6 +973,7 @@ impl Drop for Client {
         if self.origin.is_here() {
             self.store_counts();
             if self.over.is_none() {
+                trace::client_left(self.names.attachment(), "closed", self.in_flight());
                 self.session.flush();
                 if self.session.is_socket() {
                     let goodbye = Head::new(Kind::Goodbye, 0);

@@ -10,6 +10,7 @@ use crate::executor::{Executor, Task};
 use crate::layout::code;
 use crate::service::{OwnedRequest, Responder, Service};
 use crate::sync::{Ordering, PlainU64};
+use crate::trace::Span;
 use std::sync::Arc;
 
 /// Whether handlers may run on the reactor's thread: only while nothing else of their session is in flight or waits.
@@ -110,8 +111,8 @@ where
                 Inline::Never | Inline::Measured => {}
             }
         }
-        let (handler, pace) = (self.handler.clone(), self.pace.clone());
-        self.executor.execute(Task::new(move || {
+        let (handler, pace, span) = (self.handler.clone(), self.pace.clone(), Span::current());
+        let run = move || {
             // It may have waited for its turn for longer than its caller wants to.
             if request.is_expired() {
                 responder.fail(code::DEADLINE_EXCEEDED, "the deadline passed before the request was run");
@@ -122,7 +123,8 @@ where
             } else {
                 handler(request, responder);
             }
-        }));
+        };
+        self.executor.execute(Task::new(move || span.inside(run)));
     }
 }
 

@@ -6,6 +6,7 @@ use crate::porter::Lodging;
 use crate::reactor::{Pumped, Reactor};
 use crate::server::{ServeError, Server, ServerHandle, ServerStats, Status};
 use crate::service::{Concurrent, OwnedRequest, Responder, Service, Session};
+use crate::trace::Span;
 use rustix::fd::{AsFd, BorrowedFd};
 use std::collections::VecDeque;
 
@@ -13,7 +14,7 @@ use std::collections::VecDeque;
 #[derive(Debug)]
 enum Told {
     Opened(Session),
-    Request(OwnedRequest, Responder),
+    Request(OwnedRequest, Responder, Span),
     Closed(Session),
 }
 
@@ -23,7 +24,7 @@ struct Gathered(VecDeque<Told>);
 
 impl Service for Gathered {
     fn request(&mut self, request: OwnedRequest, responder: Responder) {
-        self.0.push_back(Told::Request(request, responder));
+        self.0.push_back(Told::Request(request, responder, Span::current()));
     }
 
     fn opened(&mut self, session: &Session) {
@@ -137,7 +138,9 @@ impl EmbeddedServer {
             match told {
                 // The service's state is its author's concern, if it panics.
                 Told::Opened(session) => quietly(|| service.opened(&session)),
-                Told::Request(request, responder) => quietly(|| service.request(request, responder)),
+                Told::Request(request, responder, span) => {
+                    span.inside(|| quietly(|| service.request(request, responder)));
+                }
                 Told::Closed(session) => quietly(|| service.closed(&session)),
             }
             if !self.reactor.is_here() {

@@ -44,7 +44,7 @@
 //! | L1 | [`layout`] | every byte of segments and frames |
 //! | L1 | `clock`, `fork` | time; knowing that this is a forked child |
 //! | L2 | `ring` | the single-producer single-consumer protocol |
-//! | L2 | `bell` | arm, park, ring |
+//! | L2 | `bell`, `bells` | arm, park, ring; many at once |
 //! | L2 | [`wait`] | the waiting policy |
 //! | L2 | `segment` | memfds: made, sealed, mapped, verified |
 //! | L2 | [`stats`], `samples` | counters; calls that are timed on their way |
@@ -57,6 +57,8 @@
 //! | L4 | `handler`, `service`, `dispatch` | what answers requests: one at a time, many at once, on an executor |
 //! | L4 | `flight` | requests whose answer comes later, and the queue on which answers come back |
 //! | L4 | `bytes` | byte streams and their listener |
+//! | L5 | `metrics` (feature) | what is counted, for recorders of that facade |
+//! | L4 | `trace` | what subscribers of `tracing` are told, behind a feature |
 //! | L4 | `inspect` (feature) | what is in segments and rings, looked at from outside |
 //! | L4 | [`pool`] | things kept ready: sessions with one server, whatever else |
 //! | L4 | [`worker`] | processes kept ready: those that serve, and those that speak lines |
@@ -71,6 +73,8 @@ compile_error!("Ringbell is made of Linux: futexes, memfds and seals");
 
 #[doc(hidden)]
 pub mod bell;
+#[doc(hidden)]
+pub mod bells;
 mod executor;
 pub mod layout;
 #[doc(hidden)]
@@ -117,6 +121,8 @@ pub mod inspect;
 #[cfg(not(ringbell_loom))]
 #[doc(hidden)]
 pub mod kill_point;
+#[cfg(all(feature = "metrics", not(ringbell_loom)))]
+pub mod metrics;
 #[cfg(not(ringbell_loom))]
 mod park;
 #[cfg(not(ringbell_loom))]
@@ -139,6 +145,8 @@ mod session;
 pub mod stats;
 #[cfg(all(feature = "tokio", not(ringbell_loom)))]
 mod tokio;
+#[cfg(not(ringbell_loom))]
+mod trace;
 #[cfg(not(ringbell_loom))]
 mod uds;
 #[cfg(not(ringbell_loom))]

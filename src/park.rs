@@ -7,7 +7,8 @@
 //! A server that lives in somebody's loop does not sleep here: the loop watches the epoll, which has the porter's in it
 //! then, and a timer that is set only while something has a time limit. Its bells are armed in event mode.
 
-use crate::bell::{Rescue, Ringer, Sleeper, Ticket, before_looking_again};
+use crate::bell::{Rescue, Ringer, Sleeper};
+use crate::bells::Bells;
 use crate::clock::{now_ns, timespec};
 use crate::layout::{self, Interest, Mode};
 use crate::memory::{BellWord, Window, wait_any};
@@ -54,13 +55,6 @@ impl Notifier {
     }
 }
 
-/// One bell that the reactor sleeps on.
-#[derive(Debug)]
-struct Bell {
-    sleeper: Sleeper,
-    sessions: usize,
-}
-
 /// The epoll, for a loop that watches it.
 impl AsFd for Parker {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -84,14 +78,14 @@ pub(crate) enum Slept {
 /// The sleeper's end of all bells of one reactor.
 #[derive(Debug)]
 pub(crate) struct Parker {
-    private: Sleeper,
-    domains: Vec<Option<Bell>>,
+    bells: Bells,
+    /// Sessions of each domain, and domains that have some.
+    domains: Vec<usize>,
     in_use: usize,
     /// Sessions that are carried by sockets.
     sockets: usize,
     status: Window,
     epoll: OwnedFd,
-    tickets: Vec<(usize, Ticket)>,
     alarm: Option<Alarm>,
 }
 
@@ -121,13 +115,12 @@ impl Parker {
         )?;
         let private = Sleeper::new(words.own_word(0), seq);
         let parker = Self {
-            private,
+            bells: Bells::new(private),
             domains: Vec::new(),
             in_use: 0,
             sockets: 0,
             status,
             epoll,
-            tickets: Vec::new(),
             alarm: None,
         };
         Ok((parker, notifier))
@@ -164,14 +157,7 @@ impl Parker {
     /// Arms all bells for a loop that watches the epoll. False if one of them was rung meanwhile, or `look` finds
     /// something: then nothing is armed.
     pub(crate) fn arm_for_loop(&mut self, interest: Interest, look: impl FnOnce() -> bool) -> bool {
-        self.arm(Mode::Event, interest);
-        crate::kill_point!("server-armed");
-        before_looking_again();
-        let sleeps = !look() && !self.any_rung();
-        if !sleeps {
-            self.disarm();
-        }
-        sleeps
+        self.bells.arm(Mode::Event, interest, look)
     }
 
     /// What the kernel has to say of everything in the epoll, without waiting. Edges that are told here are told
@@ -194,14 +180,12 @@ impl Parker {
     pub(crate) fn join(&mut self, domain: u32, seq: &BellWord, session: u64, lifeline: &OwnedFd) -> bool {
         let index = domain as usize;
         if self.domains.len() <= index {
-            self.domains.resize_with(index + 1, || None);
+            self.domains.resize(index + 1, 0);
         }
-        let bell = self.domains[index].get_or_insert_with(|| {
-            self.in_use += 1;
-            let armed = self.status.own_word(layout::CONTROL + index * layout::ARMED_STRIDE);
-            Bell { sleeper: Sleeper::new(armed, seq.share()), sessions: 0 }
-        });
-        bell.sessions += 1;
+        self.in_use += usize::from(self.domains[index] == 0);
+        self.domains[index] += 1;
+        let armed = || self.status.own_word(layout::CONTROL + index * layout::ARMED_STRIDE);
+        self.bells.watch(index, || Sleeper::new(armed(), seq.share()));
         // Edge-triggered: the reactor need not read a byte to be woken by the next one.
         epoll::add(
             &self.epoll,
@@ -232,12 +216,10 @@ impl Parker {
             self.sockets -= 1;
             return;
         };
-        let Some(slot) = self.domains.get_mut(domain as usize) else { return };
-        let Some(bell) = slot else { return };
-        bell.sessions -= 1;
-        if bell.sessions == 0 {
-            bell.sleeper.disarm();
-            *slot = None;
+        let Some(sessions @ 1..) = self.domains.get_mut(domain as usize) else { return };
+        *sessions -= 1;
+        if *sessions == 0 {
+            self.bells.forget(domain as usize);
             self.in_use -= 1;
         }
     }
@@ -252,11 +234,7 @@ impl Parker {
         woken: impl FnMut(u64, Readiness),
     ) -> Slept {
         let mode = if self.in_use < WAITV_BELLS && self.sockets == 0 { Mode::Futex } else { Mode::Event };
-        self.arm(mode, interest);
-        crate::kill_point!("server-armed");
-        before_looking_again();
-        if look() || self.any_rung() {
-            self.disarm();
+        if !self.bells.arm(mode, interest, &mut look) {
             return Slept::Not;
         }
         let until = now_ns().saturating_add(u64::try_from(backstop.as_nanos()).unwrap_or(u64::MAX));
@@ -266,7 +244,7 @@ impl Parker {
                 self.wait_epoll(Some(backstop), woken);
             }
         }
-        let slept = if now_ns() < until || self.any_rung() {
+        let slept = if now_ns() < until || self.bells.any_rung() {
             Slept::Rung
         } else if look() {
             Slept::Rescued(self.rescue(look))
@@ -277,45 +255,25 @@ impl Parker {
         slept
     }
 
-    fn arm(&mut self, mode: Mode, interest: Interest) {
-        self.tickets.clear();
-        self.tickets.push((usize::MAX, self.private.arm(mode, interest)));
-        for (index, bell) in self.domains.iter().enumerate() {
-            if let Some(bell) = bell {
-                self.tickets.push((index, bell.sleeper.arm(mode, interest)));
-            }
-        }
-    }
-
-    fn sleeper(&self, index: usize) -> &Sleeper {
-        match self.domains.get(index) {
-            Some(Some(bell)) => &bell.sleeper,
-            _ => &self.private,
-        }
-    }
-
-    fn any_rung(&self) -> bool {
-        self.tickets.iter().any(|(index, ticket)| self.sleeper(*index).rung(*ticket))
-    }
-
     /// Takes back what arming said.
     pub(crate) fn disarm(&self) {
-        for (index, _) in &self.tickets {
-            self.sleeper(*index).disarm();
-        }
+        self.bells.disarm();
     }
 
     fn wait_futex(&self, until: u64) {
-        if let [(_, ticket)] = self.tickets[..] {
-            self.private.seq().wait(ticket.0, Some(timespec(until)));
+        if self.in_use == 0
+            && let Some((private, ticket)) = self.bells.armed().next()
+        {
+            private.seq().wait(ticket.0, Some(timespec(until)));
             return;
         }
         let mut entries = [const { rustix::thread::futex::Wait::new() }; WAITV_BELLS + 1];
-        let entries = &mut entries[..self.tickets.len()];
-        for (entry, (index, ticket)) in entries.iter_mut().zip(&self.tickets) {
-            *entry = self.sleeper(*index).seq().entry(ticket.0);
+        let mut count = 0;
+        for (entry, (bell, ticket)) in entries.iter_mut().zip(self.bells.armed()) {
+            *entry = bell.seq().entry(ticket.0);
+            count += 1;
         }
-        wait_any(entries, Some(timespec(until)));
+        wait_any(&entries[..count], Some(timespec(until)));
     }
 
     /// Asks the kernel about sockets and lifelines, without waiting.
@@ -350,7 +308,7 @@ impl Parker {
     fn rescue(&self, mut look: impl FnMut() -> bool) -> Rescue {
         // Short: whoever makes this happen again and again must not cost the other sessions much.
         let until = now_ns() + crate::bell::GRACE_NS / 5;
-        while !self.any_rung() && look() {
+        while !self.bells.any_rung() && look() {
             if now_ns() >= until {
                 return Rescue::LostWake;
             }

@@ -29,6 +29,7 @@ use crate::session::{
 };
 use crate::stats::{ServerCounters, Words};
 use crate::sync::{Ordering, PlainBool, PlainU64, spin_hint};
+use crate::trace;
 use crate::wait::{Step, Surroundings, WaitSettings, Waiter};
 use slot::{Backlog, Flights, Queued, Shared, Slot};
 use std::collections::{HashMap, VecDeque};
@@ -82,6 +83,18 @@ pub(crate) enum Outcome {
     Later,
     /// None is wanted, and the handler is done.
     Nothing,
+}
+
+impl Outcome {
+    /// For subscribers.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Answer => "response",
+            Self::Error(_) => "error",
+            Self::Later => "later",
+            Self::Nothing => "nothing",
+        }
+    }
 }
 
 /// Limits of one reactor.
@@ -452,7 +465,9 @@ impl<E: Engine> Reactor<E> {
             flight: None,
             alone: false,
         };
-        let outcome = self.engine.request(request, &mut self.response);
+        let about = (self.slots[index].id, head.call, request.payload.len(), false);
+        let outcome =
+            trace::handle(about, || self.engine.request(request, &mut self.response), Outcome::name);
         if !self.origin.is_here() {
             return Err(End::Forked);
         }
@@ -571,7 +586,9 @@ impl<E: Engine> Reactor<E> {
             flight: flight.as_ref(),
             alone,
         };
-        let outcome = self.engine.request(request, &mut self.response);
+        let about = (slot.id, head.call, len, one_way);
+        let outcome =
+            trace::handle(about, || self.engine.request(request, &mut self.response), Outcome::name);
         if !self.origin.is_here() {
             return Err(End::Forked);
         }
@@ -917,6 +934,7 @@ impl<E: Engine> Reactor<E> {
             budget: self.budget.clone(),
             stamps: samples.is_some(),
         });
+        trace::server_joined(id, &caller.0.peer, &caller.0.transport);
         self.engine.opened(&caller);
         self.places.insert(id, self.slots.len());
         self.turns.join(self.passes);
@@ -956,6 +974,16 @@ impl<E: Engine> Reactor<E> {
         slot.flights.give_up();
         self.parker.leave(slot.shared.as_ref().map(|shared| shared.domain), &slot.lifeline);
         self.sockets -= usize::from(slot.shared.is_none());
+        let peer = &slot.caller.0.peer;
+        match end {
+            End::Fault(fault) => trace::server_lost(id, peer, &fault),
+            End::Gone(Death::HungUp) => trace::server_lost(id, peer, &"the client hung up"),
+            End::Gone(Death::ProcessDied) => trace::server_lost(id, peer, &"the client's process has ended"),
+            End::Slow => trace::server_lost(id, peer, &"the client does not read its answers"),
+            End::Gone(Death::Goodbye) => trace::server_left(id, peer, "goodbye"),
+            End::ShutDown => trace::server_left(id, peer, "the server shuts down"),
+            End::Forked => {}
+        }
         let goodbye = match end {
             End::Fault(_) => {
                 self.counts.peer_faults += 1;
@@ -1051,12 +1079,25 @@ impl<E: Engine> Reactor<E> {
         self.hint(true);
         self.settle();
         self.store_counts();
-        match self.sleep(self.interest(), self.limits.wait.backstop, false) {
-            Slept::Not => self.counts.arms_called_off += 1,
-            Slept::Rung | Slept::Out => self.counts.parks += 1,
-            Slept::Rescued(Rescue::LateRing) => self.counts.late_rings += 1,
-            Slept::Rescued(Rescue::LostWake) => self.counts.backstop_rescues += 1,
-        }
+        let span = trace::server_park(self.slots.len());
+        let slept = span.inside(|| self.sleep(self.interest(), self.limits.wait.backstop, false));
+        span.ended(match slept {
+            Slept::Not => {
+                self.counts.arms_called_off += 1;
+                "called_off"
+            }
+            Slept::Rung | Slept::Out => {
+                self.counts.parks += 1;
+                if slept == Slept::Rung { "rung" } else { "clock" }
+            }
+            Slept::Rescued(rescue) => {
+                match rescue {
+                    Rescue::LateRing => self.counts.late_rings += 1,
+                    Rescue::LostWake => self.counts.backstop_rescues += 1,
+                }
+                "clock"
+            }
+        });
     }
 
     /// Publishes how far everybody was read. Who is cold was settled when it became so.
@@ -1171,6 +1212,7 @@ impl<E: Engine> Reactor<E> {
 
     /// Answers what is there, sends what is queued, says goodbye.
     fn shut_down(&mut self) -> Result<(), Forked> {
+        trace::shutdown(self.slots.len());
         self.porter.stop();
         loop {
             if self.mailbox.has_mail() {
@@ -1213,6 +1255,7 @@ impl<E: Engine> Reactor<E> {
                 joined.say_farewell(Farewell::ShutDown);
             }
         }
+        trace::stopped(self.counts.accepted, self.counts.requests);
     }
 
     fn drain(&mut self) -> Result<bool, Forked> {

@@ -71,6 +71,15 @@ impl Samples {
         }
     }
 
+    /// Those that came to their end after `since`: when that was, and how long they took, in ns.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn ended_after(&self, since: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.rows
+            .iter()
+            .filter(move |row| row.call.get() != 0 && row.done_ns.get() > since)
+            .map(|row| (row.done_ns.get(), row.done_ns.get().saturating_sub(row.sent_ns.get())))
+    }
+
     /// A call that was not sent after all.
     pub(crate) fn forget(&mut self, call: u64) {
         if let Some(place) = self.close(call) {

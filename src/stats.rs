@@ -7,16 +7,20 @@ use crate::memory::OwnWord;
 use crate::sync::Ordering;
 
 macro_rules! counters {
-    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident = $index:literal,)* }) => {
+    ($(#[$doc:meta])* $name:ident { $($(#[doc = $field_doc:literal])* $field:ident = $index:literal,)* }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
         #[cfg_attr(feature = "inspect", derive(serde::Serialize, serde::Deserialize), serde(default))]
         #[non_exhaustive]
-        pub struct $name { $($(#[$field_doc])* pub $field: u64,)* }
+        pub struct $name { $($(#[doc = $field_doc])* pub $field: u64,)* }
 
         impl $name {
             /// Name and index in the control page of each counter.
             pub const FIELDS: &'static [(&'static str, usize)] = &[$((stringify!($field), $index),)*];
+
+            /// What each of them counts, in the same order.
+            #[cfg(feature = "metrics")]
+            pub(crate) const MEANINGS: &'static [&'static str] = &[$(concat!($($field_doc),*).trim_ascii(),)*];
 
             /// Reads every counter through `load`, which is given its index.
             pub fn read(load: impl Fn(usize) -> u64) -> Self {

@@ -179,6 +179,11 @@ impl AsyncClient {
         self.handle.with(|client| client.session())
     }
 
+    #[cfg(feature = "metrics")]
+    pub(crate) fn with_client<T>(&self, look: impl FnOnce(&mut Client) -> T) -> T {
+        self.handle.with(look)
+    }
+
     /// What this side of the session counted so far.
     pub fn stats(&self) -> SessionCounters {
         self.handle.with(Client::stats)

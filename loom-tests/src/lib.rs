@@ -24,6 +24,7 @@
 mod bell;
 mod bytes;
 mod close;
+mod embedded;
 mod event_loop;
 mod kernel;
 mod notify;

@@ -14,6 +14,7 @@
 //! | [`verified`] | a client that checks every answer |
 //! | [`observe`] | what /proc says of a process |
 //! | [`raw`] | the handshake by hand, for peers that are not honest |
+//! | [`traced`] | a subscriber of `tracing` that keeps what it is told |
 //! | [`signals`] | signal handlers, timers and forks |
 //!
 //! No test sleeps and hopes: it waits for a condition, and the watchdog ends a test that makes no progress, with
@@ -33,6 +34,7 @@ pub mod reacting;
 pub mod server;
 pub mod signals;
 pub mod suite;
+pub mod traced;
 pub mod verified;
 
 use std::time::{Duration, Instant};

@@ -23,6 +23,9 @@ use std::task::Poll;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 
+#[path = "../../examples/embedded.rs"]
+mod embedded;
+
 suite! {
     both: [
         many_clients_at_once,
@@ -39,9 +42,10 @@ suite! {
         handlers_fail,
         shutdown_waits_for_handlers,
         a_runtime_is_dropped_with_requests_in_flight,
+        the_example_serves_in_its_loop,
     ],
     tests: [a_handshake_that_does_not_end, there_are_no_threads],
-    roles: [asks_and_waits],
+    roles: [asks_and_waits, serves_in_its_loop],
 }
 
 fn reacting(driver: Driver) -> Server {
@@ -695,4 +699,53 @@ fn a_runtime_is_dropped_with_requests_in_flight() -> Ran {
         handle.shutdown(None);
     });
     done!("100 requests in flight each")
+}
+
+// -- The example.
+
+/// `examples/embedded.rs` as a process of its own.
+fn serves_in_its_loop(arguments: &Arguments) {
+    let server = ringbell::Server::bind(arguments.text("path")).expect("bind");
+    say("ready");
+    let stats = embedded::serve(server).expect("served");
+    let threads = std::fs::read_dir("/proc/self/task").expect("threads").count();
+    say(&format!("served {} {} {} {threads}", stats.requests, stats.parks, stats.backstop_rescues));
+}
+
+fn the_example_serves_in_its_loop() -> Ran {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("s");
+    let mut process = Start::role("serves_in_its_loop").with("path", path.display()).start();
+    process.expect("ready");
+    let calls = scaled_for(20_000, 2_000);
+    let number = |answer: &[u8]| u64::from_le_bytes(answer.try_into().expect("a number"));
+    let mut client = options().connect(&path).expect("connect");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut other = options().connect(&path).expect("connect");
+            for call in 0..calls / 2 {
+                assert_eq!(*other.call(&call.to_le_bytes()).expect("a call"), call.to_le_bytes());
+                tick();
+            }
+        });
+        // Answers that are kept until a tick, one after the other; echoes in between.
+        let mut last = number(&client.call(b"ticks").expect("a call"));
+        for _ in 0..10 {
+            let next = number(&client.call(b"next tick").expect("a call"));
+            assert!(next > last, "tick {next} after {last}");
+            last = next;
+            for call in 0..calls / 20 {
+                assert_eq!(*client.call(&call.to_le_bytes()).expect("a call"), call.to_le_bytes());
+            }
+            tick();
+        }
+    });
+    client.call(b"stop").expect("a call");
+    let said = process.expect("served");
+    process.succeed();
+    let counts: Vec<u64> = said.split_whitespace().map(|word| word.parse().expect("a number")).collect();
+    let [requests, parks, rescues, threads] = counts[..] else { panic!("{said}") };
+    assert_eq!(requests, calls / 2 + 10 * (calls / 20) + 12);
+    assert!(parks > 0 && rescues == 0 && threads == 1, "{said}");
+    done!("{requests} requests, {parks} sleeps, 1 thread")
 }

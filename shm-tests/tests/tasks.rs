@@ -2,7 +2,8 @@
 //! beside it: what is not reported hangs the test, and the watchdog says so.
 
 use futures_core::Stream;
-use ringbell::{AsyncClient, CallError, EventError, SendError};
+use ringbell::sync::{Ordering, PlainU64};
+use ringbell::{AsyncClient, CallError, EventError, EventStream, SendError};
 use ringbell_shm_tests::pattern::{Chance, mix};
 use ringbell_shm_tests::process::over_socket;
 use ringbell_shm_tests::reacting::{Asking, ask, item};
@@ -11,6 +12,8 @@ use ringbell_shm_tests::suite::{Ran, tick};
 use ringbell_shm_tests::{done, options, scaled, scaled_for, seed, suite, wait_until};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
@@ -28,7 +31,7 @@ suite! {
         the_last_clone_closes_the_session,
         one_way_messages,
     ],
-    tests: [no_threads_are_left],
+    tests: [no_threads_are_left, a_stream_of_events_keeps_one_waker],
     roles: [],
 }
 
@@ -439,4 +442,49 @@ fn no_threads_are_left() -> Ran {
     });
     server.shut_down();
     done!("{before} threads, before and while 100 tasks call")
+}
+
+/// Counts how often it wakes.
+#[derive(Default)]
+struct Bell(PlainU64);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+fn a_stream_of_events_keeps_one_waker() -> Ran {
+    let polls = 1000;
+    let server = Server::prepare("react").start();
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let client = options().connect_async(server.path()).await.expect("connect");
+        let mut streams = [client.events(), client.events()];
+        let poll = |stream: &mut EventStream, bell: &Arc<Bell>| {
+            let waker = Waker::from(bell.clone());
+            Pin::new(stream).poll_next(&mut Context::from_waker(&waker))
+        };
+        // Each poll by another task, as in a `select!` of which the stream is a part.
+        let bells: Vec<Arc<Bell>> = (0..polls).map(|_| Arc::default()).collect();
+        for (number, bell) in bells.iter().enumerate() {
+            assert!(poll(&mut streams[number % 2], bell).is_pending());
+        }
+        let kept = bells.iter().filter(|bell| Arc::strong_count(bell) > 1).count();
+        assert_eq!(kept, 2, "the last one of each stream");
+        // Which are woken, and no others.
+        client.call_owned(ask(b'v', 1, 1, &[4])).await.expect("an answer");
+        wait_until("both are woken", || {
+            bells[polls - 2..].iter().all(|bell| bell.0.load(Ordering::SeqCst) > 0)
+        });
+        assert!(bells[..polls - 2].iter().all(|bell| bell.0.load(Ordering::SeqCst) == 0));
+        let last = Arc::<Bell>::default();
+        let [mut one, other] = streams;
+        while poll(&mut one, &last).is_ready() {}
+        drop(one);
+        assert_eq!(Arc::strong_count(&last), 1, "a stream that is gone keeps nothing");
+        drop(other);
+    });
+    server.shut_down();
+    done!("{polls} polls of 2 streams")
 }

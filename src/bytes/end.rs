@@ -16,6 +16,7 @@ use crate::segment::Segment;
 use crate::session::{Budget, Head, Parts, PeerFault, Progress, Readiness, Received, Rings, Sent, Session};
 use crate::stats::{SessionCounters, Words};
 use crate::sync::{Ordering, spin_hint};
+use crate::trace;
 use crate::uds;
 use crate::wait::Surroundings;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -262,6 +263,7 @@ impl End {
             origin: Origin::here(),
         };
         end.hint(false);
+        trace::bytes_joined(end.number, &end.transport);
         end
     }
 
@@ -328,6 +330,9 @@ impl End {
         if let ByteStreamError::PeerFault(_) = error {
             // Whatever it still sends nobody can make sense of.
             let _ = rustix::net::shutdown(self.session.lifeline(), rustix::net::Shutdown::Both);
+        }
+        if self.over.is_none() {
+            trace::bytes_lost(self.number, &error);
         }
         *self.over.get_or_insert(error)
     }
@@ -616,6 +621,7 @@ impl End {
             self.hint(false);
             return None;
         }
+        trace::bytes_armed(self.number);
         Some(ticket)
     }
 }
@@ -707,6 +713,7 @@ impl Drop for End {
         if !self.origin.is_here() {
             return;
         }
+        trace::bytes_left(self.number);
         self.session.flush();
         self.session.store_counts();
         if let Some(bed) = &self.bed {

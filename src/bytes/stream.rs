@@ -355,6 +355,9 @@ impl Write for &ByteStream {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        if !self.origin.is_here() {
+            return Err(ByteStreamError::Forked.while_writing());
+        }
         self.push_out()
     }
 }
@@ -365,6 +368,9 @@ impl Write for ByteStream {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        if !self.origin.is_here() {
+            return Err(ByteStreamError::Forked.while_writing());
+        }
         self.push_out()
     }
 }

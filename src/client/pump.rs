@@ -10,6 +10,7 @@ use crate::handshake::lifeline;
 use crate::layout::Kind;
 use crate::session::{Head, Progress, Sent};
 use crate::sync::spin_hint;
+use crate::trace;
 use crate::wait::Step;
 use rustix::fd::OwnedFd;
 use std::sync::Arc;
@@ -303,6 +304,7 @@ impl Client {
         }
         // The descriptor stays open as long as somebody holds the client; what was sent is still read.
         let _ = rustix::net::shutdown(self.session.lifeline(), rustix::net::Shutdown::Both);
-        self.fail(Over::Disconnected);
+        trace::client_left(self.names.attachment(), "closed", self.in_flight());
+        self.over = Some(Over::Disconnected);
     }
 }

@@ -23,6 +23,7 @@ use super::waiting::{Bed, something_came};
 use crate::bell::before_looking_again;
 use crate::layout::{Interest, Mode};
 use crate::session::Readiness;
+use crate::trace;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd};
 
@@ -125,6 +126,7 @@ impl Client {
         if !rung && !something_came(session, interest) {
             bed.armed = true;
             session.counts.parks += 1;
+            trace::client_armed(self.names.session);
             return false;
         }
         bed.sleeper.disarm();
@@ -155,6 +157,7 @@ impl Client {
             return true;
         }
         self.session.counts.parks += 1;
+        trace::client_armed(self.names.session);
         false
     }
 

@@ -62,6 +62,13 @@ impl Client {
         }
     }
 
+    /// The calls among the last that were sampled that have come to their end after `since`: see
+    /// [`Samples::ended_after`].
+    #[cfg(feature = "metrics")]
+    pub(crate) fn sampled_after(&self, since: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.sampling.iter().flat_map(move |sampling| sampling.samples.ended_after(since))
+    }
+
     /// A call whose request was not sent after all.
     pub(super) fn forget_sample(&mut self, call: u64) {
         if let Some(sampling) = &mut self.sampling {

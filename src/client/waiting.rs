@@ -10,6 +10,7 @@ use crate::layout::{Hints, Interest, Mode};
 use crate::memory::{OwnWord, PeerWord};
 use crate::session::{PeerFault, Readiness, Session};
 use crate::sync::{Ordering, spin_hint};
+use crate::trace;
 use crate::wait::{Step, Surroundings};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::OwnedFd;
@@ -184,7 +185,14 @@ impl Client {
         self.session.settle();
         self.note_oldest(now);
         self.store_counts();
-        if self.park(now, *deadline, interest) == Slept::Out {
+        let span = trace::client_park(self.names.session, "futex");
+        let slept = span.inside(|| self.park(now, *deadline, interest));
+        span.ended(match slept {
+            Slept::Not => "called_off",
+            Slept::Rung => "rung",
+            Slept::Out => "clock",
+        });
+        if slept == Slept::Out {
             // Time to see whether the server is still there.
             if let Err(over) = self.check_server() {
                 // What it published before it went is still good.
@@ -252,9 +260,11 @@ impl Client {
         };
         self.session.counts.parks += 1;
         let mut polled = [PollFd::new(self.session.lifeline(), wanted)];
+        let span = trace::client_park(self.names.session, "socket");
         // EINTR and every other error: look again.
-        let _ = poll(&mut polled, left.as_ref());
+        let _ = span.inside(|| poll(&mut polled, left.as_ref()));
         let found = polled[0].revents();
+        span.ended(if found.is_empty() { "clock" } else { "rung" });
         self.session.ready(Readiness {
             readable: found.contains(PollFlags::IN),
             writable: found.contains(PollFlags::OUT),

@@ -297,6 +297,7 @@ impl<O: Outbox> Porter<O> {
     }
 
     fn count_rejected(&self, reason: RejectReason) {
+        crate::trace::rejected(reason);
         if let Some(counter) = self.counters.rejected.get(reason.number() as usize) {
             add(counter);
         }

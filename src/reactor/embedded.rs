@@ -16,13 +16,14 @@
 //!
 //! [`Reactor::disarm`] takes all edges out of the epoll before anything is looked at, so whatever comes later makes a new
 //! one; what it took is remembered until a pump has looked there. Between the last look and the sleep stand the arm, the
-//! fence and the second look of `bell.rs`. The model is that of a client in a loop, `loom-tests/src/event_loop.rs`.
+//! fence and the second look of `bells.rs`. `loom-tests/src/embedded.rs` has all of this as a model.
 
 use super::{Engine, Forked, LAST_TIME, Reactor, find_work};
 use crate::clock::now_ns;
 use crate::flight::Here;
 use crate::park::ALARM;
 use crate::stats::ServerCounters;
+use crate::trace;
 #[cfg(feature = "tokio")]
 use crate::wait::Step;
 use rustix::fd::{AsFd, BorrowedFd};
@@ -112,6 +113,7 @@ impl<E: Engine> Reactor<E> {
         let mut worked = false;
         if self.stage == Some(Stage::Serving) && self.mailbox.is_stopping() {
             self.stage = Some(Stage::Draining);
+            trace::shutdown(self.slots.len());
             self.porter.stop();
             self.porter_is_due = true;
         }
@@ -186,6 +188,7 @@ impl<E: Engine> Reactor<E> {
         };
         if parker.arm_for_loop(interest, look) {
             self.counts.parks += 1;
+            trace::server_armed(self.slots.len());
             return false;
         }
         self.counts.arms_called_off += 1;

@@ -7,6 +7,7 @@
 use super::driver::{drain, look_read, look_write, watch};
 use crate::bytes::{End, Wanted, Way};
 use crate::flight::Transport;
+use crate::fork::Origin;
 use crate::handshake::{BindError, ConnectError};
 use crate::stats::SessionCounters;
 use crate::sync::lock;
@@ -15,6 +16,7 @@ use futures_core::Stream;
 use rustix::fd::OwnedFd;
 use std::future::poll_fn;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -55,6 +57,36 @@ impl Wake for Sleepers {
     }
 }
 
+/// A descriptor that the runtime watches. Not touched in a forked child, where the runtime's epoll is still the parent's:
+/// taking the descriptor out would be taking it out for both.
+#[derive(Debug)]
+struct Watched<T: AsRawFd> {
+    descriptor: Option<AsyncFd<T>>,
+    origin: Origin,
+}
+
+impl<T: AsRawFd> Watched<T> {
+    fn new(descriptor: T, interest: Interest) -> io::Result<Self> {
+        Ok(Self { descriptor: Some(watch(descriptor, interest)?), origin: Origin::here() })
+    }
+}
+
+impl<T: AsRawFd> std::ops::Deref for Watched<T> {
+    type Target = AsyncFd<T>;
+
+    fn deref(&self) -> &AsyncFd<T> {
+        self.descriptor.as_ref().expect("taken when it is dropped only")
+    }
+}
+
+impl<T: AsRawFd> Drop for Watched<T> {
+    fn drop(&mut self) {
+        if !self.origin.is_here() {
+            std::mem::forget(self.descriptor.take());
+        }
+    }
+}
+
 /// Attempts of one poll, before others get their turn.
 const ROUNDS: u32 = 8;
 
@@ -83,9 +115,9 @@ const ROUNDS: u32 = 8;
 /// ```
 #[derive(Debug)]
 pub struct AsyncByteStream {
-    descriptor: AsyncFd<Arc<OwnedFd>>,
+    descriptor: Watched<Arc<OwnedFd>>,
     /// The server's process, for a server that leaves forked children behind.
-    process: Option<AsyncFd<OwnedFd>>,
+    process: Option<Watched<OwnedFd>>,
     end: End,
     sleepers: Arc<Sleepers>,
     /// Wakes them.
@@ -119,8 +151,8 @@ impl AsyncByteStream {
         let waker = Waker::from(sleepers.clone());
         end.wake_at_death(&waker);
         Ok(Self {
-            descriptor: watch(descriptor, interest)?,
-            process: process.map(|fd| watch(fd, Interest::READABLE)).transpose()?,
+            descriptor: Watched::new(descriptor, interest)?,
+            process: process.map(|fd| Watched::new(fd, Interest::READABLE)).transpose()?,
             end,
             sleepers,
             waker,

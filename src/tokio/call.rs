@@ -4,6 +4,7 @@ use super::entries::Sent;
 use super::shared::{Handle, Offered};
 use super::stream::ItemStream;
 use crate::client::pump::{Sending, Sort};
+use crate::trace::{self, Span};
 use crate::{CallError, CallId, SendError};
 use std::borrow::Cow;
 use std::future::Future;
@@ -84,11 +85,14 @@ pub struct Call<'a> {
     sleep: Option<Pin<Box<Sleep>>>,
     /// Once it was sent.
     sent: Option<Sent>,
+    /// From the first poll to the end, if somebody wants to know.
+    span: Span,
 }
 
 impl<'a> Call<'a> {
     pub(super) fn new(handle: Arc<Handle>, request: Cow<'a, [u8]>, timeout: Option<Duration>) -> Self {
-        Self { offer: Offer::new(handle, request, Sort::Request), timeout, sleep: None, sent: None }
+        let offer = Offer::new(handle, request, Sort::Request);
+        Self { offer, timeout, sleep: None, sent: None, span: Span::none() }
     }
 
     fn timed_out(&mut self) -> CallError {
@@ -106,7 +110,7 @@ impl<'a> Call<'a> {
     /// The first poll: sends, and looks out for the answer if nobody else waits for one.
     fn begin(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<u8>, CallError>> {
         self.offer.begin();
-        let Self { offer, sent, timeout, .. } = self;
+        let Self { offer, sent, timeout, span, .. } = self;
         let Offer { handle, payload, sending, place, .. } = offer;
         let (offered, answer) = handle.shared().with(|core, wakes| {
             if let Some(timeout) = *timeout {
@@ -115,6 +119,7 @@ impl<'a> Call<'a> {
             let look_out = core.may_look_out();
             let offered = core.offer(sending, payload, *place, cx.waker(), wakes);
             if let Ok(Offered::Sent(call)) = offered {
+                span.sent(call.as_u64());
                 *sent = Some(core.enter(call, cx.waker()));
             }
             let Some(look_out) = look_out else { return (offered, Poll::Pending) };
@@ -148,6 +153,30 @@ impl Future for Call<'_> {
     type Output = Result<Vec<u8>, CallError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if trace::wants_calls() || self.span.has_begun() {
+            return self.poll_traced(cx);
+        }
+        self.poll_call(cx)
+    }
+}
+
+impl Call<'_> {
+    #[cold]
+    fn poll_traced(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<u8>, CallError>> {
+        // A call that was sent when nobody wanted to know has no span.
+        if !self.span.has_begun() && !self.offer.begun && self.sent.is_none() {
+            let session = self.offer.handle.with(|client| client.session());
+            self.span = trace::call(session, self.offer.payload.len());
+        }
+        let polled = self.span.clone().inside(|| self.poll_call(cx));
+        if let Poll::Ready(result) = &polled {
+            std::mem::replace(&mut self.span, Span::none()).answered(result.as_ref().map(Vec::len));
+        }
+        polled
+    }
+
+    #[inline]
+    fn poll_call(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<u8>, CallError>> {
         // A task that calls again and again, and always finds its answer, lets others run now and then.
         let budget = std::task::ready!(tokio::task::coop::poll_proceed(cx));
         let polled = self.go_on(cx);
@@ -167,6 +196,9 @@ impl Future for Call<'_> {
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
+        if self.span.has_begun() {
+            self.span.came_to("dropped");
+        }
         if let Some(sent) = self.sent.take() {
             self.offer.handle.shared().with(|core, wakes| core.give_up(sent, false, wakes));
         }

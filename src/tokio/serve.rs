@@ -7,6 +7,7 @@ use crate::porter::Lodging;
 use crate::reactor::{Idling, Pumped, Reactor};
 use crate::server::{ServeError, Server, ServerStats, Status};
 use crate::service::{Concurrent, OwnedRequest, Responder, Service, Session};
+use crate::trace::Span;
 use rustix::fd::OwnedFd;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -204,12 +205,14 @@ impl<S: AsyncService> Service for Spawning<S> {
         let flight = request.flight().clone();
         let measured = (self.inline == Inline::Measured).then(|| self.pace.clone());
         if !here {
-            let handling = handle(flight, measured, self.service.request(request, responder));
+            let handling =
+                handle(flight, measured, Span::current(), self.service.request(request, responder));
             // Not waited for: its answer comes by the completions.
             drop(self.runtime.spawn(handling));
             return;
         }
-        let mut handling = Box::pin(handle(flight, measured, self.service.request(request, responder)));
+        let mut handling =
+            Box::pin(handle(flight, measured, Span::current(), self.service.request(request, responder)));
         // Whom it would wake does not matter: if it is not ready it is polled again, by its own task.
         let mut nobody = Context::from_waker(Waker::noop());
         if handling.as_mut().poll(&mut nobody).is_pending() {
@@ -228,20 +231,27 @@ impl<S: AsyncService> Service for Spawning<S> {
 
 /// Runs a handler until it is done, or nobody wants its answer any more.
 /// `pace` is told how long its first poll takes.
-async fn handle(flight: Arc<Flight>, mut pace: Option<Arc<Pace>>, handler: impl Future<Output = ()>) {
+async fn handle(
+    flight: Arc<Flight>,
+    mut pace: Option<Arc<Pace>>,
+    span: Span,
+    handler: impl Future<Output = ()>,
+) {
     if flight.is_expired() {
         return;
     }
     let mut handler = pin!(handler);
     poll_fn(|cx| {
-        // Who wants no answer still wants the work to be done.
-        if !flight.one_way && flight.is_over(cx.waker()) {
-            return Poll::Ready(());
-        }
-        match pace.take() {
-            Some(pace) => pace.time_poll(|| handler.as_mut().poll(cx)),
-            None => handler.as_mut().poll(cx),
-        }
+        span.inside(|| {
+            // Who wants no answer still wants the work to be done.
+            if !flight.one_way && flight.is_over(cx.waker()) {
+                return Poll::Ready(());
+            }
+            match pace.take() {
+                Some(pace) => pace.time_poll(|| handler.as_mut().poll(cx)),
+                None => handler.as_mut().poll(cx),
+            }
+        })
     })
     .await;
 }

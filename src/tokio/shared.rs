@@ -29,7 +29,9 @@ pub(super) struct Core {
     queue: VecDeque<Queued>,
     next_place: u64,
     items: HashMap<u64, Waker>,
-    events: Vec<Waker>,
+    /// Streams of events that wait, by their numbers.
+    events: HashMap<u64, Waker>,
+    next_listener: u64,
 }
 
 /// Somebody who waits for room.
@@ -79,7 +81,8 @@ impl Shared {
             queue: VecDeque::new(),
             next_place: 0,
             items: HashMap::new(),
-            events: Vec::new(),
+            events: HashMap::new(),
+            next_listener: 0,
         })))
     }
 
@@ -322,15 +325,31 @@ impl Core {
         self.pay(wakes);
     }
 
+    /// A number for a stream of events.
+    pub(super) fn new_listener(&mut self) -> u64 {
+        self.next_listener += 1;
+        self.next_listener
+    }
+
+    pub(super) fn forget_listener(&mut self, listener: u64, wakes: &mut Wakes) {
+        self.events.remove(&listener);
+        if self.client.has_event() {
+            // It may have been the one that was woken for it.
+            wakes.others.extend(self.events.drain().map(|(_, waker)| waker));
+        }
+    }
+
     /// The next event, or how many were dropped; `Err` if the session is over.
-    pub(super) fn poll_event(&mut self, waker: &Waker) -> Poll<Result<Result<Vec<u8>, u64>, Over>> {
+    pub(super) fn poll_event(
+        &mut self,
+        listener: u64,
+        waker: &Waker,
+    ) -> Poll<Result<Result<Vec<u8>, u64>, Over>> {
         match (self.client.kept_event(), self.over) {
             (Some(event), _) => Poll::Ready(Ok(event)),
             (None, Some(over)) => Poll::Ready(Err(over)),
             (None, None) => {
-                if !self.events.iter().any(|there| there.will_wake(waker)) {
-                    self.events.push(waker.clone());
-                }
+                self.events.entry(listener).or_insert_with(|| waker.clone()).clone_from(waker);
                 Poll::Pending
             }
         }
@@ -350,7 +369,7 @@ impl Core {
             wakes.others.extend(self.items.remove(&call));
         }
         if self.client.has_event() {
-            wakes.others.append(&mut self.events);
+            wakes.others.extend(self.events.drain().map(|(_, waker)| waker));
         }
         if let Err(over) = pumped {
             self.end(over, wakes);
@@ -366,7 +385,7 @@ impl Core {
         wakes.others.append(&mut self.calls.fail(&over.as_call(true)));
         wakes.others.extend(self.queue.drain(..).filter_map(|queued| queued.waker));
         wakes.others.extend(self.items.drain().map(|(_, waker)| waker));
-        wakes.others.append(&mut self.events);
+        wakes.others.extend(self.events.drain().map(|(_, waker)| waker));
         self.wake_driver(wakes);
     }
 }

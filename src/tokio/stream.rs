@@ -72,12 +72,22 @@ impl Drop for ItemStream {
 #[must_use = "streams do nothing unless polled"]
 pub struct EventStream {
     handle: Arc<Handle>,
+    /// Names this stream to who wakes it.
+    listener: u64,
     over: bool,
 }
 
 impl EventStream {
     pub(super) fn new(handle: Arc<Handle>) -> Self {
-        Self { handle, over: false }
+        let listener = handle.shared().with(|core, _| core.new_listener());
+        Self { handle, listener, over: false }
+    }
+}
+
+impl Drop for EventStream {
+    fn drop(&mut self) {
+        let listener = self.listener;
+        self.handle.shared().with(|core, wakes| core.forget_listener(listener, wakes));
     }
 }
 
@@ -89,7 +99,8 @@ impl Stream for EventStream {
             return Poll::Ready(None);
         }
         let budget = std::task::ready!(tokio::task::coop::poll_proceed(cx));
-        let polled = self.handle.shared().with(|core, _| core.poll_event(cx.waker()));
+        let listener = self.listener;
+        let polled = self.handle.shared().with(|core, _| core.poll_event(listener, cx.waker()));
         let event = std::task::ready!(polled);
         budget.made_progress();
         Poll::Ready(Some(match event {
