@@ -169,9 +169,10 @@ fn room_is_reported() -> Ran {
                     Err(error) => panic!("{error}"),
                 }
             }
-            // Not to the end each time: then it waits for room with answers left to read, too.
+            // Nothing is taken until there is no room for once, however fast the server is. And not to the end each time: then
+            // it waits for room with answers left to read, too.
             for _ in 0..chance.below(30) {
-                if client.in_flight() == 0 || !client.try_recv().expect("an answer") {
+                if full == 0 || client.in_flight() == 0 || !client.try_recv().expect("an answer") {
                     break;
                 }
             }

@@ -556,7 +556,7 @@ impl End {
     }
 
     #[inline]
-    pub(super) fn surroundings(&self) -> Surroundings {
+    pub(crate) fn surroundings(&self) -> Surroundings {
         let Some(bed) = &self.bed else { return Surroundings::default() };
         let peer = Hints(bed.peer_hints.load());
         Surroundings { peer_cannot_run: peer.cpu().is_some() && peer.cpu() == bed.cpu, crowded: false }
@@ -574,7 +574,7 @@ impl End {
     }
 
     /// Looks out for what `way` waits for, for a moment.
-    pub(super) fn spin(&mut self, way: Way, polls: u32) {
+    pub(crate) fn spin(&mut self, way: Way, polls: u32) {
         if way == Way::Read {
             self.session.watch(polls, || {
                 spin_hint();

@@ -6,11 +6,13 @@
 
 use super::driver::{drain, look_read, look_write, watch};
 use crate::bytes::{End, Wanted, Way};
+use crate::clock::now_ns;
 use crate::flight::Transport;
 use crate::fork::Origin;
 use crate::handshake::{BindError, ConnectError};
 use crate::stats::SessionCounters;
 use crate::sync::lock;
+use crate::wait::{Step, WaitSettings, Waiter};
 use crate::{ByteListener, ByteStream, ConnectOptions};
 use futures_core::Stream;
 use rustix::fd::OwnedFd;
@@ -125,6 +127,8 @@ pub struct AsyncByteStream {
     /// Who waits.
     wanted: Wanted,
     is_socket: bool,
+    /// Knows whether it pays to look out for bytes before arming.
+    waiter: Waiter,
 }
 
 impl AsyncByteStream {
@@ -158,6 +162,7 @@ impl AsyncByteStream {
             waker,
             wanted: Wanted::default(),
             is_socket,
+            waiter: Waiter::new(WaitSettings { turn_every: 0, ..WaitSettings::client() }),
         })
     }
 
@@ -192,6 +197,24 @@ impl AsyncByteStream {
         Ok(reported)
     }
 
+    /// Looks out for bytes for microseconds, if that has paid lately: an answer that comes at once needs no sleep, and no wake
+    /// call of the peer. Whether something came. Not while the other task of this stream waits, who needs it armed.
+    fn look_out(&mut self) -> bool {
+        if self.is_socket || self.wanted.any() {
+            return false;
+        }
+        let around = self.end.surroundings();
+        while let Step::Spin(polls) = self.waiter.step(around, now_ns) {
+            self.end.spin(Way::Read, polls);
+            if self.end.came(Wanted::one(Way::Read)).any() {
+                self.waiter.found(now_ns);
+                return true;
+            }
+        }
+        self.waiter.given_up();
+        false
+    }
+
     /// Does something, or waits until it can be done.
     fn poll_way<T>(
         &mut self,
@@ -201,7 +224,11 @@ impl AsyncByteStream {
     ) -> Poll<io::Result<T>> {
         // A task that always finds something lets others run now and then.
         let budget = ready!(tokio::task::coop::poll_proceed(cx));
-        if let Some(done) = attempt(&mut self.end).transpose() {
+        let mut tried = attempt(&mut self.end).transpose();
+        if tried.is_none() && way == Way::Read && self.look_out() {
+            tried = attempt(&mut self.end).transpose();
+        }
+        if let Some(done) = tried {
             self.wanted.set(way, false);
             if !self.wanted.any() {
                 // Nobody sleeps: the peer need not wake anybody.
