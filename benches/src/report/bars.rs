@@ -71,6 +71,7 @@ enum Against {
 /// One comparison. `most`: the figure may be at most so many times the other; else it must be at least that.
 #[derive(Clone, Copy, Debug)]
 struct Bar {
+    who: &'static str,
     place: Place,
     figure: Figure,
     most: bool,
@@ -104,19 +105,34 @@ const fn on_one(place: Place) -> Place {
 }
 
 const fn most(place: Place, figure: Figure, factor: f64, against: Against) -> Bar {
-    Bar { place, figure, most: true, factor, against }
+    Bar { who: "ringbell", place, figure, most: true, factor, against }
 }
 
 const fn least(place: Place, figure: Figure, factor: f64, against: Against) -> Bar {
-    Bar { place, figure, most: false, factor, against }
+    Bar { who: "ringbell", place, figure, most: false, factor, against }
+}
+
+/// The same bar for another of our systems.
+const fn of(who: &'static str, bar: Bar) -> Bar {
+    Bar { who, ..bar }
+}
+
+/// A guest that is told, beside the same program on sockets of its own, and beside one that polls.
+const fn guest(place: Place) -> [Bar; 2] {
+    [
+        of("sockets-guest-push", most(place, Figure::P50, 2.5, Against::System("sockets-native"))),
+        of("sockets-guest-push", most(place, Figure::P50, 0.2, Against::System("sockets-guest-poll"))),
+    ]
 }
 
 const AERON: Against = Against::System("aeron");
 const ICEORYX2: Against = Against::System("iceoryx2");
 const UDS: Against = Against::System("uds-stream");
+const TOKIO: Against = Against::System("tokio-uds");
+const TASKS: Place = Place { in_flight: 1000, ..at("tasks", 64) };
 const DEEP: Place = Place { in_flight: 64, ..at("pipelined", 64) };
 
-/// All bars, in the order of the table.
+/// Those of the transport.
 const BARS: [Bar; 37] = [
     most(at("echo", 48), Figure::P50, 1.15, Against::System("limit-one-line")),
     most(at("echo", 48), Figure::P50, 0.8, AERON),
@@ -162,6 +178,34 @@ const BARS: [Bar; 37] = [
     most(at("stream", 48), Figure::Calls, 0.01, Against::Number),
 ];
 
+/// Those of the asynchronous client.
+const ASYNC_BARS: [Bar; 4] = [
+    of("ringbell-async", most(at("echo", 64), Figure::P50, 1.0, TOKIO)),
+    of("ringbell-async", most(at("paced", 64), Figure::P50, 1.05, TOKIO)),
+    of("ringbell-async", most(at("paced", 64), Figure::Cpu, 1.05, TOKIO)),
+    of("ringbell-async", least(TASKS, Figure::Rate, 3.0, TOKIO)),
+];
+
+/// Scenarios of programs whose sockets live in a host.
+const SOCKETS: [(&str, u64); 5] = [
+    ("udp_echo_small", 64),
+    ("unix_echo_small", 64),
+    ("unix_accept", 64),
+    ("tcp_echo_64k", 64 << 10),
+    ("http_loopback_get", 64),
+];
+
+/// All bars, in the order of the table.
+fn bars() -> Vec<Bar> {
+    let mut bars = [&BARS[..], &ASYNC_BARS].concat();
+    for (scenario, size) in SOCKETS {
+        for placement in ["one-cpu", "unpinned"] {
+            bars.extend(guest(Place { placement, ..at(scenario, size) }));
+        }
+    }
+    bars
+}
+
 /// Calls and wakes are counted in one run of a few thousand operations, in which the machine may disturb somebody once or
 /// twice: so little is none.
 const TOLERANCE: f64 = 0.0005;
@@ -185,7 +229,7 @@ fn best<'a>(figure: Figure, lines: impl Iterator<Item = &'a Line>) -> Option<(&'
 impl Bar {
     fn judge(&self, record: &Record) -> Verdict {
         let here = |line: &&Line| self.place.holds(line);
-        let own = record.rows.iter().filter(here).find(|line| line.system == "ringbell");
+        let own = record.rows.iter().filter(here).find(|line| line.system == self.who);
         let value = own.map_or(f64::NAN, |line| self.figure.of(line));
         let is = |line: &Line, name: &str| {
             line.system.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
@@ -229,10 +273,13 @@ impl Bar {
         } else {
             Some(found >= factor)
         };
-        let case = record.rows.iter().find(here).map_or_else(
+        let mut case = record.rows.iter().find(here).map_or_else(
             || format!("`{}` {}", self.place.scenario, crate::table::bytes(self.place.size)),
             |line| format!("`{}` {}", line.scenario, line.details()),
         );
+        if self.who != "ringbell" {
+            case += &format!(", `{}`", self.who);
+        }
         let found = if found.is_nan() { "not measured".to_owned() } else { format!("{found:.3}") };
         Verdict { case, bar, found, met }
     }
@@ -240,7 +287,7 @@ impl Bar {
 
 /// What came of each bar.
 pub(super) fn judge(record: &Record) -> Vec<Verdict> {
-    BARS.iter().map(|bar| bar.judge(record)).collect()
+    bars().iter().map(|bar| bar.judge(record)).collect()
 }
 
 #[cfg(test)]
@@ -273,10 +320,12 @@ mod tests {
     #[test]
     fn every_bar_names_a_row_that_the_race_has() {
         let entries = crate::rounds::entries(&[], false);
-        for bar in BARS {
+        // Some of ours are built with the peers that they are compared with.
+        let is_built = |bar: &Bar| bar.who != "ringbell-async" || cfg!(feature = "peer-tokio");
+        for bar in bars().into_iter().filter(is_built) {
             let found = entries.iter().any(|entry| {
                 let case = entry.case;
-                entry.contender.name() == "ringbell"
+                entry.contender.name() == bar.who
                     && case.scenario.to_string() == bar.place.scenario
                     && case.size as u64 == bar.place.size
                     && (case.in_flight, case.clients) == (bar.place.in_flight, bar.place.clients)
