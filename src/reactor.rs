@@ -142,9 +142,13 @@ pub(crate) struct Reactor<E> {
     /// How many of them are carried by sockets.
     sockets: usize,
     turns: Turns,
+    /// When the last pass began, while there are cold ones. CLOCK_MONOTONIC ns.
+    passed_at: u64,
     completions: Arc<Completions>,
     /// Completions that are being sent; empty in between.
     batch: Vec<Completion>,
+    /// Whose they were; empty in between.
+    answered: Vec<usize>,
     /// What the kernel said of sockets and lifelines; empty in between.
     woken: Vec<(u64, Readiness)>,
     mailbox: Arc<Mailbox>,
@@ -236,8 +240,10 @@ impl<E: Engine> Reactor<E> {
             places: HashMap::new(),
             sockets: 0,
             turns: Turns::default(),
+            passed_at: 0,
             completions: parts.completions,
             batch: Vec::new(),
+            answered: Vec::new(),
             woken: Vec::new(),
             mailbox: parts.mailbox,
             parker: parts.parker,
@@ -309,7 +315,14 @@ impl<E: Engine> Reactor<E> {
         self.turns.begin();
         let hot = self.turns.hot().len();
         let mut over: Vec<(u64, End)> = Vec::new();
-        for step in 0..hot + self.turns.cold_turns() {
+        let cold = if self.turns.any_cold() {
+            let now = now_ns();
+            let since = now.saturating_sub(std::mem::replace(&mut self.passed_at, now));
+            self.turns.cold_turns(since)
+        } else {
+            0
+        };
+        for step in 0..hot + cold {
             let index = if step < hot { self.turns.at(step) } else { self.turns.next_cold() };
             match self.turn(index) {
                 Ok(false) => {}
@@ -346,6 +359,7 @@ impl<E: Engine> Reactor<E> {
             if slot.dying.is_none() && slot.session.has_hung_up() {
                 // It is not read to its end, and nobody takes the answers that would be needed for that.
                 slot.begin_dying(Death::HungUp, LAST_TURNS);
+                moved = true;
             }
             return Ok(moved);
         }
@@ -690,7 +704,7 @@ impl<E: Engine> Reactor<E> {
         self.completions.take(&mut batch);
         let any = !batch.is_empty();
         let own = std::mem::take(&mut self.response);
-        let (mut over, mut answered) = (Vec::new(), Vec::new());
+        let (mut over, mut answered) = (Vec::new(), std::mem::take(&mut self.answered));
         for Completion { to, kind, code, payload } in batch.drain(..) {
             let id = match &to {
                 To::Flight(flight) => flight.caller.id,
@@ -703,6 +717,8 @@ impl<E: Engine> Reactor<E> {
                     if let Err(end) = self.complete(index, to, kind, code) {
                         over.push((id, end));
                     }
+                    // It may go on now with what waited for that, and its client is likely to call again.
+                    self.turns.heat(index, self.passes);
                     // Rung for once, if those of one session follow each other.
                     if answered.last() != Some(&index) {
                         answered.push(index);
@@ -713,9 +729,10 @@ impl<E: Engine> Reactor<E> {
         }
         self.response = own;
         self.batch = batch;
-        for place in answered {
+        for place in answered.drain(..) {
             self.slots[place].session.flush();
         }
+        self.answered = answered;
         for (id, end) in over {
             self.take_down(id, end);
         }
@@ -856,6 +873,7 @@ impl<E: Engine> Reactor<E> {
         }
         slot.session.ready(Readiness { readable: true, ..Readiness::default() });
         slot.begin_dying(why, LAST_TURNS);
+        self.turns.heat(index, self.passes);
     }
 
     #[allow(clippy::cast_possible_truncation, reason = "usize is 64 bits; capacities were checked")]
@@ -1058,7 +1076,7 @@ impl<E: Engine> Reactor<E> {
             return true;
         }
         let has_pending = |slot: &Slot| slot.queue.is_empty() && slot.session.has_pending();
-        let cold = self.turns.cold_turns();
+        let cold = self.turns.cold_turns(0);
         for _ in 0..polls {
             if self.has_news() || self.turns.hot().iter().any(|place| has_pending(&self.slots[*place])) {
                 return true;
@@ -1142,9 +1160,9 @@ impl<E: Engine> Reactor<E> {
         let mut woken = std::mem::take(&mut self.woken);
         for (id, ready) in woken.drain(..) {
             self.porter_is_due |= id == PORTER;
-            let Some(slot) = self.places.get(&id).and_then(|index| self.slots.get_mut(*index)) else {
-                continue;
-            };
+            let Some(&index) = self.places.get(&id) else { continue };
+            self.turns.heat(index, self.passes);
+            let slot = &mut self.slots[index];
             if slot.session.is_socket() {
                 slot.session.ready(ready);
             } else {

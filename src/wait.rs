@@ -51,8 +51,8 @@ pub struct WaitSettings {
     pub futile_spins: u32,
     /// Once given up, spinning is tried again every so many waits. Default 64.
     pub spin_probe: u32,
-    /// A yield of at least this length counts as slow. Default 2 ms: less than a time slice that somebody who computes is
-    /// given, more than the turns of many clients who yield as well.
+    /// A yield of at least this length counts as slow. Default 2 ms: more than the turns of many clients who yield as
+    /// well, and not more than somebody who computes takes (on 2 CPUs or more; its slice ends with a tick of the scheduler).
     pub slow_yield: Duration,
     /// Time lost in slow yields, drained at a quarter of wall time, after which yields are given up. Default 5 ms.
     pub slow_budget: Duration,
@@ -362,7 +362,8 @@ impl Waiter {
         self.phase = Phase::Park;
         self.parked_at = now;
         self.counts.parks += 1;
-        self.yield_for = (self.yield_for / 2).max(ns(self.settings.yield_for_least));
+        let least = self.settings.yield_for_least.min(self.settings.yield_for);
+        self.yield_for = (self.yield_for / 2).max(ns(least));
         Step::Park
     }
 

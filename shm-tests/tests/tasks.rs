@@ -30,6 +30,7 @@ suite! {
         a_runtime_is_dropped_with_calls_in_flight,
         the_last_clone_closes_the_session,
         one_way_messages,
+        one_way_messages_need_nobody_to_run_behind_them,
     ],
     tests: [no_threads_are_left, a_stream_of_events_keeps_one_waker],
     roles: [],
@@ -420,6 +421,29 @@ fn one_way_messages() -> Ran {
         server.shut_down();
     }
     done!("{messages} messages")
+}
+
+/// Whoever sends one is done with it: nobody need run for it to arrive, not even the driver.
+fn one_way_messages_need_nobody_to_run_behind_them() -> Ran {
+    for (_, runtime) in flavours() {
+        let mut server = Server::prepare("react").start();
+        let client = runtime.block_on(options().connect_async(server.path())).expect("connect");
+        for number in 0..3 {
+            runtime.block_on(async {
+                for half in 0..2 {
+                    client.send_one_way(&ask(b'L', 2 * number + half, 0, b"")).await.expect("send");
+                }
+            });
+            wait_until("both messages are there", || server.stats().requests == 2 * number + 2);
+            // It falls asleep again.
+            let parks = server.stats().parks;
+            wait_until("the server sleeps", || server.stats().parks > parks || number == 2);
+        }
+        drop(client);
+        runtime.block_on(tokio::task::yield_now());
+        server.shut_down();
+    }
+    done!("both flavours")
 }
 
 fn no_threads_are_left() -> Ran {

@@ -45,6 +45,11 @@ impl Sending {
     pub(crate) fn new(sort: Sort) -> Self {
         Self { sort, until: 0, head: None, progress: Progress::default() }
     }
+
+    /// Whether whoever sends it waits for one answer.
+    pub(crate) fn is_request(&self) -> bool {
+        matches!(self.sort, Sort::Request)
+    }
 }
 
 impl Client {
@@ -245,7 +250,13 @@ impl Client {
         self.look_for_room()
     }
 
-    /// Whether the server seems to sleep. Over a socket it always may.
+    /// How far it has come, for tools that look at a client which never sleeps.
+    pub(crate) fn show_tools(&mut self) {
+        self.session.settle();
+        self.store_counts();
+    }
+
+    /// Whether the server seems to sleep. Of a socket nobody knows.
     pub(crate) fn server_looks_asleep(&self) -> bool {
         self.session.peer_looks_asleep()
     }

@@ -128,7 +128,8 @@ impl Slot {
 
     /// Whether a turn would find something to do: the second look before a sleep.
     pub(super) fn has_work(&mut self, limits: &Limits) -> bool {
-        (self.dying.is_some() && self.is_read_to_its_end())
+        (self.dying.is_some() && (self.is_read_to_its_end() || !self.queue.is_empty()))
+            || (self.dying.is_none() && self.session.has_hung_up() && !self.may_read(limits))
             || (!self.backlog.is_empty() && self.may_begin(limits))
             || (self.may_read(limits) && self.session.has_pending())
             || (!self.queue.is_empty() && self.session.room_appeared())

@@ -1,5 +1,6 @@
-//! Who has a turn in a pass of the reactor: every session that did something lately (**hot**), and a few of the others
-//! (**cold**), who so have theirs every 64 passes at the latest.
+//! Who has a turn in a pass of the reactor: every session that did something lately (**hot**), and some of the others
+//! (**cold**): a few, and more the longer it is since the last pass. So theirs comes every 64 passes at the latest; however
+//! long requests take, a thousand have theirs within about 130 us and one pass; and all of them behind a sleep.
 //!
 //! A look at a ring that is not used costs about ten nanoseconds, most of them for lines that other sessions have
 //! pushed out of the cache: little for ten sessions, and a round trip of twelve microseconds in place of a quarter of one
@@ -15,6 +16,8 @@ const HOT_LEAST: usize = 4;
 const COLD_LEAST: usize = 4;
 /// and what part of them.
 const COLD_PART: usize = 64;
+/// and one for each so many nanoseconds since the last pass: less than a tenth of the time.
+const COLD_EVERY_NS: u64 = 128;
 
 /// Places are those of the slots.
 #[derive(Debug, Default)]
@@ -72,11 +75,18 @@ impl Turns {
         self.hot[if index < self.hot.len() { index } else { index - self.hot.len() }]
     }
 
-    /// How many cold ones have a turn in this pass.
+    /// Whether there are cold ones.
     #[inline]
-    pub(super) fn cold_turns(&self) -> usize {
+    pub(super) fn any_cold(&self) -> bool {
+        self.hot.len() < self.worked_at.len()
+    }
+
+    /// How many cold ones have a turn in this pass, `since` nanoseconds behind the last.
+    #[inline]
+    pub(super) fn cold_turns(&self, since: u64) -> usize {
         let cold = self.worked_at.len() - self.hot.len();
-        if cold == 0 { 0 } else { cold.min(COLD_LEAST.max(cold.div_ceil(COLD_PART))) }
+        let for_the_time = usize::try_from(since / COLD_EVERY_NS).unwrap_or(usize::MAX);
+        cold.min(COLD_LEAST.max(cold.div_ceil(COLD_PART)).max(for_the_time))
     }
 
     /// The next cold one. Only if there are any.
@@ -133,7 +143,7 @@ mod tests {
     fn pass(turns: &mut Turns) -> Vec<usize> {
         turns.begin();
         let mut places: Vec<usize> = (0..turns.hot().len()).map(|step| turns.at(step)).collect();
-        for _ in 0..turns.cold_turns() {
+        for _ in 0..turns.cold_turns(0) {
             places.push(turns.next_cold());
         }
         places
@@ -159,10 +169,18 @@ mod tests {
     }
 
     #[test]
+    fn everybody_has_a_turn_behind_a_long_request() {
+        let mut turns = with(1000);
+        turns.cool(HOT_PASSES, |_| ());
+        assert_eq!(turns.cold_turns(1_000_000), 1000 - HOT_LEAST);
+        assert!(turns.cold_turns(300) < 20);
+    }
+
+    #[test]
     fn few_are_never_cold() {
         let mut turns = with(HOT_LEAST);
         turns.cool(u64::MAX, |_| unreachable!("few are never cold"));
-        assert_eq!(turns.cold_turns(), 0);
+        assert_eq!(turns.cold_turns(0), 0);
     }
 
     #[test]

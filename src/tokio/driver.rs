@@ -131,6 +131,10 @@ fn turn(core: &mut Core, reported: bool, look_out: bool, wakes: &mut Wakes) -> N
     if core.over().is_some() {
         return Next::End;
     }
+    if core.is_abandoned() {
+        // What was put off is on its way before anybody asks whether something is left.
+        core.client.flush();
+    }
     if core.is_abandoned() && !core.client.wants_writable() {
         core.client.leave();
         core.end(Over::Disconnected, wakes);
@@ -145,6 +149,9 @@ fn turn(core: &mut Core, reported: bool, look_out: bool, wakes: &mut Wakes) -> N
         // for the first answer, in the middle of that. A turn that finds nothing arms.
         if core.client.stay_awake() {
             core.retry(wakes);
+        }
+        if core.was_busy() {
+            core.client.show_tools();
         }
         return Next::Again;
     }

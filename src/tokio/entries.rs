@@ -20,6 +20,8 @@ pub(super) struct Entries {
     places: Vec<Entry>,
     free: Vec<u32>,
     of_slots: Vec<Option<u32>>,
+    /// Those without an answer.
+    waiting: usize,
 }
 
 #[derive(Debug)]
@@ -34,8 +36,14 @@ impl Entries {
         self.free.len() == self.places.len()
     }
 
+    /// How many have no answer yet.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
     /// A call that was sent waits from now on.
     pub(super) fn enter(&mut self, call: CallId, waker: Waker) -> Sent {
+        self.waiting += 1;
         let entry = Entry::Waiting(call, waker);
         let place = match self.free.pop() {
             Some(place) => {
@@ -58,6 +66,7 @@ impl Entries {
     /// The answer to a call that somebody wants has come; who waits for it. `None` if it was not entered.
     pub(super) fn answer(&mut self, call: CallId, outcome: Outcome) -> Option<Waker> {
         let place = self.of_slots.get_mut(call.slot())?.take()?;
+        self.waiting -= 1;
         match std::mem::replace(&mut self.places[place as usize], Entry::Done(outcome)) {
             Entry::Waiting(_, waker) => Some(waker),
             Entry::Free | Entry::Done(_) => unreachable!("slots lead to those that wait"),
@@ -87,12 +96,14 @@ impl Entries {
         let waited = matches!(was, Entry::Waiting(..));
         if waited {
             self.of_slots[sent.call.slot()] = None;
+            self.waiting -= 1;
         }
         waited
     }
 
     /// Answers all that wait with an error; who they are.
     pub(super) fn fail(&mut self, error: &CallError) -> Vec<Waker> {
+        self.waiting = 0;
         let Self { places, of_slots, .. } = self;
         let fail = |entry: &mut Entry| {
             let Entry::Waiting(call, _) = entry else { return None };
@@ -125,6 +136,7 @@ mod tests {
         assert!(entries.answer(first.call, Ok(vec![1])).is_some());
         let second = entries.enter(id(2, 0), Waker::noop().clone());
         assert!(poll(&mut entries, second).is_pending());
+        assert_eq!(entries.waiting(), 1, "an answer that was not asked for is no call that waits");
         assert_eq!(poll(&mut entries, first), Poll::Ready(Ok(vec![1])));
         assert!(entries.answer(second.call, Ok(vec![2])).is_some());
         assert_eq!(poll(&mut entries, second), Poll::Ready(Ok(vec![2])));
@@ -138,6 +150,7 @@ mod tests {
         assert!(entries.answer(done.call, Ok(Vec::new())).is_some());
         assert!(entries.give_up(waits));
         assert!(!entries.give_up(done));
+        assert_eq!(entries.waiting(), 0);
         assert!(entries.is_empty());
         assert!(entries.answer(waits.call, Ok(Vec::new())).is_none(), "nobody waits");
         assert!(entries.answer(id(1, 7), Ok(Vec::new())).is_none(), "nobody ever did");

@@ -3,6 +3,7 @@
 use super::entries::{Entries, Sent};
 use crate::client::Over;
 use crate::client::pump::{LookOut, Sending};
+use crate::clock::now_ns;
 use crate::sync::lock;
 use crate::{CallError, CallId, Client, SendError};
 use std::collections::{HashMap, VecDeque};
@@ -22,8 +23,10 @@ pub(super) struct Core {
     abandoned: bool,
     /// The driver, unless it has been woken.
     driver: Option<Waker>,
-    /// A server that sleeps has been rung since the driver looked last.
-    rung: bool,
+    /// When somebody was rung or written to last, since the driver looked last. CLOCK_MONOTONIC ns.
+    told_at: Option<u64>,
+    /// Turns of the driver in a row that found something.
+    busy_turns: u32,
     calls: Entries,
     /// Who waits for room, in order. Only the first may send.
     queue: VecDeque<Queued>,
@@ -41,6 +44,11 @@ struct Queued {
     /// Unless it was woken, and did not look since.
     waker: Option<Waker>,
 }
+
+/// For how long requests may be published without a ring.
+const PUT_OFF_NS: u64 = 50_000;
+/// A driver that always finds something shows tools how far it has come every so many turns.
+const STORE_TURNS: u32 = 64;
 
 /// Who is to be woken once the lock is given back.
 #[derive(Debug, Default)]
@@ -76,7 +84,8 @@ impl Shared {
             over: None,
             abandoned: false,
             driver: None,
-            rung: false,
+            told_at: None,
+            busy_turns: 0,
             calls: Entries::default(),
             queue: VecDeque::new(),
             next_place: 0,
@@ -135,7 +144,7 @@ impl Core {
     /// The driver is about to look, and is woken by this from then on.
     pub(super) fn driven_by(&mut self, waker: &Waker) {
         self.driver = Some(waker.clone());
-        self.rung = false;
+        self.told_at = None;
     }
 
     /// The driver looks once more, without being woken.
@@ -156,8 +165,9 @@ impl Core {
         self.calls.is_empty() && self.queue.is_empty() && self.items.is_empty()
     }
 
+    /// Whether somebody waits for an answer that has not come.
     pub(super) fn has_calls(&self) -> bool {
-        !self.calls.is_empty()
+        self.calls.waiting() != 0
     }
 
     /// Sends, or goes on with what was begun. Only who is first in the queue may.
@@ -174,7 +184,7 @@ impl Core {
         }
         let first = self.queue.front().is_none_or(|first| Some(first.place) == place);
         if first {
-            let put_off = self.may_put_off();
+            let put_off = sending.is_request() && self.may_put_off();
             match self.client.offer(sending, payload, put_off) {
                 Ok(None) => {
                     // Armed for data at most: the driver has to arm for room.
@@ -203,17 +213,30 @@ impl Core {
         Ok(Offered::Queued(place))
     }
 
-    /// Whether the ring for a message may be left to the driver, which was woken and looks soon. A server that sleeps is
-    /// rung at once, but once: one that has little to do for each message sleeps again before the next one.
+    /// Whether the ring for a request may be left to the driver, which was woken and looks soon: whoever sent it waits for
+    /// the answer, and so lets the driver run. A server that sleeps is rung at once, and again when the driver has let it
+    /// wait for long: not for each message, since one that has little to do for each sleeps again before the next one. A socket
+    /// is written to in the same way.
     fn may_put_off(&mut self) -> bool {
         if self.driver.is_some() {
             return false;
         }
-        if self.rung || !self.client.server_looks_asleep() {
+        if !self.client.is_socket() && !self.client.server_looks_asleep() {
+            // If it falls asleep just now the next message finds it so, or the driver rings.
             return true;
         }
-        self.rung = true;
+        let now = now_ns();
+        if self.told_at.is_some_and(|at| now.saturating_sub(at) < PUT_OFF_NS) {
+            return true;
+        }
+        self.told_at = Some(now);
         false
+    }
+
+    /// The driver found something, and looks again. Whether tools are to see how far it has come.
+    pub(super) fn was_busy(&mut self) -> bool {
+        self.busy_turns = (self.busy_turns + 1) % STORE_TURNS;
+        self.busy_turns == 0
     }
 
     /// Where in the queue a place is.
