@@ -6,8 +6,8 @@
 #![allow(clippy::disallowed_types, reason = "a probe of the machine, not of the library")]
 
 use std::hint::spin_loop;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,8 +15,19 @@ use crate::pin::{Cpus, pin};
 use crate::scenario::Placement;
 use crate::systems::Outcome;
 
-/// Below this round trip, in nanoseconds, the CPUs are sibling hyperthreads: what is measured on them is worth nothing.
+/// Below this round trip, in nanoseconds, the CPUs are taken to be sibling hyperthreads: what is measured on them is worth
+/// nothing. Fast cores next to each other can be as near, so a race that sees nothing else [asks](share).
 const SIBLINGS_BELOW_NS: f64 = 90.0;
+
+/// Siblings share the units of a core: of its speed alone a loop that computes keeps less than this beside another one.
+const SIBLINGS_KEEP: f64 = 0.7;
+
+/// Neighbours that were found to be none are siblings below this part of their usual round trip.
+const NEARER: f64 = 0.7;
+
+/// Pairs of measurements, and how long each is.
+const SHARES: usize = 7;
+const COMPUTE: Duration = Duration::from_millis(15);
 
 /// Distances within this factor of each other are the same.
 const SAME: f64 = 1.5;
@@ -34,6 +45,9 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub(crate) struct Distance {
     cpus: Cpus,
     usual: f64,
+    siblings_below: f64,
+    /// What part of its speed a loop on one keeps beside a loop on the other, if that had to be asked.
+    kept: Option<f64>,
 }
 
 impl Distance {
@@ -45,14 +59,32 @@ impl Distance {
             seen.push(probe(cpus)?);
             thread::sleep(PAUSE);
         }
-        seen.retain(|&distance| distance >= SIBLINGS_BELOW_NS);
         seen.sort_by(f64::total_cmp);
-        Ok(seen.get(seen.len() / 4).map(|&usual| Self { cpus: cpus.clone(), usual }))
+        let median = seen[SURVEY / 2];
+        let mut siblings_below = SIBLINGS_BELOW_NS;
+        let kept = if median < SIBLINGS_BELOW_NS { Some(share(cpus)?) } else { None };
+        if kept.is_some_and(|kept| kept >= SIBLINGS_KEEP) {
+            siblings_below = median * NEARER;
+        }
+        seen.retain(|&distance| distance >= siblings_below);
+        Ok(seen.get(seen.len() / 4).map(|&usual| Self { cpus: cpus.clone(), usual, siblings_below, kept }))
     }
 
     /// The usual round trip in nanoseconds.
     pub(crate) fn usual(&self) -> f64 {
         self.usual
+    }
+
+    /// What a reader has to know of it.
+    pub(crate) fn remark(&self) -> String {
+        let apart = format!("two-CPU rows: an atomic goes there and back in {:.0} ns", self.usual);
+        match self.kept {
+            None => apart,
+            Some(kept) => format!(
+                "{apart}, which is near, but no siblings': a loop that computes keeps {:.0} % of its speed beside another",
+                100.0 * kept
+            ),
+        }
     }
 
     /// Where the CPUs are now.
@@ -61,7 +93,7 @@ impl Distance {
     }
 
     fn judge(&self, distance: f64) -> Apart {
-        if distance < SIBLINGS_BELOW_NS {
+        if distance < self.siblings_below {
             Apart::Siblings
         } else if distance < self.usual * SAME && distance > self.usual / SAME {
             Apart::Usual
@@ -130,13 +162,65 @@ fn probe(cpus: &Cpus) -> Outcome<f64> {
     })
 }
 
+/// What part of its speed alone a loop that computes keeps on the first CPU beside one on the second: the median of a few
+/// pairs.
+fn share(cpus: &Cpus) -> Outcome<f64> {
+    let (near, far) = (cpus.of_client(Placement::TwoCpus), cpus.of_server(Placement::TwoCpus));
+    pin(near)?;
+    let mut shares = Vec::new();
+    for _ in 0..SHARES {
+        let alone = compute(&AtomicBool::new(false));
+        let over = AtomicBool::new(false);
+        let beside = thread::scope(|scope| {
+            scope.spawn(|| {
+                if let Err(error) = pin(far) {
+                    eprintln!("race: cannot pin: {error}");
+                }
+                while !over.load(Acquire) {
+                    compute(&over);
+                }
+            });
+            let beside = compute(&AtomicBool::new(false));
+            over.store(true, Release);
+            beside
+        });
+        shares.push(beside / alone);
+    }
+    shares.sort_by(f64::total_cmp);
+    Ok(shares[SHARES / 2])
+}
+
+/// Keeps several units of a core busy; rounds in the time.
+fn compute(over: &AtomicBool) -> f64 {
+    let begun = Instant::now();
+    let mut words = [1_u64, 2, 3, 4];
+    let mut rounds = 0.0;
+    while begun.elapsed() < COMPUTE && !over.load(Acquire) {
+        for _ in 0..4096 {
+            let [a, b, c, d] = words;
+            let a = a.wrapping_mul(31).wrapping_add(7);
+            let b = b.rotate_left(5) ^ a;
+            let c = c.wrapping_add(b) ^ (c >> 3);
+            words = [a, b, c, d.wrapping_mul(17) ^ c];
+        }
+        rounds += 1.0;
+    }
+    std::hint::black_box(words);
+    rounds
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn siblings_are_no_cpus_of_their_own() {
-        let distance = Distance { cpus: Cpus::allowed().expect("this thread runs somewhere"), usual: 120.0 };
+        let distance = Distance {
+            cpus: Cpus::allowed().expect("this thread runs somewhere"),
+            usual: 120.0,
+            siblings_below: 90.0,
+            kept: None,
+        };
         assert_eq!(distance.judge(110.0), Apart::Usual);
         assert_eq!(distance.judge(200.0), Apart::Unusual);
         assert_eq!(distance.judge(85.0), Apart::Siblings);

@@ -183,7 +183,7 @@ pub(crate) fn run(entries: &[Entry], plan: &Plan) -> Outcome<Race> {
     let wants_two = entries.iter().any(|entry| entry.case.placement == Placement::TwoCpus);
     let distance = if wants_two && cpus.allow(Placement::TwoCpus) { Distance::survey(&cpus)? } else { None };
     if let Some(distance) = &distance {
-        remarks.push(format!("two-CPU rows: an atomic goes there and back in {:.0} ns", distance.usual()));
+        remarks.push(distance.remark());
     }
     let mut order: Vec<usize> = Vec::new();
     for (index, entry) in entries.iter().enumerate() {
