@@ -302,8 +302,8 @@ impl<E: Engine> Reactor<E> {
             self.hint(false);
             // For tools that look at a server which never sleeps.
             self.store_counts();
-            let Self { turns, slots, passes, .. } = self;
-            turns.cool(*passes, |place| slots[place].session.settle());
+            let Self { turns, slots, .. } = self;
+            turns.cool(now_ns(), |place| slots[place].session.settle());
         }
         self.waiter.found(now_ns);
     }
@@ -328,7 +328,7 @@ impl<E: Engine> Reactor<E> {
                 Ok(false) => {}
                 Ok(true) => {
                     worked = true;
-                    self.turns.heat(index, self.passes);
+                    self.turns.heat(index);
                 }
                 Err(End::Forked) => return Err(Forked),
                 Err(end) => over.push((self.slots[index].id, end)),
@@ -718,7 +718,7 @@ impl<E: Engine> Reactor<E> {
                         over.push((id, end));
                     }
                     // It may go on now with what waited for that, and its client is likely to call again.
-                    self.turns.heat(index, self.passes);
+                    self.turns.heat(index);
                     // Rung for once, if those of one session follow each other.
                     if answered.last() != Some(&index) {
                         answered.push(index);
@@ -873,7 +873,7 @@ impl<E: Engine> Reactor<E> {
         }
         slot.session.ready(Readiness { readable: true, ..Readiness::default() });
         slot.begin_dying(why, LAST_TURNS);
-        self.turns.heat(index, self.passes);
+        self.turns.heat(index);
     }
 
     #[allow(clippy::cast_possible_truncation, reason = "usize is 64 bits; capacities were checked")]
@@ -955,7 +955,7 @@ impl<E: Engine> Reactor<E> {
         trace::server_joined(id, &caller.0.peer, &caller.0.transport);
         self.engine.opened(&caller);
         self.places.insert(id, self.slots.len());
-        self.turns.join(self.passes);
+        self.turns.join();
         self.slots.push(Slot {
             id,
             session,
@@ -1084,7 +1084,7 @@ impl<E: Engine> Reactor<E> {
             for _ in 0..cold {
                 let place = self.turns.next_cold();
                 if has_pending(&self.slots[place]) {
-                    self.turns.heat(place, self.passes);
+                    self.turns.heat(place);
                     return true;
                 }
             }
@@ -1133,12 +1133,12 @@ impl<E: Engine> Reactor<E> {
 
     /// `stopping`: whether the order to stop is known.
     fn sleep(&mut self, interest: Interest, backstop: Duration, stopping: bool) -> Slept {
-        let Self { parker, slots, turns, passes, mailbox, completions, limits, woken, .. } = self;
+        let Self { parker, slots, turns, mailbox, completions, limits, woken, .. } = self;
         let look = || {
             mailbox.has_mail()
                 || completions.any()
                 || mailbox.is_stopping() != stopping
-                || find_work(slots, limits, turns, *passes)
+                || find_work(slots, limits, turns)
         };
         let slept = parker.park(interest, backstop, look, |session, ready| woken.push((session, ready)));
         self.read_woken();
@@ -1161,7 +1161,7 @@ impl<E: Engine> Reactor<E> {
         for (id, ready) in woken.drain(..) {
             self.porter_is_due |= id == PORTER;
             let Some(&index) = self.places.get(&id) else { continue };
-            self.turns.heat(index, self.passes);
+            self.turns.heat(index);
             let slot = &mut self.slots[index];
             if slot.session.is_socket() {
                 slot.session.ready(ready);
@@ -1321,10 +1321,10 @@ impl<E: Engine> Reactor<E> {
 }
 
 /// Whether anybody has something to do: the second look before a sleep, at everybody. Who is found is hot.
-fn find_work(slots: &mut [Slot], limits: &Limits, turns: &mut Turns, passes: u64) -> bool {
+fn find_work(slots: &mut [Slot], limits: &Limits, turns: &mut Turns) -> bool {
     let found = slots.iter_mut().position(|slot| slot.has_work(limits));
     if let Some(place) = found {
-        turns.heat(place, passes);
+        turns.heat(place);
     }
     found.is_some()
 }

@@ -178,13 +178,13 @@ impl<E: Engine> Reactor<E> {
         self.parker.set_alarm(alarm);
         let interest = self.interest();
         let knows_the_end = self.stage == Some(Stage::Draining);
-        let Self { parker, slots, turns, passes, mailbox, completions, limits, .. } = self;
+        let Self { parker, slots, turns, mailbox, completions, limits, .. } = self;
         let look = || {
             mailbox.has_mail()
                 || completions.any()
                 || mailbox.stop_at() != stop_at
                 || mailbox.is_stopping() != knows_the_end
-                || find_work(slots, limits, turns, *passes)
+                || find_work(slots, limits, turns)
         };
         if parker.arm_for_loop(interest, look) {
             self.counts.parks += 1;

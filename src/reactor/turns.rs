@@ -8,8 +8,9 @@
 //!
 //! Nothing depends on it but time. Before it sleeps the reactor looks at everybody, and whoever is found then is hot.
 
-/// A session that did nothing in so many passes in which somebody else did something is cold.
-const HOT_PASSES: u64 = 1024;
+/// A session that did nothing for so long to twice as long, in nanoseconds, is cold. More than a few time slices: clients that
+/// wait for a CPU are not idle, and that they are there is a reason for the reactor to give its own away.
+const HOT_NS: u64 = 20_000_000;
 /// So many are hot whatever they do: looking at them costs next to nothing.
 const HOT_LEAST: usize = 4;
 /// How many of the cold ones have a turn in a pass, at least,
@@ -23,8 +24,11 @@ const COLD_EVERY_NS: u64 = 128;
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     hot: Vec<usize>,
-    /// Of each place: when it did something, as a number of passes; `None` if it is cold.
-    worked_at: Vec<Option<u64>>,
+    /// Of each place: in which era it did something; `None` if it is cold.
+    worked_in: Vec<Option<u64>>,
+    /// Grows by one every [`HOT_NS`], and when it last did so. CLOCK_MONOTONIC ns.
+    era: u64,
+    era_at: u64,
     /// Where among the hot ones the pass begins.
     first: usize,
     /// Where the search for the next cold one begins.
@@ -33,15 +37,15 @@ pub(super) struct Turns {
 
 impl Turns {
     /// A session comes, at the next place. It is hot.
-    pub(super) fn join(&mut self, passes: u64) {
-        self.hot.push(self.worked_at.len());
-        self.worked_at.push(Some(passes));
+    pub(super) fn join(&mut self) {
+        self.hot.push(self.worked_in.len());
+        self.worked_in.push(Some(self.era));
     }
 
     /// A session is over, and the last one takes its place.
     pub(super) fn leave(&mut self, place: usize) {
-        self.worked_at.swap_remove(place);
-        let last = self.worked_at.len();
+        self.worked_in.swap_remove(place);
+        let last = self.worked_in.len();
         self.hot.retain(|hot| *hot != place);
         if let Some(moved) = self.hot.iter_mut().find(|hot| **hot == last) {
             *moved = place;
@@ -78,13 +82,13 @@ impl Turns {
     /// Whether there are cold ones.
     #[inline]
     pub(super) fn any_cold(&self) -> bool {
-        self.hot.len() < self.worked_at.len()
+        self.hot.len() < self.worked_in.len()
     }
 
     /// How many cold ones have a turn in this pass, `since` nanoseconds behind the last.
     #[inline]
     pub(super) fn cold_turns(&self, since: u64) -> usize {
-        let cold = self.worked_at.len() - self.hot.len();
+        let cold = self.worked_in.len() - self.hot.len();
         let for_the_time = usize::try_from(since / COLD_EVERY_NS).unwrap_or(usize::MAX);
         cold.min(COLD_LEAST.max(cold.div_ceil(COLD_PART)).max(for_the_time))
     }
@@ -93,8 +97,8 @@ impl Turns {
     pub(super) fn next_cold(&mut self) -> usize {
         loop {
             let place = self.cold;
-            self.cold = if place + 1 < self.worked_at.len() { place + 1 } else { 0 };
-            if self.worked_at[place].is_none() {
+            self.cold = if place + 1 < self.worked_in.len() { place + 1 } else { 0 };
+            if self.worked_in[place].is_none() {
                 return place;
             }
         }
@@ -102,23 +106,27 @@ impl Turns {
 
     /// A session did something, or has something to do.
     #[inline]
-    pub(super) fn heat(&mut self, place: usize, passes: u64) {
-        if self.worked_at[place].replace(passes).is_none() {
+    pub(super) fn heat(&mut self, place: usize) {
+        if self.worked_in[place].replace(self.era).is_none() {
             self.hot.push(place);
         }
     }
 
-    /// Lets those cool that did nothing for long; `cooled` is told of each.
+    /// Lets those cool that did nothing for long; `cooled` is told of each. To be called now and then.
     #[cold]
-    pub(super) fn cool(&mut self, passes: u64, mut cooled: impl FnMut(usize)) {
-        let Self { hot, worked_at, .. } = self;
+    pub(super) fn cool(&mut self, now: u64, mut cooled: impl FnMut(usize)) {
+        if now.saturating_sub(self.era_at) < HOT_NS {
+            return;
+        }
+        (self.era, self.era_at) = (self.era + 1, now);
+        let Self { hot, worked_in, era, .. } = self;
         let mut left = hot.len();
         hot.retain(|&place| {
-            let idle = worked_at[place].is_none_or(|at| passes.saturating_sub(at) >= HOT_PASSES);
+            let idle = worked_in[place].is_none_or(|worked_in| worked_in + 2 <= *era);
             let stays = left <= HOT_LEAST || !idle;
             if !stays {
                 left -= 1;
-                worked_at[place] = None;
+                worked_in[place] = None;
                 cooled(place);
             }
             stays
@@ -135,8 +143,15 @@ mod tests {
 
     fn with(sessions: usize) -> Turns {
         let mut turns = Turns::default();
-        (0..sessions).for_each(|_| turns.join(0));
+        (0..sessions).for_each(|_| turns.join());
         turns
+    }
+
+    /// So late that whoever did nothing meanwhile is cold.
+    fn cool_down(turns: &mut Turns, mut cooled: impl FnMut(usize)) {
+        let now = turns.era_at;
+        turns.cool(now + HOT_NS, |_| ());
+        turns.cool(now + 2 * HOT_NS, &mut cooled);
     }
 
     /// Everybody who has a turn in the next pass.
@@ -153,9 +168,11 @@ mod tests {
     fn the_idle_ones_are_cold_and_still_have_turns() {
         let mut turns = with(1000);
         assert_eq!(pass(&mut turns).len(), 1000);
-        turns.heat(7, HOT_PASSES);
         let mut cooled = Vec::new();
-        turns.cool(HOT_PASSES, |place| cooled.push(place));
+        turns.cool(HOT_NS, |_| unreachable!("nobody was idle for so long"));
+        turns.heat(7);
+        turns.cool(2 * HOT_NS - 1, |_| unreachable!("nor for so long"));
+        turns.cool(2 * HOT_NS, |place| cooled.push(place));
         assert!(!cooled.contains(&7) && cooled.len() == 1000 - HOT_LEAST);
         let mut seen = BTreeSet::new();
         for _ in 0..COLD_PART {
@@ -164,14 +181,14 @@ mod tests {
             seen.extend(places);
         }
         assert_eq!(seen.len(), 1000);
-        turns.heat(900, HOT_PASSES);
+        turns.heat(900);
         assert!(pass(&mut turns).contains(&900));
     }
 
     #[test]
     fn everybody_has_a_turn_behind_a_long_request() {
         let mut turns = with(1000);
-        turns.cool(HOT_PASSES, |_| ());
+        cool_down(&mut turns, |_| ());
         assert_eq!(turns.cold_turns(1_000_000), 1000 - HOT_LEAST);
         assert!(turns.cold_turns(300) < 20);
     }
@@ -179,18 +196,18 @@ mod tests {
     #[test]
     fn few_are_never_cold() {
         let mut turns = with(HOT_LEAST);
-        turns.cool(u64::MAX, |_| unreachable!("few are never cold"));
+        cool_down(&mut turns, |_| unreachable!("few are never cold"));
         assert_eq!(turns.cold_turns(0), 0);
     }
 
     #[test]
     fn coming_and_going_keeps_nobody_from_a_turn() {
         let mut turns = with(1000);
-        turns.cool(HOT_PASSES, |_| ());
+        cool_down(&mut turns, |_| ());
         let mut seen = BTreeSet::new();
         for _ in 0..COLD_PART {
             seen.extend(pass(&mut turns));
-            turns.join(HOT_PASSES);
+            turns.join();
             turns.leave(1000);
         }
         assert_eq!(seen.len(), 1000);
@@ -208,28 +225,28 @@ mod tests {
         fn whatever_happens_everybody_has_a_turn(
             steps in proptest::collection::vec((0..4u8, any::<u16>()), 1..200),
         ) {
-            let (mut turns, mut sessions, mut passes) = (Turns::default(), 0usize, 0u64);
+            let (mut turns, mut sessions, mut now) = (Turns::default(), 0usize, 0u64);
             for (what, number) in steps {
                 let place = usize::from(number) % sessions.max(1);
                 match what {
                     0 => {
-                        turns.join(passes);
+                        turns.join();
                         sessions += 1;
                     }
                     1 if sessions > 0 => {
                         turns.leave(place);
                         sessions -= 1;
                     }
-                    2 if sessions > 0 => turns.heat(place, passes),
+                    2 if sessions > 0 => turns.heat(place),
                     _ => {
-                        passes += u64::from(number);
-                        turns.cool(passes, |_| ());
+                        now += u64::from(number) * 1000;
+                        turns.cool(now, |_| ());
                     }
                 }
-                prop_assert!(turns.hot().iter().all(|hot| turns.worked_at[*hot].is_some()));
+                prop_assert!(turns.hot().iter().all(|hot| turns.worked_in[*hot].is_some()));
                 let hot: BTreeSet<usize> = turns.hot().iter().copied().collect();
                 prop_assert_eq!(hot.len(), turns.hot().len());
-                prop_assert_eq!(hot.len(), turns.worked_at.iter().flatten().count());
+                prop_assert_eq!(hot.len(), turns.worked_in.iter().flatten().count());
                 let mut seen = BTreeSet::new();
                 for _ in 0..COLD_PART {
                     seen.extend(pass(&mut turns));
