@@ -171,6 +171,8 @@ pub struct Waiter {
     futile: u32,
     unspun: u32,
     yield_for: u64,
+    /// When this wait began to yield, and until when it may.
+    yield_began: u64,
     yield_until: u64,
     parked_at: u64,
     /// How long to spin after the next quick yield; 0 where spinning makes no sense.
@@ -203,6 +205,7 @@ impl Waiter {
             futile: 0,
             unspun: 0,
             yield_for: ns(settings.yield_for),
+            yield_began: 0,
             yield_until: 0,
             parked_at: 0,
             yield_from: 0,
@@ -290,6 +293,7 @@ impl Waiter {
                 if self.spin_polls != 0 {
                     self.futile = self.futile.saturating_add(1);
                 }
+                self.yield_began = now;
                 self.yield_until = now.saturating_add(self.yield_for);
                 self.phase = Phase::Yield;
                 if self.yield_for == 0 || now < self.no_yield_until {
@@ -396,7 +400,7 @@ impl Waiter {
             }
             Phase::Park => {
                 // Had it yielded for the full time it would not have slept: a sleep that short does not pay.
-                if now().saturating_sub(self.parked_at) < ns(self.settings.yield_for) {
+                if now().saturating_sub(self.yield_began) < ns(self.settings.yield_for) {
                     self.yield_longer();
                     self.yield_longer();
                 }
@@ -632,6 +636,25 @@ mod tests {
         }
         let steps = steps_to_park(&mut waiter, &mut clock, 1_000);
         assert!(steps.len() < 10, "{steps:?}");
+    }
+
+    #[test]
+    fn a_client_that_is_answered_a_little_too_late_stops_yielding_too() {
+        let mut waiter = Waiter::new(WaitSettings { turn_every: 0, ..WaitSettings::client() });
+        let mut clock = 1;
+        let mut steps = 0;
+        for _ in 0..16 {
+            // It yields for 150 us at first, and sleeps the rest of 200 us.
+            let begun = clock;
+            steps = 0;
+            while waiter.step(FREE, || clock) != Step::Park {
+                clock += 1_000;
+                steps += 1;
+            }
+            clock = begun + 200_000;
+            waiter.found(|| clock);
+        }
+        assert!(steps < 20, "{steps}");
     }
 
     #[test]
