@@ -20,7 +20,7 @@ pub struct Bells {
 impl Bells {
     /// The private one alone.
     pub fn new(private: Sleeper) -> Self {
-        Self { private, domains: Vec::new(), tickets: Vec::new() }
+        Self { private, domains: Vec::new(), tickets: Vec::with_capacity(1) }
     }
 
     /// The bell of this domain is waited on from the next arm on, if it is not already; `make` makes it.
@@ -29,6 +29,8 @@ impl Bells {
             self.domains.resize_with(domain + 1, || None);
         }
         self.domains[domain].get_or_insert_with(make);
+        // Now, and not when it sleeps for the first time.
+        self.tickets.reserve(self.domains.len() + 1);
     }
 
     /// The bell of this domain is waited on no more.
