@@ -105,6 +105,14 @@ fn sum(of: &[Value], field: &str) -> u64 {
     of.iter().filter_map(|line| line[field].as_u64()).sum()
 }
 
+/// Waits until the server sleeps behind all of `calls` calls: a producer says how far it has come behind the record itself,
+/// which its peer may have read by then.
+fn settled(scene: &Scene, calls: u64) {
+    let requests =
+        || report(&scene.pid()).0["servers"][0]["counters"]["requests"].as_u64().expect("a number");
+    wait_until("the server has counted all of it", || requests() >= calls);
+}
+
 /// That a tap which was there all the time accounts for every byte of `calls` calls, each a line each way.
 fn accounts_for(calls: u64, lines: &[Value], last: &Value) {
     let end = &last["end"];
@@ -163,6 +171,7 @@ pub(crate) fn tap_says_what_it_missed() -> Ran {
     }
     client.tell("stop");
     let calls = client.expect("done").parse().expect("a number");
+    settled(&scene, calls);
     tap.interrupt();
     let (more, last) = tap.rest();
     lines.extend(more);
@@ -183,20 +192,19 @@ pub(crate) fn tap_waits_for_nobody() -> Ran {
     let scene = Scene::new();
     let mut client = scene.client();
     let tap = Tap::start(&scene.pid(), &["--budget", "50"]);
-    // Little fills it: at idle priority a tap is slow where others compute.
-    let room = rustix::pipe::fcntl_setpipe_size(tap.lines.get_ref(), 4096).expect("a pipe");
+    // One page, which what it prints at one look fills, or leaves no room in for the next: pages are not shared by writes that
+    // do not fit.
+    rustix::pipe::fcntl_setpipe_size(tap.lines.get_ref(), 4096).expect("a pipe");
     client.tell("load 0");
     // Nobody reads what it prints.
-    wait_until("its output is full", || {
-        let unread = rustix::io::ioctl_fionread(tap.lines.get_ref()).expect("a pipe");
-        unread + 1024 > room as u64
-    });
+    wait_until("it prints", || rustix::io::ioctl_fionread(tap.lines.get_ref()).expect("a pipe") > 0);
     let requests =
         || report(&scene.pid()).0["servers"][0]["counters"]["requests"].as_u64().expect("a number");
     let before = requests();
     wait_until("the target goes on", || requests() > before + 10_000);
     client.tell("stop");
     let calls = client.expect("done").parse().expect("a number");
+    settled(&scene, calls);
     tap.interrupt();
     let (lines, last) = tap.rest();
     accounts_for(calls, &lines, &last);
