@@ -31,6 +31,10 @@ pub fn open_pidfd(pid: u32) -> OwnedFd {
     pidfd_open(pid, PidfdFlags::empty()).expect("the process lives")
 }
 
+/// What a server may have besides that of its sessions, at one moment and not at another: the segments of the next
+/// session, which are made when there is nothing else to do. So many descriptors, and as many mappings at most.
+pub const SPARE: usize = 2;
+
 /// How many descriptors it has open.
 ///
 /// # Panics

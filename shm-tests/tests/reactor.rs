@@ -60,9 +60,6 @@ suite! {
 }
 
 const SOON: Duration = Duration::from_secs(20);
-/// Descriptors of the segments that a server makes ahead of its next client, sooner or later.
-const SPARE: usize = 2;
-
 fn reacting() -> Server {
     Server::prepare("react").start()
 }
@@ -262,7 +259,7 @@ fn answers_whose_client_has_died() -> Ran {
         wait_until("its stream has ended", || client.count(Count::Gone) == round);
         wait_until("its handler has seen it", || client.count(Count::CancelSeen) == round);
     }
-    wait_until("descriptors are closed", || observe::descriptors(server.id()) <= before + SPARE);
+    wait_until("descriptors are closed", || observe::descriptors(server.id()) <= before + observe::SPARE);
     client.finish();
     server.wait_for_sessions(0);
     let stats = server.shut_down();
@@ -314,7 +311,7 @@ fn sessions_one_after_the_other_with_answers_under_way() -> Ran {
     }
     first.echoes(b't', 0, b"still there");
     wait_until("all sessions are over", || first.count(Count::Closed) == rounds);
-    wait_until("descriptors are closed", || observe::descriptors(server.id()) <= before + SPARE);
+    wait_until("descriptors are closed", || observe::descriptors(server.id()) <= before + observe::SPARE);
     wait_until("nothing is in flight", || server.stats().in_flight == 0);
     first.finish();
     // Its goodbye and the order to shut down take different ways.

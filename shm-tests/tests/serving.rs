@@ -181,8 +181,7 @@ fn sessions_come_and_go() -> Ran {
             tick();
         }
         server.wait_for_sessions(0);
-        // The segments of the next client are made when there is nothing else to do.
-        wait_until("no descriptor is left", || observe::descriptors(server.id()) <= before + 2);
+        wait_until("no descriptor is left", || observe::descriptors(server.id()) <= before + observe::SPARE);
         let stats = server.shut_down();
         assert_eq!(stats.accepted, rounds + 1);
     });

@@ -51,9 +51,6 @@ suite! {
 const PEER_FAULT: u16 = 0x81;
 const SLOW_CLIENT: u16 = 0x82;
 const SOON: Duration = Duration::from_secs(20);
-/// Descriptors of the segments that a server makes ahead of its next client, sooner or later.
-const SPARE: usize = 2;
-
 fn over_socket() -> ConnectOptions {
     ConnectOptions::new().transport(TransportChoice::Socket)
 }
@@ -671,7 +668,7 @@ fn clients_that_do_not_wait_for_their_answers() -> Ran {
     assert_eq!(&*client.call(b"ehello").expect("it lives"), b"hello");
     drop(client);
     server.wait_for_sessions(0);
-    wait_until("descriptors are closed", || observe::descriptors(server.id()) <= before + SPARE);
+    wait_until("descriptors are closed", || observe::descriptors(server.id()) <= before + observe::SPARE);
     assert_eq!(server.shut_down().peer_faults, 0);
     done!("{rounds} clients")
 }
@@ -698,7 +695,7 @@ fn killed_clients() -> Ran {
             let took = killed.elapsed().saturating_sub(stalled() - held);
             assert!(took < Duration::from_secs(1), "noticed after {took:?}");
         }
-        wait_until("descriptors are closed", || observe::descriptors(server.id()) <= before + SPARE);
+        wait_until("descriptors are closed", || observe::descriptors(server.id()) <= before + observe::SPARE);
     });
     done!("{rounds}{honest}")
 }
