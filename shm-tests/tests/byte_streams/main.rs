@@ -1,0 +1,41 @@
+//! Byte streams between processes: every byte is checked, both ways at once; ends that are said, and ends that are not;
+//! writers that are not read; processes that are killed. In the blocking form and on both flavours of runtime.
+
+mod ends;
+mod exchanges;
+mod forks;
+mod no_streams;
+mod serving;
+mod traffic;
+
+use ends::*;
+use exchanges::*;
+use forks::*;
+use no_streams::*;
+use ringbell_shm_tests::suite;
+use serving::{connect, serve};
+
+suite! {
+    both: [
+        both_ways_at_once,
+        one_task_that_writes_and_reads,
+        an_end_of_one_side_leaves_the_other,
+        a_writer_that_is_not_read_waits,
+        a_stream_that_is_dropped_has_no_end,
+        a_killed_peer_has_no_end,
+        what_a_client_wrote_before_it_went_is_read,
+        rounds_leave_nothing_behind,
+        timeouts,
+        a_listener_that_is_closed,
+        a_forked_child_touches_nothing,
+        a_writer_that_goes_with_bytes_that_were_not_taken,
+        a_child_that_holds_the_socket_keeps_no_dead_client_alive,
+    ],
+    tests: [
+        calls_and_streams_do_not_meet,
+        clients_that_send_what_is_no_stream,
+        any_bytes_over_the_socket,
+        servers_that_send_what_is_no_stream,
+    ],
+    roles: [serve, connect, forking, leaving],
+}
