@@ -1,0 +1,42 @@
+//! Peers that write whatever they like into the memory that they may write, and send whatever they like.
+//!
+//! What must hold: the other side never panics, hangs or dies; it ends that session with a typed fault, or ignores
+//! what is none of its business; and other sessions do not notice.
+
+mod answers;
+mod attack;
+mod fake;
+mod records;
+mod segments;
+mod welcomes;
+mod words;
+
+use answers::*;
+use records::*;
+use ringbell_shm_tests::suite;
+use segments::*;
+use welcomes::*;
+use words::*;
+
+suite! {
+    tests: [
+        records_that_cannot_be,
+        heads_that_cannot_be,
+        any_bytes_in_the_request_ring,
+        words_that_lie_about_sleep,
+        a_bell_page_that_is_not_what_it_was,
+        floods_of_the_lifeline,
+        segments_that_clients_tamper_with,
+        memory_that_is_not_theirs,
+        fragments_without_end,
+        stamps_that_lie,
+        servers_with_wrong_segments,
+        servers_with_wrong_descriptors,
+        servers_that_answer_nonsense,
+        servers_that_write_nonsense,
+        any_bytes_in_the_response_ring,
+    ],
+    roles: [],
+}
+
+const CAPACITY: u64 = 2048;
