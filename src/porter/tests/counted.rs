@@ -1,0 +1,123 @@
+//! What is counted per process: descriptors, mappings, threads. Each test runs in a process of its own.
+
+use super::*;
+use crate::handshake::tests::alone;
+use std::path::Path;
+
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").expect("procfs").count()
+}
+
+fn mappings(kind: &str) -> usize {
+    std::fs::read_to_string("/proc/self/maps")
+        .expect("procfs")
+        .matches(&format!("memfd:ringbell:{kind}"))
+        .count()
+}
+
+#[test]
+fn a_thousand_rounds_leave_nothing_behind() {
+    if !alone("porter::tests::counted::a_thousand_rounds_leave_nothing_behind") {
+        return;
+    }
+    let before = descriptors();
+    let house = House::new(settings());
+    let round = || {
+        let (client, server) = house.join();
+        drop(client);
+        assert_eq!(house.died(), (server.session, Death::HungUp));
+        let session = server.session;
+        drop(server);
+        house.handle().closed(session);
+    };
+    let settled = |fds, maps| eventually("nothing left", || (descriptors(), mappings("")) == (fds, maps));
+    round();
+    // The spare, which it makes when it has time, and no domain.
+    eventually("idle, with a spare", || (mappings("response"), mappings("bell")) == (1, 0));
+    let (fds, maps) = (descriptors(), mappings(""));
+    for _ in 0..1000 {
+        round();
+    }
+    settled(fds, maps);
+    // Failed handshakes leave nothing, either.
+    for _ in 0..100 {
+        drop(welcomed(&house));
+        house.answer(&noise(100));
+    }
+    settled(fds, maps);
+    drop(house);
+    assert_eq!((descriptors(), mappings("")), (before, 0));
+}
+
+#[test]
+fn without_descriptors_clients_are_told_so_and_the_porter_does_not_spin() {
+    if !alone("porter::tests::counted::without_descriptors_clients_are_told_so_and_the_porter_does_not_spin")
+    {
+        return;
+    }
+    let house = House::new(settings());
+    let (_client, server) = house.join();
+    eventually("a spare beside the two ends of the session", || mappings("response") == 3);
+    let old = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    // One for the client's socket.
+    let limit = highest_descriptor() + 2;
+    let set = |current| {
+        let new = rustix::process::Rlimit { current, maximum: old.maximum };
+        rustix::process::setrlimit(rustix::process::Resource::Nofile, new).expect("set");
+    };
+    set(Some(limit));
+    let fill: Vec<_> = std::iter::from_fn(|| server.lifeline.try_clone().ok()).collect();
+    drop(fill.last().expect("room for one").try_clone());
+    let mut fill = fill;
+    for _ in 0..5 {
+        fill.pop();
+        let open = || std::fs::read_dir("/proc/self/fd").map(Iterator::count).ok();
+        let before = open();
+        let result = house.attach();
+        // Until the porter has its reserve again, one descriptor less is open; filled up now, there would be none.
+        eventually("settled", || before.is_some() && open() == before);
+        let got = matches!(
+            result,
+            Err(ConnectError::Rejected(RejectReason::OutOfDescriptors) | ConnectError::OutOfDescriptors)
+        );
+        assert!(got, "{result:?}");
+        while let Ok(one) = server.lifeline.try_clone() {
+            fill.push(one);
+        }
+    }
+    assert!(house.rejected(RejectReason::OutOfDescriptors) > 0);
+    drop(fill);
+    set(old.current);
+    eventually("it lets clients in again", || house.attach().is_ok());
+}
+
+fn highest_descriptor() -> u64 {
+    let names = std::fs::read_dir("/proc/self/fd").expect("procfs");
+    names.filter_map(|name| name.ok()?.file_name().to_str()?.parse().ok()).max().expect("some")
+}
+
+#[test]
+fn an_idle_porter_sleeps() {
+    if !alone("porter::tests::counted::an_idle_porter_sleeps") {
+        return;
+    }
+    let house = House::new(settings());
+    let (_client, _server) = house.join();
+    let task = porter_task();
+    // In the kernel's epoll wait, without a timeout to come.
+    eventually("asleep", || {
+        let call = std::fs::read_to_string(task.join("syscall")).expect("readable");
+        let fields: Vec<_> = call.split_whitespace().collect();
+        let epoll = [libc::SYS_epoll_wait, libc::SYS_epoll_pwait].map(|number| number.to_string());
+        fields.first().is_some_and(|number| epoll.iter().any(|epoll| epoll == number))
+            && fields.get(4).is_some_and(|timeout| timeout.ends_with("ffffffff"))
+    });
+}
+
+fn porter_task() -> PathBuf {
+    let tasks = std::fs::read_dir("/proc/self/task").expect("procfs");
+    let is_porter = |path: &Path| {
+        std::fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim() == "ringbell-porter")
+    };
+    tasks.filter_map(|task| Some(task.ok()?.path())).find(|path| is_porter(path)).expect("it runs")
+}
