@@ -1,0 +1,194 @@
+//! The client against servers whose Welcome or segments are not what they should be.
+
+use super::*;
+use crate::handshake::wire::Malformed;
+use crate::segment::SegmentError;
+
+#[test]
+fn good_goods_are_accepted() {
+    let attachment = deliver(|_| {}).expect("accepted");
+    assert_eq!((attachment.session, attachment.generation, attachment.domain), (5, 77, 3));
+    assert_eq!((attachment.request_capacity, attachment.response_capacity), (4096, 8192));
+    assert!(attachment.server.is_some());
+    attachment.request.window.own_word(layout::offset::TAIL);
+    attachment.bell.window.own_word(layout::offset::SEQ);
+    let without = deliver(|goods| {
+        goods.welcome.has_pidfd = false;
+        goods.descriptors.pop();
+    });
+    assert!(without.expect("accepted").server.is_none());
+}
+
+#[test]
+fn a_wrong_number_of_descriptors_is_refused() {
+    for keep in 0..5 {
+        let result = deliver(|goods| goods.descriptors.truncate(keep));
+        assert!(matches!(result, Err(ConnectError::BadDescriptors { want: 5, have }) if have == keep));
+    }
+    for extra in [1, 2, 20] {
+        let result = deliver(|goods| {
+            for _ in 0..extra {
+                let more = goods.descriptors[0].try_clone().expect("duplicated");
+                goods.descriptors.push(more);
+            }
+        });
+        assert!(matches!(result, Err(ConnectError::BadDescriptors { want: 5, .. })), "{extra}: {result:?}");
+    }
+    let unannounced = deliver(|goods| goods.welcome.has_pidfd = false);
+    assert!(matches!(unannounced, Err(ConnectError::BadDescriptors { want: 4, have: 5 })));
+    let late = against(|mut stream| {
+        let goods = goods();
+        let bytes = goods.welcome.encode();
+        let descriptors: Vec<_> = goods.descriptors.iter().map(|fd| fd.as_fd()).collect();
+        send(&stream, &bytes[..HEADER], &[]);
+        send(&stream, &bytes[HEADER..], &descriptors);
+        let _ = stream.read(&mut [0]);
+    });
+    assert!(matches!(late, Err(ConnectError::BadDescriptors { want: 5, have: 0 })), "not on the first byte");
+}
+
+#[test]
+fn wrong_seals_are_refused() {
+    use SealFlags as S;
+    let sized = S::SHRINK | S::GROW;
+    let all = sized | S::FUTURE_WRITE | S::SEAL;
+    let wrong = [
+        (0, vec![S::empty(), S::SHRINK, S::GROW, all, sized | S::WRITE, sized | S::FUTURE_WRITE]),
+        (1, vec![S::empty(), sized, sized | S::SEAL, all - S::SHRINK, all - S::GROW, all - S::SEAL]),
+        (2, vec![S::empty(), sized, sized | S::SEAL, all - S::SHRINK, all - S::GROW, all - S::FUTURE_WRITE]),
+        (3, vec![S::empty(), sized, S::SHRINK | S::SEAL, S::GROW | S::SEAL, all]),
+    ];
+    for (index, seals) in wrong {
+        for seals in seals {
+            let result = deliver(|goods| {
+                let real = &goods.descriptors[index];
+                goods.descriptors[index] = memfd(size_of_fd(real), seals, Some(real));
+            });
+            assert!(
+                matches!(&result, Err(ConnectError::BadSegment(SegmentError::Seals { have, .. }))
+                    if *have & !0x20 == seals.bits()),
+                "{index} {seals:?}: {result:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_wrong_size_is_refused() {
+    use SealFlags as S;
+    let sized = S::SHRINK | S::GROW;
+    let seals =
+        [sized, sized | S::FUTURE_WRITE | S::SEAL, sized | S::FUTURE_WRITE | S::SEAL, sized | S::SEAL];
+    for (index, seals) in seals.into_iter().enumerate() {
+        for change in [-4096, -1, 1, 4096] {
+            let result = deliver(|goods| {
+                let real = &goods.descriptors[index];
+                let size = size_of_fd(real).saturating_add_signed(change);
+                goods.descriptors[index] = memfd(size, seals, (size >= 64).then_some(real));
+            });
+            assert!(
+                matches!(&result, Err(ConnectError::BadSegment(SegmentError::Size { want, have }))
+                    if want.saturating_add_signed(change) == *have),
+                "{index} {change}: {result:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_is_no_memory_is_refused() {
+    let open = |path: &str| OwnedFd::from(std::fs::File::open(path).expect("there"));
+    for index in 0..4 {
+        let exe = std::env::current_exe().expect("there");
+        let files = [open("/dev/null"), open("/"), open(exe.to_str().expect("utf-8")), {
+            let (socket, _) = UnixStream::pair().expect("made");
+            socket.into()
+        }];
+        for file in files {
+            let result = deliver(|goods| goods.descriptors[index] = file);
+            assert!(
+                matches!(
+                    result,
+                    Err(ConnectError::BadSegment(SegmentError::NotMemory | SegmentError::Seals { .. }))
+                ),
+                "{result:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_segment_that_is_another_one_is_refused() {
+    let identity = |result: Result<Attachment, ConnectError>| match result {
+        Err(ConnectError::BadSegment(SegmentError::Identity(field))) => field,
+        other => panic!("{other:?}"),
+    };
+    let swapped = |a: usize, b: usize| deliver(move |goods| goods.descriptors.swap(a, b));
+    assert!(matches!(swapped(0, 1), Err(ConnectError::BadSegment(SegmentError::Seals { .. }))));
+    assert!(matches!(swapped(1, 2), Err(ConnectError::BadSegment(SegmentError::Size { .. }))));
+    assert_eq!(identity(deliver(|goods| goods.welcome.generation += 1)), "generation");
+    assert_eq!(identity(deliver(|goods| goods.welcome.session += 1)), "session");
+    assert_eq!(identity(deliver(|goods| goods.welcome.domain += 1)), "session");
+    // Same size in pages, another number of words.
+    assert_eq!(identity(deliver(|goods| goods.welcome.armed_words -= 1)), "capacity");
+    let seals = SealFlags::SHRINK | SealFlags::GROW;
+    let blank = deliver(|goods| {
+        goods.descriptors[0] = memfd(size_of_fd(&goods.descriptors[0]), seals, None);
+    });
+    assert_eq!(identity(blank), "magic");
+    let write = |at: u64, byte: u8| {
+        identity(deliver(move |goods| {
+            rustix::io::pwrite(&goods.descriptors[0], &[byte], at).expect("written");
+        }))
+    };
+    assert_eq!(write(0, 0), "magic");
+    assert_eq!(write(8, 99), "layout version");
+    assert_eq!(write(12, 99), "kind");
+    assert_eq!(write(40, 99), "size");
+}
+
+#[test]
+fn a_welcome_that_cannot_be_is_refused() {
+    let mangle = |change: fn(&mut Welcome)| {
+        let mut welcome = a_welcome();
+        change(&mut welcome);
+        assert_eq!(Welcome::parse(&welcome.encode()[HEADER..]), Err(Malformed::Content));
+    };
+    mangle(|welcome| welcome.request_capacity = 3);
+    mangle(|welcome| welcome.response_capacity = 1 << 40);
+    mangle(|welcome| welcome.domain = 64);
+    mangle(|welcome| welcome.armed_words = 1 << 20);
+    mangle(|welcome| welcome.armed_words = 0);
+    mangle(|welcome| welcome.generation = 0);
+    mangle(|welcome| welcome.session = 0);
+    mangle(|welcome| welcome.max_message = 0);
+    let later = deliver(|goods| goods.welcome.version = 2);
+    assert!(matches!(later, Err(ConnectError::VersionMismatch { theirs: (2, 2), .. })));
+}
+
+#[test]
+fn samples_are_taken_where_either_side_wants_them() {
+    // What the client says, what the server grants, what the server would like: what comes of it.
+    for (own, features, wish, every) in [
+        (None, 0, 0, 0),
+        (None, 0, 9, 0),
+        (None, FEATURE_SAMPLES, 9, 9),
+        (Some(3), FEATURE_SAMPLES, 0, 3),
+        (Some(3), FEATURE_SAMPLES, 9, 3),
+        (Some(3), FEATURE_ORDERED, 9, 0),
+        (Some(0), FEATURE_SAMPLES, 9, 0),
+    ] {
+        let options = HelloOptions { sample_every: own, ..HelloOptions::default() };
+        let got = deliver_to(&options, |goods| {
+            (goods.welcome.features, goods.welcome.sample_every) = (features, wish);
+        });
+        assert_eq!(got.expect("accepted").sample_every, every, "{own:?} {features} {wish}");
+    }
+    // A server that does not know of it says less.
+    let bytes = Welcome { features: FEATURE_SAMPLES, ..a_welcome() }.encode();
+    for missing in [4, 8] {
+        let body = &bytes[HEADER..bytes.len() - missing];
+        assert_eq!(Welcome::parse(body).expect("valid").sample_every, 0);
+    }
+    assert_eq!(Welcome::parse(&bytes[HEADER..]).expect("valid").sample_every, 9);
+}
