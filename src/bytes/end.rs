@@ -6,12 +6,9 @@ use super::listener::Tenancy;
 use crate::bell::{Ringer, Sleeper, Ticket, before_looking_again};
 use crate::flight::Transport;
 use crate::fork::Origin;
-use crate::handshake::{
-    Attached, Attachment, FallbackReason, Joined, Link, RejectReason, SocketAttachment, lifeline,
-};
+use crate::handshake::{Attached, Attachment, Joined, Link, SocketAttachment, lifeline};
 use crate::layout::{self, Hints, Interest, Kind, Mode, offset};
 use crate::memory::{OwnWord, PeerWord};
-use crate::ring::{Consumer, Producer};
 use crate::segment::Segment;
 use crate::session::{Budget, Head, Parts, PeerFault, Progress, Readiness, Received, Rings, Sent, Session};
 use crate::stats::{SessionCounters, Words};
@@ -137,7 +134,6 @@ pub(crate) struct End {
 }
 
 impl End {
-    #[allow(clippy::cast_possible_truncation, reason = "usize is 64 bits; capacities were checked")]
     pub(super) fn of_client(attached: Attached) -> Self {
         match attached {
             Attached::Socket(SocketAttachment { socket, session, reason, .. }) => {
@@ -147,21 +143,12 @@ impl End {
             Attached::Shared(attachment) => {
                 let Attachment { request, response, status, bell, lifeline, server, .. } = attachment;
                 let (request, response, status) = (request.window, response.window, status.window);
-                let armed = layout::CONTROL + attachment.domain as usize * layout::ARMED_STRIDE;
-                let rings = Rings {
-                    out: Producer::new(
-                        request.own_lines(layout::CONTROL, attachment.request_capacity as usize),
-                        request.own_word(offset::TAIL),
-                        response.peer_word(offset::HEAD),
-                        0,
-                    ),
-                    incoming: Consumer::new(
-                        response.peer_lines(layout::CONTROL, attachment.response_capacity as usize),
-                        request.own_word(offset::HEAD),
-                        0,
-                    ),
-                    ringer: Ringer::new(status.peer_word(armed), bell.window.bell_word(offset::SEQ)),
-                };
+                let armed = status.peer_word(layout::armed(attachment.domain));
+                let rings = Rings::between(
+                    (&request, attachment.request_capacity),
+                    (&response, attachment.response_capacity),
+                    Ringer::new(armed, bell.window.bell_word(offset::SEQ)),
+                );
                 let bed = Bed {
                     sleeper: Sleeper::new(request.own_word(offset::ARMED), response.bell_word(offset::SEQ)),
                     hints: request.own_word(offset::HINTS),
@@ -182,37 +169,19 @@ impl End {
     }
 
     /// `status` is where this server tells of itself.
-    #[allow(clippy::cast_possible_truncation, reason = "usize is 64 bits; capacities were checked")]
     pub(super) fn of_server(joined: Joined, status: &crate::memory::Window, tenancy: Tenancy) -> Self {
         let Joined { session, lifeline, link, .. } = joined;
-        let (rings, bed, transport) = match link {
-            Link::Socket { reason } => {
-                let reason = match reason {
-                    RejectReason::SocketAsked => FallbackReason::Asked,
-                    reason => FallbackReason::Server(reason),
-                };
-                (None, None, Transport::Socket { reason })
-            }
+        let transport = link.transport();
+        let (rings, bed) = match link {
+            Link::Socket { .. } => (None, None),
             Link::Shared { request, response, domain, domain_bell, request_capacity, response_capacity } => {
                 let (from, to) = (&request.window, &response.window);
-                let rings = Rings {
-                    out: Producer::new(
-                        to.own_lines(layout::CONTROL, response_capacity as usize),
-                        to.own_word(offset::TAIL),
-                        from.peer_word(offset::HEAD),
-                        0,
-                    ),
-                    incoming: Consumer::new(
-                        from.peer_lines(layout::CONTROL, request_capacity as usize),
-                        to.own_word(offset::HEAD),
-                        0,
-                    ),
-                    ringer: Ringer::new(from.peer_word(offset::ARMED), to.bell_word(offset::SEQ)),
-                };
-                let armed = layout::CONTROL + domain as usize * layout::ARMED_STRIDE;
+                let ringer = Ringer::new(from.peer_word(offset::ARMED), to.bell_word(offset::SEQ));
+                let rings = Rings::between((to, response_capacity), (from, request_capacity), ringer);
                 let words = Words::new(to);
+                let armed = status.own_word(layout::armed(domain));
                 let bed = Bed {
-                    sleeper: Sleeper::new(status.own_word(armed), domain_bell.bell_word(offset::SEQ)),
+                    sleeper: Sleeper::new(armed, domain_bell.bell_word(offset::SEQ)),
                     hints: status.own_word(offset::HINTS),
                     peer_hints: from.peer_word(offset::HINTS),
                     cpu: None,
@@ -222,7 +191,7 @@ impl End {
                     unread: 0,
                     _segments: Some([request, response]),
                 };
-                (Some((rings, words)), Some(bed), Transport::SharedMemory)
+                (Some((rings, words)), Some(bed))
             }
         };
         Self::assemble(lifeline, rings, bed, Peer::Client(tenancy), transport, session)
