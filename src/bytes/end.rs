@@ -122,6 +122,8 @@ pub(crate) struct End {
     /// The chunk that is being read, and how much of it has been.
     chunk: Vec<u8>,
     taken: usize,
+    /// Small pieces that travel in one chunk.
+    gathered: Vec<u8>,
     /// The peer has ended its side.
     ended: bool,
     /// This side was ended.
@@ -225,6 +227,7 @@ impl End {
             number,
             chunk: Vec::new(),
             taken: 0,
+            gathered: Vec::new(),
             ended: false,
             finished: false,
             gone: false,
@@ -315,11 +318,25 @@ impl End {
 
     /// Reads what is there: 0 at the end that the peer has set, `None` if there is nothing yet.
     pub(crate) fn read(&mut self, into: &mut [u8]) -> io::Result<Option<usize>> {
+        let mut space = into;
+        self.read_with(space.len(), |bytes| {
+            let (now, later) = std::mem::take(&mut space).split_at_mut(bytes.len());
+            now.copy_from_slice(bytes);
+            space = later;
+        })
+    }
+
+    /// As [`Self::read`], at most so many bytes, which `take` gets piece by piece.
+    pub(crate) fn read_with(
+        &mut self,
+        most: usize,
+        mut take: impl FnMut(&[u8]),
+    ) -> io::Result<Option<usize>> {
         if !self.origin.is_here() {
             return Err(ByteStreamError::Forked.while_reading());
         }
         let mut count = 0;
-        while count < into.len() {
+        while count < most {
             if self.taken == self.chunk.len() {
                 match self.next_chunk() {
                     Ok(true) => {}
@@ -330,8 +347,8 @@ impl End {
                     Err(error) => return Err(error.while_reading()),
                 }
             }
-            let some = (self.chunk.len() - self.taken).min(into.len() - count);
-            into[count..count + some].copy_from_slice(&self.chunk[self.taken..self.taken + some]);
+            let some = (self.chunk.len() - self.taken).min(most - count);
+            take(&self.chunk[self.taken..self.taken + some]);
             self.taken += some;
             count += some;
         }
@@ -375,28 +392,70 @@ impl End {
 
     /// Writes as much as there is room for; `None` if there is none.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<Option<usize>> {
+        self.write_vectored(&[io::IoSlice::new(bytes)])
+    }
+
+    /// As [`Self::write`], one piece after the other. Small ones share a chunk.
+    pub(crate) fn write_vectored(&mut self, pieces: &[io::IoSlice<'_>]) -> io::Result<Option<usize>> {
         self.writable().map_err(ByteStreamError::while_writing)?;
-        if bytes.is_empty() {
+        let total = pieces.iter().fold(0usize, |total, piece| total.saturating_add(piece.len()));
+        if total == 0 {
             return Ok(Some(0));
         }
         if self.session.has_unsent() {
             // At most one write is kept for a socket that takes no more.
             return Ok(None);
         }
+        let mut gathered = std::mem::take(&mut self.gathered);
+        let count = self.publish_pieces(pieces, total, &mut gathered);
+        self.gathered = gathered;
+        self.session.flush();
+        let count = count.map_err(ByteStreamError::while_writing)?;
+        Ok((count > 0).then_some(count))
+    }
+
+    fn publish_pieces(
+        &mut self,
+        pieces: &[io::IoSlice<'_>],
+        total: usize,
+        gathered: &mut Vec<u8>,
+    ) -> Result<usize, ByteStreamError> {
+        let mut pieces = pieces.iter();
+        let mut piece: &[u8] = &[];
         let mut count = 0;
-        while count < bytes.len() {
-            let chunk = &bytes[count..bytes.len().min(count + self.longest())];
-            if !self.publish(chunk).map_err(ByteStreamError::while_writing)? {
+        while count < total {
+            let len = self.longest().min(total - count);
+            while piece.is_empty() {
+                let Some(next) = pieces.next() else { return Ok(count) };
+                piece = next;
+            }
+            let chunk = if piece.len() >= len {
+                let (now, later) = piece.split_at(len);
+                piece = later;
+                now
+            } else {
+                gathered.clear();
+                while gathered.len() < len {
+                    let (now, later) = piece.split_at(piece.len().min(len - gathered.len()));
+                    gathered.extend_from_slice(now);
+                    piece = later;
+                    if piece.is_empty() {
+                        let Some(next) = pieces.next() else { break };
+                        piece = next;
+                    }
+                }
+                &*gathered
+            };
+            if !self.publish(chunk)? {
                 break;
             }
             count += chunk.len();
             // The peer reads this chunk while the next one is written.
-            if count < bytes.len() {
+            if count < total {
                 self.session.flush();
             }
         }
-        self.session.flush();
-        Ok((count > 0).then_some(count))
+        Ok(count)
     }
 
     /// Ends this side: the peer will read what was written, and then the end. False if there is no room to say so.
