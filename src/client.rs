@@ -18,7 +18,7 @@ use crate::flight::{AnswerOrder, Transport};
 use crate::fork::Origin;
 use crate::handshake::{Attached, Attachment, ConnectError, SocketAttachment, lifeline};
 use crate::layout::{self, Interest, Kind, offset};
-use crate::ring::{Consumer, Producer, Record};
+use crate::ring::Record;
 use crate::session::{Budget, Head, Parts, PeerFault, Progress, Readiness, Received, Rings, Sent, Session};
 use crate::stats::{SessionCounters, Words};
 use crate::trace;
@@ -177,21 +177,12 @@ impl Client {
         let request = &attachment.request.window;
         let response = &attachment.response.window;
         let status = &attachment.status.window;
-        let armed = layout::CONTROL + attachment.domain as usize * layout::ARMED_STRIDE;
-        let rings = Rings {
-            out: Producer::new(
-                request.own_lines(layout::CONTROL, attachment.request_capacity as usize),
-                request.own_word(offset::TAIL),
-                response.peer_word(offset::HEAD),
-                0,
-            ),
-            incoming: Consumer::new(
-                response.peer_lines(layout::CONTROL, attachment.response_capacity as usize),
-                request.own_word(offset::HEAD),
-                0,
-            ),
-            ringer: Ringer::new(status.peer_word(armed), attachment.bell.window.bell_word(offset::SEQ)),
-        };
+        let armed = status.peer_word(layout::armed(attachment.domain));
+        let rings = Rings::between(
+            (request, attachment.request_capacity),
+            (response, attachment.response_capacity),
+            Ringer::new(armed, attachment.bell.window.bell_word(offset::SEQ)),
+        );
         let bed = SharedBed {
             sleeper: Sleeper::new(request.own_word(offset::ARMED), response.bell_word(offset::SEQ)),
             hints: request.own_word(offset::HINTS),

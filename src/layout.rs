@@ -149,6 +149,11 @@ pub struct Sample {
 /// not seen by the others.
 pub const ARMED_STRIDE: usize = 64;
 
+/// Where the armed word of a domain is in the status segment.
+pub(crate) const fn armed(domain: u32) -> usize {
+    CONTROL + domain as usize * ARMED_STRIDE
+}
+
 /// What a segment is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(

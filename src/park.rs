@@ -184,7 +184,7 @@ impl Parker {
         }
         self.in_use += usize::from(self.domains[index] == 0);
         self.domains[index] += 1;
-        let armed = || self.status.own_word(layout::CONTROL + index * layout::ARMED_STRIDE);
+        let armed = || self.status.own_word(layout::armed(domain));
         self.bells.watch(index, || Sleeper::new(armed(), seq.share()));
         // Edge-triggered: the reactor need not read a byte to be woken by the next one.
         epoll::add(

@@ -6,12 +6,9 @@ use super::listener::Tenancy;
 use crate::bell::{Ringer, Sleeper, Ticket, before_looking_again};
 use crate::flight::Transport;
 use crate::fork::Origin;
-use crate::handshake::{
-    Attached, Attachment, FallbackReason, Joined, Link, RejectReason, SocketAttachment, lifeline,
-};
+use crate::handshake::{Attached, Attachment, Joined, Link, SocketAttachment, lifeline};
 use crate::layout::{self, Hints, Interest, Kind, Mode, offset};
 use crate::memory::{OwnWord, PeerWord};
-use crate::ring::{Consumer, Producer};
 use crate::segment::Segment;
 use crate::session::{Budget, Head, Parts, PeerFault, Progress, Readiness, Received, Rings, Sent, Session};
 use crate::stats::{SessionCounters, Words};
@@ -125,6 +122,8 @@ pub(crate) struct End {
     /// The chunk that is being read, and how much of it has been.
     chunk: Vec<u8>,
     taken: usize,
+    /// Small pieces that travel in one chunk.
+    gathered: Vec<u8>,
     /// The peer has ended its side.
     ended: bool,
     /// This side was ended.
@@ -137,7 +136,6 @@ pub(crate) struct End {
 }
 
 impl End {
-    #[allow(clippy::cast_possible_truncation, reason = "usize is 64 bits; capacities were checked")]
     pub(super) fn of_client(attached: Attached) -> Self {
         match attached {
             Attached::Socket(SocketAttachment { socket, session, reason, .. }) => {
@@ -147,21 +145,12 @@ impl End {
             Attached::Shared(attachment) => {
                 let Attachment { request, response, status, bell, lifeline, server, .. } = attachment;
                 let (request, response, status) = (request.window, response.window, status.window);
-                let armed = layout::CONTROL + attachment.domain as usize * layout::ARMED_STRIDE;
-                let rings = Rings {
-                    out: Producer::new(
-                        request.own_lines(layout::CONTROL, attachment.request_capacity as usize),
-                        request.own_word(offset::TAIL),
-                        response.peer_word(offset::HEAD),
-                        0,
-                    ),
-                    incoming: Consumer::new(
-                        response.peer_lines(layout::CONTROL, attachment.response_capacity as usize),
-                        request.own_word(offset::HEAD),
-                        0,
-                    ),
-                    ringer: Ringer::new(status.peer_word(armed), bell.window.bell_word(offset::SEQ)),
-                };
+                let armed = status.peer_word(layout::armed(attachment.domain));
+                let rings = Rings::between(
+                    (&request, attachment.request_capacity),
+                    (&response, attachment.response_capacity),
+                    Ringer::new(armed, bell.window.bell_word(offset::SEQ)),
+                );
                 let bed = Bed {
                     sleeper: Sleeper::new(request.own_word(offset::ARMED), response.bell_word(offset::SEQ)),
                     hints: request.own_word(offset::HINTS),
@@ -182,37 +171,19 @@ impl End {
     }
 
     /// `status` is where this server tells of itself.
-    #[allow(clippy::cast_possible_truncation, reason = "usize is 64 bits; capacities were checked")]
     pub(super) fn of_server(joined: Joined, status: &crate::memory::Window, tenancy: Tenancy) -> Self {
         let Joined { session, lifeline, link, .. } = joined;
-        let (rings, bed, transport) = match link {
-            Link::Socket { reason } => {
-                let reason = match reason {
-                    RejectReason::SocketAsked => FallbackReason::Asked,
-                    reason => FallbackReason::Server(reason),
-                };
-                (None, None, Transport::Socket { reason })
-            }
+        let transport = link.transport();
+        let (rings, bed) = match link {
+            Link::Socket { .. } => (None, None),
             Link::Shared { request, response, domain, domain_bell, request_capacity, response_capacity } => {
                 let (from, to) = (&request.window, &response.window);
-                let rings = Rings {
-                    out: Producer::new(
-                        to.own_lines(layout::CONTROL, response_capacity as usize),
-                        to.own_word(offset::TAIL),
-                        from.peer_word(offset::HEAD),
-                        0,
-                    ),
-                    incoming: Consumer::new(
-                        from.peer_lines(layout::CONTROL, request_capacity as usize),
-                        to.own_word(offset::HEAD),
-                        0,
-                    ),
-                    ringer: Ringer::new(from.peer_word(offset::ARMED), to.bell_word(offset::SEQ)),
-                };
-                let armed = layout::CONTROL + domain as usize * layout::ARMED_STRIDE;
+                let ringer = Ringer::new(from.peer_word(offset::ARMED), to.bell_word(offset::SEQ));
+                let rings = Rings::between((to, response_capacity), (from, request_capacity), ringer);
                 let words = Words::new(to);
+                let armed = status.own_word(layout::armed(domain));
                 let bed = Bed {
-                    sleeper: Sleeper::new(status.own_word(armed), domain_bell.bell_word(offset::SEQ)),
+                    sleeper: Sleeper::new(armed, domain_bell.bell_word(offset::SEQ)),
                     hints: status.own_word(offset::HINTS),
                     peer_hints: from.peer_word(offset::HINTS),
                     cpu: None,
@@ -222,7 +193,7 @@ impl End {
                     unread: 0,
                     _segments: Some([request, response]),
                 };
-                (Some((rings, words)), Some(bed), Transport::SharedMemory)
+                (Some((rings, words)), Some(bed))
             }
         };
         Self::assemble(lifeline, rings, bed, Peer::Client(tenancy), transport, session)
@@ -256,6 +227,7 @@ impl End {
             number,
             chunk: Vec::new(),
             taken: 0,
+            gathered: Vec::new(),
             ended: false,
             finished: false,
             gone: false,
@@ -346,11 +318,25 @@ impl End {
 
     /// Reads what is there: 0 at the end that the peer has set, `None` if there is nothing yet.
     pub(crate) fn read(&mut self, into: &mut [u8]) -> io::Result<Option<usize>> {
+        let mut space = into;
+        self.read_with(space.len(), |bytes| {
+            let (now, later) = std::mem::take(&mut space).split_at_mut(bytes.len());
+            now.copy_from_slice(bytes);
+            space = later;
+        })
+    }
+
+    /// As [`Self::read`], at most so many bytes, which `take` gets piece by piece.
+    pub(crate) fn read_with(
+        &mut self,
+        most: usize,
+        mut take: impl FnMut(&[u8]),
+    ) -> io::Result<Option<usize>> {
         if !self.origin.is_here() {
             return Err(ByteStreamError::Forked.while_reading());
         }
         let mut count = 0;
-        while count < into.len() {
+        while count < most {
             if self.taken == self.chunk.len() {
                 match self.next_chunk() {
                     Ok(true) => {}
@@ -361,8 +347,8 @@ impl End {
                     Err(error) => return Err(error.while_reading()),
                 }
             }
-            let some = (self.chunk.len() - self.taken).min(into.len() - count);
-            into[count..count + some].copy_from_slice(&self.chunk[self.taken..self.taken + some]);
+            let some = (self.chunk.len() - self.taken).min(most - count);
+            take(&self.chunk[self.taken..self.taken + some]);
             self.taken += some;
             count += some;
         }
@@ -406,28 +392,70 @@ impl End {
 
     /// Writes as much as there is room for; `None` if there is none.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<Option<usize>> {
+        self.write_vectored(&[io::IoSlice::new(bytes)])
+    }
+
+    /// As [`Self::write`], one piece after the other. Small ones share a chunk.
+    pub(crate) fn write_vectored(&mut self, pieces: &[io::IoSlice<'_>]) -> io::Result<Option<usize>> {
         self.writable().map_err(ByteStreamError::while_writing)?;
-        if bytes.is_empty() {
+        let total = pieces.iter().fold(0usize, |total, piece| total.saturating_add(piece.len()));
+        if total == 0 {
             return Ok(Some(0));
         }
         if self.session.has_unsent() {
             // At most one write is kept for a socket that takes no more.
             return Ok(None);
         }
+        let mut gathered = std::mem::take(&mut self.gathered);
+        let count = self.publish_pieces(pieces, total, &mut gathered);
+        self.gathered = gathered;
+        self.session.flush();
+        let count = count.map_err(ByteStreamError::while_writing)?;
+        Ok((count > 0).then_some(count))
+    }
+
+    fn publish_pieces(
+        &mut self,
+        pieces: &[io::IoSlice<'_>],
+        total: usize,
+        gathered: &mut Vec<u8>,
+    ) -> Result<usize, ByteStreamError> {
+        let mut pieces = pieces.iter();
+        let mut piece: &[u8] = &[];
         let mut count = 0;
-        while count < bytes.len() {
-            let chunk = &bytes[count..bytes.len().min(count + self.longest())];
-            if !self.publish(chunk).map_err(ByteStreamError::while_writing)? {
+        while count < total {
+            let len = self.longest().min(total - count);
+            while piece.is_empty() {
+                let Some(next) = pieces.next() else { return Ok(count) };
+                piece = next;
+            }
+            let chunk = if piece.len() >= len {
+                let (now, later) = piece.split_at(len);
+                piece = later;
+                now
+            } else {
+                gathered.clear();
+                while gathered.len() < len {
+                    let (now, later) = piece.split_at(piece.len().min(len - gathered.len()));
+                    gathered.extend_from_slice(now);
+                    piece = later;
+                    if piece.is_empty() {
+                        let Some(next) = pieces.next() else { break };
+                        piece = next;
+                    }
+                }
+                &*gathered
+            };
+            if !self.publish(chunk)? {
                 break;
             }
             count += chunk.len();
             // The peer reads this chunk while the next one is written.
-            if count < bytes.len() {
+            if count < total {
                 self.session.flush();
             }
         }
-        self.session.flush();
-        Ok((count > 0).then_some(count))
+        Ok(count)
     }
 
     /// Ends this side: the peer will read what was written, and then the end. False if there is no room to say so.

@@ -163,7 +163,15 @@ impl ByteStream {
     /// # Errors
     /// As [`Self::read`]. If the peer dies, what was taken may be lost, as with every stream.
     pub fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.wait(Way::Write, |end| end.write(bytes))?;
+        self.write_vectored(&[io::IoSlice::new(bytes)])
+    }
+
+    /// As [`Self::write`], from several buffers, one after the other. Small ones travel together.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub fn write_vectored(&self, buffers: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        let count = self.wait(Way::Write, |end| end.write_vectored(buffers))?;
         match self.push_out() {
             // They were taken, and go on when the stream is used next.
             Err(error) if matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock) => {
@@ -354,6 +362,10 @@ impl Write for &ByteStream {
         ByteStream::write(self, bytes)
     }
 
+    fn write_vectored(&mut self, buffers: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        ByteStream::write_vectored(self, buffers)
+    }
+
     fn flush(&mut self) -> io::Result<()> {
         if !self.origin.is_here() {
             return Err(ByteStreamError::Forked.while_writing());
@@ -365,6 +377,10 @@ impl Write for &ByteStream {
 impl Write for ByteStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         Self::write(self, bytes)
+    }
+
+    fn write_vectored(&mut self, buffers: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        Self::write_vectored(self, buffers)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -8,19 +8,22 @@ use crate::layout;
 use crate::session::Readiness;
 use proptest::prelude::*;
 use std::collections::VecDeque;
+use std::io::IoSlice;
 
 /// One step of one side.
 #[derive(Debug, Clone)]
 enum Step {
-    Write(usize),
+    /// So many bytes, in pieces of so many.
+    Write(usize, usize),
     Read(usize),
     Finish,
 }
 
 fn step() -> impl Strategy<Value = (bool, Step)> {
     let size = prop_oneof![0..10usize, 0..3000usize, 0..100_000usize];
+    let cut = prop_oneof![Just(usize::MAX), 1..50usize, 1..20_000usize];
     let step = prop_oneof![
-        10 => size.clone().prop_map(Step::Write),
+        10 => (size.clone(), cut).prop_map(|(len, cut)| Step::Write(len, cut)),
         10 => size.prop_map(Step::Read),
         1 => Just(Step::Finish),
     ];
@@ -78,11 +81,12 @@ fn check(steps: Vec<(bool, Step)>, capacity: u64, transport: TransportChoice) {
     for (second, step) in steps {
         let (side, peer) = (usize::from(second), usize::from(!second));
         match step {
-            Step::Write(len) => {
+            Step::Write(len, cut) => {
                 let way = &mut ways[side];
                 let some: Vec<u8> =
                     (way.written..way.written + len).map(|at| (at * 31 + side).to_le_bytes()[0]).collect();
-                match told(&mut ends[side]).write(&some) {
+                let pieces: Vec<IoSlice<'_>> = some.chunks(cut).map(IoSlice::new).collect();
+                match told(&mut ends[side]).write_vectored(&pieces) {
                     Ok(count) => {
                         assert!(!way.finished);
                         let count = count.unwrap_or(0);

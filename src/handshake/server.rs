@@ -4,7 +4,8 @@ use super::wire::{
     self, FEATURE_BYTES, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, HEADER, Header, Hello, Kind, Malformed,
     RejectReason, Role, Segments, Welcome,
 };
-use super::{lifeline, socket};
+use super::{FallbackReason, lifeline, socket};
+use crate::flight::Transport;
 use crate::layout::{self, HeaderWord, NAME, Peer};
 use crate::memory::Window;
 use crate::segment::{PendingRequest, Segment};
@@ -224,6 +225,19 @@ pub(crate) enum Link {
         /// Why it is not shared memory.
         reason: RejectReason,
     },
+}
+
+impl Link {
+    /// The same, as it is told to people.
+    pub(crate) fn transport(&self) -> Transport {
+        match self {
+            Self::Shared { .. } => Transport::SharedMemory,
+            Self::Socket { reason: RejectReason::SocketAsked } => {
+                Transport::Socket { reason: FallbackReason::Asked }
+            }
+            Self::Socket { reason } => Transport::Socket { reason: FallbackReason::Server(*reason) },
+        }
+    }
 }
 
 impl Joined {

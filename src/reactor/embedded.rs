@@ -18,7 +18,8 @@
 //! one; what it took is remembered until a pump has looked there. Between the last look and the sleep stand the arm, the
 //! fence and the second look of `bells.rs`. `loom-tests/src/embedded.rs` has all of this as a model.
 
-use super::{Engine, Forked, LAST_TIME, Reactor, find_work};
+use super::sleep::find_work;
+use super::{Engine, Forked, LAST_TIME, Reactor};
 use crate::clock::now_ns;
 use crate::flight::Here;
 use crate::park::ALARM;

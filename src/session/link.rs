@@ -2,9 +2,8 @@
 
 use super::PeerFault;
 use crate::bell::Ringer;
-#[cfg(feature = "tokio")]
-use crate::layout;
-use crate::layout::HeaderWord;
+use crate::layout::{self, HeaderWord, offset};
+use crate::memory::Window;
 use crate::ring::{self, ClaimError, Consumer, Producer, Record, Released};
 use crate::uds::{self, Filled, Pushed, SocketLink};
 use rustix::fd::OwnedFd;
@@ -20,6 +19,31 @@ pub(crate) struct Rings {
     pub(crate) out: Producer,
     pub(crate) incoming: Consumer,
     pub(crate) ringer: Ringer,
+}
+
+impl Rings {
+    /// What one side has: it writes one segment and reads the other one. Capacities in bytes, as they were checked.
+    #[allow(clippy::cast_possible_truncation, reason = "usize is 64 bits; capacities were checked")]
+    pub(crate) fn between(
+        (own, own_capacity): (&Window, u64),
+        (peer, peer_capacity): (&Window, u64),
+        ringer: Ringer,
+    ) -> Self {
+        Self {
+            out: Producer::new(
+                own.own_lines(layout::CONTROL, own_capacity as usize),
+                own.own_word(offset::TAIL),
+                peer.peer_word(offset::HEAD),
+                0,
+            ),
+            incoming: Consumer::new(
+                peer.peer_lines(layout::CONTROL, peer_capacity as usize),
+                own.own_word(offset::HEAD),
+                0,
+            ),
+            ringer,
+        }
+    }
 }
 
 /// What a driver has learnt about a socket from the kernel.

@@ -127,8 +127,8 @@ pub struct AsyncByteStream {
     /// Who waits.
     wanted: Wanted,
     is_socket: bool,
-    /// Knows whether it pays to look out for bytes before arming.
-    waiter: Waiter,
+    /// Know whether it pays to look out before arming: for bytes, and for room.
+    waiters: [Waiter; 2],
 }
 
 impl AsyncByteStream {
@@ -154,6 +154,7 @@ impl AsyncByteStream {
         let sleepers = Arc::new(Sleepers::default());
         let waker = Waker::from(sleepers.clone());
         end.wake_at_death(&waker);
+        let waiter = || Waiter::new(WaitSettings { turn_every: 0, ..WaitSettings::client() });
         Ok(Self {
             descriptor: Watched::new(descriptor, interest)?,
             process: process.map(|fd| Watched::new(fd, Interest::READABLE)).transpose()?,
@@ -162,7 +163,7 @@ impl AsyncByteStream {
             waker,
             wanted: Wanted::default(),
             is_socket,
-            waiter: Waiter::new(WaitSettings { turn_every: 0, ..WaitSettings::client() }),
+            waiters: [waiter(), waiter()],
         })
     }
 
@@ -197,21 +198,24 @@ impl AsyncByteStream {
         Ok(reported)
     }
 
-    /// Looks out for bytes for microseconds, if that has paid lately: an answer that comes at once needs no sleep, and no wake
-    /// call of the peer. Whether something came. Not while the other task of this stream waits, who needs it armed.
-    fn look_out(&mut self) -> bool {
-        if self.is_socket || self.wanted.any() {
+    /// Looks out for microseconds, if that has paid lately: an answer that comes at once, or a reader that keeps up, needs
+    /// no sleep, and no wake call. Whether something came. What the other task is armed for it stays armed for. Whoever
+    /// waits already does not look out again: it was polled for something else.
+    fn look_out(&mut self, way: Way) -> bool {
+        // Bytes may be long in coming while this side writes; room is not, while the other side reads.
+        let others = way == Way::Read && self.wanted.any();
+        if self.is_socket || others || self.wanted.has(way) {
             return false;
         }
         let around = self.end.surroundings();
-        while let Step::Spin(polls) = self.waiter.step(around, now_ns) {
-            self.end.spin(Way::Read, polls);
-            if self.end.came(Wanted::one(Way::Read)).any() {
-                self.waiter.found(now_ns);
+        while let Step::Spin(polls) = self.waiters[way as usize].step(around, now_ns) {
+            self.end.spin(way, polls);
+            if self.end.came(Wanted::one(way)).any() {
+                self.waiters[way as usize].found(now_ns);
                 return true;
             }
         }
-        self.waiter.given_up();
+        self.waiters[way as usize].given_up();
         false
     }
 
@@ -225,7 +229,7 @@ impl AsyncByteStream {
         // A task that always finds something lets others run now and then.
         let budget = ready!(tokio::task::coop::poll_proceed(cx));
         let mut tried = attempt(&mut self.end).transpose();
-        if tried.is_none() && way == Way::Read && self.look_out() {
+        if tried.is_none() && self.look_out(way) {
             tried = attempt(&mut self.end).transpose();
         }
         if let Some(done) = tried {
@@ -285,16 +289,28 @@ impl AsyncRead for AsyncByteStream {
         if into.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
-        let space = into.initialize_unfilled();
-        let count = ready!(self.poll_way(cx, Way::Read, |end| end.read(space)))?;
-        into.advance(count);
-        Poll::Ready(Ok(()))
+        // Not into the buffer as a slice: it would have to be filled with zeros first, each time.
+        let read = self
+            .poll_way(cx, Way::Read, |end| end.read_with(into.remaining(), |bytes| into.put_slice(bytes)));
+        read.map_ok(|_| ())
     }
 }
 
 impl AsyncWrite for AsyncByteStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_way(cx, Way::Write, |end| end.write(bytes))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_way(cx, Way::Write, |end| end.write_vectored(buffers))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
