@@ -92,6 +92,15 @@ impl<T: AsRawFd> Drop for Watched<T> {
 /// Attempts of one poll, before others get their turn.
 const ROUNDS: u32 = 8;
 
+/// How long to look out. A reader that keeps up makes room for a quarter of the ring at a time, which takes it longer than
+/// what answers are worth waiting for, and spares both sides a sleep each time (`benchmarks/notes.md`).
+fn look_outs(way: Way) -> WaitSettings {
+    match way {
+        Way::Read => WaitSettings::client(),
+        Way::Write => WaitSettings { spin_polls: 600, ..WaitSettings::client() },
+    }
+}
+
 /// A stream of bytes each way between two processes, for tasks of a tokio runtime: [`AsyncRead`] and [`AsyncWrite`].
 ///
 /// As [`ByteStream`], with the same rules for the end and for back-pressure; `shutdown` is what ends this side. For two tasks
@@ -154,7 +163,7 @@ impl AsyncByteStream {
         let sleepers = Arc::new(Sleepers::default());
         let waker = Waker::from(sleepers.clone());
         end.wake_at_death(&waker);
-        let waiter = || Waiter::new(WaitSettings { turn_every: 0, ..WaitSettings::client() });
+        let waiter = |way| Waiter::new(WaitSettings { turn_every: 0, ..look_outs(way) });
         Ok(Self {
             descriptor: Watched::new(descriptor, interest)?,
             process: process.map(|fd| Watched::new(fd, Interest::READABLE)).transpose()?,
@@ -163,7 +172,7 @@ impl AsyncByteStream {
             waker,
             wanted: Wanted::default(),
             is_socket,
-            waiters: [waiter(), waiter()],
+            waiters: [Way::Read, Way::Write].map(waiter),
         })
     }
 
