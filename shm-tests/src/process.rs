@@ -223,7 +223,7 @@ impl Known {
 
 static PROCESSES: Mutex<Vec<Arc<Known>>> = Mutex::new(Vec::new());
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -4,6 +4,7 @@
 //! sent along. So an answer that goes astray is recognised wherever it arrives.
 
 use crate::pattern::mix;
+use crate::process::lock;
 use crate::suite::tick;
 use ringbell::sync::{Ordering, PlainU64};
 use ringbell::{
@@ -13,12 +14,8 @@ use ringbell::{
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A request: what [`react`] understands.
 #[must_use]

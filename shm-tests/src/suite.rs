@@ -5,10 +5,11 @@
 //! far as they make sense (filters, `--exact`, `--skip`, `--list`); others are ignored.
 
 use crate::observe;
-use crate::process::{self, Arguments};
+use crate::process::{self, Arguments, lock};
 use ringbell::sync::{Ordering, PlainU64};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// What a test did.
@@ -149,26 +150,67 @@ fn run(tests: &[&Test]) -> ExitCode {
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(101) }
 }
 
-/// For how long threads of this program did not run although they wanted to, in us since the start.
-static STALLED: PlainU64 = PlainU64::new(0);
+/// For how long the canary did not run although it wanted to, and since when it sleeps.
+static CANARY: Mutex<(Duration, Option<Instant>)> = Mutex::new((Duration::ZERO, None));
+
+/// How long the canary sleeps.
+const NAP: Duration = Duration::from_millis(5);
+
+/// By how much a nap that began then is too long; what is usual does not count.
+fn overslept(began: Instant) -> Duration {
+    let over = began.elapsed().saturating_sub(NAP);
+    if over > Duration::from_millis(2) { over } else { Duration::ZERO }
+}
 
 /// For how long this machine has kept a thread that does nothing else from running, since the program started: what
 /// takes too long meanwhile is not the library's fault.
 #[must_use]
 pub fn stalled() -> Duration {
-    Duration::from_micros(STALLED.load(Ordering::Relaxed))
+    let (counted, asleep) = *lock(&CANARY);
+    // If the canary has not yet woken up after the last stop, this is the first to know.
+    counted + asleep.map_or(Duration::ZERO, overslept)
+}
+
+/// Measures how long something takes.
+#[derive(Debug, Clone, Copy)]
+pub struct Stopwatch {
+    began: Instant,
+    stalled: Duration,
+}
+
+impl Stopwatch {
+    /// From now on.
+    #[must_use]
+    pub fn start() -> Self {
+        Self { stalled: stalled(), began: Instant::now() }
+    }
+
+    /// By the clock.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Without what the machine stood still ([`stalled`]): for upper limits.
+    #[must_use]
+    pub fn awake(&self) -> Duration {
+        let elapsed = self.elapsed();
+        elapsed.saturating_sub(stalled() - self.stalled)
+    }
 }
 
 /// The watchdog: ends a test that makes no progress, having said what is known. And the canary of [`stalled`].
 #[allow(clippy::cast_possible_truncation, reason = "milliseconds of one run")]
 fn watch() {
-    const NAP: Duration = Duration::from_millis(5);
     loop {
-        let before = Instant::now();
+        let began = Instant::now();
+        lock(&CANARY).1 = Some(began);
         std::thread::sleep(NAP);
-        let over = before.elapsed().saturating_sub(NAP);
-        if over > Duration::from_millis(2) {
-            STALLED.fetch_add(over.as_micros() as u64, Ordering::Relaxed);
+        let over = overslept(began);
+        {
+            let mut canary = lock(&CANARY);
+            canary.0 += over;
+            canary.1 = None;
         }
         if over > Duration::from_millis(500) {
             println!("    this machine stood still for {over:?}");

@@ -9,7 +9,7 @@ use ringbell::{CallError, ConnectError, ConnectOptions, RecvError, SendError, Wa
 use ringbell_shm_tests::pattern::{Chance, Pattern, mix};
 use ringbell_shm_tests::process::{Arguments, Process, Start, hear, readable, say};
 use ringbell_shm_tests::server::{Server, read_ledger, waiting};
-use ringbell_shm_tests::suite::{Ran, stalled, tick};
+use ringbell_shm_tests::suite::{Ran, Stopwatch, stalled, tick};
 use ringbell_shm_tests::verified::Verified;
 use ringbell_shm_tests::{done, observe, options, scaled, seed, signals, suite, wait_until};
 use rustix::process::Pid;
@@ -170,9 +170,9 @@ fn clients_die() -> Ran {
             } else {
                 victim.is_killed();
             }
-            let (died, stood) = (Instant::now(), stalled());
+            let died = Stopwatch::start();
             wait_until("the server is rid of the dead client", || server.stats().sessions == 1);
-            times.add(died.elapsed(), stalled() - stood, || {
+            times.add(died.elapsed(), died.elapsed().saturating_sub(died.awake()), || {
                 format!("the server, of a client at {at_point:?}:{count}")
             });
             killed_at[if at_point.is_some() { point } else { points.len() }] += 1;

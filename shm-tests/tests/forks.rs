@@ -4,11 +4,11 @@ use ringbell::{CallError, Client, ConnectOptions, RecvError, SendError, ServeErr
 use ringbell_shm_tests::pattern::Pattern;
 use ringbell_shm_tests::process::{Arguments, Start, hear, say};
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::Ran;
+use ringbell_shm_tests::suite::{Ran, Stopwatch};
 use ringbell_shm_tests::verified::Verified;
 use ringbell_shm_tests::{becomes_true, done, scaled, signals, suite, wait_until};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 suite! {
     tests: [
@@ -168,9 +168,9 @@ fn a_childs_hold_on_the_lifeline_keeps_no_dead_client_alive() -> Ran {
     client.expect("ready");
     server.wait_for_sessions(1);
     client.kill();
-    let died = Instant::now();
+    let died = Stopwatch::start();
     server.wait_for_sessions(0);
-    let took = died.elapsed();
+    let took = died.awake();
     assert!(took < Duration::from_secs(1), "only after {took:?}, when the child let go");
     server.shut_down();
     done!("learnt after {took:?}")
@@ -207,9 +207,9 @@ fn a_childs_hold_on_the_lifeline_keeps_no_dead_server_alive() -> Ran {
     };
     let _ = becomes_true(Duration::from_millis(500), children);
     server.kill();
-    let died = Instant::now();
+    let died = Stopwatch::start();
     let error = client.call(b"x").map(|answer| answer.len());
-    let took = died.elapsed();
+    let took = died.awake();
     assert_eq!(error, Err(CallError::Disconnected { maybe_executed: true }));
     assert!(took < Duration::from_secs(1), "only after {took:?}, when the child let go");
     // The child still holds the listening socket, so a new server cannot have the path before it ends.

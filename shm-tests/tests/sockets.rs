@@ -10,7 +10,7 @@ use ringbell_shm_tests::pattern::{Chance, Pattern, Way};
 use ringbell_shm_tests::process::{Arguments, Start, hear, say};
 use ringbell_shm_tests::raw::{self, SocketSession, frame};
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::{Ran, stalled, tick};
+use ringbell_shm_tests::suite::{Ran, Stopwatch, tick};
 use ringbell_shm_tests::verified::Verified;
 use ringbell_shm_tests::{done, observe, scaled, seed, suite, wait_until};
 use std::io::{Read, Write};
@@ -81,9 +81,9 @@ fn beside_honest_clients<T>(attack: impl FnOnce(&mut Server) -> T) -> (T, String
         let mut client = Verified::connect(&path, options, Pattern::new(sender, 700).with_large(50, 200_000));
         let mut slowest = Duration::ZERO;
         while stop.load(Ordering::Relaxed) == 0 {
-            let began = Instant::now();
+            let watch = Stopwatch::start();
             client.call(None).expect("an honest client notices nothing");
-            slowest = slowest.max(began.elapsed());
+            slowest = slowest.max(watch.awake());
             std::thread::sleep(Duration::from_micros(300));
         }
         let calls = client.sent();
@@ -690,9 +690,9 @@ fn killed_clients() -> Ran {
             let requests = server.stats().requests;
             wait_until("it works", || server.stats().requests > requests + 50);
             client.kill();
-            let (killed, held) = (Instant::now(), stalled());
+            let killed = Stopwatch::start();
             server.wait_for_sessions(2);
-            let took = killed.elapsed().saturating_sub(stalled() - held);
+            let took = killed.awake();
             assert!(took < Duration::from_secs(1), "noticed after {took:?}");
         }
         wait_until("descriptors are closed", || observe::descriptors(server.id()) <= before + observe::SPARE);
@@ -734,9 +734,9 @@ fn killed_servers() -> Ran {
                 });
             }
             server.process().kill();
-            let (killed, held) = (Instant::now(), stalled());
+            let killed = Stopwatch::start();
             let error = waiting.join().expect("a thread");
-            let took = killed.elapsed().saturating_sub(stalled() - held);
+            let took = killed.awake();
             assert!(took < Duration::from_millis(100), "round {round}: noticed after {took:?}");
             longest = longest.max(took);
             error

@@ -390,12 +390,7 @@ impl End {
         Err(self.fail(ByteStreamError::PeerFault(refused)))
     }
 
-    /// Writes as much as there is room for; `None` if there is none.
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<Option<usize>> {
-        self.write_vectored(&[io::IoSlice::new(bytes)])
-    }
-
-    /// As [`Self::write`], one piece after the other. Small ones share a chunk.
+    /// Writes as much as there is room for, one piece after the other; `None` if there is none. Small ones share a chunk.
     pub(crate) fn write_vectored(&mut self, pieces: &[io::IoSlice<'_>]) -> io::Result<Option<usize>> {
         self.writable().map_err(ByteStreamError::while_writing)?;
         let total = pieces.iter().fold(0usize, |total, piece| total.saturating_add(piece.len()));

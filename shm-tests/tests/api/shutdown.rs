@@ -4,10 +4,10 @@ use crate::{ask, at_once, connect, doing, finish};
 use ringbell::{CallError, Client, ConnectError, RecvError, SendError, WaitSettings};
 use ringbell_shm_tests::pattern::Pattern;
 use ringbell_shm_tests::server::{Server, waiting};
-use ringbell_shm_tests::suite::Ran;
+use ringbell_shm_tests::suite::{Ran, Stopwatch};
 use ringbell_shm_tests::verified::Verified;
 use ringbell_shm_tests::{done, observe, options, scaled, wait_until};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub(crate) fn shutdown_with_calls_in_flight() -> Ran {
     let rounds = scaled(30);
@@ -44,14 +44,14 @@ pub(crate) fn shutdown_with_calls_in_flight() -> Ran {
 
 /// Calls, while the order is on its way; how often that went well, and how it ended.
 fn until_the_goodbye(client: &mut Client) -> (u64, CallError) {
-    let began = Instant::now();
+    let watch = Stopwatch::start();
     let mut calls = 0;
     loop {
         match client.call(b"e").map(|answer| answer.len()) {
             Ok(_) => calls += 1,
             Err(error) => break (calls, error),
         }
-        assert!(began.elapsed() < Duration::from_secs(5), "the server does not stop");
+        assert!(watch.awake() < Duration::from_secs(5), "the server does not stop");
     }
 }
 
@@ -116,11 +116,11 @@ pub(crate) fn shutdown_from_a_signal_handler() -> Ran {
             calling.join().expect("a thread")
         });
         assert!(matches!(end, CallError::ShutDown { .. }), "{end:?}");
-        let began = Instant::now();
+        let watch = Stopwatch::start();
         server.process().expect("complaints");
         server.process().expect("done");
         server.process().succeed();
-        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        assert!(watch.awake() < Duration::from_secs(2), "{:?}", watch.elapsed());
     }
     done!("{rounds} servers, half of them asleep")
 }

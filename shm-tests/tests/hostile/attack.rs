@@ -8,10 +8,11 @@ use ringbell::sync::{Ordering, PlainU64};
 use ringbell_shm_tests::pattern::{Chance, Pattern};
 use ringbell_shm_tests::raw::{self, Session};
 use ringbell_shm_tests::server::{Prepared, Server};
+use ringbell_shm_tests::suite::Stopwatch;
 use ringbell_shm_tests::verified::Verified;
 use rustix::io::Errno;
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub(crate) const PEER_FAULT: u8 = 0x81;
 
@@ -37,9 +38,9 @@ pub(crate) fn beside<T>(server: Prepared, attack: impl FnOnce(&mut Server) -> T)
                 Verified::connect(&path, ConnectOptions::new(), Pattern::new(9, 700).with_large(50, 20_000));
             let mut slowest = Duration::ZERO;
             while stop.load(Ordering::Relaxed) == 0 {
-                let began = Instant::now();
+                let watch = Stopwatch::start();
                 client.call(None).expect("the honest client notices nothing");
-                slowest = slowest.max(began.elapsed());
+                slowest = slowest.max(watch.awake());
                 std::thread::sleep(Duration::from_micros(200));
             }
             let calls = client.sent();

@@ -5,13 +5,13 @@ use crate::fake::{Fake, welcome_with};
 use ringbell::layout::SegmentKind;
 use ringbell::{ConnectError, SegmentError};
 use ringbell_shm_tests::raw::{self, Segments};
-use ringbell_shm_tests::suite::Ran;
+use ringbell_shm_tests::suite::{Ran, Stopwatch};
 use ringbell_shm_tests::{done, observe};
 use rustix::fs::SealFlags;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub(crate) fn servers_with_wrong_segments() -> Ran {
     let fake = Fake::new();
@@ -168,13 +168,13 @@ pub(crate) fn servers_that_answer_nonsense() -> Ran {
     died("half a header", &raw::hello(CAPACITY)[..7]);
     died("half a Welcome", &none.encode()[..40]);
     let late = |what: &str, bytes: &[u8]| {
-        let began = Instant::now();
+        let watch = Stopwatch::start();
         let error = fake.greets(|mut stream| {
             let _ = stream.write_all(bytes);
             let _ = raw::last_words(&stream);
         });
         assert!(matches!(error, Err(ConnectError::TimedOut)), "{what}: {error:?}");
-        assert!(began.elapsed() >= Duration::from_millis(300) && began.elapsed() < Duration::from_secs(2));
+        assert!(watch.elapsed() >= Duration::from_millis(300) && watch.awake() < Duration::from_secs(2));
     };
     late("nothing", b"");
     late("half a header", &none.encode()[..7]);
