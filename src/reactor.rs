@@ -196,6 +196,8 @@ impl<E> Drop for Reactor<E> {
 const PUT_OFF_NS: u64 = 5_000;
 /// A busy reactor looks which CPU it is on every so many passes.
 const REFRESH_PASSES: u64 = 1024;
+/// It looks who does nothing every so many passes, and before it sleeps.
+const COOL_PASSES: u64 = 64;
 /// Turns that a client has after it is gone: a full ring's worth, or what a socket's buffers hold.
 const LAST_TURNS: u32 = 1 << 16;
 /// For how long at most: handlers may never come to an end.
@@ -288,8 +290,9 @@ impl<E: Engine> Reactor<E> {
             self.hint(false);
             // For tools that look at a server which never sleeps.
             self.store_counts();
-            let Self { turns, slots, .. } = self;
-            turns.cool(now_ns(), |place| slots[place].session.settle());
+        }
+        if self.passes.is_multiple_of(COOL_PASSES) {
+            self.cool();
         }
         self.waiter.found(now_ns);
     }

@@ -13,10 +13,10 @@
 //!
 //! A call that is alone in flight looks out for its answer for the few microseconds in which a server that is awake
 //! gives it, as the waiting policy has learnt that it pays. For that the client is not armed, so neither side makes a
-//! system call; the driver is told, and arms again when the task lets it run.
+//! system call. Behind an answer it is armed again; if there was none, the driver is told, and arms when the task lets it run.
 //!
-//! **Invariant.** The client is armed, or the driver has been woken, and will look and ring. So nothing that comes is
-//! overlooked, and nothing that was sent lies there.
+//! **Invariant.** The client is armed, or the driver has been woken, and will look. So nothing that comes is overlooked.
+//! Over rings nothing that was sent lies there, either: it was rung for. Over a socket the driver may write it.
 
 mod bytes;
 mod call;
@@ -27,6 +27,7 @@ mod shared;
 mod stream;
 #[cfg(feature = "tower")]
 mod tower;
+mod watched;
 
 use crate::flight::Transport;
 use crate::handshake::ConnectError;
@@ -88,6 +89,7 @@ impl AsyncClient {
 
     fn new(mut client: Client) -> std::io::Result<Self> {
         client.follow_streams();
+        client.never_yields();
         let (descriptor, process) = client.descriptors();
         let shared = Shared::new(client);
         let driver = Driver::new(shared.clone(), descriptor, process.transpose()?)?;
@@ -98,7 +100,8 @@ impl AsyncClient {
     /// Sends a request and waits for its answer, for ever.
     ///
     /// If there is no room for the request, or as much in flight as the session allows, the future waits; requests are
-    /// sent in the order in which their futures were first polled.
+    /// sent in the order in which their futures were first polled. Over a socket requests of several tasks go out together, as
+    /// soon as the runtime runs the driver: who polls a call and then computes without awaiting it holds them back so long.
     ///
     /// # Errors
     /// [`CallError`](crate::CallError); the answer of the server may itself be one. Never `TooManyInFlight`.

@@ -1,16 +1,23 @@
 //! `fork` and `exec`: a session belongs to the process that connected.
 
-use ringbell::{CallError, Client, ConnectOptions, RecvError, SendError, ServeError};
+use futures_core::Stream;
+use ringbell::{CallError, Client, ConnectOptions, EventError, RecvError, SendError, ServeError};
 use ringbell_shm_tests::pattern::Pattern;
 use ringbell_shm_tests::process::{Arguments, Start, hear, say};
+use ringbell_shm_tests::reacting::ask;
 use ringbell_shm_tests::server::Server;
 use ringbell_shm_tests::suite::{Ran, Stopwatch};
 use ringbell_shm_tests::verified::Verified;
-use ringbell_shm_tests::{becomes_true, done, scaled, signals, suite, wait_until};
+use ringbell_shm_tests::{becomes_true, done, options, scaled, signals, suite, wait_until};
+use std::future::{Future, poll_fn};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
+use tokio::runtime::{Builder, Runtime};
 
 suite! {
+    both: [a_forked_child_leaves_its_parents_tasks_alone],
     tests: [
         a_forked_child_cannot_use_its_parents_client,
         a_forked_server_does_not_serve,
@@ -18,7 +25,7 @@ suite! {
         a_childs_hold_on_the_lifeline_keeps_no_dead_server_alive,
         nothing_is_inherited_through_exec,
     ],
-    roles: [forking_client, forking_server, dying_client, serving_parent, executing],
+    roles: [forking_client, forking_tasks, forking_server, dying_client, serving_parent, executing],
 }
 
 /// Forks again and again while it has a session.
@@ -86,6 +93,106 @@ fn a_forked_child_cannot_use_its_parents_client() -> Ran {
     let stats = server.shut_down();
     assert_eq!((stats.accepted, stats.peer_faults), (rounds + 1, 0));
     done!("{rounds} times two children and a grandchild")
+}
+
+/// One poll, by whoever does not wait.
+fn polled<T>(poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Option<T> {
+    match poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(result) => Some(result),
+        Poll::Pending => None,
+    }
+}
+
+/// Forks while its tasks wait for an event, for an answer, and for items.
+fn forking_tasks(arguments: &Arguments) {
+    let path = Path::new(arguments.text("path"));
+    let mut other = Client::connect(path).expect("connect");
+    for round in 0..arguments.number("rounds") {
+        let mut runtime = Some(Builder::new_current_thread().enable_all().build().expect("a runtime"));
+        let run = runtime.as_ref().expect("there");
+        let client = run.block_on(options().connect_async(path)).expect("connect");
+        // More than a ring's worth, so that a child that writes where the parent has long been does harm.
+        let echo = async |number: u64, len: usize| {
+            let request = ask(b'e', number, 0, &vec![7; len]);
+            let answer = client.call(&request).await.expect("an answer");
+            assert_eq!(&answer[answer.len() - len..], &vec![7; len]);
+        };
+        run.block_on(async {
+            for number in 0..200 {
+                echo(number, 700).await;
+            }
+            client.call(&ask(b'm', 0, 0, b"")).await.expect("an answer");
+        });
+        let mut events = client.events();
+        let mut held = Box::pin(client.call_owned(ask(b'h', 1, round, b"")));
+        let rest = [&8_u32.to_le_bytes()[..], &[0]].concat();
+        let mut items = run.block_on(client.call_stream(&ask(b's', 1, 500, &rest))).expect("a stream");
+        assert!(polled(|cx| held.as_mut().poll(cx)).is_none());
+        assert!(polled(|cx| Pin::new(&mut events).poll_next(cx)).is_none());
+        run.block_on(async {
+            let item = poll_fn(|cx| Pin::new(&mut items).poll_next(cx)).await;
+            item.expect("more").expect("an item");
+            // The driver takes in more of them, and goes to sleep.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        });
+        let has = &mut runtime;
+        let status = signals::in_a_fork(|| {
+            let mut fresh = Box::pin(client.call(b"x"));
+            let mut one_way = Box::pin(client.send_one_way(b"x"));
+            let refused = polled(|cx| fresh.as_mut().poll(cx)) == Some(Err(CallError::Forked))
+                && polled(|cx| one_way.as_mut().poll(cx)) == Some(Err(SendError::Forked))
+                && polled(|cx| held.as_mut().poll(cx)) == Some(Err(CallError::Forked))
+                && matches!(
+                    polled(|cx| Pin::new(&mut events).poll_next(cx)),
+                    Some(Some(Err(EventError::Forked)))
+                )
+                && (0..100).all(|_| {
+                    matches!(
+                        polled(|cx| Pin::new(&mut items).poll_next(cx)),
+                        Some(Some(Err(CallError::Forked)) | None)
+                    )
+                });
+            if round % 2 == 0 {
+                // Its epoll is the parent's, too. Its threads are not there to be waited for.
+                has.take().map(Runtime::shutdown_background);
+            }
+            u8::from(!refused)
+        });
+        assert_eq!(status, 0, "a forked child got something");
+        let run = runtime.as_ref().expect("this is the parent");
+        // From another session, so that nothing but this event wakes the tasks of this one.
+        let pushed = other.call(&ask(b'y', 1, client.session(), b"")).map(|answer| answer[16]);
+        assert_eq!(pushed, Ok(1), "it was pushed");
+        run.block_on(async {
+            let event = poll_fn(|cx| Pin::new(&mut events).poll_next(cx)).await;
+            assert_eq!(event.expect("more").expect("an event"), b"from another");
+            for number in 0..50 {
+                echo(number, 700).await;
+            }
+            client.call(&ask(b'r', 1, round, b"")).await.expect("an answer");
+            held.await.expect("the held answer");
+            let mut more = 0;
+            while let Some(item) = poll_fn(|cx| Pin::new(&mut items).poll_next(cx)).await {
+                item.expect("an item");
+                more += 1;
+            }
+            assert_eq!(more, 499);
+        });
+    }
+    say("done");
+}
+
+/// What a child does with an asynchronous client, its streams and its runtime: its parent notices nothing.
+fn a_forked_child_leaves_its_parents_tasks_alone() -> Ran {
+    let rounds = scaled(40).max(4);
+    let server = Server::prepare("react").start();
+    let start = Start::role("forking_tasks").with("path", server.path().display());
+    let mut process = start.with("rounds", rounds).start();
+    process.expect("done");
+    process.succeed();
+    let stats = server.shut_down();
+    assert_eq!(stats.peer_faults, 0);
+    done!("{rounds} children that used calls, streams and the runtime of their parent")
 }
 
 /// Binds, forks, and serves; the child must not.

@@ -11,7 +11,7 @@ use crate::layout::Kind;
 use crate::session::{Head, Progress, Sent};
 use crate::sync::spin_hint;
 use crate::trace;
-use crate::wait::Step;
+use crate::wait::{Step, WaitSettings, Waiter};
 use rustix::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,7 +63,7 @@ impl Client {
     /// Sends a message, or goes on with it; `None` if there is no room yet, or too much in flight. While one message
     /// is on its way no other may be begun. Its call, 0 for a one-way message.
     ///
-    /// `put_off`: [`Self::arm`] or [`Self::stay_awake`] follows soon, and rings for this and others together.
+    /// `put_off`: [`Self::arm`] or [`Self::stay_awake`] follows soon, and writes this and others together.
     pub(crate) fn offer(
         &mut self,
         sending: &mut Sending,
@@ -216,6 +216,10 @@ impl Client {
 
     /// No longer armed, without a look at the lifeline: for a driver that goes on watching it.
     pub(crate) fn call_off(&mut self) {
+        if !self.origin.is_here() {
+            // The armed word is the parent's.
+            return;
+        }
         let Bed::Shared(bed) = &mut self.bed else { return };
         if bed.armed {
             bed.sleeper.disarm();
@@ -224,10 +228,22 @@ impl Client {
         }
     }
 
+    /// From now on it looks out and parks, and nothing between: whoever drives it has other things to do than to yield.
+    pub(crate) fn never_yields(&mut self) {
+        let settings = self.waiter.settings().clone();
+        self.waiter = Waiter::new(WaitSettings { turn_every: 0, yield_for: Duration::ZERO, ..settings });
+    }
+
+    /// Whether this is the process that the session belongs to.
+    #[inline]
+    pub(crate) fn is_here(&self) -> bool {
+        self.origin.is_here()
+    }
+
     /// Whether it pays to look out for an answer without arming, as the waiting policy has learnt; then
-    /// [`Self::look_out`] is to follow. Never for sockets.
+    /// [`Self::look_out`] is to follow. Never for sockets, and never in a forked child.
     pub(crate) fn may_look_out(&mut self) -> Option<LookOut> {
-        if self.session.is_socket() {
+        if self.session.is_socket() || !self.origin.is_here() {
             return None;
         }
         match self.waiter.step(self.surroundings(), now_ns) {
@@ -254,11 +270,6 @@ impl Client {
     pub(crate) fn show_tools(&mut self) {
         self.session.settle();
         self.store_counts();
-    }
-
-    /// Whether the server seems to sleep. Of a socket nobody knows.
-    pub(crate) fn server_looks_asleep(&self) -> bool {
-        self.session.peer_looks_asleep()
     }
 
     /// How many messages such as the one that last found no room there is room for now, more or less.

@@ -71,7 +71,9 @@ impl Client {
 
     /// A call whose request was not sent after all.
     pub(super) fn forget_sample(&mut self, call: u64) {
-        if let Some(sampling) = &mut self.sampling {
+        if let Some(sampling) = &mut self.sampling
+            && self.origin.is_here()
+        {
             sampling.samples.forget(call);
         }
     }

@@ -315,7 +315,11 @@ impl Client {
     /// Lets the server send more items once half of the window was taken.
     pub(super) fn grant(&mut self, call: CallId) {
         let Some(stream) = self.streams.of_calls.get_mut(&call.as_u64()) else { return };
-        if stream.taken < STREAM_WINDOW / 2 || stream.end.is_some() || self.over.is_some() {
+        if stream.taken < STREAM_WINDOW / 2
+            || stream.end.is_some()
+            || self.over.is_some()
+            || !self.origin.is_here()
+        {
             return;
         }
         let taken = std::mem::take(&mut stream.taken);

@@ -172,6 +172,7 @@ impl<E: Engine> Reactor<E> {
             return true;
         }
         self.hint(true);
+        self.cool();
         self.settle();
         self.store_counts();
         let stop_at = self.mailbox.stop_at();

@@ -49,7 +49,8 @@ impl<E: Engine> Reactor<E> {
             });
             return true;
         }
-        let has_pending = |slot: &Slot| slot.queue.is_empty() && slot.session.has_pending();
+        let limits = &self.limits;
+        let has_pending = |slot: &Slot| slot.may_read(limits) && slot.session.has_pending();
         let cold = self.turns.cold_turns(0);
         for _ in 0..polls {
             if self.has_news() || self.turns.hot().iter().any(|place| has_pending(&self.slots[*place])) {
@@ -69,6 +70,7 @@ impl<E: Engine> Reactor<E> {
 
     fn park(&mut self) {
         self.hint(true);
+        self.cool();
         self.settle();
         self.store_counts();
         let span = trace::server_park(self.slots.len());
@@ -90,6 +92,12 @@ impl<E: Engine> Reactor<E> {
                 "clock"
             }
         });
+    }
+
+    /// Lets those cool that did nothing for long.
+    pub(super) fn cool(&mut self) {
+        let Self { turns, slots, .. } = self;
+        turns.cool(now_ns(), |place| slots[place].session.settle());
     }
 
     /// Publishes how far everybody was read. Who is cold was settled when it became so.

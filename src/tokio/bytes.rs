@@ -4,11 +4,10 @@
 //! **Invariant.** Of the two tasks that may wait, one to read and one to write, each is armed for, or has been woken and will
 //! look. The runtime knows one waker for both ([`Sleepers`]), since one descriptor tells of data and of room.
 
-use super::driver::{drain, look_read, look_write, watch};
+use super::watched::{Watched, drain, look_read, look_write};
 use crate::bytes::{End, Wanted, Way};
 use crate::clock::now_ns;
 use crate::flight::Transport;
-use crate::fork::Origin;
 use crate::handshake::{BindError, ConnectError};
 use crate::stats::SessionCounters;
 use crate::sync::lock;
@@ -18,12 +17,11 @@ use futures_core::Stream;
 use rustix::fd::OwnedFd;
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker, ready};
-use tokio::io::unix::AsyncFd;
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
 /// The tasks that wait to read and to write.
@@ -56,36 +54,6 @@ impl Wake for Sleepers {
     fn wake_by_ref(self: &Arc<Self>) {
         self.wake_one(Way::Read);
         self.wake_one(Way::Write);
-    }
-}
-
-/// A descriptor that the runtime watches. Not touched in a forked child, where the runtime's epoll is still the parent's:
-/// taking the descriptor out would be taking it out for both.
-#[derive(Debug)]
-struct Watched<T: AsRawFd> {
-    descriptor: Option<AsyncFd<T>>,
-    origin: Origin,
-}
-
-impl<T: AsRawFd> Watched<T> {
-    fn new(descriptor: T, interest: Interest) -> io::Result<Self> {
-        Ok(Self { descriptor: Some(watch(descriptor, interest)?), origin: Origin::here() })
-    }
-}
-
-impl<T: AsRawFd> std::ops::Deref for Watched<T> {
-    type Target = AsyncFd<T>;
-
-    fn deref(&self) -> &AsyncFd<T> {
-        self.descriptor.as_ref().expect("taken when it is dropped only")
-    }
-}
-
-impl<T: AsRawFd> Drop for Watched<T> {
-    fn drop(&mut self) {
-        if !self.origin.is_here() {
-            std::mem::forget(self.descriptor.take());
-        }
     }
 }
 
@@ -163,7 +131,8 @@ impl AsyncByteStream {
         let sleepers = Arc::new(Sleepers::default());
         let waker = Waker::from(sleepers.clone());
         end.wake_at_death(&waker);
-        let waiter = |way| Waiter::new(WaitSettings { turn_every: 0, ..look_outs(way) });
+        let waiter =
+            |way| Waiter::new(WaitSettings { turn_every: 0, yield_for: Duration::ZERO, ..look_outs(way) });
         Ok(Self {
             descriptor: Watched::new(descriptor, interest)?,
             process: process.map(|fd| Watched::new(fd, Interest::READABLE)).transpose()?,

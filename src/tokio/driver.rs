@@ -1,6 +1,7 @@
 //! The task that sleeps for a session.
 
 use super::shared::{Core, Shared, Wakes};
+use super::watched::{Watched, drain, look_read, look_write};
 use crate::client::Over;
 use rustix::fd::OwnedFd;
 use std::future::Future;
@@ -9,15 +10,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 /// Watches the descriptor, hands out what comes, and ends with the session, or with the runtime.
 pub(super) struct Driver {
     shared: Arc<Shared>,
-    descriptor: AsyncFd<Arc<OwnedFd>>,
+    descriptor: Watched<Arc<OwnedFd>>,
     /// The server's process, for a server that leaves forked children behind.
-    process: Option<AsyncFd<OwnedFd>>,
+    process: Option<Watched<OwnedFd>>,
     is_socket: bool,
     /// Nobody is kept waiting for the lock while the driver looks out.
     is_alone: bool,
@@ -41,8 +41,8 @@ impl Driver {
         let is_socket = shared.with(|core, _| core.client.is_socket());
         let interest = if is_socket { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
         Ok(Self {
-            descriptor: watch(descriptor, interest)?,
-            process: process.map(|fd| watch(fd, Interest::READABLE)).transpose()?,
+            descriptor: Watched::new(descriptor, interest)?,
+            process: process.map(|fd| Watched::new(fd, Interest::READABLE)).transpose()?,
             shared,
             is_socket,
             is_alone: Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread,
@@ -62,54 +62,6 @@ impl Driver {
         }
         Ok(reported)
     }
-}
-
-/// Both types of descriptor are the same for as long as they live, which is what the successor of this function wants its
-/// caller to promise.
-#[allow(deprecated, reason = "the successor is unsafe, and newer than the oldest tokio that will do")]
-pub(super) fn watch<T: std::os::fd::AsRawFd>(descriptor: T, interest: Interest) -> io::Result<AsyncFd<T>> {
-    AsyncFd::with_interest(descriptor, interest)
-}
-
-/// Asks until there is nothing more; whether there was anything. `look` says whether the direction is closed: that is
-/// told for ever, whatever is cleared.
-pub(super) fn drain(mut look: impl FnMut() -> Poll<io::Result<bool>>) -> io::Result<bool> {
-    let mut reported = false;
-    loop {
-        match look() {
-            Poll::Ready(closed) => {
-                if closed? {
-                    return Ok(true);
-                }
-            }
-            Poll::Pending => return Ok(reported),
-        }
-        reported = true;
-    }
-}
-
-/// One look of [`drain`] at what may be read.
-pub(super) fn look_read<T: std::os::fd::AsRawFd>(
-    descriptor: &AsyncFd<T>,
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<bool>> {
-    descriptor.poll_read_ready(cx).map_ok(|mut guard| {
-        let closed = guard.ready().is_read_closed();
-        guard.clear_ready();
-        closed
-    })
-}
-
-/// The same for writing.
-pub(super) fn look_write<T: std::os::fd::AsRawFd>(
-    descriptor: &AsyncFd<T>,
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<bool>> {
-    descriptor.poll_write_ready(cx).map_ok(|mut guard| {
-        let closed = guard.ready().is_write_closed();
-        guard.clear_ready();
-        closed
-    })
 }
 
 /// Looks at everything, and arms.

@@ -1,6 +1,6 @@
 //! The server of async handlers: an embedded reactor, driven by a task.
 
-use super::driver::{drain, look_read, watch};
+use super::watched::{Watched, drain, look_read};
 use crate::dispatch::{Inline, Pace};
 use crate::flight::Flight;
 use crate::porter::Lodging;
@@ -14,7 +14,6 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 /// What answers the requests of [`Server::serve`](crate::Server::serve): each in a task of its own. Closures that return
@@ -109,7 +108,7 @@ const TURNS: u32 = 32;
 /// A server that is being driven.
 struct Serving<S: AsyncService> {
     reactor: Reactor<Concurrent<Spawning<S>>>,
-    epoll: AsyncFd<OwnedFd>,
+    epoll: Watched<OwnedFd>,
     /// Nobody else runs while this task looks out.
     is_alone: bool,
     /// Requests that tasks had been made of when this one last let them run.
@@ -126,7 +125,7 @@ impl<S: AsyncService> Serving<S> {
         let (mut reactor, status) = server.reactor(Concurrent::new(spawning), Lodging::Loop)?;
         reactor.embed().map_err(ServeError::Io)?;
         let epoll = reactor.descriptor().try_clone_to_owned().map_err(ServeError::Io)?;
-        let epoll = watch(epoll, Interest::READABLE).map_err(ServeError::Io)?;
+        let epoll = Watched::new(epoll, Interest::READABLE).map_err(ServeError::Io)?;
         Ok(Self { reactor, epoll, is_alone, dispatched: 0, _status: status })
     }
 

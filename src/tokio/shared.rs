@@ -7,6 +7,7 @@ use crate::clock::now_ns;
 use crate::sync::lock;
 use crate::{CallError, CallId, Client, SendError};
 use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 
@@ -23,7 +24,7 @@ pub(super) struct Core {
     abandoned: bool,
     /// The driver, unless it has been woken.
     driver: Option<Waker>,
-    /// When somebody was rung or written to last, since the driver looked last. CLOCK_MONOTONIC ns.
+    /// When the socket was written to last, since the driver looked last. CLOCK_MONOTONIC ns.
     told_at: Option<u64>,
     /// Turns of the driver in a row that found something.
     busy_turns: u32,
@@ -45,7 +46,7 @@ struct Queued {
     waker: Option<Waker>,
 }
 
-/// For how long requests may be published without a ring.
+/// For how long requests are left to the driver before one of them is written for all.
 const PUT_OFF_NS: u64 = 50_000;
 /// A driver that always finds something shows tools how far it has come every so many turns.
 const STORE_TURNS: u32 = 64;
@@ -63,9 +64,16 @@ impl Wakes {
         self.queued.is_empty() && self.others.is_empty()
     }
 
+    /// Everybody, also if one of them panics: nobody else would wake those behind it.
     fn wake(&mut self) {
+        let mut panicked = None;
         for waker in self.queued.drain(..).chain(self.others.drain(..)) {
-            waker.wake();
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
+                panicked.get_or_insert(panic);
+            }
+        }
+        if let Some(panic) = panicked {
+            resume_unwind(panic);
         }
     }
 }
@@ -102,7 +110,14 @@ impl Shared {
 
     /// The same for somebody who wakes many, again and again, and has kept the memory for that.
     pub(super) fn with_room<T>(&self, wakes: &mut Wakes, work: impl FnOnce(&mut Core, &mut Wakes) -> T) -> T {
-        let result = work(&mut lock(&self.0), wakes);
+        let result = {
+            let mut core = lock(&self.0);
+            if core.over.is_none() && !core.client.is_here() {
+                // The session is the parent's. Whoever waits for something of it here waits in vain.
+                core.end(Over::Forked, wakes);
+            }
+            work(&mut core, wakes)
+        };
         wakes.wake();
         result
     }
@@ -213,17 +228,13 @@ impl Core {
         Ok(Offered::Queued(place))
     }
 
-    /// Whether the ring for a request may be left to the driver, which was woken and looks soon: whoever sent it waits for
-    /// the answer, and so lets the driver run. A server that sleeps is rung at once, and again when the driver has let it
-    /// wait for long: not for each message, since one that has little to do for each sleeps again before the next one. A socket
-    /// is written to in the same way.
+    /// Whether the write of a request may be left to the driver, which was woken and looks as soon as the task lets it: one
+    /// system call for all. The first request since it looked is written at once, and one again when it has let them wait
+    /// for long. Over rings each is rung for: that is a system call only if the server sleeps, and what is not rung for
+    /// would lie there for as long as the task computes.
     fn may_put_off(&mut self) -> bool {
-        if self.driver.is_some() {
+        if self.driver.is_some() || !self.client.is_socket() {
             return false;
-        }
-        if !self.client.is_socket() && !self.client.server_looks_asleep() {
-            // If it falls asleep just now the next message finds it so, or the driver rings.
-            return true;
         }
         let now = now_ns();
         if self.told_at.is_some_and(|at| now.saturating_sub(at) < PUT_OFF_NS) {
@@ -298,10 +309,15 @@ impl Core {
         Some(may)
     }
 
-    /// Looks out for a while; afterwards the driver arms, in its own time.
+    /// Looks out for a while, and arms if that was all there is to do. Else the driver does, in its own time. It must not be
+    /// needed for a call that was answered: it would run behind the task that called, which may compute for long, and
+    /// until then nobody would learn of an answer to another one.
     pub(super) fn look_out(&mut self, look_out: LookOut, wakes: &mut Wakes) {
         if self.client.look_out(look_out) {
             self.pump(wakes);
+            if self.over.is_none() && self.driver.is_some() && !self.has_calls() && !self.client.arm() {
+                return;
+            }
         }
         self.wake_driver(wakes);
     }
@@ -326,6 +342,9 @@ impl Core {
         waker: &Waker,
         wakes: &mut Wakes,
     ) -> Poll<Option<Result<Vec<u8>, CallError>>> {
+        if self.over == Some(Over::Forked) {
+            return Poll::Ready(Some(Err(Over::Forked.as_call(true))));
+        }
         let next = match self.client.kept_item(call) {
             Ok(Some(item)) => item.map(Ok),
             Ok(None) => match self.over {
@@ -368,6 +387,9 @@ impl Core {
         listener: u64,
         waker: &Waker,
     ) -> Poll<Result<Result<Vec<u8>, u64>, Over>> {
+        if self.over == Some(Over::Forked) {
+            return Poll::Ready(Err(Over::Forked));
+        }
         match (self.client.kept_event(), self.over) {
             (Some(event), _) => Poll::Ready(Ok(event)),
             (None, Some(over)) => Poll::Ready(Err(over)),
