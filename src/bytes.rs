@@ -16,7 +16,8 @@
 //!   direction and nothing of the other one, so no frame that one side waits for can stand behind what the other does
 //!   not read. Between the two rings there is no dependency, hence no deadlock that a pair of pipes would not have. Over
 //!   the socket the kernel's two buffers take the place of the rings.
-//! - **Memory is bounded:** two rings, and one chunk on each side.
+//! - **Memory is bounded:** two rings, and on each side the chunk that is being read and one that is put together of small
+//!   pieces.
 //! - **An end is said, not concluded.** Only the empty chunk is an end. A peer that goes without it, whichever way, leaves
 //!   [`ByteStreamError::Gone`], after everything that it wrote before: what it published stays readable, and that it is
 //!   gone is acted on only after a look at the ring that came later.

@@ -388,11 +388,13 @@ impl Client {
                 self.sample_answered(call.0);
                 let peeked = self.peek(call).map_err(|over| self.fail(over).as_call(true))?;
                 self.calls.end(call.0);
-                let shown = Shown { session: &mut self.session, record: peeked };
+                let shown = Shown { session: &mut self.session, record: peeked, origin: self.origin };
                 let (Some(record), Some(ring)) = (shown.record.as_ref(), shown.session.incoming()) else {
                     unreachable!("it was just there, and nobody else takes it")
                 };
-                Ok(look(View(ViewOf::Ring(ring, record))))
+                let seen = look(View(ViewOf::Ring(ring, record)));
+                drop(shown);
+                if self.origin.is_here() { Ok(seen) } else { Err(CallError::Forked) }
             }
         }
     }

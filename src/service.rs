@@ -69,7 +69,8 @@ impl Session {
         if event.len() > caller.max_message {
             return Err(PushError::TooLarge { len: event.len(), max: caller.max_message });
         }
-        if !self.is_open() {
+        // In a forked child there is no reactor to send it, and what wakes one is the parent's.
+        if !self.is_open() || !caller.completions.is_here() {
             return Err(PushError::Disconnected);
         }
         // Relaxed: a count, which orders nothing.

@@ -164,32 +164,32 @@ impl AsyncClient {
 
     /// What carries the session, and if it is the socket, why.
     pub fn transport(&self) -> Transport {
-        self.handle.with(|client| client.transport().clone())
+        self.handle.shared().facts().transport.clone()
     }
 
-    /// Calls without an answer.
+    /// Calls without an answer. None in a forked child.
     pub fn in_flight(&self) -> usize {
-        self.handle.with(|client| client.in_flight())
+        self.handle.with(|client| client.in_flight()).unwrap_or(0)
     }
 
     /// Longest message either way in bytes.
     pub fn max_message(&self) -> usize {
-        self.handle.with(|client| client.max_message())
+        self.handle.shared().facts().max_message
     }
 
     /// The session's number, unique in the server's life.
     pub fn session(&self) -> u64 {
-        self.handle.with(|client| client.session())
+        self.handle.shared().facts().session
     }
 
     #[cfg(feature = "metrics")]
-    pub(crate) fn with_client<T>(&self, look: impl FnOnce(&mut Client) -> T) -> T {
+    pub(crate) fn with_client<T>(&self, look: impl FnOnce(&mut Client) -> T) -> Option<T> {
         self.handle.with(look)
     }
 
-    /// What this side of the session counted so far.
+    /// What this side of the session counted so far. Nothing in a forked child.
     pub fn stats(&self) -> SessionCounters {
-        self.handle.with(Client::stats)
+        self.handle.with(Client::stats).unwrap_or_default()
     }
 }
 

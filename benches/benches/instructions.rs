@@ -14,7 +14,7 @@ use std::error::Error;
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -218,9 +218,12 @@ fn calls(counts: &mut BTreeMap<String, f64>) -> Outcome<()> {
     let server = Server::builder().wait(WaitSettings::server().park_at_once()).bind(&path)?;
     let handle = server.handle();
     let (tell, told) = mpsc::channel();
+    let gate = Arc::new(Mutex::new(()));
+    let gated = gate.clone();
     let serving = thread::spawn(move || {
         let _ = tell.send(rustix::thread::gettid().as_raw_nonzero().get());
         server.run(|request, answer| {
+            drop(gated.lock());
             answer.extend_from_slice(request.payload());
             Ok(())
         })
@@ -230,18 +233,26 @@ fn calls(counts: &mut BTreeMap<String, f64>) -> Outcome<()> {
         .wait(WaitSettings::client().park_at_once())
         .connect(&path)
         .map_err(Into::into)
-        .and_then(|mut client| client_and_server(&mut client, thread, counts));
+        .and_then(|mut client| client_and_server(&mut client, thread, &gate, counts));
     handle.shutdown(Some(Duration::ZERO));
     serving.join().map_err(|_| "the server panicked")??;
     fs::remove_dir_all(&directory)?;
     done
 }
 
-fn client_and_server(client: &mut Client, thread: i32, counts: &mut BTreeMap<String, f64>) -> Outcome<()> {
+fn client_and_server(
+    client: &mut Client,
+    thread: i32,
+    gate: &Mutex<()>,
+    counts: &mut BTreeMap<String, f64>,
+) -> Outcome<()> {
     let (mut own, mut other) = (counter(None)?, counter(Some(thread))?);
     let request = [7; 64];
     let mut least = [f64::INFINITY; 3];
     for _ in 0..REPETITIONS {
+        // The server waits in its handler until all requests are there. Else it would sleep in between, as often as the
+        // machine happens to let it, and the client would ring.
+        let closed = gate.lock().map_err(|_| "the server panicked")?;
         other.reset()?;
         other.enable()?;
         own.reset()?;
@@ -252,6 +263,7 @@ fn client_and_server(client: &mut Client, thread: i32, counts: &mut BTreeMap<Str
         own.disable()?;
         let post = own.read()?;
         client.flush();
+        drop(closed);
         // Until all answers lie there: what the client then does is the same each time.
         thread::sleep(Duration::from_millis(5));
         other.disable()?;

@@ -58,14 +58,36 @@ fn install(signal: libc::c_int, handler: extern "C" fn(libc::c_int)) {
 /// # Panics
 /// If there can be no child, or it dies of a signal.
 pub fn in_a_fork(body: impl FnOnce() -> u8) -> u8 {
+    let Some(child) = fork() else {
+        leave(std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or(99))
+    };
+    result_of(child)
+}
+
+/// Forks; the child in the parent, `None` in the child, which has to [`leave`]. For the same callers as [`in_a_fork`].
+///
+/// # Panics
+/// If there can be no child.
+#[must_use]
+pub fn fork() -> Option<i32> {
     // SAFETY: see above: the callers take care of what the child does.
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0, "fork");
-    if pid == 0 {
-        let status = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or(99);
-        // SAFETY: ends the child at once, running nothing of the parent's.
-        unsafe { libc::_exit(i32::from(status)) };
-    }
+    (pid != 0).then_some(pid)
+}
+
+/// Ends this process at once, running nothing of its parent's.
+pub fn leave(status: u8) -> ! {
+    // SAFETY: as said.
+    unsafe { libc::_exit(i32::from(status)) }
+}
+
+/// How a child of [`fork`] has left.
+///
+/// # Panics
+/// If it dies of a signal.
+#[must_use]
+pub fn result_of(pid: i32) -> u8 {
     let mut status = 0;
     // SAFETY: waits for the child just made.
     let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };

@@ -166,9 +166,9 @@ fn overslept(began: Instant) -> Duration {
 /// takes too long meanwhile is not the library's fault.
 #[must_use]
 pub fn stalled() -> Duration {
-    let (counted, asleep) = *lock(&CANARY);
+    let canary = lock(&CANARY);
     // If the canary has not yet woken up after the last stop, this is the first to know.
-    counted + asleep.map_or(Duration::ZERO, overslept)
+    canary.0 + canary.1.map_or(Duration::ZERO, overslept)
 }
 
 /// Measures how long something takes.
@@ -195,7 +195,7 @@ impl Stopwatch {
     #[must_use]
     pub fn awake(&self) -> Duration {
         let elapsed = self.elapsed();
-        elapsed.saturating_sub(stalled() - self.stalled)
+        elapsed.saturating_sub(stalled().saturating_sub(self.stalled))
     }
 }
 
@@ -206,12 +206,14 @@ fn watch() {
         let began = Instant::now();
         lock(&CANARY).1 = Some(began);
         std::thread::sleep(NAP);
-        let over = overslept(began);
-        {
+        let over = {
+            // Under the lock, so that what was told of this nap is not taken back.
             let mut canary = lock(&CANARY);
+            let over = overslept(began);
             canary.0 += over;
             canary.1 = None;
-        }
+            over
+        };
         if over > Duration::from_millis(500) {
             println!("    this machine stood still for {over:?}");
             // Nor could the test: its time begins anew.

@@ -449,7 +449,7 @@ fn servers_die() -> Ran {
             }
             let (died, stood, waited) = watcher.join().expect("the watcher");
             let survived = clients.map(|client| client.join().expect("a survivor"));
-            let stood = stalled() - stood;
+            let stood = stalled().saturating_sub(stood);
             survived.into_iter().zip(waited).map(move |(survived, waited)| {
                 let without_cpu = survived.as_ref().map_or(waited, |survived| survived.without_cpu);
                 (died, stood.max(without_cpu.saturating_sub(waited)), survived)
@@ -557,7 +557,7 @@ fn a_lost_ring_does_not_delay_the_news() -> Ran {
             let learnt = Instant::now();
             let without_cpu = observe::time_without_cpu(own);
             let (died, stood, waited) = watcher.join().expect("the watcher");
-            (died, learnt, (stalled() - stood).max(without_cpu.saturating_sub(waited)))
+            (died, learnt, stalled().saturating_sub(stood).max(without_cpu.saturating_sub(waited)))
         });
         slowest = slowest.max(learnt.saturating_duration_since(died).saturating_sub(stood));
     }

@@ -10,22 +10,25 @@ use ringbell_shm_tests::suite::{Ran, Stopwatch};
 use ringbell_shm_tests::verified::Verified;
 use ringbell_shm_tests::{becomes_true, done, options, scaled, signals, suite, wait_until};
 use std::future::{Future, poll_fn};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Builder;
 
 suite! {
     both: [a_forked_child_leaves_its_parents_tasks_alone],
     tests: [
         a_forked_child_cannot_use_its_parents_client,
+        a_child_beside_other_threads_does_not_hang,
+        a_child_that_looks_at_an_answer_leaves_it_there,
         a_forked_server_does_not_serve,
         a_childs_hold_on_the_lifeline_keeps_no_dead_client_alive,
         a_childs_hold_on_the_lifeline_keeps_no_dead_server_alive,
         nothing_is_inherited_through_exec,
     ],
-    roles: [forking_client, forking_tasks, forking_server, dying_client, serving_parent, executing],
+    roles: [forking_client, forking_tasks, forking_beside_threads, forking_viewer, forking_server, dying_client, serving_parent, executing],
 }
 
 /// Forks again and again while it has a session.
@@ -136,7 +139,10 @@ fn forking_tasks(arguments: &Arguments) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         });
         let has = &mut runtime;
+        let mut waiting = Some((held, events, items));
+        let them = &mut waiting;
         let status = signals::in_a_fork(|| {
+            let (mut held, mut events, mut items) = them.take().expect("copies");
             let mut fresh = Box::pin(client.call(b"x"));
             let mut one_way = Box::pin(client.send_one_way(b"x"));
             let refused = polled(|cx| fresh.as_mut().poll(cx)) == Some(Err(CallError::Forked))
@@ -152,14 +158,17 @@ fn forking_tasks(arguments: &Arguments) {
                         Some(Some(Err(CallError::Forked)) | None)
                     )
                 });
-            if round % 2 == 0 {
+            if round % 2 == 0
+                && let Some(copy) = has.take()
+            {
                 // Its epoll is the parent's, too. Its threads are not there to be waited for.
-                has.take().map(Runtime::shutdown_background);
+                copy.shutdown_background();
             }
             u8::from(!refused)
         });
         assert_eq!(status, 0, "a forked child got something");
         let run = runtime.as_ref().expect("this is the parent");
+        let (held, mut events, mut items) = waiting.expect("this is the parent");
         // From another session, so that nothing but this event wakes the tasks of this one.
         let pushed = other.call(&ask(b'y', 1, client.session(), b"")).map(|answer| answer[16]);
         assert_eq!(pushed, Ok(1), "it was pushed");
@@ -193,6 +202,95 @@ fn a_forked_child_leaves_its_parents_tasks_alone() -> Ran {
     let stats = server.shut_down();
     assert_eq!(stats.peer_faults, 0);
     done!("{rounds} children that used calls, streams and the runtime of their parent")
+}
+
+/// Forks while tasks on other threads call: one of them may hold whatever lock there is.
+fn forking_beside_threads(arguments: &Arguments) {
+    let path = Path::new(arguments.text("path"));
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let client = runtime.block_on(options().connect_async(path)).expect("connect");
+    let calling: Vec<_> = (0..2)
+        .map(|task| {
+            let client = client.clone();
+            runtime.spawn(async move {
+                loop {
+                    client.call(&ask(b'e', task, 0, b"on and on")).await.expect("an answer");
+                }
+            })
+        })
+        .collect();
+    for _ in 0..arguments.number("rounds") {
+        let status = signals::in_a_fork(|| {
+            let copy = client.clone();
+            let mut events = copy.events();
+            let mut fresh = Box::pin(copy.call(b"x"));
+            let refused = polled(|cx| fresh.as_mut().poll(cx)) == Some(Err(CallError::Forked))
+                && matches!(
+                    polled(|cx| Pin::new(&mut events).poll_next(cx)),
+                    Some(Some(Err(EventError::Forked)))
+                )
+                && copy.session() == client.session()
+                && copy.in_flight() == 0;
+            let _ = copy.stats();
+            drop((fresh, events));
+            u8::from(!refused)
+        });
+        assert_eq!(status, 0, "a forked child got something");
+    }
+    calling.iter().for_each(tokio::task::JoinHandle::abort);
+    runtime.block_on(client.call(&ask(b'e', 9, 0, b"the parent"))).expect("the session goes on");
+    say("done");
+}
+
+fn a_child_beside_other_threads_does_not_hang() -> Ran {
+    let rounds = scaled(200).max(20);
+    let server = Server::prepare("react").start();
+    let start = Start::role("forking_beside_threads").with("path", server.path().display());
+    let mut process = start.with("rounds", rounds).start();
+    process.expect("done");
+    process.succeed();
+    assert_eq!(server.shut_down().peer_faults, 0);
+    done!("{rounds} children beside two threads that call")
+}
+
+/// Forks while it looks at an answer in the ring; the child comes back from that when its parent is far ahead.
+fn forking_viewer(arguments: &Arguments) {
+    let mut client = Client::connect(arguments.text("path")).expect("connect");
+    // A quarter of the ring every second time, which is when its head is published.
+    let request = |number: u64| ask(b'e', number, 0, &[1; 7900]);
+    for round in 0..arguments.number("rounds") {
+        let (mut far_ahead, mut tell) = std::io::pipe().expect("a pipe");
+        let mut child = None;
+        let seen = client.call_view(&request(round), None, |view| {
+            child = signals::fork();
+            if child.is_none() {
+                let _ = far_ahead.read(&mut [0]);
+            }
+            view.len()
+        });
+        let Some(child) = child else { signals::leave(u8::from(seen != Err(CallError::Forked))) };
+        seen.expect("an answer");
+        for number in 0..round % 11 {
+            client.call(&request(number)).expect("an answer");
+        }
+        tell.write_all(&[1]).expect("it waits");
+        assert_eq!(signals::result_of(child), 0, "a forked child saw an answer");
+        for number in 0..12 {
+            client.call(&request(number)).expect("the session goes on");
+        }
+    }
+    say("done");
+}
+
+fn a_child_that_looks_at_an_answer_leaves_it_there() -> Ran {
+    let rounds = scaled(60).max(12);
+    let server = Server::prepare("react").start();
+    let start = Start::role("forking_viewer").with("path", server.path().display());
+    let mut process = start.with("rounds", rounds).start();
+    process.expect("done");
+    process.succeed();
+    assert_eq!(server.shut_down().peer_faults, 0);
+    done!("{rounds} children")
 }
 
 /// Binds, forks, and serves; the child must not.

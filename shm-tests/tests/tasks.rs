@@ -550,16 +550,17 @@ fn a_waker_that_panics_keeps_nobody_asleep() -> Ran {
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let client = options().connect_async(server.path()).await.expect("connect");
-        let mut calls: Vec<_> =
-            (0..3).map(|number| Box::pin(client.call_owned(ask(b'h', number, 1, b"")))).collect();
-        let faulty = Waker::from(Arc::new(Faulty));
-        assert!(calls[0].as_mut().poll(&mut Context::from_waker(&faulty)).is_pending());
+        // Of each kind one that is answered, and one that learns of the end.
         let good: Vec<Arc<Bell>> = (0..2).map(|_| Arc::default()).collect();
-        for (call, bell) in calls[1..].iter_mut().zip(&good) {
-            let waker = Waker::from(bell.clone());
-            assert!(call.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        let faulty = || Waker::from(Arc::new(Faulty));
+        let wakers = [faulty(), Waker::from(good[0].clone()), faulty(), Waker::from(good[1].clone())];
+        let mut calls: Vec<_> = (0..4)
+            .map(|number| Box::pin(client.call_owned(ask(b'h', number, 1 + number / 2, b""))))
+            .collect();
+        for (call, waker) in calls.iter_mut().zip(&wakers) {
+            assert!(call.as_mut().poll(&mut Context::from_waker(waker)).is_pending());
         }
-        // It ends the driver, and with it the session; but everybody is told.
+        // The first ends the driver, and with it the session; but everybody is told.
         let released = client.call_owned(ask(b'r', 9, 1, b"")).await;
         assert!(matches!(released, Ok(_) | Err(CallError::Disconnected { .. })), "{released:?}");
         while good.iter().any(|bell| bell.0.load(Ordering::SeqCst) == 0) {

@@ -9,6 +9,7 @@ use crate::memory::Window;
 use crate::porter::{Event, Outbox, PorterHandle, Releaser};
 use crate::sync::{Ordering, PlainBool, lock};
 use crate::wait::WaitSettings;
+use crate::wakers::wake_all;
 use crate::{Server, ServerBuilder};
 use rustix::fd::OwnedFd;
 use std::collections::{HashMap, VecDeque};
@@ -85,9 +86,7 @@ impl Hall {
         let wakers = std::mem::take(&mut queue.wakers);
         drop(queue);
         self.came.notify_all();
-        for waker in wakers {
-            waker.wake();
-        }
+        wake_all(wakers);
     }
 }
 

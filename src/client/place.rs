@@ -2,6 +2,7 @@
 
 use super::Client;
 use crate::calls::CallId;
+use crate::fork::Origin;
 use crate::layout::Kind;
 use crate::ring::{Consumer, Record};
 use crate::session::{self, Head, Session};
@@ -66,11 +67,15 @@ impl View<'_> {
 pub(super) struct Shown<'a> {
     pub(super) session: &'a mut Session,
     pub(super) record: Option<Record>,
+    pub(super) origin: Origin,
 }
 
 impl Drop for Shown<'_> {
     fn drop(&mut self) {
-        if let Some(record) = self.record.take() {
+        // Not if whoever looks has forked, and this is the child: the ring's head is the parent's.
+        if let Some(record) = self.record.take()
+            && self.origin.is_here()
+        {
             self.session.take(record);
         }
     }
@@ -115,8 +120,11 @@ impl std::ops::Deref for Claim<'_> {
     }
 }
 
+/// # Panics
+/// In a forked child: what is written is the parent's request.
 impl std::ops::DerefMut for Claim<'_> {
     fn deref_mut(&mut self) -> &mut [u8] {
+        assert!(self.client.origin.is_here(), "the session belongs to the parent process");
         self.client.session.claimed(self.claim.as_mut().expect("taken only by commit"))
     }
 }

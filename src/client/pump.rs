@@ -234,12 +234,6 @@ impl Client {
         self.waiter = Waiter::new(WaitSettings { turn_every: 0, yield_for: Duration::ZERO, ..settings });
     }
 
-    /// Whether this is the process that the session belongs to.
-    #[inline]
-    pub(crate) fn is_here(&self) -> bool {
-        self.origin.is_here()
-    }
-
     /// Whether it pays to look out for an answer without arming, as the waiting policy has learnt; then
     /// [`Self::look_out`] is to follow. Never for sockets, and never in a forked child.
     pub(crate) fn may_look_out(&mut self) -> Option<LookOut> {
@@ -253,6 +247,11 @@ impl Client {
                 None
             }
         }
+    }
+
+    /// Nothing was looked out for after all.
+    pub(crate) fn gives_up_looking(&mut self) {
+        self.waiter.given_up();
     }
 
     /// Rings for what was published, and does not arm: somebody goes on looking. Whether there is room now for what found

@@ -41,7 +41,7 @@ impl<E: Engine> Reactor<E> {
     #[inline]
     pub(super) fn spin(&mut self, polls: u32) -> bool {
         if let [slot] = &self.slots[..]
-            && slot.queue.is_empty()
+            && slot.may_read(&self.limits)
         {
             slot.session.watch(polls, || {
                 spin_hint();

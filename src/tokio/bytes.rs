@@ -12,6 +12,7 @@ use crate::handshake::{BindError, ConnectError};
 use crate::stats::SessionCounters;
 use crate::sync::lock;
 use crate::wait::{Step, WaitSettings, Waiter};
+use crate::wakers::wake_all;
 use crate::{ByteListener, ByteStream, ConnectOptions};
 use futures_core::Stream;
 use rustix::fd::OwnedFd;
@@ -52,8 +53,9 @@ impl Wake for Sleepers {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.wake_one(Way::Read);
-        self.wake_one(Way::Write);
+        // Not under the locks: whoever is woken may poll at once.
+        let wakers = [Way::Read, Way::Write].map(|way| lock(&self.0[way as usize]).take());
+        wake_all(wakers.into_iter().flatten());
     }
 }
 

@@ -36,7 +36,7 @@ impl<'a> Offer<'a> {
         let Self { handle, payload, sending, place, .. } = self;
         let offered =
             handle.shared().with(|core, wakes| core.offer(sending, payload, *place, cx.waker(), wakes));
-        self.taken(offered)
+        self.taken(offered.unwrap_or(Err(SendError::Forked)))
     }
 
     /// It is about to be sent, or sent on.
@@ -98,7 +98,9 @@ impl<'a> Call<'a> {
     fn timed_out(&mut self) -> CallError {
         let maybe_executed = self.sent.is_some();
         match self.sent.take() {
-            Some(sent) => self.offer.handle.shared().with(|core, wakes| core.give_up(sent, true, wakes)),
+            Some(sent) => {
+                self.offer.handle.shared().with(|core, wakes| core.give_up(sent, true, wakes));
+            }
             None => {
                 self.offer.give_up();
                 self.offer.ended = true;
@@ -112,7 +114,7 @@ impl<'a> Call<'a> {
         self.offer.begin();
         let Self { offer, sent, timeout, span, .. } = self;
         let Offer { handle, payload, sending, place, .. } = offer;
-        let (offered, answer) = handle.shared().with(|core, wakes| {
+        let begun = handle.shared().with(|core, wakes| {
             if let Some(timeout) = *timeout {
                 core.client.wait_until(sending, timeout);
             }
@@ -123,13 +125,21 @@ impl<'a> Call<'a> {
                 *sent = Some(core.enter(call, cx.waker()));
             }
             let Some(look_out) = look_out else { return (offered, Poll::Pending) };
-            core.look_out(look_out, wakes);
             let answer = match *sent {
-                Some(sent) => core.poll_answer(sent, cx.waker()),
-                None => Poll::Pending,
+                Some(sent) => {
+                    core.look_out(look_out, wakes);
+                    core.poll_answer(sent, cx.waker())
+                }
+                None => {
+                    // There is nothing to look out for, and the client is not armed any more.
+                    core.client.gives_up_looking();
+                    core.wake_driver(wakes);
+                    Poll::Pending
+                }
             };
             (offered, answer)
         });
+        let (offered, answer) = begun.unwrap_or((Err(SendError::Forked), Poll::Pending));
         if let Poll::Ready(Err(error)) = self.offer.taken(offered) {
             return Poll::Ready(Err(error.into()));
         }
@@ -142,6 +152,7 @@ impl<'a> Call<'a> {
     fn go_on(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<u8>, CallError>> {
         let Some(sent) = self.sent else { return self.begin(cx) };
         let answer = self.offer.handle.shared().with(|core, _| core.poll_answer(sent, cx.waker()));
+        let answer = answer.unwrap_or(Poll::Ready(Err(CallError::Forked)));
         if answer.is_ready() {
             self.sent = None;
         }
@@ -165,7 +176,7 @@ impl Call<'_> {
     fn poll_traced(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<u8>, CallError>> {
         // A call that was sent when nobody wanted to know has no span.
         if !self.span.has_begun() && !self.offer.begun && self.sent.is_none() {
-            let session = self.offer.handle.with(|client| client.session());
+            let session = self.offer.handle.shared().facts().session;
             self.span = trace::call(session, self.offer.payload.len());
         }
         let polled = self.span.clone().inside(|| self.poll_call(cx));

@@ -3,6 +3,7 @@
 use super::shared::{Core, Shared, Wakes};
 use super::watched::{Watched, drain, look_read, look_write};
 use crate::client::Over;
+use crate::flight::Transport;
 use rustix::fd::OwnedFd;
 use std::future::Future;
 use std::io;
@@ -38,7 +39,7 @@ impl Driver {
         descriptor: Arc<OwnedFd>,
         process: Option<OwnedFd>,
     ) -> io::Result<Self> {
-        let is_socket = shared.with(|core, _| core.client.is_socket());
+        let is_socket = matches!(shared.facts().transport, Transport::Socket { .. });
         let interest = if is_socket { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
         Ok(Self {
             descriptor: Watched::new(descriptor, interest)?,
@@ -130,10 +131,11 @@ impl Future for Driver {
             next
         });
         match next {
-            Next::End => return Poll::Ready(()),
+            // Or a forked child, where nothing is to be driven.
+            None | Some(Next::End) => return Poll::Ready(()),
             // Others come first.
-            Next::Again => cx.waker().wake_by_ref(),
-            Next::Sleep => {}
+            Some(Next::Again) => cx.waker().wake_by_ref(),
+            Some(Next::Sleep) => {}
         }
         Poll::Pending
     }

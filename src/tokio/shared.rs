@@ -4,16 +4,32 @@ use super::entries::{Entries, Sent};
 use crate::client::Over;
 use crate::client::pump::{LookOut, Sending};
 use crate::clock::now_ns;
+use crate::flight::Transport;
+use crate::fork::Origin;
 use crate::sync::lock;
+use crate::wakers::wake_all;
 use crate::{CallError, CallId, Client, SendError};
 use std::collections::{HashMap, VecDeque};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 
 /// A session, and who waits for what of it.
 #[derive(Debug)]
-pub(super) struct Shared(Mutex<Core>);
+pub(super) struct Shared {
+    core: Mutex<Core>,
+    /// Whose session it is. Looked at before the lock is taken: in a forked child it may be held for ever by a thread that is
+    /// not there.
+    origin: Origin,
+    facts: Facts,
+}
+
+/// What never changes.
+#[derive(Debug)]
+pub(super) struct Facts {
+    pub(super) session: u64,
+    pub(super) transport: Transport,
+    pub(super) max_message: usize,
+}
 
 #[derive(Debug)]
 pub(super) struct Core {
@@ -48,6 +64,8 @@ struct Queued {
 
 /// For how long requests are left to the driver before one of them is written for all.
 const PUT_OFF_NS: u64 = 50_000;
+/// A call that was answered tries so often to arm, if something else comes each time.
+const ARM_MOST: u32 = 4;
 /// A driver that always finds something shows tools how far it has come every so many turns.
 const STORE_TURNS: u32 = 64;
 
@@ -64,16 +82,9 @@ impl Wakes {
         self.queued.is_empty() && self.others.is_empty()
     }
 
-    /// Everybody, also if one of them panics: nobody else would wake those behind it.
     fn wake(&mut self) {
-        let mut panicked = None;
-        for waker in self.queued.drain(..).chain(self.others.drain(..)) {
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
-                panicked.get_or_insert(panic);
-            }
-        }
-        if let Some(panic) = panicked {
-            resume_unwind(panic);
+        if !self.is_empty() {
+            wake_all(self.queued.drain(..).chain(self.others.drain(..)));
         }
     }
 }
@@ -87,7 +98,12 @@ pub(super) enum Offered {
 
 impl Shared {
     pub(super) fn new(client: Client) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Core {
+        let facts = Facts {
+            session: client.session(),
+            transport: client.transport().clone(),
+            max_message: client.max_message(),
+        };
+        let core = Core {
             client,
             over: None,
             abandoned: false,
@@ -100,26 +116,31 @@ impl Shared {
             items: HashMap::new(),
             events: HashMap::new(),
             next_listener: 0,
-        })))
+        };
+        Arc::new(Self { core: Mutex::new(core), origin: Origin::here(), facts })
     }
 
-    /// Does something under the lock, and wakes behind it.
-    pub(super) fn with<T>(&self, work: impl FnOnce(&mut Core, &mut Wakes) -> T) -> T {
+    pub(super) fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Does something under the lock, and wakes behind it. `None` in a forked child: the session is the parent's.
+    pub(super) fn with<T>(&self, work: impl FnOnce(&mut Core, &mut Wakes) -> T) -> Option<T> {
         self.with_room(&mut Wakes::default(), work)
     }
 
     /// The same for somebody who wakes many, again and again, and has kept the memory for that.
-    pub(super) fn with_room<T>(&self, wakes: &mut Wakes, work: impl FnOnce(&mut Core, &mut Wakes) -> T) -> T {
-        let result = {
-            let mut core = lock(&self.0);
-            if core.over.is_none() && !core.client.is_here() {
-                // The session is the parent's. Whoever waits for something of it here waits in vain.
-                core.end(Over::Forked, wakes);
-            }
-            work(&mut core, wakes)
-        };
+    pub(super) fn with_room<T>(
+        &self,
+        wakes: &mut Wakes,
+        work: impl FnOnce(&mut Core, &mut Wakes) -> T,
+    ) -> Option<T> {
+        if !self.origin.is_here() {
+            return None;
+        }
+        let result = work(&mut lock(&self.core), wakes);
         wakes.wake();
-        result
+        Some(result)
     }
 }
 
@@ -136,7 +157,7 @@ impl Handle {
         &self.0
     }
 
-    pub(super) fn with<T>(&self, look: impl FnOnce(&mut Client) -> T) -> T {
+    pub(super) fn with<T>(&self, look: impl FnOnce(&mut Client) -> T) -> Option<T> {
         self.0.with(|core, _| look(&mut core.client))
     }
 }
@@ -313,9 +334,17 @@ impl Core {
     /// needed for a call that was answered: it would run behind the task that called, which may compute for long, and
     /// until then nobody would learn of an answer to another one.
     pub(super) fn look_out(&mut self, look_out: LookOut, wakes: &mut Wakes) {
-        if self.client.look_out(look_out) {
+        let mut came = self.client.look_out(look_out);
+        for _ in 0..ARM_MOST {
+            if !came {
+                break;
+            }
             self.pump(wakes);
-            if self.over.is_none() && self.driver.is_some() && !self.has_calls() && !self.client.arm() {
+            if self.over.is_some() || self.driver.is_none() || self.has_calls() {
+                break;
+            }
+            came = self.client.arm();
+            if !came {
                 return;
             }
         }
@@ -342,9 +371,6 @@ impl Core {
         waker: &Waker,
         wakes: &mut Wakes,
     ) -> Poll<Option<Result<Vec<u8>, CallError>>> {
-        if self.over == Some(Over::Forked) {
-            return Poll::Ready(Some(Err(Over::Forked.as_call(true))));
-        }
         let next = match self.client.kept_item(call) {
             Ok(Some(item)) => item.map(Ok),
             Ok(None) => match self.over {
@@ -387,9 +413,6 @@ impl Core {
         listener: u64,
         waker: &Waker,
     ) -> Poll<Result<Result<Vec<u8>, u64>, Over>> {
-        if self.over == Some(Over::Forked) {
-            return Poll::Ready(Err(Over::Forked));
-        }
         match (self.client.kept_event(), self.over) {
             (Some(event), _) => Poll::Ready(Ok(event)),
             (None, Some(over)) => Poll::Ready(Err(over)),

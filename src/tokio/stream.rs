@@ -1,6 +1,7 @@
 //! Items of streamed answers, and events, as streams.
 
 use super::shared::Handle;
+use crate::client::Over;
 use crate::{CallError, CallId, EventError};
 use futures_core::Stream;
 use futures_core::stream::FusedStream;
@@ -42,6 +43,7 @@ impl Stream for ItemStream {
         let budget = std::task::ready!(tokio::task::coop::poll_proceed(cx));
         let call = self.call;
         let polled = self.handle.shared().with(|core, wakes| core.poll_item(call, cx.waker(), wakes));
+        let polled = polled.unwrap_or(Poll::Ready(Some(Err(CallError::Forked))));
         if let Poll::Ready(next) = &polled {
             budget.made_progress();
             self.over = !matches!(next, Some(Ok(_)));
@@ -79,7 +81,8 @@ pub struct EventStream {
 
 impl EventStream {
     pub(super) fn new(handle: Arc<Handle>) -> Self {
-        let listener = handle.shared().with(|core, _| core.new_listener());
+        // In a forked child no number is asked for.
+        let listener = handle.shared().with(|core, _| core.new_listener()).unwrap_or(0);
         Self { handle, listener, over: false }
     }
 }
@@ -101,6 +104,7 @@ impl Stream for EventStream {
         let budget = std::task::ready!(tokio::task::coop::poll_proceed(cx));
         let listener = self.listener;
         let polled = self.handle.shared().with(|core, _| core.poll_event(listener, cx.waker()));
+        let polled = polled.unwrap_or(Poll::Ready(Err(Over::Forked)));
         let event = std::task::ready!(polled);
         budget.made_progress();
         Poll::Ready(Some(match event {

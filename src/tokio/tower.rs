@@ -1,6 +1,7 @@
 //! tower: the client is a service, and a service answers requests (feature `tower`).
 
 use super::{AsyncClient, Call};
+use crate::client::Over;
 use crate::handler::HandlerError;
 use crate::server::{ServeError, Server, ServerStats};
 use crate::service::{OwnedRequest, Responder};
@@ -23,7 +24,7 @@ impl Service<Vec<u8>> for AsyncClient {
     type Future = Call<'static>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), CallError>> {
-        let over = self.handle.shared().with(|core, _| core.over());
+        let over = self.handle.shared().with(|core, _| core.over()).unwrap_or(Some(Over::Forked));
         Poll::Ready(over.map_or(Ok(()), |over| Err(over.as_call(false))))
     }
 
