@@ -13,7 +13,8 @@
 //!
 //! A call that is alone in flight looks out for its answer for the few microseconds in which a server that is awake
 //! gives it, as the waiting policy has learnt that it pays. For that the client is not armed, so neither side makes a
-//! system call. Behind an answer it is armed again; if there was none, the driver is told, and arms when the task lets it run.
+//! system call; the driver is told, and arms when the task lets it run. Where there are other threads, which that task must
+//! not hold up, a call that was answered arms itself.
 //!
 //! **Invariant.** The client is armed, or the driver has been woken, and will look. So nothing that comes is overlooked.
 //! Over rings nothing that was sent lies there, either: it was rung for. Over a socket the driver may write it.
@@ -33,6 +34,7 @@ use crate::flight::Transport;
 use crate::handshake::ConnectError;
 use crate::stats::SessionCounters;
 use crate::{Client, ConnectOptions};
+use ::tokio::runtime::RuntimeFlavor;
 use driver::Driver;
 use shared::{Handle, Shared};
 use std::borrow::Cow;
@@ -91,8 +93,9 @@ impl AsyncClient {
         client.follow_streams();
         client.never_yields();
         let (descriptor, process) = client.descriptors();
-        let shared = Shared::new(client);
-        let driver = Driver::new(shared.clone(), descriptor, process.transpose()?)?;
+        let alone = ::tokio::runtime::Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread;
+        let shared = Shared::new(client, alone);
+        let driver = Driver::new(shared.clone(), descriptor, process.transpose()?, alone)?;
         ::tokio::spawn(driver);
         Ok(Self { handle: Arc::new(Handle::new(shared)) })
     }

@@ -11,7 +11,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::io::Interest;
-use tokio::runtime::{Handle, RuntimeFlavor};
 
 /// Watches the descriptor, hands out what comes, and ends with the session, or with the runtime.
 pub(super) struct Driver {
@@ -38,6 +37,7 @@ impl Driver {
         shared: Arc<Shared>,
         descriptor: Arc<OwnedFd>,
         process: Option<OwnedFd>,
+        is_alone: bool,
     ) -> io::Result<Self> {
         let is_socket = matches!(shared.facts().transport, Transport::Socket { .. });
         let interest = if is_socket { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
@@ -46,7 +46,7 @@ impl Driver {
             process: process.map(|fd| Watched::new(fd, Interest::READABLE)).transpose()?,
             shared,
             is_socket,
-            is_alone: Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread,
+            is_alone,
             wakes: Wakes::default(),
         })
     }

@@ -38,6 +38,8 @@ pub(super) struct Core {
     over: Option<Over>,
     /// Nobody holds it any more.
     abandoned: bool,
+    /// Tasks run on one thread, so that nobody else runs while one computes.
+    alone: bool,
     /// The driver, unless it has been woken.
     driver: Option<Waker>,
     /// When the socket was written to last, since the driver looked last. CLOCK_MONOTONIC ns.
@@ -97,7 +99,8 @@ pub(super) enum Offered {
 }
 
 impl Shared {
-    pub(super) fn new(client: Client) -> Arc<Self> {
+    /// `alone`: on a runtime with one thread.
+    pub(super) fn new(client: Client, alone: bool) -> Arc<Self> {
         let facts = Facts {
             session: client.session(),
             transport: client.transport().clone(),
@@ -107,6 +110,7 @@ impl Shared {
             client,
             over: None,
             abandoned: false,
+            alone,
             driver: None,
             told_at: None,
             busy_turns: 0,
@@ -330,9 +334,9 @@ impl Core {
         Some(may)
     }
 
-    /// Looks out for a while, and arms if that was all there is to do. Else the driver does, in its own time. It must not be
-    /// needed for a call that was answered: it would run behind the task that called, which may compute for long, and
-    /// until then nobody would learn of an answer to another one.
+    /// Looks out for a while. Afterwards the driver arms, in its own time; where there are other threads the call does if it
+    /// was answered. The driver would run behind the task that called, on the same thread: while that computes, nobody on
+    /// the others would learn of an answer.
     pub(super) fn look_out(&mut self, look_out: LookOut, wakes: &mut Wakes) {
         let mut came = self.client.look_out(look_out);
         for _ in 0..ARM_MOST {
@@ -340,7 +344,7 @@ impl Core {
                 break;
             }
             self.pump(wakes);
-            if self.over.is_some() || self.driver.is_none() || self.has_calls() {
+            if self.alone || self.over.is_some() || self.driver.is_none() || self.has_calls() {
                 break;
             }
             came = self.client.arm();
