@@ -150,7 +150,7 @@ pub struct Sample {
 pub const ARMED_STRIDE: usize = 64;
 
 /// Where the armed word of a domain is in the status segment.
-pub(crate) const fn armed(domain: u32) -> usize {
+pub const fn armed(domain: u32) -> usize {
     CONTROL + domain as usize * ARMED_STRIDE
 }
 

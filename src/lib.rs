@@ -151,6 +151,7 @@ mod trace;
 mod uds;
 #[cfg(not(ringbell_loom))]
 pub mod wait;
+#[cfg(not(ringbell_loom))]
 mod wakers;
 #[cfg(not(ringbell_loom))]
 pub mod worker;
