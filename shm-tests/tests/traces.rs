@@ -9,7 +9,7 @@ use ringbell_shm_tests::driver::{Driver, runtime_of_one, runtime_of_two};
 use ringbell_shm_tests::process::{Arguments, Process, Start, hear, over_socket, say};
 use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::traced::{Told, keep_all, take};
-use ringbell_shm_tests::{done, options, suite, wait_until};
+use ringbell_shm_tests::{done, observe, options, suite, wait_until};
 use std::future::Future;
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -62,6 +62,12 @@ impl Traced {
             self.process.tell("sessions");
             self.process.hear() == sessions.to_string()
         });
+    }
+
+    /// Waits until it has so many sessions and nothing to do.
+    fn falls_asleep(&mut self, sessions: u64) {
+        self.wait_for_sessions(sessions);
+        wait_until("it sleeps", || observe::all_threads_sleep(self.process.id()));
     }
 
     /// Ends it, and has what it was told.
@@ -299,8 +305,9 @@ fn calls_that_fail_say_how() -> Ran {
 
 fn sleeps_are_told() -> Ran {
     collecting();
-    let server = Traced::start("run");
+    let mut server = Traced::start("run");
     let mut client = parking().connect(&server.path).expect("connect");
+    server.falls_asleep(1);
     client.call(b"wait").expect("a call");
     drop(client);
     let told = take();
@@ -314,8 +321,10 @@ fn sleeps_are_told() -> Ran {
     let told = server.end();
     let sleeps = all(&told, SERVER, "park");
     assert!(sleeps.iter().any(|park| park.field("ended") == "rung" && park.level == "TRACE"), "{told:#?}");
-    let server = Traced::start("loop");
-    drop(options().connect(&server.path).expect("connect"));
+    let mut server = Traced::start("loop");
+    let client = options().connect(&server.path).expect("connect");
+    server.falls_asleep(1);
+    drop(client);
     let told = server.end();
     assert!(!all(&told, SERVER, "armed").is_empty(), "{told:#?}");
     none_of(&told, SERVER, "park");
