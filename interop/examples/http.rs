@@ -43,6 +43,8 @@ where
 
 async fn get_text(sender: &mut SendRequest<Full<Bytes>>, path: &str) -> Outcome<(StatusCode, String)> {
     let request = Request::get(path).header("host", "ringbell").body(Full::default())?;
+    // The connection's task may not have done with the last answer.
+    sender.ready().await?;
     let (head, body) = sender.send_request(request).await?.into_parts();
     Ok((head.status, String::from_utf8(body.collect().await?.to_bytes().to_vec())?))
 }
@@ -61,6 +63,7 @@ async fn talk<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S) -> 
     // Larger than any ring.
     let large: Bytes = (0..3_000_000u32).flat_map(u32::to_le_bytes).collect();
     let request = Request::post("/echo").header("host", "ringbell").body(Full::new(large.clone()))?;
+    sender.ready().await?;
     let back = sender.send_request(request).await?.into_body().collect().await?.to_bytes();
     assert_eq!(back, large);
     bytes += back.len();
