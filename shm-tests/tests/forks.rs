@@ -98,6 +98,16 @@ fn a_forked_child_cannot_use_its_parents_client() -> Ran {
     done!("{rounds} times two children and a grandchild")
 }
 
+/// Runs a role that forks so often, with a server that must find no fault with it.
+fn unnoticed_by_the_server(role: &str, rounds: u64) {
+    let server = Server::prepare("react").start();
+    let start = Start::role(role).with("path", server.path().display());
+    let mut process = start.with("rounds", rounds).start();
+    process.expect("done");
+    process.succeed();
+    assert_eq!(server.shut_down().peer_faults, 0);
+}
+
 /// One poll, by whoever does not wait.
 fn polled<T>(poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Option<T> {
     match poll(&mut Context::from_waker(Waker::noop())) {
@@ -194,13 +204,7 @@ fn forking_tasks(arguments: &Arguments) {
 /// What a child does with an asynchronous client, its streams and its runtime: its parent notices nothing.
 fn a_forked_child_leaves_its_parents_tasks_alone() -> Ran {
     let rounds = scaled(40).max(4);
-    let server = Server::prepare("react").start();
-    let start = Start::role("forking_tasks").with("path", server.path().display());
-    let mut process = start.with("rounds", rounds).start();
-    process.expect("done");
-    process.succeed();
-    let stats = server.shut_down();
-    assert_eq!(stats.peer_faults, 0);
+    unnoticed_by_the_server("forking_tasks", rounds);
     done!("{rounds} children that used calls, streams and the runtime of their parent")
 }
 
@@ -244,12 +248,7 @@ fn forking_beside_threads(arguments: &Arguments) {
 
 fn a_child_beside_other_threads_does_not_hang() -> Ran {
     let rounds = scaled(200).max(20);
-    let server = Server::prepare("react").start();
-    let start = Start::role("forking_beside_threads").with("path", server.path().display());
-    let mut process = start.with("rounds", rounds).start();
-    process.expect("done");
-    process.succeed();
-    assert_eq!(server.shut_down().peer_faults, 0);
+    unnoticed_by_the_server("forking_beside_threads", rounds);
     done!("{rounds} children beside two threads that call")
 }
 
@@ -284,12 +283,7 @@ fn forking_viewer(arguments: &Arguments) {
 
 fn a_child_that_looks_at_an_answer_leaves_it_there() -> Ran {
     let rounds = scaled(60).max(12);
-    let server = Server::prepare("react").start();
-    let start = Start::role("forking_viewer").with("path", server.path().display());
-    let mut process = start.with("rounds", rounds).start();
-    process.expect("done");
-    process.succeed();
-    assert_eq!(server.shut_down().peer_faults, 0);
+    unnoticed_by_the_server("forking_viewer", rounds);
     done!("{rounds} children")
 }
 

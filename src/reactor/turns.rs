@@ -9,8 +9,8 @@
 //! Nothing depends on it but time. Before it sleeps the reactor looks at everybody, and whoever is found then is hot.
 
 /// A session that did nothing for so long to twice as long, in nanoseconds, is cold when that is looked at next: every 64
-/// passes, and before each sleep. More than a few time slices: clients that
-/// wait for a CPU are not idle, and that they are there is a reason for the reactor to give its own away.
+/// passes, and before each sleep. More than a few time slices: clients that wait for a CPU are not idle, and that they are
+/// there is a reason for the reactor to give its own away.
 const HOT_NS: u64 = 20_000_000;
 /// So many are hot whatever they do: looking at them costs next to nothing.
 const HOT_LEAST: usize = 4;
