@@ -194,7 +194,8 @@ pub(crate) fn show_once_a_second_costs_next_to_nothing() -> Ran {
         let with = rate(&mut client, || observe::state(id) == Some('Z'));
         lengths.push(began.elapsed());
         cpu.push(observe::cpu_time(id));
-        assert_eq!(show.wait().expect("waited for").code(), Some(0));
+        // A verdict on a moment in which somebody was held up is no failure to look.
+        assert!(matches!(show.wait().expect("waited for").code(), Some(0 | 1)));
         let after = rate(&mut client, || true);
         comparison.add(Triple { before, with, after });
     }
