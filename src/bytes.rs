@@ -34,13 +34,12 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-use crate::session::PeerFault;
+use crate::link::session::PeerFault;
 use std::io;
 
 #[cfg(feature = "tokio")]
 pub(crate) use end::{End, Wanted, Way};
 pub use listener::ByteListener;
-pub(crate) use listener::{Opening, open};
 pub use stream::ByteStream;
 
 /// Why a byte stream does not go on: what stands in the [`std::io::Error`]s of [`ByteStream`].

@@ -1,5 +1,6 @@
 //! L4: the blocking client. A driver of `session.rs`: it adds waiting, deadlines and the pairing of answers.
 
+pub(crate) mod calls;
 mod error;
 mod health;
 mod options;
@@ -11,18 +12,23 @@ mod sampling;
 mod stream;
 mod waiting;
 
-use crate::bell::{Ringer, Sleeper};
-use crate::calls::{CallId, Calls, Waiting};
-use crate::clock::{Deadline, now_ns};
-use crate::flight::{AnswerOrder, Transport};
-use crate::fork::Origin;
-use crate::handshake::{Attached, Attachment, ConnectError, SocketAttachment, lifeline};
-use crate::layout::{self, Interest, Kind, offset};
-use crate::ring::Record;
-use crate::session::{Budget, Head, Parts, PeerFault, Progress, Readiness, Received, Rings, Sent, Session};
-use crate::stats::{SessionCounters, Words};
+use crate::base::clock::{Deadline, now_ns};
+use crate::base::kill_point::kill_point;
+use crate::handshake::AnswerOrder;
+use crate::handshake::Transport;
+use crate::handshake::{Attached, Attachment, ConnectError, SocketAttachment};
+use crate::link::lifeline;
+use crate::link::session::{
+    Budget, Head, Parts, PeerFault, Progress, Readiness, Received, Rings, Sent, Session,
+};
+use crate::link::stats::{SessionCounters, Words};
+use crate::memory::layout::{self, Interest, Kind, offset};
+use crate::os::fork::Origin;
+use crate::protocol::bell::{Ringer, Sleeper};
+use crate::protocol::ring::Record;
+use crate::protocol::wait::Waiter;
 use crate::trace;
-use crate::wait::Waiter;
+use calls::{Calls, Waiting};
 use error::WaitEnd;
 use place::{Shown, ViewOf};
 use sampling::Sampling;
@@ -35,7 +41,8 @@ use std::time::{Duration, Instant};
 use stream::{Events, Streams};
 use waiting::{Bed, SharedBed};
 
-pub(crate) use error::Over;
+pub use calls::CallId;
+pub(crate) use error::SessionEnd;
 pub use error::{CallError, RecvError, RemoteError, SendError};
 pub use options::ConnectOptions;
 pub use place::{Claim, View};
@@ -107,8 +114,8 @@ struct Names {
 
 impl Names {
     /// For subscribers.
-    fn attachment(&self) -> trace::Attachment {
-        trace::Attachment { session: self.session, server_pid: self.server_pid }
+    fn tag(&self) -> trace::SessionTag {
+        trace::SessionTag { session: self.session, server_pid: self.server_pid }
     }
 }
 
@@ -140,9 +147,9 @@ pub struct Client {
     until_sample: u64,
     sampling: Option<Box<Sampling>>,
     buffer: Vec<u8>,
-    over: Option<Over>,
+    over: Option<SessionEnd>,
     /// What the lifeline said of the server, once it said so: what is left in the ring is still read.
-    verdict: Option<Over>,
+    verdict: Option<SessionEnd>,
     origin: Origin,
     names: Names,
     /// When a client that only polls last looked whether the server is there.
@@ -168,7 +175,7 @@ impl Client {
             Attached::Socket(attachment) => Self::over_socket(attachment, options),
         };
         client.hint(false);
-        trace::client_joined(client.names.attachment(), &client.transport);
+        trace::client_joined(client.names.tag(), &client.transport);
         client
     }
 
@@ -363,7 +370,7 @@ impl Client {
                 look(view)
             })
         });
-        span.answered(result.as_ref().map(|_| len));
+        span.answered(result.as_ref().map(|_| len).map_err(CallError::name));
         result
     }
 
@@ -400,7 +407,7 @@ impl Client {
     }
 
     /// The response to `call`, if it is the next message and lies in one piece.
-    fn peek(&mut self, call: CallId) -> Result<Option<Record>, Over> {
+    fn peek(&mut self, call: CallId) -> Result<Option<Record>, SessionEnd> {
         let Some((head, record)) = self.session.peek()? else { return Ok(None) };
         let is_it =
             head.call == call.0 && head.kind() == Kind::Response && self.calls.state(call.0).is_some();
@@ -425,7 +432,7 @@ impl Client {
             span.sent(call.0);
             self.answer_to(call, deadline)
         });
-        span.answered(result.as_ref().map(|response| response.payload.len()));
+        span.answered(result.as_ref().map(|response| response.payload.len()).map_err(CallError::name));
         result
     }
 
@@ -460,7 +467,7 @@ impl Client {
                 self.session.counts.timeouts += 1;
                 CallError::TimedOut { maybe_executed: true }
             }
-            WaitEnd::Over(over) => over.as_call(true),
+            WaitEnd::SessionEnd(over) => over.as_call(true),
         }
     }
 
@@ -541,7 +548,7 @@ impl Client {
             _ => 0,
         };
         let call = self.post_request(request, until, deadline)?;
-        crate::kill_point!("request-posted");
+        kill_point!("request-posted");
         self.session.flush();
         if self.session.has_unsent() {
             self.push_out(deadline);
@@ -552,7 +559,7 @@ impl Client {
     #[inline]
     fn send_until(&mut self, request: &[u8], deadline: &mut Deadline) -> Result<CallId, SendError> {
         let call = self.post_until(request, deadline)?;
-        crate::kill_point!("request-posted");
+        kill_point!("request-posted");
         self.session.flush();
         if self.session.has_unsent() {
             self.push_out(deadline);
@@ -573,12 +580,12 @@ impl Client {
         until: u64,
         deadline: &mut Deadline,
     ) -> Result<CallId, SendError> {
-        self.usable().map_err(Over::as_send)?;
+        self.usable().map_err(SessionEnd::as_send)?;
         if request.len() > self.session.max_message() {
             return Err(SendError::TooLarge { len: request.len(), max: self.session.max_message() });
         }
         let call = self.begin()?;
-        crate::kill_point!("request-claimed");
+        kill_point!("request-claimed");
         let head = Head::new(Kind::Request, call.0);
         if self.is_sampled() {
             return self.post_sampled(call, until, request, deadline);
@@ -613,7 +620,7 @@ impl Client {
     #[cold]
     fn goes_nowhere(&mut self) -> SendError {
         match self.drain_now() {
-            Ok(()) => self.fail(Over::Disconnected).as_send(),
+            Ok(()) => self.fail(SessionEnd::Disconnected).as_send(),
             Err(over) => self.fail(over).as_send(),
         }
     }
@@ -624,7 +631,7 @@ impl Client {
     /// # Errors
     /// As [`Self::send_timeout`].
     pub fn send_one_way(&mut self, message: &[u8], timeout: Option<Duration>) -> Result<(), SendError> {
-        self.usable().map_err(Over::as_send)?;
+        self.usable().map_err(SessionEnd::as_send)?;
         if message.len() > self.session.max_message() {
             return Err(SendError::TooLarge { len: message.len(), max: self.session.max_message() });
         }
@@ -698,7 +705,7 @@ impl Client {
     fn make_place(&mut self) -> Result<(), SendError> {
         self.drain_now().map_err(|over| self.fail(over).as_send())?;
         if self.in_flight_or_kept() >= self.max_in_flight {
-            if let WaitEnd::Over(over) = self.timed_out(now_ns()) {
+            if let WaitEnd::SessionEnd(over) = self.timed_out(now_ns()) {
                 return Err(over.as_send());
             }
             return Err(SendError::TooManyInFlight { limit: self.max_in_flight });
@@ -725,7 +732,7 @@ impl Client {
         });
         match waited {
             Ok(()) => Ok(()),
-            Err(WaitEnd::Over(over)) => Err(over.as_send()),
+            Err(WaitEnd::SessionEnd(over)) => Err(over.as_send()),
             Err(WaitEnd::TimedOut) => {
                 if progress.is_partial() {
                     self.session.abort(head).map_err(|fault| self.fail(fault.into()).as_send())?;
@@ -744,7 +751,7 @@ impl Client {
     /// As [`Self::send_timeout`]. A request that does not fit one record cannot be claimed
     /// ([`SendError::TooLarge`] with that limit); send it instead.
     pub fn claim(&mut self, len: usize, timeout: Option<Duration>) -> Result<Claim<'_>, SendError> {
-        self.usable().map_err(Over::as_send)?;
+        self.usable().map_err(SessionEnd::as_send)?;
         let max = self.max_claim();
         if len > max {
             return Err(SendError::TooLarge { len, max });
@@ -766,7 +773,7 @@ impl Client {
                 self.starved = true;
                 Err(SendError::TimedOut)
             }
-            Err(WaitEnd::Over(over)) => Err(over.as_send()),
+            Err(WaitEnd::SessionEnd(over)) => Err(over.as_send()),
         }
     }
 
@@ -808,14 +815,14 @@ impl Client {
     #[inline]
     fn recv_until(&mut self, mut deadline: Deadline) -> Result<Head, RecvError> {
         let usable = self.usable();
-        if usable != Err(Over::Forked) {
+        if usable != Err(SessionEnd::Forked) {
             // What was received before the session ended is still good.
             if let Some(stashed) = self.stash.pop_front() {
                 self.buffer = stashed.payload;
                 return Ok(stashed.head);
             }
         }
-        usable.map_err(Over::as_recv)?;
+        usable.map_err(SessionEnd::as_recv)?;
         if self.calls.wanted() <= self.streams.open() {
             // Answers to calls that were given up may have come: they are dropped here.
             self.drain_now().map_err(|over| self.fail(over).as_recv())?;
@@ -827,7 +834,7 @@ impl Client {
         match self.wait(&mut deadline, Interest::DATA, |client| client.look(None)) {
             Ok(head) => Ok(head),
             Err(WaitEnd::TimedOut) => Err(RecvError::TimedOut),
-            Err(WaitEnd::Over(over)) => Err(over.as_recv()),
+            Err(WaitEnd::SessionEnd(over)) => Err(over.as_recv()),
         }
     }
 
@@ -860,9 +867,9 @@ impl Client {
     }
 
     #[inline]
-    fn usable(&mut self) -> Result<(), Over> {
+    fn usable(&mut self) -> Result<(), SessionEnd> {
         if !self.origin.is_here() {
-            return Err(Over::Forked);
+            return Err(SessionEnd::Forked);
         }
         if let Some(over) = self.over {
             return Err(over);
@@ -875,9 +882,15 @@ impl Client {
     }
 
     #[cold]
-    fn fail(&mut self, over: Over) -> Over {
+    fn fail(&mut self, over: SessionEnd) -> SessionEnd {
         if self.over.is_none() {
-            trace::client_lost(self.names.attachment(), over, self.in_flight());
+            let (tag, in_flight) = (self.names.tag(), self.in_flight());
+            match over {
+                SessionEnd::ShutDown => trace::client_left(tag, "the server has shut down", in_flight),
+                SessionEnd::Disconnected => trace::client_lost(tag, &"the server is gone", in_flight),
+                SessionEnd::PeerFault(fault) => trace::client_lost(tag, &fault, in_flight),
+                SessionEnd::Forked => {}
+            }
         }
         self.over = Some(over);
         over
@@ -886,7 +899,7 @@ impl Client {
     /// Takes what is there until it is the answer to `wanted` (or any answer, if `None`); other answers are set
     /// aside, late ones dropped.
     #[inline(always)]
-    fn look(&mut self, wanted: Option<CallId>) -> Result<Option<Head>, Over> {
+    fn look(&mut self, wanted: Option<CallId>) -> Result<Option<Head>, SessionEnd> {
         // Bounded, so that a server that floods its client with what leads nowhere cannot keep it from its deadline.
         for _ in 0..LOOK_MOST {
             let head = match self.session.receive(&mut self.buffer)? {
@@ -908,12 +921,12 @@ impl Client {
 
     /// Whether a message is an answer that somebody wants. What belongs to streams and events is put there.
     #[inline(always)]
-    fn accept(&mut self, head: Head) -> Result<bool, Over> {
+    fn accept(&mut self, head: Head) -> Result<bool, SessionEnd> {
         self.sample_answered(head.call);
         match head.kind() {
             Kind::Response if self.streams.is_empty() => {}
             Kind::Error if self.streams.is_empty() => self.session.counts.errors += 1,
-            Kind::Goodbye => return Err(Over::of_goodbye(head.code())),
+            Kind::Goodbye => return Err(SessionEnd::of_goodbye(head.code())),
             Kind::Pong => {
                 self.last_pong = head.call;
                 return Ok(false);
@@ -931,14 +944,14 @@ impl Client {
     }
 
     /// As [`Self::drain`], of a socket that nobody has asked the kernel about.
-    fn drain_now(&mut self) -> Result<(), Over> {
+    fn drain_now(&mut self) -> Result<(), SessionEnd> {
         self.session.ready(Readiness { readable: true, writable: true, hung_up: false });
         self.drain()?;
-        if self.session.has_ended() { Err(Over::Disconnected) } else { Ok(()) }
+        if self.session.has_ended() { Err(SessionEnd::Disconnected) } else { Ok(()) }
     }
 
     /// Sets all answers aside that are there. Bounded: the limit of calls in flight counts them.
-    fn drain(&mut self) -> Result<(), Over> {
+    fn drain(&mut self) -> Result<(), SessionEnd> {
         while let Some(head) = self.look(None)? {
             self.set_aside(head);
         }
@@ -966,7 +979,7 @@ impl Drop for Client {
         if self.origin.is_here() {
             self.store_counts();
             if self.over.is_none() {
-                trace::client_left(self.names.attachment(), "closed", self.in_flight());
+                trace::client_left(self.names.tag(), "closed", self.in_flight());
                 self.session.flush();
                 if self.session.is_socket() {
                     let goodbye = Head::new(Kind::Goodbye, 0);
@@ -975,7 +988,7 @@ impl Drop for Client {
                         self.push_out(&mut Deadline::In(LAST_PUSH));
                     }
                 } else {
-                    crate::session::send_byte(self.session.lifeline(), lifeline::GOODBYE);
+                    crate::link::session::send_byte(self.session.lifeline(), lifeline::GOODBYE);
                 }
             }
         }

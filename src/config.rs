@@ -10,10 +10,9 @@
 //! configuration of its own, in whatever format. Times are written with their unit (`30s`, `5ms`, `1m 30s`); `never`
 //! stands for none. A key that is not known is an error, which names the key and the line.
 
-pub(crate) mod time;
-
-use crate::client::ConnectOptions;
+pub(crate) use crate::client::ConnectOptions;
 use crate::handshake::TransportChoice;
+use crate::pool::time;
 use crate::pool::{Backoff, BuildError, ConnectionPool, Settings, SettingsError};
 use crate::worker::{Attach, LineWorkers, Pools, WorkerCommand, WorkerSpec};
 use serde::{Deserialize, Serialize};

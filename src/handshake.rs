@@ -36,30 +36,34 @@ mod fuzzed;
 #[cfg(feature = "inspect")]
 mod inspector;
 mod listener;
+mod order;
 mod server;
 mod socket;
+mod transport;
 mod wire;
 
 #[cfg(test)]
 pub(crate) mod tests;
 
 pub(crate) use client::{Attached, Attachment, HelloOptions, SocketAttachment, attach};
-pub use client::{ConnectError, FallbackReason, TransportChoice};
+pub use client::{ConnectError, TransportChoice};
 #[cfg(any(feature = "fuzzing", all(test, feature = "inspect")))]
 pub(crate) use fuzzed::{fuzz_seeds, fuzzed};
 #[cfg(feature = "inspect")]
 pub use inspector::{Inspector, Survey};
-pub use listener::BindError;
+pub use listener::{BindError, InvalidSetting};
 pub(crate) use listener::{ListenOptions, Listener, listen, listen_fds, listen_for_parent};
+pub use order::AnswerOrder;
 pub use server::Credentials;
 pub(crate) use server::{
     Closed, Exhibits, Handshake, Host, Joined, Link, Offer, PeerInfo, Progress, SharedOffer, identify, reject,
 };
+pub use transport::{FallbackReason, Transport};
 pub use wire::RejectReason;
 #[cfg(test)]
 pub(crate) use wire::Role;
 pub(crate) use wire::{
-    FEATURE_BYTES, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, Hello, Transport, VERSIONS, Welcome,
+    FEATURE_BYTES, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, Hello, TransportAsked, VERSIONS, Welcome,
 };
 
 /// Longest path of a socket in bytes: `sun_path` with its final NUL.
@@ -81,46 +85,4 @@ fn address(path: &Path) -> Result<SocketAddrUnix, BadPath> {
         return Err(BadPath::Invalid);
     }
     SocketAddrUnix::new(path).map_err(|_| BadPath::Invalid)
-}
-
-/// The bytes that the two ends of a session exchange on its lifeline.
-pub(crate) mod lifeline {
-    /// Client to server, once: I have mapped everything.
-    pub(crate) const READY: u8 = b'R';
-    /// Either way: look at your rings.
-    pub(crate) const WAKE: u8 = b'W';
-    /// Client to server: nothing more comes from here.
-    pub(crate) const GOODBYE: u8 = b'G';
-
-    /// Server to client: why the session ends, as the byte `0x80 | reason`; to a client that was offered the socket
-    /// as transport, as the code of a goodbye frame.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    #[repr(u8)]
-    pub(crate) enum Farewell {
-        /// The server shuts down.
-        ShutDown = 0x80,
-        /// The client wrote something impossible.
-        PeerFault = 0x81,
-        /// The client did not drain its responses in time.
-        SlowClient = 0x82,
-        /// The server could not go on with this session: memory, descriptors.
-        Exhausted = 0x83,
-        /// The handshake was not finished in time.
-        TooLate = 0x84,
-    }
-
-    impl Farewell {
-        /// The reason in a byte of the server, if it is one. Any other byte with the top bit is a goodbye for a
-        /// reason that this version does not know.
-        pub(crate) fn from_byte(byte: u8) -> Option<Self> {
-            Some(match byte {
-                0x80 => Self::ShutDown,
-                0x81 => Self::PeerFault,
-                0x82 => Self::SlowClient,
-                0x83 => Self::Exhausted,
-                0x84 => Self::TooLate,
-                _ => return None,
-            })
-        }
-    }
 }

@@ -33,153 +33,116 @@
 //! [`Server::run_reactor`], [`Server::run_on`]), with one helper thread for handshakes; a [`Responder`], a
 //! [`ResponseStream`] and a [`Session`] may be used from any thread; a [`ServerHandle`] may be used from any thread and from signal handlers.
 //!
-//! # The modules, in layers
+//! # The layers
 //!
-//! Imports go down only.
+//! Imports go down only: from a later line to an earlier one. A test reads this list and the sources
+//! (`tests/layers.rs`).
 //!
-//! | layer | module | what it is |
-//! |---|---|---|
-//! | L0 | `sync` | the seam: the only file that names atomics or loom |
-//! | L0 | `memory` | shared words and lines, with one writer each |
-//! | L1 | [`layout`] | every byte of segments and frames |
-//! | L1 | `clock`, `fork` | time; knowing that this is a forked child |
-//! | L2 | `ring` | the single-producer single-consumer protocol |
-//! | L2 | `bell`, `bells` | arm, park, ring; many at once |
-//! | L2 | [`wait`] | the waiting policy |
-//! | L2 | `segment` | memfds: made, sealed, mapped, verified |
-//! | L2 | [`stats`], `samples` | counters; calls that are timed on their way |
-//! | L3 | `session`, `calls` | one attachment: a state machine that never waits |
-//! | L3 | `uds` | the same frames over the socket, where shared memory is not to be had |
-//! | L3 | `handshake` | the only parser of a peer that is not accepted yet |
-//! | L4 | `client` | the blocking client |
-//! | L4 | `server`, `reactor`, `porter`, `park` | the server, its two threads, and how they sleep |
-//! | L4 | `embedded` | the server without threads, in somebody's event loop |
-//! | L4 | `handler`, `service`, `dispatch` | what answers requests: one at a time, many at once, on an executor |
-//! | L4 | `flight` | requests whose answer comes later, and the queue on which answers come back |
-//! | L4 | `bytes` | byte streams and their listener |
-//! | L5 | `metrics` (feature) | what is counted, for recorders of that facade |
-//! | L4 | `trace` | what subscribers of `tracing` are told, behind a feature |
-//! | L4 | `inspect` (feature) | what is in segments and rings, looked at from outside |
-//! | L4 | [`pool`] | things kept ready: sessions with one server, whatever else |
-//! | L4 | [`worker`] | processes kept ready: those that serve, and those that speak lines |
-//! | L5 | `config` (feature) | settings from YAML files |
-//! | L4 | `executor`, `schedule` | tasks on the caller's pool; reads and writes in order, key by key |
-//! | L5 | `tokio` | the client of many tasks, behind a feature |
+//! Layers, lowest first:
 //!
-//! Modules marked hidden in the source are for Ringbell's own tests, models and tools, and no part of its interface.
+//! ```text
+//! base      atomics and locks behind the seam to loom; time, kill points, panics and wakers of others
+//! memory    every byte of segments and frames; shared words and lines, with one writer each
+//! protocol  the ring, the bell, and the waiting policy
+//! schedule  tasks on the caller's pool; reads and writes in order, key by key
+//! os        what a process knows of itself: forks, its name, its environment
+//! link      what carries a session: segments and rings, or the socket; the session, which never waits
+//! handshake the only parser of a peer that is not accepted yet
+//! trace     what subscribers of `tracing` are told (feature)
+//! client    the blocking client
+//! server    the server: porter, reactor, and the ways to answer requests
+//! bytes     byte streams and their listener
+//! pool      things kept ready: sessions with one server, or anything else
+//! worker    processes kept ready: those that serve, and those that speak lines
+//! tokio     clients, servers and byte streams for tasks (feature)
+//! config    settings from YAML files (feature)
+//! inspect   what is in segments and rings, looked at from outside (feature)
+//! metrics   what is counted, for recorders of that facade (feature)
+//! testing   what fuzz targets call (feature)
+//! ```
+//!
+//! The model checker sees the first four. Modules marked hidden in the source are for Ringbell's own tests, models and
+//! tools, and no part of its interface.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("Ringbell is made of Linux: futexes, memfds and seals");
 
-#[doc(hidden)]
-pub mod bell;
-#[doc(hidden)]
-pub mod bells;
-mod executor;
-pub mod layout;
+mod base;
 #[doc(hidden)]
 pub mod memory;
-#[doc(hidden)]
-pub mod ring;
+mod protocol;
 mod schedule;
-#[doc(hidden)]
-pub mod sync;
 
-#[cfg(feature = "rayon")]
-pub use executor::RayonExecutor;
-pub use executor::{Executor, Task};
-pub use schedule::{Access, Closed, KeyedScheduler, SchedulerStats};
-
-// What follows needs a kernel; the model checker has the protocols above.
 #[cfg(not(ringbell_loom))]
 mod bytes;
 #[cfg(not(ringbell_loom))]
-mod calls;
-#[cfg(not(ringbell_loom))]
 mod client;
-#[cfg(not(ringbell_loom))]
-mod clock;
 #[cfg(all(feature = "config", not(ringbell_loom)))]
 pub mod config;
-#[cfg(not(ringbell_loom))]
-mod dispatch;
-#[cfg(not(ringbell_loom))]
-mod embedded;
-#[cfg(not(ringbell_loom))]
-mod flight;
-#[cfg(not(ringbell_loom))]
-mod fork;
-#[cfg(all(any(feature = "fuzzing", all(test, feature = "inspect")), not(ringbell_loom)))]
-#[doc(hidden)]
-pub mod fuzzing;
-#[cfg(not(ringbell_loom))]
-mod handler;
 #[cfg(not(ringbell_loom))]
 mod handshake;
 #[cfg(all(feature = "inspect", not(ringbell_loom)))]
 pub mod inspect;
 #[cfg(not(ringbell_loom))]
-#[doc(hidden)]
-pub mod kill_point;
+mod link;
 #[cfg(all(feature = "metrics", not(ringbell_loom)))]
 pub mod metrics;
 #[cfg(not(ringbell_loom))]
-mod park;
+mod os;
 #[cfg(not(ringbell_loom))]
 pub mod pool;
 #[cfg(not(ringbell_loom))]
-mod porter;
-#[cfg(not(ringbell_loom))]
-mod reactor;
-#[cfg(not(ringbell_loom))]
-mod samples;
-#[cfg(not(ringbell_loom))]
-mod segment;
-#[cfg(not(ringbell_loom))]
 mod server;
-#[cfg(not(ringbell_loom))]
-mod service;
-#[cfg(not(ringbell_loom))]
-mod session;
-#[cfg(not(ringbell_loom))]
-pub mod stats;
+#[cfg(all(any(feature = "fuzzing", all(test, feature = "inspect")), not(ringbell_loom)))]
+mod testing;
 #[cfg(all(feature = "tokio", not(ringbell_loom)))]
 mod tokio;
 #[cfg(not(ringbell_loom))]
 mod trace;
 #[cfg(not(ringbell_loom))]
-mod uds;
-#[cfg(not(ringbell_loom))]
-pub mod wait;
-#[cfg(not(ringbell_loom))]
-mod wakers;
-#[cfg(not(ringbell_loom))]
 pub mod worker;
+
+#[doc(hidden)]
+pub use base::sync;
+pub use memory::layout;
+pub use protocol::wait;
+#[doc(hidden)]
+pub use protocol::{bell, bells, ring};
+#[cfg(feature = "rayon")]
+pub use schedule::executor::RayonExecutor;
+pub use schedule::executor::{Executor, Task};
+pub use schedule::{Access, Closed, KeyedScheduler, SchedulerStats};
 
 #[cfg(not(ringbell_loom))]
 mod reexports {
+    #[doc(hidden)]
+    pub use crate::base::kill_point;
     pub use crate::bytes::{ByteListener, ByteStream, ByteStreamError};
-    pub use crate::calls::CallId;
     pub use crate::client::{
-        Answer, CallError, Claim, Client, ConnectOptions, EventError, EventIter, RecvError, RemoteError,
-        Response, SendError, Stream, View,
+        Answer, CallError, CallId, Claim, Client, ConnectOptions, EventError, EventIter, RecvError,
+        RemoteError, Response, SendError, Stream, View,
     };
-    pub use crate::dispatch::Inline;
-    pub use crate::embedded::{EmbeddedServer, Turn};
-    pub use crate::flight::{AnswerOrder, Transport};
-    pub use crate::handler::{Handler, HandlerError, Request};
     pub use crate::handshake::{
-        BindError, ConnectError, Credentials, FallbackReason, RejectReason, TransportChoice,
+        AnswerOrder, BindError, ConnectError, Credentials, FallbackReason, InvalidSetting, RejectReason,
+        Transport, TransportChoice,
     };
+    pub use crate::link::segment::SegmentError;
+    pub use crate::link::session::PeerFault;
+    pub use crate::link::stats;
     pub use crate::pool::{ConnectionPool, PoolCallError, PooledConnection};
-    pub use crate::porter::Isolation;
-    pub use crate::ring::Fault as RingFault;
-    pub use crate::segment::SegmentError;
-    pub use crate::server::{InvalidSetting, ServeError, Server, ServerBuilder, ServerHandle, ServerStats};
-    pub use crate::service::{
+    pub use crate::protocol::ring::Fault as RingFault;
+    pub use crate::protocol::wait::WaitSettings;
+    pub use crate::server::dispatch::Inline;
+    pub use crate::server::embedded::{EmbeddedServer, Turn};
+    pub use crate::server::handler::{Handler, Request};
+    pub use crate::server::porter::Isolation;
+    pub use crate::server::service::{
         OwnedRequest, PushError, Responder, ResponseStream, Service, Session, StreamError,
     };
-    pub use crate::session::PeerFault;
+    pub use crate::server::{HandlerError, ServeError, Server, ServerBuilder, ServerHandle, ServerStats};
+    #[cfg(any(feature = "fuzzing", all(test, feature = "inspect")))]
+    #[doc(hidden)]
+    pub use crate::testing::fuzzing;
     #[cfg(feature = "tower")]
     pub use crate::tokio::TowerService;
     #[cfg(feature = "tokio")]
@@ -187,7 +150,6 @@ mod reexports {
         AsyncByteListener, AsyncByteStream, AsyncClient, AsyncService, Call, EventStream, ItemStream,
         OpenStream, SendOneWay,
     };
-    pub use crate::wait::WaitSettings;
     pub use crate::worker::{Pools, WorkerCommand, WorkerPool};
 }
 #[cfg(not(ringbell_loom))]

@@ -7,6 +7,8 @@
 //!
 //! Two implementations with one interface: `mapped` over real memory, `model` over loom's atomics.
 
+pub mod layout;
+
 #[cfg(not(ringbell_loom))]
 mod mapped;
 #[cfg(not(ringbell_loom))]

@@ -49,9 +49,9 @@
 //! Metrics are registered with the recorder that is there when `new` is called: install it before.
 
 use crate::client::Client;
+use crate::link::stats::{ServerCounters, SessionCounters};
 use crate::pool::{ClosedCounts, PoolStats};
 use crate::server::ServerHandle;
-use crate::stats::{ServerCounters, SessionCounters};
 #[cfg(feature = "tokio")]
 use crate::tokio::AsyncClient;
 use ::metrics::{

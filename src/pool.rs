@@ -46,12 +46,14 @@ mod shared;
 mod stats;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "config")]
+pub(crate) mod time;
 mod waiter;
 
 use self::core::Core;
-use crate::clock::now_ns;
-use crate::fork::Origin;
-use crate::sync::{Condvar, Mutex, lock};
+use crate::base::clock::now_ns;
+use crate::base::sync::{Condvar, Mutex, lock};
+use crate::os::fork::Origin;
 use shared::{Shared, State};
 use std::sync::Arc;
 use std::thread::JoinHandle;

@@ -30,10 +30,11 @@ mod stream;
 mod tower;
 mod watched;
 
-use crate::flight::Transport;
+use crate::client::Client;
+use crate::client::ConnectOptions;
 use crate::handshake::ConnectError;
-use crate::stats::SessionCounters;
-use crate::{Client, ConnectOptions};
+use crate::handshake::Transport;
+use crate::link::stats::SessionCounters;
 use ::tokio::runtime::RuntimeFlavor;
 use driver::Driver;
 use shared::{Handle, Shared};

@@ -41,9 +41,7 @@
 
 #![cfg_attr(not(feature = "tracing"), allow(unused_variables, dead_code, reason = "nobody is told"))]
 
-use crate::CallError;
-use crate::client::Over;
-use crate::flight::Transport;
+use crate::handshake::Transport;
 use crate::handshake::{FallbackReason, PeerInfo, RejectReason};
 use std::fmt::Display;
 
@@ -146,13 +144,15 @@ impl Span {
     }
 
     /// The call has come to its end.
-    pub(crate) fn answered(&self, outcome: Result<usize, &CallError>) {
+    ///
+    /// `outcome` has the length of the answer in bytes, or the name of the error.
+    pub(crate) fn answered(&self, outcome: Result<usize, &'static str>) {
         #[cfg(feature = "tracing")]
         {
             if let Ok(bytes) = outcome {
                 self.inner.record("answer_bytes", bytes);
             }
-            self.inner.record("outcome", outcome.map_or_else(name_of, |_| "response"));
+            self.inner.record("outcome", outcome.map_or_else(|name| name, |_| "response"));
         }
     }
 
@@ -169,27 +169,11 @@ impl Span {
     }
 }
 
-/// A call's errors by name: what the server's application says stays out of it.
-#[cfg(feature = "tracing")]
-fn name_of(error: &CallError) -> &'static str {
-    match error {
-        CallError::TooLarge { .. } => "too_large",
-        CallError::TooManyInFlight { .. } => "too_many_in_flight",
-        CallError::TimedOut { .. } => "timed_out",
-        CallError::Disconnected { .. } => "disconnected",
-        CallError::ShutDown { .. } => "shut_down",
-        CallError::Remote(_) => "error",
-        CallError::NotAStream => "not_a_stream",
-        CallError::PeerFault(_) => "peer_fault",
-        CallError::Forked => "forked",
-    }
-}
-
 // -- The client.
 
-/// What a client knows of its session.
+/// A session, as a client names it in spans and events.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Attachment {
+pub(crate) struct SessionTag {
     pub(crate) session: u64,
     pub(crate) server_pid: u32,
 }
@@ -220,28 +204,22 @@ pub(crate) fn client_armed(session: u64) {
 }
 
 /// A client has a session.
-pub(crate) fn client_joined(to: Attachment, transport: &Transport) {
-    let Attachment { session, server_pid } = to;
+pub(crate) fn client_joined(to: SessionTag, transport: &Transport) {
+    let SessionTag { session, server_pid } = to;
     event!(DEBUG, "ringbell::client", "session_begun", session, server_pid, %transport, "a session begins");
     fallback!("ringbell::client", transport, session, server_pid);
 }
 
-/// A client finds its session over.
+/// A client finds its session over: its server is gone, or wrote something impossible.
 #[cold]
-pub(crate) fn client_lost(of: Attachment, why: Over, in_flight: usize) {
-    let Attachment { session, server_pid } = of;
-    let gone: &dyn Display = match &why {
-        Over::ShutDown => return client_left(of, "the server has shut down", in_flight),
-        Over::Forked => return,
-        Over::Disconnected => &"the server is gone",
-        Over::PeerFault(fault) => fault,
-    };
-    event!(WARN, "ringbell::client", "death", session, server_pid, reason = %gone, in_flight, "the session is over");
+pub(crate) fn client_lost(of: SessionTag, reason: &dyn Display, in_flight: usize) {
+    let SessionTag { session, server_pid } = of;
+    event!(WARN, "ringbell::client", "death", session, server_pid, %reason, in_flight, "the session is over");
 }
 
 /// A session of a client ends in good order.
-pub(crate) fn client_left(of: Attachment, reason: &'static str, in_flight: usize) {
-    let Attachment { session, server_pid } = of;
+pub(crate) fn client_left(of: SessionTag, reason: &'static str, in_flight: usize) {
+    let SessionTag { session, server_pid } = of;
     event!(
         DEBUG,
         "ringbell::client",

@@ -18,6 +18,7 @@ mod process;
 mod socket;
 mod tail;
 
+use crate::os::environment::{LISTEN_FD, LISTEN_PARENT, SOCKET};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -27,13 +28,6 @@ pub use error::{WorkerCallError, WorkerError};
 pub use line::{LineError, LineWorker, LineWorkerPool, LineWorkers, PooledLineWorker, line_workers};
 pub use pools::{Pools, PoolsError, WorkerSpec};
 pub use socket::{Attach, PooledWorker, SocketWorkers, Worker, WorkerPool};
-
-/// Where a worker is to serve: the path of a socket that it is to make.
-pub(crate) const SOCKET: &str = "RINGBELL_SOCKET";
-/// Where a worker is to serve: a descriptor that it inherits, and by whom; so that what it starts itself does not take it
-/// for its own.
-pub(crate) const LISTEN_FD: &str = "RINGBELL_LISTEN_FD";
-pub(crate) const LISTEN_PARENT: &str = "RINGBELL_LISTEN_PARENT";
 
 /// How a worker is started. The environment and the working directory are those of this process unless set otherwise.
 #[derive(Debug, Clone)]

@@ -1,5 +1,5 @@
-//! A server in an event loop: pump, arm, wait for the one descriptor, disarm, as `src/reactor/embedded.rs` and
-//! `src/embedded.rs` do it. Arming is the reactor's own: `bells.rs`.
+//! A server in an event loop: pump, arm, wait for the one descriptor, disarm, as `src/server/reactor/embedded.rs` and
+//! `src/server/embedded.rs` do it. Arming is the reactor's own: `bells.rs`.
 //!
 //! Nearer to the kernel than `event_loop.rs`, since a server has many sources behind one descriptor: an epoll in which each
 //! source makes edges, and which the loop watches itself, level- or edge-triggered. Who asks the epoll takes the edges;

@@ -3,19 +3,22 @@
 
 use super::ByteStreamError;
 use super::listener::Tenancy;
-use crate::bell::{Ringer, Sleeper, Ticket, before_looking_again};
-use crate::flight::Transport;
-use crate::fork::Origin;
-use crate::handshake::{Attached, Attachment, Joined, Link, SocketAttachment, lifeline};
-use crate::layout::{self, Hints, Interest, Kind, Mode, offset};
+use crate::base::sync::{Ordering, spin_hint};
+use crate::handshake::Transport;
+use crate::handshake::{Attached, Attachment, Joined, Link, SocketAttachment};
+use crate::link::lifeline;
+use crate::link::segment::Segment;
+use crate::link::session::{
+    Budget, Head, Parts, PeerFault, Progress, Readiness, Received, Rings, Sent, Session,
+};
+use crate::link::socket;
+use crate::link::stats::{SessionCounters, Words};
+use crate::memory::layout::{self, Hints, Interest, Kind, Mode, offset};
 use crate::memory::{OwnWord, PeerWord};
-use crate::segment::Segment;
-use crate::session::{Budget, Head, Parts, PeerFault, Progress, Readiness, Received, Rings, Sent, Session};
-use crate::stats::{SessionCounters, Words};
-use crate::sync::{Ordering, spin_hint};
+use crate::os::fork::Origin;
+use crate::protocol::bell::{Ringer, Sleeper, Ticket, before_looking_again};
+use crate::protocol::wait::Surroundings;
 use crate::trace;
-use crate::uds;
-use crate::wait::Surroundings;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::OwnedFd;
 use std::io;
@@ -209,7 +212,7 @@ impl End {
     ) -> Self {
         let (rings, words) = rings.unzip();
         // A chunk is one frame: so much, and no more, is ever kept of what the peer sends.
-        let max_message = if rings.is_some() { layout::FRAGMENT } else { uds::MAX_BODY };
+        let max_message = if rings.is_some() { layout::FRAGMENT } else { socket::MAX_BODY };
         let session = Session::new(Parts {
             rings,
             lifeline,

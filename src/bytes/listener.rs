@@ -2,15 +2,15 @@
 
 use super::end::End;
 use super::{ByteStream, ByteStreamError};
-use crate::fork::Origin;
-use crate::handshake::lifeline::Farewell;
+use crate::base::sync::{Ordering, PlainBool, lock};
+use crate::base::wakers::wake_all;
 use crate::handshake::{BindError, Joined, Link};
+use crate::link::lifeline::Farewell;
 use crate::memory::Window;
-use crate::porter::{Event, Outbox, PorterHandle, Releaser};
-use crate::sync::{Ordering, PlainBool, lock};
-use crate::wait::WaitSettings;
-use crate::wakers::wake_all;
-use crate::{Server, ServerBuilder};
+use crate::os::fork::Origin;
+use crate::protocol::wait::WaitSettings;
+use crate::server::porter::{Event, Outbox, PorterHandle, Releaser};
+use crate::server::{Server, ServerBuilder};
 use rustix::fd::OwnedFd;
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -149,22 +149,27 @@ pub struct ByteListener {
     origin: Origin,
 }
 
-/// What a listener is made of.
-pub(crate) struct Opening {
-    pub(crate) status: Window,
-    pub(crate) wait: WaitSettings,
-    pub(crate) path: PathBuf,
-}
-
-/// Opens a listener. `spawn` starts its porter.
-pub(crate) fn open(
-    opening: Opening,
-    spawn: impl FnOnce(Box<dyn Outbox>) -> io::Result<PorterHandle>,
-) -> Result<ByteListener, BindError> {
-    let hall = Arc::new(Hall::default());
-    let porter = spawn(Box::new(hall.clone())).map_err(BindError::Io)?;
-    let Opening { status, wait, path } = opening;
-    Ok(ByteListener { hall, porter, status, wait, path, origin: Origin::here() })
+impl ServerBuilder {
+    /// Listens at `path` for byte streams instead of calls. Each session has a bell of its own
+    /// ([`Isolation::Session`](crate::Isolation::Session)), and the waiting policy ([`Self::wait`]) is that of each stream; settings of calls, answers
+    /// and events mean nothing.
+    ///
+    /// # Errors
+    /// As [`Self::bind`].
+    pub fn bind_bytes(self, path: impl AsRef<Path>) -> Result<ByteListener, BindError> {
+        let porter = self.listen_for_bytes(path.as_ref())?;
+        let (status, wait) = (porter.status().clone(), porter.wait().clone());
+        let hall = Arc::new(Hall::default());
+        let porter = porter.start(hall.clone()).map_err(BindError::Io)?;
+        Ok(ByteListener {
+            hall,
+            porter,
+            status,
+            wait,
+            path: path.as_ref().to_owned(),
+            origin: Origin::here(),
+        })
+    }
 }
 
 impl ByteListener {

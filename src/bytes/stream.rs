@@ -5,18 +5,19 @@
 //! Adding is arming anew, which is the argument of `bell.rs` once more: either the ringer sees the new interest, or the
 //! second look sees what it published.
 
+use super::ByteStreamError;
 use super::end::{End, Wanted, Way};
-use crate::bell::{Rescue, Ticket};
-use crate::clock::{Deadline, now_ns, timespec};
-use crate::flight::Transport;
-use crate::fork::Origin;
+use crate::base::clock::{Deadline, now_ns, timespec};
+use crate::base::sync::lock;
+use crate::client::ConnectOptions;
+use crate::handshake::Transport;
 use crate::handshake::{Attached, ConnectError};
-use crate::layout::Mode;
-use crate::session::Readiness;
-use crate::stats::SessionCounters;
-use crate::sync::lock;
-use crate::wait::{Step, WaitSettings, Waiter};
-use crate::{ByteStreamError, ConnectOptions};
+use crate::link::session::Readiness;
+use crate::link::stats::SessionCounters;
+use crate::memory::layout::Mode;
+use crate::os::fork::Origin;
+use crate::protocol::bell::{Rescue, Ticket};
+use crate::protocol::wait::{Step, WaitSettings, Waiter};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use std::io::{self, Read, Write};
@@ -82,6 +83,18 @@ impl Inner {
 }
 
 type Guard<'a> = MutexGuard<'a, Inner>;
+
+impl ConnectOptions {
+    /// Connects a byte stream to the [`ByteListener`](crate::ByteListener) that listens at `path`. Options of calls, answers
+    /// and events mean nothing.
+    ///
+    /// # Errors
+    /// [`ConnectError`]; [`ConnectError::NoByteStreams`] if what listens is a server that answers calls.
+    pub fn connect_bytes(self, path: impl AsRef<Path>) -> Result<ByteStream, ConnectError> {
+        let (attached, wait) = self.attach_bytes(path.as_ref())?;
+        Ok(ByteStream::of_client(attached, &wait))
+    }
+}
 
 impl ByteStream {
     /// Connects to the [`ByteListener`](crate::ByteListener) that listens at `path`, with the defaults of

@@ -2,10 +2,10 @@
 
 use super::ByteListener;
 use super::end::End;
-use crate::ConnectOptions;
+use crate::client::ConnectOptions;
 use crate::handshake::TransportChoice;
-use crate::layout;
-use crate::session::Readiness;
+use crate::link::session::Readiness;
+use crate::memory::layout;
 use proptest::prelude::*;
 use std::collections::VecDeque;
 use std::io::IoSlice;

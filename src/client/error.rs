@@ -1,8 +1,8 @@
 //! What can go wrong for a client that has connected.
 
-use crate::handshake::lifeline::Farewell;
-use crate::layout::{self, Kind};
-use crate::session::{Head, PeerFault};
+use crate::link::lifeline::Farewell;
+use crate::link::session::{Head, PeerFault};
+use crate::memory::layout::{self, Kind};
 
 /// Why a request was not sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -204,22 +204,39 @@ impl From<SendError> for CallError {
     }
 }
 
+impl CallError {
+    /// The error's name in spans: without the text of the server's application.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::TooLarge { .. } => "too_large",
+            Self::TooManyInFlight { .. } => "too_many_in_flight",
+            Self::TimedOut { .. } => "timed_out",
+            Self::Disconnected { .. } => "disconnected",
+            Self::ShutDown { .. } => "shut_down",
+            Self::Remote(_) => "error",
+            Self::NotAStream => "not_a_stream",
+            Self::PeerFault(_) => "peer_fault",
+            Self::Forked => "forked",
+        }
+    }
+}
+
 /// Why a session is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Over {
+pub(crate) enum SessionEnd {
     Disconnected,
     ShutDown,
     PeerFault(PeerFault),
     Forked,
 }
 
-impl From<PeerFault> for Over {
+impl From<PeerFault> for SessionEnd {
     fn from(fault: PeerFault) -> Self {
         Self::PeerFault(fault)
     }
 }
 
-impl Over {
+impl SessionEnd {
     /// By the code of a goodbye that came among the answers.
     pub(super) fn of_goodbye(code: u16) -> Self {
         match u8::try_from(code).ok().and_then(Farewell::from_byte) {
@@ -260,5 +277,5 @@ impl Over {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WaitEnd {
     TimedOut,
-    Over(Over),
+    SessionEnd(SessionEnd),
 }

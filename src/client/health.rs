@@ -1,10 +1,10 @@
 //! Whether a client is as good as new, and whether its server is still there: for pools, and whoever keeps clients.
 
 use super::Client;
-use super::error::{CallError, Over, RecvError, WaitEnd};
-use crate::clock::Deadline;
-use crate::layout::{Interest, Kind};
-use crate::session::{Head, Progress};
+use super::error::{CallError, RecvError, SessionEnd, WaitEnd};
+use crate::base::clock::Deadline;
+use crate::link::session::{Head, Progress};
+use crate::memory::layout::{Interest, Kind};
 use std::time::Duration;
 
 impl Client {
@@ -48,7 +48,7 @@ impl Client {
     /// Why the session is over: as [`Self::recv`], of which neither [`RecvError::TimedOut`] nor
     /// [`RecvError::NothingInFlight`].
     pub fn check(&mut self) -> Result<(), RecvError> {
-        self.usable().map_err(Over::as_recv)?;
+        self.usable().map_err(SessionEnd::as_recv)?;
         let there = if self.session.is_socket() { self.drain_now() } else { self.check_server() };
         match there {
             // What the server published before it went is still good, to whoever waits for it.
@@ -78,7 +78,7 @@ impl Client {
         match answered {
             Ok(()) => Ok(()),
             Err(WaitEnd::TimedOut) => Err(CallError::TimedOut { maybe_executed: false }),
-            Err(WaitEnd::Over(over)) => Err(over.as_call(false)),
+            Err(WaitEnd::SessionEnd(over)) => Err(over.as_call(false)),
         }
     }
 }

@@ -1,10 +1,10 @@
 //! How to connect.
 
 use super::Client;
-use crate::bytes::ByteStream;
-use crate::flight::AnswerOrder;
+use crate::handshake::AnswerOrder;
 use crate::handshake::{self, Attached, ConnectError, HelloOptions, RejectReason, TransportChoice};
-use crate::wait::WaitSettings;
+use crate::os::program::program_name;
+use crate::protocol::wait::WaitSettings;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,7 @@ impl ConnectOptions {
     /// The defaults: the server's sizes, five seconds for the handshake, 1024 calls in flight.
     pub fn new() -> Self {
         Self {
-            hello: HelloOptions { name: crate::server::program_name(), ..HelloOptions::default() },
+            hello: HelloOptions { name: program_name(), ..HelloOptions::default() },
             timeout: Some(Duration::from_secs(5)),
             wait_for_server: false,
             max_in_flight: 1024,
@@ -126,6 +126,12 @@ impl ConnectOptions {
         self
     }
 
+    /// Has a session made for a byte stream instead of calls, and tells how each end waits.
+    pub(crate) fn attach_bytes(mut self, path: &Path) -> Result<(Attached, WaitSettings), ConnectError> {
+        self.hello.bytes = true;
+        Ok((self.attach(path)?, self.wait))
+    }
+
     /// Connects to the server that listens at `path`.
     ///
     /// # Errors
@@ -139,17 +145,6 @@ impl ConnectOptions {
         }
         let attached = self.attach(path.as_ref())?;
         Ok(Client::new(attached, &self))
-    }
-
-    /// Connects a byte stream to the [`ByteListener`](crate::ByteListener) that listens at `path`. Options of calls, answers
-    /// and events mean nothing.
-    ///
-    /// # Errors
-    /// [`ConnectError`]; [`ConnectError::NoByteStreams`] if what listens is a server that answers calls.
-    pub fn connect_bytes(mut self, path: impl AsRef<Path>) -> Result<ByteStream, ConnectError> {
-        self.hello.bytes = true;
-        let attached = self.attach(path.as_ref())?;
-        Ok(ByteStream::of_client(attached, &self.wait))
     }
 
     fn attach(&self, path: &Path) -> Result<Attached, ConnectError> {

@@ -1,11 +1,11 @@
 //! Looking at answers, and writing requests, where they lie: without a copy.
 
 use super::Client;
-use crate::calls::CallId;
-use crate::fork::Origin;
-use crate::layout::Kind;
-use crate::ring::{Consumer, Record};
-use crate::session::{self, Head, Session};
+use crate::client::calls::CallId;
+use crate::link::session::{self, Head, Session};
+use crate::memory::layout::Kind;
+use crate::os::fork::Origin;
+use crate::protocol::ring::{Consumer, Record};
 
 /// An answer that may still lie in the ring, where the server can change it: look at it without copying all of it.
 ///

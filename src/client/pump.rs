@@ -3,15 +3,15 @@
 
 use super::stream::Next;
 use super::waiting::Bed;
-use super::{CallError, Client, FAR_OFF, LOOK_MOST, Over, RemoteError, SendError};
-use crate::calls::CallId;
-use crate::clock::{Deadline, now_ns};
-use crate::handshake::lifeline;
-use crate::layout::Kind;
-use crate::session::{Head, Progress, Sent};
-use crate::sync::spin_hint;
+use super::{CallError, Client, FAR_OFF, LOOK_MOST, RemoteError, SendError, SessionEnd};
+use crate::base::clock::{Deadline, now_ns};
+use crate::base::sync::spin_hint;
+use crate::client::calls::CallId;
+use crate::link::lifeline;
+use crate::link::session::{Head, Progress, Sent};
+use crate::memory::layout::Kind;
+use crate::protocol::wait::{Step, WaitSettings, Waiter};
 use crate::trace;
-use crate::wait::{Step, WaitSettings, Waiter};
 use rustix::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,7 +70,7 @@ impl Client {
         payload: &[u8],
         put_off: bool,
     ) -> Result<Option<CallId>, SendError> {
-        self.usable().map_err(Over::as_send)?;
+        self.usable().map_err(SessionEnd::as_send)?;
         if payload.len() > self.session.max_message() {
             return Err(SendError::TooLarge { len: payload.len(), max: self.session.max_message() });
         }
@@ -154,7 +154,7 @@ impl Client {
     pub(crate) fn pump(
         &mut self,
         mut answered: impl FnMut(CallId, Result<Vec<u8>, CallError>),
-    ) -> Result<(), Over> {
+    ) -> Result<(), SessionEnd> {
         self.usable()?;
         for _ in 0..LOOK_MOST {
             let head = match self.look(None) {
@@ -171,7 +171,7 @@ impl Client {
         // The caller asks for what was kept, now.
         self.kept = false;
         if self.session.has_ended() {
-            return Err(self.fail(Over::Disconnected));
+            return Err(self.fail(SessionEnd::Disconnected));
         }
         match self.has_heard_the_end() {
             Some(over) => Err(self.fail(over)),
@@ -321,11 +321,11 @@ impl Client {
             let goodbye = Head::new(Kind::Goodbye, 0);
             let _ = self.session.send(goodbye, 0, &[], &mut Progress::default());
         } else {
-            crate::session::send_byte(self.session.lifeline(), lifeline::GOODBYE);
+            crate::link::session::send_byte(self.session.lifeline(), lifeline::GOODBYE);
         }
         // The descriptor stays open as long as somebody holds the client; what was sent is still read.
         let _ = rustix::net::shutdown(self.session.lifeline(), rustix::net::Shutdown::Both);
-        trace::client_left(self.names.attachment(), "closed", self.in_flight());
-        self.over = Some(Over::Disconnected);
+        trace::client_left(self.names.tag(), "closed", self.in_flight());
+        self.over = Some(SessionEnd::Disconnected);
     }
 }

@@ -18,11 +18,12 @@
 //! Over a socket [`Client::arm`] asks the kernel, and an edge that comes later is an edge of the descriptor.
 
 use super::Client;
-use super::error::Over;
+use super::error::SessionEnd;
 use super::waiting::{Bed, something_came};
-use crate::bell::before_looking_again;
-use crate::layout::{Interest, Mode};
-use crate::session::Readiness;
+use crate::base::kill_point::kill_point;
+use crate::link::session::Readiness;
+use crate::memory::layout::{Interest, Mode};
+use crate::protocol::bell::before_looking_again;
 use crate::trace;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd};
@@ -120,7 +121,7 @@ impl Client {
         self.hint(true);
         let Self { bed: Bed::Shared(bed), session, .. } = self else { return true };
         let ticket = bed.sleeper.arm(Mode::Event, interest);
-        crate::kill_point!("client-armed");
+        kill_point!("client-armed");
         before_looking_again();
         let rung = bed.sleeper.rung(ticket);
         if !rung && !something_came(session, interest) {
@@ -201,7 +202,7 @@ impl Client {
     }
 
     /// Why the session is over, if the lifeline has said so and all that came before it is read.
-    pub(super) fn has_heard_the_end(&self) -> Option<Over> {
+    pub(super) fn has_heard_the_end(&self) -> Option<SessionEnd> {
         self.verdict.filter(|_| !self.session.has_pending())
     }
 }

@@ -2,12 +2,12 @@
 
 use super::Client;
 use super::error::SendError;
-use crate::calls::CallId;
-use crate::clock::{Deadline, now_ns};
-use crate::layout::Kind;
+use crate::base::clock::{Deadline, now_ns};
+use crate::client::calls::CallId;
+use crate::link::samples::Samples;
+use crate::link::session::{Head, Progress};
 use crate::memory::Window;
-use crate::samples::Samples;
-use crate::session::{Head, Progress};
+use crate::memory::layout::Kind;
 
 /// Which calls are sampled, and those that are.
 #[derive(Debug)]

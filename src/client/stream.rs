@@ -2,11 +2,11 @@
 //! until they are asked for: items within the window that the client grants, events up to a limit.
 
 use super::Client;
-use super::error::{CallError, Over, RemoteError, SendError, WaitEnd};
-use crate::calls::{CallId, Waiting};
-use crate::clock::Deadline;
-use crate::layout::{Interest, Kind, STREAM_WINDOW};
-use crate::session::{Head, PeerFault};
+use super::error::{CallError, RemoteError, SendError, SessionEnd, WaitEnd};
+use crate::base::clock::Deadline;
+use crate::client::calls::{CallId, Waiting};
+use crate::link::session::{Head, PeerFault};
+use crate::memory::layout::{Interest, Kind, STREAM_WINDOW};
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
@@ -146,13 +146,13 @@ impl std::fmt::Display for EventError {
 
 impl std::error::Error for EventError {}
 
-impl From<Over> for EventError {
-    fn from(over: Over) -> Self {
+impl From<SessionEnd> for EventError {
+    fn from(over: SessionEnd) -> Self {
         match over {
-            Over::Disconnected => Self::Disconnected,
-            Over::ShutDown => Self::ShutDown,
-            Over::PeerFault(fault) => Self::PeerFault(fault),
-            Over::Forked => Self::Forked,
+            SessionEnd::Disconnected => Self::Disconnected,
+            SessionEnd::ShutDown => Self::ShutDown,
+            SessionEnd::PeerFault(fault) => Self::PeerFault(fault),
+            SessionEnd::Forked => Self::Forked,
         }
     }
 }
@@ -254,7 +254,7 @@ impl Client {
         let waited = match self.next_kept(call)? {
             Some(next) => Ok(next),
             None => match self.usable() {
-                Err(over) => Err(WaitEnd::Over(over)),
+                Err(over) => Err(WaitEnd::SessionEnd(over)),
                 Ok(()) => self.wait(&mut Deadline::after(timeout), Interest::DATA, |client| {
                     client.drain_for(|client| {
                         let stream = client.streams.of_calls.get_mut(&call.as_u64());
@@ -278,12 +278,12 @@ impl Client {
                 self.session.counts.timeouts += u64::from(timeout != Some(Duration::ZERO));
                 Err(CallError::TimedOut { maybe_executed: true })
             }
-            Err(WaitEnd::Over(over)) => Err(over.as_call(true)),
+            Err(WaitEnd::SessionEnd(over)) => Err(over.as_call(true)),
         }
     }
 
     /// Takes in what has come and looks for something among it. What came before the session ended is still good.
-    fn drain_for<T>(&mut self, find: impl FnOnce(&mut Self) -> Option<T>) -> Result<Option<T>, Over> {
+    fn drain_for<T>(&mut self, find: impl FnOnce(&mut Self) -> Option<T>) -> Result<Option<T>, SessionEnd> {
         let drained = self.drain();
         match (find(self), drained) {
             (None, drained) => drained.map(|()| None),
@@ -345,7 +345,7 @@ impl Client {
                 match waited {
                     Ok(next) => next,
                     Err(WaitEnd::TimedOut) => return Err(EventError::TimedOut),
-                    Err(WaitEnd::Over(over)) => return Err(over.into()),
+                    Err(WaitEnd::SessionEnd(over)) => return Err(over.into()),
                 }
             }
         };
@@ -359,7 +359,7 @@ impl Client {
 
     /// Takes in what is no plain answer. Whether it is an answer (an error, for a call that is no stream) all the same.
     #[cold]
-    pub(super) fn accept_other(&mut self, head: Head) -> Result<bool, Over> {
+    pub(super) fn accept_other(&mut self, head: Head) -> Result<bool, SessionEnd> {
         self.kept = true;
         let call = head.call;
         let kind = head.kind();

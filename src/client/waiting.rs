@@ -1,17 +1,18 @@
 //! How a client waits: for rings it spins, yields and parks on its bell; for a socket it polls.
 
-use super::error::{Over, WaitEnd};
+use super::error::{SessionEnd, WaitEnd};
 use super::{CHECK_EVERY_NS, Client};
-use crate::bell::{Rescue, Sleeper, before_looking_again};
-use crate::calls::Waiting;
-use crate::clock::{Deadline, now_ns, timespec};
-use crate::handshake::lifeline::{Farewell, WAKE};
-use crate::layout::{Hints, Interest, Mode};
+use crate::base::clock::{Deadline, now_ns, timespec};
+use crate::base::kill_point::kill_point;
+use crate::base::sync::{Ordering, spin_hint};
+use crate::client::calls::Waiting;
+use crate::link::lifeline::{Farewell, WAKE};
+use crate::link::session::{PeerFault, Readiness, Session};
+use crate::memory::layout::{Hints, Interest, Mode};
 use crate::memory::{OwnWord, PeerWord};
-use crate::session::{PeerFault, Readiness, Session};
-use crate::sync::{Ordering, spin_hint};
+use crate::protocol::bell::{Rescue, Sleeper, before_looking_again};
+use crate::protocol::wait::{Step, Surroundings};
 use crate::trace;
-use crate::wait::{Step, Surroundings};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::OwnedFd;
 use std::time::Duration;
@@ -59,7 +60,7 @@ impl Client {
         &mut self,
         deadline: &mut Deadline,
         interest: Interest,
-        mut look: impl FnMut(&mut Self) -> Result<Option<T>, Over>,
+        mut look: impl FnMut(&mut Self) -> Result<Option<T>, SessionEnd>,
     ) -> Result<T, WaitEnd> {
         if *deadline == Deadline::Now && self.session.is_socket() {
             // Nobody asks the kernel before the one look that there will be.
@@ -74,12 +75,12 @@ impl Client {
                 Ok(None) => {}
                 Err(over) => {
                     self.waiter.given_up();
-                    return Err(WaitEnd::Over(self.fail(over)));
+                    return Err(WaitEnd::SessionEnd(self.fail(over)));
                 }
             }
             if self.session.has_ended() {
                 self.waiter.given_up();
-                return Err(WaitEnd::Over(self.fail(Over::Disconnected)));
+                return Err(WaitEnd::SessionEnd(self.fail(SessionEnd::Disconnected)));
             }
             if *deadline == Deadline::Now {
                 return self.without_waiting();
@@ -145,7 +146,7 @@ impl Client {
         match self.check_server() {
             Ok(()) => WaitEnd::TimedOut,
             Err(_) if self.session.has_pending() => WaitEnd::TimedOut,
-            Err(over) => WaitEnd::Over(self.fail(over)),
+            Err(over) => WaitEnd::SessionEnd(self.fail(over)),
         }
     }
 
@@ -177,9 +178,9 @@ impl Client {
                 return Ok(());
             }
             self.waiter.given_up();
-            return Err(WaitEnd::Over(self.fail(over)));
+            return Err(WaitEnd::SessionEnd(self.fail(over)));
         }
-        self.session.retry_abort().map_err(|fault| WaitEnd::Over(self.fail(fault.into())))?;
+        self.session.retry_abort().map_err(|fault| WaitEnd::SessionEnd(self.fail(fault.into())))?;
         self.retry_owed();
         let interest = if self.owed.is_empty() { interest } else { Interest::BOTH };
         self.session.settle();
@@ -198,7 +199,7 @@ impl Client {
                 // What it published before it went is still good.
                 if !self.session.has_pending() {
                     self.waiter.given_up();
-                    return Err(WaitEnd::Over(self.fail(over)));
+                    return Err(WaitEnd::SessionEnd(self.fail(over)));
                 }
             }
         }
@@ -210,7 +211,7 @@ impl Client {
         let until = deadline.within(now, self.waiter.longest_sleep(now));
         let Self { bed: Bed::Shared(bed), session, .. } = self else { return Slept::Not };
         let ticket = bed.sleeper.arm(Mode::Futex, interest);
-        crate::kill_point!("client-armed");
+        kill_point!("client-armed");
         before_looking_again();
         if something_came(session, interest) || bed.sleeper.rung(ticket) {
             bed.sleeper.disarm();
@@ -241,7 +242,7 @@ impl Client {
     /// costs so much that looking out for it brings little; and the kernel tells of every death.
     #[cold]
     fn wait_for_socket(&mut self, deadline: &mut Deadline) -> Result<(), WaitEnd> {
-        self.session.retry_abort().map_err(|fault| WaitEnd::Over(self.fail(fault.into())))?;
+        self.session.retry_abort().map_err(|fault| WaitEnd::SessionEnd(self.fail(fault.into())))?;
         self.retry_owed();
         self.session.flush();
         let now = now_ns();
@@ -274,7 +275,7 @@ impl Client {
     }
 
     /// Whether the server is still there, by its lifeline and its pidfd.
-    pub(super) fn check_server(&mut self) -> Result<(), Over> {
+    pub(super) fn check_server(&mut self) -> Result<(), SessionEnd> {
         if let Some(verdict) = self.verdict {
             return Err(verdict);
         }
@@ -325,28 +326,28 @@ pub(super) fn something_came(session: &mut Session, interest: Interest) -> bool 
 }
 
 /// What the lifeline and the server's pidfd say. Two system calls, mostly.
-fn check_lifeline(lifeline: &OwnedFd, server: Option<&OwnedFd>) -> Result<(), Over> {
+fn check_lifeline(lifeline: &OwnedFd, server: Option<&OwnedFd>) -> Result<(), SessionEnd> {
     let mut bytes = [0; 64];
     // A bounded number of reads: a server that floods the lifeline gains no more of this thread's time.
     for _ in 0..4 {
         let received = rustix::net::recv(lifeline, &mut bytes[..], rustix::net::RecvFlags::DONTWAIT);
         match received.map(|(count, _)| count) {
-            Ok(0) => return Err(Over::Disconnected),
+            Ok(0) => return Err(SessionEnd::Disconnected),
             Ok(count) => {
                 for byte in &bytes[..count] {
                     match *byte {
                         WAKE => {}
                         byte if Farewell::from_byte(byte) == Some(Farewell::ShutDown) => {
-                            return Err(Over::ShutDown);
+                            return Err(SessionEnd::ShutDown);
                         }
-                        0x80.. => return Err(Over::Disconnected),
+                        0x80.. => return Err(SessionEnd::Disconnected),
                         _ => return Err(PeerFault::Lifeline.into()),
                     }
                 }
             }
             Err(rustix::io::Errno::AGAIN) => return check_process(server),
             Err(rustix::io::Errno::INTR) => continue,
-            Err(_) => return Err(Over::Disconnected),
+            Err(_) => return Err(SessionEnd::Disconnected),
         }
         // One look at both for what else there may be: an end of the lifeline, of which no other edge would tell.
         let wanted = PollFlags::IN | PollFlags::RDHUP;
@@ -354,7 +355,7 @@ fn check_lifeline(lifeline: &OwnedFd, server: Option<&OwnedFd>) -> Result<(), Ov
             [PollFd::new(lifeline, wanted), PollFd::new(server.unwrap_or(lifeline), PollFlags::IN)];
         match poll(&mut polled[..if server.is_some() { 2 } else { 1 }], Some(&NOW)) {
             Ok(0) => return Ok(()),
-            Ok(_) if polled[0].revents().is_empty() => return Err(Over::Disconnected),
+            Ok(_) if polled[0].revents().is_empty() => return Err(SessionEnd::Disconnected),
             // Or it could not be asked: a read tells.
             _ => {}
         }
@@ -365,10 +366,10 @@ fn check_lifeline(lifeline: &OwnedFd, server: Option<&OwnedFd>) -> Result<(), Ov
 const NOW: rustix::event::Timespec = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
 
 /// What the server's pidfd says.
-fn check_process(server: Option<&OwnedFd>) -> Result<(), Over> {
+fn check_process(server: Option<&OwnedFd>) -> Result<(), SessionEnd> {
     let Some(server) = server else { return Ok(()) };
     match poll(&mut [PollFd::new(server, PollFlags::IN)], Some(&NOW)) {
-        Ok(1..) => Err(Over::Disconnected),
+        Ok(1..) => Err(SessionEnd::Disconnected),
         _ => Ok(()),
     }
 }

@@ -1,13 +1,16 @@
 //! The client's side: blocking, with an absolute deadline.
 
+use super::transport::FallbackReason;
 use super::wire::{
     self, FEATURE_BYTES, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, Header, Hello, Kind, Malformed,
-    RejectReason, Role, Transport, Welcome,
+    RejectReason, Role, TransportAsked, Welcome,
 };
-use super::{BadPath, MAX_PATH, lifeline};
-use crate::layout::{self, NAME, SegmentKind};
-use crate::segment::{Label, Segment, SegmentError};
-use crate::sync::AtomicU32;
+use super::{BadPath, MAX_PATH};
+use crate::base::kill_point::kill_point;
+use crate::base::sync::AtomicU32;
+use crate::link::lifeline;
+use crate::link::segment::{Label, Segment, SegmentError};
+use crate::memory::layout::{self, NAME, SegmentKind};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{
@@ -185,34 +188,6 @@ pub enum TransportChoice {
     Socket,
 }
 
-/// Why a session runs over the socket instead of shared memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum FallbackReason {
-    /// The client asked for it ([`TransportChoice::Socket`]).
-    Asked,
-    /// The server refused shared memory, for this reason.
-    Server(RejectReason),
-    /// This process may not use futexes.
-    FutexRefused,
-    /// This process could not map the segments, for want of memory, descriptors or permission: the system's error
-    /// number (`errno`).
-    MapFailed(i32),
-}
-
-impl std::fmt::Display for FallbackReason {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Asked => f.write_str("the client asked for the socket"),
-            Self::Server(reason) => write!(f, "the server offers no shared memory: {reason}"),
-            Self::FutexRefused => f.write_str("this process may not use futexes"),
-            Self::MapFailed(errno) => {
-                write!(f, "the segments cannot be mapped: {}", std::io::Error::from_raw_os_error(*errno))
-            }
-        }
-    }
-}
-
 /// What a client asks for. Zeros leave the choice to the server.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct HelloOptions {
@@ -233,7 +208,7 @@ pub(crate) struct HelloOptions {
 }
 
 impl HelloOptions {
-    fn hello(&self, transport: Transport) -> Result<Hello, ConnectError> {
+    fn hello(&self, transport: TransportAsked) -> Result<Hello, ConnectError> {
         let capacity = |wanted| wanted == 0 || layout::is_capacity(wanted);
         if !capacity(self.request_capacity) || !capacity(self.response_capacity) {
             let what = "the capacity of a ring must be a power of two from 2 KiB to 1 GiB";
@@ -382,7 +357,7 @@ fn attach_shared(
     deadline: Option<Instant>,
 ) -> Result<Tried, ConnectError> {
     let Answer { socket, patience, kind, body, descriptors } =
-        ask(path, &options.hello(Transport::Shared)?, deadline)?;
+        ask(path, &options.hello(TransportAsked::Shared)?, deadline)?;
     match kind {
         Kind::Welcome => {
             let welcome = Welcome::parse(&body)?;
@@ -397,9 +372,9 @@ fn attach_shared(
                     return Ok(Tried::Unmapped(reason, error));
                 }
             };
-            crate::kill_point!("client-mapped");
+            kill_point!("client-mapped");
             patience.send(&socket, &[lifeline::READY])?;
-            crate::kill_point!("client-ready-sent");
+            kill_point!("client-ready-sent");
             Ok(Tried::Attached(Attached::Shared(attachment(socket, options, &welcome, goods))))
         }
         Kind::Fallback => {
@@ -422,7 +397,7 @@ fn attach_socket(
     reason: FallbackReason,
 ) -> Result<Attached, ConnectError> {
     let Answer { socket, patience, kind, body, .. } =
-        ask(path, &options.hello(Transport::Socket)?, deadline)?;
+        ask(path, &options.hello(TransportAsked::Socket)?, deadline)?;
     match kind {
         Kind::Fallback => accept(socket, &patience, options, &Fallback::parse(&body)?, reason),
         Kind::Reject => Err(RejectReason::parse(&body)?.into()),
@@ -440,7 +415,7 @@ fn accept(
 ) -> Result<Attached, ConnectError> {
     options.check(fallback.version, fallback.features, fallback.max_message)?;
     patience.send(&socket, &[lifeline::READY])?;
-    crate::kill_point!("client-ready-sent");
+    kill_point!("client-ready-sent");
     Ok(Attached::Socket(SocketAttachment {
         socket,
         session: fallback.session,
@@ -465,18 +440,18 @@ struct Answer {
 /// Connects, says Hello and reads the answer.
 fn ask(path: &Path, hello: &Hello, deadline: Option<Instant>) -> Result<Answer, ConnectError> {
     let socket = connect(path, deadline)?;
-    crate::kill_point!("client-connected");
+    kill_point!("client-connected");
     let patience = Patience::new(deadline);
     match patience.send(&socket, &hello.encode()) {
         // It may have answered before it hung up: a server that is full does not wait for the Hello.
         Ok(()) | Err(ConnectError::ServerDied) => {}
         Err(error) => return Err(error),
     }
-    crate::kill_point!("client-hello-sent");
+    kill_point!("client-hello-sent");
     let (header, descriptors) = patience.header(&socket, DESCRIPTORS)?;
     let mut body = vec![0; header.length];
     patience.read(&socket, &mut body)?;
-    crate::kill_point!("client-answer-read");
+    kill_point!("client-answer-read");
     Ok(Answer { socket, patience, kind: header.kind, body, descriptors })
 }
 

@@ -2,9 +2,9 @@
 
 use super::wire::{
     FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, HEADER, Header, Hello, MAX_BODY, RejectReason, Role,
-    Segments, Transport, VERSIONS, Welcome,
+    Segments, TransportAsked, VERSIONS, Welcome,
 };
-use crate::layout::{self, NAME};
+use crate::memory::layout::{self, NAME};
 
 /// Gives a header and what follows it to every parser; how many took it.
 pub(crate) fn fuzzed(bytes: &[u8]) -> usize {
@@ -79,8 +79,8 @@ pub(crate) fn fuzz_seeds() -> Vec<Vec<u8>> {
     };
     let segments = Segments { version: 1, more: false, count: 3, generation: 77, pid: 1234, sockets: 1 };
     vec![
-        hello(Role::Client, Transport::Shared).encode(),
-        hello(Role::Inspector, Transport::Socket).encode(),
+        hello(Role::Client, TransportAsked::Shared).encode(),
+        hello(Role::Inspector, TransportAsked::Socket).encode(),
         welcome.encode(),
         fallback.encode(),
         reason.encode_reject(),

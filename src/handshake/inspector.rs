@@ -1,7 +1,7 @@
 //! The inspector's side: asks a server for the descriptors of its segments, and hangs up.
 
 use super::client::{ConnectError, Patience, connect};
-use super::wire::{BATCH, Hello, Kind, RejectReason, Role, Segments, Transport, VERSIONS};
+use super::wire::{BATCH, Hello, Kind, RejectReason, Role, Segments, TransportAsked, VERSIONS};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -62,7 +62,7 @@ impl Inspector {
         let hello = Hello {
             versions: VERSIONS,
             role: Role::Inspector,
-            transport: Transport::Shared,
+            transport: TransportAsked::Shared,
             features: 0,
             request_capacity: 0,
             response_capacity: 0,

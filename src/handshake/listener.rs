@@ -1,7 +1,7 @@
 //! The socket that clients connect to: made at a path, or inherited from a service manager.
 
 use super::{BadPath, MAX_PATH, socket};
-use crate::sync::PlainBool;
+use crate::base::sync::PlainBool;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
@@ -13,6 +13,18 @@ use std::time::{Duration, Instant};
 
 /// How long to wait for another process that is just binding, or going away from, the same path.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// A setting that makes no sense.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidSetting(pub(crate) String);
+
+impl std::fmt::Display for InvalidSetting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for InvalidSetting {}
 
 /// Why a server has no socket.
 #[derive(Debug)]
@@ -42,7 +54,7 @@ pub enum BindError {
     /// Neither a service manager nor a pool of workers passed a socket to this process.
     NoSocketPassed,
     /// A setting makes no sense.
-    InvalidSetting(crate::server::InvalidSetting),
+    InvalidSetting(InvalidSetting),
     /// The limit of open files is too low for `max_clients`.
     TooFewDescriptors {
         /// Descriptors that the server may need.
@@ -58,15 +70,15 @@ pub enum BindError {
     Io(std::io::Error),
 }
 
-impl From<crate::server::InvalidSetting> for BindError {
-    fn from(setting: crate::server::InvalidSetting) -> Self {
+impl From<InvalidSetting> for BindError {
+    fn from(setting: InvalidSetting) -> Self {
         Self::InvalidSetting(setting)
     }
 }
 
-impl From<crate::segment::SegmentError> for BindError {
-    fn from(error: crate::segment::SegmentError) -> Self {
-        use crate::segment::SegmentError;
+impl From<crate::link::segment::SegmentError> for BindError {
+    fn from(error: crate::link::segment::SegmentError) -> Self {
+        use crate::link::segment::SegmentError;
         match error {
             SegmentError::OutOfMemory => Self::OutOfMemory,
             SegmentError::OutOfDescriptors => Self::OutOfDescriptors,

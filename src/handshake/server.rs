@@ -1,14 +1,16 @@
 //! The server's side: a state machine for each half-open connection, which never waits.
 
+use super::socket;
+use super::transport::{FallbackReason, Transport};
 use super::wire::{
     self, FEATURE_BYTES, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, HEADER, Header, Hello, Kind, Malformed,
     RejectReason, Role, Segments, Welcome,
 };
-use super::{FallbackReason, lifeline, socket};
-use crate::flight::Transport;
-use crate::layout::{self, HeaderWord, NAME, Peer};
+use crate::base::kill_point::kill_point;
+use crate::link::lifeline;
+use crate::link::segment::{PendingRequest, Segment};
 use crate::memory::Window;
-use crate::segment::{PendingRequest, Segment};
+use crate::memory::layout::{self, HeaderWord, NAME, Peer};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::process::{Pid, PidfdFlags};
@@ -403,7 +405,7 @@ impl Handshake {
                         return Ok(Some(Progress::Reading));
                     }
                 };
-                crate::kill_point!("handshake-hello-read");
+                kill_point!("handshake-hello-read");
                 let hello = Hello::parse(body).map_err(|bad| Closed::Refused(refusal(bad)))?;
                 self.peer.name.clone_from(&hello.name);
                 if hello.role == Role::Inspector {
@@ -444,7 +446,7 @@ impl Handshake {
                 self.state = if sent < bytes.len() {
                     State::SendOffer { bytes, sent, offer }
                 } else {
-                    crate::kill_point!("handshake-welcome-sent");
+                    kill_point!("handshake-welcome-sent");
                     State::AwaitReady(offer)
                 };
                 Ok(progress)
@@ -455,7 +457,7 @@ impl Handshake {
                     self.state = State::AwaitReady(offer);
                     return Ok(Some(Progress::Reading));
                 }
-                crate::kill_point!("handshake-ready-read");
+                kill_point!("handshake-ready-read");
                 match byte[..] {
                     [lifeline::READY] => self.join(offer).map(Some),
                     _ => Err(Closed::NotReady),
@@ -493,7 +495,7 @@ impl Handshake {
         let (max_message, features, link) = match offer {
             Offer::Shared(offer) => {
                 let request = offer.request.accept().map_err(|_| Closed::Segment)?;
-                crate::kill_point!("handshake-mapped");
+                kill_point!("handshake-mapped");
                 let link = Link::Shared {
                     request,
                     response: offer.response,

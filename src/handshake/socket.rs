@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code, reason = "getsockopt and setsockopt through libc")]
 
-use crate::sync::{Ordering, PlainBool};
+use crate::base::sync::{Ordering, PlainBool};
 use rustix::io::Errno;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};

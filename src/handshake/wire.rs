@@ -26,7 +26,7 @@
 //!
 //! `-` is sent as 0 and ignored. A body may be longer than this version knows; the rest is ignored.
 
-use crate::layout::{self, NAME};
+use crate::memory::layout::{self, NAME};
 
 /// First eight bytes of every handshake message: `RINGHELO`.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"RINGHELO");
@@ -175,7 +175,7 @@ pub(crate) enum Role {
 /// What carries the traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum Transport {
+pub(crate) enum TransportAsked {
     /// Shared memory.
     Shared = 1,
     /// The socket itself.
@@ -188,7 +188,7 @@ pub(crate) struct Hello {
     /// First and last session protocol that the client speaks.
     pub(crate) versions: (u16, u16),
     pub(crate) role: Role,
-    pub(crate) transport: Transport,
+    pub(crate) transport: TransportAsked,
     /// Bits of optional abilities that the client asks for, see [`FEATURE_ORDERED`].
     pub(crate) features: u32,
     /// Wanted capacities of the rings in bytes.
@@ -226,8 +226,8 @@ impl Hello {
             _ => return Err(Malformed::Content),
         };
         let transport = match body[5] {
-            1 => Transport::Shared,
-            2 => Transport::Socket,
+            1 => TransportAsked::Shared,
+            2 => TransportAsked::Socket,
             _ => return Err(Malformed::Content),
         };
         let name: [u8; NAME] = at.bytes(40);

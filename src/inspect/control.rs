@@ -1,7 +1,7 @@
 //! Control pages: the words of a segment, each under its name.
 
-use crate::layout::{self, Armed, Hints, Interest, Mode, SegmentKind, offset};
-use crate::stats::{ServerCounters, SessionCounters};
+use crate::link::stats::{ServerCounters, SessionCounters};
+use crate::memory::layout::{self, Armed, Hints, Interest, Mode, SegmentKind, offset};
 use serde::{Deserialize, Serialize};
 
 /// Why bytes are no segment.
@@ -245,7 +245,7 @@ impl Segment {
 #[must_use]
 pub fn name_of(kind: SegmentKind) -> &'static str {
     // Plain ASCII, so never anything else.
-    crate::segment::name(kind).to_str().unwrap_or_default()
+    crate::link::segment::name(kind).to_str().unwrap_or_default()
 }
 
 /// A copy of a segment, at least its control page.

@@ -1,6 +1,6 @@
 //! The records of a ring, in a copy of its segment.
 
-use crate::layout::{self, FRAME_HEADER, HeaderWord, Kind, LINE, flag};
+use crate::memory::layout::{self, FRAME_HEADER, HeaderWord, Kind, LINE, flag};
 use serde::{Deserialize, Serialize};
 
 /// What is wrong with a record, or with the range that was asked for.

@@ -3,12 +3,12 @@
 #![allow(clippy::cast_possible_truncation, reason = "small rings, and noise")]
 
 use super::*;
-use crate::fuzzing;
-use crate::layout::{self, HeaderWord, Kind, LINE, SegmentKind, offset};
+use crate::base::sync::Ordering;
+use crate::link::segment::{Segment as Made, SegmentPair};
 use crate::memory::Window;
-use crate::ring::{ClaimError, Consumer, Producer};
-use crate::segment::{Segment as Made, SegmentPair};
-use crate::sync::Ordering;
+use crate::memory::layout::{self, HeaderWord, Kind, LINE, SegmentKind, offset};
+use crate::protocol::ring::{ClaimError, Consumer, Producer};
+use crate::testing::fuzzing;
 use proptest::prelude::*;
 
 /// The bytes of a window, as a tool would copy them.

@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code, reason = "this is where typed roles are laid over raw shared memory")]
 
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::base::sync::{AtomicU32, AtomicU64, Ordering};
 use core::ptr::NonNull;
 use rustix::thread::futex;
 use std::any::Any;

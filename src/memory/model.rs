@@ -1,7 +1,7 @@
 //! Shared memory for the model checker: loom's atomics, one per word. Bytes are copied word by word, relaxed, so
 //! that nothing but the protocol orders them.
 
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::base::sync::{AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
 
 /// A u64 that this side alone writes.

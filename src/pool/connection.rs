@@ -1,9 +1,9 @@
 //! Sessions with one server, kept ready: for many threads that call one server.
 
 use super::{AcquireError, BuildError, Guard, Idle, Manager, NotDrained, Pool, PoolStats, Settings};
+use crate::base::sync::{Ordering, PlainU64};
 use crate::client::{CallError, Client, ConnectOptions};
 use crate::handshake::{ConnectError, RejectReason};
-use crate::sync::{Ordering, PlainU64};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 

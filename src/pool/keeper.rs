@@ -3,9 +3,9 @@
 use super::core::Job;
 use super::shared::Shared;
 use super::{Manager, OpenFailure};
-use crate::clock::now_ns;
-use crate::executor::bury;
-use crate::sync::lock;
+use crate::base::clock::now_ns;
+use crate::base::panics::drop_panic;
+use crate::base::sync::lock;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -83,7 +83,7 @@ pub(super) fn quiet<R>(call: impl FnOnce() -> R) -> Option<R> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(result) => Some(result),
         Err(panic) => {
-            bury(panic);
+            drop_panic(panic);
             None
         }
     }

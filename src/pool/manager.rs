@@ -1,7 +1,7 @@
 //! What a pool holds: how it is opened, judged and closed is its manager's business.
 
 use super::CloseReason;
-use crate::clock::coarse_ns;
+use crate::base::clock::coarse_ns;
 use std::time::Duration;
 
 /// Opens, judges and closes the items of a pool.

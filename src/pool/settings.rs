@@ -26,16 +26,16 @@ pub struct Settings {
     pub max_size: usize,
     /// How long an item may be ready without being used before it is closed, and replaced if fewer than `min_idle` are
     /// left. Default 30 s.
-    #[cfg_attr(feature = "config", serde(with = "crate::config::time::optional"))]
+    #[cfg_attr(feature = "config", serde(with = "crate::pool::time::optional"))]
     pub idle_timeout: Option<Duration>,
     /// How long an item may live, however much it is used. One in use is closed when it comes back. Default: for ever.
-    #[cfg_attr(feature = "config", serde(with = "crate::config::time::optional"))]
+    #[cfg_attr(feature = "config", serde(with = "crate::pool::time::optional"))]
     pub max_lifetime: Option<Duration>,
     /// How long an acquire without a deadline of its own waits; zero does not wait. Default 5 s.
-    #[cfg_attr(feature = "config", serde(with = "crate::config::time::optional"))]
+    #[cfg_attr(feature = "config", serde(with = "crate::pool::time::optional"))]
     pub acquire_timeout: Option<Duration>,
     /// How long an item may be ready without being looked at by [`Manager::check`](super::Manager::check). Default 10 s.
-    #[cfg_attr(feature = "config", serde(with = "crate::config::time::optional"))]
+    #[cfg_attr(feature = "config", serde(with = "crate::pool::time::optional"))]
     pub health_check_interval: Option<Duration>,
     /// When to try again after an item could not be opened.
     pub backoff: Backoff,
@@ -66,10 +66,10 @@ impl Default for Settings {
 )]
 pub struct Backoff {
     /// After the first failure, at most. Default 5 ms.
-    #[cfg_attr(feature = "config", serde(with = "crate::config::time"))]
+    #[cfg_attr(feature = "config", serde(with = "crate::pool::time"))]
     pub first: Duration,
     /// After any failure, at most. Default 1 s.
-    #[cfg_attr(feature = "config", serde(with = "crate::config::time"))]
+    #[cfg_attr(feature = "config", serde(with = "crate::pool::time"))]
     pub longest: Duration,
 }
 

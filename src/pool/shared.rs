@@ -5,9 +5,9 @@ use super::core::{Core, Held, Opening, Placed, Taken};
 use super::keeper::{self, quiet};
 use super::waiter::{Given, Unserved, Waiter};
 use super::{AcquireError, Cancel, CloseReason, Guard, Idle, Manager, NotDrained, OpenFailure, PoolStats};
-use crate::clock::{coarse_ns, now_ns};
-use crate::fork::Origin;
-use crate::sync::{Condvar, Mutex, MutexGuard, lock};
+use crate::base::clock::{coarse_ns, now_ns};
+use crate::base::sync::{Condvar, Mutex, MutexGuard, lock};
+use crate::os::fork::Origin;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,7 @@
 //! The pool with its thread, its lock and its waiters.
 
 use super::*;
-use crate::sync::{Ordering, PlainBool, PlainU64};
+use crate::base::sync::{Ordering, PlainBool, PlainU64};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 

@@ -2,7 +2,7 @@
 
 use super::OpenFailure;
 use super::core::{Held, Opening};
-use crate::sync::{Condvar, Mutex, lock};
+use crate::base::sync::{Condvar, Mutex, lock};
 use std::sync::{Arc, Weak};
 #[cfg(feature = "tokio")]
 use std::task::Poll;

@@ -5,15 +5,17 @@
 //! look. The runtime knows one waker for both ([`Sleepers`]), since one descriptor tells of data and of room.
 
 use super::watched::{Watched, drain, look_read, look_write};
+use crate::base::clock::now_ns;
+use crate::base::sync::lock;
+use crate::base::wakers::wake_all;
+use crate::bytes::ByteListener;
+use crate::bytes::ByteStream;
 use crate::bytes::{End, Wanted, Way};
-use crate::clock::now_ns;
-use crate::flight::Transport;
+use crate::client::ConnectOptions;
+use crate::handshake::Transport;
 use crate::handshake::{BindError, ConnectError};
-use crate::stats::SessionCounters;
-use crate::sync::lock;
-use crate::wait::{Step, WaitSettings, Waiter};
-use crate::wakers::wake_all;
-use crate::{ByteListener, ByteStream, ConnectOptions};
+use crate::link::stats::SessionCounters;
+use crate::protocol::wait::{Step, WaitSettings, Waiter};
 use futures_core::Stream;
 use rustix::fd::OwnedFd;
 use std::future::poll_fn;

@@ -3,9 +3,11 @@
 use super::entries::Sent;
 use super::shared::{Handle, Offered};
 use super::stream::ItemStream;
+use crate::client::CallError;
+use crate::client::CallId;
+use crate::client::SendError;
 use crate::client::pump::{Sending, Sort};
 use crate::trace::{self, Span};
-use crate::{CallError, CallId, SendError};
 use std::borrow::Cow;
 use std::future::Future;
 use std::pin::Pin;
@@ -181,7 +183,8 @@ impl Call<'_> {
         }
         let polled = self.span.clone().inside(|| self.poll_call(cx));
         if let Poll::Ready(result) = &polled {
-            std::mem::replace(&mut self.span, Span::none()).answered(result.as_ref().map(Vec::len));
+            std::mem::replace(&mut self.span, Span::none())
+                .answered(result.as_ref().map(Vec::len).map_err(CallError::name));
         }
         polled
     }

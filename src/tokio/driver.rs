@@ -2,8 +2,8 @@
 
 use super::shared::{Core, Shared, Wakes};
 use super::watched::{Watched, drain, look_read, look_write};
-use crate::client::Over;
-use crate::flight::Transport;
+use crate::client::SessionEnd;
+use crate::handshake::Transport;
 use rustix::fd::OwnedFd;
 use std::future::Future;
 use std::io;
@@ -90,7 +90,7 @@ fn turn(core: &mut Core, reported: bool, look_out: bool, wakes: &mut Wakes) -> N
     }
     if core.is_abandoned() && !core.client.wants_writable() {
         core.client.leave();
-        core.end(Over::Disconnected, wakes);
+        core.end(SessionEnd::Disconnected, wakes);
         return Next::End;
     }
     if reported {
@@ -147,7 +147,7 @@ impl Drop for Driver {
             if core.over().is_none() {
                 // The runtime goes: without it nobody would ever learn of an answer.
                 core.client.leave();
-                core.end(Over::Disconnected, wakes);
+                core.end(SessionEnd::Disconnected, wakes);
             }
         });
     }

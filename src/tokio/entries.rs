@@ -1,6 +1,7 @@
 //! Who waits for which answer, and answers that have not been asked for.
 
-use crate::{CallError, CallId};
+use crate::client::CallError;
+use crate::client::CallId;
 use std::task::{Poll, Waker};
 
 /// What an answer is.

@@ -1,12 +1,14 @@
 //! The server of async handlers: an embedded reactor, driven by a task.
 
 use super::watched::{Watched, drain, look_read};
-use crate::dispatch::{Inline, Pace};
-use crate::flight::Flight;
-use crate::porter::Lodging;
-use crate::reactor::{Idling, Pumped, Reactor};
-use crate::server::{ServeError, Server, ServerStats, Status};
-use crate::service::{Concurrent, OwnedRequest, Responder, Service, Session};
+use crate::server::adapters::Concurrent;
+use crate::server::dispatch::{Inline, Pace};
+use crate::server::flight::Flight;
+use crate::server::porter::Lodging;
+use crate::server::reactor::{Idling, Pumped, Reactor};
+use crate::server::service::{OwnedRequest, Responder, Service, Session};
+use crate::server::status::Status;
+use crate::server::{ServeError, Server, ServerStats};
 use crate::trace::Span;
 use rustix::fd::OwnedFd;
 use std::future::{Future, poll_fn};

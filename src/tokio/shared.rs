@@ -1,14 +1,17 @@
 //! What futures and the driver share.
 
 use super::entries::{Entries, Sent};
-use crate::client::Over;
+use crate::base::clock::now_ns;
+use crate::base::sync::lock;
+use crate::base::wakers::wake_all;
+use crate::client::CallError;
+use crate::client::CallId;
+use crate::client::Client;
+use crate::client::SendError;
+use crate::client::SessionEnd;
 use crate::client::pump::{LookOut, Sending};
-use crate::clock::now_ns;
-use crate::flight::Transport;
-use crate::fork::Origin;
-use crate::sync::lock;
-use crate::wakers::wake_all;
-use crate::{CallError, CallId, Client, SendError};
+use crate::handshake::Transport;
+use crate::os::fork::Origin;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
@@ -35,7 +38,7 @@ pub(super) struct Facts {
 pub(super) struct Core {
     pub(super) client: Client,
     /// Why it is over.
-    over: Option<Over>,
+    over: Option<SessionEnd>,
     /// Nobody holds it any more.
     abandoned: bool,
     /// Tasks run on one thread, so that nobody else runs while one computes.
@@ -192,7 +195,7 @@ impl Core {
         self.driver = None;
     }
 
-    pub(super) fn over(&self) -> Option<Over> {
+    pub(super) fn over(&self) -> Option<SessionEnd> {
         self.over
     }
 
@@ -416,7 +419,7 @@ impl Core {
         &mut self,
         listener: u64,
         waker: &Waker,
-    ) -> Poll<Result<Result<Vec<u8>, u64>, Over>> {
+    ) -> Poll<Result<Result<Vec<u8>, u64>, SessionEnd>> {
         match (self.client.kept_event(), self.over) {
             (Some(event), _) => Poll::Ready(Ok(event)),
             (None, Some(over)) => Poll::Ready(Err(over)),
@@ -452,7 +455,7 @@ impl Core {
     }
 
     /// The session is over: everybody learns of it.
-    pub(super) fn end(&mut self, over: Over, wakes: &mut Wakes) {
+    pub(super) fn end(&mut self, over: SessionEnd, wakes: &mut Wakes) {
         self.over.get_or_insert(over);
         wakes.others.append(&mut self.calls.fail(&over.as_call(true)));
         wakes.others.extend(self.queue.drain(..).filter_map(|queued| queued.waker));

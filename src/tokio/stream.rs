@@ -1,8 +1,10 @@
 //! Items of streamed answers, and events, as streams.
 
 use super::shared::Handle;
-use crate::client::Over;
-use crate::{CallError, CallId, EventError};
+use crate::client::CallError;
+use crate::client::CallId;
+use crate::client::EventError;
+use crate::client::SessionEnd;
 use futures_core::Stream;
 use futures_core::stream::FusedStream;
 use std::pin::Pin;
@@ -104,7 +106,7 @@ impl Stream for EventStream {
         let budget = std::task::ready!(tokio::task::coop::poll_proceed(cx));
         let listener = self.listener;
         let polled = self.handle.shared().with(|core, _| core.poll_event(listener, cx.waker()));
-        let polled = polled.unwrap_or(Poll::Ready(Err(Over::Forked)));
+        let polled = polled.unwrap_or(Poll::Ready(Err(SessionEnd::Forked)));
         let event = std::task::ready!(polled);
         budget.made_progress();
         Poll::Ready(Some(match event {

@@ -1,11 +1,12 @@
 //! tower: the client is a service, and a service answers requests (feature `tower`).
 
+use super::AsyncService;
 use super::{AsyncClient, Call};
-use crate::client::Over;
-use crate::handler::HandlerError;
+use crate::client::CallError;
+use crate::client::SessionEnd;
+use crate::server::HandlerError;
+use crate::server::service::{OwnedRequest, Responder};
 use crate::server::{ServeError, Server, ServerStats};
-use crate::service::{OwnedRequest, Responder};
-use crate::{AsyncService, CallError};
 use std::future::{Future, poll_fn};
 use std::task::{Context, Poll};
 use tower_service::Service;
@@ -24,7 +25,7 @@ impl Service<Vec<u8>> for AsyncClient {
     type Future = Call<'static>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), CallError>> {
-        let over = self.handle.shared().with(|core, _| core.over()).unwrap_or(Some(Over::Forked));
+        let over = self.handle.shared().with(|core, _| core.over()).unwrap_or(Some(SessionEnd::Forked));
         Poll::Ready(over.map_or(Ok(()), |over| Err(over.as_call(false))))
     }
 

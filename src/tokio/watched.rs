@@ -1,6 +1,6 @@
 //! Descriptors that the runtime watches.
 
-use crate::fork::Origin;
+use crate::os::fork::Origin;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::task::{Context, Poll};

@@ -5,8 +5,8 @@
 //! pipe is full stands still.
 
 use super::tail::Tail;
-use crate::fork::Origin;
-use crate::sync::{Mutex, lock};
+use crate::base::sync::{Mutex, lock};
+use crate::os::fork::Origin;
 use rustix::event::{EventfdFlags, epoll};
 use rustix::io::Errno;
 use std::collections::HashMap;
@@ -74,7 +74,7 @@ pub(super) fn read(pipe: OwnedFd, tail: Arc<Tail>) -> io::Result<()> {
 }
 
 /// Has the end of a process that was killed waited for, so that no zombie is left.
-pub(super) fn bury(child: Child, pidfd: OwnedFd) {
+pub(super) fn reap(child: Child, pidfd: OwnedFd) {
     if let Ok(attendant) = attendant() {
         attendant.order(Order::Bury(child, pidfd));
     }

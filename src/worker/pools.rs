@@ -4,8 +4,8 @@ use super::{
     LineWorkerPool, LineWorkers, PooledLineWorker, PooledWorker, SocketWorkers, WorkerError, WorkerPool,
     line_workers,
 };
+use crate::base::sync::{Mutex, lock};
 use crate::pool::{AcquireError, BuildError, NotDrained, PoolStats, Settings};
-use crate::sync::{Mutex, lock};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -107,7 +107,7 @@ pub struct Pools {
     socket_dir: PathBuf,
     settings: Settings,
     state: Mutex<State>,
-    origin: crate::fork::Origin,
+    origin: crate::os::fork::Origin,
 }
 
 /// The pools of the process.
@@ -121,7 +121,7 @@ impl Pools {
             socket_dir: socket_dir.into(),
             settings,
             state: Mutex::new(State { workers: BTreeMap::new(), closed: false }),
-            origin: crate::fork::Origin::here(),
+            origin: crate::os::fork::Origin::here(),
         }
     }
 
@@ -157,7 +157,7 @@ impl Pools {
         Ok(())
     }
 
-    fn state(&self) -> Result<crate::sync::MutexGuard<'_, State>, PoolsError> {
+    fn state(&self) -> Result<crate::base::sync::MutexGuard<'_, State>, PoolsError> {
         if !self.origin.is_here() {
             return Err(PoolsError::Forked);
         }

@@ -4,7 +4,8 @@
 
 use super::tail::Tail;
 use super::{WorkerCommand, attendant};
-use crate::fork::Origin;
+use crate::os::environment;
+use crate::os::fork::Origin;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal};
@@ -54,8 +55,8 @@ impl Process {
         };
         command.stderr(Stdio::from(to));
         if let Some(listener) = listener {
-            command.env(super::LISTEN_FD, listener.as_raw_fd().to_string());
-            command.env(super::LISTEN_PARENT, std::process::id().to_string());
+            command.env(environment::LISTEN_FD, listener.as_raw_fd().to_string());
+            command.env(environment::LISTEN_PARENT, std::process::id().to_string());
         }
         // A group of its own: a signal from the terminal is this process's to handle, and what the worker starts can
         // be killed with it.
@@ -121,7 +122,7 @@ impl Process {
             return child.wait().ok();
         }
         if let Ok(pidfd) = self.pidfd.try_clone() {
-            attendant::bury(child, pidfd);
+            attendant::reap(child, pidfd);
         }
         None
     }

@@ -2,10 +2,10 @@
 
 use super::process::{Process, Streams};
 use super::{WorkerCallError, WorkerCommand, WorkerError};
+use crate::base::sync::{Ordering, PlainU64};
 use crate::client::{CallError, Client, ConnectOptions};
 use crate::handshake::ConnectError;
 use crate::pool::{AcquireError, BuildError, Guard, Idle, Manager, NotDrained, Pool, PoolStats, Settings};
-use crate::sync::{Ordering, PlainU64};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
@@ -46,7 +46,7 @@ pub struct Worker {
 #[derive(Debug)]
 struct SocketPath {
     path: PathBuf,
-    origin: crate::fork::Origin,
+    origin: crate::os::fork::Origin,
 }
 
 impl Drop for SocketPath {
@@ -138,7 +138,7 @@ impl SocketWorkers {
         // Relaxed: only its own order counts.
         let number = SOCKETS.fetch_add(1, Ordering::Relaxed);
         let file = format!("{}-{}-{number}.sock", self.name, std::process::id());
-        Ok(SocketPath { path: self.directory.join(file), origin: crate::fork::Origin::here() })
+        Ok(SocketPath { path: self.directory.join(file), origin: crate::os::fork::Origin::here() })
     }
 
     fn listener(&self, path: &Path) -> std::io::Result<Option<OwnedFd>> {

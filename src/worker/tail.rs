@@ -1,6 +1,6 @@
 //! The last lines that a worker printed.
 
-use crate::sync::{Condvar, Mutex, lock};
+use crate::base::sync::{Condvar, Mutex, lock};
 use std::collections::VecDeque;
 use std::io::Write;
 use std::sync::PoisonError;

@@ -1,17 +1,17 @@
 //! The client by itself: paths, options, and servers that do not answer.
 
 use super::*;
+use crate::base::sync::Ordering;
 use crate::handshake::client::connect;
-use crate::sync::Ordering;
 use std::os::unix::net::UnixDatagram;
 
 #[test]
 fn a_stale_socket_that_vanishes_meanwhile() {
     let scratch = Scratch::new();
     let stale = scratch.path("stale");
-    let stop = crate::sync::PlainBool::new(false);
+    let stop = crate::base::sync::PlainBool::new(false);
     /// However the test ends, so that the other thread does too.
-    struct Stopper<'a>(&'a crate::sync::PlainBool);
+    struct Stopper<'a>(&'a crate::base::sync::PlainBool);
     impl Drop for Stopper<'_> {
         fn drop(&mut self) {
             self.0.store(true, Ordering::Relaxed);

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::handshake::client::attach_here;
-use crate::segment::SegmentError;
+use crate::link::lifeline;
+use crate::link::segment::SegmentError;
 use std::io::Write;
 
 type Server = Box<dyn FnOnce(UnixStream, Hello) + Send>;
@@ -38,7 +39,7 @@ fn choosing(transport: TransportChoice) -> HelloOptions {
 }
 
 /// Answers with a fallback if asked for this transport, and waits until the client is ready.
-fn falls_back(asked: Transport, fallback: Fallback) -> Server {
+fn falls_back(asked: TransportAsked, fallback: Fallback) -> Server {
     Box::new(move |mut stream, hello| {
         assert_eq!(hello.transport, asked);
         stream.write_all(&fallback.encode()).expect("written");
@@ -60,7 +61,7 @@ fn by_socket(result: Result<Attached, ConnectError>) -> SocketAttachment {
 #[test]
 fn the_socket_is_used_where_the_server_offers_no_shared_memory() {
     for reason in REASONS {
-        let server = falls_back(Transport::Shared, Fallback { reason, ..a_fallback() });
+        let server = falls_back(TransportAsked::Shared, Fallback { reason, ..a_fallback() });
         let got = by_socket(against_each(&HelloOptions::default(), false, vec![server]));
         assert_eq!(got.reason, FallbackReason::Server(reason));
         assert_eq!((got.session, got.generation, got.max_message, got.server_pid), (5, 77, 1 << 20, 1234));
@@ -75,7 +76,7 @@ fn the_socket_is_used_where_the_server_offers_no_shared_memory() {
 #[test]
 fn the_socket_is_used_where_it_is_asked_for() {
     let asked = Fallback { reason: RejectReason::SocketAsked, ..a_fallback() };
-    let server = || vec![falls_back(Transport::Socket, asked)];
+    let server = || vec![falls_back(TransportAsked::Socket, asked)];
     let options = choosing(TransportChoice::Socket);
     assert_eq!(by_socket(against_each(&options, false, server())).reason, FallbackReason::Asked);
     assert_eq!(by_socket(against_each(&options, true, server())).reason, FallbackReason::Asked);
@@ -141,7 +142,7 @@ fn a_server_that_gives_something_else_than_the_socket() {
 /// lets go of its end.
 fn unwritable() -> Server {
     Box::new(|mut stream, hello| {
-        assert_eq!(hello.transport, Transport::Shared);
+        assert_eq!(hello.transport, TransportAsked::Shared);
         let mut goods = goods();
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&goods.descriptors[0]));
         goods.descriptors[0] = std::fs::File::open(path).expect("opened read-only").into();
@@ -156,7 +157,7 @@ fn unwritable() -> Server {
 #[test]
 fn a_client_that_cannot_map_asks_for_the_socket() {
     let asked = Fallback { reason: RejectReason::SocketAsked, ..a_fallback() };
-    let servers = vec![unwritable(), falls_back(Transport::Socket, asked)];
+    let servers = vec![unwritable(), falls_back(TransportAsked::Socket, asked)];
     let got = by_socket(against_each(&HelloOptions::default(), false, servers));
     assert_eq!(got.reason, FallbackReason::MapFailed(libc::EACCES));
     assert!(got.reason.to_string().contains("denied"), "{}", got.reason);

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::handshake::wire::Malformed;
-use crate::segment::SegmentError;
+use crate::link::segment::SegmentError;
 
 #[test]
 fn good_goods_are_accepted() {

@@ -1,6 +1,7 @@
 //! Messages on the wire, good ones and any bytes.
 
 use super::*;
+use crate::link::lifeline;
 
 #[test]
 fn messages_survive_the_wire() {
@@ -83,7 +84,7 @@ proptest::proptest! {
 
 #[test]
 fn lifeline_bytes_are_what_they_say() {
-    use lifeline::Farewell;
+    use crate::link::lifeline::Farewell;
     for farewell in [
         Farewell::ShutDown,
         Farewell::PeerFault,

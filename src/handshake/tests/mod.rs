@@ -10,8 +10,8 @@ mod segments;
 
 use super::*;
 use crate::handshake::wire::{self, HEADER, Header, Kind};
-use crate::layout::{self, Peer};
-use crate::segment::{Segment, SegmentPair};
+use crate::link::segment::{Segment, SegmentPair};
+use crate::memory::layout::{self, Peer};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use std::io::{IoSlice, Read};
@@ -29,8 +29,8 @@ pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
     pub(crate) fn new() -> Self {
-        static NEXT: crate::sync::PlainU64 = crate::sync::PlainU64::new(0);
-        let number = NEXT.fetch_add(1, crate::sync::Ordering::Relaxed);
+        static NEXT: crate::base::sync::PlainU64 = crate::base::sync::PlainU64::new(0);
+        let number = NEXT.fetch_add(1, crate::base::sync::Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("ringbell-{}-{number}", std::process::id()));
         std::fs::create_dir(&path).expect("a directory for the test");
         Self(path)
@@ -76,7 +76,7 @@ pub(crate) fn a_hello() -> Hello {
     Hello {
         versions: wire::VERSIONS,
         role: Role::Client,
-        transport: Transport::Shared,
+        transport: TransportAsked::Shared,
         features: 0,
         request_capacity: 0,
         response_capacity: 0,

@@ -1,8 +1,8 @@
 //! Segments: who may change them, and which are accepted.
 
 use super::*;
-use crate::layout::SegmentKind;
-use crate::segment::{Label, SegmentError};
+use crate::link::segment::{Label, SegmentError};
+use crate::memory::layout::SegmentKind;
 
 #[test]
 fn sealed_segments_cannot_be_written_by_others() {

@@ -1,0 +1,8 @@
+//! What carries a session: segments and rings, or the socket; and the session itself, which never waits.
+
+pub(crate) mod lifeline;
+pub(crate) mod samples;
+pub(crate) mod segment;
+pub(crate) mod session;
+pub(crate) mod socket;
+pub mod stats;

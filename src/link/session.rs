@@ -1,0 +1,624 @@
+//! L3: one attachment of a client to a server, seen from either side: a state machine that never waits.
+//!
+//! It sends messages as records or fragments, receives and reassembles them, and rings the peer. Publishing and
+//! ringing are one operation for every caller that does not say otherwise ([`Session::post`] leaves the ring to a
+//! later [`Session::flush`]). Who waits, and how, is the drivers' business: `client.rs` and `reactor.rs`.
+//!
+//! # Fragments
+//!
+//! A message that does not fit one record travels as fragments: the first carries `MORE` and the total length,
+//! those behind it `CONTINUED`, all but the last `MORE`. Between them only control frames may stand. A message
+//! that is given up half-way is ended by an empty fragment with `ABORT`. Memory for a message grows as its bytes
+//! arrive, whatever total was claimed.
+
+mod link;
+mod receive;
+
+use crate::base::kill_point::kill_point;
+use crate::link::socket;
+use crate::link::stats::{SessionCounters, Words};
+use crate::memory::layout::{HeaderWord, Interest, Kind, Mode, flag};
+use crate::protocol::ring::{self, ClaimError, Consumer};
+use link::Link;
+use receive::Assembly;
+use rustix::fd::OwnedFd;
+use std::sync::Arc;
+
+pub(crate) use link::{Claim, Readiness, Rings};
+pub(crate) use receive::Budget;
+
+/// The peer broke the protocol. The session is over; nothing else is affected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PeerFault {
+    /// An impossible position or record in a ring, or an impossible frame on a socket.
+    Ring(ring::Fault),
+    /// A kind of message that this side never receives.
+    UnexpectedKind(Kind),
+    /// A fragment out of place.
+    Fragment,
+    /// A message longer than was agreed.
+    TooLong,
+    /// An answer to a call that was never made, or to one that was answered already.
+    UnknownCall(u64),
+    /// More items of a streamed answer than were asked for.
+    TooManyItems(u64),
+    /// Noise on the control socket.
+    Lifeline,
+}
+
+impl From<ring::Fault> for PeerFault {
+    fn from(fault: ring::Fault) -> Self {
+        Self::Ring(fault)
+    }
+}
+
+impl std::fmt::Display for PeerFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the peer broke the protocol: ")?;
+        match self {
+            Self::Ring(fault) => fault.fmt(f),
+            Self::UnexpectedKind(kind) => write!(f, "a message of kind {kind:?} was not to be expected"),
+            Self::Fragment => f.write_str("a fragment is out of place"),
+            Self::TooLong => f.write_str("a message is longer than was agreed"),
+            Self::UnknownCall(id) => write!(f, "an answer to call {id}, which is not waiting for one"),
+            Self::TooManyItems(id) => write!(f, "more items for call {id} than were asked for"),
+            Self::Lifeline => f.write_str("noise on the control socket"),
+        }
+    }
+}
+
+impl std::error::Error for PeerFault {}
+
+/// What a message is, apart from its payload. Two words, so that it travels in registers: built from its parts in
+/// memory it would be read back before the parts have arrived there, at each hand-over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Head {
+    /// A header word without flags and length.
+    word: HeaderWord,
+    pub(crate) call: u64,
+}
+
+impl Head {
+    #[inline(always)]
+    pub(crate) fn new(kind: Kind, call: u64) -> Self {
+        Self { word: HeaderWord::new(kind, 0, 0, 0), call }
+    }
+
+    pub(crate) fn error(code: u16, call: u64) -> Self {
+        Self::with_code(Kind::Error, code, call)
+    }
+
+    pub(crate) fn with_code(kind: Kind, code: u16, call: u64) -> Self {
+        Self { word: HeaderWord::new(kind, 0, code, 0), call }
+    }
+
+    /// Of a record whose kind was found valid.
+    #[inline(always)]
+    fn of(header: HeaderWord, call: u64) -> Self {
+        Self { word: header.without_flags_and_length(), call }
+    }
+
+    #[inline(always)]
+    pub(crate) fn kind(self) -> Kind {
+        // Only valid kinds come in, by `new` and `of`.
+        self.word.kind().unwrap_or(Kind::Padding)
+    }
+
+    #[inline(always)]
+    pub(crate) fn code(self) -> u16 {
+        self.word.code()
+    }
+
+    /// The header word of a record that carries (a part of) this message.
+    #[inline(always)]
+    fn record(self, flags: u8, length: u32) -> HeaderWord {
+        self.word.with(flags, length)
+    }
+}
+
+impl std::fmt::Debug for Head {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Head")
+            .field("kind", &self.kind())
+            .field("code", &self.code())
+            .field("call", &self.call)
+            .finish()
+    }
+}
+
+/// How far a message has been sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    sent: usize,
+    begun: bool,
+    /// The time of sending, to travel with it: CLOCK_MONOTONIC ns; 0 for none.
+    stamp: u64,
+}
+
+impl Progress {
+    /// A message that says when it was sent, in CLOCK_MONOTONIC ns. Only requests, and only where that was agreed.
+    pub(crate) fn stamped(stamp: u64) -> Self {
+        Self { stamp, ..Self::default() }
+    }
+
+    /// Whether the peer has seen a part of it, so that it must be completed or aborted.
+    pub(crate) fn is_partial(self) -> bool {
+        self.begun
+    }
+}
+
+/// What came of an attempt to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sent {
+    /// All of it is published.
+    Done,
+    /// The ring is full; go on later with the same progress.
+    Full,
+}
+
+/// What came of an attempt to receive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Received {
+    /// Nothing is there.
+    Nothing,
+    /// A fragment was taken in; the message is not complete.
+    Partial,
+    /// A message; its payload is in the caller's buffer.
+    Message(Head),
+    /// The same, with a deadline (CLOCK_MONOTONIC nanoseconds, 0 for none), a stamp ([`Session::take_stamp`]), or both.
+    Until(Head, u64),
+    /// A message whose payload was dropped, since the budget has no room for it.
+    Refused(Head),
+}
+
+/// The link of one attachment, and what is under way in it.
+#[derive(Debug)]
+pub(crate) struct Session {
+    link: Link,
+    lifeline: Arc<OwnedFd>,
+    /// Bytes of one message that are sent in one go, even if there is room for more.
+    burst: usize,
+    /// Something was published and not rung for.
+    owed: bool,
+    /// Length of the body that last found the ring full.
+    wanted: usize,
+    assembly: Option<Assembly>,
+    /// A message that must be aborted before anything else is sent.
+    abort: Option<Head>,
+    max_message: usize,
+    max_body: usize,
+    budget: Arc<Budget>,
+    /// Whether requests may say when they were sent, and when the last one that did was.
+    stamps: bool,
+    stamp: u64,
+    pub(crate) counts: SessionCounters,
+    stored: SessionCounters,
+    words: Option<Words>,
+}
+
+/// What a session is made of.
+pub(crate) struct Parts {
+    /// `None` for the socket itself.
+    pub(crate) rings: Option<Rings>,
+    pub(crate) lifeline: Arc<OwnedFd>,
+    pub(crate) words: Option<Words>,
+    pub(crate) max_message: usize,
+    /// Bytes of one message that are sent in one go, so that a server comes to its other sessions.
+    pub(crate) burst: usize,
+    pub(crate) budget: Arc<Budget>,
+    /// Whether requests that are received may say when they were sent.
+    pub(crate) stamps: bool,
+}
+
+impl Session {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let (link, max_body) = match parts.rings {
+            Some(rings) => {
+                let max_body = rings.out.max_body();
+                (Link::Rings(rings), max_body)
+            }
+            None => (Link::socket(parts.lifeline.clone()), socket::MAX_BODY),
+        };
+        Self {
+            max_body,
+            link,
+            lifeline: parts.lifeline,
+            burst: parts.burst,
+            owed: false,
+            wanted: 0,
+            assembly: None,
+            abort: None,
+            max_message: parts.max_message,
+            budget: parts.budget,
+            stamps: parts.stamps,
+            stamp: 0,
+            counts: SessionCounters::default(),
+            stored: SessionCounters::default(),
+            words: parts.words,
+        }
+    }
+
+    /// Largest message either way in bytes.
+    #[inline]
+    pub(crate) fn max_message(&self) -> usize {
+        self.max_message
+    }
+
+    /// Largest payload of one record in bytes.
+    #[inline]
+    pub(crate) fn max_body(&self) -> usize {
+        self.max_body
+    }
+
+    #[inline]
+    pub(crate) fn lifeline(&self) -> &OwnedFd {
+        &self.lifeline
+    }
+
+    /// The lifeline, for whoever watches it without the session.
+    pub(crate) fn shared_lifeline(&self) -> Arc<OwnedFd> {
+        self.lifeline.clone()
+    }
+
+    /// Sends a message, or as much of it as there is room for, and rings. `until` is the time at which nobody will
+    /// want it any more, in CLOCK_MONOTONIC ns; 0 for none.
+    #[inline(always)]
+    pub(crate) fn send(
+        &mut self,
+        head: Head,
+        until: u64,
+        payload: &[u8],
+        progress: &mut Progress,
+    ) -> Result<Sent, PeerFault> {
+        let sent = self.post(head, until, payload, progress)?;
+        self.flush();
+        Ok(sent)
+    }
+
+    /// Sends without ringing. A peer that sleeps learns of it at the next [`Self::flush`], which the caller owes
+    /// before it does anything else that may take time.
+    #[inline(always)]
+    pub(crate) fn post(
+        &mut self,
+        head: Head,
+        until: u64,
+        payload: &[u8],
+        progress: &mut Progress,
+    ) -> Result<Sent, PeerFault> {
+        debug_assert!(payload.len() <= self.max_message, "checked by the driver, before anything is written");
+        if payload.len() > self.max_body || self.abort.is_some() || until != 0 || progress.stamp != 0 {
+            return self.post_slowly(head, until, payload, progress);
+        }
+        let pushed = match &mut self.link {
+            Link::Rings(rings) => rings.out.try_push(head.record(0, 0), head.call, payload),
+            Link::Socket(socket) => socket.push(head.record(0, 0), head.call, &[], payload),
+        };
+        if let Err(error) = pushed {
+            return self.not_claimed(error, payload.len());
+        }
+        self.owed = true;
+        self.count_sent(head, payload.len());
+        Ok(Sent::Done)
+    }
+
+    #[inline]
+    fn count_sent(&mut self, head: Head, len: usize) {
+        if !is_control(head.kind()) {
+            self.counts.sent += 1;
+            self.counts.bytes_sent += len as u64;
+        }
+    }
+
+    #[cold]
+    fn post_slowly(
+        &mut self,
+        head: Head,
+        until: u64,
+        payload: &[u8],
+        progress: &mut Progress,
+    ) -> Result<Sent, PeerFault> {
+        if self.push_owed_abort()? == Sent::Full {
+            return Ok(Sent::Full);
+        }
+        let (mut timed, mut words, mut end) = (0, [payload.len() as u64, 0, 0], 1);
+        for (word, flag) in [(until, flag::DEADLINE), (progress.stamp, flag::STAMP)] {
+            if word != 0 {
+                (timed, words[end], end) = (timed | flag, word, end + 1);
+            }
+        }
+        // The total is for fragments only.
+        let first = |fragmented: bool| &words[usize::from(!fragmented)..end];
+        if payload.len() + 8 * first(false).len() <= self.max_body {
+            if self.record(head, timed, first(false), payload)? == Sent::Full {
+                return Ok(Sent::Full);
+            }
+            self.count_sent(head, payload.len());
+            return Ok(Sent::Done);
+        }
+        let mut burst = 0;
+        while progress.sent < payload.len() || !progress.begun {
+            let from = progress.sent;
+            let (mut flags, words) =
+                if progress.begun { (flag::CONTINUED, &[][..]) } else { (timed, first(true)) };
+            let end = payload.len().min(from + self.max_body - 8 * words.len());
+            if end < payload.len() {
+                flags |= flag::MORE;
+            }
+            if self.record(head, flags, words, &payload[from..end])? == Sent::Full {
+                return Ok(Sent::Full);
+            }
+            progress.begun = true;
+            progress.sent = end;
+            self.counts.fragments_sent += 1;
+            // The peer reads this fragment while the next one is written.
+            self.flush();
+            burst += end - from;
+            if burst >= self.burst && progress.sent < payload.len() {
+                return Ok(Sent::Full);
+            }
+        }
+        self.count_sent(head, payload.len());
+        Ok(Sent::Done)
+    }
+
+    /// Gives up a message that was sent in part. The abort travels before the next message at the latest.
+    pub(crate) fn abort(&mut self, head: Head) -> Result<(), PeerFault> {
+        self.counts.aborts += 1;
+        self.abort = Some(head);
+        self.retry_abort()
+    }
+
+    /// Sends an abort that found no room, if one is owed: for a side that waits and may not send again for long.
+    pub(crate) fn retry_abort(&mut self) -> Result<(), PeerFault> {
+        self.push_owed_abort()?;
+        self.flush();
+        Ok(())
+    }
+
+    /// Whether an abort is owed.
+    pub(crate) fn owes_abort(&self) -> bool {
+        self.abort.is_some()
+    }
+
+    fn push_owed_abort(&mut self) -> Result<Sent, PeerFault> {
+        let Some(aborted) = self.abort else { return Ok(Sent::Done) };
+        let sent = self.record(aborted, flag::CONTINUED | flag::ABORT, &[], &[])?;
+        if sent == Sent::Done {
+            self.abort = None;
+        }
+        Ok(sent)
+    }
+
+    fn record(&mut self, head: Head, flags: u8, words: &[u64], payload: &[u8]) -> Result<Sent, PeerFault> {
+        match self.link.push(|len| head.record(flags, len), head.call, words, payload) {
+            Ok(()) => {
+                self.owed = true;
+                Ok(Sent::Done)
+            }
+            Err(error) => self.not_claimed(error, payload.len() + 8 * words.len()),
+        }
+    }
+
+    #[cold]
+    fn not_claimed(&mut self, error: ClaimError, wanted: usize) -> Result<Sent, PeerFault> {
+        match error {
+            ClaimError::Full => {
+                self.wanted = wanted;
+                self.counts.full_stalls += 1;
+                // What is published must not wait for room.
+                self.owed = true;
+                self.flush();
+                Ok(Sent::Full)
+            }
+            ClaimError::Fault(fault) => Err(fault.into()),
+            ClaimError::TooLarge(_) => unreachable!("fragments are cut to fit"),
+        }
+    }
+
+    /// Claims room for a message of one record, to be written in place.
+    pub(crate) fn claim(&mut self, len: usize) -> Result<Option<Claim>, PeerFault> {
+        if self.push_owed_abort()? == Sent::Full {
+            return Ok(None);
+        }
+        match &mut self.link {
+            Link::Rings(rings) => {
+                let paddings = rings.out.paddings();
+                let claimed = rings.out.try_claim(len);
+                // Padding is published at once, whatever becomes of the claim.
+                self.owed |= rings.out.paddings() != paddings;
+                match claimed {
+                    Ok(claim) => Ok(Some(Claim::Ring(claim))),
+                    Err(error) => self.not_claimed(error, len).map(|_| None),
+                }
+            }
+            Link::Socket(socket) if socket.has_room() => Ok(Some(Claim::Private(vec![0; len]))),
+            Link::Socket(_) => self.not_claimed(ClaimError::Full, len).map(|_| None),
+        }
+    }
+
+    /// The bytes of a claim, to read what was written.
+    pub(crate) fn claimed_so_far<'a>(&'a self, claim: &'a Claim) -> &'a [u8] {
+        match (&self.link, claim) {
+            (Link::Rings(rings), Claim::Ring(claim)) => rings.out.body(claim),
+            (_, Claim::Private(bytes)) => bytes,
+            _ => unreachable!("a claim belongs to the session that made it"),
+        }
+    }
+
+    /// The bytes of a claim.
+    pub(crate) fn claimed<'a>(&'a mut self, claim: &'a mut Claim) -> &'a mut [u8] {
+        match (&mut self.link, claim) {
+            (Link::Rings(rings), Claim::Ring(claim)) => rings.out.body_mut(claim),
+            (_, Claim::Private(bytes)) => bytes,
+            _ => unreachable!("a claim belongs to the session that made it"),
+        }
+    }
+
+    /// Publishes a claim and rings.
+    #[allow(clippy::cast_possible_truncation, reason = "a record's body is far below 4 GiB")]
+    pub(crate) fn commit(&mut self, claim: Claim, head: Head) {
+        let len = claim.len();
+        match (&mut self.link, claim) {
+            (Link::Rings(rings), Claim::Ring(claim)) => {
+                rings.out.commit(claim, head.record(0, len as u32), head.call);
+            }
+            (Link::Socket(socket), Claim::Private(bytes)) => {
+                // There was room when it was claimed, and nothing else was sent since.
+                let _ = socket.push(head.record(0, len as u32), head.call, &[], &bytes);
+            }
+            _ => unreachable!("a claim belongs to the session that made it"),
+        }
+        self.owed = true;
+        self.count_sent(head, len);
+        self.flush();
+    }
+
+    /// Rings for what was published, and prepares the ring for the next message, off the critical path. On a socket
+    /// it writes what the socket takes.
+    #[inline(always)]
+    pub(crate) fn flush(&mut self) {
+        if self.owed {
+            self.owed = false;
+            match &mut self.link {
+                Link::Rings(rings) => {
+                    if let Some(mode) = rings.ringer.ring(Interest::DATA) {
+                        wake(rings, &self.lifeline, &mut self.counts, mode);
+                    }
+                    rings.out.zero_ahead();
+                }
+                Link::Socket(socket) => socket.flush(),
+            }
+        }
+    }
+
+    /// Whether something is published that was not rung for.
+    #[inline]
+    pub(crate) fn is_owed(&self) -> bool {
+        self.owed
+    }
+
+    /// Whether the peer looks asleep: a hint, without a fence. A socket's peer always may be.
+    #[inline]
+    pub(crate) fn peer_looks_asleep(&self) -> bool {
+        match &self.link {
+            Link::Rings(rings) => rings.ringer.looks_armed(),
+            Link::Socket(_) => false,
+        }
+    }
+
+    /// Whether a record may be there. Changes nothing.
+    #[inline]
+    pub(crate) fn has_pending(&self) -> bool {
+        self.link.has_pending()
+    }
+
+    /// Looks for a record up to `looks` times; `between` is called between two looks and may end it.
+    #[inline(always)]
+    pub(crate) fn watch(&self, looks: u32, between: impl FnMut() -> bool) -> bool {
+        match &self.link {
+            Link::Rings(rings) => rings.incoming.watch(looks, between),
+            Link::Socket(_) => self.link.has_pending(),
+        }
+    }
+
+    /// Publishes how far the incoming ring was read, before a wait that is longer than a spin.
+    pub(crate) fn settle(&mut self) {
+        if let Link::Rings(rings) = &mut self.link {
+            rings.incoming.settle();
+        }
+    }
+
+    /// Whether there is room for what last found the link full. A fault counts as yes: it shows at the attempt.
+    pub(crate) fn room_appeared(&mut self) -> bool {
+        self.link.has_room(self.wanted)
+    }
+
+    /// How many messages such as the one that last found the link full there is room for, more or less.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn room(&mut self) -> u64 {
+        self.link.room_for(self.wanted)
+    }
+
+    /// Whether the socket itself carries the session.
+    #[inline]
+    pub(crate) fn is_socket(&self) -> bool {
+        matches!(self.link, Link::Socket(_))
+    }
+
+    /// Takes note of what the kernel says of the socket, and writes what waited for it. Not for rings.
+    pub(crate) fn ready(&mut self, ready: Readiness) {
+        if let Link::Socket(socket) = &mut self.link {
+            socket.ready(ready);
+            if ready.writable {
+                socket.flush();
+            }
+        }
+    }
+
+    /// Whether bytes wait for a socket to take them.
+    pub(crate) fn has_unsent(&self) -> bool {
+        matches!(&self.link, Link::Socket(socket) if socket.has_unsent())
+    }
+
+    /// Whether the peer has closed the socket, whatever is left to read.
+    pub(crate) fn has_hung_up(&self) -> bool {
+        matches!(&self.link, Link::Socket(socket) if socket.has_hung_up())
+    }
+
+    /// Whether what is sent goes nowhere. What the peer sent before may still be there. A ring takes everything.
+    #[inline]
+    pub(crate) fn is_broken(&self) -> bool {
+        matches!(&self.link, Link::Socket(socket) if socket.is_broken())
+    }
+
+    /// Whether the peer has closed the socket and all it sent is read. A ring's peer is watched by its lifeline.
+    #[inline]
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(&self.link, Link::Socket(socket) if socket.has_ended())
+    }
+
+    /// The ring that is read, for a view of a record.
+    pub(crate) fn incoming(&self) -> Option<&Consumer> {
+        match &self.link {
+            Link::Rings(rings) => Some(&rings.incoming),
+            Link::Socket(_) => None,
+        }
+    }
+
+    /// Stores the counters where tools find them.
+    pub(crate) fn store_counts(&mut self) {
+        if let Link::Rings(rings) = &self.link {
+            self.counts.paddings = rings.out.paddings();
+            self.counts.fill_peak = rings.out.fill_peak();
+        }
+        if let Some(words) = &self.words {
+            self.counts.store(&mut self.stored, words);
+        }
+    }
+}
+
+#[cold]
+fn wake(rings: &Rings, lifeline: &OwnedFd, counts: &mut SessionCounters, mode: Mode) {
+    kill_point!("rung");
+    counts.wakes_sent += 1;
+    match mode {
+        Mode::Futex => {
+            rings.ringer.seq().wake();
+        }
+        Mode::Event => send_byte(lifeline, crate::link::lifeline::WAKE),
+    }
+}
+
+/// Frames that may stand between fragments, and are not counted as messages.
+#[inline(always)]
+fn is_control(kind: Kind) -> bool {
+    matches!(kind, Kind::Cancel | Kind::Ping | Kind::Pong | Kind::Goodbye | Kind::Credit)
+}
+
+/// Sends one byte on a lifeline. It never blocks: a full socket buffer means that unread bytes, and so a wake-up,
+/// are there already; a broken one that nobody is there to be told.
+pub(crate) fn send_byte(lifeline: &OwnedFd, byte: u8) {
+    use rustix::net::{SendFlags, send};
+    let _ = send(lifeline, &[byte], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+}

@@ -1,0 +1,276 @@
+//! Receiving: whole messages at once, fragments put together within a budget.
+
+use super::link::{Link, Piece};
+use super::{Head, PeerFault, Received, Session, is_control};
+use crate::base::sync::{Ordering, PlainU64};
+use crate::memory::layout::{Interest, Kind, flag};
+use crate::protocol::ring::{Polled, Record, Released};
+use std::sync::Arc;
+
+/// Memory that all incomplete messages of a process may take together, in bytes.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    left: PlainU64,
+}
+
+impl Budget {
+    pub(crate) fn new(bytes: u64) -> Arc<Self> {
+        Arc::new(Self { left: PlainU64::new(bytes) })
+    }
+
+    fn take(&self, bytes: u64) -> bool {
+        // Relaxed: a count, which orders nothing.
+        self.left.take(bytes, Ordering::Relaxed)
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.left.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// A message that is arriving in fragments.
+#[derive(Debug)]
+pub(super) struct Assembly {
+    head: Head,
+    /// 0 for none.
+    until: u64,
+    stamp: u64,
+    bytes: Vec<u8>,
+    total: usize,
+    got: usize,
+    charged: u64,
+    refused: bool,
+}
+
+/// Most bytes of extensions in a record.
+const EXTENSIONS: usize = 24;
+/// Extensions that any message may have, and that stand in its first record.
+const TIMES: u8 = flag::DEADLINE | flag::STAMP;
+
+/// Bytes of these, by the flags of the record.
+fn size_of_times(flags: u8) -> usize {
+    8 * (flags & TIMES).count_ones() as usize
+}
+
+impl Session {
+    /// Takes the next message, or the next fragment. On [`Received::Message`] `into` holds the payload: a private
+    /// copy, which the peer cannot change any more.
+    #[inline(always)]
+    pub(crate) fn receive(&mut self, into: &mut Vec<u8>) -> Result<Received, PeerFault> {
+        let Link::Rings(rings) = &mut self.link else { return self.receive_slowly(into) };
+        match rings.incoming.poll_plain() {
+            Polled::Nothing => Ok(Received::Nothing),
+            Polled::Plain(header)
+                if self.assembly.is_none() && header.length() as usize <= self.max_message =>
+            {
+                let (call, released) = rings.incoming.take_plain(header, into);
+                let head = Head::of(header, call);
+                if !is_control(head.kind()) {
+                    self.counts.received += 1;
+                    self.counts.bytes_received += u64::from(header.length());
+                }
+                if released == Released::Quarter {
+                    self.ring_for_space();
+                }
+                Ok(Received::Message(head))
+            }
+            Polled::Plain(_) | Polled::Other => self.receive_slowly(into),
+        }
+    }
+
+    /// The next message without taking it, if it is there, lies in a ring, and in one piece.
+    pub(crate) fn peek(&mut self) -> Result<Option<(Head, Record)>, PeerFault> {
+        let Link::Rings(rings) = &mut self.link else { return Ok(None) };
+        let Some(record) = rings.incoming.peek()? else { return Ok(None) };
+        if record.header.flags() != 0 || self.assembly.is_some() || record.len() > self.max_message {
+            return Ok(None);
+        }
+        let head = Head::of(record.header, record.call);
+        Ok(Some((head, record)))
+    }
+
+    /// Takes a record that was peeked at.
+    pub(crate) fn take(&mut self, record: Record) {
+        let piece = Piece::Record(record);
+        self.took(&piece, piece.len());
+        self.release(piece);
+    }
+
+    #[inline]
+    fn took(&mut self, piece: &Piece, payload: usize) -> Head {
+        let head = Head::of(piece.header(), piece.call());
+        if !is_control(head.kind()) {
+            self.counts.received += 1;
+            self.counts.bytes_received += payload as u64;
+        }
+        head
+    }
+
+    #[inline]
+    fn release(&mut self, piece: Piece) {
+        if self.link.release(piece) == Released::Quarter {
+            self.ring_for_space();
+        }
+    }
+
+    #[cold]
+    fn ring_for_space(&mut self) {
+        let Link::Rings(rings) = &self.link else { return };
+        if let Some(mode) = rings.ringer.ring(Interest::SPACE) {
+            super::wake(rings, &self.lifeline, &mut self.counts, mode);
+        }
+    }
+
+    #[cold]
+    fn receive_slowly(&mut self, into: &mut Vec<u8>) -> Result<Received, PeerFault> {
+        let Some(piece) = self.link.peek()? else { return Ok(Received::Nothing) };
+        let flags = piece.header().flags();
+        let head = Head::of(piece.header(), piece.call());
+        if piece.len() > self.max_message.saturating_add(EXTENSIONS) {
+            return Err(PeerFault::TooLong);
+        }
+        if flags & flag::STAMP != 0 && (!self.stamps || head.kind() != Kind::Request) {
+            return Err(PeerFault::UnexpectedKind(head.kind())); // not agreed in the handshake
+        }
+        let whole = flags & !TIMES == 0;
+        if whole && (self.assembly.is_none() || is_control(head.kind())) {
+            return self.receive_whole(piece, into);
+        }
+        self.receive_fragment(head, piece, into)
+    }
+
+    /// A message in one piece.
+    fn receive_whole(&mut self, piece: Piece, into: &mut Vec<u8>) -> Result<Received, PeerFault> {
+        let flags = piece.header().flags();
+        let offset = size_of_times(flags);
+        if piece.len() < offset {
+            return Err(PeerFault::Fragment);
+        }
+        if piece.len() - offset > self.max_message {
+            return Err(PeerFault::TooLong);
+        }
+        let (until, stamp) = self.times(&piece, 0);
+        into.clear();
+        self.link.read(&piece, offset, into);
+        let head = self.took(&piece, piece.len() - offset);
+        self.release(piece);
+        Ok(self.message(head, until, stamp))
+    }
+
+    /// Deadline and stamp of a message, whose words begin at `offset` of its first piece. 0 for none.
+    fn times(&self, piece: &Piece, mut offset: usize) -> (u64, u64) {
+        let mut word = |flag| {
+            if piece.header().flags() & flag == 0 {
+                return 0;
+            }
+            offset += 8;
+            self.link.word(piece, offset - 8)
+        };
+        (word(flag::DEADLINE), word(flag::STAMP))
+    }
+
+    /// When the message was sent that was received last, as its sender says; 0 if it says nothing, or that was asked
+    /// before.
+    pub(crate) fn take_stamp(&mut self) -> u64 {
+        std::mem::take(&mut self.stamp)
+    }
+
+    #[inline]
+    fn message(&mut self, head: Head, until: u64, stamp: u64) -> Received {
+        self.stamp = stamp;
+        if until == 0 && stamp == 0 { Received::Message(head) } else { Received::Until(head, until) }
+    }
+
+    fn receive_fragment(
+        &mut self,
+        head: Head,
+        piece: Piece,
+        into: &mut Vec<u8>,
+    ) -> Result<Received, PeerFault> {
+        let flags = piece.header().flags();
+        let mut offset = 0;
+        if flags & flag::CONTINUED == 0 {
+            offset = 8 + size_of_times(flags);
+            // The first fragment.
+            if self.assembly.is_some()
+                || flags & !TIMES != flag::MORE
+                || is_control(head.kind())
+                || piece.len() < offset
+            {
+                return Err(PeerFault::Fragment);
+            }
+            let total = usize::try_from(self.link.word(&piece, 0)).map_err(|_| PeerFault::TooLong)?;
+            if total > self.max_message {
+                return Err(PeerFault::TooLong);
+            }
+            let (until, stamp) = self.times(&piece, 8);
+            // The caller's buffer is warm, but large memory must be paid for before it is kept.
+            let reused = into.capacity() as u64;
+            let charged = if self.budget.take(reused) { reused } else { 0 };
+            let mut bytes = if charged == reused { std::mem::take(into) } else { Vec::new() };
+            bytes.clear();
+            self.assembly =
+                Some(Assembly { head, until, stamp, bytes, total, got: 0, charged, refused: false });
+        }
+        let Some(assembly) = &mut self.assembly else { return Err(PeerFault::Fragment) };
+        if assembly.head != head {
+            return Err(PeerFault::Fragment);
+        }
+        if flags & flag::CONTINUED != 0 && flags & TIMES != 0 {
+            return Err(PeerFault::Fragment);
+        }
+        if flags & flag::ABORT != 0 {
+            if flags & flag::MORE != 0 || piece.len() != 0 {
+                return Err(PeerFault::Fragment);
+            }
+            self.counts.aborts += 1;
+            self.drop_assembly();
+            self.release(piece);
+            return Ok(Received::Partial);
+        }
+        let len = piece.len() - offset;
+        assembly.got += len;
+        let last = flags & flag::MORE == 0;
+        // Each fragment brings something, and only the last one completes the message.
+        if len == 0 || assembly.got > assembly.total || (assembly.got == assembly.total) != last {
+            return Err(PeerFault::Fragment);
+        }
+        let missing = (assembly.got as u64).saturating_sub(assembly.charged);
+        if !assembly.refused && !self.budget.take(missing) {
+            assembly.refused = true;
+            assembly.bytes = Vec::new();
+            self.budget.give_back(std::mem::take(&mut assembly.charged));
+        }
+        if !assembly.refused {
+            assembly.charged += missing;
+            self.link.read(&piece, offset, &mut assembly.bytes);
+        }
+        self.release(piece);
+        if !last {
+            return Ok(Received::Partial);
+        }
+        let assembly = self.drop_assembly().expect("looked at above");
+        self.counts.received += 1;
+        self.counts.bytes_received += assembly.got as u64;
+        *into = assembly.bytes;
+        Ok(if assembly.refused {
+            Received::Refused(assembly.head)
+        } else {
+            self.message(assembly.head, assembly.until, assembly.stamp)
+        })
+    }
+
+    fn drop_assembly(&mut self) -> Option<Assembly> {
+        let assembly = self.assembly.take();
+        if let Some(assembly) = &assembly {
+            self.budget.give_back(assembly.charged);
+        }
+        assembly
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.drop_assembly();
+    }
+}

@@ -1,0 +1,5 @@
+//! What a process knows of itself: whether it is a fork, and its name.
+
+pub(crate) mod environment;
+pub(crate) mod fork;
+pub(crate) mod program;

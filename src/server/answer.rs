@@ -1,0 +1,58 @@
+//! What a handler answers when it fails: an error of the application, or a panic.
+
+use crate::memory::layout::code;
+
+/// An error that a handler answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HandlerError {
+    code: u16,
+    text: String,
+}
+
+impl HandlerError {
+    /// An error of the application: `code` counts from 0 in the application's own range, and arrives as
+    /// [`APPLICATION`](crate::layout::code::APPLICATION)` + code` (at most 65 279). A text longer than 1 KiB is cut.
+    pub fn new(code: u16, text: impl Into<String>) -> Self {
+        Self { code: code::APPLICATION.saturating_add(code), text: text.into() }
+    }
+
+    /// The code as it travels.
+    pub(crate) fn code(&self) -> u16 {
+        self.code
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+impl std::fmt::Display for HandlerError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} (code {})", self.text, self.code)
+    }
+}
+
+impl std::error::Error for HandlerError {}
+
+impl From<String> for HandlerError {
+    fn from(text: String) -> Self {
+        Self::new(0, text)
+    }
+}
+
+impl From<&str> for HandlerError {
+    fn from(text: &str) -> Self {
+        Self::new(0, text)
+    }
+}
+
+/// Writes what is known of a handler's panic.
+pub(crate) fn describe_panic(panic: &(dyn std::any::Any + Send), into: &mut Vec<u8>) {
+    into.clear();
+    into.extend_from_slice(b"the handler panicked");
+    let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(|s| &**s));
+    if let Some(text) = text {
+        into.extend_from_slice(b": ");
+        into.extend_from_slice(text.as_bytes());
+    }
+}

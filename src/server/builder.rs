@@ -1,0 +1,376 @@
+//! Settings of a server.
+
+use crate::handshake::AnswerOrder;
+use crate::handshake::{
+    BindError, Credentials, InvalidSetting, ListenOptions, Listener, listen, listen_fds, listen_for_parent,
+};
+use crate::link::segment::Segment;
+use crate::memory::{Window, layout};
+use crate::os::environment;
+use crate::os::program::program_name;
+use crate::protocol::wait::WaitSettings;
+use crate::server::Server;
+use crate::server::dispatch::Inline;
+use crate::server::porter::{
+    self, Isolation, Lodging, Outbox, PeerInfo, PorterConfig, PorterHandle, StatusInfo,
+};
+use crate::server::reactor::Limits;
+use crate::server::status::Status;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Settings of a server. The defaults are good for most.
+#[derive(Debug, Clone)]
+#[must_use = "settings do nothing until `bind`"]
+pub struct ServerBuilder {
+    pub(super) porter: PorterConfig,
+    listen: ListenOptions,
+    pub(super) limits: Limits,
+    pub(super) budget: u64,
+    pub(super) inline: Inline,
+}
+
+impl ServerBuilder {
+    pub(super) fn new() -> Self {
+        Self {
+            porter: PorterConfig::default(),
+            listen: ListenOptions::default(),
+            limits: Limits {
+                turn: 32,
+                queue: 64,
+                queue_bytes: 1 << 20,
+                in_flight: 1024,
+                in_flight_bytes: 64 << 20,
+                events: 1024,
+                slow_client: Some(Duration::from_secs(30)),
+                wait: WaitSettings::server(),
+            },
+            budget: 1 << 30,
+            inline: Inline::default(),
+        }
+    }
+
+    /// How many clients may be connected at once. Default 64.
+    pub fn max_clients(mut self, clients: u32) -> Self {
+        self.porter.max_clients = clients;
+        self
+    }
+
+    /// Capacity of each ring in bytes, for clients that do not ask: a power of two from 2 KiB to 1 GiB. Default
+    /// 64 KiB.
+    pub fn ring_capacity(mut self, bytes: u64) -> Self {
+        self.porter.request_capacity = bytes;
+        self.porter.response_capacity = bytes;
+        self
+    }
+
+    /// Largest message either way in bytes. Default 64 MiB.
+    pub fn max_message(mut self, bytes: u64) -> Self {
+        self.porter.max_message = bytes;
+        self
+    }
+
+    /// Who may connect. Default: processes of the server's own uid.
+    pub fn credentials(mut self, credentials: Credentials) -> Self {
+        self.porter.credentials = credentials;
+        self
+    }
+
+    /// Which clients share a bell, and so can disturb each other's wake-ups. Default: those of one uid.
+    pub fn isolation(mut self, isolation: Isolation) -> Self {
+        self.porter.isolation = isolation;
+        self
+    }
+
+    /// Shared memory of one client in bytes, both rings together. Default 64 MiB.
+    pub fn max_bytes_per_client(mut self, bytes: u64) -> Self {
+        self.porter.bytes_per_client = bytes;
+        self
+    }
+
+    /// Shared memory of all clients of one uid in bytes. Default 1 GiB.
+    pub fn max_bytes_per_uid(mut self, bytes: u64) -> Self {
+        self.porter.bytes_per_uid = bytes;
+        self
+    }
+
+    /// Whether shared memory is offered at all. Without it every client gets the socket as transport. Default: yes.
+    ///
+    /// A server that may not make memfds goes on as if this were off, if [`Self::fallback`] is on.
+    pub fn shared_memory(mut self, offered: bool) -> Self {
+        self.porter.shared_memory = offered;
+        self
+    }
+
+    /// Whether the socket is offered as transport: to clients that ask for it, or for whom there is no shared
+    /// memory, because of a limit or because the system refuses it. Without it they are rejected. Clients beyond
+    /// [`Self::max_clients`] are rejected in any case. Default: yes.
+    pub fn fallback(mut self, offered: bool) -> Self {
+        self.porter.fallback = offered;
+        self
+    }
+
+    /// How many handshakes may be under way at once. Default 16.
+    pub fn max_handshakes(mut self, handshakes: u32) -> Self {
+        self.porter.max_handshakes = handshakes;
+        self
+    }
+
+    /// How long a handshake may take. Default 5 s.
+    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.porter.handshake_deadline = timeout;
+        self
+    }
+
+    /// Private memory that incomplete messages of all clients may take together, in bytes. Default 1 GiB.
+    pub fn max_incomplete_bytes(mut self, bytes: u64) -> Self {
+        self.budget = bytes;
+        self
+    }
+
+    /// How many answers may wait for room in a client's ring before its requests are left unread. Default 64.
+    pub fn max_queued_answers(mut self, answers: usize) -> Self {
+        self.limits.queue = answers;
+        self
+    }
+
+    /// Bytes of such answers from which on the client's requests are left unread; one answer may exceed it.
+    /// Default 1 MiB.
+    pub fn max_queued_bytes(mut self, bytes: usize) -> Self {
+        self.limits.queue_bytes = bytes;
+        self
+    }
+
+    /// How many requests of one client may be without an answer before no more are handled; they wait in its ring, or,
+    /// while an answer to it is streamed, in memory ([`Self::max_in_flight_bytes`]). Only for concurrent handlers
+    /// ([`Server::run_reactor`]). Default 1024.
+    pub fn max_in_flight(mut self, requests: usize) -> Self {
+        self.limits.in_flight = requests;
+        self
+    }
+
+    /// Whether handlers of [`Server::run_on`] may run on the reactor's own thread. Default [`Inline::Never`].
+    pub fn inline(mut self, inline: Inline) -> Self {
+        self.inline = inline;
+        self
+    }
+
+    /// Bytes of the requests of one client without an answer, and of answers that wait for their turn, from which on
+    /// no more are read; one request may exceed it. Only for concurrent handlers. Default 64 MiB.
+    pub fn max_in_flight_bytes(mut self, bytes: usize) -> Self {
+        self.limits.in_flight_bytes = bytes;
+        self
+    }
+
+    /// How many events ([`Session::push`](crate::Session::push)) of one client may wait to be sent. Default 1024.
+    pub fn max_queued_events(mut self, events: u64) -> Self {
+        self.limits.events = events;
+        self
+    }
+
+    /// In which order the answers of each session are sent. A client may ask for [`AnswerOrder::Request`] for itself.
+    /// Default [`AnswerOrder::Completion`].
+    pub fn answer_order(mut self, order: AnswerOrder) -> Self {
+        self.porter.ordered = order == AnswerOrder::Request;
+        self
+    }
+
+    /// Of so many calls of each client one is timed on its way, for `ring-dump` to tell waiting in the rings from working
+    /// in the handler, for clients that do not say otherwise
+    /// ([`ConnectOptions::sample_calls`](crate::ConnectOptions::sample_calls), which says what it costs). 0: none. Default 0.
+    pub fn sample_calls(mut self, every: u32) -> Self {
+        self.porter.sample_every = every;
+        self
+    }
+
+    /// How long a client may leave answers unread before it is disconnected; `None` for ever. Default 30 s.
+    pub fn slow_client_timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.limits.slow_client = timeout;
+        self
+    }
+
+    /// Access mode of the socket. Default 0600.
+    pub fn socket_mode(mut self, mode: u32) -> Self {
+        self.listen.mode = mode;
+        self
+    }
+
+    /// The waiting policy of the reactor. Default [`WaitSettings::server`].
+    pub fn wait(mut self, settings: WaitSettings) -> Self {
+        self.limits.wait = settings;
+        self
+    }
+
+    fn check(&self) -> Result<(), InvalidSetting> {
+        let wrong = |text: String| Err(InvalidSetting(text));
+        if !layout::is_capacity(self.porter.request_capacity) {
+            return wrong(format!(
+                "ring_capacity is {}: it must be a power of two from {} to {} bytes",
+                self.porter.request_capacity,
+                layout::MIN_CAPACITY,
+                layout::MAX_CAPACITY
+            ));
+        }
+        for (name, zero) in [
+            ("max_clients", self.porter.max_clients == 0),
+            ("max_message", self.porter.max_message == 0),
+            ("max_bytes_per_client", self.porter.bytes_per_client == 0),
+            ("max_bytes_per_uid", self.porter.bytes_per_uid == 0),
+            ("max_handshakes", self.porter.max_handshakes == 0),
+            ("max_incomplete_bytes", self.budget == 0),
+            ("max_queued_answers", self.limits.queue == 0),
+            ("max_queued_bytes", self.limits.queue_bytes == 0),
+            ("max_in_flight", self.limits.in_flight == 0),
+            ("max_in_flight_bytes", self.limits.in_flight_bytes == 0),
+            ("max_queued_events", self.limits.events == 0),
+            ("handshake_timeout", self.porter.handshake_deadline.is_zero()),
+        ] {
+            if zero {
+                return wrong(format!("{name} is 0"));
+            }
+        }
+        if self.porter.max_clients > MAX_CLIENTS {
+            return wrong(format!("max_clients is {}: at most {MAX_CLIENTS}", self.porter.max_clients));
+        }
+        if self.porter.max_message > u64::from(u32::MAX) {
+            return wrong(format!("max_message is {}: at most 4 GiB - 1", self.porter.max_message));
+        }
+        if !self.porter.shared_memory && !self.porter.fallback {
+            return wrong("shared_memory and fallback are both off: nothing is left to offer".into());
+        }
+        let need = 2 * layout::ring_segment_size(self.porter.request_capacity);
+        let too_much = need > self.porter.bytes_per_client || need > self.porter.bytes_per_uid;
+        if self.porter.shared_memory && too_much {
+            return wrong(format!(
+                "two rings of {} bytes exceed the limit of one client",
+                self.porter.request_capacity
+            ));
+        }
+        Ok(())
+    }
+
+    /// Listens at `path`. A socket that an earlier server left behind is replaced; one on which somebody listens
+    /// is not.
+    ///
+    /// # Errors
+    /// [`BindError`] says what is in the way.
+    pub fn bind(self, path: impl AsRef<Path>) -> Result<Server, BindError> {
+        self.check()?;
+        let listener = listen(path.as_ref(), &self.listen)?;
+        Server::new(self, listener, Some(path.as_ref().to_owned()))
+    }
+
+    /// Listens at `path` for sessions that are byte streams, each with a bell of its own.
+    pub(crate) fn listen_for_bytes(mut self, path: &Path) -> Result<BytePorter, BindError> {
+        self.check()?;
+        let listener = listen(path, &self.listen)?;
+        check_descriptors(self.porter.max_clients, self.porter.max_handshakes)?;
+        self.porter.isolation = Isolation::Session;
+        self.porter.bytes = true;
+        let (status, generation) = self.status()?;
+        Ok(BytePorter { listener, config: self.porter, status, generation, wait: self.limits.wait })
+    }
+
+    /// The page in which the server tells of itself, and its generation.
+    pub(super) fn status(&self) -> Result<(Status, u64), BindError> {
+        let generation = porter::generation();
+        let me = PeerInfo {
+            pid: std::process::id(),
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            name: program_name(),
+        };
+        let armed_words = u64::from(self.porter.max_clients);
+        let status = Segment::status(generation, armed_words, &me.cell());
+        Ok((Status::new(status, armed_words, self.porter.fallback)?, generation))
+    }
+
+    /// Serves on the listening socket that systemd passed (`LISTEN_FDS`).
+    ///
+    /// # Errors
+    /// [`BindError`], also if none was passed.
+    pub fn from_systemd(self) -> Result<Server, BindError> {
+        self.check()?;
+        let listener = listen_fds()?.ok_or(BindError::NoSocketPassed)?;
+        Server::new(self, listener, None)
+    }
+
+    /// Serves the process that started this one as a worker (see [`worker`](crate::worker)): on the socket that it
+    /// passed, or at the path that it named.
+    ///
+    /// # Errors
+    /// [`BindError`]; [`BindError::NoSocketPassed`] if this process was not started as a worker.
+    pub fn for_parent(self) -> Result<Server, BindError> {
+        self.check()?;
+        let variable = |name| std::env::var_os(name);
+        if let Some(listener) =
+            listen_for_parent(variable(environment::LISTEN_FD), variable(environment::LISTEN_PARENT))?
+        {
+            return Server::new(self, listener, None);
+        }
+        self.bind(PathBuf::from(variable(environment::SOCKET).ok_or(BindError::NoSocketPassed)?))
+    }
+}
+
+/// What a listener for byte streams is made of, before its porter runs.
+#[derive(Debug)]
+pub(crate) struct BytePorter {
+    listener: Listener,
+    config: PorterConfig,
+    status: Status,
+    generation: u64,
+    wait: WaitSettings,
+}
+
+impl BytePorter {
+    /// The page in which the server tells of itself.
+    pub(crate) fn status(&self) -> &Window {
+        self.status.window()
+    }
+
+    /// The waiting policy of each stream.
+    pub(crate) fn wait(&self) -> &WaitSettings {
+        &self.wait
+    }
+
+    /// Starts the porter, on a thread of its own.
+    pub(crate) fn start(self, outbox: impl Outbox + 'static) -> io::Result<PorterHandle> {
+        let armed_words = self.config.max_clients;
+        let status = StatusInfo { segment: self.status.segment(), generation: self.generation, armed_words };
+        porter::start(Lodging::Thread, self.listener, self.config, &status, outbox)
+    }
+}
+
+/// Descriptors of one client: lifeline, request and response segment, pidfd; and a bell, if it has one of its own.
+const DESCRIPTORS_PER_CLIENT: u64 = 5;
+/// Descriptors of one handshake under way.
+const DESCRIPTORS_PER_HANDSHAKE: u64 = 2;
+/// Descriptors that a server has anyway, and room for those of the program around it.
+const DESCRIPTORS_OF_THE_SERVER: u64 = 32;
+/// Most clients of one server: every client maps the armed words of all domains.
+const MAX_CLIENTS: u32 = 1 << 16;
+
+pub(super) fn check_descriptors(max_clients: u32, max_handshakes: u32) -> Result<(), BindError> {
+    use rustix::process::{Resource, getrlimit};
+    let Some(limit) = getrlimit(Resource::Nofile).current else { return Ok(()) };
+    let need = u64::from(max_clients) * DESCRIPTORS_PER_CLIENT
+        + u64::from(max_handshakes) * DESCRIPTORS_PER_HANDSHAKE
+        + DESCRIPTORS_OF_THE_SERVER;
+    if need > limit { Err(BindError::TooFewDescriptors { need, limit }) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn something_must_be_offered() {
+        let nothing = Server::builder().shared_memory(false).fallback(false);
+        assert!(matches!(nothing.bind("/nonexistent/s"), Err(BindError::InvalidSetting(_))));
+        // Limits of memory are no matter where none is offered.
+        let little = Server::builder().max_bytes_per_client(1);
+        assert!(little.check().is_err());
+        assert!(little.shared_memory(false).check().is_ok());
+    }
+}

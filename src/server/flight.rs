@@ -1,0 +1,409 @@
+//! L4: requests whose answer comes later, possibly from another thread, and the queue on which answers come back to
+//! the reactor.
+//!
+//! # Why no answer is missed
+//!
+//! A completer pushes under the lock, stores `any` and rings the reactor's private bell; the ring begins with a fence.
+//! A reactor that is about to sleep arms, fences, and looks at `any` again. Of the two fences one comes first: either
+//! the reactor sees `any`, or the completer sees the bell armed and wakes it, once for each arm. This is the argument
+//! of `bell.rs` for a queue instead of a ring; `loom-tests/src/notify.rs` checks it.
+
+use crate::base::sync::{Ordering, PlainBool, PlainU64};
+use crate::handshake::AnswerOrder;
+use crate::handshake::{PeerInfo, Transport};
+use crate::memory::layout::{self, Kind};
+use crate::os::fork::Origin;
+use crate::server::park::Notifier;
+use std::cell::{Cell, RefCell};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+#[cfg(feature = "tokio")]
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+/// What all threads know of one session.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    pub(crate) id: u64,
+    pub(crate) peer: PeerInfo,
+    pub(crate) transport: Transport,
+    pub(crate) order: AnswerOrder,
+    pub(crate) max_message: usize,
+    pub(crate) open: PlainBool,
+    /// Events that were pushed and not sent yet, and how many there may be.
+    pub(crate) events: PlainU64,
+    pub(crate) events_most: u64,
+    /// How long a streamed answer waits for the client to take more.
+    pub(crate) slow_client: Option<Duration>,
+    pub(crate) completions: Arc<Completions>,
+}
+
+/// One request that was taken, until its last answer.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    pub(crate) caller: Arc<Caller>,
+    pub(crate) call: u64,
+    /// CLOCK_MONOTONIC ns; 0 for none.
+    pub(crate) until: u64,
+    /// Its place in the session's table. The reactor's own: no other thread looks at it.
+    place: PlainU64,
+    /// Wants no answer.
+    pub(crate) one_way: bool,
+    cancelled: PlainBool,
+    credit: Mutex<Credit>,
+    more: Condvar,
+}
+
+/// How many items of a streamed answer may be sent.
+#[derive(Debug)]
+struct Credit {
+    left: u64,
+    /// Nobody wants more items.
+    over: Option<StreamOver>,
+    /// The task that handles the request, and the one that sends items of the answer.
+    #[cfg(feature = "tokio")]
+    tasks: Tasks,
+}
+
+/// Tasks that are to be woken.
+#[cfg(feature = "tokio")]
+#[derive(Debug, Default)]
+struct Tasks {
+    handler: Option<Waker>,
+    sender: Option<Waker>,
+}
+
+/// Has a task be woken, if it is not the one that will be.
+#[cfg(feature = "tokio")]
+fn remember(place: &mut Option<Waker>, waker: &Waker) {
+    match place {
+        Some(there) => there.clone_from(waker),
+        None => *place = Some(waker.clone()),
+    }
+}
+
+impl Credit {
+    fn fresh() -> Self {
+        Self {
+            left: layout::STREAM_WINDOW.into(),
+            over: None,
+            #[cfg(feature = "tokio")]
+            tasks: Tasks::default(),
+        }
+    }
+}
+
+/// Why a streamed answer cannot go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StreamOver {
+    Cancelled,
+    Gone,
+}
+
+impl Flight {
+    pub(crate) fn new(caller: Arc<Caller>, call: u64, until: u64, one_way: bool) -> Self {
+        Self {
+            caller,
+            call,
+            until,
+            place: PlainU64::new(0),
+            one_way,
+            cancelled: PlainBool::new(false),
+            credit: Mutex::new(Credit::fresh()),
+            more: Condvar::new(),
+        }
+    }
+
+    // Relaxed: one thread writes and reads it.
+
+    #[inline]
+    #[allow(clippy::cast_possible_truncation, reason = "it was a u32")]
+    pub(crate) fn place(&self) -> u32 {
+        self.place.load(Ordering::Relaxed) as u32
+    }
+
+    #[inline]
+    pub(crate) fn set_place(&self, place: u32) {
+        self.place.store(place.into(), Ordering::Relaxed);
+    }
+
+    /// Makes it another request of the same session.
+    #[inline]
+    pub(crate) fn renew(&mut self, call: u64, until: u64, one_way: bool) {
+        (self.call, self.until, self.one_way) = (call, until, one_way);
+        // Relaxed: this thread has it to itself.
+        self.cancelled.store(false, Ordering::Relaxed);
+        let credit = self.credit.get_mut().unwrap_or_else(PoisonError::into_inner);
+        *credit = Credit::fresh();
+    }
+
+    /// Whether nobody wants the answer any more.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        // Relaxed: advice.
+        self.cancelled.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_expired(&self) -> bool {
+        self.until != 0 && crate::base::clock::now_ns() >= self.until
+    }
+
+    fn credit(&self) -> MutexGuard<'_, Credit> {
+        self.credit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The client takes more items.
+    pub(crate) fn grant(&self, items: u16) {
+        // Never more than the window: who grants without end would fill this process's memory.
+        let mut credit = self.credit();
+        credit.left = credit.left.saturating_add(items.into()).min(layout::STREAM_WINDOW.into());
+        #[cfg(feature = "tokio")]
+        let sender = credit.tasks.sender.take();
+        drop(credit);
+        self.more.notify_all();
+        #[cfg(feature = "tokio")]
+        sender.into_iter().for_each(Waker::wake);
+    }
+
+    /// Nobody wants the answer any more.
+    pub(crate) fn give_up(&self, why: StreamOver) {
+        self.cancelled.store(true, Ordering::Relaxed);
+        let mut credit = self.credit();
+        credit.over.get_or_insert(why);
+        #[cfg(feature = "tokio")]
+        let Tasks { handler, sender } = std::mem::take(&mut credit.tasks);
+        drop(credit);
+        self.more.notify_all();
+        #[cfg(feature = "tokio")]
+        handler.into_iter().chain(sender).for_each(Waker::wake);
+    }
+
+    /// Whether nobody wants the answer any more. If not, `waker` is woken when that changes: the lock orders this
+    /// before or behind [`Self::give_up`].
+    #[cfg(feature = "tokio")]
+    pub(crate) fn is_over(&self, waker: &Waker) -> bool {
+        let mut credit = self.credit();
+        if credit.over.is_none() {
+            remember(&mut credit.tasks.handler, waker);
+        }
+        credit.over.is_some()
+    }
+
+    /// Takes the right to send one item; if there is none `waker` is woken when there may be.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn poll_credit(&self, waker: &Waker) -> Poll<Result<(), StreamOver>> {
+        let mut credit = self.credit();
+        if let Some(over) = credit.over {
+            return Poll::Ready(Err(over));
+        }
+        if credit.left > 0 {
+            credit.left -= 1;
+            return Poll::Ready(Ok(()));
+        }
+        remember(&mut credit.tasks.sender, waker);
+        Poll::Pending
+    }
+
+    /// Takes the right to send one item, waiting until `deadline`. `Ok(false)` if there is none in time.
+    pub(crate) fn take_credit(&self, deadline: Option<Instant>) -> Result<bool, StreamOver> {
+        let mut credit = self.credit();
+        loop {
+            if let Some(over) = credit.over {
+                return Err(over);
+            }
+            if credit.left > 0 {
+                credit.left -= 1;
+                return Ok(true);
+            }
+            credit = match deadline {
+                None => self.more.wait(credit).unwrap_or_else(PoisonError::into_inner),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return Ok(false);
+                    }
+                    self.more.wait_timeout(credit, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+}
+
+/// To whom something is to be sent.
+#[derive(Debug)]
+pub(crate) enum To {
+    Flight(Arc<Flight>),
+    Caller(Arc<Caller>),
+}
+
+/// What is to be sent.
+#[derive(Debug)]
+pub(crate) struct Completion {
+    pub(crate) to: To,
+    /// [`Kind::OneWay`]: nothing, the handler is done with a request that wants no answer.
+    pub(crate) kind: Kind,
+    pub(crate) code: u16,
+    pub(crate) payload: Vec<u8>,
+}
+
+/// Whether this is the last frame of an answer.
+pub(crate) fn is_final(kind: Kind) -> bool {
+    matches!(kind, Kind::Response | Kind::Error | Kind::StreamEnd | Kind::OneWay)
+}
+
+/// What comes back to the reactor from whichever threads handle requests.
+#[derive(Debug)]
+pub(crate) struct Completions {
+    /// `None` once nobody reads them any more.
+    queue: Mutex<Option<Vec<Completion>>>,
+    any: PlainBool,
+    notifier: Arc<Notifier>,
+    buffers: Buffers,
+    origin: Origin,
+}
+
+impl Completions {
+    pub(crate) fn new(notifier: Arc<Notifier>) -> Self {
+        Self {
+            queue: Mutex::new(Some(Vec::new())),
+            any: PlainBool::new(false),
+            notifier,
+            buffers: Buffers::default(),
+            origin: Origin::here(),
+        }
+    }
+
+    /// False in a forked child, where nobody reads them and any lock may be held for ever.
+    #[inline]
+    pub(crate) fn is_here(&self) -> bool {
+        self.origin.is_here()
+    }
+
+    /// Hands over; false if nobody is there any more.
+    pub(crate) fn push(&self, completion: Completion) -> bool {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(items) = queue.as_mut() else { return false };
+        items.push(completion);
+        // Relaxed: see the module's text; the fence is in `notify`.
+        self.any.store(true, Ordering::Relaxed);
+        drop(queue);
+        self.notifier.notify();
+        true
+    }
+
+    #[inline]
+    pub(crate) fn any(&self) -> bool {
+        self.any.load(Ordering::Relaxed)
+    }
+
+    /// All that there is, in exchange for an empty `into`.
+    pub(crate) fn take(&self, into: &mut Vec<Completion>) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        self.any.store(false, Ordering::Relaxed);
+        if let Some(items) = queue.as_mut() {
+            std::mem::swap(items, into);
+        }
+    }
+
+    /// Nobody will read what comes from now on: it is dropped. What came before is returned.
+    pub(crate) fn close(&self) -> Vec<Completion> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default()
+    }
+
+    pub(crate) fn buffers(&self) -> &Buffers {
+        &self.buffers
+    }
+}
+
+/// Buffers of payloads, used again and again: a warm server allocates nothing for a small request.
+#[derive(Debug, Default)]
+pub(crate) struct Buffers(Mutex<Vec<Vec<u8>>>);
+
+/// Most buffers that are kept, and the largest.
+const KEPT: usize = 256;
+const KEPT_SIZE: usize = 64 << 10;
+
+impl Buffers {
+    pub(crate) fn take(&self) -> Vec<u8> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    pub(crate) fn give(&self, mut buffer: Vec<u8>) {
+        if buffer.capacity() == 0 || buffer.capacity() > KEPT_SIZE {
+            return;
+        }
+        buffer.clear();
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < KEPT {
+            kept.push(buffer);
+        }
+    }
+}
+
+/// What a handler that runs on the reactor's own thread leaves there: without a queue, a lock or a wake.
+#[derive(Debug)]
+pub(crate) struct Here {
+    /// Address of the flight that is being handled.
+    flight: usize,
+    /// The answer's kind and code, once given.
+    pub(crate) answer: Option<(Kind, u16)>,
+    pub(crate) response: Vec<u8>,
+    /// The request's buffer, once it is no longer needed.
+    pub(crate) request: Option<Vec<u8>>,
+}
+
+thread_local! {
+    static HERE: RefCell<Option<Here>> = const { RefCell::new(None) };
+    /// Whether this thread is a reactor, which must not wait.
+    static REACTOR: Cell<bool> = const { Cell::new(false) };
+}
+
+/// While it lives the thread is a reactor.
+#[derive(Debug)]
+pub(crate) struct InReactor {
+    /// Of the server whose handler runs this one.
+    outer: (bool, Option<Here>),
+}
+
+impl Drop for InReactor {
+    fn drop(&mut self) {
+        let _ = REACTOR.try_with(|reactor| reactor.set(self.outer.0));
+        let _ = HERE.try_with(|cell| *cell.borrow_mut() = self.outer.1.take());
+    }
+}
+
+impl Here {
+    /// A handler begins on this thread. `response` is empty.
+    #[inline]
+    pub(crate) fn begin(flight: &Arc<Flight>, response: Vec<u8>) {
+        let here = Self { flight: Arc::as_ptr(flight).addr(), answer: None, response, request: None };
+        HERE.with(|cell| *cell.borrow_mut() = Some(here));
+    }
+
+    /// The handler has returned.
+    #[inline]
+    pub(crate) fn end() -> Option<Self> {
+        HERE.with(|cell| cell.borrow_mut().take())
+    }
+
+    /// This thread is a reactor from now on.
+    pub(crate) fn enter_reactor() -> InReactor {
+        InReactor { outer: (REACTOR.replace(true), Self::end()) }
+    }
+
+    /// Whether this thread is a reactor.
+    pub(crate) fn is_reactor() -> bool {
+        REACTOR.try_with(Cell::get).unwrap_or(false)
+    }
+
+    /// Leaves something for the reactor, if the flight is being handled on this thread.
+    #[inline]
+    pub(crate) fn with<R>(flight: &Arc<Flight>, leave: impl FnOnce(&mut Self) -> R) -> Option<R> {
+        // A destructor may run while the thread ends, when there is nothing any more.
+        HERE.try_with(|cell| {
+            let mut cell = cell.try_borrow_mut().ok()?;
+            let here = cell.as_mut().filter(|here| here.flight == Arc::as_ptr(flight).addr())?;
+            Some(leave(here))
+        })
+        .ok()
+        .flatten()
+    }
+}

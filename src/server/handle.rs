@@ -1,0 +1,36 @@
+//! The handle of a server, for other threads.
+
+use crate::base::clock::now_ns;
+use crate::link::stats::ServerCounters;
+use crate::memory::PeerWord;
+use crate::server::reactor::Mailbox;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A running, or not yet running, server, for other threads. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct ServerHandle {
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) counters: Arc<Vec<PeerWord>>,
+}
+
+impl ServerHandle {
+    /// Makes the server stop: it takes no new clients, answers what it has received, for at most `drain`, says
+    /// goodbye and returns from its `run`. `None` drains as long as it takes, zero not at all.
+    ///
+    /// Returns at once. May be called from any thread and from a signal handler, any number of times.
+    pub fn shutdown(&self, drain: Option<Duration>) {
+        let deadline = match drain {
+            None => u64::MAX - 1,
+            Some(drain) => now_ns()
+                .saturating_add(u64::try_from(drain.as_nanos()).unwrap_or(u64::MAX / 2))
+                .min(u64::MAX - 1),
+        };
+        self.mailbox.stop(deadline);
+    }
+
+    /// What the server counted so far. Brought up to date when it sleeps and when clients come and go.
+    pub fn stats(&self) -> ServerCounters {
+        ServerCounters::read(|index| self.counters[index].load())
+    }
+}

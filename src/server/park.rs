@@ -1,0 +1,319 @@
+//! L4: how a reactor sleeps. It waits on several bells at once: a private one, which only its own process can ring,
+//! and one for each domain of clients.
+//!
+//! Chosen anew for each sleep: `futex_waitv` while the bells fit one call and no session is carried by a socket, epoll
+//! otherwise. In epoll clients wake the reactor by a byte on their lifeline, and its own process through an eventfd.
+//!
+//! A server that lives in somebody's loop does not sleep here: the loop watches the epoll, which has the porter's in it
+//! then, and a timer that is set only while something has a time limit. Its bells are armed in event mode.
+
+use crate::base::clock::{now_ns, timespec};
+use crate::link::session::Readiness;
+use crate::memory::layout::{self, Interest, Mode};
+use crate::memory::{BellWord, Window, wait_any};
+use crate::protocol::bell::{Rescue, Ringer, Sleeper};
+use crate::protocol::bells::Bells;
+use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What stands in the place of a session's number for the porter's epoll. Sessions count from 1.
+pub(crate) const PORTER: u64 = u64::MAX;
+/// The same for the timer.
+pub(crate) const ALARM: u64 = u64::MAX - 1;
+
+/// Most bells of one `futex_waitv`, which the kernel bounds at 128.
+const WAITV_BELLS: usize = 127;
+
+/// Events that are taken from the epoll at once.
+const EVENTS: usize = 64;
+
+/// Wakes a reactor from within its own process: from any thread, and from signal handlers.
+#[derive(Debug)]
+pub(crate) struct Notifier {
+    ringer: Ringer,
+    event: OwnedFd,
+}
+
+impl Notifier {
+    /// Rings after something was published for the reactor. Async-signal-safe.
+    pub(crate) fn notify(&self) {
+        match self.ringer.ring(Interest::DATA) {
+            Some(Mode::Futex) => {
+                self.ringer.seq().wake();
+            }
+            Some(Mode::Event) => {
+                // Nobody else holds this eventfd, so it cannot be full.
+                let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+            }
+            None => {}
+        }
+    }
+}
+
+/// The epoll, for a loop that watches it.
+impl AsFd for Parker {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+}
+
+/// What a sleep came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Slept {
+    /// Called off: something was there at the second look.
+    Not,
+    /// Ended by a ring, or for no reason.
+    Rung,
+    /// Ended by the backstop, with nothing there.
+    Out,
+    /// Ended by the backstop although something was there.
+    Rescued(Rescue),
+}
+
+/// The sleeper's end of all bells of one reactor.
+#[derive(Debug)]
+pub(crate) struct Parker {
+    bells: Bells,
+    /// Sessions of each domain, and domains that have some.
+    domains: Vec<usize>,
+    in_use: usize,
+    /// Sessions that are carried by sockets.
+    sockets: usize,
+    status: Window,
+    epoll: OwnedFd,
+    alarm: Option<Alarm>,
+}
+
+/// A timer in the epoll.
+#[derive(Debug)]
+struct Alarm {
+    timer: OwnedFd,
+    /// CLOCK_MONOTONIC ns; 0 while it is not set.
+    at: u64,
+}
+
+impl Parker {
+    /// A parker whose domains are armed in `status`, and the notifier that wakes it.
+    pub(crate) fn new(status: Window) -> rustix::io::Result<(Self, Arc<Notifier>)> {
+        let words = Window::heap(2 * layout::CELL);
+        let seq = words.bell_word(layout::CELL);
+        let notifier = Arc::new(Notifier {
+            ringer: Ringer::new(words.peer_word(0), seq.share()),
+            event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+        });
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(
+            &epoll,
+            &notifier.event,
+            epoll::EventData::new_u64(0),
+            epoll::EventFlags::IN | epoll::EventFlags::ET,
+        )?;
+        let private = Sleeper::new(words.own_word(0), seq);
+        let parker = Self {
+            bells: Bells::new(private),
+            domains: Vec::new(),
+            in_use: 0,
+            sockets: 0,
+            status,
+            epoll,
+            alarm: None,
+        };
+        Ok((parker, notifier))
+    }
+
+    /// From now on the epoll tells of `porter`, too, and [`Self::set_alarm`] may be used: for somebody's loop, which
+    /// watches the epoll.
+    pub(crate) fn embed(&mut self, porter: BorrowedFd<'_>) -> rustix::io::Result<()> {
+        use epoll::EventFlags;
+        let edges = EventFlags::IN | EventFlags::ET;
+        epoll::add(&self.epoll, porter, epoll::EventData::new_u64(PORTER), edges)?;
+        let timer =
+            timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+        epoll::add(&self.epoll, &timer, epoll::EventData::new_u64(ALARM), edges)?;
+        self.alarm = Some(Alarm { timer, at: 0 });
+        Ok(())
+    }
+
+    /// Has the epoll tell when this time has come; 0 for never.
+    #[allow(clippy::cast_possible_wrap, reason = "584 years of nanoseconds are 18 billion seconds")]
+    pub(crate) fn set_alarm(&mut self, at: u64) {
+        let Some(alarm) = self.alarm.as_mut().filter(|alarm| alarm.at != at) else { return };
+        alarm.at = at;
+        let value = Timespec { tv_sec: (at / 1_000_000_000) as i64, tv_nsec: (at % 1_000_000_000) as _ };
+        let never = Timespec { tv_sec: 0, tv_nsec: 0 };
+        // Cannot fail: the descriptor and the values are good.
+        let _ = timerfd_settime(
+            &alarm.timer,
+            TimerfdTimerFlags::ABSTIME,
+            &Itimerspec { it_interval: never, it_value: value },
+        );
+    }
+
+    /// Arms all bells for a loop that watches the epoll. False if one of them was rung meanwhile, or `look` finds
+    /// something: then nothing is armed.
+    pub(crate) fn arm_for_loop(&mut self, interest: Interest, look: impl FnOnce() -> bool) -> bool {
+        self.bells.arm(Mode::Event, interest, look)
+    }
+
+    /// What the kernel has to say of everything in the epoll, without waiting. Edges that are told here are told
+    /// nowhere else: whoever watches the epoll itself is told of each only once. True if there may be more.
+    pub(crate) fn harvest(&self, mut woken: impl FnMut(u64, Readiness)) -> bool {
+        // Each descriptor makes one edge until it is told, so this ends; the bound is for those that make new ones.
+        (0..=2 + (self.in_use + self.sockets) / EVENTS)
+            .all(|_| self.wait_epoll(Some(Duration::ZERO), &mut woken) == EVENTS)
+    }
+
+    /// The alarm was told of.
+    pub(crate) fn alarm_went_off(&mut self) {
+        if let Some(alarm) = &mut self.alarm {
+            alarm.at = 0;
+        }
+    }
+
+    /// A session of `domain` joined: its bell `seq` is waited on from now on, and in epoll its lifeline. False if the
+    /// lifeline cannot be watched, so that only a backstop would look after the session.
+    pub(crate) fn join(&mut self, domain: u32, seq: &BellWord, session: u64, lifeline: &OwnedFd) -> bool {
+        let index = domain as usize;
+        if self.domains.len() <= index {
+            self.domains.resize(index + 1, 0);
+        }
+        self.in_use += usize::from(self.domains[index] == 0);
+        self.domains[index] += 1;
+        let armed = || self.status.own_word(layout::armed(domain));
+        self.bells.watch(index, || Sleeper::new(armed(), seq.share()));
+        // Edge-triggered: the reactor need not read a byte to be woken by the next one.
+        epoll::add(
+            &self.epoll,
+            lifeline,
+            epoll::EventData::new_u64(session),
+            epoll::EventFlags::IN | epoll::EventFlags::ET,
+        )
+        .is_ok()
+    }
+
+    /// A session that its socket carries joined.
+    pub(crate) fn join_socket(&mut self, session: u64, socket: &OwnedFd) -> rustix::io::Result<()> {
+        use epoll::EventFlags;
+        epoll::add(
+            &self.epoll,
+            socket,
+            epoll::EventData::new_u64(session),
+            EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET,
+        )?;
+        self.sockets += 1;
+        Ok(())
+    }
+
+    /// A session left; `domain` unless a socket carried it.
+    pub(crate) fn leave(&mut self, domain: Option<u32>, lifeline: &OwnedFd) {
+        let _ = epoll::delete(&self.epoll, lifeline.as_fd());
+        let Some(domain) = domain else {
+            self.sockets -= 1;
+            return;
+        };
+        let Some(sessions @ 1..) = self.domains.get_mut(domain as usize) else { return };
+        *sessions -= 1;
+        if *sessions == 0 {
+            self.bells.forget(domain as usize);
+            self.in_use -= 1;
+        }
+    }
+
+    /// Sleeps until a bell is rung, at most `backstop`, unless `look` finds something. `woken` is told of the
+    /// sessions whose lifeline or socket had something.
+    pub(crate) fn park(
+        &mut self,
+        interest: Interest,
+        backstop: Duration,
+        mut look: impl FnMut() -> bool,
+        woken: impl FnMut(u64, Readiness),
+    ) -> Slept {
+        let mode = if self.in_use < WAITV_BELLS && self.sockets == 0 { Mode::Futex } else { Mode::Event };
+        if !self.bells.arm(mode, interest, &mut look) {
+            return Slept::Not;
+        }
+        let until = now_ns().saturating_add(u64::try_from(backstop.as_nanos()).unwrap_or(u64::MAX));
+        match mode {
+            Mode::Futex => self.wait_futex(until),
+            Mode::Event => {
+                self.wait_epoll(Some(backstop), woken);
+            }
+        }
+        let slept = if now_ns() < until || self.bells.any_rung() {
+            Slept::Rung
+        } else if look() {
+            Slept::Rescued(self.rescue(look))
+        } else {
+            Slept::Out
+        };
+        self.disarm();
+        slept
+    }
+
+    /// Takes back what arming said.
+    pub(crate) fn disarm(&self) {
+        self.bells.disarm();
+    }
+
+    fn wait_futex(&self, until: u64) {
+        if self.in_use == 0
+            && let Some((private, ticket)) = self.bells.armed().next()
+        {
+            private.seq().wait(ticket.0, Some(timespec(until)));
+            return;
+        }
+        let mut entries = [const { rustix::thread::futex::Wait::new() }; WAITV_BELLS + 1];
+        let mut count = 0;
+        for (entry, (bell, ticket)) in entries.iter_mut().zip(self.bells.armed()) {
+            *entry = bell.seq().entry(ticket.0);
+            count += 1;
+        }
+        wait_any(&entries[..count], Some(timespec(until)));
+    }
+
+    /// Asks the kernel about sockets and lifelines, without waiting.
+    pub(crate) fn poll(&self, woken: impl FnMut(u64, Readiness)) {
+        self.wait_epoll(Some(Duration::ZERO), woken);
+    }
+
+    /// How many events there were.
+    fn wait_epoll(&self, timeout: Option<Duration>, mut woken: impl FnMut(u64, Readiness)) -> usize {
+        use epoll::EventFlags;
+        let mut events =
+            [epoll::Event { flags: EventFlags::empty(), data: epoll::EventData::new_u64(0) }; EVENTS];
+        let timeout = timeout.and_then(|timeout| rustix::event::Timespec::try_from(timeout).ok());
+        // EINTR and every other error: look again.
+        let count = epoll::wait(&self.epoll, &mut events[..], timeout.as_ref()).unwrap_or(0);
+        for event in &events[..count] {
+            let (session, flags) = (event.data.u64(), event.flags);
+            if session != 0 {
+                let hung_up = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
+                let ready = Readiness {
+                    readable: flags.contains(EventFlags::IN),
+                    writable: flags.contains(EventFlags::OUT),
+                    hung_up,
+                };
+                woken(session, ready);
+            }
+        }
+        count
+    }
+
+    /// As [`Sleeper::rescue`], for many bells: whoever published what `look` sees rings one of them.
+    fn rescue(&self, mut look: impl FnMut() -> bool) -> Rescue {
+        // Short: whoever makes this happen again and again must not cost the other sessions much.
+        let until = now_ns() + crate::protocol::bell::GRACE_NS / 5;
+        while !self.bells.any_rung() && look() {
+            if now_ns() >= until {
+                return Rescue::LostWake;
+            }
+            rustix::thread::sched_yield();
+        }
+        Rescue::LateRing
+    }
+}

@@ -1,0 +1,106 @@
+//! Slow and hostile clients.
+
+use super::*;
+use crate::link::lifeline;
+use std::os::fd::AsFd;
+
+#[test]
+fn a_silent_client_is_left_at_the_deadline() {
+    let house = House::new(PorterConfig { handshake_deadline: Duration::from_millis(20), ..settings() });
+    assert_eq!(house.answer(&[]), []);
+    assert_eq!(house.answer(b"RING"), [], "half a header");
+    assert_eq!(house.answer(&a_hello().encode()[..50]), [], "half a hello");
+    let (mut stream, _) = welcomed(&house);
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("an answer, and the end");
+    assert_eq!(answer, [lifeline::Farewell::TooLate as u8]);
+    assert_eq!(count(&house.handle().counters().timeouts), 4);
+    assert_eq!(count(&house.handle().counters().half_open), 0);
+}
+
+#[test]
+fn whoever_was_admitted_and_does_not_come_leaves_its_place() {
+    let house = House::new(PorterConfig { max_clients: 1, ..settings() });
+    for _ in 0..3 {
+        let (stream, _) = welcomed(&house);
+        assert!(matches!(house.attach(), Err(ConnectError::Rejected(RejectReason::TooManyClients { .. }))));
+        drop(stream);
+        eventually("the place is free", || count(&house.handle().counters().half_open) == 0);
+    }
+    for byte in [lifeline::WAKE, lifeline::GOODBYE, 0] {
+        let (mut stream, _) = welcomed(&house);
+        stream.write_all(&[byte]).expect("written");
+        assert_eq!(stream.read(&mut [0]).expect("the end"), 0);
+    }
+    assert_eq!(count(&house.handle().counters().failed), 6);
+    let (_client, server) = house.join();
+    assert_eq!(server.session, 7, "ids are not used again");
+}
+
+#[test]
+fn a_hello_byte_by_byte_is_a_hello() {
+    let house = House::new(settings());
+    let mut stream = house.raw();
+    for byte in a_hello().encode() {
+        stream.write_all(&[byte]).expect("written");
+        std::thread::yield_now();
+    }
+    let mut head = [0; 16];
+    stream.read_exact(&mut head).expect("an answer");
+    assert_eq!(head[12], 2, "a welcome");
+}
+
+#[test]
+fn slow_clients_do_not_delay_others() {
+    let house = House::new(settings());
+    let _silent: Vec<_> = (0..8).map(|_| house.raw()).collect();
+    let _welcomed: Vec<_> = (0..7).map(|_| welcomed(&house)).collect();
+    house.join();
+}
+
+#[test]
+fn descriptors_from_a_client_are_refused() {
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+    let house = House::new(settings());
+    let stream = house.raw();
+    let rights = [stream.as_fd()];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(&rights)));
+    let hello = a_hello().encode();
+    match rustix::net::sendmsg(&stream, &[std::io::IoSlice::new(&hello)], &mut control, SendFlags::NOSIGNAL) {
+        // The kernel knows SO_PASSRIGHTS.
+        Err(rustix::io::Errno::PERM) => {}
+        // It does not: there is no room for them.
+        Ok(sent) => assert_eq!(sent, hello.len()),
+        other => panic!("{other:?}"),
+    }
+    house.join();
+}
+
+#[test]
+fn a_client_that_seals_its_segment_is_turned_out() {
+    use std::io::IoSliceMut;
+    let house = House::new(settings());
+    let mut stream = house.raw();
+    stream.write_all(&a_hello().encode()).expect("written");
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(5))];
+    let mut control = rustix::net::RecvAncillaryBuffer::new(&mut space);
+    let mut bytes = [0; 256];
+    let flags = rustix::net::RecvFlags::CMSG_CLOEXEC;
+    let got = rustix::net::recvmsg(&stream, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags);
+    assert!(got.expect("a welcome").bytes > 16);
+    let fds: Vec<OwnedFd> = control
+        .drain()
+        .filter_map(|message| match message {
+            rustix::net::RecvAncillaryMessage::ScmRights(rights) => Some(rights),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    rustix::fs::fcntl_add_seals(&fds[0], rustix::fs::SealFlags::SEAL).expect("sealed");
+    stream.write_all(&[lifeline::READY]).expect("written");
+    assert_eq!(stream.read(&mut [0]).expect("the end"), 0);
+    eventually("counted", || count(&house.handle().counters().failed) == 1);
+    house.join();
+}

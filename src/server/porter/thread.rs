@@ -1,0 +1,521 @@
+//! The porter itself: one epoll and what hangs on it, on a thread of its own or in somebody's loop.
+
+use super::desk::Desk;
+use super::{Death, Event, Mailbox, Outbox, PorterConfig, PorterCounters, Resident, StatusInfo};
+use crate::base::kill_point::kill_point;
+use crate::base::sync::{Ordering, PlainU64};
+use crate::handshake::{
+    Closed, Credentials, Handshake, Joined, Link, Listener, Progress, RejectReason, identify, reject,
+};
+use crate::link::lifeline;
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SocketFlags};
+use std::collections::{BTreeMap, HashMap};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long to look out for the next step of a handshake before sleeping: a CPU that sleeps takes 50 us to wake.
+/// Granted twice to a handshake, at accept and at Welcome, so that nobody can keep the porter busy for long.
+const ATTENTION: Duration = Duration::from_micros(100);
+/// How many connections to accept before others get their turn.
+const ACCEPTS: usize = 16;
+/// When to try again to accept, after there was neither a descriptor nor a way to say so. Other parts of the
+/// process may have given some back, which nobody tells.
+const DOOR_RETRY: Duration = Duration::from_millis(100);
+/// How many reads to look for a goodbye among the last bytes of a dead session.
+const LAST_WORDS: usize = 16;
+
+/// What an event of the epoll is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Token {
+    Door,
+    Mail,
+    HalfOpen(u64),
+    Lifeline(u64),
+    Process(u64),
+}
+
+impl Token {
+    fn data(self) -> EventData {
+        let (kind, id) = match self {
+            Self::Door => (0, 0),
+            Self::Mail => (1, 0),
+            Self::HalfOpen(id) => (2, id),
+            Self::Lifeline(session) => (3, session),
+            Self::Process(session) => (4, session),
+        };
+        EventData::new_u64(id << 3 | kind)
+    }
+
+    fn of(data: EventData) -> Self {
+        let id = data.u64() >> 3;
+        match data.u64() & 7 {
+            0 => Self::Door,
+            1 => Self::Mail,
+            2 => Self::HalfOpen(id),
+            3 => Self::Lifeline(id),
+            _ => Self::Process(id),
+        }
+    }
+}
+
+fn add(counter: &PlainU64) {
+    // Relaxed: counters stand for themselves.
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// What a look at the epoll came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Looked {
+    Nothing,
+    Something,
+    /// The porter is to end.
+    End,
+}
+
+#[derive(Debug)]
+struct HalfOpen {
+    handshake: Handshake,
+    writing: bool,
+}
+
+/// A session, as far as the porter watches it.
+#[derive(Debug)]
+struct Lodger {
+    /// Not of a session whose frames go over it: it is read by the reactor alone, who sees its end.
+    lifeline: Option<Arc<OwnedFd>>,
+    process: Option<OwnedFd>,
+}
+
+pub(super) struct Porter<O> {
+    epoll: OwnedFd,
+    listener: Listener,
+    /// Given up for a moment to accept, and turn away, a client for whom there is no descriptor.
+    reserve: Option<OwnedFd>,
+    /// While set, the listener is not watched.
+    door_shut_until: Option<Instant>,
+    attentive_until: Instant,
+    mailbox: Arc<Mailbox>,
+    counters: Arc<PorterCounters>,
+    outbox: O,
+    credentials: Credentials,
+    max_handshakes: u32,
+    handshake_deadline: Duration,
+    next_handshake: u64,
+    /// In order of their deadlines, since all get the same time.
+    half_open: BTreeMap<u64, HalfOpen>,
+    lodgers: HashMap<u64, Lodger>,
+    desk: Desk,
+}
+
+impl<O: Outbox> Porter<O> {
+    pub(super) fn new(
+        listener: Listener,
+        config: PorterConfig,
+        status: &StatusInfo<'_>,
+        outbox: O,
+        mailbox: Arc<Mailbox>,
+        counters: Arc<PorterCounters>,
+    ) -> std::io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, &listener.socket, Token::Door.data(), EventFlags::IN)?;
+        epoll::add(&epoll, &mailbox.bell, Token::Mail.data(), EventFlags::IN)?;
+        let desk = Desk::new(&config, status)?;
+        let mut porter = Self {
+            epoll,
+            listener,
+            reserve: None,
+            door_shut_until: None,
+            attentive_until: Instant::now(),
+            mailbox,
+            counters,
+            outbox,
+            credentials: config.credentials,
+            max_handshakes: config.max_handshakes,
+            handshake_deadline: config.handshake_deadline,
+            next_handshake: 0,
+            half_open: BTreeMap::new(),
+            lodgers: HashMap::new(),
+            desk,
+        };
+        porter.refill_reserve();
+        Ok(porter)
+    }
+
+    pub(super) fn run(mut self) {
+        loop {
+            let now = Instant::now();
+            let attentive = now < self.attentive_until;
+            // Something may wait to be done when there is nothing else to do.
+            let spare_time = self.wants_spare();
+            let wait = if attentive || spare_time { Some(Duration::ZERO) } else { self.time_left(now) };
+            match self.look(wait) {
+                Looked::Nothing if spare_time && !attentive => self.desk.make_spare(),
+                Looked::Nothing if attentive => rustix::thread::sched_yield(),
+                Looked::Nothing | Looked::Something => {}
+                Looked::End => return,
+            }
+            self.expire(Instant::now());
+        }
+    }
+
+    /// Handles what has happened, or happens within `wait`.
+    fn look(&mut self, wait: Option<Duration>) -> Looked {
+        let wait = wait.and_then(|wait| rustix::event::Timespec::try_from(wait).ok());
+        let mut space = [MaybeUninit::uninit(); 64];
+        match epoll::wait(&self.epoll, &mut space, wait.as_ref()) {
+            Ok(([], _)) => Looked::Nothing,
+            Ok((events, _)) => {
+                for event in events {
+                    let (data, flags) = (event.data, event.flags);
+                    if !self.handle(Token::of(data), flags) {
+                        return Looked::End;
+                    }
+                }
+                Looked::Something
+            }
+            Err(Errno::INTR) => Looked::Something,
+            // Impossible for an epoll of our own; going on would be a busy loop.
+            Err(_) => Looked::End,
+        }
+    }
+
+    /// Until the nearest deadline; `None` if there is none.
+    fn time_left(&self, now: Instant) -> Option<Duration> {
+        let handshake = self.half_open.first_key_value().map(|(_, first)| first.handshake.deadline());
+        let nearest = [handshake, self.door_shut_until].into_iter().flatten().min()?;
+        // Rounded up: a kernel without epoll_pwait2 counts milliseconds, and 0 would be a busy loop.
+        Some(nearest.saturating_duration_since(now) + Duration::from_millis(1))
+    }
+
+    /// Whether there is something to be done when there is nothing else to do.
+    fn wants_spare(&self) -> bool {
+        self.desk.wants_spare() && self.half_open.is_empty()
+    }
+
+    /// False if the porter is to end.
+    fn handle(&mut self, token: Token, flags: EventFlags) -> bool {
+        match token {
+            Token::Door => self.accept(),
+            Token::Mail => return self.read_mail(),
+            Token::HalfOpen(id) => self.pump(id),
+            Token::Lifeline(session) => self.report_death(session, Death::HungUp),
+            Token::Process(session) if flags.intersects(EventFlags::IN | EventFlags::HUP) => {
+                self.report_death(session, Death::ProcessDied);
+            }
+            Token::Process(_) => {}
+        }
+        true
+    }
+
+    fn read_mail(&mut self) -> bool {
+        let mut count = [0; 8];
+        // Before the orders are looked at: an order that comes later rings again.
+        let _ = rustix::io::read(&self.mailbox.bell, &mut count);
+        let orders = std::mem::take(&mut *self.mailbox.orders());
+        self.let_go(orders.closed);
+        if orders.stop {
+            self.desk.stop();
+            while let Some((&id, _)) = self.half_open.first_key_value() {
+                self.give_up(id, Some(RejectReason::ShuttingDown), lifeline::Farewell::ShutDown);
+            }
+        }
+        !orders.quit
+    }
+
+    /// These sessions are over.
+    fn let_go(&mut self, closed: Vec<u64>) {
+        for session in closed {
+            if let Some(lodger) = self.lodgers.remove(&session) {
+                self.unwatch(&lodger);
+            }
+            self.desk.leave(session);
+            self.open_door();
+        }
+    }
+
+    fn accept(&mut self) {
+        for _ in 0..ACCEPTS {
+            match rustix::net::accept_with(
+                &self.listener.socket,
+                SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+            ) {
+                Ok(socket) => {
+                    add(&self.counters.accepted);
+                    kill_point!("porter-accepted");
+                    self.greet(socket);
+                }
+                Err(Errno::AGAIN) => return,
+                Err(Errno::INTR | Errno::CONNABORTED) => {}
+                Err(Errno::MFILE | Errno::NFILE) if self.turn_away() => {}
+                Err(_) => return self.shut_door(),
+            }
+        }
+    }
+
+    /// There is no descriptor for a new client: gives up the reserve to tell it so. False if that failed, too.
+    fn turn_away(&mut self) -> bool {
+        if self.reserve.take().is_none() {
+            return false;
+        }
+        let accepted =
+            rustix::net::accept_with(&self.listener.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK);
+        if let Ok(socket) = &accepted {
+            add(&self.counters.accepted);
+            self.reject(socket, RejectReason::OutOfDescriptors);
+        }
+        let done = accepted.is_ok();
+        drop(accepted);
+        self.refill_reserve();
+        done
+    }
+
+    fn refill_reserve(&mut self) {
+        if self.reserve.is_none() {
+            self.reserve = rustix::io::fcntl_dupfd_cloexec(&self.mailbox.bell, 0).ok();
+        }
+    }
+
+    /// Whoever connects has to wait: watching the listener would be a busy loop.
+    fn shut_door(&mut self) {
+        let _ = epoll::modify(&self.epoll, &self.listener.socket, Token::Door.data(), EventFlags::empty());
+        self.door_shut_until = Some(Instant::now() + DOOR_RETRY);
+    }
+
+    fn open_door(&mut self) {
+        if self.door_shut_until.take().is_some() {
+            self.refill_reserve();
+            let _ = epoll::modify(&self.epoll, &self.listener.socket, Token::Door.data(), EventFlags::IN);
+        }
+    }
+
+    fn reject(&self, socket: &OwnedFd, reason: RejectReason) {
+        reject(socket, reason);
+        self.count_rejected(reason);
+    }
+
+    fn count_rejected(&self, reason: RejectReason) {
+        crate::trace::rejected(reason);
+        if let Some(counter) = self.counters.rejected.get(reason.number() as usize) {
+            add(counter);
+        }
+    }
+
+    /// Begins a handshake, if there may be one.
+    fn greet(&mut self, socket: OwnedFd) {
+        if self.desk.stopping() {
+            return self.reject(&socket, RejectReason::ShuttingDown);
+        }
+        let Ok(peer) = identify(&socket) else { return };
+        // Who may look at everything is not turned away before it has said what it wants.
+        if !self.credentials.allow(peer.uid) && !peer.may_inspect() {
+            return self.reject(&socket, RejectReason::PermissionDenied);
+        }
+        if let Some(limit) = self.too_many_handshakes(peer.uid) {
+            return self.reject(&socket, RejectReason::TooManyHandshakes { limit: limit.into() });
+        }
+        let deadline = Instant::now() + self.handshake_deadline;
+        let handshake = match Handshake::new(socket, peer, deadline) {
+            Ok(handshake) => handshake,
+            Err((socket, _)) => return self.reject(&socket, RejectReason::OutOfDescriptors),
+        };
+        let id = self.next_handshake;
+        self.next_handshake += 1;
+        if epoll::add(&self.epoll, handshake.socket(), Token::HalfOpen(id).data(), EventFlags::IN).is_err() {
+            return self.reject(handshake.socket(), RejectReason::OutOfMemory);
+        }
+        self.half_open.insert(id, HalfOpen { handshake, writing: false });
+        self.count_half_open();
+        self.attentive_until = Instant::now() + ATTENTION;
+        self.pump(id);
+    }
+
+    /// The limit, if it is reached. Where several users are served, one of them cannot lock the others out.
+    fn too_many_handshakes(&self, uid: u32) -> Option<u32> {
+        let all = self.half_open.len();
+        if all >= self.max_handshakes as usize {
+            return Some(self.max_handshakes);
+        }
+        if self.credentials == Credentials::SameUid {
+            return None;
+        }
+        let share = self.max_handshakes.div_ceil(2);
+        let own = self.half_open.values().filter(|other| other.handshake.peer().uid == uid).count();
+        (own >= share as usize).then_some(share)
+    }
+
+    fn count_half_open(&self) {
+        // Relaxed: counters stand for themselves.
+        self.counters.half_open.store(self.half_open.len() as u64, Ordering::Relaxed);
+    }
+
+    /// Takes a handshake as far as it goes.
+    fn pump(&mut self, id: u64) {
+        // Whoever is gone makes room for who comes after: the order may stand behind this in the epoll.
+        let closed = std::mem::take(&mut self.mailbox.orders().closed);
+        self.let_go(closed);
+        let Some(half_open) = self.half_open.get_mut(&id) else { return };
+        let HalfOpen { handshake, writing } = half_open;
+        let before = handshake.session();
+        let progress = handshake.advance(&mut self.desk);
+        let admitted = handshake.session();
+        let closed = match progress {
+            Progress::Reading | Progress::Writing => {
+                if before != admitted {
+                    self.attentive_until = Instant::now() + ATTENTION;
+                }
+                let want = matches!(progress, Progress::Writing);
+                if *writing != want {
+                    *writing = want;
+                    let flags = if want { EventFlags::OUT } else { EventFlags::IN };
+                    let _ = epoll::modify(&self.epoll, handshake.socket(), Token::HalfOpen(id).data(), flags);
+                }
+                return;
+            }
+            Progress::Ready(joined, process) => {
+                self.half_open.remove(&id);
+                self.count_half_open();
+                return self.welcome(joined, process);
+            }
+            Progress::Closed(closed) => closed,
+        };
+        match closed {
+            Closed::Refused(reason) => self.count_rejected(reason),
+            Closed::Inspected => {}
+            _ => add(&self.counters.failed),
+        }
+        self.forget(id);
+    }
+
+    /// Drops a handshake, and what was reserved for it.
+    fn forget(&mut self, id: u64) -> Option<Handshake> {
+        let HalfOpen { handshake, .. } = self.half_open.remove(&id)?;
+        // Closing alone would not do while a forked child holds the descriptor, too.
+        let _ = epoll::delete(&self.epoll, handshake.socket());
+        if let Some(session) = handshake.session() {
+            self.desk.leave(session);
+        }
+        self.count_half_open();
+        self.open_door();
+        Some(handshake)
+    }
+
+    fn give_up(&mut self, id: u64, reason: Option<RejectReason>, farewell: lifeline::Farewell) {
+        if let Some(handshake) = self.forget(id) {
+            if let Some(reason) = reason {
+                self.count_rejected(reason);
+            }
+            handshake.abandon(reason, farewell);
+        }
+    }
+
+    /// A session begins.
+    fn welcome(&mut self, joined: Box<Joined>, process: Option<OwnedFd>) {
+        let session = joined.session;
+        let over_socket = matches!(joined.link, Link::Socket { .. });
+        if over_socket {
+            let _ = epoll::delete(&self.epoll, &joined.lifeline);
+        }
+        let lifeline = (!over_socket).then(|| joined.lifeline.clone());
+        let lodger = Lodger { lifeline, process };
+        if self.watch(session, &lodger).is_err() {
+            self.unwatch(&lodger);
+            self.desk.leave(session);
+            add(&self.counters.failed);
+            return;
+        }
+        self.lodgers.insert(session, lodger);
+        if let Link::Shared { request, response, .. } = &joined.link {
+            self.desk.settle(session, [request.fd.clone(), response.fd.clone()]);
+        }
+        add(&self.counters.joined);
+        if over_socket {
+            add(&self.counters.fallbacks);
+        }
+        self.outbox.deliver(Event::Joined(joined));
+    }
+
+    fn watch(&self, session: u64, lodger: &Lodger) -> Result<(), Errno> {
+        if let Some(lifeline) = &lodger.lifeline {
+            // Not IN: wake bytes are the reactor's business. HUP and ERR are always watched.
+            epoll::modify(&self.epoll, lifeline, Token::Lifeline(session).data(), EventFlags::RDHUP)?;
+        }
+        match &lodger.process {
+            Some(process) => epoll::add(&self.epoll, process, Token::Process(session).data(), EventFlags::IN),
+            None => Ok(()),
+        }
+    }
+
+    fn unwatch(&self, lodger: &Lodger) {
+        if let Some(lifeline) = &lodger.lifeline {
+            let _ = epoll::delete(&self.epoll, lifeline);
+        }
+        if let Some(process) = &lodger.process {
+            let _ = epoll::delete(&self.epoll, process);
+        }
+    }
+
+    /// A client is gone. The reactor is told; what the client had is given back when the reactor lets go of it.
+    fn report_death(&mut self, session: u64, why: Death) {
+        let Some(lodger) = self.lodgers.remove(&session) else { return };
+        self.unwatch(&lodger);
+        let goodbye = lodger.lifeline.as_ref().is_some_and(|lifeline| said_goodbye(lifeline));
+        let why = if goodbye { Death::Goodbye } else { why };
+        add(&self.counters.deaths);
+        self.outbox.deliver(Event::Died { session, why });
+    }
+
+    /// Gives up what has run out of time.
+    fn expire(&mut self, now: Instant) {
+        while let Some((&id, first)) = self.half_open.first_key_value()
+            && first.handshake.deadline() <= now
+        {
+            add(&self.counters.timeouts);
+            self.give_up(id, None, lifeline::Farewell::TooLate);
+        }
+        if self.door_shut_until.is_some_and(|until| until <= now) {
+            self.open_door();
+        }
+    }
+}
+
+impl<O: Outbox> Resident for Porter<O> {
+    fn turn(&mut self) -> bool {
+        let looked = self.look(Some(Duration::ZERO));
+        self.expire(Instant::now());
+        looked == Looked::Something
+    }
+
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+
+    fn time_left(&self) -> Option<Duration> {
+        self.time_left(Instant::now())
+    }
+
+    fn use_spare_time(&mut self) -> bool {
+        let wanted = self.wants_spare();
+        if wanted {
+            self.desk.make_spare();
+        }
+        wanted
+    }
+}
+
+/// Whether a goodbye is among the bytes that a dead client has left behind.
+fn said_goodbye(lifeline: &OwnedFd) -> bool {
+    let mut bytes = [0; 256];
+    for _ in 0..LAST_WORDS {
+        match rustix::net::recv(lifeline, &mut bytes, RecvFlags::DONTWAIT) {
+            Ok((_, 0)) => return false,
+            Ok((_, count)) if bytes[..count].contains(&lifeline::GOODBYE) => return true,
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(_) => return false,
+        }
+    }
+    false
+}

@@ -1,0 +1,266 @@
+//! A reactor without a thread: somebody's loop watches its epoll, and pumps.
+//!
+//! ```text
+//!   loop      pump, as long as it says that it worked
+//!             arm says that something came: pump again
+//!             wait for the epoll's descriptor
+//!             disarm
+//! ```
+//!
+//! The parts are those of [`Reactor::run`]; what differs is who sleeps, and that there is no backstop. So everything that
+//! the reactor waits for must show at the one descriptor: bells by a byte on the lifeline, its own process by the
+//! notifier's eventfd, sockets, the porter's epoll, and, only while something has a time limit (a handshake, a client
+//! that does not read its answers, an order to shut down), a timer.
+//!
+//! # Why nothing is overlooked
+//!
+//! [`Reactor::disarm`] takes all edges out of the epoll before anything is looked at, so whatever comes later makes a new
+//! one; what it took is remembered until a pump has looked there. Between the last look and the sleep stand the arm, the
+//! fence and the second look of `bells.rs`. `loom-tests/src/embedded.rs` has all of this as a model.
+
+use super::sleep::find_work;
+use super::{Forked, LAST_TIME, Reactor};
+use crate::base::clock::now_ns;
+use crate::link::stats::ServerCounters;
+#[cfg(feature = "tokio")]
+use crate::protocol::wait::Step;
+use crate::server::engine::Engine;
+use crate::server::flight::Here;
+use crate::server::park::ALARM;
+use crate::trace;
+use rustix::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+/// How far a reactor without a thread has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    Serving,
+    /// Told to stop: it answers what it has received.
+    Draining,
+    Over,
+}
+
+/// What came of a pump.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pumped {
+    /// There was something, and may be more.
+    Worked,
+    Idle,
+    /// The server has shut down.
+    Over,
+}
+
+/// What to do while there is nothing to do.
+#[cfg(feature = "tokio")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Idling {
+    /// Pump again: it has looked out for a while.
+    Look,
+    /// Let others run, then pump again.
+    Yield,
+    Park,
+}
+
+/// Passes between two looks at the kernel while there is other work.
+const HARVEST_PASSES: u64 = 16;
+/// What a time limit is exceeded by for certain when the alarm goes off.
+const MARGIN: Duration = Duration::from_millis(1);
+/// Times further away than this are for ever.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+fn ns(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl<E: Engine> Reactor<E> {
+    /// Makes it one without a thread. Its porter has none either.
+    pub(crate) fn embed(&mut self) -> std::io::Result<()> {
+        if let Some(porter) = self.porter.descriptor() {
+            self.parker.embed(porter)?;
+        }
+        self.stage = Some(Stage::Serving);
+        self.porter_is_due = true;
+        Ok(())
+    }
+
+    /// What answers requests.
+    pub(crate) fn engine(&mut self) -> &mut E {
+        &mut self.engine
+    }
+
+    /// The descriptor that the loop watches.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.parker.as_fd()
+    }
+
+    /// What was counted.
+    pub(crate) fn counts(&self) -> ServerCounters {
+        self.counts
+    }
+
+    /// Whether this is the process that the server belongs to.
+    pub(crate) fn is_here(&self) -> bool {
+        self.origin.is_here()
+    }
+
+    /// One turn for everybody.
+    pub(crate) fn pump(&mut self) -> Result<Pumped, Forked> {
+        if !self.origin.is_here() {
+            return Err(Forked);
+        }
+        if self.stage == Some(Stage::Over) {
+            return Ok(Pumped::Over);
+        }
+        let _here = Here::enter_reactor();
+        let mut worked = false;
+        if self.stage == Some(Stage::Serving) && self.mailbox.is_stopping() {
+            self.stage = Some(Stage::Draining);
+            trace::shutdown(self.slots.len());
+            self.porter.stop();
+            self.porter_is_due = true;
+        }
+        if self.porter_is_due {
+            self.porter_is_due = self.porter.turn();
+            worked |= self.porter_is_due;
+        }
+        if self.mailbox.has_mail() {
+            self.read_mail()?;
+            worked = true;
+        }
+        worked |= self.completions.any() && self.read_completions();
+        if self.stage == Some(Stage::Draining) {
+            // Before anything more is handled: who gives no time to drain wants none of it.
+            let is_late = now_ns() >= self.mailbox.stop_at().unwrap_or(0);
+            if !is_late {
+                worked |= self.drain()?;
+            }
+            if is_late || self.slots.iter().all(super::Slot::is_done) {
+                self.say_goodbye();
+                self.store_counts();
+                self.parker.disarm();
+                self.stage = Some(Stage::Over);
+                return Ok(Pumped::Over);
+            }
+        } else {
+            worked |= self.pass()?;
+        }
+        if !worked {
+            return Ok(Pumped::Idle);
+        }
+        self.worked();
+        if self.passes.is_multiple_of(HARVEST_PASSES) {
+            // A loop that is never idle does not wait for the descriptor.
+            self.harvest();
+        }
+        Ok(Pumped::Worked)
+    }
+
+    /// Sends what was answered since the last pump.
+    pub(crate) fn send_answers(&mut self) {
+        if self.origin.is_here() && self.completions.any() {
+            let _here = Here::enter_reactor();
+            self.read_completions();
+        }
+    }
+
+    /// Declares that the loop is about to wait for the descriptor. True if there is something to do: then nothing is
+    /// armed, and the next thing is a pump.
+    pub(crate) fn arm(&mut self) -> bool {
+        if !self.origin.is_here() || self.stage == Some(Stage::Over) {
+            return true;
+        }
+        if self.porter_is_due || self.porter.use_spare_time() {
+            return true;
+        }
+        self.hint(true);
+        self.cool();
+        self.settle();
+        self.store_counts();
+        let stop_at = self.mailbox.stop_at();
+        let alarm = self.next_alarm(stop_at);
+        self.parker.set_alarm(alarm);
+        let interest = self.interest();
+        let knows_the_end = self.stage == Some(Stage::Draining);
+        let Self { parker, slots, turns, mailbox, completions, limits, .. } = self;
+        let look = || {
+            mailbox.has_mail()
+                || completions.any()
+                || mailbox.stop_at() != stop_at
+                || mailbox.is_stopping() != knows_the_end
+                || find_work(slots, limits, turns)
+        };
+        if parker.arm_for_loop(interest, look) {
+            self.counts.parks += 1;
+            trace::server_armed(self.slots.len());
+            return false;
+        }
+        self.counts.arms_called_off += 1;
+        self.hint(false);
+        true
+    }
+
+    /// When a time limit is over at the earliest; 0 if there is none.
+    fn next_alarm(&self, stop_at: Option<u64>) -> u64 {
+        let porter = self.porter.time_left().map(|left| now_ns().saturating_add(ns(left)));
+        let slots = self.slots.iter().flat_map(|slot| {
+            let stuck = slot.stuck_since.zip(self.limits.slow_client);
+            let dying = slot.dying.map(|dying| (dying.since, LAST_TIME));
+            [stuck, dying]
+        });
+        let limits =
+            slots.flatten().map(|(since, limit)| since.saturating_add(ns(limit.saturating_add(MARGIN))));
+        let earliest = limits.chain(porter).chain(stop_at).min();
+        earliest.filter(|at| *at < now_ns().saturating_add(ns(FOR_EVER))).map_or(0, |at| at.max(1))
+    }
+
+    /// Ends what [`Self::arm`] began, and takes in what the descriptor has to say.
+    pub(crate) fn disarm(&mut self) {
+        if !self.origin.is_here() || self.stage == Some(Stage::Over) {
+            return;
+        }
+        self.parker.disarm();
+        self.harvest();
+    }
+
+    /// As [`Self::disarm`], for a loop that knows that the descriptor was not reported.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn call_off(&mut self) {
+        if self.origin.is_here() {
+            self.parker.disarm();
+        }
+    }
+
+    fn harvest(&mut self) {
+        let Self { parker, woken, .. } = self;
+        let more = parker.harvest(|session, ready| woken.push((session, ready)));
+        if self.woken.iter().any(|(from, _)| *from == ALARM) {
+            // Whose it was a pump finds out.
+            self.parker.alarm_went_off();
+            self.porter_is_due = true;
+        }
+        // More is found by a harvest that follows the next turn.
+        self.porter_is_due |= more;
+        self.read_woken();
+    }
+
+    /// What the waiting policy says of a reactor that has nothing to do. Looks out itself, for microseconds.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn idle(&mut self) -> Idling {
+        if self.slots.len() == self.sockets {
+            // A socket is not seen by looking.
+            self.waiter.given_up();
+            return Idling::Park;
+        }
+        match self.waiter.step(self.surroundings(), now_ns) {
+            Step::Spin(polls) => {
+                self.spin(polls);
+                Idling::Look
+            }
+            Step::Yield => {
+                self.hint(false);
+                Idling::Yield
+            }
+            Step::Park => Idling::Park,
+        }
+    }
+}

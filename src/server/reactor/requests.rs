@@ -1,0 +1,292 @@
+//! What a client asks: taken from its ring or socket, looked at, and handed to the engine.
+
+use super::{End, PUT_OFF_NS, Reactor};
+use crate::base::clock::now_ns;
+use crate::base::kill_point::kill_point;
+use crate::link::session::{Head, PeerFault, Progress, Received, Sent};
+use crate::memory::layout::{Kind, code};
+use crate::server::engine::Engine;
+use crate::server::engine::Incoming;
+use crate::server::engine::Outcome;
+use crate::server::flight::StreamOver;
+use crate::server::porter::Death;
+use crate::trace;
+
+/// Buffers larger than this are not kept when they are no longer needed.
+const KEEP_BUFFER: usize = 4 << 20;
+/// Only if requests take less than this on average is a ring put off at all: behind a handler that takes its time
+/// every answer is rung for at once.
+const SHORT_NS: u64 = 1_000;
+
+impl<E: Engine> Reactor<E> {
+    #[inline]
+    pub(super) fn handle(&mut self, index: usize) -> Result<bool, End> {
+        let mut handled = 0;
+        let mut unrung = 0;
+        let mut began = 0;
+        while handled < self.limits.turn {
+            let slot = &mut self.slots[index];
+            if !slot.may_read(&self.limits) {
+                break;
+            }
+            match slot.session.receive(&mut self.request).map_err(End::Fault)? {
+                Received::Nothing => break,
+                Received::Partial => {}
+                Received::Refused(head) => {
+                    self.refuse(
+                        index,
+                        head,
+                        code::EXHAUSTED,
+                        "the server has no memory to spare for this request",
+                    )?;
+                }
+                Received::Message(head)
+                    if !E::LATER && head.kind() == Kind::Request && !self.slots[index].drained =>
+                {
+                    self.serve(index, head)?;
+                }
+                Received::Message(head) => self.message(index, head, 0)?,
+                Received::Until(head, until) => {
+                    self.slots[index].sample(head);
+                    self.message(index, head, until)?;
+                }
+            }
+            handled += 1;
+            // The first answer is rung for at once. While more requests are there and are short, one ring then
+            // serves several answers.
+            let slot = &mut self.slots[index];
+            if slot.session.is_owed() {
+                unrung += 1;
+                let put_off = handled > 1
+                    && self.pace_ns < SHORT_NS
+                    && slot.session.has_pending()
+                    && unrung * self.pace_ns < PUT_OFF_NS
+                    && !slot.session.peer_looks_asleep();
+                if !put_off {
+                    slot.session.flush();
+                    unrung = 0;
+                }
+            }
+            if handled == 1 && self.slots[index].session.has_pending() {
+                began = now_ns();
+            }
+        }
+        self.slots[index].session.flush();
+        if handled > 1 && began != 0 {
+            self.pace_ns = (now_ns().saturating_sub(began)) / u64::from(handled - 1) + 1;
+        }
+        if self.request.capacity() > KEEP_BUFFER {
+            self.request = Vec::new();
+        }
+        if self.response.capacity() > KEEP_BUFFER {
+            self.response = Vec::new();
+        }
+        Ok(handled != 0)
+    }
+
+    /// A request that is answered before anything else happens, all in one piece: what [`Self::message`] and those that
+    /// it calls do for all kinds of requests and answers takes half as long again.
+    #[inline(always)]
+    fn serve(&mut self, index: usize, head: Head) -> Result<(), End> {
+        kill_point!("request-taken");
+        self.counts.requests += 1;
+        self.response.clear();
+        let request = Incoming {
+            session: &self.slots[index].caller,
+            call: head.call,
+            until: 0,
+            one_way: false,
+            payload: &mut self.request,
+            flight: None,
+            alone: false,
+        };
+        let about = (self.slots[index].id, head.call, request.payload.len(), false);
+        let outcome =
+            trace::handle(about, || self.engine.request(request, &mut self.response), Outcome::name);
+        if !self.origin.is_here() {
+            return Err(End::Forked);
+        }
+        let slot = &mut self.slots[index];
+        let answer = Head::new(Kind::Response, head.call);
+        if outcome != Outcome::Answer
+            || !slot.queue.is_empty()
+            || self.response.len() > slot.session.max_message()
+        {
+            return self.answer_with(index, head.call, outcome);
+        }
+        let mut progress = Progress::default();
+        match slot.session.post(answer, 0, &self.response, &mut progress) {
+            Ok(Sent::Done) => {
+                kill_point!("response-posted");
+            }
+            Ok(Sent::Full) => self.queue(index, answer, progress),
+            Err(fault) => return Err(End::Fault(fault)),
+        }
+        Ok(())
+    }
+
+    /// Answers a request that nothing else is known of, with what is in the response buffer.
+    fn answer_with(&mut self, index: usize, call: u64, outcome: Outcome) -> Result<(), End> {
+        match outcome {
+            Outcome::Answer => self.answer(index, Head::new(Kind::Response, call)),
+            Outcome::Error(code) => self.answer(index, Head::error(code, call)),
+            Outcome::Nothing | Outcome::Later => Ok(()),
+        }
+    }
+
+    #[inline]
+    fn message(&mut self, index: usize, head: Head, until: u64) -> Result<(), End> {
+        kill_point!("request-taken");
+        match head.kind() {
+            Kind::Request => self.request(index, head, until, false),
+            Kind::OneWay => self.request(index, head, until, true),
+            Kind::Ping => self.send(index, Head::new(Kind::Pong, head.call)),
+            Kind::Cancel => {
+                if let Some(flight) = self.slots[index].flights.find(head.call)
+                    && !flight.is_cancelled()
+                {
+                    flight.give_up(StreamOver::Cancelled);
+                    self.counts.cancelled += 1;
+                }
+                Ok(())
+            }
+            Kind::Credit => {
+                if let Some(flight) = self.slots[index].flights.find(head.call) {
+                    flight.grant(head.code());
+                }
+                Ok(())
+            }
+            Kind::Pong => Ok(()),
+            Kind::Goodbye => self.part_at_the_end(index, Death::Goodbye),
+            kind => Err(End::Fault(PeerFault::UnexpectedKind(kind))),
+        }
+    }
+
+    #[inline(always)]
+    fn request(&mut self, index: usize, head: Head, until: u64, one_way: bool) -> Result<(), End> {
+        if (until != 0 || self.slots[index].drained) && self.is_too_late(index, head, until)? {
+            return Ok(());
+        }
+        if E::LATER {
+            let slot = &mut self.slots[index];
+            if !slot.backlog.is_empty() || !slot.may_begin(&self.limits) {
+                slot.backlog.add(head, until, std::mem::take(&mut self.request));
+                return Ok(());
+            }
+        }
+        self.begin(index, head, until, one_way)
+    }
+
+    /// Handles requests that were set aside, as far as the limit allows.
+    #[cold]
+    pub(super) fn read_backlog(&mut self, index: usize) -> Result<bool, End> {
+        let mut moved = false;
+        while self.slots[index].may_begin(&self.limits) {
+            let Some((head, until, payload)) = self.slots[index].backlog.next() else { break };
+            moved = true;
+            self.request = payload;
+            if until == 0 || !self.is_too_late(index, head, until)? {
+                self.begin(index, head, until, head.kind() == Kind::OneWay)?;
+            }
+        }
+        self.slots[index].session.flush();
+        Ok(moved)
+    }
+
+    /// Gives a request to the engine.
+    #[inline(always)]
+    fn begin(&mut self, index: usize, head: Head, until: u64, one_way: bool) -> Result<(), End> {
+        self.counts.requests += 1;
+        self.response.clear();
+        let slot = &mut self.slots[index];
+        let alone = E::LATER && slot.flights.len() == 0 && !slot.session.has_pending();
+        let len = self.request.len();
+        let flight = E::LATER.then(|| slot.flights.prepare(&slot.caller.0, head.call, until, one_way));
+        let place = match &flight {
+            Some(flight) if slot.flights.are_in_order() => Some(slot.flights.enter(flight.clone(), len)),
+            _ => None,
+        };
+        if let Some(flight) = &flight
+            && slot.dying.is_some()
+        {
+            // As those that were in flight when the client went: nobody takes an answer.
+            flight.give_up(StreamOver::Gone);
+        }
+        let request = Incoming {
+            session: &slot.caller,
+            call: head.call,
+            until,
+            one_way,
+            payload: &mut self.request,
+            flight: flight.as_ref(),
+            alone,
+        };
+        let about = (slot.id, head.call, len, one_way);
+        let outcome =
+            trace::handle(about, || self.engine.request(request, &mut self.response), Outcome::name);
+        if !self.origin.is_here() {
+            return Err(End::Forked);
+        }
+        let answer = match outcome {
+            Outcome::Answer => Some(Head::new(Kind::Response, head.call)),
+            Outcome::Error(code) => Some(Head::error(code, head.call)),
+            Outcome::Nothing => None,
+            Outcome::Later => {
+                self.counts.dispatched += 1;
+                if let (Some(flight), None) = (flight, place) {
+                    // What other threads say of it is read after this, on this thread.
+                    self.slots[index].flights.enter(flight, len);
+                }
+                return Ok(());
+            }
+        };
+        let Some(flight) = flight else {
+            return if one_way { Ok(()) } else { answer.map_or(Ok(()), |answer| self.answer(index, answer)) };
+        };
+        self.counts.inline += 1;
+        if let Some(place) = place {
+            drop(flight);
+            return self.answer_of(index, place, answer);
+        }
+        self.slots[index].flights.put_back(flight);
+        answer.map_or(Ok(()), |answer| self.answer(index, answer))
+    }
+
+    /// Answers a request that came too late: after its deadline, or after the order to shut down.
+    #[cold]
+    fn is_too_late(&mut self, index: usize, head: Head, until: u64) -> Result<bool, End> {
+        let (code, text) = if self.slots[index].drained {
+            (code::SHUTTING_DOWN, "the server shuts down")
+        } else if now_ns() >= until {
+            self.counts.expired += 1;
+            (code::DEADLINE_EXCEEDED, "the deadline passed before the request was run")
+        } else {
+            return Ok(false);
+        };
+        self.refuse(index, head, code, text)?;
+        Ok(true)
+    }
+
+    /// Answers a request that is not run, in its turn. A one-way message is dropped.
+    #[cold]
+    fn refuse(&mut self, index: usize, head: Head, code: u16, text: &str) -> Result<(), End> {
+        match head.kind() {
+            Kind::Request => {}
+            Kind::OneWay => {
+                self.counts.errors += 1;
+                return Ok(());
+            }
+            kind => return Err(End::Fault(PeerFault::UnexpectedKind(kind))),
+        }
+        self.response.clear();
+        self.response.extend_from_slice(text.as_bytes());
+        let error = Head::error(code, head.call);
+        if !E::LATER {
+            return self.answer(index, error);
+        }
+        let slot = &mut self.slots[index];
+        let flight = slot.flights.prepare(&slot.caller.0, head.call, 0, false);
+        let place = slot.flights.enter(flight, 0);
+        self.answer_of(index, place, Some(error))
+    }
+}

@@ -1,0 +1,222 @@
+//! The wait for something to do: spinning, yielding, the sleep, and what the kernel says after it.
+
+use super::slot::Slot;
+use super::turns::Turns;
+use super::{Limits, Reactor};
+use crate::base::clock::now_ns;
+use crate::base::sync::{Ordering, spin_hint};
+use crate::link::lifeline;
+use crate::memory::layout::{Hints, Interest};
+use crate::protocol::bell::Rescue;
+use crate::protocol::wait::{Step, Surroundings};
+use crate::server::engine::Engine;
+use crate::server::park::{PORTER, Slept};
+use crate::trace;
+use std::time::Duration;
+
+impl<E: Engine> Reactor<E> {
+    /// Whether the porter or somebody else in this process has something to say.
+    #[inline]
+    fn has_news(&self) -> bool {
+        self.mailbox.has_mail() || self.completions.any() || self.mailbox.is_stopping()
+    }
+
+    pub(super) fn wait(&mut self) {
+        let around = self.surroundings();
+        match self.waiter.step(around, now_ns) {
+            Step::Spin(polls) => {
+                if !self.spin(polls) {
+                    self.poll_sockets();
+                }
+            }
+            Step::Yield => {
+                self.hint(false);
+                rustix::thread::sched_yield();
+                self.poll_sockets();
+            }
+            Step::Park => self.park(),
+        }
+    }
+
+    /// Looks so often; true if it need not look at sockets as well.
+    #[inline]
+    pub(super) fn spin(&mut self, polls: u32) -> bool {
+        if let [slot] = &self.slots[..]
+            && slot.may_read(&self.limits)
+        {
+            slot.session.watch(polls, || {
+                spin_hint();
+                self.has_news()
+            });
+            return true;
+        }
+        let limits = &self.limits;
+        let has_pending = |slot: &Slot| slot.may_read(limits) && slot.session.has_pending();
+        let cold = self.turns.cold_turns(0);
+        for _ in 0..polls {
+            if self.has_news() || self.turns.hot().iter().any(|place| has_pending(&self.slots[*place])) {
+                return true;
+            }
+            for _ in 0..cold {
+                let place = self.turns.next_cold();
+                if has_pending(&self.slots[place]) {
+                    self.turns.heat(place);
+                    return true;
+                }
+            }
+            spin_hint();
+        }
+        false
+    }
+
+    fn park(&mut self) {
+        self.hint(true);
+        self.cool();
+        self.settle();
+        self.store_counts();
+        let span = trace::server_park(self.slots.len());
+        let slept = span.inside(|| self.sleep(self.interest(), self.limits.wait.backstop, false));
+        span.ended(match slept {
+            Slept::Not => {
+                self.counts.arms_called_off += 1;
+                "called_off"
+            }
+            Slept::Rung | Slept::Out => {
+                self.counts.parks += 1;
+                if slept == Slept::Rung { "rung" } else { "clock" }
+            }
+            Slept::Rescued(rescue) => {
+                match rescue {
+                    Rescue::LateRing => self.counts.late_rings += 1,
+                    Rescue::LostWake => self.counts.backstop_rescues += 1,
+                }
+                "clock"
+            }
+        });
+    }
+
+    /// Lets those cool that did nothing for long.
+    pub(super) fn cool(&mut self) {
+        let Self { turns, slots, .. } = self;
+        turns.cool(now_ns(), |place| slots[place].session.settle());
+    }
+
+    /// Publishes how far everybody was read. Who is cold was settled when it became so.
+    pub(super) fn settle(&mut self) {
+        for place in self.turns.hot() {
+            self.slots[*place].session.settle();
+        }
+    }
+
+    /// What the reactor is to be rung for.
+    pub(super) fn interest(&self) -> Interest {
+        let stuck = self.slots.iter().any(|slot| !slot.queue.is_empty());
+        if stuck { Interest::BOTH } else { Interest::DATA }
+    }
+
+    /// `stopping`: whether the order to stop is known.
+    pub(super) fn sleep(&mut self, interest: Interest, backstop: Duration, stopping: bool) -> Slept {
+        let Self { parker, slots, turns, mailbox, completions, limits, woken, .. } = self;
+        let look = || {
+            mailbox.has_mail()
+                || completions.any()
+                || mailbox.is_stopping() != stopping
+                || find_work(slots, limits, turns)
+        };
+        let slept = parker.park(interest, backstop, look, |session, ready| woken.push((session, ready)));
+        self.read_woken();
+        slept
+    }
+
+    /// Asks the kernel about sockets, without waiting.
+    #[inline]
+    pub(super) fn poll_sockets(&mut self) {
+        if self.sockets != 0 {
+            let Self { parker, woken, .. } = self;
+            parker.poll(|session, ready| woken.push((session, ready)));
+            self.read_woken();
+        }
+    }
+
+    /// Passes on what the kernel said.
+    pub(super) fn read_woken(&mut self) {
+        let mut woken = std::mem::take(&mut self.woken);
+        for (id, ready) in woken.drain(..) {
+            self.porter_is_due |= id == PORTER;
+            let Some(&index) = self.places.get(&id) else { continue };
+            self.turns.heat(index);
+            let slot = &mut self.slots[index];
+            if slot.session.is_socket() {
+                slot.session.ready(ready);
+            } else {
+                self.read_wake_bytes(id);
+            }
+        }
+        self.woken = woken;
+    }
+
+    /// Empties a lifeline of wake bytes, so that there is room for the next one. What else stands there the porter
+    /// sees as well, when the client hangs up.
+    fn read_wake_bytes(&mut self, session: u64) {
+        let Some(slot) = self.places.get(&session).and_then(|index| self.slots.get_mut(*index)) else {
+            return;
+        };
+        let mut bytes = [0; 256];
+        // A bounded number of reads: a client that floods its lifeline gains no more of the reactor's time.
+        for _ in 0..4 {
+            match rustix::net::recv(&slot.lifeline, &mut bytes[..], rustix::net::RecvFlags::DONTWAIT) {
+                Ok((count @ 1.., _)) => {
+                    // The porter would look for it in vain.
+                    slot.said_goodbye |= bytes[..count].contains(&lifeline::GOODBYE);
+                    if count < bytes.len() {
+                        // There is room, and whatever comes now makes a new edge.
+                        break;
+                    }
+                }
+                _ => break,
+            }
+        }
+    }
+
+    /// Of those that did something lately.
+    #[inline]
+    pub(super) fn surroundings(&self) -> Surroundings {
+        if let [place] = self.turns.hot()
+            && let Some(shared) = &self.slots[*place].shared
+        {
+            let client = Hints(shared.hints.load());
+            return Surroundings {
+                peer_cannot_run: client.cpu().is_some() && client.cpu() == self.cpu,
+                crowded: false,
+            };
+        }
+        let mut on = 0u64;
+        // A socket is not seen by spinning.
+        let mut can_run = self.turns.hot().is_empty();
+        let hot = self.turns.hot().iter().map(|place| &self.slots[*place]);
+        for shared in hot.filter_map(|slot| slot.shared.as_ref()) {
+            let client = Hints(shared.hints.load());
+            if let Some(cpu) = client.cpu() {
+                on |= 1u64.checked_shl(cpu).unwrap_or(0);
+            }
+            can_run |= client.cpu() != self.cpu;
+        }
+        Surroundings { peer_cannot_run: !can_run, crowded: on.count_ones() >= self.cpus }
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "CPU numbers are small")]
+    pub(super) fn hint(&mut self, off: bool) {
+        self.cpu = Some(rustix::thread::sched_getcpu() as u32);
+        // Relaxed: advice.
+        self.hints.store(Hints::new(self.cpu, off).0, Ordering::Relaxed);
+    }
+}
+
+/// Whether anybody has something to do: the second look before a sleep, at everybody. Who is found is hot.
+pub(super) fn find_work(slots: &mut [Slot], limits: &Limits, turns: &mut Turns) -> bool {
+    let found = slots.iter_mut().position(|slot| slot.has_work(limits));
+    if let Some(place) = found {
+        turns.heat(place);
+    }
+    found.is_some()
+}

@@ -1,0 +1,533 @@
+//! L4: what a handler of [`Server::run_reactor`](crate::Server::run_reactor) has in hand: the request, the responder
+//! with which it answers, from any thread and exactly once, and the session.
+
+use crate::base::clock::now_ns;
+use crate::base::sync::Ordering;
+use crate::handshake::AnswerOrder;
+use crate::handshake::Transport;
+use crate::memory::layout::{Kind, code};
+use crate::server::answer::HandlerError;
+use crate::server::flight::{Caller, Completion, Flight, Here, StreamOver, To};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// One client's attachment, as handlers see it. Cheap to clone; any thread may use it, also after the session is over.
+#[derive(Debug, Clone)]
+pub struct Session(pub(crate) Arc<Caller>);
+
+impl Session {
+    /// The session's number, unique in the server's life.
+    pub fn id(&self) -> u64 {
+        self.0.id
+    }
+
+    /// The client's process id at connect; 0 if it cannot be seen from the server's pid namespace.
+    pub fn pid(&self) -> u32 {
+        self.0.peer.pid
+    }
+
+    /// The client's user id at connect.
+    pub fn uid(&self) -> u32 {
+        self.0.peer.uid
+    }
+
+    /// The name that the client gave itself: for people, not to be trusted.
+    pub fn name(&self) -> &str {
+        &self.0.peer.name
+    }
+
+    /// What carries it.
+    pub fn transport(&self) -> &Transport {
+        &self.0.transport
+    }
+
+    /// In which order its answers are sent.
+    pub fn order(&self) -> AnswerOrder {
+        self.0.order
+    }
+
+    /// Largest message either way in bytes.
+    pub fn max_message(&self) -> usize {
+        self.0.max_message
+    }
+
+    /// Whether the client is still attached, as far as the server knows.
+    pub fn is_open(&self) -> bool {
+        // Relaxed: advice.
+        self.0.open.load(Ordering::Relaxed)
+    }
+
+    /// Sends an event that belongs to no call; the client receives it by
+    /// [`Client::next_event`](crate::Client::next_event), between answers. Never waits. Events of one thread arrive in
+    /// order.
+    ///
+    /// # Errors
+    /// [`PushError`]. That the client receives it nobody can promise: it may end first.
+    pub fn push(&self, event: &[u8]) -> Result<(), PushError> {
+        let caller = &self.0;
+        if event.len() > caller.max_message {
+            return Err(PushError::TooLarge { len: event.len(), max: caller.max_message });
+        }
+        // In a forked child there is no reactor to send it, and what wakes one is the parent's.
+        if !self.is_open() || !caller.completions.is_here() {
+            return Err(PushError::Disconnected);
+        }
+        // Relaxed: a count, which orders nothing.
+        if caller.events.fetch_add(1, Ordering::Relaxed) >= caller.events_most {
+            caller.events.fetch_sub(1, Ordering::Relaxed);
+            return Err(PushError::Full { limit: caller.events_most });
+        }
+        let mut payload = caller.completions.buffers().take();
+        payload.extend_from_slice(event);
+        let event = Completion { to: To::Caller(caller.clone()), kind: Kind::Event, code: 0, payload };
+        if caller.completions.push(event) { Ok(()) } else { Err(PushError::Disconnected) }
+    }
+}
+
+/// Why an event was not sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PushError {
+    /// Longer than a message may be.
+    TooLarge {
+        /// Length of the event in bytes.
+        len: usize,
+        /// The limit in bytes.
+        max: usize,
+    },
+    /// As many events as allowed wait to be sent: the client does not read them fast enough.
+    Full {
+        /// How many may wait.
+        limit: u64,
+    },
+    /// The session is over.
+    Disconnected,
+}
+
+impl std::fmt::Display for PushError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::TooLarge { len, max } => write!(f, "an event of {len} bytes is too large: at most {max}"),
+            Self::Full { limit } => write!(f, "{limit} events wait to be sent, which is the limit"),
+            Self::Disconnected => f.write_str("the session is over"),
+        }
+    }
+}
+
+impl std::error::Error for PushError {}
+
+/// A request that may be moved to any thread. Its bytes are a private copy, which the client cannot change.
+#[derive(Debug)]
+pub struct OwnedRequest {
+    payload: Vec<u8>,
+    flight: Arc<Flight>,
+    alone: bool,
+}
+
+impl OwnedRequest {
+    #[inline]
+    pub(crate) fn new(payload: Vec<u8>, flight: Arc<Flight>, alone: bool) -> Self {
+        Self { payload, flight, alone }
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn flight(&self) -> &Arc<Flight> {
+        &self.flight
+    }
+
+    /// Whether nothing else of its session was in flight or waited when it was read.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.alone
+    }
+
+    /// The bytes.
+    pub fn payload(&self) -> &[u8] {
+        &self.payload
+    }
+
+    /// Takes the bytes.
+    pub fn into_payload(mut self) -> Vec<u8> {
+        std::mem::take(&mut self.payload)
+    }
+
+    /// The call's id, unique in its session; 0 for a one-way message.
+    pub fn call(&self) -> u64 {
+        self.flight.call
+    }
+
+    /// Whether the client wants no answer. The responder then sends nothing.
+    pub fn is_one_way(&self) -> bool {
+        self.flight.one_way
+    }
+
+    /// Who asks.
+    pub fn session(&self) -> Session {
+        Session(self.flight.caller.clone())
+    }
+
+    /// Until when the client wants an answer; `None` if it waits for ever, or did not say.
+    pub fn deadline(&self) -> Option<Instant> {
+        let until = self.flight.until;
+        (until != 0).then(|| Instant::now() + Duration::from_nanos(until.saturating_sub(now_ns())))
+    }
+
+    /// Whether the deadline has passed.
+    pub fn is_expired(&self) -> bool {
+        self.flight.is_expired()
+    }
+
+    /// Whether the client no longer wants the answer: it gave up, or is gone. Work may be cut short then; the
+    /// responder is to be used or dropped all the same.
+    pub fn is_cancelled(&self) -> bool {
+        self.flight.is_cancelled()
+    }
+}
+
+impl Drop for OwnedRequest {
+    #[inline]
+    fn drop(&mut self) {
+        let payload = std::mem::take(&mut self.payload);
+        if payload.capacity() == 0 || !self.flight.caller.completions.is_here() {
+            return;
+        }
+        let mut payload = Some(payload);
+        Here::with(&self.flight, |here| here.request = payload.take());
+        if let Some(payload) = payload {
+            self.flight.caller.completions.buffers().give(payload);
+        }
+    }
+}
+
+/// Answers one request: from any thread, exactly once. Dropping it answers with an error
+/// ([`code::DROPPED`]; [`code::PANICKED`] while the thread panics; [`code::DEADLINE_EXCEEDED`] if the deadline of the
+/// request has passed), so no caller waits in vain.
+///
+/// That the client is gone, or the server has shut down, is no error: the answer is dropped.
+#[derive(Debug)]
+#[must_use = "dropping a responder answers with an error"]
+pub struct Responder {
+    /// `None` once it has answered.
+    flight: Option<Arc<Flight>>,
+}
+
+impl Responder {
+    pub(crate) fn new(flight: Arc<Flight>) -> Self {
+        Self { flight: Some(flight) }
+    }
+
+    /// Answers with these bytes. Longer ones than a message may be become an error ([`code::TOO_LARGE`]).
+    #[inline]
+    pub fn reply(self, payload: &[u8]) {
+        self.finish(Kind::Response, 0, |response| response.extend_from_slice(payload));
+    }
+
+    /// Answers with `len` bytes that `fill` writes; they are zero before.
+    pub fn reply_with(self, len: usize, fill: impl FnOnce(&mut [u8])) {
+        // Too long an answer is not even allocated: it could not be sent.
+        let max = self.flight().caller.max_message;
+        if len > max {
+            return self
+                .fail(code::TOO_LARGE, &format!("the answer of {len} bytes is too large: at most {max}"));
+        }
+        self.finish(Kind::Response, 0, |response| {
+            response.resize(len, 0);
+            fill(response);
+        });
+    }
+
+    /// Answers with these bytes, without copying them on this thread.
+    pub fn reply_vec(self, payload: Vec<u8>) {
+        self.finish(Kind::Response, 0, |response| *response = payload);
+    }
+
+    /// Answers with an error.
+    pub fn error(self, error: impl Into<HandlerError>) {
+        let error = error.into();
+        self.fail(error.code(), error.text());
+    }
+
+    pub(crate) fn fail(self, code: u16, text: &str) {
+        self.finish(Kind::Error, code, |response| response.extend_from_slice(text.as_bytes()));
+    }
+
+    /// Answers in several items, as they come. The client must have asked for a stream
+    /// ([`Client::call_stream`](crate::Client::call_stream)); any other caller gets an error.
+    pub fn stream(mut self) -> ResponseStream {
+        ResponseStream { flight: self.flight.take() }
+    }
+
+    /// Whether the client no longer wants the answer.
+    pub fn is_cancelled(&self) -> bool {
+        self.flight().is_cancelled()
+    }
+
+    fn flight(&self) -> &Arc<Flight> {
+        self.flight.as_ref().expect("taken only by the methods that consume the responder")
+    }
+
+    #[inline]
+    fn finish(mut self, kind: Kind, code: u16, fill: impl FnOnce(&mut Vec<u8>)) {
+        if let Some(flight) = &self.flight {
+            answer(flight, kind, code, fill);
+        }
+        // Not before: if `fill` panics, dropping the responder still answers.
+        self.flight = None;
+    }
+}
+
+impl Drop for Responder {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(flight) = self.flight.take() {
+            answer_for_the_lost(&flight, code::DROPPED, "the handler dropped the request without an answer");
+        }
+    }
+}
+
+/// Answers in the place of a handler that did not.
+#[cold]
+fn answer_for_the_lost(flight: &Arc<Flight>, code: u16, text: &str) {
+    let (code, text) = if std::thread::panicking() {
+        (code::PANICKED, "the handler panicked")
+    } else if flight.is_expired() {
+        // As for a request that is not run: its caller may be a moment behind.
+        (code::DEADLINE_EXCEEDED, "the deadline passed before the request was answered")
+    } else {
+        (code, text)
+    };
+    answer(flight, Kind::Error, code, |response| response.extend_from_slice(text.as_bytes()));
+}
+
+/// Leaves the answer where the reactor finds it.
+#[inline]
+fn answer(flight: &Arc<Flight>, kind: Kind, code: u16, fill: impl FnOnce(&mut Vec<u8>)) {
+    let completions = &flight.caller.completions;
+    if !completions.is_here() {
+        return;
+    }
+    if flight.one_way {
+        let done =
+            Completion { to: To::Flight(flight.clone()), kind: Kind::OneWay, code: 0, payload: Vec::new() };
+        if Here::with(flight, |here| here.answer = Some((Kind::OneWay, 0))).is_none() {
+            completions.push(done);
+        }
+        return;
+    }
+    // The buffer is taken out while `fill` runs, which is the handler's code and may use another responder.
+    let here = Here::with(flight, |here| std::mem::take(&mut here.response));
+    let on_the_reactor = here.is_some();
+    let mut payload = here.unwrap_or_else(|| completions.buffers().take());
+    fill(&mut payload);
+    if on_the_reactor {
+        Here::with(flight, |here| {
+            here.response = payload;
+            here.answer = Some((kind, code));
+        });
+    } else {
+        completions.push(Completion { to: To::Flight(flight.clone()), kind, code, payload });
+    }
+}
+
+/// A streamed answer: items, then an end or an error. Dropping it breaks the stream off with an error
+/// ([`code::BROKEN_OFF`]).
+///
+/// The client grants items as it takes them; [`Self::send`] waits for that. Not on the reactor's own thread, where
+/// waiting would be for ever: there it fails with [`StreamError::WouldBlock`].
+#[derive(Debug)]
+#[must_use = "dropping a stream breaks it off"]
+pub struct ResponseStream {
+    /// `None` once it has ended.
+    flight: Option<Arc<Flight>>,
+}
+
+impl ResponseStream {
+    /// Sends an item, waiting until the client takes more, as long as a client may leave answers unread.
+    ///
+    /// # Errors
+    /// [`StreamError`]; after [`StreamError::Cancelled`] and [`StreamError::Disconnected`] nobody wants more.
+    pub fn send(&mut self, item: &[u8]) -> Result<(), StreamError> {
+        self.send_until(item, None)
+    }
+
+    /// As [`Self::send`], waiting at most `timeout`: `None` waits as [`Self::send`] does, zero does not wait.
+    ///
+    /// # Errors
+    /// As [`Self::send`], and [`StreamError::WouldBlock`].
+    pub fn send_timeout(&mut self, item: &[u8], timeout: Option<Duration>) -> Result<(), StreamError> {
+        self.send_until(item, timeout.and_then(|timeout| Instant::now().checked_add(timeout)))
+    }
+
+    /// As [`Self::send`], without keeping a thread waiting: for async handlers (feature `tokio`; any executor will do).
+    /// Waits as long as the client is there and wants the answer; put a timeout around it to wait for less.
+    ///
+    /// # Errors
+    /// As [`Self::send`], but for [`StreamError::WouldBlock`] and [`StreamError::SlowClient`].
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, the item is not sent, and the stream goes on.
+    #[cfg(feature = "tokio")]
+    pub async fn send_async(&mut self, item: &[u8]) -> Result<(), StreamError> {
+        let flight = self.flight();
+        if !flight.one_way && item.len() <= flight.caller.max_message && flight.caller.completions.is_here() {
+            let credit = std::future::poll_fn(|cx| flight.poll_credit(cx.waker())).await;
+            credit.map_err(StreamError::from)?;
+            return Self::send_with_credit(flight, item);
+        }
+        // Nothing to wait for: an error, or a message that wants no answer.
+        self.send_until(item, Some(Instant::now()))
+    }
+
+    fn send_with_credit(flight: &Arc<Flight>, item: &[u8]) -> Result<(), StreamError> {
+        let mut payload = flight.caller.completions.buffers().take();
+        payload.extend_from_slice(item);
+        let item = Completion { to: To::Flight(flight.clone()), kind: Kind::StreamItem, code: 0, payload };
+        if flight.caller.completions.push(item) { Ok(()) } else { Err(StreamError::Disconnected) }
+    }
+
+    fn send_until(&mut self, item: &[u8], deadline: Option<Instant>) -> Result<(), StreamError> {
+        let flight = self.flight();
+        let max = flight.caller.max_message;
+        if item.len() > max {
+            return Err(StreamError::TooLarge { len: item.len(), max });
+        }
+        if !flight.caller.completions.is_here() {
+            return Err(StreamError::Disconnected);
+        }
+        if flight.one_way {
+            return if flight.is_cancelled() { Err(StreamError::Disconnected) } else { Ok(()) };
+        }
+        let patience = flight.caller.slow_client.filter(|_| deadline.is_none());
+        let deadline = match patience {
+            _ if Here::is_reactor() => Some(Instant::now()),
+            Some(patience) => Instant::now().checked_add(patience),
+            None => deadline,
+        };
+        match flight.take_credit(deadline) {
+            Ok(true) => {}
+            Ok(false) if patience.is_some() && !Here::is_reactor() => {
+                // Nobody may keep a thread for ever by taking nothing.
+                flight.give_up(StreamOver::Cancelled);
+                return Err(StreamError::SlowClient);
+            }
+            Ok(false) => return Err(StreamError::WouldBlock),
+            Err(over) => return Err(over.into()),
+        }
+        Self::send_with_credit(flight, item)
+    }
+
+    /// Ends the stream.
+    pub fn end(mut self) {
+        if let Some(flight) = self.flight.take() {
+            finish_stream(&flight, Kind::StreamEnd, 0, "");
+        }
+    }
+
+    /// Ends the stream with an error.
+    pub fn error(mut self, error: impl Into<HandlerError>) {
+        let error = error.into();
+        if let Some(flight) = self.flight.take() {
+            finish_stream(&flight, Kind::Error, error.code(), error.text());
+        }
+    }
+
+    /// Whether the client no longer wants the answer.
+    pub fn is_cancelled(&self) -> bool {
+        self.flight().is_cancelled()
+    }
+
+    fn flight(&self) -> &Arc<Flight> {
+        self.flight.as_ref().expect("taken only by the methods that consume the stream")
+    }
+}
+
+impl Drop for ResponseStream {
+    fn drop(&mut self) {
+        if let Some(flight) = self.flight.take() {
+            let (code, text) = if std::thread::panicking() {
+                (code::PANICKED, "the handler panicked")
+            } else {
+                (code::BROKEN_OFF, "the server broke the stream off")
+            };
+            finish_stream(&flight, Kind::Error, code, text);
+        }
+    }
+}
+
+/// By the queue also on the reactor's thread: items that were sent before stand there.
+fn finish_stream(flight: &Arc<Flight>, kind: Kind, code: u16, text: &str) {
+    if !flight.caller.completions.is_here() {
+        return;
+    }
+    let kind = if flight.one_way { Kind::OneWay } else { kind };
+    let payload = text.as_bytes().to_vec();
+    flight.caller.completions.push(Completion { to: To::Flight(flight.clone()), kind, code, payload });
+}
+
+/// Why an item of a streamed answer was not sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StreamError {
+    /// Longer than a message may be. The stream goes on.
+    TooLarge {
+        /// Length of the item in bytes.
+        len: usize,
+        /// The limit in bytes.
+        max: usize,
+    },
+    /// The client took no more items in time, or this is the reactor's thread, which must not wait. The stream goes on.
+    WouldBlock,
+    /// The client took no item for as long as a client may leave answers unread
+    /// ([`ServerBuilder::slow_client_timeout`](crate::ServerBuilder::slow_client_timeout)). The stream is over.
+    SlowClient,
+    /// The client no longer wants the answer.
+    Cancelled,
+    /// The client is gone.
+    Disconnected,
+}
+
+impl From<StreamOver> for StreamError {
+    fn from(over: StreamOver) -> Self {
+        match over {
+            StreamOver::Cancelled => Self::Cancelled,
+            StreamOver::Gone => Self::Disconnected,
+        }
+    }
+}
+
+impl std::fmt::Display for StreamError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::TooLarge { len, max } => write!(f, "an item of {len} bytes is too large: at most {max}"),
+            Self::WouldBlock => f.write_str("the client takes no more items yet"),
+            Self::SlowClient => f.write_str("the client took nothing for too long"),
+            Self::Cancelled => f.write_str("the client no longer wants the answer"),
+            Self::Disconnected => f.write_str("the client is gone"),
+        }
+    }
+}
+
+impl std::error::Error for StreamError {}
+
+/// What answers requests, many at once: what [`Server::run_service`](crate::Server::run_service) runs. All methods are
+/// called on the reactor's thread and must not wait.
+pub trait Service {
+    /// A request. It may be answered before this returns, or later from any thread.
+    fn request(&mut self, request: OwnedRequest, responder: Responder);
+
+    /// A session begins.
+    fn opened(&mut self, session: &Session) {
+        let _ = session;
+    }
+
+    /// A session is over; no request of it follows. Those in flight are cancelled.
+    fn closed(&mut self, session: &Session) {
+        let _ = session;
+    }
+}
+
+impl<F: FnMut(OwnedRequest, Responder)> Service for F {
+    #[inline]
+    fn request(&mut self, request: OwnedRequest, responder: Responder) {
+        self(request, responder);
+    }
+}

@@ -1,0 +1,3 @@
+//! What Ringbell's own tests and fuzz targets call. No part of the interface.
+
+pub mod fuzzing;
