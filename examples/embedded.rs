@@ -5,7 +5,7 @@
 //! cargo run --example embedded
 //! ```
 
-use ringbell::{Client, OwnedRequest, Responder, Server, ServerStats, Turn};
+use ringbell::{Arming, Client, OwnedRequest, Responder, Server, ServerStats, Turn};
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use rustix::fd::AsFd;
 use rustix::io::Errno;
@@ -72,7 +72,7 @@ pub(crate) fn serve(server: Server) -> Result<ServerStats, Box<dyn Error>> {
             server.handle().shutdown(None);
             continue;
         }
-        if server.arm() {
+        if server.arm() == Arming::Busy {
             continue;
         }
         // Armed: whatever comes now is reported. No timeout.

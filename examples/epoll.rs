@@ -4,7 +4,7 @@
 //! cargo run --example epoll
 //! ```
 
-use ringbell::{Client, RecvError, Server};
+use ringbell::{Arming, Client, RecvError, Server};
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use rustix::fd::AsFd;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
@@ -54,7 +54,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 Err(over) => return Err(over.into()),
             }
         }
-        if answered == 10 || client.arm() {
+        if answered == 10 || client.arm() == Arming::Busy {
             continue;
         }
         // Armed: whatever comes now is reported. No timeout.

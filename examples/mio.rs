@@ -6,7 +6,7 @@
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use ringbell::{Client, RecvError, Server, ServerHandle};
+use ringbell::{Arming, Client, RecvError, Server, ServerHandle};
 use std::os::fd::{AsFd, AsRawFd};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -68,7 +68,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         // All are armed before anybody sleeps.
         for client in &mut clients {
-            something |= client.arm();
+            something |= client.arm() == Arming::Busy;
         }
         if !something {
             poll.poll(&mut events, None)?;

@@ -29,7 +29,10 @@
 
 mod end;
 mod listener;
+mod readiness;
 mod stream;
+#[cfg(feature = "tokio")]
+mod tasks;
 
 #[cfg(test)]
 mod tests;

@@ -18,13 +18,12 @@ use crate::handshake::AnswerOrder;
 use crate::handshake::Transport;
 use crate::handshake::{Attached, Attachment, ConnectError, SocketAttachment};
 use crate::link::lifeline;
-use crate::link::session::{
-    Budget, Head, Parts, PeerFault, Progress, Readiness, Received, Rings, Sent, Session,
-};
+use crate::link::readiness::Readiness;
+use crate::link::session::{Budget, Head, Parts, PeerFault, Progress, Received, Sent, Session};
+use crate::link::side::Side;
 use crate::link::stats::{SessionCounters, Words};
-use crate::memory::layout::{self, Interest, Kind, offset};
+use crate::memory::layout::{Interest, Kind};
 use crate::os::fork::Origin;
-use crate::protocol::bell::{Ringer, Sleeper};
 use crate::protocol::ring::Record;
 use crate::protocol::wait::Waiter;
 use crate::trace;
@@ -39,7 +38,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stream::{Events, Streams};
-use waiting::{Bed, SharedBed};
 
 pub use calls::CallId;
 pub(crate) use error::SessionEnd;
@@ -128,7 +126,8 @@ impl Names {
 #[derive(Debug)]
 pub struct Client {
     session: Session,
-    bed: Bed,
+    /// What it sleeps on over rings; `None` over a socket.
+    side: Option<Side>,
     transport: Transport,
     waiter: Waiter,
     calls: Calls,
@@ -180,25 +179,9 @@ impl Client {
     }
 
     #[allow(clippy::cast_possible_truncation, reason = "usize is 64 bits; capacities were checked")]
-    fn over_rings(attachment: Attachment, options: &ConnectOptions) -> Self {
+    fn over_rings(mut attachment: Attachment, options: &ConnectOptions) -> Self {
+        let (rings, side) = (attachment.rings(), attachment.side());
         let request = &attachment.request.window;
-        let response = &attachment.response.window;
-        let status = &attachment.status.window;
-        let armed = status.peer_word(layout::armed(attachment.domain));
-        let rings = Rings::between(
-            (request, attachment.request_capacity),
-            (response, attachment.response_capacity),
-            Ringer::new(armed, attachment.bell.window.bell_word(offset::SEQ)),
-        );
-        let bed = SharedBed {
-            sleeper: Sleeper::new(request.own_word(offset::ARMED), response.bell_word(offset::SEQ)),
-            hints: request.own_word(offset::HINTS),
-            server_hints: status.peer_word(offset::HINTS),
-            cpu: None,
-            server: attachment.server,
-            armed: false,
-            unread: 0,
-        };
         let session = Session::new(Parts {
             rings: Some(rings),
             lifeline: Arc::new(attachment.lifeline),
@@ -216,7 +199,7 @@ impl Client {
             ordered: attachment.ordered,
         };
         let sampling = Sampling::new(request, attachment.sample_every);
-        let mut client = Self::assemble(session, Bed::Shared(bed), Transport::SharedMemory, names, options);
+        let mut client = Self::assemble(session, Some(side), Transport::SharedMemory, names, options);
         client.until_sample = u64::from(sampling.is_some());
         client.sampling = sampling;
         client
@@ -240,19 +223,19 @@ impl Client {
             ordered: attachment.ordered,
         };
         let transport = Transport::Socket { reason: attachment.reason };
-        Self::assemble(session, Bed::Socket, transport, names, options)
+        Self::assemble(session, None, transport, names, options)
     }
 
     fn assemble(
         session: Session,
-        bed: Bed,
+        side: Option<Side>,
         transport: Transport,
         names: Names,
         options: &ConnectOptions,
     ) -> Self {
         Self {
             session,
-            bed,
+            side,
             transport,
             waiter: Waiter::new(options.wait.clone()),
             calls: Calls::new(options.max_in_flight),
@@ -945,7 +928,7 @@ impl Client {
 
     /// As [`Self::drain`], of a socket that nobody has asked the kernel about.
     fn drain_now(&mut self) -> Result<(), SessionEnd> {
-        self.session.ready(Readiness { readable: true, writable: true, hung_up: false });
+        self.session.ready(Readiness::UNKNOWN);
         self.drain()?;
         if self.session.has_ended() { Err(SessionEnd::Disconnected) } else { Ok(()) }
     }

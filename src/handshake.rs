@@ -37,6 +37,7 @@ mod fuzzed;
 mod inspector;
 mod listener;
 mod order;
+pub(crate) mod rings;
 mod server;
 mod socket;
 mod transport;

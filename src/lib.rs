@@ -105,9 +105,10 @@ pub mod worker;
 #[doc(hidden)]
 pub use base::sync;
 pub use memory::layout;
+pub use protocol::bell::Arming;
 pub use protocol::wait;
 #[doc(hidden)]
-pub use protocol::{bell, bells, ring};
+pub use protocol::{bell, bells, ring, sleeper};
 #[cfg(feature = "rayon")]
 pub use schedule::executor::RayonExecutor;
 pub use schedule::executor::{Executor, Task};

@@ -1,8 +1,10 @@
 //! What carries a session: segments and rings, or the socket; and the session itself, which never waits.
 
 pub(crate) mod lifeline;
+pub(crate) mod readiness;
 pub(crate) mod samples;
 pub(crate) mod segment;
 pub(crate) mod session;
+pub(crate) mod side;
 pub(crate) mod socket;
 pub mod stats;

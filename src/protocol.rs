@@ -5,4 +5,5 @@
 pub mod bell;
 pub mod bells;
 pub mod ring;
+pub mod sleeper;
 pub mod wait;

@@ -7,7 +7,7 @@
 use super::protocol::{ADDRESS, HEAD, NEWS_MOST, Order, QUARTER, Sign, WINDOW, datagram_cost};
 use super::{Bytes, Id, Network, News, Outcome, Place, Purpose, Sleeps};
 use ringbell::wait::{Step, Surroundings, WaitSettings, Waiter};
-use ringbell::{Client, ConnectOptions, EventError, SendError};
+use ringbell::{Arming, Client, ConnectOptions, EventError, SendError};
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
@@ -221,7 +221,7 @@ impl Guest {
                 }
             }
             Step::Yield => rustix::thread::sched_yield(),
-            Step::Park if self.client.arm() => self.sleeps.called_off += 1,
+            Step::Park if self.client.arm() == Arming::Busy => self.sleeps.called_off += 1,
             Step::Park => {
                 self.sleep()?;
                 self.client.disarm();

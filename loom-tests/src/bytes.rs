@@ -1,13 +1,15 @@
-//! Two threads of one side that wait on one bell, one for data and one for space, as `src/bytes/stream.rs` does it: who comes
-//! second arms for both with the ticket of the first, and waits for the first to wake up.
+//! Two threads of one side that wait on one bell, one for data and one for space, as `src/bytes/stream.rs` does it: the
+//! second one arms for both with the ticket of the first, and waits for the first to wake up. Arming is that of
+//! `src/protocol/sleeper.rs`.
 
 use crate::explore;
 use crate::kernel::{Bell, Kernel, bell};
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
-use ringbell::bell::{Sleeper, Ticket, before_looking_again};
+use ringbell::bell::{Arming, before_looking_again};
 use ringbell::layout::{Interest, Mode};
 use ringbell::memory::{OwnWord, PeerWord, word_pair};
+use ringbell::sleeper::SideSleeper;
 use ringbell::sync::Ordering;
 use std::sync::Arc;
 
@@ -20,8 +22,8 @@ struct Side {
 }
 
 struct Inner {
-    sleeper: Sleeper,
-    asleep: Option<Ticket>,
+    sleeper: SideSleeper,
+    asleep: bool,
     waiting: [bool; 2],
 }
 
@@ -38,32 +40,31 @@ impl Side {
         while !self.came(way) {
             inner.waiting[way] = true;
             let interest = if inner.waiting == [true; 2] { Interest::BOTH } else { INTERESTS[way] };
-            if let Some(ticket) = inner.asleep {
-                if same_ticket {
-                    inner.sleeper.arm_for_more(ticket, Mode::Futex, interest);
+            if inner.asleep {
+                let arming = if same_ticket {
+                    inner.sleeper.arm_for_more(interest, || self.came(way))
                 } else {
-                    inner.sleeper.arm(Mode::Futex, interest);
-                }
-                before_looking_again();
-                if !self.came(way) {
+                    inner.sleeper.bell().arm(Mode::Futex, interest);
+                    before_looking_again();
+                    if self.came(way) { Arming::Busy } else { Arming::Armed }
+                };
+                if arming == Arming::Armed {
                     inner = self.awake.wait(inner).unwrap();
                 }
             } else {
-                let ticket = inner.sleeper.arm(Mode::Futex, interest);
-                before_looking_again();
-                let came = (0..2).any(|way| inner.waiting[way] && self.came(way));
-                if came || inner.sleeper.rung(ticket) {
-                    inner.sleeper.disarm();
+                let waiting = inner.waiting;
+                let came = || (0..2).any(|way| waiting[way] && self.came(way));
+                if inner.sleeper.arm(Mode::Futex, interest, came) == Arming::Busy {
                     drop(inner);
                     thread::yield_now();
                     inner = self.inner.lock().unwrap();
                 } else {
-                    inner.asleep = Some(ticket);
-                    let seq = inner.sleeper.seq().share();
+                    inner.asleep = true;
+                    let (seq, ticket) = (inner.sleeper.bell().seq().share(), inner.sleeper.ticket().unwrap());
                     drop(inner);
                     self.kernel.wait(Mode::Futex, || seq.load() == ticket.0);
                     inner = self.inner.lock().unwrap();
-                    inner.asleep = None;
+                    inner.asleep = false;
                     inner.sleeper.disarm();
                     self.awake.notify_all();
                 }
@@ -76,7 +77,7 @@ impl Side {
 fn side() -> (Arc<Side>, Bell, [OwnWord; 2]) {
     let (bed, bell) = bell();
     let ((data, read), (head, seen)) = (word_pair(), word_pair());
-    let inner = Inner { sleeper: bed.sleeper, asleep: None, waiting: [false; 2] };
+    let inner = Inner { sleeper: bed.sleeper, asleep: false, waiting: [false; 2] };
     let side =
         Side { inner: Mutex::new(inner), awake: Condvar::new(), kernel: bed.kernel, words: [read, seen] };
     (Arc::new(side), bell, [data, head])

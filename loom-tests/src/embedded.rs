@@ -13,7 +13,7 @@
 use crate::explore;
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
-use ringbell::bell::{Ringer, Sleeper};
+use ringbell::bell::{Arming, Ringer, Sleeper};
 use ringbell::bells::Bells;
 use ringbell::layout::{Interest, Mode};
 use ringbell::memory::{BellWord, OwnWord, PeerWord, word_pair};
@@ -130,7 +130,7 @@ impl Embedded {
         self.arms += 1;
         let Self { bells, ring, read, completions, sent, readable, .. } = self;
         let look = || ring.load() != *read || completions.load() != *sent || *readable;
-        !bells.arm(Mode::Event, Interest::DATA, look)
+        bells.arm(Mode::Event, Interest::DATA, look) == Arming::Busy
     }
 
     /// All edges are taken before anything is looked at; what they said is remembered.

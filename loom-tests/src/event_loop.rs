@@ -1,4 +1,5 @@
-//! A client in an event loop: arm, wait for the lifeline, disarm, pump, as `src/client/readiness.rs` does it.
+//! One side in an event loop: arm, wait for the lifeline, disarm, pump, as `src/client/readiness.rs` and
+//! `src/bytes/readiness.rs` do it. Arming, and when the lifeline is read, are those of `src/protocol/sleeper.rs`.
 //!
 //! Here the kernel's part is nearer to the real one than in `kernel.rs`: a socket buffer that holds few bytes and drops
 //! what finds no room, and an epoll that is level- or edge-triggered. The pump looks at one source after the other, so
@@ -7,9 +8,10 @@
 use crate::explore;
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
-use ringbell::bell::{Ringer, Sleeper, before_looking_again};
+use ringbell::bell::{Arming, Ringer, Sleeper};
 use ringbell::layout::{Interest, Mode};
 use ringbell::memory::{BellWord, OwnWord, PeerWord, word_pair};
+use ringbell::sleeper::{SideSleeper, UNREAD_MOST};
 use ringbell::sync::Ordering;
 use std::sync::Arc;
 
@@ -35,6 +37,7 @@ struct State {
     /// The loop has something else to do.
     other: bool,
     sent: usize,
+    dropped: usize,
 }
 
 impl Lifeline {
@@ -46,7 +49,9 @@ impl Lifeline {
     fn send_byte(&self) {
         let mut state = self.state.lock().unwrap();
         state.sent += 1;
-        if state.unread < self.capacity {
+        if state.unread == self.capacity {
+            state.dropped += 1;
+        } else {
             state.unread += 1;
             state.edge = true;
             self.woken.notify_all();
@@ -74,7 +79,7 @@ impl Lifeline {
 
 /// The loop's side.
 struct Loop {
-    sleeper: Sleeper,
+    sleeper: SideSleeper,
     lifeline: Arc<Lifeline>,
     arms: usize,
 }
@@ -91,17 +96,22 @@ impl Loop {
                 return;
             }
             self.arms += 1;
-            let ticket = self.sleeper.arm(Mode::Event, Interest::DATA);
-            before_looking_again();
-            let came = words.iter().zip(&seen).any(|(word, seen)| word.load() != *seen);
-            if came || self.sleeper.rung(ticket) {
-                self.sleeper.disarm();
+            let came = || words.iter().zip(&seen).any(|(word, seen)| word.load() != *seen);
+            if self.sleeper.must_read() {
+                self.disarm();
+            }
+            if self.sleeper.arm(Mode::Event, Interest::DATA, came) == Arming::Busy {
                 continue;
             }
             self.lifeline.epoll_wait();
-            self.sleeper.disarm();
-            self.lifeline.read_empty();
+            self.disarm();
         }
+    }
+
+    /// As the descriptor was reported.
+    fn disarm(&mut self) {
+        self.sleeper.disarm_to_read();
+        self.lifeline.read_empty();
     }
 
     fn check_wakes(&self) {
@@ -130,7 +140,7 @@ fn event_loop(trigger: Trigger, capacity: usize) -> (Loop, Bell) {
     let (own, armed) = word_pair();
     let seq = BellWord::private();
     let lifeline = Lifeline::new(trigger, capacity);
-    let sleeper = Sleeper::new(own, seq.share());
+    let sleeper = SideSleeper::new(Sleeper::new(own, seq.share()));
     let ringer = Ringer::new(armed, seq);
     (Loop { sleeper, lifeline: lifeline.clone(), arms: 0 }, Bell { ringer, lifeline })
 }
@@ -189,4 +199,37 @@ fn woken_for_something_else() {
             looping.check_wakes();
         });
     }
+}
+
+/// Wake bytes of arms that were called off stay unread for a while, but a lifeline that holds one more than
+/// `UNREAD_MOST` and one ringer's last never drops one. Bound 2.
+#[test]
+fn unread_wake_bytes_leave_room() {
+    explore(Some(2), || {
+        let capacity = UNREAD_MOST as usize + 1;
+        let (mut looping, bell) = event_loop(Trigger::Edge, capacity);
+        let lifeline = looping.lifeline.clone();
+        let (word, seen) = word_pair();
+        let ringer = thread::spawn(move || {
+            for value in 1..=4 {
+                bell.publish(&word, value);
+            }
+        });
+        // Something else to do each time: the loop arms and calls off, and reads the lifeline as rarely as it may.
+        let mut last = 0;
+        while last < 4 {
+            if looping.sleeper.must_read() {
+                looping.disarm();
+            }
+            if looping.sleeper.arm(Mode::Event, Interest::DATA, || seen.load() != last) == Arming::Armed {
+                looping.lifeline.something_else();
+                looping.lifeline.epoll_wait();
+                looping.sleeper.disarm();
+                thread::yield_now();
+            }
+            last = seen.load();
+        }
+        ringer.join().unwrap();
+        assert_eq!(lifeline.state.lock().unwrap().dropped, 0, "the lifeline was full");
+    });
 }

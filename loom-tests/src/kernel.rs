@@ -1,9 +1,10 @@
 //! The kernel's part of a sleep: a futex and an event descriptor, each a mutex and a condition variable.
 
 use loom::sync::{Condvar, Mutex};
-use ringbell::bell::{Ringer, Sleeper, Ticket, before_looking_again};
+use ringbell::bell::{Arming, Ringer, Sleeper, Ticket};
 use ringbell::layout::{Interest, Mode};
 use ringbell::memory::{BellWord, PeerWord, word_pair};
+use ringbell::sleeper::SideSleeper;
 use std::sync::Arc;
 
 /// What one sleeper sleeps in. One mode's wake never ends the other mode's wait.
@@ -79,7 +80,7 @@ impl Kernel {
 
 /// A sleeper and its place in the kernel.
 pub(crate) struct Bed {
-    pub(crate) sleeper: Sleeper,
+    pub(crate) sleeper: SideSleeper,
     pub(crate) kernel: Arc<Kernel>,
     /// How often it armed.
     pub(crate) arms: usize,
@@ -97,7 +98,8 @@ pub(crate) struct Bell {
 pub(crate) fn bell_in(kernel: Arc<Kernel>) -> (Bed, Bell) {
     let (own, armed) = word_pair();
     let seq = BellWord::private();
-    let bed = Bed { sleeper: Sleeper::new(own, seq.share()), kernel: kernel.clone(), arms: 0 };
+    let bed =
+        Bed { sleeper: SideSleeper::new(Sleeper::new(own, seq.share())), kernel: kernel.clone(), arms: 0 };
     let ringer = Ringer::new(armed.clone(), seq.share());
     (bed, Bell { ringer, armed, seq, kernel })
 }
@@ -139,9 +141,10 @@ impl Bell {
 }
 
 impl Bed {
+    /// Arms the bell alone, without a second look.
     pub(crate) fn arm(&mut self, mode: Mode, interest: Interest) -> Ticket {
         self.arms += 1;
-        self.sleeper.arm(mode, interest)
+        self.sleeper.bell().arm(mode, interest)
     }
 
     /// Sleeps until `look` says so, without a look before the first arm. `mode` is asked at each arm.
@@ -153,13 +156,17 @@ impl Bed {
     ) {
         loop {
             let mode = mode(self.arms);
-            let ticket = self.arm(mode, interest);
-            before_looking_again();
-            let found = look();
-            if !found && !self.sleeper.rung(ticket) {
-                self.kernel.wait(mode, || !self.sleeper.rung(ticket));
+            self.arms += 1;
+            let mut found = false;
+            let arming = self.sleeper.arm(mode, interest, || {
+                found = look();
+                found
+            });
+            if arming == Arming::Armed {
+                let ticket = self.sleeper.ticket().expect("armed");
+                self.kernel.wait(mode, || !self.sleeper.bell().rung(ticket));
+                self.sleeper.disarm();
             }
-            self.sleeper.disarm();
             if found {
                 return;
             }

@@ -31,7 +31,9 @@ fn two_bells(mode: fn(usize) -> Mode) {
         let domain_ticket = domain_bed.arm(mode, Interest::BOTH);
         before_looking_again();
         let found = (!completed && completion.load() != 0, !requested && request.load() != 0);
-        let rung = || private_bed.sleeper.rung(private_ticket) || domain_bed.sleeper.rung(domain_ticket);
+        let rung = || {
+            private_bed.sleeper.bell().rung(private_ticket) || domain_bed.sleeper.bell().rung(domain_ticket)
+        };
         if found == (false, false) && !rung() {
             kernel.wait(mode, || !rung());
         }

@@ -1,7 +1,7 @@
 //! The ways to drive a concurrent server: its own reactor's thread, a loop that it is embedded in, tasks of tokio.
 
 use ringbell::{
-    AsyncService, OwnedRequest, Responder, ServeError, Server, ServerStats, Service, Session, Turn,
+    Arming, AsyncService, OwnedRequest, Responder, ServeError, Server, ServerStats, Service, Session, Turn,
 };
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use std::future::Future;
@@ -105,7 +105,7 @@ fn in_a_loop(
     loop {
         match server.pump(&mut service)? {
             Turn::Over => return Ok(server.stats()),
-            Turn::Idle if !server.arm() => {
+            Turn::Idle if server.arm() == Arming::Armed => {
                 while epoll::wait(&epoll, &mut events[..], None).is_err() {}
                 server.disarm();
             }

@@ -1,7 +1,7 @@
 //! Clients inside event loops: epoll without a timeout, so that what is not reported hangs the test (and the watchdog
 //! says so). Level- and edge-triggered, over rings and over the socket.
 
-use ringbell::{CallError, Client, EventError, RecvError, SendError};
+use ringbell::{Arming, CallError, Client, EventError, RecvError, SendError};
 use ringbell_shm_tests::pattern::{Chance, Pattern};
 use ringbell_shm_tests::process::over_socket;
 use ringbell_shm_tests::reacting::Asking;
@@ -82,7 +82,7 @@ impl Watch {
 
     /// One turn of a loop: arms, and waits unless something came.
     fn turn(&mut self, client: &mut Client, mut delay: impl FnMut()) {
-        if client.arm() {
+        if client.arm() == Arming::Busy {
             return;
         }
         delay();
@@ -292,7 +292,7 @@ fn a_death_is_reported() -> Ran {
         }
         let why = until_it_is_over(client.client(), &mut watch, usize::from(round % 5 == 0));
         assert_eq!(why, "Disconnected");
-        assert!(client.client().arm(), "it says so from now on");
+        assert_eq!(client.client().arm(), Arming::Busy, "it says so from now on");
         assert!(matches!(client.client().try_recv(), Err(RecvError::Disconnected)));
         // For a socket that takes something, for what came, for the end: not again and again.
         assert!(watch.reports <= 8, "{} reports", watch.reports);
@@ -392,14 +392,18 @@ fn room_is_not_forgotten() -> Ran {
     while client.send_one_way(&[1; 400], Some(Duration::ZERO)).is_ok() {
         sent += 1;
     }
-    while client.arm() {}
+    while client.arm() == Arming::Busy {}
     open.send(()).expect("waits");
     for _ in 0..sent {
         assert_eq!(told.recv().expect("a message"), 400);
     }
     wait_until("the server sleeps", || handle.stats().parks > 0 && handle.stats().in_flight == 0);
     client.disarm();
-    assert!(client.arm(), "{sent} messages filled the ring, all are gone, and nobody says so");
+    assert_eq!(
+        client.arm(),
+        Arming::Busy,
+        "{sent} messages filled the ring, all are gone, and nobody says so"
+    );
     client.send_one_way(&[1; 400], Some(Duration::ZERO)).expect("there is room");
     drop(client);
     handle.shutdown(Some(Duration::from_secs(10)));
@@ -420,7 +424,7 @@ fn a_loop_that_is_always_called_off() -> Ran {
         while !client.try_recv().expect("an answer") {
             busy_for(Duration::from_nanos(chance.below(3_000)));
             // Not waiting either way: as if the loop woke for something else, and did not look at the lifeline.
-            called_off += u64::from(client.client().arm());
+            called_off += u64::from(client.client().arm() == Arming::Busy);
         }
         tick();
     }

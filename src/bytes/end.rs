@@ -1,25 +1,21 @@
 //! One end of a byte stream: the driver of its session, which never waits. Both sides are the same but for what they
-//! sleep on.
+//! sleep on. `waiting` is how an end gets ready to sleep.
+
+mod waiting;
 
 use super::ByteStreamError;
 use super::listener::Tenancy;
-use crate::base::sync::{Ordering, spin_hint};
-use crate::handshake::Transport;
-use crate::handshake::{Attached, Attachment, Joined, Link, SocketAttachment};
-use crate::link::lifeline;
+use crate::handshake::rings::{server_rings, server_side};
+use crate::handshake::{Attached, Joined, Link, SocketAttachment, Transport};
 use crate::link::segment::Segment;
-use crate::link::session::{
-    Budget, Head, Parts, PeerFault, Progress, Readiness, Received, Rings, Sent, Session,
-};
+use crate::link::session::{Budget, Head, Parts, PeerFault, Progress, Received, Rings, Sent, Session};
+use crate::link::side::Side;
 use crate::link::socket;
 use crate::link::stats::{SessionCounters, Words};
-use crate::memory::layout::{self, Hints, Interest, Kind, Mode, offset};
-use crate::memory::{OwnWord, PeerWord};
+use crate::memory::Window;
+use crate::memory::layout::{self, Interest, Kind};
 use crate::os::fork::Origin;
-use crate::protocol::bell::{Ringer, Sleeper, Ticket, before_looking_again};
-use crate::protocol::wait::Surroundings;
 use crate::trace;
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::OwnedFd;
 use std::io;
 use std::sync::Arc;
@@ -29,16 +25,6 @@ use std::sync::Arc;
 pub(crate) enum Way {
     Read = 0,
     Write = 1,
-}
-
-impl Way {
-    #[cfg(feature = "tokio")]
-    pub(crate) fn other(self) -> Self {
-        match self {
-            Self::Read => Self::Write,
-            Self::Write => Self::Read,
-        }
-    }
 }
 
 /// Who waits.
@@ -53,14 +39,6 @@ impl Wanted {
         let mut wanted = Self::default();
         wanted.set(way, true);
         wanted
-    }
-
-    #[cfg(feature = "tokio")]
-    pub(crate) fn has(self, way: Way) -> bool {
-        match way {
-            Way::Read => self.read,
-            Way::Write => self.write,
-        }
     }
 
     pub(crate) fn set(&mut self, way: Way, wanted: bool) {
@@ -83,32 +61,11 @@ impl Wanted {
     }
 }
 
-/// Wake bytes that may be on their way to an end that is always called off: it empties its lifeline now and then.
-#[cfg(feature = "tokio")]
-const UNREAD_MOST: u32 = 16;
-
-/// What an end over rings sleeps on.
+/// Who is at the other end.
 #[derive(Debug)]
-struct Bed {
-    sleeper: Sleeper,
-    hints: OwnWord,
-    peer_hints: PeerWord,
-    cpu: Option<u32>,
-    /// Armed in event mode.
-    #[cfg(feature = "tokio")]
-    armed: bool,
-    /// Wake bytes that may have come since the lifeline was read last.
-    #[cfg(feature = "tokio")]
-    unread: u32,
-    /// Their descriptors stay open in the server: tools find them there.
-    _segments: Option<[Segment; 2]>,
-}
-
-/// How an end knows the process at the other one, beside the socket.
-#[derive(Debug)]
-enum Peer {
-    /// A server, by its pidfd.
-    Server(Option<OwnedFd>),
+pub(super) enum Peer {
+    /// A server. The side knows its process.
+    Server,
     /// A client, of whose death the porter tells.
     Client(Tenancy),
 }
@@ -117,9 +74,11 @@ enum Peer {
 #[derive(Debug)]
 pub(crate) struct End {
     session: Session,
-    /// `None`: the socket that carries the session.
-    bed: Option<Bed>,
-    peer: Peer,
+    /// What it sleeps on over rings; `None` over a socket.
+    pub(super) side: Option<Side>,
+    pub(super) peer: Peer,
+    /// Their descriptors stay open in the server: tools find them there.
+    _segments: Option<[Segment; 2]>,
     transport: Transport,
     number: u64,
     /// The chunk that is being read, and how much of it has been.
@@ -132,10 +91,10 @@ pub(crate) struct End {
     /// This side was ended.
     finished: bool,
     /// The peer is gone; what it published before is still there.
-    gone: bool,
+    pub(super) gone: bool,
     /// The session is over.
     over: Option<ByteStreamError>,
-    origin: Origin,
+    pub(super) origin: Origin,
 }
 
 impl End {
@@ -143,69 +102,40 @@ impl End {
         match attached {
             Attached::Socket(SocketAttachment { socket, session, reason, .. }) => {
                 let transport = Transport::Socket { reason };
-                Self::assemble(Arc::new(socket), None, None, Peer::Server(None), transport, session)
+                Self::assemble(Arc::new(socket), None, None, Peer::Server, transport, session)
             }
-            Attached::Shared(attachment) => {
-                let Attachment { request, response, status, bell, lifeline, server, .. } = attachment;
-                let (request, response, status) = (request.window, response.window, status.window);
-                let armed = status.peer_word(layout::armed(attachment.domain));
-                let rings = Rings::between(
-                    (&request, attachment.request_capacity),
-                    (&response, attachment.response_capacity),
-                    Ringer::new(armed, bell.window.bell_word(offset::SEQ)),
-                );
-                let bed = Bed {
-                    sleeper: Sleeper::new(request.own_word(offset::ARMED), response.bell_word(offset::SEQ)),
-                    hints: request.own_word(offset::HINTS),
-                    peer_hints: status.peer_word(offset::HINTS),
-                    cpu: None,
-                    #[cfg(feature = "tokio")]
-                    armed: false,
-                    #[cfg(feature = "tokio")]
-                    unread: 0,
-                    _segments: None,
-                };
-                let rings = Some((rings, Words::new(&request)));
-                let peer = Peer::Server(server);
-                let session = attachment.session;
-                Self::assemble(Arc::new(lifeline), rings, Some(bed), peer, Transport::SharedMemory, session)
+            Attached::Shared(mut attachment) => {
+                let rings = (attachment.rings(), Words::new(&attachment.request.window));
+                let side = attachment.side();
+                let (lifeline, session) = (Arc::new(attachment.lifeline), attachment.session);
+                let transport = Transport::SharedMemory;
+                Self::assemble(lifeline, Some(rings), Some(side), Peer::Server, transport, session)
             }
         }
     }
 
     /// `status` is where this server tells of itself.
-    pub(super) fn of_server(joined: Joined, status: &crate::memory::Window, tenancy: Tenancy) -> Self {
+    pub(super) fn of_server(joined: Joined, status: &Window, tenancy: Tenancy) -> Self {
         let Joined { session, lifeline, link, .. } = joined;
         let transport = link.transport();
-        let (rings, bed) = match link {
-            Link::Socket { .. } => (None, None),
+        let peer = Peer::Client(tenancy);
+        match link {
+            Link::Socket { .. } => Self::assemble(lifeline, None, None, peer, transport, session),
             Link::Shared { request, response, domain, domain_bell, request_capacity, response_capacity } => {
                 let (from, to) = (&request.window, &response.window);
-                let ringer = Ringer::new(from.peer_word(offset::ARMED), to.bell_word(offset::SEQ));
-                let rings = Rings::between((to, response_capacity), (from, request_capacity), ringer);
-                let words = Words::new(to);
-                let armed = status.own_word(layout::armed(domain));
-                let bed = Bed {
-                    sleeper: Sleeper::new(armed, domain_bell.bell_word(offset::SEQ)),
-                    hints: status.own_word(offset::HINTS),
-                    peer_hints: from.peer_word(offset::HINTS),
-                    cpu: None,
-                    #[cfg(feature = "tokio")]
-                    armed: false,
-                    #[cfg(feature = "tokio")]
-                    unread: 0,
-                    _segments: Some([request, response]),
-                };
-                (Some((rings, words)), Some(bed))
+                let rings = (server_rings((from, request_capacity), (to, response_capacity)), Words::new(to));
+                let side = server_side(status, domain, &domain_bell, from);
+                let mut end = Self::assemble(lifeline, Some(rings), Some(side), peer, transport, session);
+                end._segments = Some([request, response]);
+                end
             }
-        };
-        Self::assemble(lifeline, rings, bed, Peer::Client(tenancy), transport, session)
+        }
     }
 
     fn assemble(
         lifeline: Arc<OwnedFd>,
         rings: Option<(Rings, Words)>,
-        bed: Option<Bed>,
+        side: Option<Side>,
         peer: Peer,
         transport: Transport,
         number: u64,
@@ -224,8 +154,9 @@ impl End {
         });
         let mut end = Self {
             session,
-            bed,
+            side,
             peer,
+            _segments: None,
             transport,
             number,
             chunk: Vec::new(),
@@ -245,7 +176,7 @@ impl End {
     /// What this side sends, and what it receives.
     fn kinds(&self) -> (Kind, Kind) {
         match self.peer {
-            Peer::Server(_) => (Kind::OneWay, Kind::Event),
+            Peer::Server => (Kind::OneWay, Kind::Event),
             Peer::Client(_) => (Kind::Event, Kind::OneWay),
         }
     }
@@ -259,15 +190,16 @@ impl End {
     }
 
     pub(crate) fn is_socket(&self) -> bool {
-        self.bed.is_none()
+        self.side.is_none()
     }
 
-    pub(super) fn shared_lifeline(&self) -> Arc<OwnedFd> {
+    pub(crate) fn shared_lifeline(&self) -> Arc<OwnedFd> {
         self.session.shared_lifeline()
     }
 
-    pub(super) fn is_gone(&self) -> bool {
-        self.gone
+    /// The pidfd of the server's process, where this side knows it.
+    pub(super) fn process(&self) -> Option<Arc<OwnedFd>> {
+        self.side.as_ref()?.process.clone()
     }
 
     pub(crate) fn stats(&mut self) -> SessionCounters {
@@ -275,25 +207,6 @@ impl End {
             self.session.store_counts();
         }
         self.session.counts
-    }
-
-    /// The descriptor that an event loop watches, and that of the server's process.
-    #[cfg(feature = "tokio")]
-    pub(crate) fn descriptors(&mut self) -> (Arc<OwnedFd>, Option<OwnedFd>) {
-        let process = match &mut self.peer {
-            // From now on the event loop looks after it.
-            Peer::Server(process) if self.bed.is_some() => process.take(),
-            _ => None,
-        };
-        (self.session.shared_lifeline(), process)
-    }
-
-    /// Who is to be woken when the porter finds the client gone.
-    #[cfg(feature = "tokio")]
-    pub(crate) fn wake_at_death(&self, waker: &std::task::Waker) {
-        if let Peer::Client(tenancy) = &self.peer {
-            tenancy.wake_at_death(waker);
-        }
     }
 
     /// Bytes of a chunk at most.
@@ -495,242 +408,6 @@ impl End {
             Err(fault) => Err(self.fail(ByteStreamError::PeerFault(fault))),
         }
     }
-
-    /// Whether an attempt may find something now that the last one did not.
-    fn may(&mut self, way: Way) -> bool {
-        self.gone
-            || match way {
-                Way::Read => self.session.has_pending() || self.session.has_ended(),
-                Way::Write => {
-                    self.session.is_broken() || (self.session.room_appeared() && !self.session.has_unsent())
-                }
-            }
-    }
-
-    /// Which of those who wait may find something.
-    pub(crate) fn came(&mut self, wanted: Wanted) -> Wanted {
-        Wanted { read: wanted.read && self.may(Way::Read), write: wanted.write && self.may(Way::Write) }
-    }
-
-    /// Looks at the socket, or at the lifeline and the peer's process: whether the peer is gone is known afterwards.
-    pub(crate) fn check_peer(&mut self) {
-        if !self.origin.is_here() || self.gone {
-            return;
-        }
-        if self.bed.is_none() {
-            // It tells in turn with what it carries.
-            return;
-        }
-        match self.read_lifeline() {
-            Ok(hung_up) => self.gone |= hung_up,
-            Err(fault) => {
-                self.fail(ByteStreamError::PeerFault(fault));
-                self.gone = true;
-            }
-        }
-        self.gone |= match &self.peer {
-            Peer::Client(tenancy) => tenancy.is_dead(),
-            Peer::Server(None) => false,
-            Peer::Server(Some(process)) => {
-                let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-                matches!(poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&now)), Ok(1..))
-            }
-        };
-    }
-
-    /// The process at the other end has ended, says the event loop.
-    #[cfg(feature = "tokio")]
-    pub(crate) fn process_ended(&mut self) {
-        self.gone |= self.bed.is_some();
-    }
-
-    /// Takes the wake bytes; whether the peer has hung up.
-    fn read_lifeline(&self) -> Result<bool, PeerFault> {
-        let mut bytes = [0; 64];
-        // A bounded number of reads: a peer that floods the lifeline gains no more of this thread's time.
-        for _ in 0..4 {
-            let flags = rustix::net::RecvFlags::DONTWAIT;
-            let count = match rustix::net::recv(self.session.lifeline(), &mut bytes[..], flags) {
-                Ok((0, _)) => return Ok(true),
-                Ok((count, _)) => count,
-                Err(rustix::io::Errno::AGAIN) => break,
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(_) => return Ok(true),
-            };
-            for byte in &bytes[..count] {
-                match (*byte, &self.peer) {
-                    (lifeline::WAKE, _) => {}
-                    (lifeline::GOODBYE, Peer::Client(_)) | (0x80.., Peer::Server(_)) => return Ok(true),
-                    _ => return Err(PeerFault::Lifeline),
-                }
-            }
-        }
-        Ok(false)
-    }
-
-    /// Takes note of what the kernel says of the socket.
-    pub(crate) fn ready(&mut self, ready: Readiness) {
-        // It writes what is unsent, which in a forked child is the parent's.
-        if self.origin.is_here() {
-            self.session.ready(ready);
-        }
-    }
-
-    /// Whether the socket has to become writable.
-    pub(crate) fn has_unsent(&self) -> bool {
-        self.session.has_unsent()
-    }
-
-    #[inline]
-    pub(crate) fn surroundings(&self) -> Surroundings {
-        let Some(bed) = &self.bed else { return Surroundings::default() };
-        let peer = Hints(bed.peer_hints.load());
-        Surroundings { peer_cannot_run: peer.cpu().is_some() && peer.cpu() == bed.cpu, crowded: false }
-    }
-
-    #[allow(clippy::cast_possible_truncation, reason = "CPU numbers are small")]
-    pub(super) fn hint(&mut self, off: bool) {
-        if !self.origin.is_here() {
-            return;
-        }
-        let Some(bed) = &mut self.bed else { return };
-        bed.cpu = Some(rustix::thread::sched_getcpu() as u32);
-        // Relaxed: advice.
-        bed.hints.store(Hints::new(bed.cpu, off).0, Ordering::Relaxed);
-    }
-
-    /// Looks out for what `way` waits for, for a moment.
-    pub(crate) fn spin(&mut self, way: Way, polls: u32) {
-        if way == Way::Read {
-            self.session.watch(polls, || {
-                spin_hint();
-                false
-            });
-            return;
-        }
-        for _ in 0..polls {
-            if self.session.room_appeared() {
-                return;
-            }
-            spin_hint();
-        }
-    }
-
-    pub(super) fn sleeper(&self) -> Option<&Sleeper> {
-        self.bed.as_ref().map(|bed| &bed.sleeper)
-    }
-
-    pub(super) fn counts(&mut self) -> &mut SessionCounters {
-        &mut self.session.counts
-    }
-
-    /// Declares that this side is about to sleep on its bell, over rings; the ticket to sleep with. `None` if
-    /// something came for one of those who wait.
-    pub(super) fn arm_bell(&mut self, wanted: Wanted, mode: Mode) -> Option<Ticket> {
-        self.session.flush();
-        self.settle();
-        self.session.store_counts();
-        self.hint(true);
-        let bed = self.bed.as_ref()?;
-        let ticket = bed.sleeper.arm(mode, wanted.interest());
-        before_looking_again();
-        let rung = bed.sleeper.rung(ticket);
-        if rung || self.came(wanted).any() {
-            self.session.counts.arms_called_off += 1;
-            let Some(bed) = &mut self.bed else { return None };
-            bed.sleeper.disarm();
-            #[cfg(feature = "tokio")]
-            {
-                // Whoever rang sends a byte, now or in a moment.
-                bed.unread += u32::from(rung && mode == Mode::Event);
-            }
-            self.hint(false);
-            return None;
-        }
-        trace::bytes_armed(self.number);
-        Some(ticket)
-    }
-}
-
-impl End {
-    /// Publishes how far an empty ring was read. The head of any other is published with a ring for space, or not at all:
-    /// a writer that slept for it would find room that nobody rang for.
-    fn settle(&mut self) {
-        if !self.session.has_pending() {
-            self.session.settle();
-        }
-    }
-
-    /// Another thread sleeps with `ticket` already: has it woken for all of those who wait. False if something came for
-    /// `way`. Stays armed in any case.
-    pub(super) fn arm_for_more(&mut self, ticket: Ticket, wanted: Wanted, way: Way) -> bool {
-        self.session.flush();
-        self.settle();
-        if let Some(bed) = &self.bed {
-            bed.sleeper.arm_for_more(ticket, Mode::Futex, wanted.interest());
-        }
-        before_looking_again();
-        !self.may(way)
-    }
-}
-
-#[cfg(feature = "tokio")]
-impl End {
-    /// As [`Client::arm`](crate::Client::arm), for those who wait: true if this side may sleep in its event loop.
-    pub(crate) fn arm(&mut self, wanted: Wanted) -> bool {
-        if !self.origin.is_here() || self.over.is_some() {
-            return false;
-        }
-        if let Some(bed) = &self.bed {
-            if let Peer::Client(tenancy) = &self.peer {
-                self.gone |= tenancy.is_dead();
-            }
-            if bed.armed || bed.unread >= UNREAD_MOST {
-                self.disarm();
-            }
-            let armed = self.arm_bell(wanted, Mode::Event).is_some();
-            if let Some(bed) = &mut self.bed {
-                bed.armed = armed;
-            }
-            self.session.counts.parks += u64::from(armed);
-            return armed;
-        }
-        // The kernel tells of every edge since the descriptor was last reported, and what it told is known.
-        if self.came(wanted).any() {
-            return false;
-        }
-        self.session.counts.parks += 1;
-        true
-    }
-
-    /// The descriptor was reported.
-    pub(crate) fn disarm(&mut self) {
-        if !self.origin.is_here() {
-            return;
-        }
-        let Some(bed) = &mut self.bed else {
-            return self.session.ready(Readiness { readable: true, writable: true, hung_up: false });
-        };
-        bed.sleeper.disarm();
-        bed.armed = false;
-        bed.unread = 0;
-        self.hint(false);
-        self.check_peer();
-    }
-
-    /// Awake again, without a look at the lifeline.
-    pub(crate) fn call_off(&mut self) {
-        if !self.origin.is_here() {
-            // The armed word is the parent's.
-            return;
-        }
-        let Some(bed) = &mut self.bed else { return };
-        if bed.armed {
-            bed.sleeper.disarm();
-            bed.armed = false;
-            bed.unread += 1;
-        }
-    }
 }
 
 impl Drop for End {
@@ -742,9 +419,9 @@ impl Drop for End {
         trace::bytes_left(self.number);
         self.session.flush();
         self.session.store_counts();
-        if let Some(bed) = &self.bed {
+        if let Some(side) = &mut self.side {
             // Before the word is given to another session.
-            bed.sleeper.disarm();
+            side.sleeper.disarm();
         }
         // For all who hold the descriptor. Without an end before it the peer knows that something is missing.
         let _ = rustix::net::shutdown(self.session.lifeline(), rustix::net::Shutdown::Both);

@@ -4,7 +4,7 @@ use super::end::End;
 use super::{ByteStream, ByteStreamError};
 use crate::base::sync::{Ordering, PlainBool, lock};
 use crate::base::wakers::wake_all;
-use crate::handshake::{BindError, Joined, Link};
+use crate::handshake::{BindError, Joined};
 use crate::link::lifeline::Farewell;
 use crate::memory::Window;
 use crate::os::fork::Origin;
@@ -21,18 +21,18 @@ use std::time::{Duration, Instant};
 
 /// What the porter knows of a client's end.
 #[derive(Debug, Default)]
-struct Fate {
+pub(super) struct Fate {
     dead: PlainBool,
-    waker: Mutex<Option<Waker>>,
-    /// The socket, if it carries the session: its end is what the server's end waits for.
-    socket: Option<Weak<OwnedFd>>,
+    pub(super) waker: Mutex<Option<Waker>>,
+    /// Its end is what an event loop waits for, and whoever sleeps on a socket.
+    lifeline: Weak<OwnedFd>,
 }
 
 /// A session's place in the server, given back when this is dropped.
 #[derive(Debug)]
 pub(super) struct Tenancy {
     session: u64,
-    fate: Arc<Fate>,
+    pub(super) fate: Arc<Fate>,
     hall: Arc<Hall>,
     releaser: Releaser,
     origin: Origin,
@@ -44,15 +44,6 @@ impl Tenancy {
         // Pairs with the store in `deliver`: what the client published before the kernel said that it is gone is seen
         // by a look behind this.
         self.fate.dead.load(Ordering::Acquire)
-    }
-
-    #[cfg(feature = "tokio")]
-    pub(super) fn wake_at_death(&self, waker: &Waker) {
-        *lock(&self.fate.waker) = Some(waker.clone());
-        if self.is_dead() {
-            // It came before there was anybody to wake.
-            waker.wake_by_ref();
-        }
     }
 }
 
@@ -66,18 +57,18 @@ impl Drop for Tenancy {
 }
 
 #[derive(Debug, Default)]
-struct Queue {
-    joined: VecDeque<(Box<Joined>, Arc<Fate>)>,
+pub(super) struct Queue {
+    pub(super) joined: VecDeque<(Box<Joined>, Arc<Fate>)>,
     /// Of sessions that are not over.
     fates: HashMap<u64, Arc<Fate>>,
-    wakers: Vec<Waker>,
-    closed: bool,
+    pub(super) wakers: Vec<Waker>,
+    pub(super) closed: bool,
 }
 
 /// Where clients wait to be accepted.
 #[derive(Debug, Default)]
-struct Hall {
-    queue: Mutex<Queue>,
+pub(super) struct Hall {
+    pub(super) queue: Mutex<Queue>,
     came: Condvar,
 }
 
@@ -96,9 +87,8 @@ impl Outbox for Arc<Hall> {
         match event {
             // Bounded by `max_clients`.
             Event::Joined(joined) => {
-                let carries = matches!(joined.link, Link::Socket { .. });
-                let socket = carries.then(|| Arc::downgrade(&joined.lifeline));
-                let fate = Arc::new(Fate { socket, ..Fate::default() });
+                let lifeline = Arc::downgrade(&joined.lifeline);
+                let fate = Arc::new(Fate { lifeline, ..Fate::default() });
                 queue.fates.insert(joined.session, fate.clone());
                 queue.joined.push_back((joined, fate));
                 self.wake(queue);
@@ -108,9 +98,9 @@ impl Outbox for Arc<Hall> {
                 drop(queue);
                 // Pairs with the load in `is_dead`.
                 fate.dead.store(true, Ordering::Release);
-                if let Some(socket) = fate.socket.as_ref().and_then(Weak::upgrade) {
+                if let Some(lifeline) = fate.lifeline.upgrade() {
                     // A child of the client may hold it open. What was sent is still read.
-                    let _ = rustix::net::shutdown(&socket, rustix::net::Shutdown::Both);
+                    let _ = rustix::net::shutdown(&lifeline, rustix::net::Shutdown::Both);
                 }
                 if let Some(waker) = lock(&fate.waker).take() {
                     waker.wake();
@@ -141,7 +131,7 @@ impl Outbox for Arc<Hall> {
 /// ```
 #[derive(Debug)]
 pub struct ByteListener {
-    hall: Arc<Hall>,
+    pub(super) hall: Arc<Hall>,
     porter: PorterHandle,
     status: Window,
     wait: WaitSettings,
@@ -232,36 +222,12 @@ impl ByteListener {
         }
     }
 
-    /// The next end that is there; otherwise `waker` is woken when one comes.
-    #[cfg(feature = "tokio")]
-    pub(crate) fn poll_accept(&self, waker: &Waker) -> std::task::Poll<io::Result<End>> {
-        use std::task::Poll;
-        if let Err(error) = self.usable() {
-            return Poll::Ready(Err(error));
-        }
-        let mut queue = lock(&self.hall.queue);
-        while let Some(next) = queue.joined.pop_front() {
-            drop(queue);
-            if let Some(end) = self.welcome(next) {
-                return Poll::Ready(Ok(end));
-            }
-            queue = lock(&self.hall.queue);
-        }
-        if queue.closed {
-            return Poll::Ready(Err(ByteStreamError::Closed.while_reading()));
-        }
-        if !queue.wakers.iter().any(|there| there.will_wake(waker)) {
-            queue.wakers.push(waker.clone());
-        }
-        Poll::Pending
-    }
-
-    fn usable(&self) -> io::Result<()> {
+    pub(super) fn usable(&self) -> io::Result<()> {
         if self.origin.is_here() { Ok(()) } else { Err(ByteStreamError::Forked.while_reading()) }
     }
 
     /// The server's end of a session; `None` for a client that wants calls.
-    fn welcome(&self, (joined, fate): (Box<Joined>, Arc<Fate>)) -> Option<End> {
+    pub(super) fn welcome(&self, (joined, fate): (Box<Joined>, Arc<Fate>)) -> Option<End> {
         let tenancy = Tenancy {
             session: joined.session,
             fate,

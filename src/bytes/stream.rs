@@ -12,13 +12,13 @@ use crate::base::sync::lock;
 use crate::client::ConnectOptions;
 use crate::handshake::Transport;
 use crate::handshake::{Attached, ConnectError};
-use crate::link::session::Readiness;
+use crate::link::readiness::{Readiness, wait_ready};
 use crate::link::stats::SessionCounters;
 use crate::memory::layout::Mode;
 use crate::os::fork::Origin;
-use crate::protocol::bell::{Rescue, Ticket};
+use crate::protocol::bell::Arming;
 use crate::protocol::wait::{Step, WaitSettings, Waiter};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFlags, Timespec};
 use rustix::fd::OwnedFd;
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -50,34 +50,39 @@ use std::time::Duration;
 /// ```
 #[derive(Debug)]
 pub struct ByteStream {
-    inner: Mutex<Inner>,
+    pub(super) inner: Mutex<Inner>,
     awake: Condvar,
-    /// The socket, if it carries the session: polled outside of the lock.
-    socket: Option<Arc<OwnedFd>>,
+    /// The lifeline, or the socket that carries the session: polled outside of the lock.
+    pub(super) lifeline: Arc<OwnedFd>,
+    pub(super) is_socket: bool,
+    /// The server's pidfd.
+    pub(super) process: Option<Arc<OwnedFd>>,
     /// Looked at before the lock is taken, which a thread may have held that a forked child does not have.
-    origin: Origin,
+    pub(super) origin: Origin,
 }
 
 #[derive(Debug)]
-struct Inner {
-    end: End,
+pub(super) struct Inner {
+    pub(super) end: End,
     waiters: [Waiter; 2],
     /// Threads that wait to read, and to write.
     waiting: [u32; 2],
-    /// One of them sleeps on the bell, with this ticket; the others wait for it.
-    asleep: Option<Ticket>,
+    /// One of them sleeps on the bell; the others wait for it.
+    asleep: bool,
+    /// A write that did not wait found no room, and nobody was told of room since.
+    pub(super) wants_room: bool,
     timeouts: [Option<Duration>; 2],
 }
 
 impl Inner {
     fn waited(&mut self, way: Way) {
-        if self.waiters[way as usize].is_off_cpu() && self.asleep.is_none() {
+        if self.waiters[way as usize].is_off_cpu() && !self.asleep {
             self.end.hint(false);
         }
         self.waiters[way as usize].found(now_ns);
     }
 
-    fn wanted(&self) -> Wanted {
+    pub(super) fn wanted(&self) -> Wanted {
         Wanted { read: self.waiting[0] > 0, write: self.waiting[1] > 0 }
     }
 }
@@ -112,15 +117,23 @@ impl ByteStream {
 
     pub(super) fn new(end: End, wait: &WaitSettings) -> Self {
         let waiter = || Waiter::new(wait.clone());
-        let socket = end.is_socket().then(|| end.shared_lifeline());
-        let inner =
-            Inner { end, waiters: [waiter(), waiter()], waiting: [0; 2], asleep: None, timeouts: [None; 2] };
-        Self { inner: Mutex::new(inner), awake: Condvar::new(), socket, origin: Origin::here() }
-    }
-
-    #[cfg(any(feature = "tokio", test))]
-    pub(crate) fn into_end(self) -> End {
-        self.inner.into_inner().unwrap_or_else(PoisonError::into_inner).end
+        let (lifeline, is_socket, process) = (end.shared_lifeline(), end.is_socket(), end.process());
+        let inner = Inner {
+            end,
+            waiters: [waiter(), waiter()],
+            waiting: [0; 2],
+            asleep: false,
+            wants_room: false,
+            timeouts: [None; 2],
+        };
+        Self {
+            inner: Mutex::new(inner),
+            awake: Condvar::new(),
+            lifeline,
+            is_socket,
+            process,
+            origin: Origin::here(),
+        }
     }
 
     /// What carries the stream, and if it is the socket, why.
@@ -196,7 +209,7 @@ impl ByteStream {
 
     /// Has the socket take what it did not take at once. Nothing over rings.
     fn push_out(&self) -> io::Result<()> {
-        if self.socket.is_none() {
+        if !self.is_socket {
             return Ok(());
         }
         self.wait(Way::Write, |end| Ok(end.flush()?.then_some(())))
@@ -214,11 +227,12 @@ impl ByteStream {
         let timeout = inner.timeouts[way as usize];
         let mut deadline = Deadline::after(timeout);
         if timeout == Some(Duration::ZERO) {
-            inner.end.ready(Readiness { readable: true, writable: true, hung_up: false });
+            inner.end.ready(Readiness::UNKNOWN);
         }
         loop {
             let found = attempt(&mut inner.end).transpose();
             if let Some(found) = found {
+                inner.wants_room &= way == Way::Read;
                 inner.waited(way);
                 return found;
             }
@@ -226,13 +240,14 @@ impl ByteStream {
                 inner.waiters[way as usize].given_up();
                 inner.end.check_peer();
                 // Once more, if that has changed what there is to say.
-                return match attempt(&mut inner.end)? {
-                    Some(found) => Ok(found),
-                    None => Err(io::ErrorKind::WouldBlock.into()),
-                };
+                if let Some(found) = attempt(&mut inner.end)? {
+                    return Ok(found);
+                }
+                inner.wants_room |= way == Way::Write;
+                return Err(io::ErrorKind::WouldBlock.into());
             }
-            if let Some(socket) = &self.socket {
-                inner = self.wait_for_socket(inner, way, socket, &mut deadline)?;
+            if self.is_socket {
+                inner = self.wait_for_socket(inner, way, &mut deadline)?;
                 continue;
             }
             let around = inner.end.surroundings();
@@ -260,14 +275,14 @@ impl ByteStream {
         let backstop = inner.waiters[way as usize].settings().backstop;
         let until = deadline.within(now, backstop);
         let wanted = inner.wanted();
-        if let Some(ticket) = inner.asleep {
-            if !inner.end.arm_for_more(ticket, wanted, way) {
+        if inner.asleep {
+            if inner.end.arm_for_more(wanted, way) == Arming::Busy {
                 return inner;
             }
             let left = Duration::from_nanos(until.saturating_sub(now));
             return self.awake.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        let Some(ticket) = inner.end.arm_bell(wanted, Mode::Futex) else {
+        if inner.end.arm_bell(wanted, Mode::Futex) == Arming::Busy {
             if !inner.end.came(Wanted::one(way)).any() {
                 // It came for another thread, which is about to have the lock.
                 drop(inner);
@@ -275,15 +290,20 @@ impl ByteStream {
                 return lock(&self.inner);
             }
             return inner;
-        };
-        inner.asleep = Some(ticket);
+        }
+        inner.asleep = true;
         inner.end.counts().parks += 1;
-        let Some(seq) = inner.end.sleeper().map(|sleeper| sleeper.seq().share()) else { return inner };
+        let sleeper = inner.end.sleeper();
+        let Some((seq, ticket)) = sleeper.and_then(|side| Some((side.bell().seq().share(), side.ticket()?)))
+        else {
+            return inner;
+        };
         drop(inner);
         seq.wait(ticket.0, Some(timespec(until)));
         let mut inner = lock(&self.inner);
-        inner.asleep = None;
-        wake_up(&mut inner, ticket, now_ns() >= until);
+        inner.asleep = false;
+        let wanted = inner.wanted();
+        inner.end.wake_up(ticket, wanted, now_ns() >= until);
         self.awake.notify_all();
         inner
     }
@@ -293,7 +313,6 @@ impl ByteStream {
         &'a self,
         mut inner: Guard<'a>,
         way: Way,
-        socket: &OwnedFd,
         deadline: &mut Deadline,
     ) -> io::Result<Guard<'a>> {
         let now = now_ns();
@@ -309,43 +328,17 @@ impl ByteStream {
             (Way::Read, true) => PollFlags::IN | PollFlags::RDHUP | PollFlags::OUT,
             (Way::Read, false) => PollFlags::IN | PollFlags::RDHUP,
         };
-        let mut polled = [PollFd::new(socket, wanted)];
         let left = match *deadline {
             Deadline::At(at) => Timespec::try_from(Duration::from_nanos(at - now)).ok(),
             _ => None,
         };
         // EINTR and every other error: look again.
-        let _ = poll(&mut polled, left.as_ref());
-        let found = polled[0].revents();
+        let mut ready = wait_ready(&self.lifeline, wanted, left.as_ref()).unwrap_or_default();
+        // Where nobody is left to take what is unsent, it is a write that says so.
+        ready.writable |= ready.hung_up;
         let mut inner = lock(&self.inner);
-        inner.end.ready(Readiness {
-            readable: found.contains(PollFlags::IN),
-            // Where nobody is left to take what is unsent, it is a write that says so.
-            writable: found.intersects(PollFlags::OUT | PollFlags::HUP | PollFlags::ERR),
-            hung_up: found.intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR),
-        });
+        inner.end.ready(ready);
         Ok(inner)
-    }
-}
-
-/// The sleep with `ticket` has ended, by the clock if `out`.
-fn wake_up(inner: &mut Inner, ticket: Ticket, out: bool) {
-    let wanted = inner.wanted();
-    // Still armed: whoever published something rings, now or in a moment.
-    let late = out && inner.end.came(wanted).any();
-    let rescue = inner.end.sleeper().filter(|_| late).map(|sleeper| sleeper.rescue(ticket));
-    if let Some(sleeper) = inner.end.sleeper() {
-        sleeper.disarm();
-    }
-    inner.end.hint(false);
-    if out {
-        inner.end.check_peer();
-    }
-    match rescue {
-        None => {}
-        // A ring that died with its ringer was not lost: nobody lived to make it.
-        Some(Rescue::LostWake) if !inner.end.is_gone() => inner.end.counts().backstop_rescues += 1,
-        Some(_) => inner.end.counts().late_rings += 1,
     }
 }
 

@@ -4,7 +4,7 @@ use super::ByteListener;
 use super::end::End;
 use crate::client::ConnectOptions;
 use crate::handshake::TransportChoice;
-use crate::link::session::Readiness;
+use crate::link::readiness::Readiness;
 use crate::memory::layout;
 use proptest::prelude::*;
 use std::collections::VecDeque;
@@ -51,13 +51,16 @@ fn pair(capacity: u64, transport: TransportChoice) -> [End; 2] {
     LISTENER.with(|(_, listener)| {
         let options = ConnectOptions::new().ring_capacity(capacity).transport(transport);
         let client = options.connect_bytes(listener.path()).expect("connect");
-        [client.into_end(), listener.accept().expect("a stream").into_end()]
+        [
+            client.inner.into_inner().expect("no panic").end,
+            listener.accept().expect("a stream").inner.into_inner().expect("no panic").end,
+        ]
     })
 }
 
 /// As a driver that was told of everything.
 fn told(end: &mut End) -> &mut End {
-    end.ready(Readiness { readable: true, writable: true, hung_up: false });
+    end.ready(Readiness::UNKNOWN);
     end
 }
 

@@ -2,7 +2,6 @@
 //! handing out what has come. Nothing here waits, and nothing is set aside.
 
 use super::stream::Next;
-use super::waiting::Bed;
 use super::{CallError, Client, FAR_OFF, LOOK_MOST, RemoteError, SendError, SessionEnd};
 use crate::base::clock::{Deadline, now_ns};
 use crate::base::sync::spin_hint;
@@ -220,11 +219,9 @@ impl Client {
             // The armed word is the parent's.
             return;
         }
-        let Bed::Shared(bed) = &mut self.bed else { return };
-        if bed.armed {
-            bed.sleeper.disarm();
-            bed.armed = false;
-            bed.unread += 1;
+        let Some(side) = &mut self.side else { return };
+        if side.sleeper.is_armed_for_event() {
+            side.sleeper.disarm();
         }
     }
 

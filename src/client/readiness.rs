@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   loop      pump: try_recv, next_event(0), .. until nothing is there
-//!             arm() says that something came: pump again
+//!             arm() says Busy: something came, pump again
 //!             wait for as_fd() (epoll, mio, ..), as long as it takes
 //!             disarm()
 //! ```
@@ -19,17 +19,14 @@
 
 use super::Client;
 use super::error::SessionEnd;
-use super::waiting::{Bed, something_came};
+use super::waiting::something_came;
 use crate::base::kill_point::kill_point;
-use crate::link::session::Readiness;
+use crate::link::readiness::{Readiness, wait_ready};
 use crate::memory::layout::{Interest, Mode};
-use crate::protocol::bell::before_looking_again;
+use crate::protocol::bell::Arming;
 use crate::trace;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFlags, Timespec};
 use rustix::fd::{AsFd, BorrowedFd};
-
-/// Wake bytes that may be on their way to a loop that is always called off: it empties its lifeline now and then.
-const UNREAD_MOST: u32 = 16;
 
 /// The descriptor that an event loop watches: the lifeline, or the socket that carries the session.
 ///
@@ -51,13 +48,15 @@ impl Client {
     /// A second descriptor to watch, for those whose server may leave forked children behind that hold its sockets:
     /// in every other case [`Client::as_fd`](Self::as_fd) tells of its end, too.
     pub fn server_process(&self) -> Option<BorrowedFd<'_>> {
-        let Bed::Shared(bed) = &self.bed else { return None };
-        bed.server.as_ref().map(AsFd::as_fd)
+        self.side.as_ref()?.process.as_ref().map(AsFd::as_fd)
     }
 
-    /// Declares that this thread is about to wait for [`as_fd`](Self::as_fd) in an event loop of its own. True if
-    /// something came meanwhile, the end of the session included: the client is not armed then, and is to be pumped
-    /// again. False if not: whatever comes from now on is reported by the descriptor, without any timer. Never waits.
+    /// Declares that this thread is about to wait for [`as_fd`](Self::as_fd) in an event loop of its own.
+    ///
+    /// - [`Arming::Busy`]: something came, or the session is over. The client is not armed: pump it again.
+    /// - [`Arming::Armed`]: whatever comes from now on makes the descriptor readable. No timer is needed.
+    ///
+    /// Never waits.
     ///
     /// To pump is to call those methods that may have something, without waiting, until they have nothing more:
     /// [`try_recv`](Self::try_recv), and with a timeout of zero [`next_event`](Self::next_event) and
@@ -65,11 +64,11 @@ impl Client {
     /// like mean that nothing is there. A method that fails otherwise has found the session over: do not arm again.
     ///
     /// A request that found no room ([`send_timeout`](Self::send_timeout) or [`claim`](Self::claim) with a timeout of
-    /// zero) is to be tried again whenever the descriptor is reported or this says true; room counts as something that
-    /// comes. Messages that do not fit the ring cannot be sent without waiting.
+    /// zero) is to be tried again whenever the descriptor is reported or this says `Busy`; room counts as something
+    /// that comes. Messages that do not fit the ring cannot be sent without waiting.
     ///
     /// ```no_run
-    /// # use ringbell::{Client, RecvError};
+    /// # use ringbell::{Arming, Client, RecvError};
     /// # fn wait_for(_: rustix::fd::BorrowedFd<'_>) {}
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// use rustix::fd::AsFd;
@@ -80,7 +79,7 @@ impl Client {
     ///     while let Some(answer) = client.try_recv()? {
     ///         println!("{:?}", answer.outcome);
     ///     }
-    ///     if !client.arm() {
+    ///     if client.arm() == Arming::Armed {
     ///         wait_for(client.as_fd()); // epoll, mio, ..
     ///         client.disarm();
     ///     }
@@ -89,20 +88,19 @@ impl Client {
     /// ```
     ///
     /// Costs no system call over rings, unless there is something to tell a server that sleeps.
-    #[must_use = "what came meanwhile is not reported by the descriptor"]
-    pub fn arm(&mut self) -> bool {
+    pub fn arm(&mut self) -> Arming {
         if !self.origin.is_here() || self.over.is_some() {
-            return true;
+            return Arming::Busy;
         }
-        if let Bed::Shared(bed) = &self.bed
-            && (bed.armed || bed.unread >= UNREAD_MOST)
+        if let Some(side) = &self.side
+            && (side.sleeper.is_armed_for_event() || side.sleeper.must_read())
         {
             self.disarm();
         }
         let owed = self.session.retry_abort().and_then(|()| self.try_owed());
         if let Err(fault) = owed {
             self.fail(fault.into());
-            return true;
+            return Arming::Busy;
         }
         self.session.flush();
         self.session.settle();
@@ -110,56 +108,45 @@ impl Client {
         // What one method of the pump found may be for another one, which was asked before.
         let kept = std::mem::take(&mut self.kept) || !self.stash.is_empty();
         if kept || self.verdict.is_some() || self.session.has_ended() {
-            return true;
+            return Arming::Busy;
         }
-        if self.session.is_socket() { self.arm_socket() } else { self.arm_bell() }
+        let arming = if self.session.is_socket() { self.arm_socket() } else { self.arm_bell() };
+        match arming {
+            Arming::Armed => {
+                self.session.counts.parks += 1;
+                trace::client_armed(self.names.session);
+            }
+            Arming::Busy => self.session.counts.arms_called_off += 1,
+        }
+        arming
     }
 
-    fn arm_bell(&mut self) -> bool {
+    fn arm_bell(&mut self) -> Arming {
         let wants_room = self.starved || !self.owed.is_empty() || self.session.owes_abort();
         let interest = if wants_room { Interest::BOTH } else { Interest::DATA };
         self.hint(true);
-        let Self { bed: Bed::Shared(bed), session, .. } = self else { return true };
-        let ticket = bed.sleeper.arm(Mode::Event, interest);
-        kill_point!("client-armed");
-        before_looking_again();
-        let rung = bed.sleeper.rung(ticket);
-        if !rung && !something_came(session, interest) {
-            bed.armed = true;
-            session.counts.parks += 1;
-            trace::client_armed(self.names.session);
-            return false;
+        let Self { side: Some(side), session, .. } = self else { return Arming::Busy };
+        let arming = side.sleeper.arm(Mode::Event, interest, || {
+            kill_point!("client-armed");
+            something_came(session, interest)
+        });
+        if arming == Arming::Busy {
+            self.hint(false);
+            self.look_for_room();
         }
-        bed.sleeper.disarm();
-        // Whoever rang sends a byte, now or in a moment.
-        bed.unread += u32::from(rung);
-        session.counts.arms_called_off += 1;
-        self.hint(false);
-        self.look_for_room();
-        true
+        arming
     }
 
-    fn arm_socket(&mut self) -> bool {
+    fn arm_socket(&mut self) -> Arming {
         let wanted = PollFlags::IN | PollFlags::RDHUP | PollFlags::OUT;
-        let mut polled = [PollFd::new(self.session.lifeline(), wanted)];
         // EINTR cannot be, and whatever else: take it for ready, a read or a write tells.
-        let found = match poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
-            Ok(_) => polled[0].revents(),
-            Err(_) => PollFlags::IN | PollFlags::OUT,
-        };
-        self.session.ready(Readiness {
-            readable: found.contains(PollFlags::IN),
-            writable: found.contains(PollFlags::OUT),
-            hung_up: found.intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR),
-        });
+        let ready = wait_ready(self.session.lifeline(), wanted, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+        self.session.ready(ready.unwrap_or(Readiness::UNKNOWN));
         let room = self.look_for_room();
         if room || self.session.has_pending() || self.session.has_ended() {
-            self.session.counts.arms_called_off += 1;
-            return true;
+            return Arming::Busy;
         }
-        self.session.counts.parks += 1;
-        trace::client_armed(self.names.session);
-        false
+        Arming::Armed
     }
 
     /// Ends what [`arm`](Self::arm) began, and takes in what the descriptor has to say. To be called when the descriptor
@@ -172,15 +159,13 @@ impl Client {
         if !self.origin.is_here() || self.over.is_some() {
             return;
         }
-        match &mut self.bed {
-            Bed::Socket => {
-                self.session.ready(Readiness { readable: true, writable: true, hung_up: false });
+        match &mut self.side {
+            None => {
+                self.session.ready(Readiness::UNKNOWN);
             }
-            Bed::Shared(bed) => {
-                bed.sleeper.disarm();
-                bed.armed = false;
-                bed.unread = 0;
-                self.hint(false);
+            Some(side) => {
+                side.sleeper.disarm_to_read();
+                side.hint(false);
                 // What it says is kept, until all that came before it is read.
                 let _ = self.check_server();
             }

@@ -4,43 +4,21 @@ use super::error::{SessionEnd, WaitEnd};
 use super::{CHECK_EVERY_NS, Client};
 use crate::base::clock::{Deadline, now_ns, timespec};
 use crate::base::kill_point::kill_point;
-use crate::base::sync::{Ordering, spin_hint};
+use crate::base::sync::spin_hint;
 use crate::client::calls::Waiting;
-use crate::link::lifeline::{Farewell, WAKE};
-use crate::link::session::{PeerFault, Readiness, Session};
-use crate::memory::layout::{Hints, Interest, Mode};
-use crate::memory::{OwnWord, PeerWord};
-use crate::protocol::bell::{Rescue, Sleeper, before_looking_again};
+use crate::link::lifeline::{Farewell, Said};
+use crate::link::readiness::{Readiness, wait_ready};
+use crate::link::session::{PeerFault, Session};
+use crate::link::side::Side;
+use crate::memory::layout::{Interest, Mode};
+use crate::protocol::bell::{Arming, Rescue};
 use crate::protocol::wait::{Step, Surroundings};
 use crate::trace;
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fd::OwnedFd;
+use rustix::event::PollFlags;
 use std::time::Duration;
 
 /// A client that does not sleep stores its counters every so many yields.
 const STORE_YIELDS: u64 = 64;
-
-/// What a client sleeps on.
-#[derive(Debug)]
-pub(super) enum Bed {
-    Shared(SharedBed),
-    /// The socket that carries the session.
-    Socket,
-}
-
-#[derive(Debug)]
-pub(super) struct SharedBed {
-    pub(super) sleeper: Sleeper,
-    pub(super) hints: OwnWord,
-    pub(super) server_hints: PeerWord,
-    pub(super) cpu: Option<u32>,
-    /// The server's pidfd.
-    pub(super) server: Option<OwnedFd>,
-    /// Armed in event mode, by [`Client::arm`].
-    pub(super) armed: bool,
-    /// Wake bytes that may have come since the lifeline was read last.
-    pub(super) unread: u32,
-}
 
 /// How a sleep ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +42,7 @@ impl Client {
     ) -> Result<T, WaitEnd> {
         if *deadline == Deadline::Now && self.session.is_socket() {
             // Nobody asks the kernel before the one look that there will be.
-            self.session.ready(Readiness { readable: true, writable: true, hung_up: false });
+            self.session.ready(Readiness::UNKNOWN);
         }
         loop {
             match look(self) {
@@ -85,7 +63,7 @@ impl Client {
             if *deadline == Deadline::Now {
                 return self.without_waiting();
             }
-            if let Bed::Socket = self.bed {
+            if self.side.is_none() {
                 self.wait_for_socket(deadline)?;
                 continue;
             }
@@ -100,7 +78,7 @@ impl Client {
     #[inline]
     fn waited(&mut self) {
         if self.waiter.is_off_cpu() {
-            let parked = matches!(&self.bed, Bed::Shared(bed) if Hints(bed.hints.get()).off());
+            let parked = self.side.as_ref().is_some_and(Side::is_off);
             self.hint(false);
             if parked {
                 // It may be long until the next wait: what was in flight at the last sleep no longer is.
@@ -121,9 +99,7 @@ impl Client {
 
     #[inline]
     pub(super) fn surroundings(&self) -> Surroundings {
-        let Bed::Shared(bed) = &self.bed else { return Surroundings::default() };
-        let server = Hints(bed.server_hints.load());
-        Surroundings { peer_cannot_run: server.cpu().is_some() && server.cpu() == bed.cpu, crowded: false }
+        self.side.as_ref().map_or_else(Surroundings::default, Side::surroundings)
     }
 
     /// Nothing is there and nothing is waited for: the one moment at which a client that only ever polls learns
@@ -209,25 +185,27 @@ impl Client {
     fn park(&mut self, now: u64, deadline: Deadline, interest: Interest) -> Slept {
         self.hint(true);
         let until = deadline.within(now, self.waiter.longest_sleep(now));
-        let Self { bed: Bed::Shared(bed), session, .. } = self else { return Slept::Not };
-        let ticket = bed.sleeper.arm(Mode::Futex, interest);
-        kill_point!("client-armed");
-        before_looking_again();
-        if something_came(session, interest) || bed.sleeper.rung(ticket) {
-            bed.sleeper.disarm();
+        let Self { side: Some(side), session, .. } = self else { return Slept::Not };
+        let look = || {
+            kill_point!("client-armed");
+            something_came(session, interest)
+        };
+        let (Arming::Armed, Some(ticket)) =
+            (side.sleeper.arm(Mode::Futex, interest, look), side.sleeper.ticket())
+        else {
             session.counts.arms_called_off += 1;
             return Slept::Not;
-        }
+        };
         session.counts.parks += 1;
-        bed.sleeper.seq().wait(ticket.0, Some(timespec(until)));
+        side.sleeper.bell().seq().wait(ticket.0, Some(timespec(until)));
         let slept = if now_ns() < until { Slept::Rung } else { Slept::Out };
         let rescue = if slept == Slept::Out && something_came(session, interest) {
             // Still armed: whoever published it rings, now or in a moment.
-            Some(bed.sleeper.rescue(ticket))
+            Some(side.sleeper.bell().rescue(ticket))
         } else {
             None
         };
-        bed.sleeper.disarm();
+        side.sleeper.disarm();
         match rescue {
             None => {}
             Some(Rescue::LateRing) => self.session.counts.late_rings += 1,
@@ -260,17 +238,12 @@ impl Client {
             _ => None,
         };
         self.session.counts.parks += 1;
-        let mut polled = [PollFd::new(self.session.lifeline(), wanted)];
         let span = trace::client_park(self.names.session, "socket");
         // EINTR and every other error: look again.
-        let _ = span.inside(|| poll(&mut polled, left.as_ref()));
-        let found = polled[0].revents();
-        span.ended(if found.is_empty() { "clock" } else { "rung" });
-        self.session.ready(Readiness {
-            readable: found.contains(PollFlags::IN),
-            writable: found.contains(PollFlags::OUT),
-            hung_up: found.intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR),
-        });
+        let ready =
+            span.inside(|| wait_ready(self.session.lifeline(), wanted, left.as_ref())).unwrap_or_default();
+        span.ended(if ready == Readiness::default() { "clock" } else { "rung" });
+        self.session.ready(ready);
         Ok(())
     }
 
@@ -280,18 +253,15 @@ impl Client {
             return Err(verdict);
         }
         // A socket that carries the session says so itself, in turn with what it carries.
-        let Bed::Shared(bed) = &self.bed else { return Ok(()) };
-        let checked = check_lifeline(self.session.lifeline(), bed.server.as_ref());
-        self.verdict = checked.err();
-        checked
+        let Some(side) = &self.side else { return Ok(()) };
+        self.verdict = side.hear(self.session.lifeline()).find_map(end_of_session);
+        self.verdict.map_or(Ok(()), Err)
     }
 
-    #[allow(clippy::cast_possible_truncation, reason = "CPU numbers are small")]
     pub(super) fn hint(&mut self, off: bool) {
-        let Bed::Shared(bed) = &mut self.bed else { return };
-        bed.cpu = Some(rustix::thread::sched_getcpu() as u32);
-        // Relaxed: advice.
-        bed.hints.store(Hints::new(bed.cpu, off).0, Ordering::Relaxed);
+        if let Some(side) = &mut self.side {
+            side.hint(off);
+        }
     }
 
     /// Remembers for tools a call that waits, and since when it does so at least: `now`, the time of a sleep. Behind
@@ -325,51 +295,12 @@ pub(super) fn something_came(session: &mut Session, interest: Interest) -> bool 
     session.has_pending() || (interest.meets(Interest::SPACE) && session.room_appeared())
 }
 
-/// What the lifeline and the server's pidfd say. Two system calls, mostly.
-fn check_lifeline(lifeline: &OwnedFd, server: Option<&OwnedFd>) -> Result<(), SessionEnd> {
-    let mut bytes = [0; 64];
-    // A bounded number of reads: a server that floods the lifeline gains no more of this thread's time.
-    for _ in 0..4 {
-        let received = rustix::net::recv(lifeline, &mut bytes[..], rustix::net::RecvFlags::DONTWAIT);
-        match received.map(|(count, _)| count) {
-            Ok(0) => return Err(SessionEnd::Disconnected),
-            Ok(count) => {
-                for byte in &bytes[..count] {
-                    match *byte {
-                        WAKE => {}
-                        byte if Farewell::from_byte(byte) == Some(Farewell::ShutDown) => {
-                            return Err(SessionEnd::ShutDown);
-                        }
-                        0x80.. => return Err(SessionEnd::Disconnected),
-                        _ => return Err(PeerFault::Lifeline.into()),
-                    }
-                }
-            }
-            Err(rustix::io::Errno::AGAIN) => return check_process(server),
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(_) => return Err(SessionEnd::Disconnected),
-        }
-        // One look at both for what else there may be: an end of the lifeline, of which no other edge would tell.
-        let wanted = PollFlags::IN | PollFlags::RDHUP;
-        let mut polled =
-            [PollFd::new(lifeline, wanted), PollFd::new(server.unwrap_or(lifeline), PollFlags::IN)];
-        match poll(&mut polled[..if server.is_some() { 2 } else { 1 }], Some(&NOW)) {
-            Ok(0) => return Ok(()),
-            Ok(_) if polled[0].revents().is_empty() => return Err(SessionEnd::Disconnected),
-            // Or it could not be asked: a read tells.
-            _ => {}
-        }
-    }
-    check_process(server)
-}
-
-const NOW: rustix::event::Timespec = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-
-/// What the server's pidfd says.
-fn check_process(server: Option<&OwnedFd>) -> Result<(), SessionEnd> {
-    let Some(server) = server else { return Ok(()) };
-    match poll(&mut [PollFd::new(server, PollFlags::IN)], Some(&NOW)) {
-        Ok(1..) => Err(SessionEnd::Disconnected),
-        _ => Ok(()),
+/// How something that the server says ends the session, if it does.
+fn end_of_session(said: Said) -> Option<SessionEnd> {
+    match said {
+        Said::Wake => None,
+        Said::Farewell(Some(Farewell::ShutDown)) => Some(SessionEnd::ShutDown),
+        Said::Farewell(_) | Said::HungUp => Some(SessionEnd::Disconnected),
+        Said::Goodbye | Said::Impossible => Some(SessionEnd::PeerFault(PeerFault::Lifeline)),
     }
 }

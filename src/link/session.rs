@@ -15,6 +15,7 @@ mod link;
 mod receive;
 
 use crate::base::kill_point::kill_point;
+use crate::link::readiness::Readiness;
 use crate::link::socket;
 use crate::link::stats::{SessionCounters, Words};
 use crate::memory::layout::{HeaderWord, Interest, Kind, Mode, flag};
@@ -24,7 +25,7 @@ use receive::Assembly;
 use rustix::fd::OwnedFd;
 use std::sync::Arc;
 
-pub(crate) use link::{Claim, Readiness, Rings};
+pub(crate) use link::{Claim, Rings};
 pub(crate) use receive::Budget;
 
 /// The peer broke the protocol. The session is over; nothing else is affected.

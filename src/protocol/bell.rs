@@ -50,6 +50,16 @@ use crate::memory::{BellWord, OwnWord, PeerWord};
 #[cfg(not(ringbell_loom))]
 pub(crate) const GRACE_NS: u64 = 10_000_000;
 
+/// What came of declaring that a side is about to sleep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a side that is `Busy` must not sleep: what came is not reported"]
+pub enum Arming {
+    /// Armed: whatever comes from now on is reported. The side may sleep.
+    Armed,
+    /// Not armed: something came, and is to be taken in first.
+    Busy,
+}
+
 /// The sleeper's end of a bell.
 #[derive(Debug)]
 pub struct Sleeper {

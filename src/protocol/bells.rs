@@ -8,7 +8,7 @@
 #[cfg(not(ringbell_loom))]
 use crate::base::kill_point::kill_point;
 use crate::memory::layout::{Interest, Mode};
-use crate::protocol::bell::{Sleeper, Ticket, before_looking_again};
+use crate::protocol::bell::{Arming, Sleeper, Ticket, before_looking_again};
 
 /// The sleeper's end of all of them.
 #[derive(Debug)]
@@ -42,9 +42,11 @@ impl Bells {
         }
     }
 
-    /// Arms all of them. False if one was rung meanwhile, or `look`, which looks at every source, finds something: then
-    /// nothing is armed. True if not: then whatever comes is rung for, in this mode.
-    pub fn arm(&mut self, mode: Mode, interest: Interest, look: impl FnOnce() -> bool) -> bool {
+    /// Arms all of them. `look` looks at every source, behind the fence.
+    ///
+    /// `Busy`: it found something, or one of the bells was rung; nothing is armed. `Armed`: whatever comes from now on is
+    /// rung for, in this mode.
+    pub fn arm(&mut self, mode: Mode, interest: Interest, look: impl FnOnce() -> bool) -> Arming {
         self.tickets.clear();
         self.tickets.push((None, self.private.arm(mode, interest)));
         for (domain, bell) in self.domains.iter().enumerate() {
@@ -57,11 +59,11 @@ impl Bells {
             kill_point!("server-armed");
         }
         before_looking_again();
-        let sleeps = !look() && !self.any_rung();
-        if !sleeps {
+        if look() || self.any_rung() {
             self.disarm();
+            return Arming::Busy;
         }
-        sleeps
+        Arming::Armed
     }
 
     /// Whether one of them was rung since they were armed.

@@ -1,6 +1,7 @@
 //! L4: a server inside somebody's event loop: plain readiness, without a thread of its own.
 
 use crate::base::panics::quietly;
+use crate::protocol::bell::Arming;
 use crate::server::adapters::Concurrent;
 use crate::server::flight::Here;
 use crate::server::porter::Lodging;
@@ -55,7 +56,7 @@ pub enum Turn {
 /// ([`AsFd`]), an epoll of its own, which becomes readable. Watch it for reading, level- or edge-triggered; do not read it.
 ///
 /// ```no_run
-/// # use ringbell::{Server, Turn};
+/// # use ringbell::{Arming, Server, Turn};
 /// # fn wait_for(_: rustix::fd::BorrowedFd<'_>) {}
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use rustix::fd::AsFd;
@@ -69,7 +70,7 @@ pub enum Turn {
 ///     })?;
 ///     match turn {
 ///         Turn::Over => break,
-///         Turn::Idle if !server.arm() => {
+///         Turn::Idle if server.arm() == Arming::Armed => {
 ///             wait_for(server.as_fd()); // epoll, mio, ..
 ///             server.disarm();
 ///         }
@@ -160,13 +161,16 @@ impl EmbeddedServer {
         })
     }
 
-    /// Declares that this thread is about to wait for [`as_fd`](Self::as_fd). True if something came meanwhile: the server
-    /// is not armed then, and is to be pumped again. False if not: whatever comes from now on, answers that other threads
-    /// complete included, makes the descriptor readable. Never waits. No system call, while nothing has a time limit.
+    /// Declares that this thread is about to wait for [`as_fd`](Self::as_fd).
+    ///
+    /// - [`Arming::Busy`]: something came. The server is not armed: pump it again.
+    /// - [`Arming::Armed`]: whatever comes from now on makes the descriptor readable, answers that other threads complete
+    ///   included.
+    ///
+    /// Never waits. No system call, while nothing has a time limit.
     ///
     /// A server that is not armed is not rung for, so a busy loop and its clients pay no wake calls.
-    #[must_use = "what came meanwhile is not reported by the descriptor"]
-    pub fn arm(&mut self) -> bool {
+    pub fn arm(&mut self) -> Arming {
         self.reactor.arm()
     }
 

@@ -8,10 +8,10 @@
 //! then, and a timer that is set only while something has a time limit. Its bells are armed in event mode.
 
 use crate::base::clock::{now_ns, timespec};
-use crate::link::session::Readiness;
+use crate::link::readiness::Readiness;
 use crate::memory::layout::{self, Interest, Mode};
 use crate::memory::{BellWord, Window, wait_any};
-use crate::protocol::bell::{Rescue, Ringer, Sleeper};
+use crate::protocol::bell::{Arming, Rescue, Ringer, Sleeper};
 use crate::protocol::bells::Bells;
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -154,9 +154,9 @@ impl Parker {
         );
     }
 
-    /// Arms all bells for a loop that watches the epoll. False if one of them was rung meanwhile, or `look` finds
+    /// Arms all bells for a loop that watches the epoll. `Busy` if one of them was rung meanwhile, or `look` finds
     /// something: then nothing is armed.
-    pub(crate) fn arm_for_loop(&mut self, interest: Interest, look: impl FnOnce() -> bool) -> bool {
+    pub(crate) fn arm_for_loop(&mut self, interest: Interest, look: impl FnOnce() -> bool) -> Arming {
         self.bells.arm(Mode::Event, interest, look)
     }
 
@@ -234,7 +234,7 @@ impl Parker {
         woken: impl FnMut(u64, Readiness),
     ) -> Slept {
         let mode = if self.in_use < WAITV_BELLS && self.sockets == 0 { Mode::Futex } else { Mode::Event };
-        if !self.bells.arm(mode, interest, &mut look) {
+        if self.bells.arm(mode, interest, &mut look) == Arming::Busy {
             return Slept::Not;
         }
         let until = now_ns().saturating_add(u64::try_from(backstop.as_nanos()).unwrap_or(u64::MAX));

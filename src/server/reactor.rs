@@ -16,10 +16,11 @@ mod turns;
 
 use crate::base::clock::now_ns;
 use crate::base::sync::Ordering;
-use crate::link::session::{Budget, PeerFault, Readiness};
+use crate::link::readiness::Readiness;
+use crate::link::session::{Budget, PeerFault};
+use crate::link::side::OwnHints;
 use crate::link::stats::{ServerCounters, Words};
-use crate::memory::layout::offset;
-use crate::memory::{OwnWord, Window};
+use crate::memory::Window;
 use crate::os::fork::Origin;
 use crate::protocol::wait::{WaitSettings, Waiter};
 use crate::server::engine::Engine;
@@ -101,8 +102,7 @@ pub(crate) struct Reactor<E> {
     pace_ns: u64,
     request: Vec<u8>,
     response: Vec<u8>,
-    hints: OwnWord,
-    cpu: Option<u32>,
+    hints: OwnHints,
     cpus: u32,
     passes: u64,
     counts: ServerCounters,
@@ -187,8 +187,7 @@ impl<E: Engine> Reactor<E> {
             pace_ns: PUT_OFF_NS,
             request: Vec::new(),
             response: Vec::new(),
-            hints: parts.status.own_word(offset::HINTS),
-            cpu: None,
+            hints: OwnHints::new(&parts.status),
             cpus,
             passes: 0,
             counts: ServerCounters::default(),

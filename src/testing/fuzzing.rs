@@ -6,7 +6,8 @@
 use crate::base::sync::Ordering;
 use crate::handshake::fuzzed;
 use crate::inspect::{Ring, Segment, decode, intact, lap_start};
-use crate::link::session::{Budget, Parts, Readiness, Received, Rings, Session};
+use crate::link::readiness::Readiness;
+use crate::link::session::{Budget, Parts, Received, Rings, Session};
 use crate::memory::layout::{self, LINE, offset};
 use crate::memory::{BellWord, Window, word_pair};
 use crate::protocol::bell::Ringer;

@@ -15,6 +15,7 @@ use crate::client::ConnectOptions;
 use crate::handshake::Transport;
 use crate::handshake::{BindError, ConnectError};
 use crate::link::stats::SessionCounters;
+use crate::protocol::bell::Arming;
 use crate::protocol::wait::{Step, WaitSettings, Waiter};
 use futures_core::Stream;
 use rustix::fd::OwnedFd;
@@ -100,7 +101,7 @@ fn look_outs(way: Way) -> WaitSettings {
 pub struct AsyncByteStream {
     descriptor: Watched<Arc<OwnedFd>>,
     /// The server's process, for a server that leaves forked children behind.
-    process: Option<Watched<OwnedFd>>,
+    process: Option<Watched<Arc<OwnedFd>>>,
     end: End,
     sleepers: Arc<Sleepers>,
     /// Wakes them.
@@ -130,7 +131,7 @@ impl AsyncByteStream {
 
     fn new(mut end: End) -> io::Result<Self> {
         let is_socket = end.is_socket();
-        let (descriptor, process) = end.descriptors();
+        let (descriptor, process) = (end.shared_lifeline(), end.take_process());
         let interest = if is_socket { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
         let sleepers = Arc::new(Sleepers::default());
         let waker = Waker::from(sleepers.clone());
@@ -242,7 +243,7 @@ impl AsyncByteStream {
                 budget.made_progress();
                 return Poll::Ready(done);
             }
-            if self.end.arm(self.wanted) {
+            if self.end.arm(self.wanted) == Arming::Armed {
                 return Poll::Pending;
             }
             let other = way.other();

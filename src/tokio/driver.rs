@@ -4,6 +4,7 @@ use super::shared::{Core, Shared, Wakes};
 use super::watched::{Watched, drain, look_read, look_write};
 use crate::client::SessionEnd;
 use crate::handshake::Transport;
+use crate::protocol::bell::Arming;
 use rustix::fd::OwnedFd;
 use std::future::Future;
 use std::io;
@@ -108,7 +109,7 @@ fn turn(core: &mut Core, reported: bool, look_out: bool, wakes: &mut Wakes) -> N
         }
         return Next::Again;
     }
-    if core.client.arm() {
+    if core.client.arm() == Arming::Busy {
         core.retry(wakes);
         return Next::Again;
     }

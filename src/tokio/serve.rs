@@ -1,6 +1,7 @@
 //! The server of async handlers: an embedded reactor, driven by a task.
 
 use super::watched::{Watched, drain, look_read};
+use crate::protocol::bell::Arming;
 use crate::server::adapters::Concurrent;
 use crate::server::dispatch::{Inline, Pace};
 use crate::server::flight::Flight;
@@ -161,7 +162,7 @@ impl<S: AsyncService> Serving<S> {
                     }
                 }
                 Idling::Park => {
-                    if !self.reactor.arm() {
+                    if self.reactor.arm() == Arming::Armed {
                         return Ok(Poll::Pending);
                     }
                 }

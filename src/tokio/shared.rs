@@ -12,6 +12,7 @@ use crate::client::SessionEnd;
 use crate::client::pump::{LookOut, Sending};
 use crate::handshake::Transport;
 use crate::os::fork::Origin;
+use crate::protocol::bell::Arming;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
@@ -350,7 +351,7 @@ impl Core {
             if self.alone || self.over.is_some() || self.driver.is_none() || self.has_calls() {
                 break;
             }
-            came = self.client.arm();
+            came = self.client.arm() == Arming::Busy;
             if !came {
                 return;
             }

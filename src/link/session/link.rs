@@ -1,6 +1,7 @@
 //! What carries a session's frames: two rings and a bell, or the socket itself. Both never wait.
 
 use super::PeerFault;
+use crate::link::readiness::Readiness;
 use crate::link::socket::{self, Filled, Pushed, SocketLink};
 use crate::memory::Window;
 use crate::memory::layout::{self, HeaderWord, offset};
@@ -44,15 +45,6 @@ impl Rings {
             ringer,
         }
     }
-}
-
-/// What a driver has learnt about a socket from the kernel.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Readiness {
-    pub(crate) readable: bool,
-    pub(crate) writable: bool,
-    /// The peer has closed its end: what it sent before is still there.
-    pub(crate) hung_up: bool,
 }
 
 #[allow(clippy::large_enum_variant, reason = "most sessions have rings, and nothing may stand between them")]

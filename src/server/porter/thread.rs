@@ -7,10 +7,10 @@ use crate::base::sync::{Ordering, PlainU64};
 use crate::handshake::{
     Closed, Credentials, Handshake, Joined, Link, Listener, Progress, RejectReason, identify, reject,
 };
-use crate::link::lifeline;
+use crate::link::lifeline::{self, Hearing, Said};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SocketFlags};
+use rustix::net::SocketFlags;
 use std::collections::{BTreeMap, HashMap};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -25,8 +25,6 @@ const ACCEPTS: usize = 16;
 /// When to try again to accept, after there was neither a descriptor nor a way to say so. Other parts of the
 /// process may have given some back, which nobody tells.
 const DOOR_RETRY: Duration = Duration::from_millis(100);
-/// How many reads to look for a goodbye among the last bytes of a dead session.
-const LAST_WORDS: usize = 16;
 
 /// What an event of the epoll is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -462,7 +460,10 @@ impl<O: Outbox> Porter<O> {
     fn report_death(&mut self, session: u64, why: Death) {
         let Some(lodger) = self.lodgers.remove(&session) else { return };
         self.unwatch(&lodger);
-        let goodbye = lodger.lifeline.as_ref().is_some_and(|lifeline| said_goodbye(lifeline));
+        let goodbye = lodger
+            .lifeline
+            .as_ref()
+            .is_some_and(|lifeline| Hearing::last_words(lifeline).any(|said| said == Said::Goodbye));
         let why = if goodbye { Death::Goodbye } else { why };
         add(&self.counters.deaths);
         self.outbox.deliver(Event::Died { session, why });
@@ -504,18 +505,4 @@ impl<O: Outbox> Resident for Porter<O> {
         }
         wanted
     }
-}
-
-/// Whether a goodbye is among the bytes that a dead client has left behind.
-fn said_goodbye(lifeline: &OwnedFd) -> bool {
-    let mut bytes = [0; 256];
-    for _ in 0..LAST_WORDS {
-        match rustix::net::recv(lifeline, &mut bytes, RecvFlags::DONTWAIT) {
-            Ok((_, 0)) => return false,
-            Ok((_, count)) if bytes[..count].contains(&lifeline::GOODBYE) => return true,
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(_) => return false,
-        }
-    }
-    false
 }

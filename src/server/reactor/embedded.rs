@@ -22,6 +22,7 @@ use super::sleep::find_work;
 use super::{Forked, LAST_TIME, Reactor};
 use crate::base::clock::now_ns;
 use crate::link::stats::ServerCounters;
+use crate::protocol::bell::Arming;
 #[cfg(feature = "tokio")]
 use crate::protocol::wait::Step;
 use crate::server::engine::Engine;
@@ -163,14 +164,14 @@ impl<E: Engine> Reactor<E> {
         }
     }
 
-    /// Declares that the loop is about to wait for the descriptor. True if there is something to do: then nothing is
+    /// Declares that the loop is about to wait for the descriptor. `Busy` if there is something to do: then nothing is
     /// armed, and the next thing is a pump.
-    pub(crate) fn arm(&mut self) -> bool {
+    pub(crate) fn arm(&mut self) -> Arming {
         if !self.origin.is_here() || self.stage == Some(Stage::Over) {
-            return true;
+            return Arming::Busy;
         }
         if self.porter_is_due || self.porter.use_spare_time() {
-            return true;
+            return Arming::Busy;
         }
         self.hint(true);
         self.cool();
@@ -189,14 +190,18 @@ impl<E: Engine> Reactor<E> {
                 || mailbox.is_stopping() != knows_the_end
                 || find_work(slots, limits, turns)
         };
-        if parker.arm_for_loop(interest, look) {
-            self.counts.parks += 1;
-            trace::server_armed(self.slots.len());
-            return false;
+        let arming = parker.arm_for_loop(interest, look);
+        match arming {
+            Arming::Armed => {
+                self.counts.parks += 1;
+                trace::server_armed(self.slots.len());
+            }
+            Arming::Busy => {
+                self.counts.arms_called_off += 1;
+                self.hint(false);
+            }
         }
-        self.counts.arms_called_off += 1;
-        self.hint(false);
-        true
+        arming
     }
 
     /// When a time limit is over at the earliest; 0 if there is none.

@@ -4,12 +4,14 @@ use super::slot::{Backlog, Flights, Shared, Slot};
 use super::{End, Forked, LAST_TURNS, Reactor};
 use crate::base::sync::{Ordering, PlainBool, PlainU64};
 use crate::handshake::AnswerOrder;
+use crate::handshake::rings::server_rings;
 use crate::link::lifeline::Farewell;
+use crate::link::readiness::Readiness;
 use crate::link::samples::Samples;
-use crate::link::session::{Head, Parts, Progress, Readiness, Rings, Session, send_byte};
+use crate::link::session::{Head, Parts, Progress, Session, send_byte};
+use crate::link::side::PeerHints;
 use crate::link::stats::Words;
 use crate::memory::layout::{self, Kind, offset};
-use crate::protocol::bell::Ringer;
 use crate::server::engine::Engine;
 use crate::server::flight::Caller;
 use crate::server::porter::{Death, Event, Joined, Link};
@@ -89,9 +91,8 @@ impl<E: Engine> Reactor<E> {
                 records_most = request_capacity / layout::LINE;
                 burst = response_capacity as usize;
                 let (from, to) = (&request.window, &response.window);
-                let ringer = Ringer::new(from.peer_word(offset::ARMED), to.bell_word(offset::SEQ));
-                let rings = Rings::between((to, response_capacity), (from, request_capacity), ringer);
-                let (words, hints) = (Words::new(to), from.peer_word(offset::HINTS));
+                let rings = server_rings((from, request_capacity), (to, response_capacity));
+                let (words, hints) = (Words::new(to), PeerHints::new(from));
                 samples = sampled.then(|| Box::new(Samples::new(to)));
                 let shared =
                     Shared { domain, hints, _domain_bell: domain_bell, _segments: [request, response] };

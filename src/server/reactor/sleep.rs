@@ -4,9 +4,9 @@ use super::slot::Slot;
 use super::turns::Turns;
 use super::{Limits, Reactor};
 use crate::base::clock::now_ns;
-use crate::base::sync::{Ordering, spin_hint};
-use crate::link::lifeline;
-use crate::memory::layout::{Hints, Interest};
+use crate::base::sync::spin_hint;
+use crate::link::lifeline::{Hearing, Said};
+use crate::memory::layout::Interest;
 use crate::protocol::bell::Rescue;
 use crate::protocol::wait::{Step, Surroundings};
 use crate::server::engine::Engine;
@@ -161,21 +161,9 @@ impl<E: Engine> Reactor<E> {
         let Some(slot) = self.places.get(&session).and_then(|index| self.slots.get_mut(*index)) else {
             return;
         };
-        let mut bytes = [0; 256];
-        // A bounded number of reads: a client that floods its lifeline gains no more of the reactor's time.
-        for _ in 0..4 {
-            match rustix::net::recv(&slot.lifeline, &mut bytes[..], rustix::net::RecvFlags::DONTWAIT) {
-                Ok((count @ 1.., _)) => {
-                    // The porter would look for it in vain.
-                    slot.said_goodbye |= bytes[..count].contains(&lifeline::GOODBYE);
-                    if count < bytes.len() {
-                        // There is room, and whatever comes now makes a new edge.
-                        break;
-                    }
-                }
-                _ => break,
-            }
-        }
+        // A goodbye the porter would look for in vain.
+        slot.said_goodbye |=
+            Hearing::glance(&slot.lifeline).fold(false, |found, said| found | (said == Said::Goodbye));
     }
 
     /// Of those that did something lately.
@@ -184,9 +172,8 @@ impl<E: Engine> Reactor<E> {
         if let [place] = self.turns.hot()
             && let Some(shared) = &self.slots[*place].shared
         {
-            let client = Hints(shared.hints.load());
             return Surroundings {
-                peer_cannot_run: client.cpu().is_some() && client.cpu() == self.cpu,
+                peer_cannot_run: shared.hints.shares_cpu_with(&self.hints),
                 crowded: false,
             };
         }
@@ -195,20 +182,17 @@ impl<E: Engine> Reactor<E> {
         let mut can_run = self.turns.hot().is_empty();
         let hot = self.turns.hot().iter().map(|place| &self.slots[*place]);
         for shared in hot.filter_map(|slot| slot.shared.as_ref()) {
-            let client = Hints(shared.hints.load());
-            if let Some(cpu) = client.cpu() {
+            let cpu = shared.hints.cpu();
+            if let Some(cpu) = cpu {
                 on |= 1u64.checked_shl(cpu).unwrap_or(0);
             }
-            can_run |= client.cpu() != self.cpu;
+            can_run |= cpu != self.hints.cpu();
         }
         Surroundings { peer_cannot_run: !can_run, crowded: on.count_ones() >= self.cpus }
     }
 
-    #[allow(clippy::cast_possible_truncation, reason = "CPU numbers are small")]
     pub(super) fn hint(&mut self, off: bool) {
-        self.cpu = Some(rustix::thread::sched_getcpu() as u32);
-        // Relaxed: advice.
-        self.hints.store(Hints::new(self.cpu, off).0, Ordering::Relaxed);
+        self.hints.tell(off);
     }
 }
 

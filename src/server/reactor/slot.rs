@@ -6,8 +6,9 @@ use crate::base::sync::Ordering;
 use crate::link::samples::Samples;
 use crate::link::segment::Segment;
 use crate::link::session::{Head, Progress, Session};
+use crate::link::side::PeerHints;
+use crate::memory::Window;
 use crate::memory::layout::Kind;
-use crate::memory::{PeerWord, Window};
 use crate::server::flight::{Caller, Flight, StreamOver};
 use crate::server::porter::Death;
 use crate::server::service;
@@ -27,7 +28,7 @@ pub(super) struct Queued {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) domain: u32,
-    pub(super) hints: PeerWord,
+    pub(super) hints: PeerHints,
     pub(super) _domain_bell: Window,
     /// Their descriptors stay open: tools find them there.
     pub(super) _segments: [Segment; 2],

@@ -1,0 +1,196 @@
+//! How an end gets ready to sleep, and what it learns of its peer. Sleeping is its driver's business: a thread, or an
+//! event loop.
+
+use super::{End, Peer, Wanted, Way};
+use crate::base::sync::spin_hint;
+use crate::bytes::ByteStreamError;
+use crate::link::lifeline::Said;
+use crate::link::readiness::Readiness;
+use crate::link::session::{PeerFault, Session};
+use crate::link::side::Side;
+use crate::link::stats::SessionCounters;
+use crate::memory::layout::Mode;
+use crate::protocol::bell::{Arming, Rescue, Ticket};
+use crate::protocol::sleeper::SideSleeper;
+use crate::protocol::wait::Surroundings;
+use crate::trace;
+
+/// Which of those who wait may find something now that they did not find before. `gone`: the peer is.
+fn came(session: &mut Session, gone: bool, wanted: Wanted) -> Wanted {
+    let read = wanted.read && (gone || session.has_pending() || session.has_ended());
+    let write =
+        wanted.write && (gone || session.is_broken() || (session.room_appeared() && !session.has_unsent()));
+    Wanted { read, write }
+}
+
+impl End {
+    /// Which of those who wait may find something now that they did not find before.
+    pub(crate) fn came(&mut self, wanted: Wanted) -> Wanted {
+        came(&mut self.session, self.gone, wanted)
+    }
+
+    /// Looks at the lifeline and the peer's process: whether the peer is gone is known afterwards. A socket that carries
+    /// the session tells in turn with what it carries.
+    pub(crate) fn check_peer(&mut self) {
+        if !self.origin.is_here() || self.gone {
+            return;
+        }
+        let Some(side) = &self.side else { return };
+        let over_to = &self.peer;
+        let heard = side.hear(self.session.lifeline()).find_map(|said| match (said, over_to) {
+            (Said::Wake, _) => None,
+            (Said::HungUp, _) | (Said::Goodbye, Peer::Client(_)) | (Said::Farewell(_), Peer::Server) => {
+                Some(Ok(()))
+            }
+            _ => Some(Err(PeerFault::Lifeline)),
+        });
+        if let Some(Err(fault)) = heard {
+            self.fail(ByteStreamError::PeerFault(fault));
+        }
+        self.gone |= heard.is_some() || self.porter_found_it_dead();
+    }
+
+    fn porter_found_it_dead(&self) -> bool {
+        matches!(&self.peer, Peer::Client(tenancy) if tenancy.is_dead())
+    }
+
+    /// Takes note of what the kernel says of the socket.
+    pub(crate) fn ready(&mut self, ready: Readiness) {
+        // It writes what is unsent, which in a forked child is the parent's.
+        if self.origin.is_here() {
+            self.session.ready(ready);
+        }
+    }
+
+    /// Whether the socket has to become writable.
+    pub(crate) fn has_unsent(&self) -> bool {
+        self.session.has_unsent()
+    }
+
+    #[inline]
+    pub(crate) fn surroundings(&self) -> Surroundings {
+        self.side.as_ref().map_or_else(Surroundings::default, Side::surroundings)
+    }
+
+    pub(in crate::bytes) fn hint(&mut self, off: bool) {
+        if !self.origin.is_here() {
+            return;
+        }
+        if let Some(side) = &mut self.side {
+            side.hint(off);
+        }
+    }
+
+    /// Looks out for what `way` waits for, for a moment.
+    pub(crate) fn spin(&mut self, way: Way, polls: u32) {
+        if way == Way::Read {
+            self.session.watch(polls, || {
+                spin_hint();
+                false
+            });
+            return;
+        }
+        for _ in 0..polls {
+            if self.session.room_appeared() {
+                return;
+            }
+            spin_hint();
+        }
+    }
+
+    pub(in crate::bytes) fn sleeper(&self) -> Option<&SideSleeper> {
+        self.side.as_ref().map(|side| &side.sleeper)
+    }
+
+    pub(in crate::bytes) fn counts(&mut self) -> &mut SessionCounters {
+        &mut self.session.counts
+    }
+
+    /// Publishes how far an empty ring was read. The head of any other is published with a ring for space, or not at all:
+    /// a writer that slept for it would find room that nobody rang for.
+    fn settle(&mut self) {
+        if !self.session.has_pending() {
+            self.session.settle();
+        }
+    }
+
+    /// Declares that this side is about to sleep on its bell, over rings. `Busy` if something came for one of those who
+    /// wait.
+    pub(in crate::bytes) fn arm_bell(&mut self, wanted: Wanted, mode: Mode) -> Arming {
+        self.session.flush();
+        self.settle();
+        self.session.store_counts();
+        self.hint(true);
+        let Self { side: Some(side), session, gone, .. } = self else { return Arming::Busy };
+        let arming = side.sleeper.arm(mode, wanted.interest(), || came(session, *gone, wanted).any());
+        match arming {
+            Arming::Armed => trace::bytes_armed(self.number),
+            Arming::Busy => {
+                self.session.counts.arms_called_off += 1;
+                self.hint(false);
+            }
+        }
+        arming
+    }
+
+    /// Another thread sleeps already: has it woken for all of those who wait. `Busy` if something came for `way`.
+    pub(in crate::bytes) fn arm_for_more(&mut self, wanted: Wanted, way: Way) -> Arming {
+        self.session.flush();
+        self.settle();
+        let Self { side: Some(side), session, gone, .. } = self else { return Arming::Busy };
+        side.sleeper.arm_for_more(wanted.interest(), || came(session, *gone, Wanted::one(way)).any())
+    }
+
+    /// A sleep on the bell has ended, by the clock if `out`: awake again.
+    pub(in crate::bytes) fn wake_up(&mut self, ticket: Ticket, wanted: Wanted, out: bool) {
+        // Still armed: whoever published something rings, now or in a moment.
+        let late = out && self.came(wanted).any();
+        let Some(side) = &mut self.side else { return };
+        let rescue = late.then(|| side.sleeper.bell().rescue(ticket));
+        side.sleeper.disarm();
+        side.hint(false);
+        if out {
+            self.check_peer();
+        }
+        match rescue {
+            None => {}
+            // A ring that died with its ringer was not lost: nobody lived to make it.
+            Some(Rescue::LostWake) if !self.gone => self.session.counts.backstop_rescues += 1,
+            Some(_) => self.session.counts.late_rings += 1,
+        }
+    }
+
+    /// As [`Client::arm`](crate::Client::arm), for those who wait. Over a socket what the kernel said of it must be known
+    /// ([`Self::ready`]).
+    pub(crate) fn arm(&mut self, wanted: Wanted) -> Arming {
+        if !self.origin.is_here() || self.over.is_some() {
+            return Arming::Busy;
+        }
+        let arming = if let Some(side) = &self.side {
+            if side.sleeper.is_armed_for_event() || side.sleeper.must_read() {
+                self.disarm();
+            }
+            self.gone |= self.porter_found_it_dead();
+            self.arm_bell(wanted, Mode::Event)
+        } else if self.came(wanted).any() {
+            Arming::Busy
+        } else {
+            Arming::Armed
+        };
+        self.session.counts.parks += u64::from(arming == Arming::Armed);
+        arming
+    }
+
+    /// The descriptor was reported.
+    pub(crate) fn disarm(&mut self) {
+        if !self.origin.is_here() {
+            return;
+        }
+        let Some(side) = &mut self.side else {
+            return self.session.ready(Readiness::UNKNOWN);
+        };
+        side.sleeper.disarm_to_read();
+        side.hint(false);
+        self.check_peer();
+    }
+}

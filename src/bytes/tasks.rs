@@ -1,0 +1,101 @@
+//! What tasks need of byte streams beside `arm` and `disarm`: wakers of those who wait.
+
+use super::ByteStreamError;
+use super::end::{End, Peer, Wanted, Way};
+use super::listener::{ByteListener, Tenancy};
+use super::stream::ByteStream;
+use crate::base::sync::lock;
+use rustix::fd::OwnedFd;
+use std::io;
+use std::sync::{Arc, PoisonError};
+use std::task::{Poll, Waker};
+
+impl Way {
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Self::Read => Self::Write,
+            Self::Write => Self::Read,
+        }
+    }
+}
+
+impl Wanted {
+    pub(crate) fn has(self, way: Way) -> bool {
+        match way {
+            Way::Read => self.read,
+            Way::Write => self.write,
+        }
+    }
+}
+
+impl End {
+    /// The pidfd of the server's process, for an event loop that looks after it from now on.
+    pub(crate) fn take_process(&mut self) -> Option<Arc<OwnedFd>> {
+        self.side.as_mut()?.process.take()
+    }
+
+    /// The process at the other end has ended, says an event loop that looks after it.
+    pub(crate) fn process_ended(&mut self) {
+        self.gone |= self.side.is_some();
+    }
+
+    /// Awake again, without a look at the lifeline.
+    pub(crate) fn call_off(&mut self) {
+        if !self.origin.is_here() {
+            // The armed word is the parent's.
+            return;
+        }
+        if let Some(side) = &mut self.side
+            && side.sleeper.is_armed_for_event()
+        {
+            side.sleeper.disarm();
+        }
+    }
+
+    /// Wakes `waker` when the porter finds the client gone.
+    pub(crate) fn wake_at_death(&self, waker: &Waker) {
+        if let Peer::Client(tenancy) = &self.peer {
+            tenancy.wake_at_death(waker);
+        }
+    }
+}
+
+impl Tenancy {
+    fn wake_at_death(&self, waker: &Waker) {
+        *lock(&self.fate.waker) = Some(waker.clone());
+        if self.is_dead() {
+            // It came before there was a task to wake.
+            waker.wake_by_ref();
+        }
+    }
+}
+
+impl ByteStream {
+    pub(crate) fn into_end(self) -> End {
+        self.inner.into_inner().unwrap_or_else(PoisonError::into_inner).end
+    }
+}
+
+impl ByteListener {
+    /// The next end that is there; otherwise `waker` is woken when one comes.
+    pub(crate) fn poll_accept(&self, waker: &Waker) -> Poll<io::Result<End>> {
+        if let Err(error) = self.usable() {
+            return Poll::Ready(Err(error));
+        }
+        let mut queue = lock(&self.hall.queue);
+        while let Some(next) = queue.joined.pop_front() {
+            drop(queue);
+            if let Some(end) = self.welcome(next) {
+                return Poll::Ready(Ok(end));
+            }
+            queue = lock(&self.hall.queue);
+        }
+        if queue.closed {
+            return Poll::Ready(Err(ByteStreamError::Closed.while_reading()));
+        }
+        if !queue.wakers.iter().any(|there| there.will_wake(waker)) {
+            queue.wakers.push(waker.clone());
+        }
+        Poll::Pending
+    }
+}

@@ -1,0 +1,39 @@
+//! What the kernel says of a socket that carries a session.
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::OwnedFd;
+
+/// What a driver has learnt about a socket from the kernel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Readiness {
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
+    /// The peer has closed its end: what it sent before is still there.
+    pub(crate) hung_up: bool,
+}
+
+impl Readiness {
+    /// Nothing is known: a read and a write will tell.
+    pub(crate) const UNKNOWN: Self = Self { readable: true, writable: true, hung_up: false };
+}
+
+impl From<PollFlags> for Readiness {
+    fn from(flags: PollFlags) -> Self {
+        Self {
+            readable: flags.contains(PollFlags::IN),
+            writable: flags.contains(PollFlags::OUT),
+            hung_up: flags.intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR),
+        }
+    }
+}
+
+/// Waits for one of `wanted`, or the end of the peer, at most `timeout`. `None`: the kernel could not be asked, or a
+/// signal came.
+pub(crate) fn wait_ready(
+    socket: &OwnedFd,
+    wanted: PollFlags,
+    timeout: Option<&Timespec>,
+) -> Option<Readiness> {
+    let mut polled = [PollFd::new(socket, wanted)];
+    poll(&mut polled, timeout).ok().map(|_| polled[0].revents().into())
+}

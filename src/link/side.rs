@@ -1,0 +1,112 @@
+//! One side of a session over rings: how it sleeps, where it runs, and how it knows that its peer lives.
+//!
+//! The blocking client and both ends of a byte stream are such a side. A reactor sleeps on many bells (`bells.rs`), and
+//! uses the hints and the lifeline alone.
+
+use crate::base::sync::Ordering;
+use crate::link::lifeline::Hearing;
+use crate::memory::layout::{Hints, offset};
+use crate::memory::{OwnWord, PeerWord, Window};
+use crate::protocol::bell::Sleeper;
+use crate::protocol::sleeper::SideSleeper;
+use crate::protocol::wait::Surroundings;
+use rustix::fd::OwnedFd;
+use std::sync::Arc;
+
+/// The word in which this side says where it runs, and whether it sleeps. Advice: no side trusts it.
+#[derive(Debug)]
+pub(crate) struct OwnHints {
+    word: OwnWord,
+    cpu: Option<u32>,
+}
+
+impl OwnHints {
+    /// The hints in this side's own page.
+    pub(crate) fn new(page: &Window) -> Self {
+        Self { word: page.own_word(offset::HINTS), cpu: None }
+    }
+
+    /// Says on which CPU this thread runs; `off`: that it is parked, or about to.
+    #[allow(clippy::cast_possible_truncation, reason = "CPU numbers are small")]
+    pub(crate) fn tell(&mut self, off: bool) {
+        self.cpu = Some(rustix::thread::sched_getcpu() as u32);
+        // Relaxed: advice.
+        self.word.store(Hints::new(self.cpu, off).0, Ordering::Relaxed);
+    }
+
+    /// The CPU that was told last.
+    #[inline]
+    pub(crate) fn cpu(&self) -> Option<u32> {
+        self.cpu
+    }
+
+    fn is_off(&self) -> bool {
+        Hints(self.word.get()).off()
+    }
+}
+
+/// The same word of the peer.
+#[derive(Debug)]
+pub(crate) struct PeerHints(PeerWord);
+
+impl PeerHints {
+    /// The hints in the peer's page.
+    pub(crate) fn new(page: &Window) -> Self {
+        Self(page.peer_word(offset::HINTS))
+    }
+
+    /// The CPU that the peer named.
+    #[inline]
+    pub(crate) fn cpu(&self) -> Option<u32> {
+        Hints(self.0.load()).cpu()
+    }
+
+    /// Whether the peer runs on this side's CPU, and so cannot while this side spins.
+    #[inline]
+    pub(crate) fn shares_cpu_with(&self, own: &OwnHints) -> bool {
+        let cpu = self.cpu();
+        cpu.is_some() && cpu == own.cpu
+    }
+}
+
+/// One side of a session over rings.
+#[derive(Debug)]
+pub(crate) struct Side {
+    pub(crate) sleeper: SideSleeper,
+    hints: OwnHints,
+    peer_hints: PeerHints,
+    /// The peer's pidfd, where this side watches it.
+    pub(crate) process: Option<Arc<OwnedFd>>,
+}
+
+impl Side {
+    pub(crate) fn new(
+        bell: Sleeper,
+        hints: OwnHints,
+        peer_hints: PeerHints,
+        process: Option<OwnedFd>,
+    ) -> Self {
+        Self { sleeper: SideSleeper::new(bell), hints, peer_hints, process: process.map(Arc::new) }
+    }
+
+    /// Says where this side runs; `off`: that it is about to sleep.
+    pub(crate) fn hint(&mut self, off: bool) {
+        self.hints.tell(off);
+    }
+
+    /// Whether it said that it sleeps.
+    pub(crate) fn is_off(&self) -> bool {
+        self.hints.is_off()
+    }
+
+    /// What the waiting policy needs to know.
+    #[inline]
+    pub(crate) fn surroundings(&self) -> Surroundings {
+        Surroundings { peer_cannot_run: self.peer_hints.shares_cpu_with(&self.hints), crowded: false }
+    }
+
+    /// What the peer has said, and whether it is still there.
+    pub(crate) fn hear<'a>(&'a self, lifeline: &'a OwnedFd) -> Hearing<'a> {
+        Hearing::of_peer(lifeline, self.process.as_deref())
+    }
+}
