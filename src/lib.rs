@@ -35,36 +35,50 @@
 //!
 //! # The modules, in layers
 //!
-//! Imports go down only.
+//! Layers, lowest first. A module imports only from modules that stand above it in this list. A test
+//! checks that; `tests/layers/allowed.txt` has the exceptions.
 //!
-//! | layer | module | what it is |
-//! |---|---|---|
-//! | L0 | `sync` | the seam: the only file that names atomics or loom |
-//! | L0 | `memory` | shared words and lines, with one writer each |
-//! | L1 | [`layout`] | every byte of segments and frames |
-//! | L1 | `clock`, `fork` | time; knowing that this is a forked child |
-//! | L2 | `ring` | the single-producer single-consumer protocol |
-//! | L2 | `bell`, `bells` | arm, park, ring; many at once |
-//! | L2 | [`wait`] | the waiting policy |
-//! | L2 | `segment` | memfds: made, sealed, mapped, verified |
-//! | L2 | [`stats`], `samples` | counters; calls that are timed on their way |
-//! | L3 | `session`, `calls` | one attachment: a state machine that never waits |
-//! | L3 | `uds` | the same frames over the socket, where shared memory is not to be had |
-//! | L3 | `handshake` | the only parser of a peer that is not accepted yet |
-//! | L4 | `client` | the blocking client |
-//! | L4 | `server`, `reactor`, `porter`, `park` | the server, its two threads, and how they sleep |
-//! | L4 | `embedded` | the server without threads, in somebody's event loop |
-//! | L4 | `handler`, `service`, `dispatch` | what answers requests: one at a time, many at once, on an executor |
-//! | L4 | `flight` | requests whose answer comes later, and the queue on which answers come back |
-//! | L4 | `bytes` | byte streams and their listener |
-//! | L5 | `metrics` (feature) | what is counted, for recorders of that facade |
-//! | L4 | `trace` | what subscribers of `tracing` are told, behind a feature |
-//! | L4 | `inspect` (feature) | what is in segments and rings, looked at from outside |
-//! | L4 | [`pool`] | things kept ready: sessions with one server, whatever else |
-//! | L4 | [`worker`] | processes kept ready: those that serve, and those that speak lines |
-//! | L5 | `config` (feature) | settings from YAML files |
-//! | L4 | `executor`, `schedule` | tasks on the caller's pool; reads and writes in order, key by key |
-//! | L5 | `tokio` | the client of many tasks, behind a feature |
+//! ```text
+//! sync        the only file that names atomics or loom
+//! memory      shared words and lines, each with one writer
+//! layout      every byte of segments and frames
+//! clock       time
+//! fork        knowing that this process is a forked child
+//! kill_point  points at which tests kill the process
+//! wait        the waiting policy
+//! stats       counters
+//! samples     calls that are timed on their way
+//! ring        the single-producer single-consumer protocol
+//! bell        arm, park, ring
+//! bells       many bells at once
+//! segment     memfds: made, sealed, mapped, verified
+//! wakers      wakers of tasks
+//! calls       the calls of a client that wait for an answer
+//! uds         the same frames over the socket, where there is no shared memory
+//! executor    tasks on the caller's pool
+//! schedule    reads and writes in order, key by key
+//! handshake   the only parser of a peer that is not accepted yet
+//! session     one attachment: a state machine that never waits
+//! park        how a server sleeps
+//! flight      requests whose answer comes later, and the queue of answers
+//! trace       what subscribers of `tracing` are told (feature `tracing`)
+//! client      the blocking client
+//! porter      the server's thread for handshakes and deaths
+//! service     what a handler has in hand that answers many requests at once
+//! reactor     the server's thread for requests and answers
+//! dispatch    handlers on an executor
+//! handler     handlers of one request at a time
+//! pool        things kept ready: sessions with one server, anything else
+//! worker      processes kept ready: those that serve, and those that speak lines
+//! server      the server: settings, start, handle
+//! embedded    the server without threads, in the caller's event loop
+//! bytes       byte streams and their listener
+//! tokio       clients and servers for tasks (feature `tokio`)
+//! config      settings from YAML files (feature `config`)
+//! inspect     what is in segments and rings, seen from outside (feature `inspect`)
+//! metrics     what is counted, for recorders of `metrics` (feature `metrics`)
+//! fuzzing     what the fuzz targets call (feature `fuzzing`)
+//! ```
 //!
 //! Modules marked hidden in the source are for Ringbell's own tests, models and tools, and no part of its interface.
 
