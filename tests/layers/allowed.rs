@@ -59,8 +59,8 @@ impl Allowed {
         self.imports.iter().filter(|(_, (_, needed))| !needed).map(|(import, (line, _))| {
             let Import { graph, from, to, name } = import;
             format!(
-                "{line}: remove `{name}` of `{graph}: {from} -> {to}`: it breaks no rule any more, and this list may \
-                 only become shorter"
+                "{line}: remove `{name}` of `{graph}: {from} -> {to}`: it breaks no rule any more, \
+                 and this list may only become shorter"
             )
         })
     }

@@ -8,7 +8,8 @@ use std::path::Path;
 /// A library with two layers, `low` and `high`, the first of which has a type.
 const ROOT: (&str, &str) = (
     "src/lib.rs",
-    "//! Layers, lowest first. More words.\n//!\n//! ```text\n//! low   what it is\n//! high  what it is\n//! ```\n\
+    "//! Layers, lowest first. More words.\n//!\n\
+     //! ```text\n//! low   what it is\n//! high  what it is\n//! ```\n\
      mod low;\nmod high;\n",
 );
 const LOW: (&str, &str) = ("src/low.rs", "pub struct Low;\n");
@@ -39,7 +40,7 @@ fn problem_of_low(low: &str) -> String {
 #[track_caller]
 fn assert_upward(problem: &str, place: &str) {
     assert!(
-        problem.starts_with("src: `low` imports from `high`, which comes after it in the list of layers"),
+        problem.starts_with("src: `low` imports from `high`, which comes later in the list of layers"),
         "{problem}"
     );
     assert!(problem.contains(place), "{place} is missing in: {problem}");
@@ -281,7 +282,8 @@ fn unit_tests_are_not_looked_at() {
             "src/low.rs",
             "#[cfg(test)]\nmod tests { use crate::high::High; }\n#[cfg(test)]\nmod model;\n\
              #[cfg(all(test, feature = \"x\"))]\nfn f() { crate::high::climb() }\n\
-             #[cfg(test)]\nuse crate::high::High;\nimpl X { #[cfg(test)] fn f() { crate::high::climb() } }\n",
+             #[cfg(test)]\nuse crate::high::High;\n\
+             impl X { #[cfg(test)] fn f() { crate::high::climb() } }\n",
         ),
         HIGH,
     ]);
@@ -312,7 +314,8 @@ fn other_crates_are_not_confused_with_modules() {
         ("src/tokio.rs", "use crate::wait::Wait;\nuse tokio::time::sleep;\npub fn f() { ::wait::g() }\n");
     let wait = (
         "src/wait.rs",
-        "pub struct Wait;\nfn f(tokio: u8) { tokio::spawn(g); x.tokio(); m!(a.tokio, ::tokio::b); }\n",
+        "pub struct Wait;\n\
+         fn f(tokio: u8) { tokio::spawn(g); x.tokio(); m!(a.tokio, ::tokio::b); }\n",
     );
     assert_sound(&[root, tokio, wait]);
 }
@@ -369,8 +372,7 @@ fn lists_of_inner_modules_are_rules_too() {
         check(&[root, pool, ("src/pool/a.rs", "use super::b::B;"), ("src/pool/b.rs", "pub struct B;")], "");
     assert_eq!(problems.len(), 1, "{problems:?}");
     assert!(
-        problems[0]
-            .starts_with("src::pool: `a` imports from `b`, which comes after it in the list of layers"),
+        problems[0].starts_with("src::pool: `a` imports from `b`, which comes later in the list of layers"),
         "{problems:?}"
     );
 }

@@ -101,7 +101,10 @@ impl<'t> Collector<'t> {
 
     /// A path that begins with this token; where it ends.
     fn path_among(&mut self, tokens: &[TokenTree], at: usize, from: Tokens, prefix: &[String]) -> usize {
-        let is = |at: usize, sign: char| matches!(tokens.get(at), Some(TokenTree::Punct(p)) if p.as_char() == sign);
+        let is = |at: usize, sign: char| match tokens.get(at) {
+            Some(TokenTree::Punct(punct)) => punct.as_char() == sign,
+            _ => false,
+        };
         let is_path_sign = |at: usize| is(at, ':') && is(at + 1, ':');
         let follows_path_sign = at >= 2 && is_path_sign(at - 2);
         let is_variable =

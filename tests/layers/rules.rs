@@ -117,7 +117,7 @@ fn check_order(
         if !wrong.is_empty() {
             let [from, to] = [from, to].map(|module| &tree.modules[module].name);
             problems.push(format!(
-                "{place}: `{from}` imports from `{to}`, which comes after it in the list of layers{}",
+                "{place}: `{from}` imports from `{to}`, which comes later in the list of layers{}",
                 places(&wrong)
             ));
         }
