@@ -1,11 +1,13 @@
 //! `cargo xtask`: the tasks of work on Ringbell under one name.
 //!
-//! [`tasks`] lists them. They start a program of the repository and pass their arguments on
-//! ([`programs`]).
+//! [`tasks`] lists them. Most start a program of the repository and pass their arguments on
+//! ([`programs`]); [`width`] looks at the source files ([`files`]).
 
+mod files;
 mod output;
 mod programs;
 mod tasks;
+mod width;
 
 use std::path::Path;
 use std::process::ExitCode;

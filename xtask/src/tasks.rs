@@ -1,7 +1,7 @@
 //! The tasks, their help texts, and which of them is asked for.
 
 use crate::output::Outcome;
-use crate::programs;
+use crate::{programs, width};
 use std::fmt::Write;
 use std::path::Path;
 
@@ -71,6 +71,16 @@ const TASKS: &[Task] = &[
                   instruction budgets.",
         run: programs::ci,
     },
+    Task {
+        name: "width",
+        arguments: "",
+        about: "Check that no line has more than 100 characters",
+        details: "Looks at all *.rs files, and at README.md, CHANGELOG.md, CONTRIBUTING.md and\n\
+                  DESIGN.md. Tables, code blocks and lines that consist of links only may be\n\
+                  wider in the latter. Prints `file:line: N characters` for each line that is\n\
+                  too wide, and fails if there is one.",
+        run: width::run,
+    },
 ];
 
 /// What is asked for.
@@ -94,7 +104,13 @@ pub(crate) fn request(arguments: &[String]) -> Result<Request<'_>, String> {
         _ => {
             // `cargo xtask race -- --help`
             let rest = rest.strip_prefix(&["--".to_owned()]).unwrap_or(rest);
-            Ok(Request::Run(find(name)?, rest))
+            let task = find(name)?;
+            match rest.first() {
+                Some(extra) if task.arguments.is_empty() => {
+                    Err(format!("`{name}` takes no arguments, but `{extra}` is given"))
+                }
+                _ => Ok(Request::Run(task, rest)),
+            }
         }
     }
 }
@@ -169,8 +185,9 @@ mod tests {
     fn bad_requests_are_explained() {
         let error = |asked: &str| request(&words(asked)).expect_err("a bad request");
         assert!(error("").starts_with("no task is given\n\nUsage: "));
-        let tasks = "the tasks are test, race, loom, mutate, fuzz, ci";
+        let tasks = "the tasks are test, race, loom, mutate, fuzz, ci, width";
         assert_eq!(error("rcae --quick"), format!("there is no task `rcae`; {tasks}"));
         assert_eq!(error("help rcae"), format!("there is no task `rcae`; {tasks}"));
+        assert_eq!(error("width src"), "`width` takes no arguments, but `src` is given");
     }
 }
