@@ -1,9 +1,10 @@
 //! `cargo xtask`: the tasks of work on Ringbell under one name.
 //!
 //! [`tasks`] lists them. Most start a program of the repository and pass their arguments on
-//! ([`programs`]); [`width`] looks at the source files ([`files`]).
+//! ([`programs`]); [`width`] and [`lines`] look at the source files ([`files`]).
 
 mod files;
+mod lines;
 mod output;
 mod programs;
 mod tasks;

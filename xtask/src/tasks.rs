@@ -1,7 +1,7 @@
 //! The tasks, their help texts, and which of them is asked for.
 
 use crate::output::Outcome;
-use crate::{programs, width};
+use crate::{lines, programs, width};
 use std::fmt::Write;
 use std::path::Path;
 
@@ -80,6 +80,15 @@ const TASKS: &[Task] = &[
                   wider in the latter. Prints `file:line: N characters` for each line that is\n\
                   too wide, and fails if there is one.",
         run: width::run,
+    },
+    Task {
+        name: "lines",
+        arguments: "",
+        about: "Count the lines of each module and folder of src/",
+        details: "Prints files, lines, and lines of code for each: those that are neither\n\
+                  blank nor a comment. `name` stands for src/name.rs and all files in\n\
+                  src/name/.",
+        run: lines::run,
     },
 ];
 
@@ -185,7 +194,7 @@ mod tests {
     fn bad_requests_are_explained() {
         let error = |asked: &str| request(&words(asked)).expect_err("a bad request");
         assert!(error("").starts_with("no task is given\n\nUsage: "));
-        let tasks = "the tasks are test, race, loom, mutate, fuzz, ci, width";
+        let tasks = "the tasks are test, race, loom, mutate, fuzz, ci, width, lines";
         assert_eq!(error("rcae --quick"), format!("there is no task `rcae`; {tasks}"));
         assert_eq!(error("help rcae"), format!("there is no task `rcae`; {tasks}"));
         assert_eq!(error("width src"), "`width` takes no arguments, but `src` is given");
