@@ -35,10 +35,8 @@
 //!
 //! # The layers
 //!
-//! Imports go down only: from a later line to an earlier one. A test reads this list and the sources
-//! (`tests/layers.rs`).
-//!
-//! Layers, lowest first:
+//! Layers, lowest first. A module imports only from modules that stand above it in this list. A test
+//! (`tests/layers`) reads the list and the sources.
 //!
 //! ```text
 //! base      atomics and locks behind the seam to loom; time, kill points, panics and wakers of others
