@@ -35,7 +35,7 @@ use engine::Engine;
 use flight::Completions;
 use handler::{Handler, Request};
 use park::Parker;
-use porter::{Isolation, Lodging, StatusInfo};
+use porter::{Isolation, PorterMode, StatusInfo};
 use reactor::{Mailbox, Reactor, ReactorParts};
 use service::{OwnedRequest, Responder, Service};
 use status::Status;
@@ -208,7 +208,7 @@ impl Server {
     }
 
     fn run_engine<E: Engine>(self, engine: E) -> Result<ServerStats, ServeError> {
-        let (reactor, _status) = self.reactor(engine, Lodging::Thread)?;
+        let (reactor, _status) = self.reactor(engine, PorterMode::Thread)?;
         reactor.run().map_err(|_| ServeError::Forked)
     }
 
@@ -216,7 +216,7 @@ impl Server {
     pub(crate) fn reactor<E: Engine>(
         self,
         engine: E,
-        lodging: Lodging,
+        mode: PorterMode,
     ) -> Result<(Reactor<E>, Status), ServeError> {
         if !self.origin.is_here() {
             return Err(ServeError::Forked);
@@ -227,11 +227,11 @@ impl Server {
             armed_words: self.settings.porter.max_clients,
         };
         let mut config = self.settings.porter;
-        if lodging == Lodging::Loop {
+        if mode == PorterMode::Loop {
             // There is no backstop: a client that is stopped while it rings must not keep others waiting.
             config.isolation = Isolation::Session;
         }
-        let porter = porter::start(lodging, self.listener, config, &status, self.mailbox.clone())
+        let porter = porter::start(mode, self.listener, config, &status, self.mailbox.clone())
             .map_err(ServeError::Io)?;
         let reactor = Reactor::new(ReactorParts {
             engine,

@@ -5,7 +5,7 @@ use super::ByteStreamError;
 use super::listener::Tenancy;
 use crate::base::sync::{Ordering, spin_hint};
 use crate::handshake::Transport;
-use crate::handshake::{Attached, Attachment, Joined, Link, SocketAttachment};
+use crate::handshake::{Attached, Attachment, Carrier, Joined, SocketAttachment};
 use crate::link::lifeline;
 use crate::link::segment::Segment;
 use crate::link::session::{
@@ -175,11 +175,18 @@ impl End {
 
     /// `status` is where this server tells of itself.
     pub(super) fn of_server(joined: Joined, status: &crate::memory::Window, tenancy: Tenancy) -> Self {
-        let Joined { session, lifeline, link, .. } = joined;
-        let transport = link.transport();
-        let (rings, bed) = match link {
-            Link::Socket { .. } => (None, None),
-            Link::Shared { request, response, domain, domain_bell, request_capacity, response_capacity } => {
+        let Joined { session, lifeline, carrier, .. } = joined;
+        let transport = carrier.transport();
+        let (rings, bed) = match carrier {
+            Carrier::Socket { .. } => (None, None),
+            Carrier::Shared {
+                request,
+                response,
+                domain,
+                domain_bell,
+                request_capacity,
+                response_capacity,
+            } => {
                 let (from, to) = (&request.window, &response.window);
                 let ringer = Ringer::new(from.peer_word(offset::ARMED), to.bell_word(offset::SEQ));
                 let rings = Rings::between((to, response_capacity), (from, request_capacity), ringer);

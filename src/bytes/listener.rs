@@ -4,7 +4,7 @@ use super::end::End;
 use super::{ByteStream, ByteStreamError};
 use crate::base::sync::{Ordering, PlainBool, lock};
 use crate::base::wakers::wake_all;
-use crate::handshake::{BindError, Joined, Link};
+use crate::handshake::{BindError, Carrier, Joined};
 use crate::link::lifeline::Farewell;
 use crate::memory::Window;
 use crate::os::fork::Origin;
@@ -96,7 +96,7 @@ impl Outbox for Arc<Hall> {
         match event {
             // Bounded by `max_clients`.
             Event::Joined(joined) => {
-                let carries = matches!(joined.link, Link::Socket { .. });
+                let carries = matches!(joined.carrier, Carrier::Socket { .. });
                 let socket = carries.then(|| Arc::downgrade(&joined.lifeline));
                 let fate = Arc::new(Fate { socket, ..Fate::default() });
                 queue.fates.insert(joined.session, fate.clone());

@@ -3,7 +3,7 @@
 use crate::base::panics::quietly;
 use crate::server::adapters::Concurrent;
 use crate::server::flight::Here;
-use crate::server::porter::Lodging;
+use crate::server::porter::PorterMode;
 use crate::server::reactor::{Pumped, Reactor};
 use crate::server::service::{OwnedRequest, Responder, Service, Session};
 use crate::server::{ServeError, Server, ServerHandle, ServerStats, Status};
@@ -109,7 +109,7 @@ impl Server {
     /// [`ServeError`]: no descriptor is left, or this process is a fork of the one that bound.
     pub fn embed(self) -> Result<EmbeddedServer, ServeError> {
         let handle = self.handle();
-        let (mut reactor, status) = self.reactor(Concurrent::new(Gathered::default()), Lodging::Loop)?;
+        let (mut reactor, status) = self.reactor(Concurrent::new(Gathered::default()), PorterMode::Loop)?;
         reactor.embed().map_err(ServeError::Io)?;
         Ok(EmbeddedServer { reactor, handle, _status: status })
     }

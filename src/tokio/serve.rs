@@ -4,7 +4,7 @@ use super::watched::{Watched, drain, look_read};
 use crate::server::adapters::Concurrent;
 use crate::server::dispatch::{Inline, Pace};
 use crate::server::flight::Flight;
-use crate::server::porter::Lodging;
+use crate::server::porter::PorterMode;
 use crate::server::reactor::{Idling, Pumped, Reactor};
 use crate::server::service::{OwnedRequest, Responder, Service, Session};
 use crate::server::status::Status;
@@ -124,7 +124,7 @@ impl<S: AsyncService> Serving<S> {
         let is_alone = runtime.runtime_flavor() == RuntimeFlavor::CurrentThread;
         let inline = server.inlining();
         let spawning = Spawning { service, runtime, inline, pace: Arc::new(Pace::new()) };
-        let (mut reactor, status) = server.reactor(Concurrent::new(spawning), Lodging::Loop)?;
+        let (mut reactor, status) = server.reactor(Concurrent::new(spawning), PorterMode::Loop)?;
         reactor.embed().map_err(ServeError::Io)?;
         let epoll = reactor.descriptor().try_clone_to_owned().map_err(ServeError::Io)?;
         let epoll = Watched::new(epoll, Interest::READABLE).map_err(ServeError::Io)?;

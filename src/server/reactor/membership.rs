@@ -12,7 +12,7 @@ use crate::memory::layout::{self, Kind, offset};
 use crate::protocol::bell::Ringer;
 use crate::server::engine::Engine;
 use crate::server::flight::Caller;
-use crate::server::porter::{Death, Event, Joined, Link};
+use crate::server::porter::{Carrier, Death, Event, Joined};
 use crate::server::service;
 use crate::trace;
 use std::collections::VecDeque;
@@ -51,12 +51,12 @@ impl<E: Engine> Reactor<E> {
 
     #[allow(clippy::cast_possible_truncation, reason = "usize is 64 bits; capacities were checked")]
     fn join(&mut self, joined: Joined) {
-        let Joined { session: id, peer, lifeline, max_message, ordered: in_order, sampled, link, .. } =
+        let Joined { session: id, peer, lifeline, max_message, ordered: in_order, sampled, carrier, .. } =
             joined;
         let caller = service::Session(Arc::new(Caller {
             id,
             peer,
-            transport: link.transport(),
+            transport: carrier.transport(),
             order: if in_order { AnswerOrder::Request } else { AnswerOrder::Completion },
             max_message: max_message as usize,
             open: PlainBool::new(true),
@@ -68,8 +68,8 @@ impl<E: Engine> Reactor<E> {
         let mut records_most = SOCKET_FRAMES;
         let mut burst = 16 * layout::FRAGMENT;
         let mut samples = None;
-        let (rings, words, shared) = match link {
-            Link::Socket { .. } => {
+        let (rings, words, shared) = match carrier {
+            Carrier::Socket { .. } => {
                 if self.parker.join_socket(id, &lifeline).is_err() {
                     // Out of memory: nobody would notice what it sends.
                     let _ = rustix::net::shutdown(&lifeline, rustix::net::Shutdown::Both);
@@ -78,7 +78,14 @@ impl<E: Engine> Reactor<E> {
                 self.sockets += 1;
                 (None, None, None)
             }
-            Link::Shared { request, response, domain, domain_bell, request_capacity, response_capacity } => {
+            Carrier::Shared {
+                request,
+                response,
+                domain,
+                domain_bell,
+                request_capacity,
+                response_capacity,
+            } => {
                 let watched = self.parker.join(domain, &domain_bell.bell_word(offset::SEQ), id, &lifeline);
                 if !watched && self.stage.is_some() {
                     // With a backstop it could be served all the same.

@@ -81,13 +81,13 @@ fn without_shared_memory_every_client_gets_the_socket() {
 fn a_server_without_memfds_has_the_socket() {
     let house = House::new(lenient());
     let info = StatusInfo { segment: None, generation: 1, armed_words: 1 };
-    let mut desk = desk::Desk::new(&lenient(), &info).expect("made");
+    let mut admission = admission::Admission::new(&lenient(), &info).expect("made");
     let peer = PeerInfo { pid: 1, uid: rustix::process::geteuid().as_raw(), gid: 3, name: String::new() };
-    let offer = desk.admit(&peer, &a_hello());
+    let offer = admission.admit(&peer, &a_hello());
     let off = RejectReason::SharedMemoryOff;
     assert!(matches!(offer, Ok(Offer::Socket(Fallback { reason, .. })) if reason == off), "{offer:?}");
-    let mut desk = desk::Desk::new(&settings(), &info).expect("made");
-    assert_eq!(desk.admit(&peer, &a_hello()).err(), Some(off));
+    let mut admission = admission::Admission::new(&settings(), &info).expect("made");
+    assert_eq!(admission.admit(&peer, &a_hello()).err(), Some(off));
     drop(house);
 }
 
@@ -274,24 +274,24 @@ fn a_welcome_that_cannot_be_sent_is_replaced() {
     let peer = PeerInfo { pid: 1, uid: rustix::process::geteuid().as_raw(), gid: 3, name: String::new() };
     let bytes_per_uid = crate::link::segment::SegmentPair::bytes(SMALL, SMALL);
     let config = PorterConfig { max_clients: 2, bytes_per_uid, ..lenient() };
-    let mut desk = desk::Desk::new(&config, &info).expect("made");
+    let mut admission = admission::Admission::new(&config, &info).expect("made");
     let welcome = |offer: Result<Offer, RejectReason>| match offer {
         Ok(Offer::Shared(offer)) => offer.welcome,
         other => panic!("{other:?}"),
     };
     let hello = Hello { features: FEATURE_ORDERED, ..a_hello() };
-    let first = welcome(desk.admit(&peer, &hello));
-    let fallback = desk.offer_socket(&first, RejectReason::OutOfDescriptors).expect("offered");
+    let first = welcome(admission.admit(&peer, &hello));
+    let fallback = admission.offer_socket(&first, RejectReason::OutOfDescriptors).expect("offered");
     assert_eq!((fallback.session, fallback.reason), (first.session, RejectReason::OutOfDescriptors));
     assert_eq!((fallback.features, fallback.max_message), (FEATURE_ORDERED, first.max_message));
     // Its memory is free, its slot is not.
-    welcome(desk.admit(&peer, &hello));
-    assert_eq!(desk.admit(&peer, &hello).err(), Some(RejectReason::TooManyClients { limit: 2 }));
-    desk.leave(first.session);
-    assert!(matches!(desk.admit(&peer, &hello), Ok(Offer::Socket(_))));
+    welcome(admission.admit(&peer, &hello));
+    assert_eq!(admission.admit(&peer, &hello).err(), Some(RejectReason::TooManyClients { limit: 2 }));
+    admission.release_quota(first.session);
+    assert!(matches!(admission.admit(&peer, &hello), Ok(Offer::Socket(_))));
 
-    let mut desk = desk::Desk::new(&settings(), &info).expect("made");
-    let first = welcome(desk.admit(&peer, &hello));
-    let refused = desk.offer_socket(&first, RejectReason::OutOfDescriptors);
+    let mut admission = admission::Admission::new(&settings(), &info).expect("made");
+    let first = welcome(admission.admit(&peer, &hello));
+    let refused = admission.offer_socket(&first, RejectReason::OutOfDescriptors);
     assert_eq!(refused, Err(RejectReason::OutOfDescriptors));
 }

@@ -65,7 +65,7 @@ impl House {
         let status = Segment::status(GENERATION, armed_words.into(), &me).expect("made");
         let (outbox, events) = channel();
         let info = StatusInfo { segment: Some(&status), generation: GENERATION, armed_words };
-        let handle = Some(start(Lodging::Thread, listener, config, &info, outbox).expect("started"));
+        let handle = Some(start(PorterMode::Thread, listener, config, &info, outbox).expect("started"));
         Self { path, handle, events, _status: status, _scratch: scratch }
     }
 
@@ -149,8 +149,8 @@ struct Shared<'a> {
 }
 
 fn shared(joined: &Joined) -> Shared<'_> {
-    match &joined.link {
-        Link::Shared { request, response, domain, domain_bell, request_capacity, response_capacity } => {
+    match &joined.carrier {
+        Carrier::Shared { request, response, domain, domain_bell, request_capacity, response_capacity } => {
             Shared {
                 request,
                 response,
@@ -160,15 +160,15 @@ fn shared(joined: &Joined) -> Shared<'_> {
                 response_capacity: *response_capacity,
             }
         }
-        Link::Socket { reason } => panic!("a socket: {reason}"),
+        Carrier::Socket { reason } => panic!("a socket: {reason}"),
     }
 }
 
 /// Why a session goes over the socket.
 fn by_socket(joined: &Joined) -> RejectReason {
-    match joined.link {
-        Link::Socket { reason } => reason,
-        Link::Shared { .. } => panic!("shared memory"),
+    match joined.carrier {
+        Carrier::Socket { reason } => reason,
+        Carrier::Shared { .. } => panic!("shared memory"),
     }
 }
 

@@ -178,6 +178,6 @@ fn no_memory_for_segments_is_a_reason() {
         (SegmentError::Io(rustix::io::Errno::NOSYS.into()), RejectReason::SharedMemoryOff),
     ];
     for (error, reason) in errors {
-        assert_eq!(desk::reason_of(&error), reason);
+        assert_eq!(admission::reason_of(&error), reason);
     }
 }
