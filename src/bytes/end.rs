@@ -2,7 +2,7 @@
 //! sleep on.
 
 use super::ByteStreamError;
-use super::listener::Tenancy;
+use super::listener::DeathWatch;
 use crate::base::sync::{Ordering, spin_hint};
 use crate::handshake::Transport;
 use crate::handshake::{Attached, Attachment, Carrier, Joined, SocketAttachment};
@@ -110,7 +110,7 @@ enum Peer {
     /// A server, by its pidfd.
     Server(Option<OwnedFd>),
     /// A client, of whose death the porter tells.
-    Client(Tenancy),
+    Client(DeathWatch),
 }
 
 /// One end.
@@ -174,7 +174,7 @@ impl End {
     }
 
     /// `status` is where this server tells of itself.
-    pub(super) fn of_server(joined: Joined, status: &crate::memory::Window, tenancy: Tenancy) -> Self {
+    pub(super) fn of_server(joined: Joined, status: &crate::memory::Window, death_watch: DeathWatch) -> Self {
         let Joined { session, lifeline, carrier, .. } = joined;
         let transport = carrier.transport();
         let (rings, bed) = match carrier {
@@ -206,7 +206,7 @@ impl End {
                 (Some((rings, words)), Some(bed))
             }
         };
-        Self::assemble(lifeline, rings, bed, Peer::Client(tenancy), transport, session)
+        Self::assemble(lifeline, rings, bed, Peer::Client(death_watch), transport, session)
     }
 
     fn assemble(
@@ -298,8 +298,8 @@ impl End {
     /// Who is to be woken when the porter finds the client gone.
     #[cfg(feature = "tokio")]
     pub(crate) fn wake_at_death(&self, waker: &std::task::Waker) {
-        if let Peer::Client(tenancy) = &self.peer {
-            tenancy.wake_at_death(waker);
+        if let Peer::Client(death_watch) = &self.peer {
+            death_watch.wake_at_death(waker);
         }
     }
 
@@ -536,7 +536,7 @@ impl End {
             }
         }
         self.gone |= match &self.peer {
-            Peer::Client(tenancy) => tenancy.is_dead(),
+            Peer::Client(death_watch) => death_watch.is_dead(),
             Peer::Server(None) => false,
             Peer::Server(Some(process)) => {
                 let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -689,8 +689,8 @@ impl End {
             return false;
         }
         if let Some(bed) = &self.bed {
-            if let Peer::Client(tenancy) = &self.peer {
-                self.gone |= tenancy.is_dead();
+            if let Peer::Client(death_watch) = &self.peer {
+                self.gone |= death_watch.is_dead();
             }
             if bed.armed || bed.unread >= UNREAD_MOST {
                 self.disarm();
