@@ -2,7 +2,7 @@
 
 use crate::base::panics::quietly;
 use crate::server::adapters::Concurrent;
-use crate::server::flight::Here;
+use crate::server::flight::enter_reactor_thread;
 use crate::server::porter::PorterMode;
 use crate::server::reactor::{Pumped, Reactor};
 use crate::server::service::{OwnedRequest, Responder, Service, Session};
@@ -134,7 +134,7 @@ impl EmbeddedServer {
     pub fn pump(&mut self, service: &mut impl Service) -> Result<Turn, ServeError> {
         let pumped = self.reactor.pump().map_err(|_| ServeError::Forked)?;
         // Answers go by the queue; and a stream that would wait says so.
-        let here = Here::enter_reactor();
+        let guard = enter_reactor_thread();
         while let Some(told) = self.reactor.engine().service().0.pop_front() {
             match told {
                 // The service's state is its author's concern, if it panics.
@@ -149,7 +149,7 @@ impl EmbeddedServer {
                 return Err(ServeError::Forked);
             }
         }
-        drop(here);
+        drop(guard);
         Ok(match pumped {
             Pumped::Over => Turn::Over,
             Pumped::Idle => Turn::Idle,

@@ -338,9 +338,9 @@ impl Buffers {
     }
 }
 
-/// What a handler that runs on the reactor's own thread leaves there: without a queue, a lock or a wake.
+/// The answer of a handler that runs on the reactor's own thread: it needs no queue, no lock and no wake.
 #[derive(Debug)]
-pub(crate) struct Here {
+pub(crate) struct InlineReply {
     /// Address of the flight that is being handled.
     flight: usize,
     /// The answer's kind and code, once given.
@@ -351,59 +351,60 @@ pub(crate) struct Here {
 }
 
 thread_local! {
-    static HERE: RefCell<Option<Here>> = const { RefCell::new(None) };
+    static INLINE_REPLY: RefCell<Option<InlineReply>> = const { RefCell::new(None) };
     /// Whether this thread is a reactor, which must not wait.
-    static REACTOR: Cell<bool> = const { Cell::new(false) };
+    static IS_REACTOR: Cell<bool> = const { Cell::new(false) };
 }
 
 /// While it lives the thread is a reactor.
 #[derive(Debug)]
-pub(crate) struct InReactor {
+pub(crate) struct ReactorThread {
     /// Of the server whose handler runs this one.
-    outer: (bool, Option<Here>),
+    outer: (bool, Option<InlineReply>),
 }
 
-impl Drop for InReactor {
+impl Drop for ReactorThread {
     fn drop(&mut self) {
-        let _ = REACTOR.try_with(|reactor| reactor.set(self.outer.0));
-        let _ = HERE.try_with(|cell| *cell.borrow_mut() = self.outer.1.take());
+        let _ = IS_REACTOR.try_with(|reactor| reactor.set(self.outer.0));
+        let _ = INLINE_REPLY.try_with(|cell| *cell.borrow_mut() = self.outer.1.take());
     }
 }
 
-impl Here {
-    /// A handler begins on this thread. `response` is empty.
+/// This thread is a reactor until the guard is dropped.
+pub(crate) fn enter_reactor_thread() -> ReactorThread {
+    ReactorThread { outer: (IS_REACTOR.replace(true), InlineReply::take()) }
+}
+
+/// Whether this thread is a reactor.
+pub(crate) fn on_reactor_thread() -> bool {
+    IS_REACTOR.try_with(Cell::get).unwrap_or(false)
+}
+
+impl InlineReply {
+    /// A handler begins on this thread: its answer is expected here. `response` is empty.
     #[inline]
-    pub(crate) fn begin(flight: &Arc<Flight>, response: Vec<u8>) {
-        let here = Self { flight: Arc::as_ptr(flight).addr(), answer: None, response, request: None };
-        HERE.with(|cell| *cell.borrow_mut() = Some(here));
+    pub(crate) fn expect(flight: &Arc<Flight>, response: Vec<u8>) {
+        let reply = Self { flight: Arc::as_ptr(flight).addr(), answer: None, response, request: None };
+        INLINE_REPLY.with(|cell| *cell.borrow_mut() = Some(reply));
     }
 
-    /// The handler has returned.
+    /// The handler has returned: what it left.
     #[inline]
-    pub(crate) fn end() -> Option<Self> {
-        HERE.with(|cell| cell.borrow_mut().take())
+    pub(crate) fn take() -> Option<Self> {
+        INLINE_REPLY.with(|cell| cell.borrow_mut().take())
     }
 
-    /// This thread is a reactor from now on.
-    pub(crate) fn enter_reactor() -> InReactor {
-        InReactor { outer: (REACTOR.replace(true), Self::end()) }
-    }
-
-    /// Whether this thread is a reactor.
-    pub(crate) fn is_reactor() -> bool {
-        REACTOR.try_with(Cell::get).unwrap_or(false)
-    }
-
-    /// Leaves something for the reactor, if the flight is being handled on this thread.
+    /// Runs `change` on the reply, if the flight is being handled on this thread.
     #[inline]
-    pub(crate) fn with<R>(flight: &Arc<Flight>, leave: impl FnOnce(&mut Self) -> R) -> Option<R> {
+    pub(crate) fn with<R>(flight: &Arc<Flight>, change: impl FnOnce(&mut Self) -> R) -> Option<R> {
         // A destructor may run while the thread ends, when there is nothing any more.
-        HERE.try_with(|cell| {
-            let mut cell = cell.try_borrow_mut().ok()?;
-            let here = cell.as_mut().filter(|here| here.flight == Arc::as_ptr(flight).addr())?;
-            Some(leave(here))
-        })
-        .ok()
-        .flatten()
+        INLINE_REPLY
+            .try_with(|cell| {
+                let mut cell = cell.try_borrow_mut().ok()?;
+                let reply = cell.as_mut().filter(|reply| reply.flight == Arc::as_ptr(flight).addr())?;
+                Some(change(reply))
+            })
+            .ok()
+            .flatten()
     }
 }

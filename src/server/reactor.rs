@@ -23,7 +23,7 @@ use crate::memory::{OwnWord, Window};
 use crate::os::fork::Origin;
 use crate::protocol::wait::{WaitSettings, Waiter};
 use crate::server::engine::Engine;
-use crate::server::flight::{Completion, Completions, Here};
+use crate::server::flight::{Completion, Completions, enter_reactor_thread};
 use crate::server::park::Parker;
 use crate::server::porter::{Death, PorterHandle};
 use slot::Slot;
@@ -202,7 +202,7 @@ impl<E: Engine> Reactor<E> {
 
     /// Serves until asked to stop; what was counted.
     pub(crate) fn run(mut self) -> Result<ServerCounters, Forked> {
-        let _here = Here::enter_reactor();
+        let _guard = enter_reactor_thread();
         self.hint(false);
         while self.mailbox.stop_at().is_none() {
             if self.mailbox.has_mail() {

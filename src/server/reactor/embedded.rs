@@ -25,7 +25,7 @@ use crate::link::stats::ServerCounters;
 #[cfg(feature = "tokio")]
 use crate::protocol::wait::Step;
 use crate::server::engine::Engine;
-use crate::server::flight::Here;
+use crate::server::flight::enter_reactor_thread;
 use crate::server::park::ALARM;
 use crate::trace;
 use rustix::fd::{AsFd, BorrowedFd};
@@ -111,7 +111,7 @@ impl<E: Engine> Reactor<E> {
         if self.stage == Some(Stage::Over) {
             return Ok(Pumped::Over);
         }
-        let _here = Here::enter_reactor();
+        let _guard = enter_reactor_thread();
         let mut worked = false;
         if self.stage == Some(Stage::Serving) && self.mailbox.is_stopping() {
             self.stage = Some(Stage::Draining);
@@ -158,7 +158,7 @@ impl<E: Engine> Reactor<E> {
     /// Sends what was answered since the last pump.
     pub(crate) fn send_answers(&mut self) {
         if self.origin.is_here() && self.completions.any() {
-            let _here = Here::enter_reactor();
+            let _guard = enter_reactor_thread();
             self.read_completions();
         }
     }
