@@ -36,14 +36,14 @@ pub(crate) struct LookOut {
 #[derive(Debug)]
 pub(crate) struct Sending {
     sort: Sort,
-    until: u64,
+    deadline_ns: u64,
     head: Option<Head>,
     progress: Progress,
 }
 
 impl Sending {
     pub(crate) fn new(sort: Sort) -> Self {
-        Self { sort, until: 0, head: None, progress: Progress::default() }
+        Self { sort, deadline_ns: 0, head: None, progress: Progress::default() }
     }
 
     /// Whether whoever sends it waits for one answer.
@@ -55,8 +55,8 @@ impl Sending {
 impl Client {
     /// Lets the server know until when the caller waits, as [`Client::call_timeout`] does.
     pub(crate) fn wait_until(&self, sending: &mut Sending, timeout: Duration) {
-        if self.send_deadlines && timeout < FAR_OFF && sending.until == 0 {
-            sending.until = Deadline::In(timeout).fix();
+        if self.send_deadlines && timeout < FAR_OFF && sending.deadline_ns == 0 {
+            sending.deadline_ns = Deadline::In(timeout).fix();
         }
     }
 
@@ -88,7 +88,7 @@ impl Client {
             },
         };
         sending.head = Some(head);
-        let sent = self.session.post(head, sending.until, payload, &mut sending.progress);
+        let sent = self.session.post(head, sending.deadline_ns, payload, &mut sending.progress);
         if !put_off {
             self.session.flush();
         }

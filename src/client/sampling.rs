@@ -47,12 +47,12 @@ impl Client {
     pub(super) fn post_sampled(
         &mut self,
         call: CallId,
-        until: u64,
+        deadline_ns: u64,
         request: &[u8],
         deadline: &mut Deadline,
     ) -> Result<CallId, SendError> {
         let progress = self.stamp(call.0);
-        match self.post_frame(Head::new(Kind::Request, call.0), until, request, progress, deadline) {
+        match self.post_frame(Head::new(Kind::Request, call.0), deadline_ns, request, progress, deadline) {
             Ok(()) => Ok(call),
             Err(error) => {
                 self.forget_sample(call.0);

@@ -41,8 +41,8 @@ impl<H: Handler> Engine for Serial<H> {
 
     #[inline]
     fn request(&mut self, incoming: Incoming<'_>, response: &mut Vec<u8>) -> Outcome {
-        let Incoming { session, call, until, one_way, payload, .. } = incoming;
-        let request = Request::new(session, call, until, one_way, payload);
+        let Incoming { session, call, deadline_ns, one_way, payload, .. } = incoming;
+        let request = Request::new(session, call, deadline_ns, one_way, payload);
         // Unwind safety: after a panic the buffer is cleared, and the handler's own state is its author's concern,
         // as it would be with a lock that is poisoned and used again.
         match catch_unwind(AssertUnwindSafe(|| self.handler.request(request, response))) {

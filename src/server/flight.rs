@@ -43,9 +43,9 @@ pub(crate) struct Flight {
     pub(crate) caller: Arc<Caller>,
     pub(crate) call: u64,
     /// CLOCK_MONOTONIC ns; 0 for none.
-    pub(crate) until: u64,
-    /// Its place in the session's table. The reactor's own: no other thread looks at it.
-    place: PlainU64,
+    pub(crate) deadline_ns: u64,
+    /// Index in the session's table. The reactor's own: no other thread looks at it.
+    table_index: PlainU64,
     /// Wants no answer.
     pub(crate) one_way: bool,
     cancelled: PlainBool,
@@ -74,10 +74,10 @@ struct Tasks {
 
 /// Has a task be woken, if it is not the one that will be.
 #[cfg(feature = "tokio")]
-fn remember(place: &mut Option<Waker>, waker: &Waker) {
-    match place {
+fn remember(cell: &mut Option<Waker>, waker: &Waker) {
+    match cell {
         Some(there) => there.clone_from(waker),
-        None => *place = Some(waker.clone()),
+        None => *cell = Some(waker.clone()),
     }
 }
 
@@ -100,12 +100,12 @@ pub(crate) enum StreamOver {
 }
 
 impl Flight {
-    pub(crate) fn new(caller: Arc<Caller>, call: u64, until: u64, one_way: bool) -> Self {
+    pub(crate) fn new(caller: Arc<Caller>, call: u64, deadline_ns: u64, one_way: bool) -> Self {
         Self {
             caller,
             call,
-            until,
-            place: PlainU64::new(0),
+            deadline_ns,
+            table_index: PlainU64::new(0),
             one_way,
             cancelled: PlainBool::new(false),
             credit: Mutex::new(Credit::fresh()),
@@ -117,19 +117,19 @@ impl Flight {
 
     #[inline]
     #[allow(clippy::cast_possible_truncation, reason = "it was a u32")]
-    pub(crate) fn place(&self) -> u32 {
-        self.place.load(Ordering::Relaxed) as u32
+    pub(crate) fn table_index(&self) -> u32 {
+        self.table_index.load(Ordering::Relaxed) as u32
     }
 
     #[inline]
-    pub(crate) fn set_place(&self, place: u32) {
-        self.place.store(place.into(), Ordering::Relaxed);
+    pub(crate) fn set_table_index(&self, table_index: u32) {
+        self.table_index.store(table_index.into(), Ordering::Relaxed);
     }
 
     /// Makes it another request of the same session.
     #[inline]
-    pub(crate) fn renew(&mut self, call: u64, until: u64, one_way: bool) {
-        (self.call, self.until, self.one_way) = (call, until, one_way);
+    pub(crate) fn renew(&mut self, call: u64, deadline_ns: u64, one_way: bool) {
+        (self.call, self.deadline_ns, self.one_way) = (call, deadline_ns, one_way);
         // Relaxed: this thread has it to itself.
         self.cancelled.store(false, Ordering::Relaxed);
         let credit = self.credit.get_mut().unwrap_or_else(PoisonError::into_inner);
@@ -143,7 +143,7 @@ impl Flight {
     }
 
     pub(crate) fn is_expired(&self) -> bool {
-        self.until != 0 && crate::base::clock::now_ns() >= self.until
+        self.deadline_ns != 0 && crate::base::clock::now_ns() >= self.deadline_ns
     }
 
     fn credit(&self) -> MutexGuard<'_, Credit> {

@@ -167,8 +167,9 @@ impl OwnedRequest {
 
     /// Until when the client wants an answer; `None` if it waits for ever, or did not say.
     pub fn deadline(&self) -> Option<Instant> {
-        let until = self.flight.until;
-        (until != 0).then(|| Instant::now() + Duration::from_nanos(until.saturating_sub(now_ns())))
+        let deadline_ns = self.flight.deadline_ns;
+        (deadline_ns != 0)
+            .then(|| Instant::now() + Duration::from_nanos(deadline_ns.saturating_sub(now_ns())))
     }
 
     /// Whether the deadline has passed.

@@ -22,22 +22,22 @@ struct Offer<'a> {
     handle: Arc<Handle>,
     payload: Cow<'a, [u8]>,
     sending: Sending,
-    /// In the queue of those who wait for room.
-    place: Option<u64>,
+    /// Its ticket in the queue of those that wait for room.
+    ticket: Option<u64>,
     begun: bool,
     ended: bool,
 }
 
 impl<'a> Offer<'a> {
     fn new(handle: Arc<Handle>, payload: Cow<'a, [u8]>, sort: Sort) -> Self {
-        Self { handle, payload, sending: Sending::new(sort), place: None, begun: false, ended: false }
+        Self { handle, payload, sending: Sending::new(sort), ticket: None, begun: false, ended: false }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<CallId, SendError>> {
         self.begin();
-        let Self { handle, payload, sending, place, .. } = self;
+        let Self { handle, payload, sending, ticket, .. } = self;
         let offered =
-            handle.shared().with(|core, wakes| core.offer(sending, payload, *place, cx.waker(), wakes));
+            handle.shared().with(|core, wakes| core.offer(sending, payload, *ticket, cx.waker(), wakes));
         self.taken(offered.unwrap_or(Err(SendError::Forked)))
     }
 
@@ -52,8 +52,8 @@ impl<'a> Offer<'a> {
 
     fn taken(&mut self, offered: Result<Offered, SendError>) -> Poll<Result<CallId, SendError>> {
         let result = match offered {
-            Ok(Offered::Queued(place)) => {
-                self.place = Some(place);
+            Ok(Offered::Queued(ticket)) => {
+                self.ticket = Some(ticket);
                 return Poll::Pending;
             }
             Ok(Offered::Sent(call)) => Ok(call),
@@ -66,8 +66,8 @@ impl<'a> Offer<'a> {
 
     fn give_up(&mut self) {
         if std::mem::take(&mut self.begun) {
-            let Self { handle, sending, place, .. } = self;
-            handle.shared().with(|core, wakes| core.withdraw(sending, *place, wakes));
+            let Self { handle, sending, ticket, .. } = self;
+            handle.shared().with(|core, wakes| core.withdraw(sending, *ticket, wakes));
         }
     }
 }
@@ -115,13 +115,13 @@ impl<'a> Call<'a> {
     fn begin(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<u8>, CallError>> {
         self.offer.begin();
         let Self { offer, sent, timeout, span, .. } = self;
-        let Offer { handle, payload, sending, place, .. } = offer;
+        let Offer { handle, payload, sending, ticket, .. } = offer;
         let begun = handle.shared().with(|core, wakes| {
             if let Some(timeout) = *timeout {
                 core.client.wait_until(sending, timeout);
             }
             let look_out = core.may_look_out();
-            let offered = core.offer(sending, payload, *place, cx.waker(), wakes);
+            let offered = core.offer(sending, payload, *ticket, cx.waker(), wakes);
             if let Ok(Offered::Sent(call)) = offered {
                 span.sent(call.as_u64());
                 *sent = Some(core.enter(call, cx.waker()));

@@ -1,6 +1,6 @@
 //! The task that sleeps for a session.
 
-use super::shared::{Core, Shared, Wakes};
+use super::shared::{Core, SharedClient, Wakes};
 use super::watched::{Watched, drain, look_read, look_write};
 use crate::client::SessionEnd;
 use crate::handshake::Transport;
@@ -14,7 +14,7 @@ use tokio::io::Interest;
 
 /// Watches the descriptor, hands out what comes, and ends with the session, or with the runtime.
 pub(super) struct Driver {
-    shared: Arc<Shared>,
+    shared: Arc<SharedClient>,
     descriptor: Watched<Arc<OwnedFd>>,
     /// The server's process, for a server that leaves forked children behind.
     process: Option<Watched<OwnedFd>>,
@@ -34,7 +34,7 @@ enum Next {
 
 impl Driver {
     pub(super) fn new(
-        shared: Arc<Shared>,
+        shared: Arc<SharedClient>,
         descriptor: Arc<OwnedFd>,
         process: Option<OwnedFd>,
         is_alone: bool,

@@ -13,23 +13,28 @@ impl<E: Engine> Reactor<E> {
     /// Sends the answer in the response buffer that belongs to a flight, or keeps it until its turn. `None`: the
     /// flight is over without an answer.
     #[inline]
-    pub(super) fn answer_of(&mut self, index: usize, place: u32, answer: Option<Head>) -> Result<(), End> {
+    pub(super) fn answer_of(
+        &mut self,
+        index: usize,
+        table_index: u32,
+        answer: Option<Head>,
+    ) -> Result<(), End> {
         let flights = &mut self.slots[index].flights;
         let Some(head) = answer else {
-            flights.end(place);
+            flights.end(table_index);
             return Ok(());
         };
         let last = is_final(head.kind());
-        if !flights.is_its_turn(place) {
+        if !flights.is_its_turn(table_index) {
             self.slots[index].answered(head);
             let flights = &mut self.slots[index].flights;
-            flights.hold(place, head, std::mem::take(&mut self.response), last);
+            flights.hold(table_index, head, std::mem::take(&mut self.response), last);
             self.counts.stashed += 1;
             return Ok(());
         }
         self.answer(index, head)?;
         if last {
-            self.slots[index].flights.end(place);
+            self.slots[index].flights.end(table_index);
             while let Some((head, payload)) = self.slots[index].flights.next_held() {
                 self.response = payload;
                 self.answer(index, head)?;
@@ -70,8 +75,8 @@ impl<E: Engine> Reactor<E> {
         }
         self.response = own;
         self.batch = batch;
-        for place in answered.drain(..) {
-            self.slots[place].session.flush();
+        for slot in answered.drain(..) {
+            self.slots[slot].session.flush();
         }
         self.answered = answered;
         for (id, end) in over {
@@ -92,13 +97,13 @@ impl<E: Engine> Reactor<E> {
             self.counts.orphans += 1;
             return Ok(());
         }
-        let (place, call) = (flight.place(), flight.call);
+        let (table_index, call) = (flight.table_index(), flight.call);
         drop(flight);
         if kind == Kind::StreamItem {
-            self.slots[index].flights.streams(place);
+            self.slots[index].flights.streams(table_index);
         }
         let answer = (kind != Kind::OneWay).then(|| Head::with_code(kind, code, call));
-        self.answer_of(index, place, answer)
+        self.answer_of(index, table_index, answer)
     }
 
     /// Sends the answer in the response buffer, or an error in its place if it is too large.

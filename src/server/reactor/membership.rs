@@ -89,7 +89,7 @@ impl<E: Engine> Reactor<E> {
                 let watched = self.parker.join(domain, &domain_bell.bell_word(offset::SEQ), id, &lifeline);
                 if !watched && self.stage.is_some() {
                     // With a backstop it could be served all the same.
-                    self.parker.leave(Some(domain), &lifeline);
+                    self.parker.remove(Some(domain), &lifeline);
                     let _ = rustix::net::shutdown(&lifeline, rustix::net::Shutdown::Both);
                     return self.porter.closed(id);
                 }
@@ -148,11 +148,11 @@ impl<E: Engine> Reactor<E> {
         if let Some(moved) = self.slots.get(index) {
             self.places.insert(moved.id, index);
         }
-        self.turns.leave(index);
+        self.turns.remove(index);
         // Relaxed: advice.
         slot.caller.0.open.store(false, Ordering::Relaxed);
         slot.flights.give_up();
-        self.parker.leave(slot.shared.as_ref().map(|shared| shared.domain), &slot.lifeline);
+        self.parker.remove(slot.shared.as_ref().map(|shared| shared.domain), &slot.lifeline);
         self.sockets -= usize::from(slot.shared.is_none());
         let peer = &slot.caller.0.peer;
         match end {

@@ -246,7 +246,7 @@ impl Flights {
             self.table.len() as u32 - 1
         });
         self.bytes += bytes;
-        flight.set_place(place);
+        flight.set_table_index(place);
         if self.in_order && !flight.one_way {
             self.turns.push_back(place);
         }
@@ -271,7 +271,7 @@ impl Flights {
 
     /// Whether the flight is one of these, and not over.
     pub(super) fn has(&self, flight: &Arc<Flight>) -> bool {
-        matches!(self.table.get(flight.place() as usize), Some(Some(entry)) if Arc::ptr_eq(&entry.flight, flight))
+        matches!(self.table.get(flight.table_index() as usize), Some(Some(entry)) if Arc::ptr_eq(&entry.flight, flight))
     }
 
     /// The flight of a call. For frames that are rare: it searches.
