@@ -54,7 +54,7 @@ use self::core::Core;
 use crate::base::clock::now_ns;
 use crate::base::sync::{Condvar, Mutex, lock};
 use crate::os::fork::Origin;
-use shared::{Shared, State};
+use shared::{PoolInner, State};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -77,7 +77,7 @@ pub use waiter::Cancel;
 pub struct Pool<M: Manager>(Arc<Handle<M>>);
 
 struct Handle<M: Manager> {
-    shared: Arc<Shared<M>>,
+    shared: Arc<PoolInner<M>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -102,7 +102,7 @@ impl<M: Manager> Pool<M> {
         settings.check()?;
         let (keeps, acquire_timeout) = (settings.enabled, settings.acquire_timeout);
         let core = Core::new(settings, now_ns());
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(PoolInner {
             state: Mutex::new(State { core, failure: None }),
             keeper: Condvar::new(),
             drained: Condvar::new(),
@@ -115,7 +115,7 @@ impl<M: Manager> Pool<M> {
         Ok(Self(Arc::new(Handle { shared, thread })))
     }
 
-    fn shared(&self) -> &Arc<Shared<M>> {
+    fn shared(&self) -> &Arc<PoolInner<M>> {
         &self.0.shared
     }
 
@@ -225,7 +225,7 @@ impl<M: Manager> Pool<M> {
             let mut state = lock(&self.shared().state);
             let epoch = state.core.epoch();
             state.core.flush(epoch);
-            self.shared().leave(state);
+            self.shared().unlock_and_wake(state);
         }
     }
 

@@ -8,7 +8,7 @@
 //! blocking work does.
 
 use super::core::Opening;
-use super::shared::{Asked, GivenOf, Handed, Shared, WaiterOf};
+use super::shared::{Asked, GivenOf, Handed, PoolInner, WaiterOf};
 use super::waiter::{Given, Unserved};
 use super::{AcquireError, Guard, Manager};
 use std::future::Future;
@@ -22,7 +22,7 @@ use tokio::time::Sleep;
 /// An item that is being waited for: see [`Pool::acquire_async`](super::Pool::acquire_async).
 #[must_use = "futures do nothing unless polled"]
 pub struct Acquire<M: Manager> {
-    shared: Arc<Shared<M>>,
+    shared: Arc<PoolInner<M>>,
     stage: Stage<M>,
     patience: Patience,
     /// Runs from the first poll that found nothing.
@@ -51,7 +51,7 @@ pub(super) enum Patience {
 
 /// The right to open an item, on its way to the thread that does. If that never comes, room is made again.
 struct Permit<M: Manager> {
-    shared: Arc<Shared<M>>,
+    shared: Arc<PoolInner<M>>,
     opening: Option<Opening>,
 }
 
@@ -67,13 +67,13 @@ impl<M: Manager> Permit<M> {
 impl<M: Manager> Drop for Permit<M> {
     fn drop(&mut self) {
         if let Some(opening) = self.opening.take() {
-            self.shared.pass_on(Given::Permit(opening));
+            self.shared.hand_to_next(Given::Permit(opening));
         }
     }
 }
 
 impl<M: Manager> Acquire<M> {
-    pub(super) fn new(shared: Arc<Shared<M>>, patience: Patience) -> Self {
+    pub(super) fn new(shared: Arc<PoolInner<M>>, patience: Patience) -> Self {
         Self { shared, stage: Stage::Asking, patience, sleep: None, began: None }
     }
 
