@@ -178,6 +178,11 @@ impl From<RejectReason> for ConnectError {
 
 /// Which transport a client takes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "config",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "kebab-case")
+)]
 pub enum TransportChoice {
     /// Shared memory; if that is not to be had, here or at the server, the socket.
     #[default]
