@@ -19,7 +19,7 @@ use crate::handshake::Transport;
 use crate::handshake::{Attached, Attachment, ConnectError, SocketAttachment};
 use crate::link::lifeline;
 use crate::link::session::{
-    Budget, Head, Parts, PeerFault, Progress, Readiness, Received, Rings, Sent, Session,
+    Budget, Head, Parts, PeerFault, Progress, Readiness, Received, Rings, Sent, SessionCore,
 };
 use crate::link::stats::{SessionCounters, Words};
 use crate::memory::layout::{self, Interest, Kind, offset};
@@ -127,7 +127,7 @@ impl Names {
 /// Dropping it says goodbye and gives everything back.
 #[derive(Debug)]
 pub struct Client {
-    session: Session,
+    session: SessionCore,
     bed: Bed,
     transport: Transport,
     waiter: Waiter,
@@ -199,7 +199,7 @@ impl Client {
             armed: false,
             unread: 0,
         };
-        let session = Session::new(Parts {
+        let session = SessionCore::new(Parts {
             rings: Some(rings),
             lifeline: Arc::new(attachment.lifeline),
             words: Some(Words::new(request)),
@@ -224,7 +224,7 @@ impl Client {
 
     #[allow(clippy::cast_possible_truncation, reason = "usize is 64 bits")]
     fn over_socket(attachment: SocketAttachment, options: &ConnectOptions) -> Self {
-        let session = Session::new(Parts {
+        let session = SessionCore::new(Parts {
             rings: None,
             lifeline: Arc::new(attachment.socket),
             words: None,
@@ -244,7 +244,7 @@ impl Client {
     }
 
     fn assemble(
-        session: Session,
+        session: SessionCore,
         bed: Bed,
         transport: Transport,
         names: Names,

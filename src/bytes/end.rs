@@ -9,7 +9,7 @@ use crate::handshake::{Attached, Attachment, Carrier, Joined, SocketAttachment};
 use crate::link::lifeline;
 use crate::link::segment::Segment;
 use crate::link::session::{
-    Budget, Head, Parts, PeerFault, Progress, Readiness, Received, Rings, Sent, Session,
+    Budget, Head, Parts, PeerFault, Progress, Readiness, Received, Rings, Sent, SessionCore,
 };
 use crate::link::socket;
 use crate::link::stats::{SessionCounters, Words};
@@ -116,7 +116,7 @@ enum Peer {
 /// One end.
 #[derive(Debug)]
 pub(crate) struct End {
-    session: Session,
+    session: SessionCore,
     /// `None`: the socket that carries the session.
     bed: Option<Bed>,
     peer: Peer,
@@ -220,7 +220,7 @@ impl End {
         let (rings, words) = rings.unzip();
         // A chunk is one frame: so much, and no more, is ever kept of what the peer sends.
         let max_message = if rings.is_some() { layout::FRAGMENT } else { socket::MAX_BODY };
-        let session = Session::new(Parts {
+        let session = SessionCore::new(Parts {
             rings,
             lifeline,
             words,

@@ -7,7 +7,7 @@ use crate::base::kill_point::kill_point;
 use crate::base::sync::{Ordering, spin_hint};
 use crate::client::calls::Waiting;
 use crate::link::lifeline::{Farewell, WAKE};
-use crate::link::session::{PeerFault, Readiness, Session};
+use crate::link::session::{PeerFault, Readiness, SessionCore};
 use crate::memory::layout::{Hints, Interest, Mode};
 use crate::memory::{OwnWord, PeerWord};
 use crate::protocol::bell::{Rescue, Sleeper, before_looking_again};
@@ -321,7 +321,7 @@ impl Client {
     }
 }
 
-pub(super) fn something_came(session: &mut Session, interest: Interest) -> bool {
+pub(super) fn something_came(session: &mut SessionCore, interest: Interest) -> bool {
     session.has_pending() || (interest.meets(Interest::SPACE) && session.room_appeared())
 }
 

@@ -1,8 +1,8 @@
 //! L3: one attachment of a client to a server, seen from either side: a state machine that never waits.
 //!
 //! It sends messages as records or fragments, receives and reassembles them, and rings the peer. Publishing and
-//! ringing are one operation for every caller that does not say otherwise ([`Session::post`] leaves the ring to a
-//! later [`Session::flush`]). Who waits, and how, is the drivers' business: `client.rs` and `reactor.rs`.
+//! ringing are one operation for every caller that does not say otherwise ([`SessionCore::post`] leaves the ring to a
+//! later [`SessionCore::flush`]). Who waits, and how, is the drivers' business: `client.rs` and `reactor.rs`.
 //!
 //! # Fragments
 //!
@@ -166,7 +166,7 @@ pub(crate) enum Received {
     Partial,
     /// A message; its payload is in the caller's buffer.
     Message(Head),
-    /// The same, with a deadline (CLOCK_MONOTONIC nanoseconds, 0 for none), a stamp ([`Session::take_stamp`]), or both.
+    /// The same, with a deadline (CLOCK_MONOTONIC nanoseconds, 0 for none), a stamp ([`SessionCore::take_stamp`]), or both.
     Until(Head, u64),
     /// A message whose payload was dropped, since the budget has no room for it.
     Refused(Head),
@@ -174,7 +174,7 @@ pub(crate) enum Received {
 
 /// The link of one attachment, and what is under way in it.
 #[derive(Debug)]
-pub(crate) struct Session {
+pub(crate) struct SessionCore {
     link: Link,
     lifeline: Arc<OwnedFd>,
     /// Bytes of one message that are sent in one go, even if there is room for more.
@@ -211,7 +211,7 @@ pub(crate) struct Parts {
     pub(crate) stamps: bool,
 }
 
-impl Session {
+impl SessionCore {
     pub(crate) fn new(parts: Parts) -> Self {
         let (link, max_body) = match parts.rings {
             Some(rings) => {

@@ -6,7 +6,7 @@ use crate::base::sync::{Ordering, PlainBool, PlainU64};
 use crate::handshake::AnswerOrder;
 use crate::link::lifeline::Farewell;
 use crate::link::samples::Samples;
-use crate::link::session::{Head, Parts, Progress, Readiness, Rings, Session, send_byte};
+use crate::link::session::{Head, Parts, Progress, Readiness, Rings, SessionCore, send_byte};
 use crate::link::stats::Words;
 use crate::memory::layout::{self, Kind, offset};
 use crate::protocol::bell::Ringer;
@@ -105,7 +105,7 @@ impl<E: Engine> Reactor<E> {
                 (Some(rings), Some(words), Some(shared))
             }
         };
-        let session = Session::new(Parts {
+        let session = SessionCore::new(Parts {
             rings,
             lifeline: lifeline.clone(),
             words,

@@ -5,7 +5,7 @@ use crate::base::clock::now_ns;
 use crate::base::sync::Ordering;
 use crate::link::samples::Samples;
 use crate::link::segment::Segment;
-use crate::link::session::{Head, Progress, Session};
+use crate::link::session::{Head, Progress, SessionCore};
 use crate::memory::layout::Kind;
 use crate::memory::{PeerWord, Window};
 use crate::server::flight::{Caller, Flight, StreamOver};
@@ -79,7 +79,7 @@ pub(super) struct Dying {
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) id: u64,
-    pub(super) session: Session,
+    pub(super) session: SessionCore,
     /// If client and server have agreed on some.
     pub(super) samples: Option<Box<Samples>>,
     pub(super) caller: service::Session,
