@@ -19,7 +19,7 @@ use crate::handshake::Transport;
 use crate::handshake::{Attached, Attachment, ConnectError, SocketAttachment};
 use crate::link::lifeline;
 use crate::link::session::{
-    Budget, Head, Parts, PeerFault, Progress, Readiness, Received, Rings, Sent, SessionCore,
+    Budget, Head, Parts, PeerFault, Readiness, Received, Rings, SendProgress, Sent, SessionCore,
 };
 use crate::link::stats::{SessionCounters, Words};
 use crate::memory::layout::{self, Interest, Kind, offset};
@@ -590,7 +590,7 @@ impl Client {
         if self.is_sampled() {
             return self.post_sampled(call, until, request, deadline);
         }
-        match self.post_frame(head, until, request, Progress::default(), deadline) {
+        match self.post_frame(head, until, request, SendProgress::default(), deadline) {
             Ok(()) => Ok(call),
             Err(error) => {
                 self.calls.end(call.0);
@@ -605,7 +605,7 @@ impl Client {
         head: Head,
         until: u64,
         payload: &[u8],
-        mut progress: Progress,
+        mut progress: SendProgress,
         deadline: &mut Deadline,
     ) -> Result<(), SendError> {
         match self.session.post(head, until, payload, &mut progress) {
@@ -636,7 +636,7 @@ impl Client {
             return Err(SendError::TooLarge { len: message.len(), max: self.session.max_message() });
         }
         let mut deadline = Deadline::after(timeout);
-        self.post_frame(Head::new(Kind::OneWay, 0), 0, message, Progress::default(), &mut deadline)?;
+        self.post_frame(Head::new(Kind::OneWay, 0), 0, message, SendProgress::default(), &mut deadline)?;
         self.session.flush();
         if self.session.has_unsent() {
             self.push_out(&mut deadline);
@@ -663,7 +663,7 @@ impl Client {
 
     fn try_owed(&mut self) -> Result<(), PeerFault> {
         while let Some(&head) = self.owed.first() {
-            match self.session.send(head, 0, &[], &mut Progress::default())? {
+            match self.session.send(head, 0, &[], &mut SendProgress::default())? {
                 Sent::Done => drop(self.owed.remove(0)),
                 Sent::Full => break,
             }
@@ -719,7 +719,7 @@ impl Client {
         head: Head,
         until: u64,
         payload: &[u8],
-        mut progress: Progress,
+        mut progress: SendProgress,
         deadline: &mut Deadline,
     ) -> Result<(), SendError> {
         let waited = self.wait(deadline, Interest::BOTH, |client| {
@@ -983,7 +983,7 @@ impl Drop for Client {
                 self.session.flush();
                 if self.session.is_socket() {
                     let goodbye = Head::new(Kind::Goodbye, 0);
-                    let _ = self.session.send(goodbye, 0, &[], &mut Progress::default());
+                    let _ = self.session.send(goodbye, 0, &[], &mut SendProgress::default());
                     if self.session.has_unsent() {
                         self.push_out(&mut Deadline::In(LAST_PUSH));
                     }

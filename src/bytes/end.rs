@@ -9,7 +9,7 @@ use crate::handshake::{Attached, Attachment, Carrier, Joined, SocketAttachment};
 use crate::link::lifeline;
 use crate::link::segment::Segment;
 use crate::link::session::{
-    Budget, Head, Parts, PeerFault, Progress, Readiness, Received, Rings, Sent, SessionCore,
+    Budget, Head, Parts, PeerFault, Readiness, Received, Rings, SendProgress, Sent, SessionCore,
 };
 use crate::link::socket;
 use crate::link::stats::{SessionCounters, Words};
@@ -496,7 +496,7 @@ impl End {
 
     fn publish(&mut self, chunk: &[u8]) -> Result<bool, ByteStreamError> {
         let head = Head::new(self.kinds().0, 0);
-        match self.session.post(head, 0, chunk, &mut Progress::default()) {
+        match self.session.post(head, 0, chunk, &mut SendProgress::default()) {
             Ok(Sent::Done) => Ok(true),
             Ok(Sent::Full) => Ok(false),
             Err(fault) => Err(self.fail(ByteStreamError::PeerFault(fault))),

@@ -3,7 +3,7 @@
 use super::Client;
 use super::error::{CallError, RecvError, SessionEnd, WaitEnd};
 use crate::base::clock::Deadline;
-use crate::link::session::{Head, Progress};
+use crate::link::session::{Head, SendProgress};
 use crate::memory::layout::{Interest, Kind};
 use std::time::Duration;
 
@@ -69,7 +69,7 @@ impl Client {
         let mut deadline = Deadline::after(timeout);
         self.pings = self.pings.wrapping_add(1);
         let ping = self.pings;
-        self.post_frame(Head::new(Kind::Ping, ping), 0, &[], Progress::default(), &mut deadline)?;
+        self.post_frame(Head::new(Kind::Ping, ping), 0, &[], SendProgress::default(), &mut deadline)?;
         self.session.flush();
         let answered = self.wait(&mut deadline, Interest::BOTH, |client| {
             client.drain()?;

@@ -8,7 +8,7 @@ use crate::base::clock::{Deadline, now_ns};
 use crate::base::sync::spin_hint;
 use crate::client::calls::CallId;
 use crate::link::lifeline;
-use crate::link::session::{Head, Progress, Sent};
+use crate::link::session::{Head, SendProgress, Sent};
 use crate::memory::layout::Kind;
 use crate::protocol::wait::{Step, WaitSettings, Waiter};
 use crate::trace;
@@ -38,12 +38,12 @@ pub(crate) struct Sending {
     sort: Sort,
     deadline_ns: u64,
     head: Option<Head>,
-    progress: Progress,
+    progress: SendProgress,
 }
 
 impl Sending {
     pub(crate) fn new(sort: Sort) -> Self {
-        Self { sort, deadline_ns: 0, head: None, progress: Progress::default() }
+        Self { sort, deadline_ns: 0, head: None, progress: SendProgress::default() }
     }
 
     /// Whether whoever sends it waits for one answer.
@@ -319,7 +319,7 @@ impl Client {
         self.session.flush();
         if self.session.is_socket() {
             let goodbye = Head::new(Kind::Goodbye, 0);
-            let _ = self.session.send(goodbye, 0, &[], &mut Progress::default());
+            let _ = self.session.send(goodbye, 0, &[], &mut SendProgress::default());
         } else {
             crate::link::session::send_byte(self.session.lifeline(), lifeline::GOODBYE);
         }

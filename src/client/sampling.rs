@@ -5,7 +5,7 @@ use super::error::SendError;
 use crate::base::clock::{Deadline, now_ns};
 use crate::client::calls::CallId;
 use crate::link::samples::Samples;
-use crate::link::session::{Head, Progress};
+use crate::link::session::{Head, SendProgress};
 use crate::memory::Window;
 use crate::memory::layout::Kind;
 
@@ -32,13 +32,13 @@ impl Client {
     }
 
     /// Enters a call as a sample, as of now; what is to travel with its request.
-    pub(super) fn stamp(&mut self, call: u64) -> Progress {
+    pub(super) fn stamp(&mut self, call: u64) -> SendProgress {
         let Some(Sampling { every, samples }) = self.sampling.as_deref_mut() else {
-            return Progress::default();
+            return SendProgress::default();
         };
         self.until_sample = *every;
         let now = now_ns();
-        if samples.begin(call, now, 0) { Progress::stamped(now) } else { Progress::default() }
+        if samples.begin(call, now, 0) { SendProgress::stamped(now) } else { SendProgress::default() }
     }
 
     /// Publishes a request that is sampled; the ring is owed.

@@ -129,14 +129,14 @@ impl std::fmt::Debug for Head {
 
 /// How far a message has been sent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Progress {
+pub(crate) struct SendProgress {
     sent: usize,
     begun: bool,
     /// The time of sending, to travel with it: CLOCK_MONOTONIC ns; 0 for none.
     stamp: u64,
 }
 
-impl Progress {
+impl SendProgress {
     /// A message that says when it was sent, in CLOCK_MONOTONIC ns. Only requests, and only where that was agreed.
     pub(crate) fn stamped(stamp: u64) -> Self {
         Self { stamp, ..Self::default() }
@@ -269,7 +269,7 @@ impl SessionCore {
         head: Head,
         until: u64,
         payload: &[u8],
-        progress: &mut Progress,
+        progress: &mut SendProgress,
     ) -> Result<Sent, PeerFault> {
         let sent = self.post(head, until, payload, progress)?;
         self.flush();
@@ -284,7 +284,7 @@ impl SessionCore {
         head: Head,
         until: u64,
         payload: &[u8],
-        progress: &mut Progress,
+        progress: &mut SendProgress,
     ) -> Result<Sent, PeerFault> {
         debug_assert!(payload.len() <= self.max_message, "checked by the driver, before anything is written");
         if payload.len() > self.max_body || self.abort.is_some() || until != 0 || progress.stamp != 0 {
@@ -316,7 +316,7 @@ impl SessionCore {
         head: Head,
         until: u64,
         payload: &[u8],
-        progress: &mut Progress,
+        progress: &mut SendProgress,
     ) -> Result<Sent, PeerFault> {
         if self.push_owed_abort()? == Sent::Full {
             return Ok(Sent::Full);

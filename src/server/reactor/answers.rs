@@ -4,7 +4,7 @@ use super::slot::Queued;
 use super::{End, Reactor};
 use crate::base::clock::now_ns;
 use crate::base::kill_point::kill_point;
-use crate::link::session::{Head, Progress, Sent};
+use crate::link::session::{Head, SendProgress, Sent};
 use crate::memory::layout::{Kind, code};
 use crate::server::engine::Engine;
 use crate::server::flight::{Completion, To, is_final};
@@ -143,7 +143,7 @@ impl<E: Engine> Reactor<E> {
     pub(super) fn send(&mut self, index: usize, head: Head) -> Result<(), End> {
         let slot = &mut self.slots[index];
         let payload = if head.kind() == Kind::Pong { &[][..] } else { &self.response[..] };
-        let mut progress = Progress::default();
+        let mut progress = SendProgress::default();
         if slot.queue.is_empty()
             && slot.session.post(head, 0, payload, &mut progress).map_err(End::Fault)? == Sent::Done
         {
@@ -156,7 +156,7 @@ impl<E: Engine> Reactor<E> {
     }
 
     #[cold]
-    pub(super) fn queue(&mut self, index: usize, head: Head, progress: Progress) {
+    pub(super) fn queue(&mut self, index: usize, head: Head, progress: SendProgress) {
         let payload = if head.kind() == Kind::Pong { Vec::new() } else { std::mem::take(&mut self.response) };
         let slot = &mut self.slots[index];
         slot.queue_bytes += payload.len();

@@ -6,7 +6,7 @@ use crate::base::sync::{Ordering, PlainBool, PlainU64};
 use crate::handshake::AnswerOrder;
 use crate::link::lifeline::Farewell;
 use crate::link::samples::Samples;
-use crate::link::session::{Head, Parts, Progress, Readiness, Rings, SessionCore, send_byte};
+use crate::link::session::{Head, Parts, Readiness, Rings, SendProgress, SessionCore, send_byte};
 use crate::link::stats::Words;
 use crate::memory::layout::{self, Kind, offset};
 use crate::protocol::bell::Ringer;
@@ -188,7 +188,7 @@ impl<E: Engine> Reactor<E> {
                 // In the ring as well: a client that sleeps there is woken at once. Without room it learns from
                 // the lifeline.
                 let goodbye = Head::with_code(Kind::Goodbye, reason as u16, 0);
-                let _ = slot.session.send(goodbye, 0, &[], &mut Progress::default());
+                let _ = slot.session.send(goodbye, 0, &[], &mut SendProgress::default());
             }
         }
         if goodbye.is_some() || slot.shared.is_none() {

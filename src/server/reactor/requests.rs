@@ -3,7 +3,7 @@
 use super::{End, PUT_OFF_NS, Reactor};
 use crate::base::clock::now_ns;
 use crate::base::kill_point::kill_point;
-use crate::link::session::{Head, PeerFault, Progress, Received, Sent};
+use crate::link::session::{Head, PeerFault, Received, SendProgress, Sent};
 use crate::memory::layout::{Kind, code};
 use crate::server::engine::Engine;
 use crate::server::engine::Incoming;
@@ -114,7 +114,7 @@ impl<E: Engine> Reactor<E> {
         {
             return self.answer_with(index, head.call, outcome);
         }
-        let mut progress = Progress::default();
+        let mut progress = SendProgress::default();
         match slot.session.post(answer, 0, &self.response, &mut progress) {
             Ok(Sent::Done) => {
                 kill_point!("response-posted");

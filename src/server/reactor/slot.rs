@@ -5,7 +5,7 @@ use crate::base::clock::now_ns;
 use crate::base::sync::Ordering;
 use crate::link::samples::Samples;
 use crate::link::segment::Segment;
-use crate::link::session::{Head, Progress, SessionCore};
+use crate::link::session::{Head, SendProgress, SessionCore};
 use crate::memory::layout::Kind;
 use crate::memory::{PeerWord, Window};
 use crate::server::flight::{Caller, Flight, StreamOver};
@@ -20,7 +20,7 @@ use std::sync::Arc;
 pub(super) struct Queued {
     pub(super) head: Head,
     pub(super) payload: Vec<u8>,
-    pub(super) progress: Progress,
+    pub(super) progress: SendProgress,
 }
 
 /// What only a session in shared memory has.
