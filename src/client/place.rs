@@ -85,7 +85,7 @@ impl Drop for Shown<'_> {
 #[derive(Debug)]
 pub struct Claim<'a> {
     pub(super) client: &'a mut Client,
-    pub(super) claim: Option<session::Claim>,
+    pub(super) claim: Option<session::SessionClaim>,
 }
 
 impl Claim<'_> {

@@ -24,7 +24,7 @@ use receive::Assembly;
 use rustix::fd::OwnedFd;
 use std::sync::Arc;
 
-pub(crate) use link::{Claim, Readiness, Rings};
+pub(crate) use link::{Readiness, Rings, SessionClaim};
 pub(crate) use receive::Budget;
 
 /// The peer broke the protocol. The session is over; nothing else is affected.
@@ -417,7 +417,7 @@ impl SessionCore {
     }
 
     /// Claims room for a message of one record, to be written in place.
-    pub(crate) fn claim(&mut self, len: usize) -> Result<Option<Claim>, PeerFault> {
+    pub(crate) fn claim(&mut self, len: usize) -> Result<Option<SessionClaim>, PeerFault> {
         if self.push_owed_abort()? == Sent::Full {
             return Ok(None);
         }
@@ -428,42 +428,42 @@ impl SessionCore {
                 // Padding is published at once, whatever becomes of the claim.
                 self.owed |= rings.out.paddings() != paddings;
                 match claimed {
-                    Ok(claim) => Ok(Some(Claim::Ring(claim))),
+                    Ok(claim) => Ok(Some(SessionClaim::Ring(claim))),
                     Err(error) => self.not_claimed(error, len).map(|_| None),
                 }
             }
-            Link::Socket(socket) if socket.has_room() => Ok(Some(Claim::Private(vec![0; len]))),
+            Link::Socket(socket) if socket.has_room() => Ok(Some(SessionClaim::Private(vec![0; len]))),
             Link::Socket(_) => self.not_claimed(ClaimError::Full, len).map(|_| None),
         }
     }
 
     /// The bytes of a claim, to read what was written.
-    pub(crate) fn claimed_so_far<'a>(&'a self, claim: &'a Claim) -> &'a [u8] {
+    pub(crate) fn claimed_so_far<'a>(&'a self, claim: &'a SessionClaim) -> &'a [u8] {
         match (&self.link, claim) {
-            (Link::Rings(rings), Claim::Ring(claim)) => rings.out.body(claim),
-            (_, Claim::Private(bytes)) => bytes,
+            (Link::Rings(rings), SessionClaim::Ring(claim)) => rings.out.body(claim),
+            (_, SessionClaim::Private(bytes)) => bytes,
             _ => unreachable!("a claim belongs to the session that made it"),
         }
     }
 
     /// The bytes of a claim.
-    pub(crate) fn claimed<'a>(&'a mut self, claim: &'a mut Claim) -> &'a mut [u8] {
+    pub(crate) fn claimed<'a>(&'a mut self, claim: &'a mut SessionClaim) -> &'a mut [u8] {
         match (&mut self.link, claim) {
-            (Link::Rings(rings), Claim::Ring(claim)) => rings.out.body_mut(claim),
-            (_, Claim::Private(bytes)) => bytes,
+            (Link::Rings(rings), SessionClaim::Ring(claim)) => rings.out.body_mut(claim),
+            (_, SessionClaim::Private(bytes)) => bytes,
             _ => unreachable!("a claim belongs to the session that made it"),
         }
     }
 
     /// Publishes a claim and rings.
     #[allow(clippy::cast_possible_truncation, reason = "a record's body is far below 4 GiB")]
-    pub(crate) fn commit(&mut self, claim: Claim, head: Head) {
+    pub(crate) fn commit(&mut self, claim: SessionClaim, head: Head) {
         let len = claim.len();
         match (&mut self.link, claim) {
-            (Link::Rings(rings), Claim::Ring(claim)) => {
+            (Link::Rings(rings), SessionClaim::Ring(claim)) => {
                 rings.out.commit(claim, head.record(0, len as u32), head.call);
             }
-            (Link::Socket(socket), Claim::Private(bytes)) => {
+            (Link::Socket(socket), SessionClaim::Private(bytes)) => {
                 // There was room when it was claimed, and nothing else was sent since.
                 let _ = socket.push(head.record(0, len as u32), head.call, &[], &bytes);
             }

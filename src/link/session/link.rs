@@ -297,14 +297,14 @@ impl Socket {
 
 /// Room for a message of one record that is being written.
 #[derive(Debug)]
-pub(crate) enum Claim {
+pub(crate) enum SessionClaim {
     /// In the ring.
-    Ring(ring::Claim),
+    Ring(ring::RingClaim),
     /// On its way to a socket.
     Private(Vec<u8>),
 }
 
-impl Claim {
+impl SessionClaim {
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::Ring(claim) => claim.len(),
