@@ -664,7 +664,7 @@ impl End {
     /// a writer that slept for it would find room that nobody rang for.
     fn settle(&mut self) {
         if !self.session.has_pending() {
-            self.session.settle();
+            self.session.publish_head();
         }
     }
 

@@ -267,7 +267,7 @@ impl Client {
 
     /// How far it has come, for tools that look at a client which never sleeps.
     pub(crate) fn show_tools(&mut self) {
-        self.session.settle();
+        self.session.publish_head();
         self.store_counts();
     }
 

@@ -105,7 +105,7 @@ impl Client {
             return true;
         }
         self.session.flush();
-        self.session.settle();
+        self.session.publish_head();
         self.store_counts();
         // What one method of the pump found may be for another one, which was asked before.
         let kept = std::mem::take(&mut self.kept) || !self.stash.is_empty();

@@ -183,7 +183,7 @@ impl Client {
         self.session.retry_abort().map_err(|fault| WaitEnd::SessionEnd(self.fail(fault.into())))?;
         self.retry_owed();
         let interest = if self.owed.is_empty() { interest } else { Interest::BOTH };
-        self.session.settle();
+        self.session.publish_head();
         self.note_oldest(now);
         self.store_counts();
         let span = trace::client_park(self.names.session, "futex");

@@ -523,7 +523,7 @@ impl SessionCore {
     }
 
     /// Publishes how far the incoming ring was read, before a wait that is longer than a spin.
-    pub(crate) fn settle(&mut self) {
+    pub(crate) fn publish_head(&mut self) {
         if let Link::Rings(rings) = &mut self.link {
             rings.incoming.settle();
         }

@@ -174,7 +174,7 @@ impl<E: Engine> Reactor<E> {
         }
         self.hint(true);
         self.cool();
-        self.settle();
+        self.publish_heads();
         self.store_counts();
         let stop_at = self.mailbox.stop_at();
         let alarm = self.next_alarm(stop_at);
