@@ -4,12 +4,12 @@ pub(crate) mod calls;
 mod error;
 mod health;
 mod options;
-mod place;
-#[cfg(feature = "tokio")]
-pub(crate) mod pump;
 mod readiness;
 mod sampling;
+#[cfg(feature = "tokio")]
+pub(crate) mod shared_use;
 mod stream;
+mod view;
 mod waiting;
 
 use crate::base::clock::{Deadline, now_ns};
@@ -30,7 +30,6 @@ use crate::protocol::wait::Waiter;
 use crate::trace;
 use calls::{Calls, Waiting};
 use error::WaitEnd;
-use place::{Shown, ViewOf};
 use sampling::Sampling;
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -39,14 +38,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stream::{Events, Streams};
+use view::{Shown, ViewOf};
 use waiting::{Bed, SharedBed};
 
 pub use calls::CallId;
 pub(crate) use error::SessionEnd;
 pub use error::{CallError, RecvError, RemoteError, SendError};
 pub use options::ConnectOptions;
-pub use place::{Claim, View};
 pub use stream::{EventError, EventIter, Stream};
+pub use view::{Claim, View};
 
 /// An answer. Its bytes are a private copy in the client's buffer, good until the client is used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use super::stream::ItemStream;
 use crate::client::CallError;
 use crate::client::CallId;
 use crate::client::SendError;
-use crate::client::pump::{Sending, Sort};
+use crate::client::shared_use::{Sending, Sort};
 use crate::trace::{self, Span};
 use std::borrow::Cow;
 use std::future::Future;

@@ -9,7 +9,7 @@ use crate::client::CallId;
 use crate::client::Client;
 use crate::client::SendError;
 use crate::client::SessionEnd;
-use crate::client::pump::{LookOut, Sending};
+use crate::client::shared_use::{LookOut, Sending};
 use crate::handshake::Transport;
 use crate::os::fork::Origin;
 use std::collections::{HashMap, VecDeque};
