@@ -105,14 +105,14 @@ const CHECK_EVERY_NS: u64 = 20_000_000;
 
 /// What the server said of itself and the session.
 #[derive(Debug)]
-struct Names {
+struct ServerInfo {
     session: u64,
     generation: u64,
     server_pid: u32,
     ordered: bool,
 }
 
-impl Names {
+impl ServerInfo {
     /// For subscribers.
     fn tag(&self) -> trace::SessionTag {
         trace::SessionTag { session: self.session, server_pid: self.server_pid }
@@ -151,7 +151,7 @@ pub struct Client {
     /// What the lifeline said of the server, once it said so: what is left in the ring is still read.
     verdict: Option<SessionEnd>,
     origin: Origin,
-    names: Names,
+    server_info: ServerInfo,
     /// When a client that only polls last looked whether the server is there.
     checked_at: u64,
     /// Signs of life that were asked for, and the last that came.
@@ -175,7 +175,7 @@ impl Client {
             Attached::Socket(attachment) => Self::over_socket(attachment, options),
         };
         client.hint(false);
-        trace::client_joined(client.names.tag(), &client.transport);
+        trace::client_joined(client.server_info.tag(), &client.transport);
         client
     }
 
@@ -209,14 +209,15 @@ impl Client {
             budget: Budget::new(u64::MAX),
             stamps: false,
         });
-        let names = Names {
+        let server_info = ServerInfo {
             session: attachment.session,
             generation: attachment.generation,
             server_pid: attachment.server_pid,
             ordered: attachment.ordered,
         };
         let sampling = Sampling::new(request, attachment.sample_every);
-        let mut client = Self::assemble(session, Bed::Shared(bed), Transport::SharedMemory, names, options);
+        let mut client =
+            Self::assemble(session, Bed::Shared(bed), Transport::SharedMemory, server_info, options);
         client.until_sample = u64::from(sampling.is_some());
         client.sampling = sampling;
         client
@@ -233,21 +234,21 @@ impl Client {
             budget: Budget::new(u64::MAX),
             stamps: false,
         });
-        let names = Names {
+        let server_info = ServerInfo {
             session: attachment.session,
             generation: attachment.generation,
             server_pid: attachment.server_pid,
             ordered: attachment.ordered,
         };
         let transport = Transport::Socket { reason: attachment.reason };
-        Self::assemble(session, Bed::Socket, transport, names, options)
+        Self::assemble(session, Bed::Socket, transport, server_info, options)
     }
 
     fn assemble(
         session: SessionCore,
         bed: Bed,
         transport: Transport,
-        names: Names,
+        server_info: ServerInfo,
         options: &ConnectOptions,
     ) -> Self {
         Self {
@@ -270,7 +271,7 @@ impl Client {
             over: None,
             verdict: None,
             origin: Origin::here(),
-            names,
+            server_info,
             checked_at: 0,
             pings: 0,
             last_pong: 0,
@@ -280,7 +281,7 @@ impl Client {
 
     /// In which order answers come.
     pub fn answer_order(&self) -> AnswerOrder {
-        if self.names.ordered { AnswerOrder::Request } else { AnswerOrder::Completion }
+        if self.server_info.ordered { AnswerOrder::Request } else { AnswerOrder::Completion }
     }
 
     /// What carries the session, and if it is the socket, why.
@@ -360,7 +361,7 @@ impl Client {
             let call = self.send_timed(request, &mut deadline)?;
             return self.show_answer(call, deadline, look);
         }
-        let span = trace::call(self.names.session, request.len());
+        let span = trace::call(self.server_info.session, request.len());
         let mut len = 0;
         let result = span.inside(|| {
             let call = self.send_timed(request, &mut deadline)?;
@@ -426,7 +427,7 @@ impl Client {
     #[cold]
     #[inline(never)]
     fn call_traced(&mut self, request: &[u8], mut deadline: Deadline) -> Result<Response<'_>, CallError> {
-        let span = trace::call(self.names.session, request.len());
+        let span = trace::call(self.server_info.session, request.len());
         let result = span.inside(|| {
             let call = self.send_timed(request, &mut deadline)?;
             span.sent(call.0);
@@ -853,17 +854,17 @@ impl Client {
 
     /// The generation of the server: differs after a restart.
     pub fn generation(&self) -> u64 {
-        self.names.generation
+        self.server_info.generation
     }
 
     /// The session's number, unique in the server's life.
     pub fn session(&self) -> u64 {
-        self.names.session
+        self.server_info.session
     }
 
     /// The server's process id, as it said; 0 if unknown.
     pub fn server_pid(&self) -> u32 {
-        self.names.server_pid
+        self.server_info.server_pid
     }
 
     #[inline]
@@ -884,7 +885,7 @@ impl Client {
     #[cold]
     fn fail(&mut self, over: SessionEnd) -> SessionEnd {
         if self.over.is_none() {
-            let (tag, in_flight) = (self.names.tag(), self.in_flight());
+            let (tag, in_flight) = (self.server_info.tag(), self.in_flight());
             match over {
                 SessionEnd::ShutDown => trace::client_left(tag, "the server has shut down", in_flight),
                 SessionEnd::Disconnected => trace::client_lost(tag, &"the server is gone", in_flight),
@@ -979,7 +980,7 @@ impl Drop for Client {
         if self.origin.is_here() {
             self.store_counts();
             if self.over.is_none() {
-                trace::client_left(self.names.tag(), "closed", self.in_flight());
+                trace::client_left(self.server_info.tag(), "closed", self.in_flight());
                 self.session.flush();
                 if self.session.is_socket() {
                     let goodbye = Head::new(Kind::Goodbye, 0);

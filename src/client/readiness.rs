@@ -127,7 +127,7 @@ impl Client {
         if !rung && !something_came(session, interest) {
             bed.armed = true;
             session.counts.parks += 1;
-            trace::client_armed(self.names.session);
+            trace::client_armed(self.server_info.session);
             return false;
         }
         bed.sleeper.disarm();
@@ -158,7 +158,7 @@ impl Client {
             return true;
         }
         self.session.counts.parks += 1;
-        trace::client_armed(self.names.session);
+        trace::client_armed(self.server_info.session);
         false
     }
 

@@ -325,7 +325,7 @@ impl Client {
         }
         // The descriptor stays open as long as somebody holds the client; what was sent is still read.
         let _ = rustix::net::shutdown(self.session.lifeline(), rustix::net::Shutdown::Both);
-        trace::client_left(self.names.tag(), "closed", self.in_flight());
+        trace::client_left(self.server_info.tag(), "closed", self.in_flight());
         self.over = Some(SessionEnd::Disconnected);
     }
 }

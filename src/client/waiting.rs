@@ -186,7 +186,7 @@ impl Client {
         self.session.publish_head();
         self.note_oldest(now);
         self.store_counts();
-        let span = trace::client_park(self.names.session, "futex");
+        let span = trace::client_park(self.server_info.session, "futex");
         let slept = span.inside(|| self.park(now, *deadline, interest));
         span.ended(match slept {
             Slept::Not => "called_off",
@@ -261,7 +261,7 @@ impl Client {
         };
         self.session.counts.parks += 1;
         let mut polled = [PollFd::new(self.session.lifeline(), wanted)];
-        let span = trace::client_park(self.names.session, "socket");
+        let span = trace::client_park(self.server_info.session, "socket");
         // EINTR and every other error: look again.
         let _ = span.inside(|| poll(&mut polled, left.as_ref()));
         let found = polled[0].revents();
