@@ -86,7 +86,7 @@ pub struct Answer<'a> {
 
 /// An answer that was set aside.
 #[derive(Debug)]
-struct Stashed {
+struct SetAside {
     head: Head,
     payload: Vec<u8>,
 }
@@ -133,14 +133,14 @@ pub struct Client {
     waiter: Waiter,
     calls: Calls,
     max_in_flight: usize,
-    stash: VecDeque<Stashed>,
+    set_aside: VecDeque<SetAside>,
     streams: Streams,
     /// Cancels and credits that found no room, at most one or two for each call in flight.
-    owed: Vec<Head>,
+    unsent_control: Vec<Head>,
     /// Something that was to be sent without waiting found no room, and nobody was told of room since.
-    starved: bool,
+    wants_room: bool,
     /// An item or an event was kept for later since [`Client::arm`] was called last.
-    kept: bool,
+    has_kept: bool,
     events: Events,
     send_deadlines: bool,
     /// Calls to the next one that is sampled. Without samples a number that is never counted down to 0.
@@ -258,11 +258,11 @@ impl Client {
             waiter: Waiter::new(options.wait.clone()),
             calls: Calls::new(options.max_in_flight),
             max_in_flight: options.max_in_flight,
-            stash: VecDeque::new(),
+            set_aside: VecDeque::new(),
             streams: Streams::default(),
-            owed: Vec::new(),
-            starved: false,
-            kept: false,
+            unsent_control: Vec::new(),
+            wants_room: false,
+            has_kept: false,
             events: Events::new(options.max_events),
             send_deadlines: options.send_deadlines,
             until_sample: 0,
@@ -652,20 +652,20 @@ impl Client {
 
     /// Sends a frame without payload, later if there is no room now.
     fn tell(&mut self, head: Head) {
-        self.owed.push(head);
-        self.retry_owed();
+        self.unsent_control.push(head);
+        self.retry_control();
     }
 
-    /// Sends what was owed. A fault shows at the next use.
+    /// Sends the control frames that found no room. A fault shows at the next use.
     #[cold]
-    fn retry_owed(&mut self) {
-        let _ = self.try_owed();
+    fn retry_control(&mut self) {
+        let _ = self.try_control();
     }
 
-    fn try_owed(&mut self) -> Result<(), PeerFault> {
-        while let Some(&head) = self.owed.first() {
+    fn try_control(&mut self) -> Result<(), PeerFault> {
+        while let Some(&head) = self.unsent_control.first() {
             match self.session.send(head, 0, &[], &mut SendProgress::default())? {
-                Sent::Done => drop(self.owed.remove(0)),
+                Sent::Done => drop(self.unsent_control.remove(0)),
                 Sent::Full => break,
             }
         }
@@ -685,12 +685,12 @@ impl Client {
 
     /// What the limit bounds: calls without an answer, abandoned ones included, and answers set aside.
     fn in_flight_or_kept(&self) -> usize {
-        self.calls.in_flight() + self.stash.len()
+        self.calls.in_flight() + self.set_aside.len()
     }
 
     #[inline(always)]
     fn begin(&mut self) -> Result<CallId, SendError> {
-        if self.stash.is_empty()
+        if self.set_aside.is_empty()
             && let Some(call) = self.calls.begin()
         {
             return Ok(call);
@@ -739,7 +739,7 @@ impl Client {
                     self.session.abort(head).map_err(|fault| self.fail(fault.into()).as_send())?;
                 }
                 self.session.counts.timeouts += 1;
-                self.starved = true;
+                self.wants_room = true;
                 Err(SendError::TimedOut)
             }
         }
@@ -771,7 +771,7 @@ impl Client {
         match claimed {
             Ok(claim) => Ok(Claim { client: self, claim: Some(claim) }),
             Err(WaitEnd::TimedOut) => {
-                self.starved = true;
+                self.wants_room = true;
                 Err(SendError::TimedOut)
             }
             Err(WaitEnd::SessionEnd(over)) => Err(over.as_send()),
@@ -818,9 +818,9 @@ impl Client {
         let usable = self.usable();
         if usable != Err(SessionEnd::Forked) {
             // What was received before the session ended is still good.
-            if let Some(stashed) = self.stash.pop_front() {
-                self.buffer = stashed.payload;
-                return Ok(stashed.head);
+            if let Some(answer) = self.set_aside.pop_front() {
+                self.buffer = answer.payload;
+                return Ok(answer.head);
             }
         }
         usable.map_err(SessionEnd::as_recv)?;
@@ -841,7 +841,7 @@ impl Client {
 
     /// Calls without an answer, those included whose answer was set aside.
     pub fn in_flight(&self) -> usize {
-        self.calls.wanted() + self.stash.len()
+        self.calls.wanted() + self.set_aside.len()
     }
 
     /// What this side of the session counted so far.
@@ -875,9 +875,9 @@ impl Client {
         if let Some(over) = self.over {
             return Err(over);
         }
-        if !self.owed.is_empty() {
+        if !self.unsent_control.is_empty() {
             // Whatever the client is used for: it may never wait for long, or at all.
-            self.retry_owed();
+            self.retry_control();
         }
         Ok(())
     }
@@ -961,8 +961,8 @@ impl Client {
 
     fn set_aside(&mut self, head: Head) {
         let payload = std::mem::take(&mut self.buffer);
-        self.stash.push_back(Stashed { head, payload });
-        self.session.counts.stash_peak = self.session.counts.stash_peak.max(self.stash.len() as u64);
+        self.set_aside.push_back(SetAside { head, payload });
+        self.session.counts.stash_peak = self.session.counts.stash_peak.max(self.set_aside.len() as u64);
     }
 
     #[inline]

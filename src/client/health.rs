@@ -15,9 +15,9 @@ impl Client {
             && self.over.is_none()
             && self.verdict.is_none()
             && self.calls.in_flight() == 0
-            && self.stash.is_empty()
+            && self.set_aside.is_empty()
             && self.streams.is_empty()
-            && self.owed.is_empty()
+            && self.unsent_control.is_empty()
             && !self.session.is_owed()
             && !self.session.owes_abort()
             && !self.session.has_unsent()

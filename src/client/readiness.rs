@@ -99,7 +99,7 @@ impl Client {
         {
             self.disarm();
         }
-        let owed = self.session.retry_abort().and_then(|()| self.try_owed());
+        let owed = self.session.retry_abort().and_then(|()| self.try_control());
         if let Err(fault) = owed {
             self.fail(fault.into());
             return true;
@@ -108,7 +108,7 @@ impl Client {
         self.session.publish_head();
         self.store_counts();
         // What one method of the pump found may be for another one, which was asked before.
-        let kept = std::mem::take(&mut self.kept) || !self.stash.is_empty();
+        let kept = std::mem::take(&mut self.has_kept) || !self.set_aside.is_empty();
         if kept || self.verdict.is_some() || self.session.has_ended() {
             return true;
         }
@@ -116,7 +116,7 @@ impl Client {
     }
 
     fn arm_bell(&mut self) -> bool {
-        let wants_room = self.starved || !self.owed.is_empty() || self.session.owes_abort();
+        let wants_room = self.wants_room || !self.unsent_control.is_empty() || self.session.owes_abort();
         let interest = if wants_room { Interest::BOTH } else { Interest::DATA };
         self.hint(true);
         let Self { bed: Bed::Shared(bed), session, .. } = self else { return true };
@@ -196,8 +196,8 @@ impl Client {
 
     /// Whether there is room now for what found none; said once.
     pub(super) fn look_for_room(&mut self) -> bool {
-        let room = self.starved && self.session.room_appeared();
-        self.starved &= !room;
+        let room = self.wants_room && self.session.room_appeared();
+        self.wants_room &= !room;
         room
     }
 

@@ -107,7 +107,7 @@ impl Client {
                 Ok(Some(call))
             }
             Ok(Sent::Full) => {
-                self.starved = true;
+                self.wants_room = true;
                 Ok(None)
             }
             Err(fault) => Err(self.fail(fault.into()).as_send()),
@@ -129,7 +129,7 @@ impl Client {
 
     /// Whether a cancel, a credit or an abort waits for room: [`Client::arm`] sends them.
     pub(crate) fn owes(&self) -> bool {
-        !self.owed.is_empty() || self.session.owes_abort()
+        !self.unsent_control.is_empty() || self.session.owes_abort()
     }
 
     /// Calls that count towards the limit.
@@ -169,7 +169,7 @@ impl Client {
             answered(CallId(head.call), outcome);
         }
         // The caller asks for what was kept, now.
-        self.kept = false;
+        self.has_kept = false;
         if self.session.has_ended() {
             return Err(self.fail(SessionEnd::Disconnected));
         }
@@ -257,7 +257,7 @@ impl Client {
     /// Rings for what was published, and does not arm: somebody goes on looking. Whether there is room now for what found
     /// none.
     pub(crate) fn stay_awake(&mut self) -> bool {
-        if let Err(fault) = self.session.retry_abort().and_then(|()| self.try_owed()) {
+        if let Err(fault) = self.session.retry_abort().and_then(|()| self.try_control()) {
             self.fail(fault.into());
             return true;
         }

@@ -360,7 +360,7 @@ impl Client {
     /// Takes in what is no plain answer. Whether it is an answer (an error, for a call that is no stream) all the same.
     #[cold]
     pub(super) fn accept_other(&mut self, head: Head) -> Result<bool, SessionEnd> {
-        self.kept = true;
+        self.has_kept = true;
         let call = head.call;
         let kind = head.kind();
         match kind {

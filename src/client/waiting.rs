@@ -181,8 +181,8 @@ impl Client {
             return Err(WaitEnd::SessionEnd(self.fail(over)));
         }
         self.session.retry_abort().map_err(|fault| WaitEnd::SessionEnd(self.fail(fault.into())))?;
-        self.retry_owed();
-        let interest = if self.owed.is_empty() { interest } else { Interest::BOTH };
+        self.retry_control();
+        let interest = if self.unsent_control.is_empty() { interest } else { Interest::BOTH };
         self.session.publish_head();
         self.note_oldest(now);
         self.store_counts();
@@ -243,7 +243,7 @@ impl Client {
     #[cold]
     fn wait_for_socket(&mut self, deadline: &mut Deadline) -> Result<(), WaitEnd> {
         self.session.retry_abort().map_err(|fault| WaitEnd::SessionEnd(self.fail(fault.into())))?;
-        self.retry_owed();
+        self.retry_control();
         self.session.flush();
         let now = now_ns();
         if deadline.passed(now) {
