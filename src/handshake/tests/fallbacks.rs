@@ -176,7 +176,7 @@ fn a_client_that_cannot_map_asks_for_the_socket() {
 }
 
 #[test]
-fn spoilt_goods_are_not_followed_by_another_try() {
+fn spoilt_segments_are_not_followed_by_another_try() {
     fn spoilt(spoil: fn(&mut SentSegments)) -> Result<Attached, ConnectError> {
         let server: Server = Box::new(move |mut stream, _| {
             let mut sent = good_segments();

@@ -5,7 +5,7 @@ use crate::handshake::wire::Malformed;
 use crate::link::segment::SegmentError;
 
 #[test]
-fn good_goods_are_accepted() {
+fn good_segments_are_accepted() {
     let attachment = deliver(|_| {}).expect("accepted");
     assert_eq!((attachment.session, attachment.generation, attachment.domain), (5, 77, 3));
     assert_eq!((attachment.request_capacity, attachment.response_capacity), (4096, 8192));

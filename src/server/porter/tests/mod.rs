@@ -29,7 +29,7 @@ impl Outbox for Sender<Event> {
 }
 
 /// A server without a reactor: events lie in a channel.
-struct House {
+struct Fixture {
     path: PathBuf,
     handle: Option<PorterHandle>,
     events: Receiver<Event>,
@@ -55,7 +55,7 @@ fn lenient() -> PorterConfig {
     PorterConfig { fallback: PorterConfig::default().fallback, ..settings() }
 }
 
-impl House {
+impl Fixture {
     fn new(config: PorterConfig) -> Self {
         let scratch = Scratch::new();
         let path = scratch.path("s");
@@ -197,8 +197,8 @@ fn noise(len: usize) -> Vec<u8> {
 }
 
 /// A client that got its Welcome, and has not answered yet.
-fn welcomed(house: &House) -> (UnixStream, Vec<u8>) {
-    let mut stream = house.raw();
+fn welcomed(fixture: &Fixture) -> (UnixStream, Vec<u8>) {
+    let mut stream = fixture.raw();
     stream.write_all(&a_hello().encode()).expect("written");
     let mut head = [0; 16];
     stream.read_exact(&mut head).expect("an answer");
