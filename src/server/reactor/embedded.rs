@@ -204,8 +204,8 @@ impl<E: Engine> Reactor<E> {
         let porter = self.porter.time_left().map(|left| now_ns().saturating_add(ns(left)));
         let slots = self.slots.iter().flat_map(|slot| {
             let stuck = slot.stuck_since.zip(self.limits.slow_client);
-            let dying = slot.dying.map(|dying| (dying.since, LAST_TIME));
-            [stuck, dying]
+            let gone = slot.gone.map(|gone| (gone.since, LAST_TIME));
+            [stuck, gone]
         });
         let limits =
             slots.flatten().map(|(since, limit)| since.saturating_add(ns(limit.saturating_add(MARGIN))));

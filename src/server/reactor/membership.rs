@@ -1,6 +1,6 @@
 //! Sessions come and go.
 
-use super::slot::{Backlog, Flights, Shared, Slot};
+use super::slot::{Backlog, ClientMemory, Flights, Slot};
 use super::{End, Forked, LAST_TURNS, Reactor};
 use crate::base::sync::{Ordering, PlainBool, PlainU64};
 use crate::handshake::AnswerOrder;
@@ -45,7 +45,7 @@ impl<E: Engine> Reactor<E> {
             return self.take_down(session, End::Gone(why));
         }
         slot.session.ready(Readiness { readable: true, ..Readiness::default() });
-        slot.begin_dying(why, LAST_TURNS);
+        slot.mark_gone(why, LAST_TURNS);
         self.turns.heat(index);
     }
 
@@ -101,7 +101,7 @@ impl<E: Engine> Reactor<E> {
                 let (words, hints) = (Words::new(to), from.peer_word(offset::HINTS));
                 samples = sampled.then(|| Box::new(Samples::new(to)));
                 let shared =
-                    Shared { domain, hints, _domain_bell: domain_bell, _segments: [request, response] };
+                    ClientMemory { domain, hints, _domain_bell: domain_bell, _segments: [request, response] };
                 (Some(rings), Some(words), Some(shared))
             }
         };
@@ -131,7 +131,7 @@ impl<E: Engine> Reactor<E> {
             flights: Flights::new(in_order),
             backlog: Backlog::default(),
             said_goodbye: false,
-            dying: None,
+            gone: None,
             drained: false,
             drain_turns: 0,
             records_most,

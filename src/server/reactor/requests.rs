@@ -207,7 +207,7 @@ impl<E: Engine> Reactor<E> {
             _ => None,
         };
         if let Some(flight) = &flight
-            && slot.dying.is_some()
+            && slot.gone.is_some()
         {
             // As those that were in flight when the client went: nobody takes an answer.
             flight.give_up(StreamOver::Gone);

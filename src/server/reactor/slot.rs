@@ -25,7 +25,7 @@ pub(super) struct Queued {
 
 /// What only a session in shared memory has.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct ClientMemory {
     pub(super) domain: u32,
     pub(super) hints: PeerWord,
     pub(super) _domain_bell: Window,
@@ -69,7 +69,7 @@ impl Backlog {
 
 /// How a client that is gone is parted from.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Dying {
+pub(super) struct GoneClient {
     pub(super) why: Death,
     /// How many more turns it has.
     pub(super) turns: u32,
@@ -84,7 +84,7 @@ pub(super) struct Slot {
     pub(super) samples: Option<Box<Samples>>,
     pub(super) caller: service::Session,
     pub(super) lifeline: Arc<OwnedFd>,
-    pub(super) shared: Option<Shared>,
+    pub(super) shared: Option<ClientMemory>,
     pub(super) queue: VecDeque<Queued>,
     pub(super) queue_bytes: usize,
     /// Since when the queue has not moved.
@@ -94,7 +94,7 @@ pub(super) struct Slot {
     /// The client said goodbye on its lifeline.
     pub(super) said_goodbye: bool,
     /// The client is gone; what it sent before is still read.
-    pub(super) dying: Option<Dying>,
+    pub(super) gone: Option<GoneClient>,
     /// Shutting down, and what it had sent before was read.
     pub(super) drained: bool,
     /// Turns since the order to shut down.
@@ -114,9 +114,9 @@ impl Slot {
     }
 
     /// The client is gone. Nobody waits for answers, and none may wait for the client.
-    pub(super) fn begin_dying(&mut self, why: Death, turns: u32) {
+    pub(super) fn mark_gone(&mut self, why: Death, turns: u32) {
         self.flights.give_up();
-        self.dying.get_or_insert(Dying { why, turns, since: now_ns() });
+        self.gone.get_or_insert(GoneClient { why, turns, since: now_ns() });
     }
 
     /// Whether one more request may be in flight.
@@ -128,8 +128,8 @@ impl Slot {
 
     /// Whether a turn would find something to do: the second look before a sleep.
     pub(super) fn has_work(&mut self, limits: &Limits) -> bool {
-        (self.dying.is_some() && (self.is_read_to_its_end() || !self.queue.is_empty()))
-            || (self.dying.is_none() && self.session.has_hung_up() && !self.may_read(limits))
+        (self.gone.is_some() && (self.is_read_to_its_end() || !self.queue.is_empty()))
+            || (self.gone.is_none() && self.session.has_hung_up() && !self.may_read(limits))
             || (!self.backlog.is_empty() && self.may_begin(limits))
             || (self.may_read(limits) && self.session.has_pending())
             || (!self.queue.is_empty() && self.session.room_appeared())
