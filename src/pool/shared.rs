@@ -206,12 +206,6 @@ impl<M: Manager> PoolInner<M> {
         }
     }
 
-    /// Somebody whose own item is being opened does not want it any more.
-    #[cfg(feature = "tokio")]
-    pub(super) fn count_cancelled(&self) {
-        lock(&self.state).core.count_cancelled();
-    }
-
     /// What somebody was given who does not want it any more goes to the next one.
     pub(super) fn hand_to_next(&self, given: GivenOf<M>) {
         match given {
