@@ -52,6 +52,15 @@ impl Sending {
     }
 }
 
+impl CallId {
+    /// Its slot: below the limit of calls in flight, and its alone until it is answered.
+    #[inline]
+    #[allow(clippy::cast_possible_truncation, reason = "one half of an id")]
+    pub(crate) fn slot(self) -> usize {
+        self.0 as u32 as usize
+    }
+}
+
 impl Client {
     /// Lets the server know until when the caller waits, as [`Client::call_timeout`] does.
     pub(crate) fn wait_until(&self, sending: &mut Sending, timeout: Duration) {
@@ -201,17 +210,17 @@ impl Client {
 
     /// Whether [`Self::kept_event`] has something.
     pub(crate) fn has_event(&self) -> bool {
-        !self.events.is_empty()
+        !self.events.kept.is_empty() || self.events.missed != 0
     }
 
     /// From now on [`Self::news_of_streams`] has something to say.
     pub(crate) fn follow_streams(&mut self) {
-        self.streams.follow();
+        self.streams.news.get_or_insert_default();
     }
 
     /// The streams of which something came since this was asked last.
     pub(crate) fn news_of_streams(&mut self) -> Vec<u64> {
-        self.streams.news()
+        self.streams.news.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// No longer armed, without a look at the lifeline: for a driver that goes on watching it.

@@ -531,11 +531,10 @@ impl SessionCore {
 
     /// Whether there is room for what last found the link full. A fault counts as yes: it shows at the attempt.
     pub(crate) fn room_appeared(&mut self) -> bool {
-        self.link.has_room(self.wanted)
+        self.room() > 0
     }
 
     /// How many messages such as the one that last found the link full there is room for, more or less.
-    #[cfg(feature = "tokio")]
     pub(crate) fn room(&mut self) -> u64 {
         self.link.room_for(self.wanted)
     }
