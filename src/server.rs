@@ -28,9 +28,7 @@ use crate::memory::{PeerWord, layout};
 use crate::schedule::executor::Executor;
 use adapters::{Closure, Concurrent, Serial};
 use builder::check_descriptors;
-use dispatch::Dispatched;
-#[cfg(feature = "tokio")]
-use dispatch::Inline;
+use dispatch::{Dispatched, Inline};
 use engine::Engine;
 use flight::Completions;
 use handler::{Handler, Request};
@@ -195,7 +193,7 @@ impl Server {
     where
         H: Fn(OwnedRequest, Responder) + Send + Sync + 'static,
     {
-        let inline = self.settings.inline;
+        let inline = self.inlining();
         self.run_service(Dispatched::new(executor, handler, inline))
     }
 
@@ -247,7 +245,6 @@ impl Server {
     }
 
     /// Whether handlers may run where requests are read.
-    #[cfg(feature = "tokio")]
     pub(crate) fn inlining(&self) -> Inline {
         self.settings.inline
     }

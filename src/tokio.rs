@@ -19,6 +19,8 @@
 //! **Invariant.** The client is armed, or the driver has been woken, and will look. So nothing that comes is overlooked.
 //! Over rings nothing that was sent lies there, either: it was rung for. Over a socket the driver may write it.
 
+#![cfg(feature = "tokio")]
+
 mod bytes;
 mod call;
 mod driver;

@@ -16,7 +16,6 @@ use crate::os::fork::Origin;
 use crate::server::park::Notifier;
 use std::cell::{Cell, RefCell};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-#[cfg(feature = "tokio")]
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -59,13 +58,12 @@ struct Credit {
     left: u64,
     /// Nobody wants more items.
     over: Option<StreamOver>,
-    /// The task that handles the request, and the one that sends items of the answer.
-    #[cfg(feature = "tokio")]
+    /// The task that handles the request, and the one that sends items of the answer. A thread that sends
+    /// waits for `more` instead.
     tasks: Tasks,
 }
 
 /// Tasks that are to be woken.
-#[cfg(feature = "tokio")]
 #[derive(Debug, Default)]
 struct Tasks {
     handler: Option<Waker>,
@@ -73,7 +71,6 @@ struct Tasks {
 }
 
 /// Has a task be woken, if it is not the one that will be.
-#[cfg(feature = "tokio")]
 fn remember(cell: &mut Option<Waker>, waker: &Waker) {
     match cell {
         Some(there) => there.clone_from(waker),
@@ -83,12 +80,7 @@ fn remember(cell: &mut Option<Waker>, waker: &Waker) {
 
 impl Credit {
     fn fresh() -> Self {
-        Self {
-            left: layout::STREAM_WINDOW.into(),
-            over: None,
-            #[cfg(feature = "tokio")]
-            tasks: Tasks::default(),
-        }
+        Self { left: layout::STREAM_WINDOW.into(), over: None, tasks: Tasks::default() }
     }
 }
 
@@ -155,11 +147,9 @@ impl Flight {
         // Never more than the window: who grants without end would fill this process's memory.
         let mut credit = self.credit();
         credit.left = credit.left.saturating_add(items.into()).min(layout::STREAM_WINDOW.into());
-        #[cfg(feature = "tokio")]
         let sender = credit.tasks.sender.take();
         drop(credit);
         self.more.notify_all();
-        #[cfg(feature = "tokio")]
         sender.into_iter().for_each(Waker::wake);
     }
 
@@ -168,17 +158,15 @@ impl Flight {
         self.cancelled.store(true, Ordering::Relaxed);
         let mut credit = self.credit();
         credit.over.get_or_insert(why);
-        #[cfg(feature = "tokio")]
         let Tasks { handler, sender } = std::mem::take(&mut credit.tasks);
         drop(credit);
         self.more.notify_all();
-        #[cfg(feature = "tokio")]
         handler.into_iter().chain(sender).for_each(Waker::wake);
     }
 
     /// Whether nobody wants the answer any more. If not, `waker` is woken when that changes: the lock orders this
     /// before or behind [`Self::give_up`].
-    #[cfg(feature = "tokio")]
+    #[cfg_attr(not(feature = "tokio"), expect(dead_code, reason = "only tasks of a runtime wait for it"))]
     pub(crate) fn is_over(&self, waker: &Waker) -> bool {
         let mut credit = self.credit();
         if credit.over.is_none() {
@@ -188,7 +176,6 @@ impl Flight {
     }
 
     /// Takes the right to send one item; if there is none `waker` is woken when there may be.
-    #[cfg(feature = "tokio")]
     pub(crate) fn poll_credit(&self, waker: &Waker) -> Poll<Result<(), StreamOver>> {
         let mut credit = self.credit();
         if let Some(over) = credit.over {

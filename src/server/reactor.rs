@@ -7,6 +7,8 @@
 mod answers;
 mod embedded;
 mod ending;
+#[cfg(feature = "tokio")]
+pub(crate) mod idle;
 mod mailbox;
 mod membership;
 mod requests;
@@ -32,8 +34,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use turns::Turns;
 
-#[cfg(feature = "tokio")]
-pub(crate) use embedded::Idling;
 pub(crate) use embedded::Pumped;
 pub(crate) use mailbox::Mailbox;
 

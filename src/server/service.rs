@@ -120,7 +120,7 @@ impl std::error::Error for PushError {}
 #[derive(Debug)]
 pub struct OwnedRequest {
     payload: Vec<u8>,
-    flight: Arc<Flight>,
+    pub(crate) flight: Arc<Flight>,
     alone: bool,
 }
 
@@ -128,11 +128,6 @@ impl OwnedRequest {
     #[inline]
     pub(crate) fn new(payload: Vec<u8>, flight: Arc<Flight>, alone: bool) -> Self {
         Self { payload, flight, alone }
-    }
-
-    #[cfg(feature = "tokio")]
-    pub(crate) fn flight(&self) -> &Arc<Flight> {
-        &self.flight
     }
 
     /// Whether nothing else of its session was in flight or waited when it was read.
@@ -358,7 +353,7 @@ impl ResponseStream {
         self.send_until(item, timeout.and_then(|timeout| Instant::now().checked_add(timeout)))
     }
 
-    /// As [`Self::send`], without keeping a thread waiting: for async handlers (feature `tokio`; any executor will do).
+    /// As [`Self::send`], without keeping a thread waiting: for async handlers, on any executor.
     /// Waits as long as the client is there and wants the answer; put a timeout around it to wait for less.
     ///
     /// # Errors
@@ -366,7 +361,6 @@ impl ResponseStream {
     ///
     /// # Cancel safety
     /// Dropped before it is ready, the item is not sent, and the stream goes on.
-    #[cfg(feature = "tokio")]
     pub async fn send_async(&mut self, item: &[u8]) -> Result<(), StreamError> {
         let flight = self.flight();
         if !flight.one_way && item.len() <= flight.caller.max_message && flight.caller.completions.is_here() {

@@ -1,11 +1,13 @@
 //! The server of async handlers: an embedded reactor, driven by a task.
 
 use super::watched::{Watched, drain, look_read};
+use crate::base::clock::now_ns;
 use crate::server::adapters::Concurrent;
 use crate::server::dispatch::{Inline, Pace};
 use crate::server::flight::Flight;
 use crate::server::porter::PorterMode;
-use crate::server::reactor::{Idling, Pumped, Reactor};
+use crate::server::reactor::idle::Idling;
+use crate::server::reactor::{Pumped, Reactor};
 use crate::server::service::{OwnedRequest, Responder, Service, Session};
 use crate::server::status::Status;
 use crate::server::{ServeError, Server, ServerStats};
@@ -203,7 +205,7 @@ impl<S: AsyncService> Service for Spawning<S> {
                 Inline::Short => true,
                 Inline::Measured => self.pace.is_short(),
             };
-        let flight = request.flight().clone();
+        let flight = request.flight.clone();
         let measured = (self.inline == Inline::Measured).then(|| self.pace.clone());
         if !here {
             let handling =
@@ -249,7 +251,13 @@ async fn handle(
                 return Poll::Ready(());
             }
             match pace.take() {
-                Some(pace) => pace.time_poll(|| handler.as_mut().poll(cx)),
+                Some(pace) => {
+                    let began = now_ns();
+                    let polled = handler.as_mut().poll(cx);
+                    // If it is not ready it waits for something: it is long.
+                    pace.ran(if polled.is_ready() { now_ns().saturating_sub(began) } else { u64::MAX });
+                    polled
+                }
                 None => handler.as_mut().poll(cx),
             }
         })

@@ -22,8 +22,6 @@ use super::sleep::find_work;
 use super::{Forked, LAST_TIME, Reactor};
 use crate::base::clock::now_ns;
 use crate::link::stats::ServerCounters;
-#[cfg(feature = "tokio")]
-use crate::protocol::wait::Step;
 use crate::server::engine::Engine;
 use crate::server::flight::enter_reactor_thread;
 use crate::server::park::ALARM;
@@ -48,17 +46,6 @@ pub(crate) enum Pumped {
     Idle,
     /// The server has shut down.
     Over,
-}
-
-/// What to do while there is nothing to do.
-#[cfg(feature = "tokio")]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Idling {
-    /// Pump again: it has looked out for a while.
-    Look,
-    /// Let others run, then pump again.
-    Yield,
-    Park,
 }
 
 /// Passes between two looks at the kernel while there is other work.
@@ -222,14 +209,6 @@ impl<E: Engine> Reactor<E> {
         self.harvest();
     }
 
-    /// As [`Self::disarm`], for a loop that knows that the descriptor was not reported.
-    #[cfg(feature = "tokio")]
-    pub(crate) fn call_off(&mut self) {
-        if self.origin.is_here() {
-            self.parker.disarm();
-        }
-    }
-
     fn harvest(&mut self) {
         let Self { parker, woken, .. } = self;
         let more = parker.harvest(|session, ready| woken.push((session, ready)));
@@ -241,26 +220,5 @@ impl<E: Engine> Reactor<E> {
         // More is found by a harvest that follows the next turn.
         self.porter_is_due |= more;
         self.read_woken();
-    }
-
-    /// What the waiting policy says of a reactor that has nothing to do. Looks out itself, for microseconds.
-    #[cfg(feature = "tokio")]
-    pub(crate) fn idle(&mut self) -> Idling {
-        if self.slots.len() == self.sockets {
-            // A socket is not seen by looking.
-            self.waiter.given_up();
-            return Idling::Park;
-        }
-        match self.waiter.step(self.surroundings(), now_ns) {
-            Step::Spin(polls) => {
-                self.spin(polls);
-                Idling::Look
-            }
-            Step::Yield => {
-                self.hint(false);
-                Idling::Yield
-            }
-            Step::Park => Idling::Park,
-        }
     }
 }
