@@ -319,7 +319,7 @@ impl Client {
     }
 
     /// Says goodbye and ends the session, without waiting for a socket that takes no more.
-    pub(crate) fn leave(&mut self) {
+    pub(crate) fn end_session(&mut self) {
         if !self.origin.is_here() || self.over.is_some() {
             return;
         }

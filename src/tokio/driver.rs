@@ -89,7 +89,7 @@ fn turn(core: &mut Core, reported: bool, look_out: bool, wakes: &mut Wakes) -> N
         core.client.flush();
     }
     if core.is_abandoned() && !core.client.wants_writable() {
-        core.client.leave();
+        core.client.end_session();
         core.end(SessionEnd::Disconnected, wakes);
         return Next::End;
     }
@@ -146,7 +146,7 @@ impl Drop for Driver {
         self.shared.with(|core, wakes| {
             if core.over().is_none() {
                 // The runtime goes: without it nobody would ever learn of an answer.
-                core.client.leave();
+                core.client.end_session();
                 core.end(SessionEnd::Disconnected, wakes);
             }
         });

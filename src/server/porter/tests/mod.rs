@@ -139,7 +139,7 @@ impl Fixture {
 }
 
 /// The server's part of shared memory.
-struct Shared<'a> {
+struct SharedCarrier<'a> {
     request: &'a Segment,
     response: &'a Segment,
     domain: u32,
@@ -148,10 +148,10 @@ struct Shared<'a> {
     response_capacity: u64,
 }
 
-fn shared(joined: &Joined) -> Shared<'_> {
+fn shared(joined: &Joined) -> SharedCarrier<'_> {
     match &joined.carrier {
         Carrier::Shared { request, response, domain, domain_bell, request_capacity, response_capacity } => {
-            Shared {
+            SharedCarrier {
                 request,
                 response,
                 domain: *domain,
