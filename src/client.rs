@@ -4,12 +4,12 @@ pub(crate) mod calls;
 mod error;
 mod health;
 mod options;
-mod place;
-#[cfg(feature = "tokio")]
-pub(crate) mod pump;
 mod readiness;
 mod sampling;
+#[cfg(feature = "tokio")]
+pub(crate) mod shared_use;
 mod stream;
+mod view;
 mod waiting;
 
 use crate::base::clock::{Deadline, now_ns};
@@ -19,7 +19,7 @@ use crate::handshake::Transport;
 use crate::handshake::{Attached, Attachment, ConnectError, SocketAttachment};
 use crate::link::lifeline;
 use crate::link::readiness::Readiness;
-use crate::link::session::{Budget, Head, Parts, PeerFault, Progress, Received, Sent, Session};
+use crate::link::session::{Budget, Head, Parts, PeerFault, Received, SendProgress, Sent, SessionCore};
 use crate::link::side::Side;
 use crate::link::stats::{SessionCounters, Words};
 use crate::memory::layout::{Interest, Kind};
@@ -29,7 +29,6 @@ use crate::protocol::wait::Waiter;
 use crate::trace;
 use calls::{Calls, Waiting};
 use error::WaitEnd;
-use place::{Shown, ViewOf};
 use sampling::Sampling;
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -38,13 +37,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stream::{Events, Streams};
+use view::{Shown, ViewOf};
 
 pub use calls::CallId;
 pub(crate) use error::SessionEnd;
 pub use error::{CallError, RecvError, RemoteError, SendError};
 pub use options::ConnectOptions;
-pub use place::{Claim, View};
 pub use stream::{EventError, EventIter, Stream};
+pub use view::{Claim, View};
 
 /// An answer. Its bytes are a private copy in the client's buffer, good until the client is used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +84,7 @@ pub struct Answer<'a> {
 
 /// An answer that was set aside.
 #[derive(Debug)]
-struct Stashed {
+struct SetAside {
     head: Head,
     payload: Vec<u8>,
 }
@@ -103,14 +103,14 @@ const CHECK_EVERY_NS: u64 = 20_000_000;
 
 /// What the server said of itself and the session.
 #[derive(Debug)]
-struct Names {
+struct ServerInfo {
     session: u64,
     generation: u64,
     server_pid: u32,
     ordered: bool,
 }
 
-impl Names {
+impl ServerInfo {
     /// For subscribers.
     fn tag(&self) -> trace::SessionTag {
         trace::SessionTag { session: self.session, server_pid: self.server_pid }
@@ -125,21 +125,21 @@ impl Names {
 /// Dropping it says goodbye and gives everything back.
 #[derive(Debug)]
 pub struct Client {
-    session: Session,
+    session: SessionCore,
     /// What it sleeps on over rings; `None` over a socket.
     side: Option<Side>,
     transport: Transport,
     waiter: Waiter,
     calls: Calls,
     max_in_flight: usize,
-    stash: VecDeque<Stashed>,
+    set_aside: VecDeque<SetAside>,
     streams: Streams,
     /// Cancels and credits that found no room, at most one or two for each call in flight.
-    owed: Vec<Head>,
+    unsent_control: Vec<Head>,
     /// Something that was to be sent without waiting found no room, and nobody was told of room since.
-    starved: bool,
+    wants_room: bool,
     /// An item or an event was kept for later since [`Client::arm`] was called last.
-    kept: bool,
+    has_kept: bool,
     events: Events,
     send_deadlines: bool,
     /// Calls to the next one that is sampled. Without samples a number that is never counted down to 0.
@@ -150,7 +150,7 @@ pub struct Client {
     /// What the lifeline said of the server, once it said so: what is left in the ring is still read.
     verdict: Option<SessionEnd>,
     origin: Origin,
-    names: Names,
+    server_info: ServerInfo,
     /// When a client that only polls last looked whether the server is there.
     checked_at: u64,
     /// Signs of life that were asked for, and the last that came.
@@ -174,7 +174,7 @@ impl Client {
             Attached::Socket(attachment) => Self::over_socket(attachment, options),
         };
         client.hint(false);
-        trace::client_joined(client.names.tag(), &client.transport);
+        trace::client_joined(client.server_info.tag(), &client.transport);
         client
     }
 
@@ -182,7 +182,7 @@ impl Client {
     fn over_rings(mut attachment: Attachment, options: &ConnectOptions) -> Self {
         let (rings, side) = (attachment.rings(), attachment.side());
         let request = &attachment.request.window;
-        let session = Session::new(Parts {
+        let session = SessionCore::new(Parts {
             rings: Some(rings),
             lifeline: Arc::new(attachment.lifeline),
             words: Some(Words::new(request)),
@@ -192,14 +192,14 @@ impl Client {
             budget: Budget::new(u64::MAX),
             stamps: false,
         });
-        let names = Names {
+        let server_info = ServerInfo {
             session: attachment.session,
             generation: attachment.generation,
             server_pid: attachment.server_pid,
             ordered: attachment.ordered,
         };
         let sampling = Sampling::new(request, attachment.sample_every);
-        let mut client = Self::assemble(session, Some(side), Transport::SharedMemory, names, options);
+        let mut client = Self::assemble(session, Some(side), Transport::SharedMemory, server_info, options);
         client.until_sample = u64::from(sampling.is_some());
         client.sampling = sampling;
         client
@@ -207,7 +207,7 @@ impl Client {
 
     #[allow(clippy::cast_possible_truncation, reason = "usize is 64 bits")]
     fn over_socket(attachment: SocketAttachment, options: &ConnectOptions) -> Self {
-        let session = Session::new(Parts {
+        let session = SessionCore::new(Parts {
             rings: None,
             lifeline: Arc::new(attachment.socket),
             words: None,
@@ -216,21 +216,21 @@ impl Client {
             budget: Budget::new(u64::MAX),
             stamps: false,
         });
-        let names = Names {
+        let server_info = ServerInfo {
             session: attachment.session,
             generation: attachment.generation,
             server_pid: attachment.server_pid,
             ordered: attachment.ordered,
         };
         let transport = Transport::Socket { reason: attachment.reason };
-        Self::assemble(session, None, transport, names, options)
+        Self::assemble(session, None, transport, server_info, options)
     }
 
     fn assemble(
-        session: Session,
+        session: SessionCore,
         side: Option<Side>,
         transport: Transport,
-        names: Names,
+        server_info: ServerInfo,
         options: &ConnectOptions,
     ) -> Self {
         Self {
@@ -240,11 +240,11 @@ impl Client {
             waiter: Waiter::new(options.wait.clone()),
             calls: Calls::new(options.max_in_flight),
             max_in_flight: options.max_in_flight,
-            stash: VecDeque::new(),
+            set_aside: VecDeque::new(),
             streams: Streams::default(),
-            owed: Vec::new(),
-            starved: false,
-            kept: false,
+            unsent_control: Vec::new(),
+            wants_room: false,
+            has_kept: false,
             events: Events::new(options.max_events),
             send_deadlines: options.send_deadlines,
             until_sample: 0,
@@ -253,7 +253,7 @@ impl Client {
             over: None,
             verdict: None,
             origin: Origin::here(),
-            names,
+            server_info,
             checked_at: 0,
             pings: 0,
             last_pong: 0,
@@ -263,7 +263,7 @@ impl Client {
 
     /// In which order answers come.
     pub fn answer_order(&self) -> AnswerOrder {
-        if self.names.ordered { AnswerOrder::Request } else { AnswerOrder::Completion }
+        if self.server_info.ordered { AnswerOrder::Request } else { AnswerOrder::Completion }
     }
 
     /// What carries the session, and if it is the socket, why.
@@ -343,7 +343,7 @@ impl Client {
             let call = self.send_timed(request, &mut deadline)?;
             return self.show_answer(call, deadline, look);
         }
-        let span = trace::call(self.names.session, request.len());
+        let span = trace::call(self.server_info.session, request.len());
         let mut len = 0;
         let result = span.inside(|| {
             let call = self.send_timed(request, &mut deadline)?;
@@ -409,7 +409,7 @@ impl Client {
     #[cold]
     #[inline(never)]
     fn call_traced(&mut self, request: &[u8], mut deadline: Deadline) -> Result<Response<'_>, CallError> {
-        let span = trace::call(self.names.session, request.len());
+        let span = trace::call(self.server_info.session, request.len());
         let result = span.inside(|| {
             let call = self.send_timed(request, &mut deadline)?;
             span.sent(call.0);
@@ -573,7 +573,7 @@ impl Client {
         if self.is_sampled() {
             return self.post_sampled(call, until, request, deadline);
         }
-        match self.post_frame(head, until, request, Progress::default(), deadline) {
+        match self.post_frame(head, until, request, SendProgress::default(), deadline) {
             Ok(()) => Ok(call),
             Err(error) => {
                 self.calls.end(call.0);
@@ -588,7 +588,7 @@ impl Client {
         head: Head,
         until: u64,
         payload: &[u8],
-        mut progress: Progress,
+        mut progress: SendProgress,
         deadline: &mut Deadline,
     ) -> Result<(), SendError> {
         match self.session.post(head, until, payload, &mut progress) {
@@ -619,7 +619,7 @@ impl Client {
             return Err(SendError::TooLarge { len: message.len(), max: self.session.max_message() });
         }
         let mut deadline = Deadline::after(timeout);
-        self.post_frame(Head::new(Kind::OneWay, 0), 0, message, Progress::default(), &mut deadline)?;
+        self.post_frame(Head::new(Kind::OneWay, 0), 0, message, SendProgress::default(), &mut deadline)?;
         self.session.flush();
         if self.session.has_unsent() {
             self.push_out(&mut deadline);
@@ -634,20 +634,20 @@ impl Client {
 
     /// Sends a frame without payload, later if there is no room now.
     fn tell(&mut self, head: Head) {
-        self.owed.push(head);
-        self.retry_owed();
+        self.unsent_control.push(head);
+        self.retry_control();
     }
 
-    /// Sends what was owed. A fault shows at the next use.
+    /// Sends the control frames that found no room. A fault shows at the next use.
     #[cold]
-    fn retry_owed(&mut self) {
-        let _ = self.try_owed();
+    fn retry_control(&mut self) {
+        let _ = self.try_control();
     }
 
-    fn try_owed(&mut self) -> Result<(), PeerFault> {
-        while let Some(&head) = self.owed.first() {
-            match self.session.send(head, 0, &[], &mut Progress::default())? {
-                Sent::Done => drop(self.owed.remove(0)),
+    fn try_control(&mut self) -> Result<(), PeerFault> {
+        while let Some(&head) = self.unsent_control.first() {
+            match self.session.send(head, 0, &[], &mut SendProgress::default())? {
+                Sent::Done => drop(self.unsent_control.remove(0)),
                 Sent::Full => break,
             }
         }
@@ -667,12 +667,12 @@ impl Client {
 
     /// What the limit bounds: calls without an answer, abandoned ones included, and answers set aside.
     fn in_flight_or_kept(&self) -> usize {
-        self.calls.in_flight() + self.stash.len()
+        self.calls.in_flight() + self.set_aside.len()
     }
 
     #[inline(always)]
     fn begin(&mut self) -> Result<CallId, SendError> {
-        if self.stash.is_empty()
+        if self.set_aside.is_empty()
             && let Some(call) = self.calls.begin()
         {
             return Ok(call);
@@ -702,7 +702,7 @@ impl Client {
         head: Head,
         until: u64,
         payload: &[u8],
-        mut progress: Progress,
+        mut progress: SendProgress,
         deadline: &mut Deadline,
     ) -> Result<(), SendError> {
         let waited = self.wait(deadline, Interest::BOTH, |client| {
@@ -721,7 +721,7 @@ impl Client {
                     self.session.abort(head).map_err(|fault| self.fail(fault.into()).as_send())?;
                 }
                 self.session.counts.timeouts += 1;
-                self.starved = true;
+                self.wants_room = true;
                 Err(SendError::TimedOut)
             }
         }
@@ -753,7 +753,7 @@ impl Client {
         match claimed {
             Ok(claim) => Ok(Claim { client: self, claim: Some(claim) }),
             Err(WaitEnd::TimedOut) => {
-                self.starved = true;
+                self.wants_room = true;
                 Err(SendError::TimedOut)
             }
             Err(WaitEnd::SessionEnd(over)) => Err(over.as_send()),
@@ -800,9 +800,9 @@ impl Client {
         let usable = self.usable();
         if usable != Err(SessionEnd::Forked) {
             // What was received before the session ended is still good.
-            if let Some(stashed) = self.stash.pop_front() {
-                self.buffer = stashed.payload;
-                return Ok(stashed.head);
+            if let Some(answer) = self.set_aside.pop_front() {
+                self.buffer = answer.payload;
+                return Ok(answer.head);
             }
         }
         usable.map_err(SessionEnd::as_recv)?;
@@ -823,7 +823,7 @@ impl Client {
 
     /// Calls without an answer, those included whose answer was set aside.
     pub fn in_flight(&self) -> usize {
-        self.calls.wanted() + self.stash.len()
+        self.calls.wanted() + self.set_aside.len()
     }
 
     /// What this side of the session counted so far.
@@ -836,17 +836,17 @@ impl Client {
 
     /// The generation of the server: differs after a restart.
     pub fn generation(&self) -> u64 {
-        self.names.generation
+        self.server_info.generation
     }
 
     /// The session's number, unique in the server's life.
     pub fn session(&self) -> u64 {
-        self.names.session
+        self.server_info.session
     }
 
     /// The server's process id, as it said; 0 if unknown.
     pub fn server_pid(&self) -> u32 {
-        self.names.server_pid
+        self.server_info.server_pid
     }
 
     #[inline]
@@ -857,9 +857,9 @@ impl Client {
         if let Some(over) = self.over {
             return Err(over);
         }
-        if !self.owed.is_empty() {
+        if !self.unsent_control.is_empty() {
             // Whatever the client is used for: it may never wait for long, or at all.
-            self.retry_owed();
+            self.retry_control();
         }
         Ok(())
     }
@@ -867,7 +867,7 @@ impl Client {
     #[cold]
     fn fail(&mut self, over: SessionEnd) -> SessionEnd {
         if self.over.is_none() {
-            let (tag, in_flight) = (self.names.tag(), self.in_flight());
+            let (tag, in_flight) = (self.server_info.tag(), self.in_flight());
             match over {
                 SessionEnd::ShutDown => trace::client_left(tag, "the server has shut down", in_flight),
                 SessionEnd::Disconnected => trace::client_lost(tag, &"the server is gone", in_flight),
@@ -943,8 +943,8 @@ impl Client {
 
     fn set_aside(&mut self, head: Head) {
         let payload = std::mem::take(&mut self.buffer);
-        self.stash.push_back(Stashed { head, payload });
-        self.session.counts.stash_peak = self.session.counts.stash_peak.max(self.stash.len() as u64);
+        self.set_aside.push_back(SetAside { head, payload });
+        self.session.counts.stash_peak = self.session.counts.stash_peak.max(self.set_aside.len() as u64);
     }
 
     #[inline]
@@ -962,11 +962,11 @@ impl Drop for Client {
         if self.origin.is_here() {
             self.store_counts();
             if self.over.is_none() {
-                trace::client_left(self.names.tag(), "closed", self.in_flight());
+                trace::client_left(self.server_info.tag(), "closed", self.in_flight());
                 self.session.flush();
                 if self.session.is_socket() {
                     let goodbye = Head::new(Kind::Goodbye, 0);
-                    let _ = self.session.send(goodbye, 0, &[], &mut Progress::default());
+                    let _ = self.session.send(goodbye, 0, &[], &mut SendProgress::default());
                     if self.session.has_unsent() {
                         self.push_out(&mut Deadline::In(LAST_PUSH));
                     }

@@ -36,7 +36,7 @@ pub struct Ipc {
     pub socket_dir: PathBuf,
     /// What carries sessions.
     #[serde(default)]
-    pub transport: Transport,
+    pub transport: TransportChoice,
     /// Pools of connections and of workers that say nothing else.
     #[serde(default)]
     pub pool: Settings,
@@ -45,33 +45,10 @@ pub struct Ipc {
     pub workers: BTreeMap<String, Worker>,
 }
 
-/// What carries sessions.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Transport {
-    /// Shared memory, or the socket where that is not to be had.
-    #[default]
-    Auto,
-    /// Shared memory or nothing.
-    SharedMemory,
-    /// The socket.
-    Socket,
-}
-
-impl From<Transport> for TransportChoice {
-    fn from(transport: Transport) -> Self {
-        match transport {
-            Transport::Auto => Self::Auto,
-            Transport::SharedMemory => Self::SharedMemory,
-            Transport::Socket => Self::Socket,
-        }
-    }
-}
-
 /// What a worker speaks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
+pub enum WorkerKind {
     /// It serves Ringbell sessions on a socket.
     #[default]
     Serving,
@@ -87,7 +64,7 @@ pub struct Worker {
     pub command: Vec<String>,
     /// What it speaks. Default: it serves.
     #[serde(default)]
-    pub kind: Kind,
+    pub kind: WorkerKind,
     /// How a worker that serves learns where. Default: by a path.
     #[serde(default)]
     pub attach: Attach,
@@ -302,7 +279,7 @@ impl Ipc {
 
     /// How connections are made.
     pub fn connect_options(&self) -> ConnectOptions {
-        ConnectOptions::new().transport(self.transport.into())
+        ConnectOptions::new().transport(self.transport)
     }
 
     /// A pool of connections to the server whose socket in `socket_dir` has this name.
@@ -340,11 +317,13 @@ impl Worker {
             return Err("ping_timeout is 0");
         }
         match self.kind {
-            Kind::Serving if self.ready_line.is_some() => Err("ready_line is for workers that speak lines"),
-            Kind::Serving if self.probe.is_some() => Err("probe is for workers that speak lines"),
-            Kind::Lines if self.attach != Attach::Path => Err("attach is for workers that serve"),
-            Kind::Lines if self.max_line == 0 => Err("max_line is 0"),
-            Kind::Serving | Kind::Lines => Ok(()),
+            WorkerKind::Serving if self.ready_line.is_some() => {
+                Err("ready_line is for workers that speak lines")
+            }
+            WorkerKind::Serving if self.probe.is_some() => Err("probe is for workers that speak lines"),
+            WorkerKind::Lines if self.attach != Attach::Path => Err("attach is for workers that serve"),
+            WorkerKind::Lines if self.max_line == 0 => Err("max_line is 0"),
+            WorkerKind::Serving | WorkerKind::Lines => Ok(()),
         }
     }
 
@@ -365,8 +344,8 @@ impl Worker {
             command = command.current_dir(directory);
         }
         match self.kind {
-            Kind::Serving => WorkerSpec::Serving(command, self.attach),
-            Kind::Lines => {
+            WorkerKind::Serving => WorkerSpec::Serving(command, self.attach),
+            WorkerKind::Lines => {
                 let mut workers = LineWorkers::new(command).max_line(self.max_line);
                 if let Some(line) = &self.ready_line {
                     workers = workers.ready_line(line);
@@ -401,7 +380,7 @@ mod tests {
     fn the_long_form() {
         let config = Config::from_yaml(include_str!("config/full.yaml")).expect("it is right");
         let Ipc { pool, workers, transport, .. } = &config.ipc;
-        assert_eq!(*transport, Transport::Socket);
+        assert_eq!(*transport, TransportChoice::Socket);
         let millis = |millis| Some(Duration::from_millis(millis));
         let expected = Settings {
             enabled: true,
@@ -417,14 +396,17 @@ mod tests {
         assert_eq!(*pool, expected);
         let api = &workers["node:api"];
         assert_eq!(api.command, ["/usr/lib/app/api", "--serve", "{socket}"]);
-        assert_eq!((api.kind, api.attach, api.start_timeout), (Kind::Serving, Attach::Path, ten_seconds()));
+        assert_eq!(
+            (api.kind, api.attach, api.start_timeout),
+            (WorkerKind::Serving, Attach::Path, ten_seconds())
+        );
         let own = api.pool.over(pool);
         assert_eq!(
             own,
             Settings { max_size: 3, max_lifetime: millis(3_600_000), idle_timeout: None, ..expected }
         );
         let calculator = &workers["calc"];
-        assert_eq!((calculator.kind, calculator.env["LC_ALL"].as_str()), (Kind::Lines, "C"));
+        assert_eq!((calculator.kind, calculator.env["LC_ALL"].as_str()), (WorkerKind::Lines, "C"));
         assert_eq!(calculator.probe, Some(Probe { ask: "1+1".into(), answer: "2".into() }));
         let pools = config.ipc.pools().expect("all make sense");
         assert!(pools.stats().is_empty(), "nothing is started");

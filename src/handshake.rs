@@ -24,7 +24,7 @@
 //! messages as it takes; then the server hangs up.
 //!
 //! [`wire`] has the bytes, `server` the state machine that the porter drives, [`client`] the blocking driver,
-//! [`listener`] the socket, and `socket` the options that rustix does not know.
+//! [`listener`] the socket, and `sockopt` the options that rustix does not know.
 
 use rustix::net::SocketAddrUnix;
 use std::os::unix::ffi::OsStrExt;
@@ -39,7 +39,7 @@ mod listener;
 mod order;
 pub(crate) mod rings;
 mod server;
-mod socket;
+mod sockopt;
 mod transport;
 mod wire;
 
@@ -57,7 +57,8 @@ pub(crate) use listener::{ListenOptions, Listener, listen, listen_fds, listen_fo
 pub use order::AnswerOrder;
 pub use server::Credentials;
 pub(crate) use server::{
-    Closed, Exhibits, Handshake, Host, Joined, Link, Offer, PeerInfo, Progress, SharedOffer, identify, reject,
+    Carrier, Closed, Handshake, HandshakeProgress, Host, InspectorReply, Joined, Offer, PeerInfo,
+    SharedOffer, identify, reject,
 };
 pub use transport::{FallbackReason, Transport};
 pub use wire::RejectReason;

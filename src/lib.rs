@@ -93,7 +93,7 @@ pub mod pool;
 mod server;
 #[cfg(all(any(feature = "fuzzing", all(test, feature = "inspect")), not(ringbell_loom)))]
 mod testing;
-#[cfg(all(feature = "tokio", not(ringbell_loom)))]
+#[cfg(not(ringbell_loom))]
 mod tokio;
 #[cfg(not(ringbell_loom))]
 mod trace;

@@ -52,8 +52,6 @@ use crate::client::Client;
 use crate::link::stats::{ServerCounters, SessionCounters};
 use crate::pool::{ClosedCounts, PoolStats};
 use crate::server::ServerHandle;
-#[cfg(feature = "tokio")]
-use crate::tokio::AsyncClient;
 use ::metrics::{
     Counter, Gauge, Histogram, IntoLabels, Label, Unit, counter, describe_counter, describe_gauge,
     describe_histogram, gauge, histogram,
@@ -227,7 +225,7 @@ impl ClientMetrics {
 
     /// As [`Self::publish`], of the client of many tasks (feature `tokio`).
     #[cfg(feature = "tokio")]
-    pub fn publish_async(&mut self, client: &AsyncClient) {
+    pub fn publish_async(&mut self, client: &crate::tokio::AsyncClient) {
         client.with_client(|client| self.publish(client));
     }
 }

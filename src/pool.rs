@@ -54,7 +54,7 @@ use self::core::Core;
 use crate::base::clock::now_ns;
 use crate::base::sync::{Condvar, Mutex, lock};
 use crate::os::fork::Origin;
-use shared::{Shared, State};
+use shared::{PoolInner, State};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -77,7 +77,7 @@ pub use waiter::Cancel;
 pub struct Pool<M: Manager>(Arc<Handle<M>>);
 
 struct Handle<M: Manager> {
-    shared: Arc<Shared<M>>,
+    shared: Arc<PoolInner<M>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -102,7 +102,7 @@ impl<M: Manager> Pool<M> {
         settings.check()?;
         let (keeps, acquire_timeout) = (settings.enabled, settings.acquire_timeout);
         let core = Core::new(settings, now_ns());
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(PoolInner {
             state: Mutex::new(State { core, failure: None }),
             keeper: Condvar::new(),
             drained: Condvar::new(),
@@ -115,7 +115,7 @@ impl<M: Manager> Pool<M> {
         Ok(Self(Arc::new(Handle { shared, thread })))
     }
 
-    fn shared(&self) -> &Arc<Shared<M>> {
+    fn shared(&self) -> &Arc<PoolInner<M>> {
         &self.0.shared
     }
 
@@ -160,46 +160,6 @@ impl<M: Manager> Pool<M> {
         self.shared().try_acquire()
     }
 
-    /// Takes an item out, as [`Self::acquire`] does, for a task of a tokio runtime (feature `tokio`): waits for at most
-    /// `acquire_timeout` from the first poll on, in the same line as the threads that wait.
-    ///
-    /// Nothing is opened on the task's thread. Dropping the guard closes an item that cannot be kept, which may take a
-    /// moment: a worker process is killed, and its end waited for.
-    ///
-    /// # Errors
-    /// [`AcquireError`]; also [`AcquireError::Cancelled`] if the runtime is shut down while it opens an item, which it does
-    /// where nothing is kept (`enabled: false`).
-    ///
-    /// # Panics
-    /// The future does, if it has to wait and time is not enabled on the runtime that polls it, or if nothing is kept and
-    /// it is polled outside of a runtime.
-    ///
-    /// # Cancel safety
-    /// Dropping the future gives up its place in the line. What it was being handed at that moment goes to the next one,
-    /// and an item that is being opened for it is opened all the same. Whoever keeps the future without polling it keeps
-    /// what it was handed from others.
-    #[cfg(feature = "tokio")]
-    pub fn acquire_async(&self) -> Acquire<M> {
-        let timeout = self.shared().acquire_timeout;
-        Acquire::new(
-            self.shared().clone(),
-            timeout.map_or(acquire::Patience::Endless, acquire::Patience::For),
-        )
-    }
-
-    /// As [`Self::acquire_async`], waiting until `deadline`; `None` waits for ever.
-    ///
-    /// # Errors
-    /// As [`Self::acquire_async`].
-    ///
-    /// # Panics
-    /// As [`Self::acquire_async`].
-    #[cfg(feature = "tokio")]
-    pub fn acquire_async_deadline(&self, deadline: Option<Instant>) -> Acquire<M> {
-        let patience = deadline.map_or(acquire::Patience::Endless, acquire::Patience::Until);
-        Acquire::new(self.shared().clone(), patience)
-    }
-
     /// Takes an item out for as long as this is borrowed. Waits at most `acquire_timeout`, and until `deadline` if there
     /// is one.
     #[inline]
@@ -225,7 +185,7 @@ impl<M: Manager> Pool<M> {
             let mut state = lock(&self.shared().state);
             let epoch = state.core.epoch();
             state.core.flush(epoch);
-            self.shared().leave(state);
+            self.shared().unlock_and_wake(state);
         }
     }
 

@@ -28,14 +28,12 @@ use crate::memory::{PeerWord, layout};
 use crate::schedule::executor::Executor;
 use adapters::{Closure, Concurrent, Serial};
 use builder::check_descriptors;
-use dispatch::Dispatched;
-#[cfg(feature = "tokio")]
-use dispatch::Inline;
+use dispatch::{Dispatched, Inline};
 use engine::Engine;
 use flight::Completions;
 use handler::{Handler, Request};
 use park::Parker;
-use porter::{Isolation, Lodging, StatusInfo};
+use porter::{Isolation, PorterMode, StatusInfo};
 use reactor::{Mailbox, Reactor, ReactorParts};
 use service::{OwnedRequest, Responder, Service};
 use status::Status;
@@ -195,7 +193,7 @@ impl Server {
     where
         H: Fn(OwnedRequest, Responder) + Send + Sync + 'static,
     {
-        let inline = self.settings.inline;
+        let inline = self.inlining();
         self.run_service(Dispatched::new(executor, handler, inline))
     }
 
@@ -208,7 +206,7 @@ impl Server {
     }
 
     fn run_engine<E: Engine>(self, engine: E) -> Result<ServerStats, ServeError> {
-        let (reactor, _status) = self.reactor(engine, Lodging::Thread)?;
+        let (reactor, _status) = self.reactor(engine, PorterMode::Thread)?;
         reactor.run().map_err(|_| ServeError::Forked)
     }
 
@@ -216,7 +214,7 @@ impl Server {
     pub(crate) fn reactor<E: Engine>(
         self,
         engine: E,
-        lodging: Lodging,
+        mode: PorterMode,
     ) -> Result<(Reactor<E>, Status), ServeError> {
         if !self.origin.is_here() {
             return Err(ServeError::Forked);
@@ -227,11 +225,11 @@ impl Server {
             armed_words: self.settings.porter.max_clients,
         };
         let mut config = self.settings.porter;
-        if lodging == Lodging::Loop {
+        if mode == PorterMode::Loop {
             // There is no backstop: a client that is stopped while it rings must not keep others waiting.
             config.isolation = Isolation::Session;
         }
-        let porter = porter::start(lodging, self.listener, config, &status, self.mailbox.clone())
+        let porter = porter::start(mode, self.listener, config, &status, self.mailbox.clone())
             .map_err(ServeError::Io)?;
         let reactor = Reactor::new(ReactorParts {
             engine,
@@ -247,7 +245,6 @@ impl Server {
     }
 
     /// Whether handlers may run where requests are read.
-    #[cfg(feature = "tokio")]
     pub(crate) fn inlining(&self) -> Inline {
         self.settings.inline
     }

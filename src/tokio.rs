@@ -19,6 +19,8 @@
 //! **Invariant.** The client is armed, or the driver has been woken, and will look. So nothing that comes is overlooked.
 //! Over rings nothing that was sent lies there, either: it was rung for. Over a socket the driver may write it.
 
+#![cfg(feature = "tokio")]
+
 mod bytes;
 mod call;
 mod driver;
@@ -37,7 +39,7 @@ use crate::handshake::Transport;
 use crate::link::stats::SessionCounters;
 use ::tokio::runtime::RuntimeFlavor;
 use driver::Driver;
-use shared::{Handle, Shared};
+use shared::{Handle, SharedClient};
 use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
@@ -95,7 +97,7 @@ impl AsyncClient {
         client.never_yields();
         let (descriptor, process) = client.descriptors();
         let alone = ::tokio::runtime::Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread;
-        let shared = Shared::new(client, alone);
+        let shared = SharedClient::new(client, alone);
         let driver = Driver::new(shared.clone(), descriptor, process.transpose()?, alone)?;
         ::tokio::spawn(driver);
         Ok(Self { handle: Arc::new(Handle::new(shared)) })

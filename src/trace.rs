@@ -98,28 +98,6 @@ pub(crate) struct Span {
 }
 
 impl Span {
-    /// Of what has not begun.
-    #[cfg(feature = "tokio")]
-    #[inline(always)]
-    pub(crate) fn none() -> Self {
-        Self {
-            #[cfg(feature = "tracing")]
-            inner: tracing::Span::none(),
-        }
-    }
-
-    /// Whether it is one that was begun, if only to find that nobody wants it.
-    #[cfg(feature = "tokio")]
-    #[inline(always)]
-    pub(crate) fn has_begun(&self) -> bool {
-        #[cfg(feature = "tracing")]
-        {
-            !self.inner.is_none()
-        }
-        #[cfg(not(feature = "tracing"))]
-        false
-    }
-
     /// The span of the request that is being handled here, for whoever carries it elsewhere.
     #[inline]
     pub(crate) fn current() -> Self {

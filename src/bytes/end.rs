@@ -4,11 +4,13 @@
 mod waiting;
 
 use super::ByteStreamError;
-use super::listener::Tenancy;
+use super::listener::DeathWatch;
 use crate::handshake::rings::{server_rings, server_side};
-use crate::handshake::{Attached, Joined, Link, SocketAttachment, Transport};
+use crate::handshake::{Attached, Carrier, Joined, SocketAttachment, Transport};
 use crate::link::segment::Segment;
-use crate::link::session::{Budget, Head, Parts, PeerFault, Progress, Received, Rings, Sent, Session};
+use crate::link::session::{
+    Budget, Head, Parts, PeerFault, Received, Rings, SendProgress, Sent, SessionCore,
+};
 use crate::link::side::Side;
 use crate::link::socket;
 use crate::link::stats::{SessionCounters, Words};
@@ -67,13 +69,13 @@ pub(super) enum Peer {
     /// A server. The side knows its process.
     Server,
     /// A client, of whose death the porter tells.
-    Client(Tenancy),
+    Client(DeathWatch),
 }
 
 /// One end.
 #[derive(Debug)]
 pub(crate) struct End {
-    session: Session,
+    session: SessionCore,
     /// What it sleeps on over rings; `None` over a socket.
     pub(super) side: Option<Side>,
     pub(super) peer: Peer,
@@ -115,13 +117,20 @@ impl End {
     }
 
     /// `status` is where this server tells of itself.
-    pub(super) fn of_server(joined: Joined, status: &Window, tenancy: Tenancy) -> Self {
-        let Joined { session, lifeline, link, .. } = joined;
-        let transport = link.transport();
-        let peer = Peer::Client(tenancy);
-        match link {
-            Link::Socket { .. } => Self::assemble(lifeline, None, None, peer, transport, session),
-            Link::Shared { request, response, domain, domain_bell, request_capacity, response_capacity } => {
+    pub(super) fn of_server(joined: Joined, status: &Window, death_watch: DeathWatch) -> Self {
+        let Joined { session, lifeline, carrier, .. } = joined;
+        let transport = carrier.transport();
+        let peer = Peer::Client(death_watch);
+        match carrier {
+            Carrier::Socket { .. } => Self::assemble(lifeline, None, None, peer, transport, session),
+            Carrier::Shared {
+                request,
+                response,
+                domain,
+                domain_bell,
+                request_capacity,
+                response_capacity,
+            } => {
                 let (from, to) = (&request.window, &response.window);
                 let rings = (server_rings((from, request_capacity), (to, response_capacity)), Words::new(to));
                 let side = server_side(status, domain, &domain_bell, from);
@@ -143,7 +152,7 @@ impl End {
         let (rings, words) = rings.unzip();
         // A chunk is one frame: so much, and no more, is ever kept of what the peer sends.
         let max_message = if rings.is_some() { layout::FRAGMENT } else { socket::MAX_BODY };
-        let session = Session::new(Parts {
+        let session = SessionCore::new(Parts {
             rings,
             lifeline,
             words,
@@ -402,7 +411,7 @@ impl End {
 
     fn publish(&mut self, chunk: &[u8]) -> Result<bool, ByteStreamError> {
         let head = Head::new(self.kinds().0, 0);
-        match self.session.post(head, 0, chunk, &mut Progress::default()) {
+        match self.session.post(head, 0, chunk, &mut SendProgress::default()) {
             Ok(Sent::Done) => Ok(true),
             Ok(Sent::Full) => Ok(false),
             Err(fault) => Err(self.fail(ByteStreamError::PeerFault(fault))),

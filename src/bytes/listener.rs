@@ -19,38 +19,38 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-/// What the porter knows of a client's end.
+/// What the porter knows of a client: whether it is gone.
 #[derive(Debug, Default)]
-pub(super) struct Fate {
+pub(super) struct PeerState {
     dead: PlainBool,
     pub(super) waker: Mutex<Option<Waker>>,
     /// Its end is what an event loop waits for, and whoever sleeps on a socket.
     lifeline: Weak<OwnedFd>,
 }
 
-/// A session's place in the server, given back when this is dropped.
+/// Tells whether the client of a session is gone. Dropping it releases the session at the porter.
 #[derive(Debug)]
-pub(super) struct Tenancy {
+pub(super) struct DeathWatch {
     session: u64,
-    pub(super) fate: Arc<Fate>,
-    hall: Arc<Hall>,
+    pub(super) peer: Arc<PeerState>,
+    inbox: Arc<Inbox>,
     releaser: Releaser,
     origin: Origin,
 }
 
-impl Tenancy {
+impl DeathWatch {
     /// Whether the porter has found the client gone.
     pub(super) fn is_dead(&self) -> bool {
         // Pairs with the store in `deliver`: what the client published before the kernel said that it is gone is seen
         // by a look behind this.
-        self.fate.dead.load(Ordering::Acquire)
+        self.peer.dead.load(Ordering::Acquire)
     }
 }
 
-impl Drop for Tenancy {
+impl Drop for DeathWatch {
     fn drop(&mut self) {
         if self.origin.is_here() {
-            lock(&self.hall.queue).fates.remove(&self.session);
+            lock(&self.inbox.queue).peers.remove(&self.session);
             self.releaser.closed(self.session);
         }
     }
@@ -58,51 +58,51 @@ impl Drop for Tenancy {
 
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    pub(super) joined: VecDeque<(Box<Joined>, Arc<Fate>)>,
+    pub(super) joined: VecDeque<(Box<Joined>, Arc<PeerState>)>,
     /// Of sessions that are not over.
-    fates: HashMap<u64, Arc<Fate>>,
+    peers: HashMap<u64, Arc<PeerState>>,
     pub(super) wakers: Vec<Waker>,
     pub(super) closed: bool,
 }
 
-/// Where clients wait to be accepted.
+/// Sessions that wait to be accepted.
 #[derive(Debug, Default)]
-pub(super) struct Hall {
+pub(super) struct Inbox {
     pub(super) queue: Mutex<Queue>,
-    came: Condvar,
+    arrived: Condvar,
 }
 
-impl Hall {
+impl Inbox {
     fn wake(&self, mut queue: std::sync::MutexGuard<'_, Queue>) {
         let wakers = std::mem::take(&mut queue.wakers);
         drop(queue);
-        self.came.notify_all();
+        self.arrived.notify_all();
         wake_all(wakers);
     }
 }
 
-impl Outbox for Arc<Hall> {
+impl Outbox for Arc<Inbox> {
     fn deliver(&self, event: Event) {
         let mut queue = lock(&self.queue);
         match event {
             // Bounded by `max_clients`.
             Event::Joined(joined) => {
                 let lifeline = Arc::downgrade(&joined.lifeline);
-                let fate = Arc::new(Fate { lifeline, ..Fate::default() });
-                queue.fates.insert(joined.session, fate.clone());
-                queue.joined.push_back((joined, fate));
+                let peer = Arc::new(PeerState { lifeline, ..PeerState::default() });
+                queue.peers.insert(joined.session, peer.clone());
+                queue.joined.push_back((joined, peer));
                 self.wake(queue);
             }
             Event::Died { session, .. } => {
-                let Some(fate) = queue.fates.get(&session).cloned() else { return };
+                let Some(peer) = queue.peers.get(&session).cloned() else { return };
                 drop(queue);
                 // Pairs with the load in `is_dead`.
-                fate.dead.store(true, Ordering::Release);
-                if let Some(lifeline) = fate.lifeline.upgrade() {
+                peer.dead.store(true, Ordering::Release);
+                if let Some(lifeline) = peer.lifeline.upgrade() {
                     // A child of the client may hold it open. What was sent is still read.
                     let _ = rustix::net::shutdown(&lifeline, rustix::net::Shutdown::Both);
                 }
-                if let Some(waker) = lock(&fate.waker).take() {
+                if let Some(waker) = lock(&peer.waker).take() {
                     waker.wake();
                 }
             }
@@ -131,7 +131,7 @@ impl Outbox for Arc<Hall> {
 /// ```
 #[derive(Debug)]
 pub struct ByteListener {
-    pub(super) hall: Arc<Hall>,
+    pub(super) inbox: Arc<Inbox>,
     porter: PorterHandle,
     status: Window,
     wait: WaitSettings,
@@ -141,7 +141,7 @@ pub struct ByteListener {
 
 impl ServerBuilder {
     /// Listens at `path` for byte streams instead of calls. Each session has a bell of its own
-    /// ([`Isolation::Session`](crate::Isolation::Session)), and the waiting policy ([`Self::wait`]) is that of each stream; settings of calls, answers
+    /// ([`Isolation::SessionCore`](crate::Isolation::SessionCore)), and the waiting policy ([`Self::wait`]) is that of each stream; settings of calls, answers
     /// and events mean nothing.
     ///
     /// # Errors
@@ -149,10 +149,10 @@ impl ServerBuilder {
     pub fn bind_bytes(self, path: impl AsRef<Path>) -> Result<ByteListener, BindError> {
         let porter = self.listen_for_bytes(path.as_ref())?;
         let (status, wait) = (porter.status().clone(), porter.wait().clone());
-        let hall = Arc::new(Hall::default());
-        let porter = porter.start(hall.clone()).map_err(BindError::Io)?;
+        let inbox = Arc::new(Inbox::default());
+        let porter = porter.start(inbox.clone()).map_err(BindError::Io)?;
         Ok(ByteListener {
-            hall,
+            inbox,
             porter,
             status,
             wait,
@@ -197,26 +197,26 @@ impl ByteListener {
     pub fn accept_timeout(&self, timeout: Option<Duration>) -> io::Result<ByteStream> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         self.usable()?;
-        let mut queue = lock(&self.hall.queue);
+        let mut queue = lock(&self.inbox.queue);
         loop {
             while let Some(next) = queue.joined.pop_front() {
                 drop(queue);
-                if let Some(end) = self.welcome(next) {
+                if let Some(end) = self.accept_session(next) {
                     return Ok(ByteStream::new(end, &self.wait));
                 }
-                queue = lock(&self.hall.queue);
+                queue = lock(&self.inbox.queue);
             }
             if queue.closed {
                 return Err(ByteStreamError::Closed.while_reading());
             }
             queue = match deadline {
-                None => self.hall.came.wait(queue).unwrap_or_else(PoisonError::into_inner),
+                None => self.inbox.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner),
                 Some(deadline) => {
                     let left = deadline.saturating_duration_since(Instant::now());
                     if left.is_zero() {
                         return Err(io::ErrorKind::TimedOut.into());
                     }
-                    self.hall.came.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0
+                    self.inbox.arrived.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0
                 }
             };
         }
@@ -227,11 +227,11 @@ impl ByteListener {
     }
 
     /// The server's end of a session; `None` for a client that wants calls.
-    pub(super) fn welcome(&self, (joined, fate): (Box<Joined>, Arc<Fate>)) -> Option<End> {
-        let tenancy = Tenancy {
+    pub(super) fn accept_session(&self, (joined, peer): (Box<Joined>, Arc<PeerState>)) -> Option<End> {
+        let death_watch = DeathWatch {
             session: joined.session,
-            fate,
-            hall: self.hall.clone(),
+            peer,
+            inbox: self.inbox.clone(),
             releaser: self.porter.releaser(),
             origin: self.origin,
         };
@@ -239,7 +239,7 @@ impl ByteListener {
             turn_away(&joined, Farewell::PeerFault);
             return None;
         }
-        Some(End::of_server(*joined, &self.status, tenancy))
+        Some(End::of_server(*joined, &self.status, death_watch))
     }
 
     /// Turns away whoever connects from now on, and has [`Self::accept`] fail once nobody is left to be accepted. Any thread
@@ -247,9 +247,9 @@ impl ByteListener {
     pub fn close(&self) {
         if self.origin.is_here() {
             self.porter.stop();
-            let mut queue = lock(&self.hall.queue);
+            let mut queue = lock(&self.inbox.queue);
             queue.closed = true;
-            self.hall.wake(queue);
+            self.inbox.wake(queue);
         }
     }
 }
@@ -266,7 +266,7 @@ impl Drop for ByteListener {
         }
         // Removes the socket; nobody is delivered any more.
         self.porter.end();
-        let left = std::mem::take(&mut lock(&self.hall.queue).joined);
+        let left = std::mem::take(&mut lock(&self.inbox.queue).joined);
         for (joined, _) in left {
             turn_away(&joined, Farewell::ShutDown);
         }

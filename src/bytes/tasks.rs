@@ -2,7 +2,7 @@
 
 use super::ByteStreamError;
 use super::end::{End, Peer, Wanted, Way};
-use super::listener::{ByteListener, Tenancy};
+use super::listener::{ByteListener, DeathWatch};
 use super::stream::ByteStream;
 use crate::base::sync::lock;
 use rustix::fd::OwnedFd;
@@ -54,15 +54,15 @@ impl End {
 
     /// Wakes `waker` when the porter finds the client gone.
     pub(crate) fn wake_at_death(&self, waker: &Waker) {
-        if let Peer::Client(tenancy) = &self.peer {
-            tenancy.wake_at_death(waker);
+        if let Peer::Client(death_watch) = &self.peer {
+            death_watch.wake_at_death(waker);
         }
     }
 }
 
-impl Tenancy {
+impl DeathWatch {
     fn wake_at_death(&self, waker: &Waker) {
-        *lock(&self.fate.waker) = Some(waker.clone());
+        *lock(&self.peer.waker) = Some(waker.clone());
         if self.is_dead() {
             // It came before there was a task to wake.
             waker.wake_by_ref();
@@ -82,13 +82,13 @@ impl ByteListener {
         if let Err(error) = self.usable() {
             return Poll::Ready(Err(error));
         }
-        let mut queue = lock(&self.hall.queue);
+        let mut queue = lock(&self.inbox.queue);
         while let Some(next) = queue.joined.pop_front() {
             drop(queue);
-            if let Some(end) = self.welcome(next) {
+            if let Some(end) = self.accept_session(next) {
                 return Poll::Ready(Ok(end));
             }
-            queue = lock(&self.hall.queue);
+            queue = lock(&self.inbox.queue);
         }
         if queue.closed {
             return Poll::Ready(Err(ByteStreamError::Closed.while_reading()));

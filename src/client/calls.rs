@@ -12,14 +12,6 @@ impl CallId {
     pub fn as_u64(self) -> u64 {
         self.0
     }
-
-    /// Its slot: below the limit of calls in flight, and its alone until it is answered.
-    #[cfg(feature = "tokio")]
-    #[inline]
-    #[allow(clippy::cast_possible_truncation, reason = "one half of an id")]
-    pub(crate) fn slot(self) -> usize {
-        self.0 as u32 as usize
-    }
 }
 
 impl std::fmt::Display for CallId {

@@ -3,7 +3,7 @@
 use super::Client;
 use super::error::{CallError, RecvError, SessionEnd, WaitEnd};
 use crate::base::clock::Deadline;
-use crate::link::session::{Head, Progress};
+use crate::link::session::{Head, SendProgress};
 use crate::memory::layout::{Interest, Kind};
 use std::time::Duration;
 
@@ -15,9 +15,9 @@ impl Client {
             && self.over.is_none()
             && self.verdict.is_none()
             && self.calls.in_flight() == 0
-            && self.stash.is_empty()
+            && self.set_aside.is_empty()
             && self.streams.is_empty()
-            && self.owed.is_empty()
+            && self.unsent_control.is_empty()
             && !self.session.is_owed()
             && !self.session.owes_abort()
             && !self.session.has_unsent()
@@ -69,7 +69,7 @@ impl Client {
         let mut deadline = Deadline::after(timeout);
         self.pings = self.pings.wrapping_add(1);
         let ping = self.pings;
-        self.post_frame(Head::new(Kind::Ping, ping), 0, &[], Progress::default(), &mut deadline)?;
+        self.post_frame(Head::new(Kind::Ping, ping), 0, &[], SendProgress::default(), &mut deadline)?;
         self.session.flush();
         let answered = self.wait(&mut deadline, Interest::BOTH, |client| {
             client.drain()?;

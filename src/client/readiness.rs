@@ -97,16 +97,16 @@ impl Client {
         {
             self.disarm();
         }
-        let owed = self.session.retry_abort().and_then(|()| self.try_owed());
+        let owed = self.session.retry_abort().and_then(|()| self.try_control());
         if let Err(fault) = owed {
             self.fail(fault.into());
             return Arming::Busy;
         }
         self.session.flush();
-        self.session.settle();
+        self.session.publish_head();
         self.store_counts();
         // What one method of the pump found may be for another one, which was asked before.
-        let kept = std::mem::take(&mut self.kept) || !self.stash.is_empty();
+        let kept = std::mem::take(&mut self.has_kept) || !self.set_aside.is_empty();
         if kept || self.verdict.is_some() || self.session.has_ended() {
             return Arming::Busy;
         }
@@ -114,7 +114,7 @@ impl Client {
         match arming {
             Arming::Armed => {
                 self.session.counts.parks += 1;
-                trace::client_armed(self.names.session);
+                trace::client_armed(self.server_info.session);
             }
             Arming::Busy => self.session.counts.arms_called_off += 1,
         }
@@ -122,7 +122,7 @@ impl Client {
     }
 
     fn arm_bell(&mut self) -> Arming {
-        let wants_room = self.starved || !self.owed.is_empty() || self.session.owes_abort();
+        let wants_room = self.wants_room || !self.unsent_control.is_empty() || self.session.owes_abort();
         let interest = if wants_room { Interest::BOTH } else { Interest::DATA };
         self.hint(true);
         let Self { side: Some(side), session, .. } = self else { return Arming::Busy };
@@ -181,8 +181,8 @@ impl Client {
 
     /// Whether there is room now for what found none; said once.
     pub(super) fn look_for_room(&mut self) -> bool {
-        let room = self.starved && self.session.room_appeared();
-        self.starved &= !room;
+        let room = self.wants_room && self.session.room_appeared();
+        self.wants_room &= !room;
         room
     }
 

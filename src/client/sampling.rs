@@ -5,7 +5,7 @@ use super::error::SendError;
 use crate::base::clock::{Deadline, now_ns};
 use crate::client::calls::CallId;
 use crate::link::samples::Samples;
-use crate::link::session::{Head, Progress};
+use crate::link::session::{Head, SendProgress};
 use crate::memory::Window;
 use crate::memory::layout::Kind;
 
@@ -32,13 +32,13 @@ impl Client {
     }
 
     /// Enters a call as a sample, as of now; what is to travel with its request.
-    pub(super) fn stamp(&mut self, call: u64) -> Progress {
+    pub(super) fn stamp(&mut self, call: u64) -> SendProgress {
         let Some(Sampling { every, samples }) = self.sampling.as_deref_mut() else {
-            return Progress::default();
+            return SendProgress::default();
         };
         self.until_sample = *every;
         let now = now_ns();
-        if samples.begin(call, now, 0) { Progress::stamped(now) } else { Progress::default() }
+        if samples.begin(call, now, 0) { SendProgress::stamped(now) } else { SendProgress::default() }
     }
 
     /// Publishes a request that is sampled; the ring is owed.
@@ -47,12 +47,12 @@ impl Client {
     pub(super) fn post_sampled(
         &mut self,
         call: CallId,
-        until: u64,
+        deadline_ns: u64,
         request: &[u8],
         deadline: &mut Deadline,
     ) -> Result<CallId, SendError> {
         let progress = self.stamp(call.0);
-        match self.post_frame(Head::new(Kind::Request, call.0), until, request, progress, deadline) {
+        match self.post_frame(Head::new(Kind::Request, call.0), deadline_ns, request, progress, deadline) {
             Ok(()) => Ok(call),
             Err(error) => {
                 self.forget_sample(call.0);

@@ -26,8 +26,7 @@ pub(super) struct Streams {
     /// How many of them have not ended.
     open: usize,
     /// Of which something came, for a driver that asks.
-    #[cfg(feature = "tokio")]
-    news: Option<Vec<u64>>,
+    pub(super) news: Option<Vec<u64>>,
 }
 
 impl Streams {
@@ -36,24 +35,14 @@ impl Streams {
         self.of_calls.is_empty()
     }
 
-    /// Streams that have not ended.
-    pub(super) fn open(&self) -> usize {
-        self.open
-    }
-}
-
-#[cfg(feature = "tokio")]
-impl Streams {
+    /// A stream was asked for to its end.
     pub(super) fn forget(&mut self, call: CallId) {
         self.of_calls.remove(&call.as_u64());
     }
 
-    pub(super) fn follow(&mut self) {
-        self.news.get_or_insert_default();
-    }
-
-    pub(super) fn news(&mut self) -> Vec<u64> {
-        self.news.as_mut().map(std::mem::take).unwrap_or_default()
+    /// Streams that have not ended.
+    pub(super) fn open(&self) -> usize {
+        self.open
     }
 }
 
@@ -63,10 +52,10 @@ const EVENT_BYTES: usize = 64 << 20;
 /// Events that were not asked for yet.
 #[derive(Debug)]
 pub(super) struct Events {
-    kept: VecDeque<Vec<u8>>,
+    pub(super) kept: VecDeque<Vec<u8>>,
     bytes: usize,
     most: usize,
-    missed: u64,
+    pub(super) missed: u64,
 }
 
 impl Events {
@@ -90,11 +79,6 @@ impl Events {
             self.bytes = 0;
         }
         self.missed = 0;
-    }
-
-    #[cfg(feature = "tokio")]
-    pub(super) fn is_empty(&self) -> bool {
-        self.kept.is_empty() && self.missed == 0
     }
 
     pub(super) fn next(&mut self) -> Option<Result<Vec<u8>, u64>> {
@@ -270,7 +254,7 @@ impl Client {
                 Ok(true)
             }
             Ok(Next::End(end)) => {
-                self.streams.of_calls.remove(&call.as_u64());
+                self.streams.forget(call);
                 end.map(|()| false).map_err(CallError::Remote)
             }
             Err(WaitEnd::TimedOut) => {
@@ -360,7 +344,7 @@ impl Client {
     /// Takes in what is no plain answer. Whether it is an answer (an error, for a call that is no stream) all the same.
     #[cold]
     pub(super) fn accept_other(&mut self, head: Head) -> Result<bool, SessionEnd> {
-        self.kept = true;
+        self.has_kept = true;
         let call = head.call;
         let kind = head.kind();
         match kind {
@@ -376,7 +360,6 @@ impl Client {
         }
         let state = self.calls.state(call).ok_or(PeerFault::UnknownCall(call))?;
         if let Some(stream) = self.streams.of_calls.get_mut(&call) {
-            #[cfg(feature = "tokio")]
             if let Some(news) = &mut self.streams.news {
                 news.push(call);
             }

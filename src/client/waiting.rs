@@ -8,7 +8,7 @@ use crate::base::sync::spin_hint;
 use crate::client::calls::Waiting;
 use crate::link::lifeline::{Farewell, Said};
 use crate::link::readiness::{Readiness, wait_ready};
-use crate::link::session::{PeerFault, Session};
+use crate::link::session::{PeerFault, SessionCore};
 use crate::link::side::Side;
 use crate::memory::layout::{Interest, Mode};
 use crate::protocol::bell::{Arming, Rescue};
@@ -157,12 +157,12 @@ impl Client {
             return Err(WaitEnd::SessionEnd(self.fail(over)));
         }
         self.session.retry_abort().map_err(|fault| WaitEnd::SessionEnd(self.fail(fault.into())))?;
-        self.retry_owed();
-        let interest = if self.owed.is_empty() { interest } else { Interest::BOTH };
-        self.session.settle();
+        self.retry_control();
+        let interest = if self.unsent_control.is_empty() { interest } else { Interest::BOTH };
+        self.session.publish_head();
         self.note_oldest(now);
         self.store_counts();
-        let span = trace::client_park(self.names.session, "futex");
+        let span = trace::client_park(self.server_info.session, "futex");
         let slept = span.inside(|| self.park(now, *deadline, interest));
         span.ended(match slept {
             Slept::Not => "called_off",
@@ -221,7 +221,7 @@ impl Client {
     #[cold]
     fn wait_for_socket(&mut self, deadline: &mut Deadline) -> Result<(), WaitEnd> {
         self.session.retry_abort().map_err(|fault| WaitEnd::SessionEnd(self.fail(fault.into())))?;
-        self.retry_owed();
+        self.retry_control();
         self.session.flush();
         let now = now_ns();
         if deadline.passed(now) {
@@ -238,7 +238,7 @@ impl Client {
             _ => None,
         };
         self.session.counts.parks += 1;
-        let span = trace::client_park(self.names.session, "socket");
+        let span = trace::client_park(self.server_info.session, "socket");
         // EINTR and every other error: look again.
         let ready =
             span.inside(|| wait_ready(self.session.lifeline(), wanted, left.as_ref())).unwrap_or_default();
@@ -291,7 +291,7 @@ impl Client {
     }
 }
 
-pub(super) fn something_came(session: &mut Session, interest: Interest) -> bool {
+pub(super) fn something_came(session: &mut SessionCore, interest: Interest) -> bool {
     session.has_pending() || (interest.meets(Interest::SPACE) && session.room_appeared())
 }
 

@@ -2,7 +2,7 @@
 
 use super::transport::FallbackReason;
 use super::wire::{
-    self, FEATURE_BYTES, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, Header, Hello, Kind, Malformed,
+    self, FEATURE_BYTES, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, Header, Hello, Malformed, MessageKind,
     RejectReason, Role, TransportAsked, Welcome,
 };
 use super::{BadPath, MAX_PATH};
@@ -178,6 +178,11 @@ impl From<RejectReason> for ConnectError {
 
 /// Which transport a client takes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "config",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "kebab-case")
+)]
 pub enum TransportChoice {
     /// Shared memory; if that is not to be had, here or at the server, the socket.
     #[default]
@@ -359,11 +364,11 @@ fn attach_shared(
     let Answer { socket, patience, kind, body, descriptors } =
         ask(path, &options.hello(TransportAsked::Shared)?, deadline)?;
     match kind {
-        Kind::Welcome => {
+        MessageKind::Welcome => {
             let welcome = Welcome::parse(&body)?;
             options.check(welcome.version, welcome.features, welcome.max_message)?;
-            let goods = match descriptors.and_then(|descriptors| adopt(&welcome, descriptors)) {
-                Ok(goods) => goods,
+            let received = match descriptors.and_then(|descriptors| adopt(&welcome, descriptors)) {
+                Ok(received) => received,
                 Err(error) => {
                     let Some(reason) = unmapped(&error) else { return Err(error) };
                     if options.transport == TransportChoice::Auto {
@@ -375,9 +380,9 @@ fn attach_shared(
             kill_point!("client-mapped");
             patience.send(&socket, &[lifeline::READY])?;
             kill_point!("client-ready-sent");
-            Ok(Tried::Attached(Attached::Shared(attachment(socket, options, &welcome, goods))))
+            Ok(Tried::Attached(Attached::Shared(attachment(socket, options, &welcome, received))))
         }
-        Kind::Fallback => {
+        MessageKind::Fallback => {
             let fallback = Fallback::parse(&body)?;
             if options.transport == TransportChoice::SharedMemory {
                 return Err(ConnectError::SharedMemoryRefused(fallback.reason));
@@ -385,8 +390,8 @@ fn attach_shared(
             let reason = FallbackReason::Server(fallback.reason);
             accept(socket, &patience, options, &fallback, reason).map(Tried::Attached)
         }
-        Kind::Reject => Err(RejectReason::parse(&body)?.into()),
-        Kind::Hello | Kind::Segments => Err(ConnectError::NotRingbell),
+        MessageKind::Reject => Err(RejectReason::parse(&body)?.into()),
+        MessageKind::Hello | MessageKind::Segments => Err(ConnectError::NotRingbell),
     }
 }
 
@@ -399,9 +404,9 @@ fn attach_socket(
     let Answer { socket, patience, kind, body, .. } =
         ask(path, &options.hello(TransportAsked::Socket)?, deadline)?;
     match kind {
-        Kind::Fallback => accept(socket, &patience, options, &Fallback::parse(&body)?, reason),
-        Kind::Reject => Err(RejectReason::parse(&body)?.into()),
-        Kind::Hello | Kind::Welcome | Kind::Segments => Err(ConnectError::NotRingbell),
+        MessageKind::Fallback => accept(socket, &patience, options, &Fallback::parse(&body)?, reason),
+        MessageKind::Reject => Err(RejectReason::parse(&body)?.into()),
+        MessageKind::Hello | MessageKind::Welcome | MessageKind::Segments => Err(ConnectError::NotRingbell),
     }
 }
 
@@ -431,7 +436,7 @@ fn accept(
 struct Answer {
     socket: OwnedFd,
     patience: Patience,
-    kind: Kind,
+    kind: MessageKind,
     body: Vec<u8>,
     /// Whether they are good matters to a Welcome only.
     descriptors: Result<Vec<OwnedFd>, ConnectError>,
@@ -456,7 +461,7 @@ fn ask(path: &Path, hello: &Hello, deadline: Option<Instant>) -> Result<Answer, 
 }
 
 /// What comes with a Welcome.
-struct Goods {
+struct ReceivedSegments {
     request: Segment,
     response: Segment,
     status: Segment,
@@ -465,7 +470,7 @@ struct Goods {
 }
 
 /// Checks and maps what came with a Welcome.
-fn adopt(welcome: &Welcome, descriptors: Vec<OwnedFd>) -> Result<Goods, ConnectError> {
+fn adopt(welcome: &Welcome, descriptors: Vec<OwnedFd>) -> Result<ReceivedSegments, ConnectError> {
     let want = SEGMENTS + usize::from(welcome.has_pidfd);
     let have = descriptors.len();
     if have != want {
@@ -477,7 +482,7 @@ fn adopt(welcome: &Welcome, descriptors: Vec<OwnedFd>) -> Result<Goods, ConnectE
         let label = Label { kind, generation: welcome.generation, session, capacity };
         Ok::<_, ConnectError>(Segment::adopt(fd, &label)?)
     };
-    Ok(Goods {
+    Ok(ReceivedSegments {
         request: adopt(SegmentKind::Request, welcome.session, welcome.request_capacity)?,
         response: adopt(SegmentKind::Response, welcome.session, welcome.response_capacity)?,
         status: adopt(SegmentKind::Status, 0, welcome.armed_words)?,
@@ -486,15 +491,20 @@ fn adopt(welcome: &Welcome, descriptors: Vec<OwnedFd>) -> Result<Goods, ConnectE
     })
 }
 
-fn attachment(lifeline: OwnedFd, options: &HelloOptions, welcome: &Welcome, goods: Goods) -> Attachment {
+fn attachment(
+    lifeline: OwnedFd,
+    options: &HelloOptions,
+    welcome: &Welcome,
+    received: ReceivedSegments,
+) -> Attachment {
     let may_sample = welcome.features & FEATURE_SAMPLES != 0;
     Attachment {
         lifeline,
-        server: goods.server,
-        request: goods.request,
-        response: goods.response,
-        status: goods.status,
-        bell: goods.bell,
+        server: received.server,
+        request: received.request,
+        response: received.response,
+        status: received.status,
+        bell: received.bell,
         session: welcome.session,
         generation: welcome.generation,
         domain: welcome.domain,

@@ -1,7 +1,7 @@
 //! The inspector's side: asks a server for the descriptors of its segments, and hangs up.
 
 use super::client::{ConnectError, Patience, connect};
-use super::wire::{BATCH, Hello, Kind, RejectReason, Role, Segments, TransportAsked, VERSIONS};
+use super::wire::{BATCH, Hello, MessageKind, RejectReason, Role, Segments, TransportAsked, VERSIONS};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -46,7 +46,7 @@ impl Inspector {
     /// from this pid namespace.
     #[must_use]
     pub fn listener(&self) -> Option<u32> {
-        let found = super::socket::peer_credentials(&self.socket).ok()?;
+        let found = super::sockopt::peer_credentials(&self.socket).ok()?;
         u32::try_from(found.pid).ok().filter(|pid| *pid != 0)
     }
 
@@ -80,8 +80,8 @@ impl Inspector {
             let mut body = vec![0; header.length];
             patience.read(&socket, &mut body)?;
             let segments = match header.kind {
-                Kind::Segments => Segments::parse(&body)?,
-                Kind::Reject => return Err(RejectReason::parse(&body)?.into()),
+                MessageKind::Segments => Segments::parse(&body)?,
+                MessageKind::Reject => return Err(RejectReason::parse(&body)?.into()),
                 _ => return Err(ConnectError::NotRingbell),
             };
             let descriptors = descriptors?;

@@ -1,6 +1,7 @@
 //! The socket that clients connect to: made at a path, or inherited from a service manager.
 
-use super::{BadPath, MAX_PATH, socket};
+use super::sockopt::{refuse_rights, take_inherited};
+use super::{BadPath, MAX_PATH};
 use crate::base::sync::PlainBool;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -181,12 +182,12 @@ impl Default for ListenOptions {
 #[derive(Debug)]
 pub(crate) struct Listener {
     pub(crate) socket: OwnedFd,
-    place: Option<Place>,
+    bound: Option<BoundPath>,
 }
 
 /// What was bound where, and by whom: a forked child must not remove its parent's socket.
 #[derive(Debug)]
-struct Place {
+struct BoundPath {
     path: PathBuf,
     device: u64,
     inode: u64,
@@ -208,24 +209,24 @@ impl Listener {
         is(sockopt::socket_type(&socket).map(|kind| kind == SocketType::STREAM))?;
         is(sockopt::socket_acceptconn(&socket))?;
         rustix::io::ioctl_fionbio(&socket, true)?;
-        socket::refuse_rights(&socket);
-        Ok(Self { socket, place: None })
+        refuse_rights(&socket);
+        Ok(Self { socket, bound: None })
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        let Some(place) = &self.place else { return };
-        if rustix::process::getpid() != place.pid {
+        let Some(bound) = &self.bound else { return };
+        if rustix::process::getpid() != bound.pid {
             return;
         }
         // Without the lock a server that replaces this one could lose its new socket here; so rather leave a
         // stale one behind, which the next server replaces.
-        let Ok(_lock) = Lock::take(&place.path) else { return };
-        let own = std::fs::symlink_metadata(&place.path)
-            .is_ok_and(|meta| (meta.dev(), meta.ino()) == (place.device, place.inode));
+        let Ok(_lock) = Lock::take(&bound.path) else { return };
+        let own = std::fs::symlink_metadata(&bound.path)
+            .is_ok_and(|meta| (meta.dev(), meta.ino()) == (bound.device, bound.inode));
         if own {
-            let _ = std::fs::remove_file(&place.path);
+            let _ = std::fs::remove_file(&bound.path);
         }
     }
 }
@@ -254,7 +255,7 @@ pub(crate) fn listen(path: &Path, options: &ListenOptions) -> Result<Listener, B
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     rustix::net::bind(&socket, &address).map_err(|errno| at(path, errno))?;
     let meta = std::fs::symlink_metadata(path)?;
-    let place = Place {
+    let bound = BoundPath {
         path: path.to_owned(),
         device: meta.dev(),
         inode: meta.ino(),
@@ -264,14 +265,14 @@ pub(crate) fn listen(path: &Path, options: &ListenOptions) -> Result<Listener, B
     let ready = std::fs::set_permissions(path, std::fs::Permissions::from_mode(options.mode))
         .map_err(|error| at_io(path, error))
         .and_then(|()| {
-            socket::refuse_rights(&socket);
+            refuse_rights(&socket);
             Ok(rustix::net::listen(&socket, options.backlog)?)
         });
     if let Err(error) = ready {
         let _ = std::fs::remove_file(path);
         return Err(error);
     }
-    Ok(Listener { socket, place: Some(place) })
+    Ok(Listener { socket, bound: Some(bound) })
 }
 
 /// Removes a socket that nobody listens at. The lock is held.
@@ -358,7 +359,7 @@ pub(crate) fn listen_fds() -> Result<Option<Listener>, BindError> {
 }
 
 fn take_over(fd: RawFd, taken: &PlainBool) -> Result<Option<Listener>, BindError> {
-    match socket::inherited(fd, taken) {
+    match take_inherited(fd, taken) {
         None => Ok(None),
         Some(Ok(socket)) => Listener::inherited(socket).map(Some),
         Some(Err(Errno::BADF)) => Err(BindError::NotAListener),

@@ -1,10 +1,10 @@
 //! The server's side: a state machine for each half-open connection, which never waits.
 
-use super::socket;
+use super::sockopt;
 use super::transport::{FallbackReason, Transport};
 use super::wire::{
-    self, FEATURE_BYTES, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, HEADER, Header, Hello, Kind, Malformed,
-    RejectReason, Role, Segments, Welcome,
+    self, FEATURE_BYTES, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, HEADER, Header, Hello, Malformed,
+    MessageKind, RejectReason, Role, Segments, Welcome,
 };
 use crate::base::kill_point::kill_point;
 use crate::link::lifeline;
@@ -72,14 +72,14 @@ impl PeerInfo {
 
 /// Asks the kernel who connected.
 pub(crate) fn identify(socket: &OwnedFd) -> Result<PeerInfo, Errno> {
-    let found = socket::peer_credentials(socket)?;
+    let found = sockopt::peer_credentials(socket)?;
     let pid = u32::try_from(found.pid).unwrap_or(0);
     Ok(PeerInfo { pid, uid: found.uid, gid: found.gid, name: String::new() })
 }
 
 /// A pidfd of the process that connected; `None` if it is gone, or the kernel cannot tell.
 fn pidfd(socket: &OwnedFd, peer: &PeerInfo) -> Result<Option<OwnedFd>, Errno> {
-    let result = match socket::peer_pidfd(socket) {
+    let result = match sockopt::peer_pidfd(socket) {
         // A kernel before 6.5.
         Err(Errno::NOPROTOOPT) => match i32::try_from(peer.pid).ok().and_then(Pid::from_raw) {
             Some(pid) => rustix::process::pidfd_open(pid, PidfdFlags::empty()),
@@ -142,7 +142,7 @@ pub(crate) struct SharedOffer {
 
 /// What an inspector gets.
 #[derive(Debug)]
-pub(crate) struct Exhibits {
+pub(crate) struct InspectorReply {
     /// The session protocol that was chosen.
     pub(crate) version: u16,
     pub(crate) generation: u64,
@@ -153,7 +153,7 @@ pub(crate) struct Exhibits {
     pub(crate) segments: Vec<Arc<OwnedFd>>,
 }
 
-impl Exhibits {
+impl InspectorReply {
     /// The messages that carry them, each with its descriptors; the last one first.
     fn messages(&self) -> Vec<(Vec<u8>, Vec<Arc<OwnedFd>>)> {
         let count = self.segments.len().div_ceil(wire::BATCH).max(1);
@@ -181,7 +181,7 @@ pub(crate) trait Host {
     fn admit(&mut self, peer: &PeerInfo, hello: &Hello) -> Result<Offer, RejectReason>;
 
     /// What an inspector gets, or why it gets nothing.
-    fn exhibit(&mut self, peer: &PeerInfo, hello: &Hello) -> Result<Exhibits, RejectReason>;
+    fn inspect(&mut self, peer: &PeerInfo, hello: &Hello) -> Result<InspectorReply, RejectReason>;
 
     /// The Welcome of this session cannot be sent: offers the socket in its place, or says why not. The session
     /// keeps its id and its slot.
@@ -203,12 +203,12 @@ pub(crate) struct Joined {
     pub(crate) sampled: bool,
     /// Whether the session is a byte stream.
     pub(crate) bytes: bool,
-    pub(crate) link: Link,
+    pub(crate) carrier: Carrier,
 }
 
 /// What carries the frames of a session.
 #[derive(Debug)]
-pub(crate) enum Link {
+pub(crate) enum Carrier {
     /// Shared memory.
     Shared {
         /// Mapped read-only.
@@ -229,7 +229,7 @@ pub(crate) enum Link {
     },
 }
 
-impl Link {
+impl Carrier {
     /// The same, as it is told to people.
     pub(crate) fn transport(&self) -> Transport {
         match self {
@@ -245,9 +245,9 @@ impl Link {
 impl Joined {
     /// Tells a client for whom there will be no session after all.
     pub(crate) fn say_farewell(&self, farewell: lifeline::Farewell) {
-        match self.link {
-            Link::Shared { .. } => say(&self.lifeline, &[farewell as u8]),
-            Link::Socket { .. } => say_goodbye(&self.lifeline, farewell),
+        match self.carrier {
+            Carrier::Shared { .. } => say(&self.lifeline, &[farewell as u8]),
+            Carrier::Socket { .. } => say_goodbye(&self.lifeline, farewell),
         }
     }
 }
@@ -260,7 +260,7 @@ fn say_goodbye(socket: &OwnedFd, farewell: lifeline::Farewell) {
 
 /// Where a handshake stands after a step.
 #[derive(Debug)]
-pub(crate) enum Progress {
+pub(crate) enum HandshakeProgress {
     /// Waits for the client to send.
     Reading,
     /// Waits for room to send.
@@ -308,7 +308,7 @@ enum State {
     },
     AwaitReady(Offer),
     /// Messages for an inspector, the next one last, of which so much was sent.
-    SendExhibits {
+    SendInspectorReply {
         messages: Vec<(Vec<u8>, Vec<Arc<OwnedFd>>)>,
         sent: usize,
     },
@@ -375,7 +375,7 @@ impl Handshake {
     }
 
     /// Goes as far as possible without waiting. After `Ready` or `Closed` it must not be called again.
-    pub(crate) fn advance(&mut self, host: &mut impl Host) -> Progress {
+    pub(crate) fn advance(&mut self, host: &mut impl Host) -> HandshakeProgress {
         loop {
             match self.step(host) {
                 Ok(None) => {}
@@ -384,14 +384,14 @@ impl Handshake {
                     if let Closed::Refused(reason) = closed {
                         reject(&self.socket, reason);
                     }
-                    return Progress::Closed(closed);
+                    return HandshakeProgress::Closed(closed);
                 }
             }
         }
     }
 
     /// One state; `None` if there may be more to do at once.
-    fn step(&mut self, host: &mut impl Host) -> Result<Option<Progress>, Closed> {
+    fn step(&mut self, host: &mut impl Host) -> Result<Option<HandshakeProgress>, Closed> {
         match std::mem::replace(&mut self.state, State::Over) {
             State::ReadHello(mut bytes) => {
                 let body = loop {
@@ -402,15 +402,15 @@ impl Handshake {
                     }
                     if !read_more(&self.socket, &mut bytes, want)? {
                         self.state = State::ReadHello(bytes);
-                        return Ok(Some(Progress::Reading));
+                        return Ok(Some(HandshakeProgress::Reading));
                     }
                 };
                 kill_point!("handshake-hello-read");
                 let hello = Hello::parse(body).map_err(|bad| Closed::Refused(refusal(bad)))?;
                 self.peer.name.clone_from(&hello.name);
                 if hello.role == Role::Inspector {
-                    let exhibits = host.exhibit(&self.peer, &hello).map_err(Closed::Refused)?;
-                    self.state = State::SendExhibits { messages: exhibits.messages(), sent: 0 };
+                    let reply = host.inspect(&self.peer, &hello).map_err(Closed::Refused)?;
+                    self.state = State::SendInspectorReply { messages: reply.messages(), sent: 0 };
                     return Ok(None);
                 }
                 let offer = host.admit(&self.peer, &hello).map_err(Closed::Refused)?;
@@ -432,7 +432,7 @@ impl Handshake {
                         None
                     }
                     Err(Errno::INTR) => None,
-                    Err(Errno::AGAIN) => Some(Progress::Writing),
+                    Err(Errno::AGAIN) => Some(HandshakeProgress::Writing),
                     Err(errno) => {
                         let (Offer::Shared(shared), 0, Some(reason)) = (&offer, sent, unsent(errno)) else {
                             return Err(errno.into());
@@ -455,7 +455,7 @@ impl Handshake {
                 let mut byte = Vec::new();
                 if !read_more(&self.socket, &mut byte, 1)? {
                     self.state = State::AwaitReady(offer);
-                    return Ok(Some(Progress::Reading));
+                    return Ok(Some(HandshakeProgress::Reading));
                 }
                 kill_point!("handshake-ready-read");
                 match byte[..] {
@@ -463,7 +463,7 @@ impl Handshake {
                     _ => Err(Closed::NotReady),
                 }
             }
-            State::SendExhibits { mut messages, mut sent } => {
+            State::SendInspectorReply { mut messages, mut sent } => {
                 let Some((bytes, segments)) = messages.last() else { return Err(Closed::Inspected) };
                 let result = if sent == 0 {
                     let rights: Vec<_> = segments.iter().map(|segment| segment.as_fd()).collect();
@@ -477,26 +477,26 @@ impl Handshake {
                         None
                     }
                     Err(Errno::INTR) => None,
-                    Err(Errno::AGAIN) => Some(Progress::Writing),
+                    Err(Errno::AGAIN) => Some(HandshakeProgress::Writing),
                     Err(errno) => return Err(errno.into()),
                 };
                 if sent == bytes.len() {
                     messages.pop();
                     sent = 0;
                 }
-                self.state = State::SendExhibits { messages, sent };
+                self.state = State::SendInspectorReply { messages, sent };
                 Ok(progress)
             }
             State::Over => Err(Closed::HungUp),
         }
     }
 
-    fn join(&mut self, offer: Offer) -> Result<Progress, Closed> {
-        let (max_message, features, link) = match offer {
+    fn join(&mut self, offer: Offer) -> Result<HandshakeProgress, Closed> {
+        let (max_message, features, carrier) = match offer {
             Offer::Shared(offer) => {
                 let request = offer.request.accept().map_err(|_| Closed::Segment)?;
                 kill_point!("handshake-mapped");
-                let link = Link::Shared {
+                let carrier = Carrier::Shared {
                     request,
                     response: offer.response,
                     domain: offer.welcome.domain,
@@ -504,10 +504,10 @@ impl Handshake {
                     request_capacity: offer.welcome.request_capacity,
                     response_capacity: offer.welcome.response_capacity,
                 };
-                (offer.welcome.max_message, offer.welcome.features, link)
+                (offer.welcome.max_message, offer.welcome.features, carrier)
             }
             Offer::Socket(fallback) => {
-                (fallback.max_message, fallback.features, Link::Socket { reason: fallback.reason })
+                (fallback.max_message, fallback.features, Carrier::Socket { reason: fallback.reason })
             }
         };
         let joined = Joined {
@@ -518,9 +518,9 @@ impl Handshake {
             ordered: features & FEATURE_ORDERED != 0,
             sampled: features & FEATURE_SAMPLES != 0,
             bytes: features & FEATURE_BYTES != 0,
-            link,
+            carrier,
         };
-        Ok(Progress::Ready(Box::new(joined), self.pidfd.take()))
+        Ok(HandshakeProgress::Ready(Box::new(joined), self.pidfd.take()))
     }
 }
 
@@ -530,7 +530,7 @@ fn expected(bytes: &[u8]) -> Result<usize, Malformed> {
         return Ok(HEADER);
     };
     match Header::parse(header)? {
-        Header { kind: Kind::Hello, length } => Ok(HEADER + length),
+        Header { kind: MessageKind::Hello, length } => Ok(HEADER + length),
         _ => Err(Malformed::Content),
     }
 }

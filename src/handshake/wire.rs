@@ -58,7 +58,7 @@ pub(crate) const FEATURE_BYTES: u32 = 4;
 /// What a message is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
-pub(crate) enum Kind {
+pub(crate) enum MessageKind {
     Hello = 1,
     Welcome = 2,
     Fallback = 3,
@@ -81,7 +81,7 @@ pub(crate) enum Malformed {
 /// A checked header: what follows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Header {
-    pub(crate) kind: Kind,
+    pub(crate) kind: MessageKind,
     /// Length of the body in bytes, at most [`MAX_BODY`].
     pub(crate) length: usize,
 }
@@ -96,11 +96,11 @@ impl Header {
             return Err(Malformed::Version);
         }
         let kind = match at.u16(12) {
-            1 => Kind::Hello,
-            2 => Kind::Welcome,
-            3 => Kind::Fallback,
-            4 => Kind::Reject,
-            5 => Kind::Segments,
+            1 => MessageKind::Hello,
+            2 => MessageKind::Welcome,
+            3 => MessageKind::Fallback,
+            4 => MessageKind::Reject,
+            5 => MessageKind::Segments,
             _ => return Err(Malformed::Content),
         };
         match usize::try_from(at.u32(8)) {
@@ -138,7 +138,7 @@ struct Writer(Vec<u8>);
 
 impl Writer {
     #[allow(clippy::cast_possible_truncation, reason = "bodies are shorter than MAX_BODY")]
-    fn new(kind: Kind, length: usize) -> Self {
+    fn new(kind: MessageKind, length: usize) -> Self {
         let mut writer = Self(Vec::with_capacity(HEADER + length));
         writer.u64(MAGIC).u32(length as u32).u16(kind as u16).u16(PAGE_VERSION);
         writer
@@ -206,7 +206,7 @@ impl Hello {
         let length = (0..=NAME).rev().find(|&end| self.name.is_char_boundary(end)).unwrap_or(0);
         let mut name = [0; NAME];
         name[..length].copy_from_slice(&self.name.as_bytes()[..length]);
-        let mut out = Writer::new(Kind::Hello, HELLO);
+        let mut out = Writer::new(MessageKind::Hello, HELLO);
         out.u16(self.versions.0).u16(self.versions.1);
         #[allow(clippy::cast_possible_truncation, reason = "at most NAME")]
         out.bytes(&[self.role as u8, self.transport as u8, length as u8, 0]);
@@ -278,7 +278,7 @@ const MAX_ARMED_WORDS: u64 = 1 << 16;
 
 impl Welcome {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = Writer::new(Kind::Welcome, WHOLE_WELCOME);
+        let mut out = Writer::new(MessageKind::Welcome, WHOLE_WELCOME);
         out.u16(self.version)
             .u16(self.has_pidfd.into())
             .u32(self.domain)
@@ -338,7 +338,7 @@ pub(crate) struct Fallback {
 
 impl Fallback {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = Writer::new(Kind::Fallback, FALLBACK);
+        let mut out = Writer::new(MessageKind::Fallback, FALLBACK);
         self.reason.put(&mut out);
         out.u16(self.version).u16(0).u32(self.features);
         out.u64(self.generation).u64(self.session).u64(self.max_message).u32(self.pid).u32(0);
@@ -383,7 +383,7 @@ pub(crate) struct Segments {
 
 impl Segments {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = Writer::new(Kind::Segments, SEGMENTS);
+        let mut out = Writer::new(MessageKind::Segments, SEGMENTS);
         out.u16(self.version).u16(self.more.into()).u32(self.count);
         out.u64(self.generation).u32(self.pid).u32(self.sockets);
         out.0
@@ -503,7 +503,7 @@ impl RejectReason {
 
     /// As a reject message.
     pub(crate) fn encode_reject(self) -> Vec<u8> {
-        let mut out = Writer::new(Kind::Reject, REFUSAL);
+        let mut out = Writer::new(MessageKind::Reject, REFUSAL);
         self.put(&mut out);
         out.0
     }

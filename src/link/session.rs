@@ -1,8 +1,8 @@
 //! L3: one attachment of a client to a server, seen from either side: a state machine that never waits.
 //!
 //! It sends messages as records or fragments, receives and reassembles them, and rings the peer. Publishing and
-//! ringing are one operation for every caller that does not say otherwise ([`Session::post`] leaves the ring to a
-//! later [`Session::flush`]). Who waits, and how, is the drivers' business: `client.rs` and `reactor.rs`.
+//! ringing are one operation for every caller that does not say otherwise ([`SessionCore::post`] leaves the ring to a
+//! later [`SessionCore::flush`]). Who waits, and how, is the drivers' business: `client.rs` and `reactor.rs`.
 //!
 //! # Fragments
 //!
@@ -25,7 +25,7 @@ use receive::Assembly;
 use rustix::fd::OwnedFd;
 use std::sync::Arc;
 
-pub(crate) use link::{Claim, Rings};
+pub(crate) use link::{Rings, SessionClaim};
 pub(crate) use receive::Budget;
 
 /// The peer broke the protocol. The session is over; nothing else is affected.
@@ -130,14 +130,14 @@ impl std::fmt::Debug for Head {
 
 /// How far a message has been sent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Progress {
+pub(crate) struct SendProgress {
     sent: usize,
     begun: bool,
     /// The time of sending, to travel with it: CLOCK_MONOTONIC ns; 0 for none.
     stamp: u64,
 }
 
-impl Progress {
+impl SendProgress {
     /// A message that says when it was sent, in CLOCK_MONOTONIC ns. Only requests, and only where that was agreed.
     pub(crate) fn stamped(stamp: u64) -> Self {
         Self { stamp, ..Self::default() }
@@ -167,7 +167,7 @@ pub(crate) enum Received {
     Partial,
     /// A message; its payload is in the caller's buffer.
     Message(Head),
-    /// The same, with a deadline (CLOCK_MONOTONIC nanoseconds, 0 for none), a stamp ([`Session::take_stamp`]), or both.
+    /// The same, with a deadline (CLOCK_MONOTONIC nanoseconds, 0 for none), a stamp ([`SessionCore::take_stamp`]), or both.
     Until(Head, u64),
     /// A message whose payload was dropped, since the budget has no room for it.
     Refused(Head),
@@ -175,7 +175,7 @@ pub(crate) enum Received {
 
 /// The link of one attachment, and what is under way in it.
 #[derive(Debug)]
-pub(crate) struct Session {
+pub(crate) struct SessionCore {
     link: Link,
     lifeline: Arc<OwnedFd>,
     /// Bytes of one message that are sent in one go, even if there is room for more.
@@ -212,7 +212,7 @@ pub(crate) struct Parts {
     pub(crate) stamps: bool,
 }
 
-impl Session {
+impl SessionCore {
     pub(crate) fn new(parts: Parts) -> Self {
         let (link, max_body) = match parts.rings {
             Some(rings) => {
@@ -270,7 +270,7 @@ impl Session {
         head: Head,
         until: u64,
         payload: &[u8],
-        progress: &mut Progress,
+        progress: &mut SendProgress,
     ) -> Result<Sent, PeerFault> {
         let sent = self.post(head, until, payload, progress)?;
         self.flush();
@@ -285,7 +285,7 @@ impl Session {
         head: Head,
         until: u64,
         payload: &[u8],
-        progress: &mut Progress,
+        progress: &mut SendProgress,
     ) -> Result<Sent, PeerFault> {
         debug_assert!(payload.len() <= self.max_message, "checked by the driver, before anything is written");
         if payload.len() > self.max_body || self.abort.is_some() || until != 0 || progress.stamp != 0 {
@@ -317,7 +317,7 @@ impl Session {
         head: Head,
         until: u64,
         payload: &[u8],
-        progress: &mut Progress,
+        progress: &mut SendProgress,
     ) -> Result<Sent, PeerFault> {
         if self.push_owed_abort()? == Sent::Full {
             return Ok(Sent::Full);
@@ -418,7 +418,7 @@ impl Session {
     }
 
     /// Claims room for a message of one record, to be written in place.
-    pub(crate) fn claim(&mut self, len: usize) -> Result<Option<Claim>, PeerFault> {
+    pub(crate) fn claim(&mut self, len: usize) -> Result<Option<SessionClaim>, PeerFault> {
         if self.push_owed_abort()? == Sent::Full {
             return Ok(None);
         }
@@ -429,42 +429,42 @@ impl Session {
                 // Padding is published at once, whatever becomes of the claim.
                 self.owed |= rings.out.paddings() != paddings;
                 match claimed {
-                    Ok(claim) => Ok(Some(Claim::Ring(claim))),
+                    Ok(claim) => Ok(Some(SessionClaim::Ring(claim))),
                     Err(error) => self.not_claimed(error, len).map(|_| None),
                 }
             }
-            Link::Socket(socket) if socket.has_room() => Ok(Some(Claim::Private(vec![0; len]))),
+            Link::Socket(socket) if socket.has_room() => Ok(Some(SessionClaim::Private(vec![0; len]))),
             Link::Socket(_) => self.not_claimed(ClaimError::Full, len).map(|_| None),
         }
     }
 
     /// The bytes of a claim, to read what was written.
-    pub(crate) fn claimed_so_far<'a>(&'a self, claim: &'a Claim) -> &'a [u8] {
+    pub(crate) fn claimed_so_far<'a>(&'a self, claim: &'a SessionClaim) -> &'a [u8] {
         match (&self.link, claim) {
-            (Link::Rings(rings), Claim::Ring(claim)) => rings.out.body(claim),
-            (_, Claim::Private(bytes)) => bytes,
+            (Link::Rings(rings), SessionClaim::Ring(claim)) => rings.out.body(claim),
+            (_, SessionClaim::Private(bytes)) => bytes,
             _ => unreachable!("a claim belongs to the session that made it"),
         }
     }
 
     /// The bytes of a claim.
-    pub(crate) fn claimed<'a>(&'a mut self, claim: &'a mut Claim) -> &'a mut [u8] {
+    pub(crate) fn claimed<'a>(&'a mut self, claim: &'a mut SessionClaim) -> &'a mut [u8] {
         match (&mut self.link, claim) {
-            (Link::Rings(rings), Claim::Ring(claim)) => rings.out.body_mut(claim),
-            (_, Claim::Private(bytes)) => bytes,
+            (Link::Rings(rings), SessionClaim::Ring(claim)) => rings.out.body_mut(claim),
+            (_, SessionClaim::Private(bytes)) => bytes,
             _ => unreachable!("a claim belongs to the session that made it"),
         }
     }
 
     /// Publishes a claim and rings.
     #[allow(clippy::cast_possible_truncation, reason = "a record's body is far below 4 GiB")]
-    pub(crate) fn commit(&mut self, claim: Claim, head: Head) {
+    pub(crate) fn commit(&mut self, claim: SessionClaim, head: Head) {
         let len = claim.len();
         match (&mut self.link, claim) {
-            (Link::Rings(rings), Claim::Ring(claim)) => {
+            (Link::Rings(rings), SessionClaim::Ring(claim)) => {
                 rings.out.commit(claim, head.record(0, len as u32), head.call);
             }
-            (Link::Socket(socket), Claim::Private(bytes)) => {
+            (Link::Socket(socket), SessionClaim::Private(bytes)) => {
                 // There was room when it was claimed, and nothing else was sent since.
                 let _ = socket.push(head.record(0, len as u32), head.call, &[], &bytes);
             }
@@ -524,7 +524,7 @@ impl Session {
     }
 
     /// Publishes how far the incoming ring was read, before a wait that is longer than a spin.
-    pub(crate) fn settle(&mut self) {
+    pub(crate) fn publish_head(&mut self) {
         if let Link::Rings(rings) = &mut self.link {
             rings.incoming.settle();
         }
@@ -532,11 +532,10 @@ impl Session {
 
     /// Whether there is room for what last found the link full. A fault counts as yes: it shows at the attempt.
     pub(crate) fn room_appeared(&mut self) -> bool {
-        self.link.has_room(self.wanted)
+        self.room() > 0
     }
 
     /// How many messages such as the one that last found the link full there is room for, more or less.
-    #[cfg(feature = "tokio")]
     pub(crate) fn room(&mut self) -> u64 {
         self.link.room_for(self.wanted)
     }

@@ -8,13 +8,14 @@
 //! blocking work does.
 
 use super::core::Opening;
-use super::shared::{Asked, GivenOf, Handed, Shared, WaiterOf};
-use super::waiter::{Given, Unserved};
-use super::{AcquireError, Guard, Manager};
+use super::shared::{Asked, GivenOf, Handed, PoolInner, WaiterOf};
+use super::waiter::{Given, Unserved, Waiter};
+use super::{AcquireError, Guard, Manager, Pool};
+use crate::base::sync::lock;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tokio::time::Sleep;
@@ -22,7 +23,7 @@ use tokio::time::Sleep;
 /// An item that is being waited for: see [`Pool::acquire_async`](super::Pool::acquire_async).
 #[must_use = "futures do nothing unless polled"]
 pub struct Acquire<M: Manager> {
-    shared: Arc<Shared<M>>,
+    shared: Arc<PoolInner<M>>,
     stage: Stage<M>,
     patience: Patience,
     /// Runs from the first poll that found nothing.
@@ -51,7 +52,7 @@ pub(super) enum Patience {
 
 /// The right to open an item, on its way to the thread that does. If that never comes, room is made again.
 struct Permit<M: Manager> {
-    shared: Arc<Shared<M>>,
+    shared: Arc<PoolInner<M>>,
     opening: Option<Opening>,
 }
 
@@ -67,13 +68,77 @@ impl<M: Manager> Permit<M> {
 impl<M: Manager> Drop for Permit<M> {
     fn drop(&mut self) {
         if let Some(opening) = self.opening.take() {
-            self.shared.pass_on(Given::Permit(opening));
+            self.shared.hand_to_next(Given::Permit(opening));
         }
     }
 }
 
+impl<M: Manager> Pool<M> {
+    /// Takes an item out, as [`Self::acquire`] does, for a task of a tokio runtime (feature `tokio`): waits for at most
+    /// `acquire_timeout` from the first poll on, in the same line as the threads that wait.
+    ///
+    /// Nothing is opened on the task's thread. Dropping the guard closes an item that cannot be kept, which may take a
+    /// moment: a worker process is killed, and its end waited for.
+    ///
+    /// # Errors
+    /// [`AcquireError`]; also [`AcquireError::Cancelled`] if the runtime is shut down while it opens an item, which it does
+    /// where nothing is kept (`enabled: false`).
+    ///
+    /// # Panics
+    /// The future does, if it has to wait and time is not enabled on the runtime that polls it, or if nothing is kept and
+    /// it is polled outside of a runtime.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up its place in the line. What it was being handed at that moment goes to the next one,
+    /// and an item that is being opened for it is opened all the same. Whoever keeps the future without polling it keeps
+    /// what it was handed from others.
+    pub fn acquire_async(&self) -> Acquire<M> {
+        let timeout = self.shared().acquire_timeout;
+        Acquire::new(self.shared().clone(), timeout.map_or(Patience::Endless, Patience::For))
+    }
+
+    /// As [`Self::acquire_async`], waiting until `deadline`; `None` waits for ever.
+    ///
+    /// # Errors
+    /// As [`Self::acquire_async`].
+    ///
+    /// # Panics
+    /// As [`Self::acquire_async`].
+    pub fn acquire_async_deadline(&self, deadline: Option<Instant>) -> Acquire<M> {
+        let patience = deadline.map_or(Patience::Endless, Patience::Until);
+        Acquire::new(self.shared().clone(), patience)
+    }
+}
+
+impl<T, E> Waiter<T, E> {
+    /// What it was given, for a task, which is woken when there is something.
+    pub(super) fn poll(&self, task: &Waker) -> Poll<Result<Given<T, E>, Unserved>> {
+        let mut cell = lock(&self.cell);
+        if let Some(given) = cell.given.take() {
+            return Poll::Ready(Ok(given));
+        }
+        if cell.cancelled {
+            return Poll::Ready(Err(Unserved::Cancelled));
+        }
+        if cell.task.as_ref().is_none_or(|known| !known.will_wake(task)) {
+            let before = cell.task.replace(task.clone());
+            drop(cell);
+            // Not under the lock: it may be the last of another task, and all that this has goes with it.
+            drop(before);
+        }
+        Poll::Pending
+    }
+}
+
+impl<M: Manager> PoolInner<M> {
+    /// Somebody whose own item is being opened does not want it any more.
+    pub(super) fn count_cancelled(&self) {
+        lock(&self.state).core.count_cancelled();
+    }
+}
+
 impl<M: Manager> Acquire<M> {
-    pub(super) fn new(shared: Arc<Shared<M>>, patience: Patience) -> Self {
+    pub(super) fn new(shared: Arc<PoolInner<M>>, patience: Patience) -> Self {
         Self { shared, stage: Stage::Asking, patience, sleep: None, began: None }
     }
 

@@ -2,7 +2,7 @@
 
 use super::Manager;
 use super::core::Held;
-use super::shared::Shared;
+use super::shared::PoolInner;
 use std::sync::Arc;
 
 /// An item that was taken out of a pool; dropping this gives it back.
@@ -13,12 +13,12 @@ use std::sync::Arc;
 pub struct Guard<M: Manager> {
     /// Until it is given back.
     entry: Option<Held<M::Item>>,
-    shared: Arc<Shared<M>>,
+    shared: Arc<PoolInner<M>>,
 }
 
 impl<M: Manager> Guard<M> {
     #[inline]
-    pub(super) fn new(entry: Held<M::Item>, shared: Arc<Shared<M>>) -> Self {
+    pub(super) fn new(entry: Held<M::Item>, shared: Arc<PoolInner<M>>) -> Self {
         Self { entry: Some(entry), shared }
     }
 
@@ -43,7 +43,7 @@ impl<M: Manager> Guard<M> {
     }
 
     /// The item, for `pool` to hold.
-    pub(super) fn into_lent(mut self, shared: &Shared<M>) -> Lent<'_, M> {
+    pub(super) fn into_lent(mut self, shared: &PoolInner<M>) -> Lent<'_, M> {
         Lent { entry: self.entry.take(), shared }
     }
 }
@@ -51,12 +51,12 @@ impl<M: Manager> Guard<M> {
 /// As [`Guard`], for as long as the pool is borrowed: it counts no reference.
 pub(crate) struct Lent<'a, M: Manager> {
     entry: Option<Held<M::Item>>,
-    shared: &'a Shared<M>,
+    shared: &'a PoolInner<M>,
 }
 
 impl<'a, M: Manager> Lent<'a, M> {
     #[inline]
-    pub(super) fn new(entry: Held<M::Item>, shared: &'a Shared<M>) -> Self {
+    pub(super) fn new(entry: Held<M::Item>, shared: &'a PoolInner<M>) -> Self {
         Self { entry: Some(entry), shared }
     }
 
@@ -89,7 +89,7 @@ impl<M: Manager> Drop for Lent<'_, M> {
     fn drop(&mut self) {
         let Some(entry) = self.entry.take() else { return };
         if self.shared.origin.is_here() {
-            self.shared.bring_back(entry);
+            self.shared.judge_and_return(entry);
         } else {
             // The item is the parent's.
             std::mem::forget(entry);
@@ -126,7 +126,7 @@ impl<M: Manager> Drop for Guard<M> {
             std::mem::forget((entry, self.shared.clone()));
             return;
         }
-        self.shared.bring_back(entry);
+        self.shared.judge_and_return(entry);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The pool's one thread: it opens, looks at and closes items, one after the other.
 
 use super::core::Job;
-use super::shared::Shared;
+use super::shared::PoolInner;
 use super::{Manager, OpenFailure};
 use crate::base::clock::now_ns;
 use crate::base::panics::drop_panic;
@@ -11,11 +11,11 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 /// Starts the thread. It lives until the pool is closed and its last item gone.
-pub(super) fn start<M: Manager>(shared: Arc<Shared<M>>) -> std::io::Result<std::thread::JoinHandle<()>> {
+pub(super) fn start<M: Manager>(shared: Arc<PoolInner<M>>) -> std::io::Result<std::thread::JoinHandle<()>> {
     std::thread::Builder::new().name("ringbell-pool".into()).spawn(move || keep(&shared))
 }
 
-fn keep<M: Manager>(shared: &Shared<M>) {
+fn keep<M: Manager>(shared: &PoolInner<M>) {
     loop {
         let mut state = lock(&shared.state);
         match state.core.next_job(now_ns()) {
@@ -34,7 +34,7 @@ fn keep<M: Manager>(shared: &Shared<M>) {
                 let fit = quiet(|| shared.manager.check(&mut entry.item)).unwrap_or(false);
                 let mut state = lock(&shared.state);
                 let placed = state.core.checked(entry, fit, now_ns());
-                shared.settle(state, placed);
+                shared.act_on_placed(state, placed);
             }
             Job::Open(opening) => {
                 drop(state);
@@ -44,7 +44,7 @@ fn keep<M: Manager>(shared: &Shared<M>) {
                     Ok((item, generation)) => {
                         state.failure = None;
                         let placed = state.core.opened(opening, item, generation, now_ns());
-                        shared.settle(state, placed);
+                        shared.act_on_placed(state, placed);
                     }
                     Err((failure, permanent)) => {
                         state.core.open_failed(opening, now_ns());

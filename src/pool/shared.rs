@@ -30,7 +30,7 @@ pub(super) struct State<M: Manager> {
 }
 
 /// What pool, guards and keeper share. The items go before the manager.
-pub(super) struct Shared<M: Manager> {
+pub(super) struct PoolInner<M: Manager> {
     pub(super) state: Mutex<State<M>>,
     /// The keeper waits here.
     pub(super) keeper: Condvar,
@@ -42,7 +42,7 @@ pub(super) struct Shared<M: Manager> {
     pub(super) manager: M,
 }
 
-impl<M: Manager> Shared<M> {
+impl<M: Manager> PoolInner<M> {
     // ---- taking out ----
 
     pub(super) fn take_ready(self: &Arc<Self>) -> Result<Option<Guard<M>>, AcquireErrorOf<M>> {
@@ -60,7 +60,7 @@ impl<M: Manager> Shared<M> {
             let Some(entry) = state.core.take_idle() else { return Ok(None) };
             // Nothing else can have become due by this.
             if state.core.is_short() {
-                self.leave(state);
+                self.unlock_and_wake(state);
             } else {
                 drop(state);
             }
@@ -77,7 +77,7 @@ impl<M: Manager> Shared<M> {
         if quiet(|| self.manager.is_ready(&mut entry.item, idle)) == Some(true) {
             return Some(entry);
         }
-        self.give_back(entry, Some(CloseReason::Unhealthy));
+        self.return_item(entry, Some(CloseReason::Unhealthy));
         None
     }
 
@@ -88,7 +88,7 @@ impl<M: Manager> Shared<M> {
         let mut state = lock(&self.state);
         match state.core.take() {
             Taken::Item(entry) => {
-                self.leave(state);
+                self.unlock_and_wake(state);
                 Ok(self.approved(entry).map(|entry| Guard::new(entry, self.clone())))
             }
             Taken::Open(opening) => {
@@ -98,7 +98,7 @@ impl<M: Manager> Shared<M> {
             Taken::Closed => Err(AcquireError::Closed),
             Taken::Nothing => {
                 state.core.miss();
-                self.leave(state);
+                self.unlock_and_wake(state);
                 Ok(None)
             }
         }
@@ -140,7 +140,7 @@ impl<M: Manager> Shared<M> {
         let mut state = lock(&self.state);
         Ok(match state.core.take() {
             Taken::Item(entry) => {
-                self.leave(state);
+                self.unlock_and_wake(state);
                 Asked::Given(Given::Item(entry))
             }
             Taken::Open(opening) => Asked::Given(Given::Permit(opening)),
@@ -148,7 +148,7 @@ impl<M: Manager> Shared<M> {
             Taken::Nothing => {
                 let waiter = Waiter::new();
                 state.core.enqueue(waiter.clone(), again);
-                self.leave(state);
+                self.unlock_and_wake(state);
                 Asked::Queued(waiter)
             }
         })
@@ -187,7 +187,7 @@ impl<M: Manager> Shared<M> {
             }
             state.core.count_cancelled();
             drop(state);
-            self.pass_on(given);
+            self.hand_to_next(given);
             return Err(AcquireError::Cancelled);
         }
         match why {
@@ -196,7 +196,7 @@ impl<M: Manager> Shared<M> {
                 let cause = state.failure.clone();
                 // Whoever never waits for long would otherwise never find anything.
                 state.core.miss();
-                self.leave(state);
+                self.unlock_and_wake(state);
                 Err(AcquireError::TimedOut { cause })
             }
             Unserved::Cancelled => {
@@ -206,20 +206,14 @@ impl<M: Manager> Shared<M> {
         }
     }
 
-    /// Somebody whose own item is being opened does not want it any more.
-    #[cfg(feature = "tokio")]
-    pub(super) fn count_cancelled(&self) {
-        lock(&self.state).core.count_cancelled();
-    }
-
     /// What somebody was given who does not want it any more goes to the next one.
-    pub(super) fn pass_on(&self, given: GivenOf<M>) {
+    pub(super) fn hand_to_next(&self, given: GivenOf<M>) {
         match given {
-            Given::Item(entry) => self.give_back(entry, None),
+            Given::Item(entry) => self.return_item(entry, None),
             Given::Permit(opening) => {
                 let mut state = lock(&self.state);
                 state.core.open_forgone(opening);
-                self.leave(state);
+                self.unlock_and_wake(state);
             }
             Given::Failed(_) | Given::Closed => {}
         }
@@ -232,12 +226,12 @@ impl<M: Manager> Shared<M> {
         match made {
             Ok((item, generation)) => {
                 let entry = state.core.opened_by_user(opening, item, generation, now_ns());
-                self.leave(state);
+                self.unlock_and_wake(state);
                 Ok(Guard::new(entry, self.clone()))
             }
             Err((failure, _)) => {
                 state.core.open_failed(opening, now_ns());
-                self.leave(state);
+                self.unlock_and_wake(state);
                 Err(AcquireError::Open(failure))
             }
         }
@@ -247,11 +241,11 @@ impl<M: Manager> Shared<M> {
 
     /// An item's user is done with it: it is judged, and comes back. Not in a forked child.
     #[inline]
-    pub(super) fn bring_back(&self, mut entry: Held<M::Item>) {
+    pub(super) fn judge_and_return(&self, mut entry: Held<M::Item>) {
         let clean = !entry.poisoned
             && !std::thread::panicking()
             && quiet(|| self.manager.is_clean(&mut entry.item)) == Some(true);
-        self.give_back(entry, (!clean).then_some(CloseReason::Poisoned));
+        self.return_item(entry, (!clean).then_some(CloseReason::Poisoned));
     }
 
     /// What the item leads to is gone: it is poisoned, and all that were opened before this was known are closed.
@@ -260,32 +254,32 @@ impl<M: Manager> Shared<M> {
         if self.origin.is_here() {
             let mut state = lock(&self.state);
             state.core.flush(entry.epoch());
-            self.leave(state);
+            self.unlock_and_wake(state);
         }
     }
 
     /// An item comes back. Not in a forked child.
     #[inline]
-    pub(super) fn give_back(&self, entry: Held<M::Item>, verdict: Option<CloseReason>) {
+    pub(super) fn return_item(&self, entry: Held<M::Item>, verdict: Option<CloseReason>) {
         let mut state = lock(&self.state);
         let placed = state.core.release(entry, verdict, coarse_ns());
-        self.settle(state, placed);
+        self.act_on_placed(state, placed);
     }
 
     /// Does what is to be done about an item that has found its place.
     #[inline]
-    pub(super) fn settle(&self, state: MutexGuard<'_, State<M>>, placed: PlacedOf<M>) {
+    pub(super) fn act_on_placed(&self, state: MutexGuard<'_, State<M>>, placed: PlacedOf<M>) {
         match placed {
             // Kept by a pool that keeps things, and is not closed: nothing else can have become due by this.
-            Placed::Kept if state.core.is_due_sooner() => self.leave(state),
+            Placed::Kept if state.core.is_due_sooner() => self.unlock_and_wake(state),
             Placed::Kept => drop(state),
             Placed::Handed(waiter, entry) => {
                 waiter.give(Given::Item(entry));
-                self.leave(state);
+                self.unlock_and_wake(state);
                 waiter.wake();
             }
             Placed::Close(entry, reason) => {
-                self.leave(state);
+                self.unlock_and_wake(state);
                 self.close_item(entry, reason);
             }
         }
@@ -297,7 +291,7 @@ impl<M: Manager> Shared<M> {
         let _ = quiet(|| self.manager.close(entry.item, reason));
         let mut state = lock(&self.state);
         state.core.closed(reason);
-        self.leave(state);
+        self.unlock_and_wake(state);
     }
 
     /// An item could not be opened by the keeper.
@@ -315,15 +309,15 @@ impl<M: Manager> Shared<M> {
                 waiter.give(Given::Failed(failure.clone()));
             }
         }
-        self.leave(state);
+        self.unlock_and_wake(state);
         dismissed.iter().for_each(|waiter| waiter.wake());
     }
 
     /// Gives the lock back, and wakes whoever has to do something about what was changed under it.
-    pub(super) fn leave(&self, mut state: MutexGuard<'_, State<M>>) {
+    pub(super) fn unlock_and_wake(&self, mut state: MutexGuard<'_, State<M>>) {
         let disturb = state.core.disturb();
         if !state.core.is_ordinary() {
-            self.leave_specially(state);
+            self.unlock_and_wake_all(state);
         } else {
             drop(state);
         }
@@ -332,9 +326,9 @@ impl<M: Manager> Shared<M> {
         }
     }
 
-    /// As [`Self::leave`], of a pool that keeps nothing, or is closed.
+    /// As [`Self::unlock_and_wake`], of a pool that keeps nothing, or is closed.
     #[cold]
-    fn leave_specially(&self, mut state: MutexGuard<'_, State<M>>) {
+    fn unlock_and_wake_all(&self, mut state: MutexGuard<'_, State<M>>) {
         let mut admitted = Vec::new();
         while let Some((waiter, opening)) = state.core.admit() {
             waiter.give(Given::Permit(opening));
@@ -356,7 +350,7 @@ impl<M: Manager> Shared<M> {
         for waiter in &waiters {
             waiter.give(Given::Closed);
         }
-        self.leave(state);
+        self.unlock_and_wake(state);
         waiters.iter().for_each(|waiter| waiter.wake());
         loop {
             // Alone in its statement: nothing is closed under the lock.

@@ -4,8 +4,6 @@ use super::OpenFailure;
 use super::core::{Held, Opening};
 use crate::base::sync::{Condvar, Mutex, lock};
 use std::sync::{Arc, Weak};
-#[cfg(feature = "tokio")]
-use std::task::Poll;
 use std::task::Waker;
 use std::time::Instant;
 
@@ -22,17 +20,17 @@ pub(super) enum Given<T, E> {
 }
 
 #[derive(Debug)]
-struct Cell<T, E> {
-    given: Option<Given<T, E>>,
-    cancelled: bool,
+pub(super) struct Cell<T, E> {
+    pub(super) given: Option<Given<T, E>>,
+    pub(super) cancelled: bool,
     /// The task that waits, if it is one that does.
-    task: Option<Waker>,
+    pub(super) task: Option<Waker>,
 }
 
 /// One wait. Whoever waits and the pool's line share it.
 #[derive(Debug)]
 pub(super) struct Waiter<T, E> {
-    cell: Mutex<Cell<T, E>>,
+    pub(super) cell: Mutex<Cell<T, E>>,
     changed: Condvar,
 }
 
@@ -68,25 +66,6 @@ impl<T, E> Waiter<T, E> {
             Some(task) => task.wake(),
             None => self.changed.notify_one(),
         }
-    }
-
-    /// What it was given, for a task, which is woken when there is something.
-    #[cfg(feature = "tokio")]
-    pub(super) fn poll(&self, task: &Waker) -> Poll<Result<Given<T, E>, Unserved>> {
-        let mut cell = lock(&self.cell);
-        if let Some(given) = cell.given.take() {
-            return Poll::Ready(Ok(given));
-        }
-        if cell.cancelled {
-            return Poll::Ready(Err(Unserved::Cancelled));
-        }
-        if cell.task.as_ref().is_none_or(|known| !known.will_wake(task)) {
-            let before = cell.task.replace(task.clone());
-            drop(cell);
-            // Not under the lock: it may be the last of another task, and all that this has goes with it.
-            drop(before);
-        }
-        Poll::Pending
     }
 
     /// Blocks until it is given something, at most until the deadline.

@@ -84,12 +84,12 @@ pub enum ClaimError {
 /// Space in the ring that is not published yet. Dropping it gives the space back.
 #[derive(Debug)]
 #[must_use = "a claim that is not committed is given back"]
-pub struct Claim {
+pub struct RingClaim {
     position: u64,
     body: usize,
 }
 
-impl Claim {
+impl RingClaim {
     /// Bytes of body that were claimed.
     pub fn len(&self) -> usize {
         self.body
@@ -174,7 +174,7 @@ impl Producer {
     /// Claims room for a record with `body` bytes. Nothing is visible to the consumer before [`Self::commit`],
     /// except padding in front of it.
     #[inline(always)]
-    pub fn try_claim(&mut self, body: usize) -> Result<Claim, ClaimError> {
+    pub fn try_claim(&mut self, body: usize) -> Result<RingClaim, ClaimError> {
         if body > self.max_body {
             return Err(ClaimError::TooLarge(self.max_body));
         }
@@ -187,7 +187,7 @@ impl Producer {
             self.ensure_free(size + self.window)?;
         }
         self.dirty = self.dirty.max(size);
-        Ok(Claim { position: self.tail, body })
+        Ok(RingClaim { position: self.tail, body })
     }
 
     /// Claims, copies and commits a record in one go; the header's length is set to that of `body`. The caller rings, and then calls [`Self::zero_ahead`].
@@ -210,14 +210,14 @@ impl Producer {
     /// The claimed bytes, to be written in place. Their content is arbitrary.
     #[cfg(not(ringbell_loom))]
     #[inline]
-    pub fn body_mut(&mut self, claim: &Claim) -> &mut [u8] {
+    pub fn body_mut(&mut self, claim: &RingClaim) -> &mut [u8] {
         debug_assert_eq!(claim.position, self.tail, "a claim of another place");
         self.lines.slice_mut(claim.position.wrapping_add(FRAME_HEADER as u64), claim.body)
     }
 
     /// The claimed bytes as they are.
     #[cfg(not(ringbell_loom))]
-    pub fn body(&self, claim: &Claim) -> &[u8] {
+    pub fn body(&self, claim: &RingClaim) -> &[u8] {
         self.lines.slice(claim.position.wrapping_add(FRAME_HEADER as u64), claim.body)
     }
 
@@ -226,7 +226,7 @@ impl Producer {
     /// # Panics
     /// If they do not fit.
     #[inline]
-    pub fn write(&mut self, claim: &Claim, offset: usize, bytes: &[u8]) {
+    pub fn write(&mut self, claim: &RingClaim, offset: usize, bytes: &[u8]) {
         assert!(offset + bytes.len() <= claim.body, "outside the claim");
         self.lines.write(claim.position.wrapping_add((FRAME_HEADER + offset) as u64), bytes);
     }
@@ -237,7 +237,7 @@ impl Producer {
     /// # Panics
     /// If the header's length is larger than the claim.
     #[inline]
-    pub fn commit(&mut self, claim: Claim, header: HeaderWord, call: u64) {
+    pub fn commit(&mut self, claim: RingClaim, header: HeaderWord, call: u64) {
         let body = header.length() as usize;
         assert!(body <= claim.body, "longer than the claim");
         assert_eq!(claim.position, self.tail, "a claim of another place");

@@ -1,7 +1,7 @@
 //! L4: reads and writes of things that have a key, in order for each key, on an executor of the caller.
 //!
 //! A key in use has a [`line::Line`], which knows who runs and who waits; lines stand in shards, each behind a
-//! mutex. A task that the line lets in goes to the executor with a [`Place`]; when the place is dropped, after the
+//! mutex. A task that the line lets in goes to the executor with a [`Permit`]; when the permit is dropped, after the
 //! task ran or instead, the line lets the next ones in. An idle key has no line.
 
 mod gate;
@@ -95,7 +95,7 @@ pub enum Access {
 ///
 /// `Hash`, `Eq` and `Clone` of the key run under a lock: they must neither panic nor use the scheduler.
 pub struct KeyedScheduler<K> {
-    shared: Arc<Shared<K>>,
+    shared: Arc<SchedulerInner<K>>,
 }
 
 /// The scheduler is closed. Has the task, which did not run; dropping it drops what it owns.
@@ -127,7 +127,7 @@ pub struct SchedulerStats {
 impl<K: Hash + Eq + Clone + Send + 'static> KeyedScheduler<K> {
     /// A scheduler whose tasks run on `executor`. See [`Executor`] for which one, and of what size.
     pub fn new(executor: impl Executor) -> Self {
-        let shared = Shared {
+        let shared = SchedulerInner {
             shards: (0..SHARDS).map(|_| Shard(Mutex::new(HashMap::new()))).collect(),
             hasher: RandomState::new(),
             executor: Box::new(executor),
@@ -182,7 +182,7 @@ impl<K: Hash + Eq + Clone + Send + 'static> KeyedScheduler<K> {
         if !shared.gate.enter() {
             return Err(Closed(task));
         }
-        let mut job = Box::new(Job { task: Some(task), place: None });
+        let mut job = Box::new(Job { task: Some(task), permit: None });
         let key = match access {
             Access::SnapshotRead => None,
             Access::Read | Access::Write => {
@@ -202,7 +202,7 @@ impl<K: Hash + Eq + Clone + Send + 'static> KeyedScheduler<K> {
                 Some(key)
             }
         };
-        job.place = Some(Place::new(shared, key));
+        job.permit = Some(Permit::new(shared, key));
         shared.execute(Task::from_box(job));
         Ok(())
     }
@@ -247,7 +247,7 @@ impl<K> Clone for KeyedScheduler<K> {
 
 impl<K> std::fmt::Debug for KeyedScheduler<K> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Shared { keys, queued, running, .. } = &*self.shared;
+        let SchedulerInner { keys, queued, running, .. } = &*self.shared;
         f.debug_struct("KeyedScheduler")
             .field("keys", keys)
             .field("queued", queued)
@@ -282,7 +282,7 @@ type Lines<K> = HashMap<K, Line<Box<dyn Waiting<K>>>>;
 #[repr(align(128))]
 struct Shard<K>(Mutex<Lines<K>>);
 
-struct Shared<K> {
+struct SchedulerInner<K> {
     shards: Box<[Shard<K>]>,
     /// Picks the shard; the maps have their own, so that the keys of a shard differ there.
     hasher: RandomState,
@@ -335,16 +335,16 @@ struct Job<K, F>
 where
     K: Hash + Eq + Clone + Send + 'static,
 {
-    // Before the place: what a task owns is dropped before its successors run.
+    // Before the permit: what a task owns is dropped before its successors run.
     task: Option<F>,
     /// `None` while it waits.
-    place: Option<Place<K>>,
+    permit: Option<Permit<K>>,
 }
 
 /// A job in a line.
 trait Waiting<K: Hash + Eq + Clone + Send + 'static>: Run {
     /// It may run.
-    fn give(&mut self, place: Place<K>);
+    fn give(&mut self, permit: Permit<K>);
 }
 
 impl<K, F> Waiting<K> for Job<K, F>
@@ -352,8 +352,8 @@ where
     K: Hash + Eq + Clone + Send + 'static,
     F: FnOnce() + Send,
 {
-    fn give(&mut self, place: Place<K>) {
-        self.place = Some(place);
+    fn give(&mut self, permit: Permit<K>) {
+        self.permit = Some(permit);
     }
 }
 
@@ -363,32 +363,32 @@ where
     F: FnOnce() + Send,
 {
     fn run(mut self: Box<Self>) {
-        let (Some(task), Some(place)) = (self.task.take(), &mut self.place) else { return };
-        place.ran = true;
+        let (Some(task), Some(permit)) = (self.task.take(), &mut self.permit) else { return };
+        permit.ran = true;
         // Unwind safety: as for a handler, what a panic leaves half-done is its author's concern.
         if let Err(payload) = catch_unwind(AssertUnwindSafe(task)) {
-            place.shared.panicked.fetch_add(1, Ordering::Relaxed);
+            permit.shared.panicked.fetch_add(1, Ordering::Relaxed);
             drop(payload);
         }
     }
 }
 
-/// The place of a task that the executor has: from being let in until it is dropped.
-struct Place<K: Hash + Eq + Clone + Send + 'static> {
-    shared: Arc<Shared<K>>,
+/// The permit of a task that the executor has: from being let in until it is dropped.
+struct Permit<K: Hash + Eq + Clone + Send + 'static> {
+    shared: Arc<SchedulerInner<K>>,
     /// In whose line; none for a snapshot read.
     key: Option<K>,
     ran: bool,
 }
 
-impl<K: Hash + Eq + Clone + Send + 'static> Place<K> {
-    fn new(shared: &Arc<Shared<K>>, key: Option<K>) -> Self {
+impl<K: Hash + Eq + Clone + Send + 'static> Permit<K> {
+    fn new(shared: &Arc<SchedulerInner<K>>, key: Option<K>) -> Self {
         shared.running.up();
         Self { shared: shared.clone(), key, ran: false }
     }
 }
 
-impl<K: Hash + Eq + Clone + Send + 'static> Drop for Place<K> {
+impl<K: Hash + Eq + Clone + Send + 'static> Drop for Permit<K> {
     fn drop(&mut self) {
         if !self.ran {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
@@ -401,7 +401,7 @@ impl<K: Hash + Eq + Clone + Send + 'static> Drop for Place<K> {
     }
 }
 
-impl<K: Hash + Eq + Clone + Send + 'static> Shared<K> {
+impl<K: Hash + Eq + Clone + Send + 'static> SchedulerInner<K> {
     fn shard(&self, key: &K) -> &Shard<K> {
         // The remainder is less than the number of shards.
         #[allow(clippy::cast_possible_truncation)]
@@ -430,7 +430,7 @@ impl<K: Hash + Eq + Clone + Send + 'static> Shared<K> {
         drop(forgotten);
         let start = |mut job: Box<dyn Waiting<K>>, key: K| {
             self.queued.down(1);
-            job.give(Place::new(self, Some(key)));
+            job.give(Permit::new(self, Some(key)));
             Task::from_box(job)
         };
         match next {
@@ -467,7 +467,7 @@ impl<K: Hash + Eq + Clone + Send + 'static> Shared<K> {
     }
 
     fn execute(&self, task: Task) {
-        // After a panic the task is dropped already, and gave its place up.
+        // After a panic the task is dropped already, and gave its permit up.
         let _ = catch_unwind(AssertUnwindSafe(|| self.executor.execute(task)));
     }
 }

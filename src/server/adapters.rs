@@ -4,7 +4,7 @@ use crate::base::panics::{drop_panic, quietly};
 use crate::memory::layout::{Kind, code};
 use crate::server::answer::{HandlerError, describe_panic};
 use crate::server::engine::{Engine, Incoming, Outcome};
-use crate::server::flight::Here;
+use crate::server::flight::InlineReply;
 use crate::server::handler::{Handler, Request};
 use crate::server::service::{OwnedRequest, Responder, Service, Session};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -41,8 +41,8 @@ impl<H: Handler> Engine for Serial<H> {
 
     #[inline]
     fn request(&mut self, incoming: Incoming<'_>, response: &mut Vec<u8>) -> Outcome {
-        let Incoming { session, call, until, one_way, payload, .. } = incoming;
-        let request = Request::new(session, call, until, one_way, payload);
+        let Incoming { session, call, deadline_ns, one_way, payload, .. } = incoming;
+        let request = Request::new(session, call, deadline_ns, one_way, payload);
         // Unwind safety: after a panic the buffer is cleared, and the handler's own state is its author's concern,
         // as it would be with a lock that is poisoned and used again.
         match catch_unwind(AssertUnwindSafe(|| self.handler.request(request, response))) {
@@ -95,14 +95,14 @@ impl<S: Service> Engine for Concurrent<S> {
         let flight = flight.expect("every request of this engine has one");
         let request = OwnedRequest::new(std::mem::take(payload), flight.clone(), alone);
         let responder = Responder::new(flight.clone());
-        Here::begin(flight, std::mem::take(response));
+        InlineReply::expect(flight, std::mem::take(response));
         let handled = catch_unwind(AssertUnwindSafe(|| self.service.request(request, responder)));
-        let Some(here) = Here::end() else { return Outcome::Later };
-        *response = here.response;
+        let Some(reply) = InlineReply::take() else { return Outcome::Later };
+        *response = reply.response;
         // The next request is read into the buffer of this one, or into one that was used before.
-        *payload = here.request.unwrap_or_else(|| flight.caller.completions.buffers().take());
+        *payload = reply.request.unwrap_or_else(|| flight.caller.completions.buffers().take());
         let panic = handled.err();
-        let outcome = match here.answer {
+        let outcome = match reply.answer {
             None => Outcome::Later,
             Some((Kind::OneWay, _)) => Outcome::Nothing,
             Some((Kind::Error, code)) => {

@@ -12,7 +12,7 @@ use crate::protocol::wait::WaitSettings;
 use crate::server::Server;
 use crate::server::dispatch::Inline;
 use crate::server::porter::{
-    self, Isolation, Lodging, Outbox, PeerInfo, PorterConfig, PorterHandle, StatusInfo,
+    self, Isolation, Outbox, PeerInfo, PorterConfig, PorterHandle, PorterMode, StatusInfo,
 };
 use crate::server::reactor::Limits;
 use crate::server::status::Status;
@@ -338,7 +338,7 @@ impl BytePorter {
     pub(crate) fn start(self, outbox: impl Outbox + 'static) -> io::Result<PorterHandle> {
         let armed_words = self.config.max_clients;
         let status = StatusInfo { segment: self.status.segment(), generation: self.generation, armed_words };
-        porter::start(Lodging::Thread, self.listener, self.config, &status, outbox)
+        porter::start(PorterMode::Thread, self.listener, self.config, &status, outbox)
     }
 }
 

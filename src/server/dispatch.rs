@@ -51,7 +51,8 @@ impl Pace {
         self.short_in_a_row.load(Ordering::Relaxed) >= self.needed.load(Ordering::Relaxed)
     }
 
-    fn ran(&self, took_ns: u64) {
+    /// A handler ran for so long.
+    pub(crate) fn ran(&self, took_ns: u64) {
         if took_ns < SHORT_NS {
             self.short_in_a_row.fetch_add(1, Ordering::Relaxed);
             return;
@@ -61,15 +62,6 @@ impl Pace {
             self.needed.store((2 * needed).min(RUNS_MOST), Ordering::Relaxed);
         }
         self.short_in_a_row.store(0, Ordering::Relaxed);
-    }
-
-    /// As [`Self::time`], for what is polled the first time. If it is not ready it waits for something: it is long.
-    #[cfg(feature = "tokio")]
-    pub(crate) fn time_poll<T>(&self, poll: impl FnOnce() -> std::task::Poll<T>) -> std::task::Poll<T> {
-        let began = now_ns();
-        let polled = poll();
-        self.ran(if polled.is_ready() { now_ns().saturating_sub(began) } else { u64::MAX });
-        polled
     }
 
     pub(crate) fn time<R>(&self, run: impl FnOnce() -> R) -> R {

@@ -3,8 +3,8 @@
 use crate::base::panics::quietly;
 use crate::protocol::bell::Arming;
 use crate::server::adapters::Concurrent;
-use crate::server::flight::Here;
-use crate::server::porter::Lodging;
+use crate::server::flight::enter_reactor_thread;
+use crate::server::porter::PorterMode;
 use crate::server::reactor::{Pumped, Reactor};
 use crate::server::service::{OwnedRequest, Responder, Service, Session};
 use crate::server::{ServeError, Server, ServerHandle, ServerStats, Status};
@@ -110,7 +110,7 @@ impl Server {
     /// [`ServeError`]: no descriptor is left, or this process is a fork of the one that bound.
     pub fn embed(self) -> Result<EmbeddedServer, ServeError> {
         let handle = self.handle();
-        let (mut reactor, status) = self.reactor(Concurrent::new(Gathered::default()), Lodging::Loop)?;
+        let (mut reactor, status) = self.reactor(Concurrent::new(Gathered::default()), PorterMode::Loop)?;
         reactor.embed().map_err(ServeError::Io)?;
         Ok(EmbeddedServer { reactor, handle, _status: status })
     }
@@ -135,7 +135,7 @@ impl EmbeddedServer {
     pub fn pump(&mut self, service: &mut impl Service) -> Result<Turn, ServeError> {
         let pumped = self.reactor.pump().map_err(|_| ServeError::Forked)?;
         // Answers go by the queue; and a stream that would wait says so.
-        let here = Here::enter_reactor();
+        let guard = enter_reactor_thread();
         while let Some(told) = self.reactor.engine().service().0.pop_front() {
             match told {
                 // The service's state is its author's concern, if it panics.
@@ -150,7 +150,7 @@ impl EmbeddedServer {
                 return Err(ServeError::Forked);
             }
         }
-        drop(here);
+        drop(guard);
         Ok(match pumped {
             Pumped::Over => Turn::Over,
             Pumped::Idle => Turn::Idle,

@@ -25,7 +25,7 @@ pub(crate) struct Incoming<'a> {
     pub(crate) session: &'a Session,
     pub(crate) call: u64,
     /// CLOCK_MONOTONIC ns; 0 for none.
-    pub(crate) until: u64,
+    pub(crate) deadline_ns: u64,
     pub(crate) one_way: bool,
     pub(crate) payload: &'a mut Vec<u8>,
     /// If answers may come later.

@@ -16,7 +16,6 @@ use crate::os::fork::Origin;
 use crate::server::park::Notifier;
 use std::cell::{Cell, RefCell};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-#[cfg(feature = "tokio")]
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -43,9 +42,9 @@ pub(crate) struct Flight {
     pub(crate) caller: Arc<Caller>,
     pub(crate) call: u64,
     /// CLOCK_MONOTONIC ns; 0 for none.
-    pub(crate) until: u64,
-    /// Its place in the session's table. The reactor's own: no other thread looks at it.
-    place: PlainU64,
+    pub(crate) deadline_ns: u64,
+    /// Index in the session's table. The reactor's own: no other thread looks at it.
+    table_index: PlainU64,
     /// Wants no answer.
     pub(crate) one_way: bool,
     cancelled: PlainBool,
@@ -59,13 +58,12 @@ struct Credit {
     left: u64,
     /// Nobody wants more items.
     over: Option<StreamOver>,
-    /// The task that handles the request, and the one that sends items of the answer.
-    #[cfg(feature = "tokio")]
+    /// The task that handles the request, and the one that sends items of the answer. A thread that sends
+    /// waits for `more` instead.
     tasks: Tasks,
 }
 
 /// Tasks that are to be woken.
-#[cfg(feature = "tokio")]
 #[derive(Debug, Default)]
 struct Tasks {
     handler: Option<Waker>,
@@ -73,22 +71,16 @@ struct Tasks {
 }
 
 /// Has a task be woken, if it is not the one that will be.
-#[cfg(feature = "tokio")]
-fn remember(place: &mut Option<Waker>, waker: &Waker) {
-    match place {
+fn remember(cell: &mut Option<Waker>, waker: &Waker) {
+    match cell {
         Some(there) => there.clone_from(waker),
-        None => *place = Some(waker.clone()),
+        None => *cell = Some(waker.clone()),
     }
 }
 
 impl Credit {
     fn fresh() -> Self {
-        Self {
-            left: layout::STREAM_WINDOW.into(),
-            over: None,
-            #[cfg(feature = "tokio")]
-            tasks: Tasks::default(),
-        }
+        Self { left: layout::STREAM_WINDOW.into(), over: None, tasks: Tasks::default() }
     }
 }
 
@@ -100,12 +92,12 @@ pub(crate) enum StreamOver {
 }
 
 impl Flight {
-    pub(crate) fn new(caller: Arc<Caller>, call: u64, until: u64, one_way: bool) -> Self {
+    pub(crate) fn new(caller: Arc<Caller>, call: u64, deadline_ns: u64, one_way: bool) -> Self {
         Self {
             caller,
             call,
-            until,
-            place: PlainU64::new(0),
+            deadline_ns,
+            table_index: PlainU64::new(0),
             one_way,
             cancelled: PlainBool::new(false),
             credit: Mutex::new(Credit::fresh()),
@@ -117,19 +109,19 @@ impl Flight {
 
     #[inline]
     #[allow(clippy::cast_possible_truncation, reason = "it was a u32")]
-    pub(crate) fn place(&self) -> u32 {
-        self.place.load(Ordering::Relaxed) as u32
+    pub(crate) fn table_index(&self) -> u32 {
+        self.table_index.load(Ordering::Relaxed) as u32
     }
 
     #[inline]
-    pub(crate) fn set_place(&self, place: u32) {
-        self.place.store(place.into(), Ordering::Relaxed);
+    pub(crate) fn set_table_index(&self, table_index: u32) {
+        self.table_index.store(table_index.into(), Ordering::Relaxed);
     }
 
     /// Makes it another request of the same session.
     #[inline]
-    pub(crate) fn renew(&mut self, call: u64, until: u64, one_way: bool) {
-        (self.call, self.until, self.one_way) = (call, until, one_way);
+    pub(crate) fn renew(&mut self, call: u64, deadline_ns: u64, one_way: bool) {
+        (self.call, self.deadline_ns, self.one_way) = (call, deadline_ns, one_way);
         // Relaxed: this thread has it to itself.
         self.cancelled.store(false, Ordering::Relaxed);
         let credit = self.credit.get_mut().unwrap_or_else(PoisonError::into_inner);
@@ -143,7 +135,7 @@ impl Flight {
     }
 
     pub(crate) fn is_expired(&self) -> bool {
-        self.until != 0 && crate::base::clock::now_ns() >= self.until
+        self.deadline_ns != 0 && crate::base::clock::now_ns() >= self.deadline_ns
     }
 
     fn credit(&self) -> MutexGuard<'_, Credit> {
@@ -155,11 +147,9 @@ impl Flight {
         // Never more than the window: who grants without end would fill this process's memory.
         let mut credit = self.credit();
         credit.left = credit.left.saturating_add(items.into()).min(layout::STREAM_WINDOW.into());
-        #[cfg(feature = "tokio")]
         let sender = credit.tasks.sender.take();
         drop(credit);
         self.more.notify_all();
-        #[cfg(feature = "tokio")]
         sender.into_iter().for_each(Waker::wake);
     }
 
@@ -168,17 +158,15 @@ impl Flight {
         self.cancelled.store(true, Ordering::Relaxed);
         let mut credit = self.credit();
         credit.over.get_or_insert(why);
-        #[cfg(feature = "tokio")]
         let Tasks { handler, sender } = std::mem::take(&mut credit.tasks);
         drop(credit);
         self.more.notify_all();
-        #[cfg(feature = "tokio")]
         handler.into_iter().chain(sender).for_each(Waker::wake);
     }
 
     /// Whether nobody wants the answer any more. If not, `waker` is woken when that changes: the lock orders this
     /// before or behind [`Self::give_up`].
-    #[cfg(feature = "tokio")]
+    #[cfg_attr(not(feature = "tokio"), expect(dead_code, reason = "only tasks of a runtime wait for it"))]
     pub(crate) fn is_over(&self, waker: &Waker) -> bool {
         let mut credit = self.credit();
         if credit.over.is_none() {
@@ -188,7 +176,6 @@ impl Flight {
     }
 
     /// Takes the right to send one item; if there is none `waker` is woken when there may be.
-    #[cfg(feature = "tokio")]
     pub(crate) fn poll_credit(&self, waker: &Waker) -> Poll<Result<(), StreamOver>> {
         let mut credit = self.credit();
         if let Some(over) = credit.over {
@@ -338,9 +325,9 @@ impl Buffers {
     }
 }
 
-/// What a handler that runs on the reactor's own thread leaves there: without a queue, a lock or a wake.
+/// The answer of a handler that runs on the reactor's own thread: it needs no queue, no lock and no wake.
 #[derive(Debug)]
-pub(crate) struct Here {
+pub(crate) struct InlineReply {
     /// Address of the flight that is being handled.
     flight: usize,
     /// The answer's kind and code, once given.
@@ -351,59 +338,60 @@ pub(crate) struct Here {
 }
 
 thread_local! {
-    static HERE: RefCell<Option<Here>> = const { RefCell::new(None) };
+    static INLINE_REPLY: RefCell<Option<InlineReply>> = const { RefCell::new(None) };
     /// Whether this thread is a reactor, which must not wait.
-    static REACTOR: Cell<bool> = const { Cell::new(false) };
+    static IS_REACTOR: Cell<bool> = const { Cell::new(false) };
 }
 
 /// While it lives the thread is a reactor.
 #[derive(Debug)]
-pub(crate) struct InReactor {
+pub(crate) struct ReactorThread {
     /// Of the server whose handler runs this one.
-    outer: (bool, Option<Here>),
+    outer: (bool, Option<InlineReply>),
 }
 
-impl Drop for InReactor {
+impl Drop for ReactorThread {
     fn drop(&mut self) {
-        let _ = REACTOR.try_with(|reactor| reactor.set(self.outer.0));
-        let _ = HERE.try_with(|cell| *cell.borrow_mut() = self.outer.1.take());
+        let _ = IS_REACTOR.try_with(|reactor| reactor.set(self.outer.0));
+        let _ = INLINE_REPLY.try_with(|cell| *cell.borrow_mut() = self.outer.1.take());
     }
 }
 
-impl Here {
-    /// A handler begins on this thread. `response` is empty.
+/// This thread is a reactor until the guard is dropped.
+pub(crate) fn enter_reactor_thread() -> ReactorThread {
+    ReactorThread { outer: (IS_REACTOR.replace(true), InlineReply::take()) }
+}
+
+/// Whether this thread is a reactor.
+pub(crate) fn on_reactor_thread() -> bool {
+    IS_REACTOR.try_with(Cell::get).unwrap_or(false)
+}
+
+impl InlineReply {
+    /// A handler begins on this thread: its answer is expected here. `response` is empty.
     #[inline]
-    pub(crate) fn begin(flight: &Arc<Flight>, response: Vec<u8>) {
-        let here = Self { flight: Arc::as_ptr(flight).addr(), answer: None, response, request: None };
-        HERE.with(|cell| *cell.borrow_mut() = Some(here));
+    pub(crate) fn expect(flight: &Arc<Flight>, response: Vec<u8>) {
+        let reply = Self { flight: Arc::as_ptr(flight).addr(), answer: None, response, request: None };
+        INLINE_REPLY.with(|cell| *cell.borrow_mut() = Some(reply));
     }
 
-    /// The handler has returned.
+    /// The handler has returned: what it left.
     #[inline]
-    pub(crate) fn end() -> Option<Self> {
-        HERE.with(|cell| cell.borrow_mut().take())
+    pub(crate) fn take() -> Option<Self> {
+        INLINE_REPLY.with(|cell| cell.borrow_mut().take())
     }
 
-    /// This thread is a reactor from now on.
-    pub(crate) fn enter_reactor() -> InReactor {
-        InReactor { outer: (REACTOR.replace(true), Self::end()) }
-    }
-
-    /// Whether this thread is a reactor.
-    pub(crate) fn is_reactor() -> bool {
-        REACTOR.try_with(Cell::get).unwrap_or(false)
-    }
-
-    /// Leaves something for the reactor, if the flight is being handled on this thread.
+    /// Runs `change` on the reply, if the flight is being handled on this thread.
     #[inline]
-    pub(crate) fn with<R>(flight: &Arc<Flight>, leave: impl FnOnce(&mut Self) -> R) -> Option<R> {
+    pub(crate) fn with<R>(flight: &Arc<Flight>, change: impl FnOnce(&mut Self) -> R) -> Option<R> {
         // A destructor may run while the thread ends, when there is nothing any more.
-        HERE.try_with(|cell| {
-            let mut cell = cell.try_borrow_mut().ok()?;
-            let here = cell.as_mut().filter(|here| here.flight == Arc::as_ptr(flight).addr())?;
-            Some(leave(here))
-        })
-        .ok()
-        .flatten()
+        INLINE_REPLY
+            .try_with(|cell| {
+                let mut cell = cell.try_borrow_mut().ok()?;
+                let reply = cell.as_mut().filter(|reply| reply.flight == Arc::as_ptr(flight).addr())?;
+                Some(change(reply))
+            })
+            .ok()
+            .flatten()
     }
 }

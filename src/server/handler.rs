@@ -9,15 +9,21 @@ use std::time::{Duration, Instant};
 pub struct Request<'a> {
     session: &'a Session,
     call: u64,
-    until: u64,
+    deadline_ns: u64,
     one_way: bool,
     payload: &'a [u8],
 }
 
 impl<'a> Request<'a> {
     #[inline]
-    pub(crate) fn new(session: &'a Session, call: u64, until: u64, one_way: bool, payload: &'a [u8]) -> Self {
-        Self { session, call, until, one_way, payload }
+    pub(crate) fn new(
+        session: &'a Session,
+        call: u64,
+        deadline_ns: u64,
+        one_way: bool,
+        payload: &'a [u8],
+    ) -> Self {
+        Self { session, call, deadline_ns, one_way, payload }
     }
 
     /// The bytes: a private copy, which the client cannot change any more.
@@ -42,8 +48,8 @@ impl<'a> Request<'a> {
 
     /// Until when the client wants an answer; `None` if it waits for ever, or did not say.
     pub fn deadline(&self) -> Option<Instant> {
-        let left = Duration::from_nanos(self.until.saturating_sub(crate::base::clock::now_ns()));
-        (self.until != 0).then(|| Instant::now() + left)
+        let left = Duration::from_nanos(self.deadline_ns.saturating_sub(crate::base::clock::now_ns()));
+        (self.deadline_ns != 0).then(|| Instant::now() + left)
     }
 }
 

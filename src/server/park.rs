@@ -210,7 +210,7 @@ impl Parker {
     }
 
     /// A session left; `domain` unless a socket carried it.
-    pub(crate) fn leave(&mut self, domain: Option<u32>, lifeline: &OwnedFd) {
+    pub(crate) fn remove(&mut self, domain: Option<u32>, lifeline: &OwnedFd) {
         let _ = epoll::delete(&self.epoll, lifeline.as_fd());
         let Some(domain) = domain else {
             self.sockets -= 1;

@@ -21,8 +21,8 @@
 //! handshake deadline passes. A slow or hostile handshake never stalls the reactor, and never another handshake
 //! for longer than one step.
 
-mod desk;
-mod ledger;
+mod admission;
+mod quotas;
 mod thread;
 
 #[cfg(test)]
@@ -41,7 +41,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-pub(crate) use crate::handshake::{Joined, Link, PeerInfo};
+pub(crate) use crate::handshake::{Carrier, Joined, PeerInfo};
 
 /// Where the porter leaves what the reactor must know. Called from the porter's thread; must not wait.
 pub(crate) trait Outbox: Send + Sync {
@@ -219,7 +219,7 @@ impl Mailbox {
 }
 
 /// A porter without a thread, as its loop sees it.
-trait Resident: Send + Sync {
+trait LoopPorter: Send + Sync {
     /// Handles what has happened, without waiting; whether there was anything, so that there may be more.
     fn turn(&mut self) -> bool;
 
@@ -234,14 +234,14 @@ trait Resident: Send + Sync {
 }
 
 /// Where a porter runs.
-enum Place {
+enum PorterHome {
     Thread(JoinHandle<()>),
-    Loop(Box<dyn Resident>),
+    Loop(Box<dyn LoopPorter>),
     /// It has ended.
     Nowhere,
 }
 
-impl std::fmt::Debug for Place {
+impl std::fmt::Debug for PorterHome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Thread(_) => "Thread",
@@ -256,13 +256,13 @@ impl std::fmt::Debug for Place {
 pub(crate) struct PorterHandle {
     mailbox: Arc<Mailbox>,
     counters: Arc<PorterCounters>,
-    place: Place,
+    home: PorterHome,
     origin: Origin,
 }
 
 /// How to run a porter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lodging {
+pub(crate) enum PorterMode {
     /// On a thread of its own.
     Thread,
     /// Where the handle is: by [`PorterHandle::turn`].
@@ -274,7 +274,7 @@ pub(crate) enum Lodging {
 /// # Errors
 /// If there are no descriptors or no thread to be had.
 pub(crate) fn start(
-    lodging: Lodging,
+    mode: PorterMode,
     listener: Listener,
     config: PorterConfig,
     status: &StatusInfo<'_>,
@@ -284,14 +284,14 @@ pub(crate) fn start(
     let mailbox = Arc::new(Mailbox { orders: Mutex::default(), bell });
     let counters = Arc::new(PorterCounters::default());
     let porter = thread::Porter::new(listener, config, status, outbox, mailbox.clone(), counters.clone())?;
-    let place = match lodging {
-        Lodging::Thread => {
+    let home = match mode {
+        PorterMode::Thread => {
             let thread = std::thread::Builder::new().name("ringbell-porter".into());
-            Place::Thread(thread.spawn(|| porter.run())?)
+            PorterHome::Thread(thread.spawn(|| porter.run())?)
         }
-        Lodging::Loop => Place::Loop(Box::new(porter)),
+        PorterMode::Loop => PorterHome::Loop(Box::new(porter)),
     };
-    Ok(PorterHandle { mailbox, counters, place, origin: Origin::here() })
+    Ok(PorterHandle { mailbox, counters, home, origin: Origin::here() })
 }
 
 impl PorterHandle {
@@ -318,54 +318,54 @@ impl PorterHandle {
 
     /// The descriptor of a porter without a thread: a turn is due when it becomes readable.
     pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        match &self.place {
-            Place::Loop(porter) => Some(porter.descriptor()),
+        match &self.home {
+            PorterHome::Loop(porter) => Some(porter.descriptor()),
             _ => None,
         }
     }
 
     /// Runs a porter without a thread; whether there was anything to do, so that there may be more.
     pub(crate) fn turn(&mut self) -> bool {
-        match &mut self.place {
-            Place::Loop(porter) => porter.turn(),
+        match &mut self.home {
+            PorterHome::Loop(porter) => porter.turn(),
             _ => false,
         }
     }
 
     /// When the next turn is due at the latest.
     pub(crate) fn time_left(&self) -> Option<Duration> {
-        match &self.place {
-            Place::Loop(porter) => porter.time_left(),
+        match &self.home {
+            PorterHome::Loop(porter) => porter.time_left(),
             _ => None,
         }
     }
 
     /// Has a porter without a thread do what makes the next client's way shorter; whether there was anything.
     pub(crate) fn use_spare_time(&mut self) -> bool {
-        match &mut self.place {
-            Place::Loop(porter) => porter.use_spare_time(),
+        match &mut self.home {
+            PorterHome::Loop(porter) => porter.use_spare_time(),
             _ => false,
         }
     }
 
     /// Ends the porter: removes the socket, lets go of all lifelines, and waits for the thread.
     pub(crate) fn end(&mut self) {
-        let place = std::mem::replace(&mut self.place, Place::Nowhere);
+        let home = std::mem::replace(&mut self.home, PorterHome::Nowhere);
         if !self.origin.is_here() {
             // A forked child has a handle of a thread that exists in its parent only, and the parent's epoll.
-            std::mem::forget(place);
+            std::mem::forget(home);
             return;
         }
-        if let Place::Nowhere = place {
+        if let PorterHome::Nowhere = home {
             return;
         }
         self.mailbox.tell(|orders| orders.quit = true);
-        match place {
+        match home {
             // A panic there has been reported by its hook.
-            Place::Thread(thread) => drop(thread.join()),
+            PorterHome::Thread(thread) => drop(thread.join()),
             // Who is in the middle of a handshake is told.
-            Place::Loop(mut porter) => while porter.turn() {},
-            Place::Nowhere => {}
+            PorterHome::Loop(mut porter) => while porter.turn() {},
+            PorterHome::Nowhere => {}
         }
     }
 }

@@ -7,6 +7,8 @@
 mod answers;
 mod embedded;
 mod ending;
+#[cfg(feature = "tokio")]
+pub(crate) mod idle;
 mod mailbox;
 mod membership;
 mod requests;
@@ -24,7 +26,7 @@ use crate::memory::Window;
 use crate::os::fork::Origin;
 use crate::protocol::wait::{WaitSettings, Waiter};
 use crate::server::engine::Engine;
-use crate::server::flight::{Completion, Completions, Here};
+use crate::server::flight::{Completion, Completions, enter_reactor_thread};
 use crate::server::park::Parker;
 use crate::server::porter::{Death, PorterHandle};
 use slot::Slot;
@@ -33,8 +35,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use turns::Turns;
 
-#[cfg(feature = "tokio")]
-pub(crate) use embedded::Idling;
 pub(crate) use embedded::Pumped;
 pub(crate) use mailbox::Mailbox;
 
@@ -201,7 +201,7 @@ impl<E: Engine> Reactor<E> {
 
     /// Serves until asked to stop; what was counted.
     pub(crate) fn run(mut self) -> Result<ServerCounters, Forked> {
-        let _here = Here::enter_reactor();
+        let _guard = enter_reactor_thread();
         self.hint(false);
         while self.mailbox.stop_at().is_none() {
             if self.mailbox.has_mail() {
@@ -279,8 +279,8 @@ impl<E: Engine> Reactor<E> {
     fn turn(&mut self, index: usize) -> Result<bool, End> {
         let slot = &mut self.slots[index];
         let mut moved = false;
-        if slot.dying.is_some() {
-            self.linger(index)?;
+        if slot.gone.is_some() {
+            self.spend_last_turn(index)?;
         } else if !slot.queue.is_empty() {
             moved = self.send_queue(index)?;
         }
@@ -289,9 +289,9 @@ impl<E: Engine> Reactor<E> {
         }
         let slot = &mut self.slots[index];
         if !slot.may_read(&self.limits) || !slot.session.has_pending() {
-            if slot.dying.is_none() && slot.session.has_hung_up() {
+            if slot.gone.is_none() && slot.session.has_hung_up() {
                 // It is not read to its end, and nobody takes the answers that would be needed for that.
-                slot.begin_dying(Death::HungUp, LAST_TURNS);
+                slot.mark_gone(Death::HungUp, LAST_TURNS);
                 moved = true;
             }
             return Ok(moved);
@@ -310,24 +310,24 @@ impl<E: Engine> Reactor<E> {
         if slot.backlog.is_empty() {
             return Err(End::Gone(why));
         }
-        slot.begin_dying(why, LAST_TURNS);
+        slot.mark_gone(why, LAST_TURNS);
         Ok(())
     }
 
     /// One more turn for a client that is gone; nobody takes its answers.
     #[cold]
-    fn linger(&mut self, index: usize) -> Result<(), End> {
+    fn spend_last_turn(&mut self, index: usize) -> Result<(), End> {
         let slot = &mut self.slots[index];
         slot.queue.clear();
         slot.queue_bytes = 0;
         slot.stuck_since = None;
         let is_read = slot.is_read_to_its_end();
-        let Some(dying) = &mut slot.dying else { return Ok(()) };
-        let too_long = u128::from(now_ns().saturating_sub(dying.since)) > LAST_TIME.as_nanos();
-        if dying.turns == 0 || too_long || is_read {
-            return Err(End::Gone(dying.why));
+        let Some(gone) = &mut slot.gone else { return Ok(()) };
+        let too_long = u128::from(now_ns().saturating_sub(gone.since)) > LAST_TIME.as_nanos();
+        if gone.turns == 0 || too_long || is_read {
+            return Err(End::Gone(gone.why));
         }
-        dying.turns -= 1;
+        gone.turns -= 1;
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use crate::handshake::AnswerOrder;
 use crate::handshake::Transport;
 use crate::memory::layout::{Kind, code};
 use crate::server::answer::HandlerError;
-use crate::server::flight::{Caller, Completion, Flight, Here, StreamOver, To};
+use crate::server::flight::{Caller, Completion, Flight, InlineReply, StreamOver, To, on_reactor_thread};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -120,7 +120,7 @@ impl std::error::Error for PushError {}
 #[derive(Debug)]
 pub struct OwnedRequest {
     payload: Vec<u8>,
-    flight: Arc<Flight>,
+    pub(crate) flight: Arc<Flight>,
     alone: bool,
 }
 
@@ -128,11 +128,6 @@ impl OwnedRequest {
     #[inline]
     pub(crate) fn new(payload: Vec<u8>, flight: Arc<Flight>, alone: bool) -> Self {
         Self { payload, flight, alone }
-    }
-
-    #[cfg(feature = "tokio")]
-    pub(crate) fn flight(&self) -> &Arc<Flight> {
-        &self.flight
     }
 
     /// Whether nothing else of its session was in flight or waited when it was read.
@@ -167,8 +162,9 @@ impl OwnedRequest {
 
     /// Until when the client wants an answer; `None` if it waits for ever, or did not say.
     pub fn deadline(&self) -> Option<Instant> {
-        let until = self.flight.until;
-        (until != 0).then(|| Instant::now() + Duration::from_nanos(until.saturating_sub(now_ns())))
+        let deadline_ns = self.flight.deadline_ns;
+        (deadline_ns != 0)
+            .then(|| Instant::now() + Duration::from_nanos(deadline_ns.saturating_sub(now_ns())))
     }
 
     /// Whether the deadline has passed.
@@ -191,7 +187,7 @@ impl Drop for OwnedRequest {
             return;
         }
         let mut payload = Some(payload);
-        Here::with(&self.flight, |here| here.request = payload.take());
+        InlineReply::with(&self.flight, |reply| reply.request = payload.take());
         if let Some(payload) = payload {
             self.flight.caller.completions.buffers().give(payload);
         }
@@ -308,20 +304,20 @@ fn answer(flight: &Arc<Flight>, kind: Kind, code: u16, fill: impl FnOnce(&mut Ve
     if flight.one_way {
         let done =
             Completion { to: To::Flight(flight.clone()), kind: Kind::OneWay, code: 0, payload: Vec::new() };
-        if Here::with(flight, |here| here.answer = Some((Kind::OneWay, 0))).is_none() {
+        if InlineReply::with(flight, |reply| reply.answer = Some((Kind::OneWay, 0))).is_none() {
             completions.push(done);
         }
         return;
     }
     // The buffer is taken out while `fill` runs, which is the handler's code and may use another responder.
-    let here = Here::with(flight, |here| std::mem::take(&mut here.response));
-    let on_the_reactor = here.is_some();
-    let mut payload = here.unwrap_or_else(|| completions.buffers().take());
+    let buffer = InlineReply::with(flight, |reply| std::mem::take(&mut reply.response));
+    let is_inline = buffer.is_some();
+    let mut payload = buffer.unwrap_or_else(|| completions.buffers().take());
     fill(&mut payload);
-    if on_the_reactor {
-        Here::with(flight, |here| {
-            here.response = payload;
-            here.answer = Some((kind, code));
+    if is_inline {
+        InlineReply::with(flight, |reply| {
+            reply.response = payload;
+            reply.answer = Some((kind, code));
         });
     } else {
         completions.push(Completion { to: To::Flight(flight.clone()), kind, code, payload });
@@ -357,7 +353,7 @@ impl ResponseStream {
         self.send_until(item, timeout.and_then(|timeout| Instant::now().checked_add(timeout)))
     }
 
-    /// As [`Self::send`], without keeping a thread waiting: for async handlers (feature `tokio`; any executor will do).
+    /// As [`Self::send`], without keeping a thread waiting: for async handlers, on any executor.
     /// Waits as long as the client is there and wants the answer; put a timeout around it to wait for less.
     ///
     /// # Errors
@@ -365,7 +361,6 @@ impl ResponseStream {
     ///
     /// # Cancel safety
     /// Dropped before it is ready, the item is not sent, and the stream goes on.
-    #[cfg(feature = "tokio")]
     pub async fn send_async(&mut self, item: &[u8]) -> Result<(), StreamError> {
         let flight = self.flight();
         if !flight.one_way && item.len() <= flight.caller.max_message && flight.caller.completions.is_here() {
@@ -398,13 +393,13 @@ impl ResponseStream {
         }
         let patience = flight.caller.slow_client.filter(|_| deadline.is_none());
         let deadline = match patience {
-            _ if Here::is_reactor() => Some(Instant::now()),
+            _ if on_reactor_thread() => Some(Instant::now()),
             Some(patience) => Instant::now().checked_add(patience),
             None => deadline,
         };
         match flight.take_credit(deadline) {
             Ok(true) => {}
-            Ok(false) if patience.is_some() && !Here::is_reactor() => {
+            Ok(false) if patience.is_some() && !on_reactor_thread() => {
                 // Nobody may keep a thread for ever by taking nothing.
                 flight.give_up(StreamOver::Cancelled);
                 return Err(StreamError::SlowClient);

@@ -7,7 +7,7 @@ use crate::base::sync::Ordering;
 use crate::handshake::fuzzed;
 use crate::inspect::{Ring, Segment, decode, intact, lap_start};
 use crate::link::readiness::Readiness;
-use crate::link::session::{Budget, Parts, Received, Rings, Session};
+use crate::link::session::{Budget, Parts, Received, Rings, SessionCore};
 use crate::memory::layout::{self, LINE, offset};
 use crate::memory::{BellWord, Window, word_pair};
 use crate::protocol::bell::Ringer;
@@ -96,8 +96,8 @@ pub fn socket(bytes: &[u8]) -> u64 {
     messages
 }
 
-fn session(rings: Option<Rings>, lifeline: UnixStream, choice: u8) -> Session {
-    Session::new(Parts {
+fn session(rings: Option<Rings>, lifeline: UnixStream, choice: u8) -> SessionCore {
+    SessionCore::new(Parts {
         rings,
         lifeline: Arc::new(lifeline.into()),
         words: None,
@@ -109,7 +109,7 @@ fn session(rings: Option<Rings>, lifeline: UnixStream, choice: u8) -> Session {
     })
 }
 
-fn receive_all(session: &mut Session) -> u64 {
+fn receive_all(session: &mut SessionCore) -> u64 {
     let mut into = Vec::new();
     let mut messages = 0;
     // A ring can go round and round in what nobody overwrites.

@@ -6,7 +6,7 @@ use super::stream::ItemStream;
 use crate::client::CallError;
 use crate::client::CallId;
 use crate::client::SendError;
-use crate::client::pump::{Sending, Sort};
+use crate::client::shared_use::{Sending, Sort};
 use crate::trace::{self, Span};
 use std::borrow::Cow;
 use std::future::Future;
@@ -22,22 +22,22 @@ struct Offer<'a> {
     handle: Arc<Handle>,
     payload: Cow<'a, [u8]>,
     sending: Sending,
-    /// In the queue of those who wait for room.
-    place: Option<u64>,
+    /// Its ticket in the queue of those that wait for room.
+    ticket: Option<u64>,
     begun: bool,
     ended: bool,
 }
 
 impl<'a> Offer<'a> {
     fn new(handle: Arc<Handle>, payload: Cow<'a, [u8]>, sort: Sort) -> Self {
-        Self { handle, payload, sending: Sending::new(sort), place: None, begun: false, ended: false }
+        Self { handle, payload, sending: Sending::new(sort), ticket: None, begun: false, ended: false }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<CallId, SendError>> {
         self.begin();
-        let Self { handle, payload, sending, place, .. } = self;
+        let Self { handle, payload, sending, ticket, .. } = self;
         let offered =
-            handle.shared().with(|core, wakes| core.offer(sending, payload, *place, cx.waker(), wakes));
+            handle.shared().with(|core, wakes| core.offer(sending, payload, *ticket, cx.waker(), wakes));
         self.taken(offered.unwrap_or(Err(SendError::Forked)))
     }
 
@@ -52,8 +52,8 @@ impl<'a> Offer<'a> {
 
     fn taken(&mut self, offered: Result<Offered, SendError>) -> Poll<Result<CallId, SendError>> {
         let result = match offered {
-            Ok(Offered::Queued(place)) => {
-                self.place = Some(place);
+            Ok(Offered::Queued(ticket)) => {
+                self.ticket = Some(ticket);
                 return Poll::Pending;
             }
             Ok(Offered::Sent(call)) => Ok(call),
@@ -66,8 +66,8 @@ impl<'a> Offer<'a> {
 
     fn give_up(&mut self) {
         if std::mem::take(&mut self.begun) {
-            let Self { handle, sending, place, .. } = self;
-            handle.shared().with(|core, wakes| core.withdraw(sending, *place, wakes));
+            let Self { handle, sending, ticket, .. } = self;
+            handle.shared().with(|core, wakes| core.withdraw(sending, *ticket, wakes));
         }
     }
 }
@@ -88,13 +88,13 @@ pub struct Call<'a> {
     /// Once it was sent.
     sent: Option<Sent>,
     /// From the first poll to the end, if somebody wants to know.
-    span: Span,
+    span: Option<Span>,
 }
 
 impl<'a> Call<'a> {
     pub(super) fn new(handle: Arc<Handle>, request: Cow<'a, [u8]>, timeout: Option<Duration>) -> Self {
         let offer = Offer::new(handle, request, Sort::Request);
-        Self { offer, timeout, sleep: None, sent: None, span: Span::none() }
+        Self { offer, timeout, sleep: None, sent: None, span: None }
     }
 
     fn timed_out(&mut self) -> CallError {
@@ -115,15 +115,17 @@ impl<'a> Call<'a> {
     fn begin(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<u8>, CallError>> {
         self.offer.begin();
         let Self { offer, sent, timeout, span, .. } = self;
-        let Offer { handle, payload, sending, place, .. } = offer;
+        let Offer { handle, payload, sending, ticket, .. } = offer;
         let begun = handle.shared().with(|core, wakes| {
             if let Some(timeout) = *timeout {
                 core.client.wait_until(sending, timeout);
             }
             let look_out = core.may_look_out();
-            let offered = core.offer(sending, payload, *place, cx.waker(), wakes);
+            let offered = core.offer(sending, payload, *ticket, cx.waker(), wakes);
             if let Ok(Offered::Sent(call)) = offered {
-                span.sent(call.as_u64());
+                if let Some(span) = span {
+                    span.sent(call.as_u64());
+                }
                 *sent = Some(core.enter(call, cx.waker()));
             }
             let Some(look_out) = look_out else { return (offered, Poll::Pending) };
@@ -166,7 +168,7 @@ impl Future for Call<'_> {
     type Output = Result<Vec<u8>, CallError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if trace::wants_calls() || self.span.has_begun() {
+        if trace::wants_calls() || self.span.is_some() {
             return self.poll_traced(cx);
         }
         self.poll_call(cx)
@@ -177,14 +179,18 @@ impl Call<'_> {
     #[cold]
     fn poll_traced(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<u8>, CallError>> {
         // A call that was sent when nobody wanted to know has no span.
-        if !self.span.has_begun() && !self.offer.begun && self.sent.is_none() {
+        if self.span.is_none() && !self.offer.begun && self.sent.is_none() {
             let session = self.offer.handle.shared().facts().session;
-            self.span = trace::call(session, self.offer.payload.len());
+            self.span = Some(trace::call(session, self.offer.payload.len()));
         }
-        let polled = self.span.clone().inside(|| self.poll_call(cx));
-        if let Poll::Ready(result) = &polled {
-            std::mem::replace(&mut self.span, Span::none())
-                .answered(result.as_ref().map(Vec::len).map_err(CallError::name));
+        let polled = match self.span.clone() {
+            Some(span) => span.inside(|| self.poll_call(cx)),
+            None => self.poll_call(cx),
+        };
+        if let Poll::Ready(result) = &polled
+            && let Some(span) = self.span.take()
+        {
+            span.answered(result.as_ref().map(Vec::len).map_err(CallError::name));
         }
         polled
     }
@@ -210,8 +216,8 @@ impl Call<'_> {
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
-        if self.span.has_begun() {
-            self.span.came_to("dropped");
+        if let Some(span) = &self.span {
+            span.came_to("dropped");
         }
         if let Some(sent) = self.sent.take() {
             self.offer.handle.shared().with(|core, wakes| core.give_up(sent, false, wakes));

@@ -1,6 +1,6 @@
 //! The task that sleeps for a session.
 
-use super::shared::{Core, Shared, Wakes};
+use super::shared::{Core, SharedClient, Wakes};
 use super::watched::{Watched, drain, look_read, look_write};
 use crate::client::SessionEnd;
 use crate::handshake::Transport;
@@ -15,7 +15,7 @@ use tokio::io::Interest;
 
 /// Watches the descriptor, hands out what comes, and ends with the session, or with the runtime.
 pub(super) struct Driver {
-    shared: Arc<Shared>,
+    shared: Arc<SharedClient>,
     descriptor: Watched<Arc<OwnedFd>>,
     /// The server's process, for a server that leaves forked children behind.
     process: Option<Watched<OwnedFd>>,
@@ -35,7 +35,7 @@ enum Next {
 
 impl Driver {
     pub(super) fn new(
-        shared: Arc<Shared>,
+        shared: Arc<SharedClient>,
         descriptor: Arc<OwnedFd>,
         process: Option<OwnedFd>,
         is_alone: bool,
@@ -90,7 +90,7 @@ fn turn(core: &mut Core, reported: bool, look_out: bool, wakes: &mut Wakes) -> N
         core.client.flush();
     }
     if core.is_abandoned() && !core.client.wants_writable() {
-        core.client.leave();
+        core.client.end_session();
         core.end(SessionEnd::Disconnected, wakes);
         return Next::End;
     }
@@ -147,7 +147,7 @@ impl Drop for Driver {
         self.shared.with(|core, wakes| {
             if core.over().is_none() {
                 // The runtime goes: without it nobody would ever learn of an answer.
-                core.client.leave();
+                core.client.end_session();
                 core.end(SessionEnd::Disconnected, wakes);
             }
         });

@@ -7,20 +7,20 @@ use std::task::{Poll, Waker};
 /// What an answer is.
 type Outcome = Result<Vec<u8>, CallError>;
 
-/// A call that was sent: its id, and its place here.
+/// A call that was sent: its id, and the index of its entry.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sent {
     pub(super) call: CallId,
-    place: u32,
+    index: u32,
 }
 
-/// Calls that were sent, until their answers are asked for. Places are found without searching: a call knows its own,
-/// and the slot of its id leads to it until it is answered. The slot is the next call's then, the place is not.
+/// Calls that were sent, until their answers are asked for. An entry is found without searching: a call knows its index,
+/// and the slot of its id leads to it until it is answered. The slot is the next call's then, the entry is not.
 #[derive(Debug, Default)]
 pub(super) struct Entries {
-    places: Vec<Entry>,
+    entries: Vec<Entry>,
     free: Vec<u32>,
-    of_slots: Vec<Option<u32>>,
+    index_of_slot: Vec<Option<u32>>,
     /// Those without an answer.
     waiting: usize,
 }
@@ -34,7 +34,7 @@ enum Entry {
 
 impl Entries {
     pub(super) fn is_empty(&self) -> bool {
-        self.free.len() == self.places.len()
+        self.free.len() == self.entries.len()
     }
 
     /// How many have no answer yet.
@@ -46,29 +46,29 @@ impl Entries {
     pub(super) fn enter(&mut self, call: CallId, waker: Waker) -> Sent {
         self.waiting += 1;
         let entry = Entry::Waiting(call, waker);
-        let place = match self.free.pop() {
-            Some(place) => {
-                self.places[place as usize] = entry;
-                place
+        let index = match self.free.pop() {
+            Some(index) => {
+                self.entries[index as usize] = entry;
+                index
             }
             None => {
-                self.places.push(entry);
-                u32::try_from(self.places.len() - 1).expect("calls are counted in u32")
+                self.entries.push(entry);
+                u32::try_from(self.entries.len() - 1).expect("calls are counted in u32")
             }
         };
         let slot = call.slot();
-        if slot >= self.of_slots.len() {
-            self.of_slots.resize(slot + 1, None);
+        if slot >= self.index_of_slot.len() {
+            self.index_of_slot.resize(slot + 1, None);
         }
-        self.of_slots[slot] = Some(place);
-        Sent { call, place }
+        self.index_of_slot[slot] = Some(index);
+        Sent { call, index }
     }
 
     /// The answer to a call that somebody wants has come; who waits for it. `None` if it was not entered.
     pub(super) fn answer(&mut self, call: CallId, outcome: Outcome) -> Option<Waker> {
-        let place = self.of_slots.get_mut(call.slot())?.take()?;
+        let index = self.index_of_slot.get_mut(call.slot())?.take()?;
         self.waiting -= 1;
-        match std::mem::replace(&mut self.places[place as usize], Entry::Done(outcome)) {
+        match std::mem::replace(&mut self.entries[index as usize], Entry::Done(outcome)) {
             Entry::Waiting(_, waker) => Some(waker),
             Entry::Free | Entry::Done(_) => unreachable!("slots lead to those that wait"),
         }
@@ -76,14 +76,14 @@ impl Entries {
 
     /// The answer, if it has come: the call is over then.
     pub(super) fn poll(&mut self, sent: Sent, waker: &Waker) -> Poll<Outcome> {
-        let entry = &mut self.places[sent.place as usize];
+        let entry = &mut self.entries[sent.index as usize];
         if let Entry::Waiting(_, there) = entry {
             there.clone_from(waker);
             return Poll::Pending;
         }
         match std::mem::replace(entry, Entry::Free) {
             Entry::Done(outcome) => {
-                self.free.push(sent.place);
+                self.free.push(sent.index);
                 Poll::Ready(outcome)
             }
             Entry::Free | Entry::Waiting(..) => unreachable!("a call leaves with its answer"),
@@ -92,11 +92,11 @@ impl Entries {
 
     /// Nobody wants the answer any more; whether it has not come.
     pub(super) fn give_up(&mut self, sent: Sent) -> bool {
-        let was = std::mem::replace(&mut self.places[sent.place as usize], Entry::Free);
-        self.free.push(sent.place);
+        let was = std::mem::replace(&mut self.entries[sent.index as usize], Entry::Free);
+        self.free.push(sent.index);
         let waited = matches!(was, Entry::Waiting(..));
         if waited {
-            self.of_slots[sent.call.slot()] = None;
+            self.index_of_slot[sent.call.slot()] = None;
             self.waiting -= 1;
         }
         waited
@@ -105,16 +105,16 @@ impl Entries {
     /// Answers all that wait with an error; who they are.
     pub(super) fn fail(&mut self, error: &CallError) -> Vec<Waker> {
         self.waiting = 0;
-        let Self { places, of_slots, .. } = self;
+        let Self { entries, index_of_slot, .. } = self;
         let fail = |entry: &mut Entry| {
             let Entry::Waiting(call, _) = entry else { return None };
-            of_slots[call.slot()] = None;
+            index_of_slot[call.slot()] = None;
             match std::mem::replace(entry, Entry::Done(Err(error.clone()))) {
                 Entry::Waiting(_, waker) => Some(waker),
                 Entry::Free | Entry::Done(_) => None,
             }
         };
-        places.iter_mut().filter_map(fail).collect()
+        entries.iter_mut().filter_map(fail).collect()
     }
 }
 

@@ -1,12 +1,14 @@
 //! The server of async handlers: an embedded reactor, driven by a task.
 
 use super::watched::{Watched, drain, look_read};
+use crate::base::clock::now_ns;
 use crate::protocol::bell::Arming;
 use crate::server::adapters::Concurrent;
 use crate::server::dispatch::{Inline, Pace};
 use crate::server::flight::Flight;
-use crate::server::porter::Lodging;
-use crate::server::reactor::{Idling, Pumped, Reactor};
+use crate::server::porter::PorterMode;
+use crate::server::reactor::idle::Idling;
+use crate::server::reactor::{Pumped, Reactor};
 use crate::server::service::{OwnedRequest, Responder, Service, Session};
 use crate::server::status::Status;
 use crate::server::{ServeError, Server, ServerStats};
@@ -125,7 +127,7 @@ impl<S: AsyncService> Serving<S> {
         let is_alone = runtime.runtime_flavor() == RuntimeFlavor::CurrentThread;
         let inline = server.inlining();
         let spawning = Spawning { service, runtime, inline, pace: Arc::new(Pace::new()) };
-        let (mut reactor, status) = server.reactor(Concurrent::new(spawning), Lodging::Loop)?;
+        let (mut reactor, status) = server.reactor(Concurrent::new(spawning), PorterMode::Loop)?;
         reactor.embed().map_err(ServeError::Io)?;
         let epoll = reactor.descriptor().try_clone_to_owned().map_err(ServeError::Io)?;
         let epoll = Watched::new(epoll, Interest::READABLE).map_err(ServeError::Io)?;
@@ -204,7 +206,7 @@ impl<S: AsyncService> Service for Spawning<S> {
                 Inline::Short => true,
                 Inline::Measured => self.pace.is_short(),
             };
-        let flight = request.flight().clone();
+        let flight = request.flight.clone();
         let measured = (self.inline == Inline::Measured).then(|| self.pace.clone());
         if !here {
             let handling =
@@ -250,7 +252,13 @@ async fn handle(
                 return Poll::Ready(());
             }
             match pace.take() {
-                Some(pace) => pace.time_poll(|| handler.as_mut().poll(cx)),
+                Some(pace) => {
+                    let began = now_ns();
+                    let polled = handler.as_mut().poll(cx);
+                    // If it is not ready it waits for something: it is long.
+                    pace.ran(if polled.is_ready() { now_ns().saturating_sub(began) } else { u64::MAX });
+                    polled
+                }
                 None => handler.as_mut().poll(cx),
             }
         })

@@ -9,7 +9,7 @@ use crate::client::CallId;
 use crate::client::Client;
 use crate::client::SendError;
 use crate::client::SessionEnd;
-use crate::client::pump::{LookOut, Sending};
+use crate::client::shared_use::{LookOut, Sending};
 use crate::handshake::Transport;
 use crate::os::fork::Origin;
 use crate::protocol::bell::Arming;
@@ -19,7 +19,7 @@ use std::task::{Poll, Waker};
 
 /// A session, and who waits for what of it.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct SharedClient {
     core: Mutex<Core>,
     /// Whose session it is. Looked at before the lock is taken: in a forked child it may be held for ever by a thread that is
     /// not there.
@@ -53,7 +53,7 @@ pub(super) struct Core {
     calls: Entries,
     /// Who waits for room, in order. Only the first may send.
     queue: VecDeque<Queued>,
-    next_place: u64,
+    next_ticket: u64,
     items: HashMap<u64, Waker>,
     /// Streams of events that wait, by their numbers.
     events: HashMap<u64, Waker>,
@@ -63,7 +63,7 @@ pub(super) struct Core {
 /// Somebody who waits for room.
 #[derive(Debug)]
 struct Queued {
-    place: u64,
+    ticket: u64,
     /// Unless it was woken, and did not look since.
     waker: Option<Waker>,
 }
@@ -98,11 +98,11 @@ impl Wakes {
 /// What came of an attempt to send.
 pub(super) enum Offered {
     Sent(CallId),
-    /// There was no room; the place in the queue.
+    /// There was no room; the ticket of the caller in the queue.
     Queued(u64),
 }
 
-impl Shared {
+impl SharedClient {
     /// `alone`: on a runtime with one thread.
     pub(super) fn new(client: Client, alone: bool) -> Arc<Self> {
         let facts = Facts {
@@ -120,7 +120,7 @@ impl Shared {
             busy_turns: 0,
             calls: Entries::default(),
             queue: VecDeque::new(),
-            next_place: 0,
+            next_ticket: 0,
             items: HashMap::new(),
             events: HashMap::new(),
             next_listener: 0,
@@ -154,14 +154,14 @@ impl Shared {
 
 /// A session that somebody holds: with the last clone it is closed.
 #[derive(Debug)]
-pub(super) struct Handle(Arc<Shared>);
+pub(super) struct Handle(Arc<SharedClient>);
 
 impl Handle {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(shared: Arc<SharedClient>) -> Self {
         Self(shared)
     }
 
-    pub(super) fn shared(&self) -> &Shared {
+    pub(super) fn shared(&self) -> &SharedClient {
         &self.0
     }
 
@@ -219,14 +219,14 @@ impl Core {
         &mut self,
         sending: &mut Sending,
         payload: &[u8],
-        place: Option<u64>,
+        ticket: Option<u64>,
         waker: &Waker,
         wakes: &mut Wakes,
     ) -> Result<Offered, SendError> {
         if let Some(over) = self.over {
             return Err(over.as_send());
         }
-        let first = self.queue.front().is_none_or(|first| Some(first.place) == place);
+        let first = self.queue.front().is_none_or(|first| Some(first.ticket) == ticket);
         if first {
             let put_off = sending.is_request() && self.may_put_off();
             match self.client.offer(sending, payload, put_off) {
@@ -235,26 +235,26 @@ impl Core {
                     self.wake_driver(wakes);
                 }
                 Ok(Some(call)) => {
-                    self.leave_queue(place, wakes);
+                    self.leave_queue(ticket, wakes);
                     return Ok(Offered::Sent(call));
                 }
                 Err(error) => {
-                    self.leave_queue(place, wakes);
+                    self.leave_queue(ticket, wakes);
                     // If the session is over, the driver tells everybody.
                     self.wake_driver(wakes);
                     return Err(error);
                 }
             }
         }
-        if let Some(index) = self.find(place) {
+        if let Some(index) = self.find(ticket) {
             let queued = &mut self.queue[index];
             queued.waker = Some(waker.clone());
-            return Ok(Offered::Queued(queued.place));
+            return Ok(Offered::Queued(queued.ticket));
         }
-        let place = self.next_place;
-        self.next_place += 1;
-        self.queue.push_back(Queued { place, waker: Some(waker.clone()) });
-        Ok(Offered::Queued(place))
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.queue.push_back(Queued { ticket, waker: Some(waker.clone()) });
+        Ok(Offered::Queued(ticket))
     }
 
     /// Whether the write of a request may be left to the driver, which was woken and looks as soon as the task lets it: one
@@ -279,18 +279,18 @@ impl Core {
         self.busy_turns == 0
     }
 
-    /// Where in the queue a place is.
-    fn find(&self, place: Option<u64>) -> Option<usize> {
-        let (place, first) = (place?, self.queue.front()?.place);
-        if place == first {
+    /// The index in the queue of the caller with this ticket.
+    fn find(&self, ticket: Option<u64>) -> Option<usize> {
+        let (ticket, first) = (ticket?, self.queue.front()?.ticket);
+        if ticket == first {
             return Some(0);
         }
-        self.queue.binary_search_by_key(&place, |queued| queued.place).ok()
+        self.queue.binary_search_by_key(&ticket, |queued| queued.ticket).ok()
     }
 
-    /// Gives up a place in the queue, and lets the next one try.
-    pub(super) fn leave_queue(&mut self, place: Option<u64>, wakes: &mut Wakes) {
-        let Some(index) = self.find(place) else { return };
+    /// Takes the caller with this ticket out of the queue, and lets the next one try.
+    pub(super) fn leave_queue(&mut self, ticket: Option<u64>, wakes: &mut Wakes) {
+        let Some(index) = self.find(ticket) else { return };
         self.queue.remove(index);
         if index == 0 {
             self.retry(wakes);
@@ -305,9 +305,9 @@ impl Core {
     }
 
     /// Gives up a message that was not sent to its end.
-    pub(super) fn withdraw(&mut self, sending: &mut Sending, place: Option<u64>, wakes: &mut Wakes) {
+    pub(super) fn withdraw(&mut self, sending: &mut Sending, ticket: Option<u64>, wakes: &mut Wakes) {
         self.client.withdraw(sending);
-        self.leave_queue(place, wakes);
+        self.leave_queue(ticket, wakes);
         self.pay(wakes);
     }
 

@@ -1,4 +1,4 @@
-//! The one thread of this process that starts workers, reads what they print, and waits for those that die slowly.
+//! The one thread of this process that starts workers, reads what they print, and reaps them.
 //!
 //! It starts them since a parent's death signal goes by thread: a worker is killed when the thread that started it
 //! ends, and this one never does before the process. It reads what they print since somebody must: a worker whose
@@ -21,7 +21,7 @@ enum Order {
     Spawn(Box<Command>, SyncSender<io::Result<Child>>),
     Read(OwnedFd, Arc<Tail>),
     /// A process that was killed and has not ended yet, and its pidfd.
-    Bury(Child, OwnedFd),
+    Reap(Child, OwnedFd),
 }
 
 /// The way to the thread.
@@ -45,7 +45,7 @@ fn attendant() -> io::Result<Attendant> {
     let attendant = Attendant { origin: Origin::here(), orders: Arc::default(), bell };
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     epoll::add(&poll, &*attendant.bell, epoll::EventData::new_u64(BELL), epoll::EventFlags::IN)?;
-    let thread = Thread { own: attendant.clone(), poll, wards: HashMap::new(), next: BELL };
+    let thread = Thread { own: attendant.clone(), poll, watched: HashMap::new(), next: BELL };
     std::thread::Builder::new().name("ringbell-workers".into()).spawn(move || thread.run())?;
     *known = Some(attendant.clone());
     Ok(attendant)
@@ -76,22 +76,25 @@ pub(super) fn read(pipe: OwnedFd, tail: Arc<Tail>) -> io::Result<()> {
 /// Has the end of a process that was killed waited for, so that no zombie is left.
 pub(super) fn reap(child: Child, pidfd: OwnedFd) {
     if let Ok(attendant) = attendant() {
-        attendant.order(Order::Bury(child, pidfd));
+        attendant.order(Order::Reap(child, pidfd));
     }
 }
 
 /// What the bell is called among the things that the thread waits for.
 const BELL: u64 = 0;
 
-enum Ward {
-    Pipe(OwnedFd, Arc<Tail>),
-    Dying(Child, OwnedFd),
+/// What the thread waits for.
+enum Watched {
+    /// What a worker prints.
+    Output(OwnedFd, Arc<Tail>),
+    /// A process that was killed and has not ended yet, and its pidfd.
+    Ending(Child, OwnedFd),
 }
 
 struct Thread {
     own: Attendant,
     poll: OwnedFd,
-    wards: HashMap<u64, Ward>,
+    watched: HashMap<u64, Watched>,
     next: u64,
 }
 
@@ -108,7 +111,7 @@ impl Thread {
             for event in &events {
                 match event.data.u64() {
                     BELL => self.take_orders(),
-                    ward => self.attend(ward),
+                    id => self.handle(id),
                 }
             }
         }
@@ -128,32 +131,32 @@ impl Thread {
                         let _ = child.wait();
                     }
                 }
-                Order::Read(pipe, tail) => self.take(Ward::Pipe(pipe, tail)),
-                Order::Bury(child, pidfd) => self.take(Ward::Dying(child, pidfd)),
+                Order::Read(pipe, tail) => self.watch(Watched::Output(pipe, tail)),
+                Order::Reap(child, pidfd) => self.watch(Watched::Ending(child, pidfd)),
             }
         }
     }
 
-    fn take(&mut self, ward: Ward) {
+    fn watch(&mut self, watched: Watched) {
         self.next += 1;
-        let fd = match &ward {
-            Ward::Pipe(fd, _) | Ward::Dying(_, fd) => fd,
+        let fd = match &watched {
+            Watched::Output(fd, _) | Watched::Ending(_, fd) => fd,
         };
         if epoll::add(&self.poll, fd, epoll::EventData::new_u64(self.next), epoll::EventFlags::IN).is_ok() {
-            self.wards.insert(self.next, ward);
-        } else if let Ward::Pipe(_, tail) = ward {
+            self.watched.insert(self.next, watched);
+        } else if let Watched::Output(_, tail) = watched {
             tail.end();
         }
     }
 
-    fn attend(&mut self, name: u64) {
-        let Some(ward) = self.wards.get_mut(&name) else { return };
-        let over = match ward {
-            Ward::Dying(child, _) => {
+    fn handle(&mut self, id: u64) {
+        let Some(watched) = self.watched.get_mut(&id) else { return };
+        let over = match watched {
+            Watched::Ending(child, _) => {
                 let _ = child.wait();
                 true
             }
-            Ward::Pipe(pipe, tail) => {
+            Watched::Output(pipe, tail) => {
                 let mut bytes = [0; 8192];
                 // One read a turn: one worker that prints without end does not keep the others waiting.
                 match rustix::io::read(&*pipe, &mut bytes) {
@@ -171,7 +174,7 @@ impl Thread {
         };
         if over {
             // Closing the descriptor takes it off the list.
-            self.wards.remove(&name);
+            self.watched.remove(&id);
         }
     }
 }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 /// How long to wait for the end of a process that was killed. One that the kernel does not let go is left to the
 /// attendant.
-const DYING: Duration = Duration::from_secs(1);
+const KILL_WAIT: Duration = Duration::from_secs(1);
 
 /// A process, and what it printed. Dropping it kills it and waits for its end; not in a forked child.
 #[derive(Debug)]
@@ -118,7 +118,7 @@ impl Process {
         if rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL).is_ok() {
             let _ = rustix::process::kill_process_group(self.pid, Signal::KILL);
         }
-        if readable(&self.pidfd, DYING) {
+        if readable(&self.pidfd, KILL_WAIT) {
             return child.wait().ok();
         }
         if let Ok(pidfd) = self.pidfd.try_clone() {

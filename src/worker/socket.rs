@@ -130,7 +130,7 @@ impl SocketWorkers {
         self
     }
 
-    fn place(&self) -> std::io::Result<SocketPath> {
+    fn new_socket_path(&self) -> std::io::Result<SocketPath> {
         match std::fs::DirBuilder::new().mode(0o700).create(&self.directory) {
             Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
@@ -197,7 +197,7 @@ impl Manager for SocketWorkers {
     type Error = WorkerError;
 
     fn open(&self) -> Result<Worker, WorkerError> {
-        let socket = self.place().map_err(WorkerError::Socket)?;
+        let socket = self.new_socket_path().map_err(WorkerError::Socket)?;
         let listener = self.listener(&socket.path).map_err(WorkerError::Socket)?;
         let started = Process::start(&self.command, Some(&socket.path), Streams::Kept, listener.as_ref());
         let mut process = started.map_err(|error| self.command.not_started(error))?;

@@ -6,7 +6,7 @@ use crate::base::sync::spin_hint;
 use crate::bytes::ByteStreamError;
 use crate::link::lifeline::Said;
 use crate::link::readiness::Readiness;
-use crate::link::session::{PeerFault, Session};
+use crate::link::session::{PeerFault, SessionCore};
 use crate::link::side::Side;
 use crate::link::stats::SessionCounters;
 use crate::memory::layout::Mode;
@@ -16,7 +16,7 @@ use crate::protocol::wait::Surroundings;
 use crate::trace;
 
 /// Which of those who wait may find something now that they did not find before. `gone`: the peer is.
-fn came(session: &mut Session, gone: bool, wanted: Wanted) -> Wanted {
+fn came(session: &mut SessionCore, gone: bool, wanted: Wanted) -> Wanted {
     let read = wanted.read && (gone || session.has_pending() || session.has_ended());
     let write =
         wanted.write && (gone || session.is_broken() || (session.room_appeared() && !session.has_unsent()));
@@ -51,7 +51,7 @@ impl End {
     }
 
     fn porter_found_it_dead(&self) -> bool {
-        matches!(&self.peer, Peer::Client(tenancy) if tenancy.is_dead())
+        matches!(&self.peer, Peer::Client(death_watch) if death_watch.is_dead())
     }
 
     /// Takes note of what the kernel says of the socket.
@@ -108,9 +108,9 @@ impl End {
 
     /// Publishes how far an empty ring was read. The head of any other is published with a ring for space, or not at all:
     /// a writer that slept for it would find room that nobody rang for.
-    fn settle(&mut self) {
+    fn publish_empty(&mut self) {
         if !self.session.has_pending() {
-            self.session.settle();
+            self.session.publish_head();
         }
     }
 
@@ -118,7 +118,7 @@ impl End {
     /// wait.
     pub(in crate::bytes) fn arm_bell(&mut self, wanted: Wanted, mode: Mode) -> Arming {
         self.session.flush();
-        self.settle();
+        self.publish_empty();
         self.session.store_counts();
         self.hint(true);
         let Self { side: Some(side), session, gone, .. } = self else { return Arming::Busy };
@@ -136,7 +136,7 @@ impl End {
     /// Another thread sleeps already: has it woken for all of those who wait. `Busy` if something came for `way`.
     pub(in crate::bytes) fn arm_for_more(&mut self, wanted: Wanted, way: Way) -> Arming {
         self.session.flush();
-        self.settle();
+        self.publish_empty();
         let Self { side: Some(side), session, gone, .. } = self else { return Arming::Busy };
         side.sleeper.arm_for_more(wanted.interest(), || came(session, *gone, Wanted::one(way)).any())
     }

@@ -102,7 +102,7 @@ fn the_order_of_answers_is_asked_for_and_granted() {
         }
     }
     assert!(!deliver(|_| {}).expect("accepted").ordered);
-    assert!(deliver(|goods| goods.welcome.features = FEATURE_ORDERED).expect("accepted").ordered);
+    assert!(deliver(|sent| sent.welcome.features = FEATURE_ORDERED).expect("accepted").ordered);
 }
 
 #[test]
@@ -138,16 +138,16 @@ fn a_server_that_gives_something_else_than_the_socket() {
     assert!(matches!(more, Err(ConnectError::NotRingbell)), "a larger message than asked for");
 }
 
-/// Sends goods whose request segment this process may not write, and sees that the client gives them up before it
+/// Sends segments whose request segment this process may not write, and sees that the client gives them up before it
 /// lets go of its end.
 fn unwritable() -> Server {
     Box::new(|mut stream, hello| {
         assert_eq!(hello.transport, TransportAsked::Shared);
-        let mut goods = goods();
-        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&goods.descriptors[0]));
-        goods.descriptors[0] = std::fs::File::open(path).expect("opened read-only").into();
-        let descriptors: Vec<_> = goods.descriptors.iter().map(|fd| fd.as_fd()).collect();
-        send(&stream, &goods.welcome.encode(), &descriptors);
+        let mut sent = good_segments();
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&sent.descriptors[0]));
+        sent.descriptors[0] = std::fs::File::open(path).expect("opened read-only").into();
+        let descriptors: Vec<_> = sent.descriptors.iter().map(|fd| fd.as_fd()).collect();
+        send(&stream, &sent.welcome.encode(), &descriptors);
         assert_eq!(stream.read(&mut [0]).expect("the end"), 0, "not ready");
         // It waits until it is let go of.
         stream.write_all(&[lifeline::Farewell::TooLate as u8]).expect("still there");
@@ -176,24 +176,24 @@ fn a_client_that_cannot_map_asks_for_the_socket() {
 }
 
 #[test]
-fn spoilt_goods_are_not_followed_by_another_try() {
-    fn spoilt(spoil: fn(&mut Goods)) -> Result<Attached, ConnectError> {
+fn spoilt_segments_are_not_followed_by_another_try() {
+    fn spoilt(spoil: fn(&mut SentSegments)) -> Result<Attached, ConnectError> {
         let server: Server = Box::new(move |mut stream, _| {
-            let mut goods = goods();
-            spoil(&mut goods);
-            let descriptors: Vec<_> = goods.descriptors.iter().map(|fd| fd.as_fd()).collect();
-            send(&stream, &goods.welcome.encode(), &descriptors);
+            let mut sent = good_segments();
+            spoil(&mut sent);
+            let descriptors: Vec<_> = sent.descriptors.iter().map(|fd| fd.as_fd()).collect();
+            send(&stream, &sent.welcome.encode(), &descriptors);
             assert_eq!(stream.read(&mut [0]).expect("the end"), 0);
         });
         against_each(&HelloOptions::default(), false, vec![server])
     }
-    let unsealed = spoilt(|goods| {
-        let real = &goods.descriptors[1];
-        goods.descriptors[1] = memfd(size_of_fd(real), SealFlags::empty(), Some(real));
+    let unsealed = spoilt(|sent| {
+        let real = &sent.descriptors[1];
+        sent.descriptors[1] = memfd(size_of_fd(real), SealFlags::empty(), Some(real));
     });
     assert!(matches!(unsealed, Err(ConnectError::BadSegment(SegmentError::Seals { .. }))), "{unsealed:?}");
-    let another = spoilt(|goods| goods.welcome.generation += 1);
+    let another = spoilt(|sent| sent.welcome.generation += 1);
     assert!(matches!(another, Err(ConnectError::BadSegment(SegmentError::Identity(_)))), "{another:?}");
-    let fewer = spoilt(|goods| goods.descriptors.truncate(2));
+    let fewer = spoilt(|sent| sent.descriptors.truncate(2));
     assert!(matches!(fewer, Err(ConnectError::BadDescriptors { .. })), "{fewer:?}");
 }

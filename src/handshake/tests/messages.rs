@@ -9,23 +9,23 @@ fn messages_survive_the_wire() {
         Hello { features: 9, request_capacity: 4096, max_message: 7, name: "ä".repeat(24), ..a_hello() };
     let bytes = hello.encode();
     let (header, body) = split(&bytes);
-    assert_eq!((header.kind, Hello::parse(body)), (Kind::Hello, Ok(hello)));
+    assert_eq!((header.kind, Hello::parse(body)), (MessageKind::Hello, Ok(hello)));
 
     let bytes = a_welcome().encode();
     let (header, body) = split(&bytes);
-    assert_eq!((header.kind, Welcome::parse(body)), (Kind::Welcome, Ok(a_welcome())));
+    assert_eq!((header.kind, Welcome::parse(body)), (MessageKind::Welcome, Ok(a_welcome())));
 
     let mut numbers = Vec::new();
     for reason in REASONS {
         let reject = reason.encode_reject();
         assert_eq!(
             (split(&reject).0.kind, RejectReason::parse(split(&reject).1)),
-            (Kind::Reject, Ok(reason))
+            (MessageKind::Reject, Ok(reason))
         );
         let fallback = Fallback { reason, features: 9, ..a_fallback() };
         let bytes = fallback.encode();
         let (header, body) = split(&bytes);
-        assert_eq!((header.kind, Fallback::parse(body)), (Kind::Fallback, Ok(fallback)));
+        assert_eq!((header.kind, Fallback::parse(body)), (MessageKind::Fallback, Ok(fallback)));
         assert_eq!(body[..24], *split(&reject).1, "begins as a reject");
         assert!(!reason.to_string().is_empty() && (reason.number() as usize) < RejectReason::COUNT);
         numbers.push(reason.number());

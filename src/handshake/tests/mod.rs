@@ -4,12 +4,12 @@ mod answers;
 mod binding;
 mod connecting;
 mod fallbacks;
-mod goods;
 mod messages;
 mod segments;
+mod segments_received;
 
 use super::*;
-use crate::handshake::wire::{self, HEADER, Header, Kind};
+use crate::handshake::wire::{self, HEADER, Header, MessageKind};
 use crate::link::segment::{Segment, SegmentPair};
 use crate::memory::layout::{self, Peer};
 use rustix::fs::{MemfdFlags, SealFlags};
@@ -176,7 +176,7 @@ fn against_as(
             let mut hello = vec![0; a_hello().encode().len()];
             stream.read_exact(&mut hello).expect("a hello");
             let (header, body) = split(&hello);
-            assert_eq!(header.kind, Kind::Hello);
+            assert_eq!(header.kind, MessageKind::Hello);
             Hello::parse(body).expect("a valid hello");
             server(stream);
         });
@@ -193,12 +193,12 @@ fn send(stream: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
 }
 
 /// What a good server would send.
-struct Goods {
+struct SentSegments {
     welcome: Welcome,
     descriptors: Vec<OwnedFd>,
 }
 
-fn goods() -> Goods {
+fn good_segments() -> SentSegments {
     let me = Peer { pid: 1, uid: 2, name: [0; layout::NAME] };
     let welcome = Welcome { has_pidfd: true, ..a_welcome() };
     let status = Segment::status(welcome.generation, welcome.armed_words, &me).expect("made");
@@ -209,20 +209,23 @@ fn goods() -> Goods {
     let [response, status, bell] = [response, status, bell]
         .map(|segment| std::sync::Arc::into_inner(segment.fd).expect("not shared yet"));
     let descriptors = vec![request.fd, response, status, bell, pidfd.expect("opened")];
-    Goods { welcome, descriptors }
+    SentSegments { welcome, descriptors }
 }
 
-/// Sends goods that were spoilt in some way.
-fn deliver(spoil: impl FnOnce(&mut Goods)) -> Result<Attachment, ConnectError> {
+/// Sends segments that were spoilt in some way.
+fn deliver(spoil: impl FnOnce(&mut SentSegments)) -> Result<Attachment, ConnectError> {
     deliver_to(&HelloOptions::default(), spoil)
 }
 
-fn deliver_to(options: &HelloOptions, spoil: impl FnOnce(&mut Goods)) -> Result<Attachment, ConnectError> {
-    let mut goods = goods();
-    spoil(&mut goods);
+fn deliver_to(
+    options: &HelloOptions,
+    spoil: impl FnOnce(&mut SentSegments),
+) -> Result<Attachment, ConnectError> {
+    let mut sent = good_segments();
+    spoil(&mut sent);
     against_as(options, move |mut stream| {
-        let descriptors: Vec<_> = goods.descriptors.iter().map(|fd| fd.as_fd()).collect();
-        send(&stream, &goods.welcome.encode(), &descriptors);
+        let descriptors: Vec<_> = sent.descriptors.iter().map(|fd| fd.as_fd()).collect();
+        send(&stream, &sent.welcome.encode(), &descriptors);
         // READY, or the end.
         let _ = stream.read(&mut [0]);
     })

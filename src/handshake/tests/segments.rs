@@ -6,13 +6,13 @@ use crate::memory::layout::SegmentKind;
 
 #[test]
 fn sealed_segments_cannot_be_written_by_others() {
-    let goods = goods();
-    for sealed in [&goods.descriptors[1], &goods.descriptors[2]] {
+    let sent = good_segments();
+    for sealed in [&sent.descriptors[1], &sent.descriptors[2]] {
         assert!(rustix::io::pwrite(sealed, &[1], 0).is_err());
         let punch = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
         assert!(rustix::fs::fallocate(sealed, punch, 0, 4096).is_err());
     }
-    for fd in &goods.descriptors[..4] {
+    for fd in &sent.descriptors[..4] {
         assert!(rustix::fs::ftruncate(fd, 4096 - 1).is_err());
         assert!(rustix::fs::ftruncate(fd, 1 << 20).is_err());
     }

@@ -11,7 +11,6 @@ use rustix::fd::OwnedFd;
 use std::sync::Arc;
 
 /// Messages that a socket that takes something again is taken to have room for.
-#[cfg(feature = "tokio")]
 const SOME: u64 = 32;
 
 /// Shared memory.
@@ -183,23 +182,19 @@ impl Link {
         }
     }
 
-    /// How many messages of `body` bytes there is room for, more or less; 0 for a fault, which shows at the attempt.
-    #[cfg(feature = "tokio")]
+    /// How many messages of `body` bytes there is room for, more or less. A fault counts as room for one: it
+    /// shows at the attempt.
     pub(super) fn room_for(&mut self, body: usize) -> u64 {
         match self {
             Self::Rings(rings) => {
+                if !rings.out.has_room(body).unwrap_or(true) {
+                    return 0;
+                }
                 let free = rings.out.fill().map_or(0, |fill| rings.out.capacity() - fill);
-                free / layout::record_size(body.min(rings.out.max_body()))
+                (free / layout::record_size(body.min(rings.out.max_body()))).max(1)
             }
-            Self::Socket(_) => SOME,
-        }
-    }
-
-    /// Whether there is room for a frame of `body` bytes. A fault counts as yes: it shows at the attempt.
-    pub(super) fn has_room(&mut self, body: usize) -> bool {
-        match self {
-            Self::Rings(rings) => rings.out.has_room(body).unwrap_or(true),
-            Self::Socket(socket) => socket.has_room(),
+            Self::Socket(socket) if socket.has_room() => SOME,
+            Self::Socket(_) => 0,
         }
     }
 }
@@ -289,14 +284,14 @@ impl Socket {
 
 /// Room for a message of one record that is being written.
 #[derive(Debug)]
-pub(crate) enum Claim {
+pub(crate) enum SessionClaim {
     /// In the ring.
-    Ring(ring::Claim),
+    Ring(ring::RingClaim),
     /// On its way to a socket.
     Private(Vec<u8>),
 }
 
-impl Claim {
+impl SessionClaim {
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::Ring(claim) => claim.len(),

@@ -1,7 +1,7 @@
 //! Receiving: whole messages at once, fragments put together within a budget.
 
 use super::link::{Link, Piece};
-use super::{Head, PeerFault, Received, Session, is_control};
+use super::{Head, PeerFault, Received, SessionCore, is_control};
 use crate::base::sync::{Ordering, PlainU64};
 use crate::memory::layout::{Interest, Kind, flag};
 use crate::protocol::ring::{Polled, Record, Released};
@@ -52,7 +52,7 @@ fn size_of_times(flags: u8) -> usize {
     8 * (flags & TIMES).count_ones() as usize
 }
 
-impl Session {
+impl SessionCore {
     /// Takes the next message, or the next fragment. On [`Received::Message`] `into` holds the payload: a private
     /// copy, which the peer cannot change any more.
     #[inline(always)]
@@ -269,7 +269,7 @@ impl Session {
     }
 }
 
-impl Drop for Session {
+impl Drop for SessionCore {
     fn drop(&mut self) {
         self.drop_assembly();
     }

@@ -1,11 +1,12 @@
 //! The porter itself: one epoll and what hangs on it, on a thread of its own or in somebody's loop.
 
-use super::desk::Desk;
-use super::{Death, Event, Mailbox, Outbox, PorterConfig, PorterCounters, Resident, StatusInfo};
+use super::admission::Admission;
+use super::{Death, Event, LoopPorter, Mailbox, Outbox, PorterConfig, PorterCounters, StatusInfo};
 use crate::base::kill_point::kill_point;
 use crate::base::sync::{Ordering, PlainU64};
 use crate::handshake::{
-    Closed, Credentials, Handshake, Joined, Link, Listener, Progress, RejectReason, identify, reject,
+    Carrier, Closed, Credentials, Handshake, HandshakeProgress, Joined, Listener, RejectReason, identify,
+    reject,
 };
 use crate::link::lifeline::{self, Hearing, Said};
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -24,12 +25,12 @@ const ATTENTION: Duration = Duration::from_micros(100);
 const ACCEPTS: usize = 16;
 /// When to try again to accept, after there was neither a descriptor nor a way to say so. Other parts of the
 /// process may have given some back, which nobody tells.
-const DOOR_RETRY: Duration = Duration::from_millis(100);
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// What an event of the epoll is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Token {
-    Door,
+    Listener,
     Mail,
     HalfOpen(u64),
     Lifeline(u64),
@@ -39,7 +40,7 @@ enum Token {
 impl Token {
     fn data(self) -> EventData {
         let (kind, id) = match self {
-            Self::Door => (0, 0),
+            Self::Listener => (0, 0),
             Self::Mail => (1, 0),
             Self::HalfOpen(id) => (2, id),
             Self::Lifeline(session) => (3, session),
@@ -51,7 +52,7 @@ impl Token {
     fn of(data: EventData) -> Self {
         let id = data.u64() >> 3;
         match data.u64() & 7 {
-            0 => Self::Door,
+            0 => Self::Listener,
             1 => Self::Mail,
             2 => Self::HalfOpen(id),
             3 => Self::Lifeline(id),
@@ -82,7 +83,7 @@ struct HalfOpen {
 
 /// A session, as far as the porter watches it.
 #[derive(Debug)]
-struct Lodger {
+struct WatchedSession {
     /// Not of a session whose frames go over it: it is read by the reactor alone, who sees its end.
     lifeline: Option<Arc<OwnedFd>>,
     process: Option<OwnedFd>,
@@ -94,7 +95,7 @@ pub(super) struct Porter<O> {
     /// Given up for a moment to accept, and turn away, a client for whom there is no descriptor.
     reserve: Option<OwnedFd>,
     /// While set, the listener is not watched.
-    door_shut_until: Option<Instant>,
+    accept_paused_until: Option<Instant>,
     attentive_until: Instant,
     mailbox: Arc<Mailbox>,
     counters: Arc<PorterCounters>,
@@ -105,8 +106,8 @@ pub(super) struct Porter<O> {
     next_handshake: u64,
     /// In order of their deadlines, since all get the same time.
     half_open: BTreeMap<u64, HalfOpen>,
-    lodgers: HashMap<u64, Lodger>,
-    desk: Desk,
+    watched: HashMap<u64, WatchedSession>,
+    admission: Admission,
 }
 
 impl<O: Outbox> Porter<O> {
@@ -119,14 +120,14 @@ impl<O: Outbox> Porter<O> {
         counters: Arc<PorterCounters>,
     ) -> std::io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        epoll::add(&epoll, &listener.socket, Token::Door.data(), EventFlags::IN)?;
+        epoll::add(&epoll, &listener.socket, Token::Listener.data(), EventFlags::IN)?;
         epoll::add(&epoll, &mailbox.bell, Token::Mail.data(), EventFlags::IN)?;
-        let desk = Desk::new(&config, status)?;
+        let admission = Admission::new(&config, status)?;
         let mut porter = Self {
             epoll,
             listener,
             reserve: None,
-            door_shut_until: None,
+            accept_paused_until: None,
             attentive_until: Instant::now(),
             mailbox,
             counters,
@@ -136,8 +137,8 @@ impl<O: Outbox> Porter<O> {
             handshake_deadline: config.handshake_deadline,
             next_handshake: 0,
             half_open: BTreeMap::new(),
-            lodgers: HashMap::new(),
-            desk,
+            watched: HashMap::new(),
+            admission,
         };
         porter.refill_reserve();
         Ok(porter)
@@ -151,7 +152,7 @@ impl<O: Outbox> Porter<O> {
             let spare_time = self.wants_spare();
             let wait = if attentive || spare_time { Some(Duration::ZERO) } else { self.time_left(now) };
             match self.look(wait) {
-                Looked::Nothing if spare_time && !attentive => self.desk.make_spare(),
+                Looked::Nothing if spare_time && !attentive => self.admission.make_spare(),
                 Looked::Nothing if attentive => rustix::thread::sched_yield(),
                 Looked::Nothing | Looked::Something => {}
                 Looked::End => return,
@@ -184,20 +185,20 @@ impl<O: Outbox> Porter<O> {
     /// Until the nearest deadline; `None` if there is none.
     fn time_left(&self, now: Instant) -> Option<Duration> {
         let handshake = self.half_open.first_key_value().map(|(_, first)| first.handshake.deadline());
-        let nearest = [handshake, self.door_shut_until].into_iter().flatten().min()?;
+        let nearest = [handshake, self.accept_paused_until].into_iter().flatten().min()?;
         // Rounded up: a kernel without epoll_pwait2 counts milliseconds, and 0 would be a busy loop.
         Some(nearest.saturating_duration_since(now) + Duration::from_millis(1))
     }
 
     /// Whether there is something to be done when there is nothing else to do.
     fn wants_spare(&self) -> bool {
-        self.desk.wants_spare() && self.half_open.is_empty()
+        self.admission.wants_spare() && self.half_open.is_empty()
     }
 
     /// False if the porter is to end.
     fn handle(&mut self, token: Token, flags: EventFlags) -> bool {
         match token {
-            Token::Door => self.accept(),
+            Token::Listener => self.accept(),
             Token::Mail => return self.read_mail(),
             Token::HalfOpen(id) => self.pump(id),
             Token::Lifeline(session) => self.report_death(session, Death::HungUp),
@@ -214,9 +215,9 @@ impl<O: Outbox> Porter<O> {
         // Before the orders are looked at: an order that comes later rings again.
         let _ = rustix::io::read(&self.mailbox.bell, &mut count);
         let orders = std::mem::take(&mut *self.mailbox.orders());
-        self.let_go(orders.closed);
+        self.release_closed(orders.closed);
         if orders.stop {
-            self.desk.stop();
+            self.admission.stop();
             while let Some((&id, _)) = self.half_open.first_key_value() {
                 self.give_up(id, Some(RejectReason::ShuttingDown), lifeline::Farewell::ShutDown);
             }
@@ -225,13 +226,13 @@ impl<O: Outbox> Porter<O> {
     }
 
     /// These sessions are over.
-    fn let_go(&mut self, closed: Vec<u64>) {
+    fn release_closed(&mut self, closed: Vec<u64>) {
         for session in closed {
-            if let Some(lodger) = self.lodgers.remove(&session) {
-                self.unwatch(&lodger);
+            if let Some(watched) = self.watched.remove(&session) {
+                self.unwatch(&watched);
             }
-            self.desk.leave(session);
-            self.open_door();
+            self.admission.release_quota(session);
+            self.resume_accepting();
         }
     }
 
@@ -244,12 +245,12 @@ impl<O: Outbox> Porter<O> {
                 Ok(socket) => {
                     add(&self.counters.accepted);
                     kill_point!("porter-accepted");
-                    self.greet(socket);
+                    self.begin_handshake(socket);
                 }
                 Err(Errno::AGAIN) => return,
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(Errno::MFILE | Errno::NFILE) if self.turn_away() => {}
-                Err(_) => return self.shut_door(),
+                Err(_) => return self.pause_accepting(),
             }
         }
     }
@@ -278,15 +279,16 @@ impl<O: Outbox> Porter<O> {
     }
 
     /// Whoever connects has to wait: watching the listener would be a busy loop.
-    fn shut_door(&mut self) {
-        let _ = epoll::modify(&self.epoll, &self.listener.socket, Token::Door.data(), EventFlags::empty());
-        self.door_shut_until = Some(Instant::now() + DOOR_RETRY);
+    fn pause_accepting(&mut self) {
+        let _ =
+            epoll::modify(&self.epoll, &self.listener.socket, Token::Listener.data(), EventFlags::empty());
+        self.accept_paused_until = Some(Instant::now() + ACCEPT_RETRY);
     }
 
-    fn open_door(&mut self) {
-        if self.door_shut_until.take().is_some() {
+    fn resume_accepting(&mut self) {
+        if self.accept_paused_until.take().is_some() {
             self.refill_reserve();
-            let _ = epoll::modify(&self.epoll, &self.listener.socket, Token::Door.data(), EventFlags::IN);
+            let _ = epoll::modify(&self.epoll, &self.listener.socket, Token::Listener.data(), EventFlags::IN);
         }
     }
 
@@ -303,8 +305,8 @@ impl<O: Outbox> Porter<O> {
     }
 
     /// Begins a handshake, if there may be one.
-    fn greet(&mut self, socket: OwnedFd) {
-        if self.desk.stopping() {
+    fn begin_handshake(&mut self, socket: OwnedFd) {
+        if self.admission.stopping() {
             return self.reject(&socket, RejectReason::ShuttingDown);
         }
         let Ok(peer) = identify(&socket) else { return };
@@ -354,18 +356,18 @@ impl<O: Outbox> Porter<O> {
     fn pump(&mut self, id: u64) {
         // Whoever is gone makes room for who comes after: the order may stand behind this in the epoll.
         let closed = std::mem::take(&mut self.mailbox.orders().closed);
-        self.let_go(closed);
+        self.release_closed(closed);
         let Some(half_open) = self.half_open.get_mut(&id) else { return };
         let HalfOpen { handshake, writing } = half_open;
         let before = handshake.session();
-        let progress = handshake.advance(&mut self.desk);
+        let progress = handshake.advance(&mut self.admission);
         let admitted = handshake.session();
         let closed = match progress {
-            Progress::Reading | Progress::Writing => {
+            HandshakeProgress::Reading | HandshakeProgress::Writing => {
                 if before != admitted {
                     self.attentive_until = Instant::now() + ATTENTION;
                 }
-                let want = matches!(progress, Progress::Writing);
+                let want = matches!(progress, HandshakeProgress::Writing);
                 if *writing != want {
                     *writing = want;
                     let flags = if want { EventFlags::OUT } else { EventFlags::IN };
@@ -373,12 +375,12 @@ impl<O: Outbox> Porter<O> {
                 }
                 return;
             }
-            Progress::Ready(joined, process) => {
+            HandshakeProgress::Ready(joined, process) => {
                 self.half_open.remove(&id);
                 self.count_half_open();
-                return self.welcome(joined, process);
+                return self.begin_session(joined, process);
             }
-            Progress::Closed(closed) => closed,
+            HandshakeProgress::Closed(closed) => closed,
         };
         match closed {
             Closed::Refused(reason) => self.count_rejected(reason),
@@ -394,10 +396,10 @@ impl<O: Outbox> Porter<O> {
         // Closing alone would not do while a forked child holds the descriptor, too.
         let _ = epoll::delete(&self.epoll, handshake.socket());
         if let Some(session) = handshake.session() {
-            self.desk.leave(session);
+            self.admission.release_quota(session);
         }
         self.count_half_open();
-        self.open_door();
+        self.resume_accepting();
         Some(handshake)
     }
 
@@ -411,23 +413,23 @@ impl<O: Outbox> Porter<O> {
     }
 
     /// A session begins.
-    fn welcome(&mut self, joined: Box<Joined>, process: Option<OwnedFd>) {
+    fn begin_session(&mut self, joined: Box<Joined>, process: Option<OwnedFd>) {
         let session = joined.session;
-        let over_socket = matches!(joined.link, Link::Socket { .. });
+        let over_socket = matches!(joined.carrier, Carrier::Socket { .. });
         if over_socket {
             let _ = epoll::delete(&self.epoll, &joined.lifeline);
         }
         let lifeline = (!over_socket).then(|| joined.lifeline.clone());
-        let lodger = Lodger { lifeline, process };
-        if self.watch(session, &lodger).is_err() {
-            self.unwatch(&lodger);
-            self.desk.leave(session);
+        let watched = WatchedSession { lifeline, process };
+        if self.watch(session, &watched).is_err() {
+            self.unwatch(&watched);
+            self.admission.release_quota(session);
             add(&self.counters.failed);
             return;
         }
-        self.lodgers.insert(session, lodger);
-        if let Link::Shared { request, response, .. } = &joined.link {
-            self.desk.settle(session, [request.fd.clone(), response.fd.clone()]);
+        self.watched.insert(session, watched);
+        if let Carrier::Shared { request, response, .. } = &joined.carrier {
+            self.admission.record_segments(session, [request.fd.clone(), response.fd.clone()]);
         }
         add(&self.counters.joined);
         if over_socket {
@@ -436,31 +438,31 @@ impl<O: Outbox> Porter<O> {
         self.outbox.deliver(Event::Joined(joined));
     }
 
-    fn watch(&self, session: u64, lodger: &Lodger) -> Result<(), Errno> {
-        if let Some(lifeline) = &lodger.lifeline {
+    fn watch(&self, session: u64, watched: &WatchedSession) -> Result<(), Errno> {
+        if let Some(lifeline) = &watched.lifeline {
             // Not IN: wake bytes are the reactor's business. HUP and ERR are always watched.
             epoll::modify(&self.epoll, lifeline, Token::Lifeline(session).data(), EventFlags::RDHUP)?;
         }
-        match &lodger.process {
+        match &watched.process {
             Some(process) => epoll::add(&self.epoll, process, Token::Process(session).data(), EventFlags::IN),
             None => Ok(()),
         }
     }
 
-    fn unwatch(&self, lodger: &Lodger) {
-        if let Some(lifeline) = &lodger.lifeline {
+    fn unwatch(&self, watched: &WatchedSession) {
+        if let Some(lifeline) = &watched.lifeline {
             let _ = epoll::delete(&self.epoll, lifeline);
         }
-        if let Some(process) = &lodger.process {
+        if let Some(process) = &watched.process {
             let _ = epoll::delete(&self.epoll, process);
         }
     }
 
     /// A client is gone. The reactor is told; what the client had is given back when the reactor lets go of it.
     fn report_death(&mut self, session: u64, why: Death) {
-        let Some(lodger) = self.lodgers.remove(&session) else { return };
-        self.unwatch(&lodger);
-        let goodbye = lodger
+        let Some(watched) = self.watched.remove(&session) else { return };
+        self.unwatch(&watched);
+        let goodbye = watched
             .lifeline
             .as_ref()
             .is_some_and(|lifeline| Hearing::last_words(lifeline).any(|said| said == Said::Goodbye));
@@ -477,13 +479,13 @@ impl<O: Outbox> Porter<O> {
             add(&self.counters.timeouts);
             self.give_up(id, None, lifeline::Farewell::TooLate);
         }
-        if self.door_shut_until.is_some_and(|until| until <= now) {
-            self.open_door();
+        if self.accept_paused_until.is_some_and(|until| until <= now) {
+            self.resume_accepting();
         }
     }
 }
 
-impl<O: Outbox> Resident for Porter<O> {
+impl<O: Outbox> LoopPorter for Porter<O> {
     fn turn(&mut self) -> bool {
         let looked = self.look(Some(Duration::ZERO));
         self.expire(Instant::now());
@@ -501,7 +503,7 @@ impl<O: Outbox> Resident for Porter<O> {
     fn use_spare_time(&mut self) -> bool {
         let wanted = self.wants_spare();
         if wanted {
-            self.desk.make_spare();
+            self.admission.make_spare();
         }
         wanted
     }

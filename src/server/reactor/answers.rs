@@ -4,7 +4,7 @@ use super::slot::Queued;
 use super::{End, Reactor};
 use crate::base::clock::now_ns;
 use crate::base::kill_point::kill_point;
-use crate::link::session::{Head, Progress, Sent};
+use crate::link::session::{Head, SendProgress, Sent};
 use crate::memory::layout::{Kind, code};
 use crate::server::engine::Engine;
 use crate::server::flight::{Completion, To, is_final};
@@ -13,23 +13,28 @@ impl<E: Engine> Reactor<E> {
     /// Sends the answer in the response buffer that belongs to a flight, or keeps it until its turn. `None`: the
     /// flight is over without an answer.
     #[inline]
-    pub(super) fn answer_of(&mut self, index: usize, place: u32, answer: Option<Head>) -> Result<(), End> {
+    pub(super) fn answer_of(
+        &mut self,
+        index: usize,
+        table_index: u32,
+        answer: Option<Head>,
+    ) -> Result<(), End> {
         let flights = &mut self.slots[index].flights;
         let Some(head) = answer else {
-            flights.end(place);
+            flights.end(table_index);
             return Ok(());
         };
         let last = is_final(head.kind());
-        if !flights.is_its_turn(place) {
+        if !flights.is_its_turn(table_index) {
             self.slots[index].answered(head);
             let flights = &mut self.slots[index].flights;
-            flights.hold(place, head, std::mem::take(&mut self.response), last);
+            flights.hold(table_index, head, std::mem::take(&mut self.response), last);
             self.counts.stashed += 1;
             return Ok(());
         }
         self.answer(index, head)?;
         if last {
-            self.slots[index].flights.end(place);
+            self.slots[index].flights.end(table_index);
             while let Some((head, payload)) = self.slots[index].flights.next_held() {
                 self.response = payload;
                 self.answer(index, head)?;
@@ -70,8 +75,8 @@ impl<E: Engine> Reactor<E> {
         }
         self.response = own;
         self.batch = batch;
-        for place in answered.drain(..) {
-            self.slots[place].session.flush();
+        for slot in answered.drain(..) {
+            self.slots[slot].session.flush();
         }
         self.answered = answered;
         for (id, end) in over {
@@ -92,13 +97,13 @@ impl<E: Engine> Reactor<E> {
             self.counts.orphans += 1;
             return Ok(());
         }
-        let (place, call) = (flight.place(), flight.call);
+        let (table_index, call) = (flight.table_index(), flight.call);
         drop(flight);
         if kind == Kind::StreamItem {
-            self.slots[index].flights.streams(place);
+            self.slots[index].flights.streams(table_index);
         }
         let answer = (kind != Kind::OneWay).then(|| Head::with_code(kind, code, call));
-        self.answer_of(index, place, answer)
+        self.answer_of(index, table_index, answer)
     }
 
     /// Sends the answer in the response buffer, or an error in its place if it is too large.
@@ -138,7 +143,7 @@ impl<E: Engine> Reactor<E> {
     pub(super) fn send(&mut self, index: usize, head: Head) -> Result<(), End> {
         let slot = &mut self.slots[index];
         let payload = if head.kind() == Kind::Pong { &[][..] } else { &self.response[..] };
-        let mut progress = Progress::default();
+        let mut progress = SendProgress::default();
         if slot.queue.is_empty()
             && slot.session.post(head, 0, payload, &mut progress).map_err(End::Fault)? == Sent::Done
         {
@@ -151,7 +156,7 @@ impl<E: Engine> Reactor<E> {
     }
 
     #[cold]
-    pub(super) fn queue(&mut self, index: usize, head: Head, progress: Progress) {
+    pub(super) fn queue(&mut self, index: usize, head: Head, progress: SendProgress) {
         let payload = if head.kind() == Kind::Pong { Vec::new() } else { std::mem::take(&mut self.response) };
         let slot = &mut self.slots[index];
         slot.queue_bytes += payload.len();

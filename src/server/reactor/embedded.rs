@@ -23,10 +23,8 @@ use super::{Forked, LAST_TIME, Reactor};
 use crate::base::clock::now_ns;
 use crate::link::stats::ServerCounters;
 use crate::protocol::bell::Arming;
-#[cfg(feature = "tokio")]
-use crate::protocol::wait::Step;
 use crate::server::engine::Engine;
-use crate::server::flight::Here;
+use crate::server::flight::enter_reactor_thread;
 use crate::server::park::ALARM;
 use crate::trace;
 use rustix::fd::{AsFd, BorrowedFd};
@@ -49,17 +47,6 @@ pub(crate) enum Pumped {
     Idle,
     /// The server has shut down.
     Over,
-}
-
-/// What to do while there is nothing to do.
-#[cfg(feature = "tokio")]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Idling {
-    /// Pump again: it has looked out for a while.
-    Look,
-    /// Let others run, then pump again.
-    Yield,
-    Park,
 }
 
 /// Passes between two looks at the kernel while there is other work.
@@ -112,7 +99,7 @@ impl<E: Engine> Reactor<E> {
         if self.stage == Some(Stage::Over) {
             return Ok(Pumped::Over);
         }
-        let _here = Here::enter_reactor();
+        let _guard = enter_reactor_thread();
         let mut worked = false;
         if self.stage == Some(Stage::Serving) && self.mailbox.is_stopping() {
             self.stage = Some(Stage::Draining);
@@ -159,7 +146,7 @@ impl<E: Engine> Reactor<E> {
     /// Sends what was answered since the last pump.
     pub(crate) fn send_answers(&mut self) {
         if self.origin.is_here() && self.completions.any() {
-            let _here = Here::enter_reactor();
+            let _guard = enter_reactor_thread();
             self.read_completions();
         }
     }
@@ -175,7 +162,7 @@ impl<E: Engine> Reactor<E> {
         }
         self.hint(true);
         self.cool();
-        self.settle();
+        self.publish_heads();
         self.store_counts();
         let stop_at = self.mailbox.stop_at();
         let alarm = self.next_alarm(stop_at);
@@ -209,8 +196,8 @@ impl<E: Engine> Reactor<E> {
         let porter = self.porter.time_left().map(|left| now_ns().saturating_add(ns(left)));
         let slots = self.slots.iter().flat_map(|slot| {
             let stuck = slot.stuck_since.zip(self.limits.slow_client);
-            let dying = slot.dying.map(|dying| (dying.since, LAST_TIME));
-            [stuck, dying]
+            let gone = slot.gone.map(|gone| (gone.since, LAST_TIME));
+            [stuck, gone]
         });
         let limits =
             slots.flatten().map(|(since, limit)| since.saturating_add(ns(limit.saturating_add(MARGIN))));
@@ -227,14 +214,6 @@ impl<E: Engine> Reactor<E> {
         self.harvest();
     }
 
-    /// As [`Self::disarm`], for a loop that knows that the descriptor was not reported.
-    #[cfg(feature = "tokio")]
-    pub(crate) fn call_off(&mut self) {
-        if self.origin.is_here() {
-            self.parker.disarm();
-        }
-    }
-
     fn harvest(&mut self) {
         let Self { parker, woken, .. } = self;
         let more = parker.harvest(|session, ready| woken.push((session, ready)));
@@ -246,26 +225,5 @@ impl<E: Engine> Reactor<E> {
         // More is found by a harvest that follows the next turn.
         self.porter_is_due |= more;
         self.read_woken();
-    }
-
-    /// What the waiting policy says of a reactor that has nothing to do. Looks out itself, for microseconds.
-    #[cfg(feature = "tokio")]
-    pub(crate) fn idle(&mut self) -> Idling {
-        if self.slots.len() == self.sockets {
-            // A socket is not seen by looking.
-            self.waiter.given_up();
-            return Idling::Park;
-        }
-        match self.waiter.step(self.surroundings(), now_ns) {
-            Step::Spin(polls) => {
-                self.spin(polls);
-                Idling::Look
-            }
-            Step::Yield => {
-                self.hint(false);
-                Idling::Yield
-            }
-            Step::Park => Idling::Park,
-        }
     }
 }

@@ -1,6 +1,6 @@
 //! Sessions come and go.
 
-use super::slot::{Backlog, Flights, Shared, Slot};
+use super::slot::{Backlog, ClientMemory, Flights, Slot};
 use super::{End, Forked, LAST_TURNS, Reactor};
 use crate::base::sync::{Ordering, PlainBool, PlainU64};
 use crate::handshake::AnswerOrder;
@@ -8,13 +8,13 @@ use crate::handshake::rings::server_rings;
 use crate::link::lifeline::Farewell;
 use crate::link::readiness::Readiness;
 use crate::link::samples::Samples;
-use crate::link::session::{Head, Parts, Progress, Session, send_byte};
+use crate::link::session::{Head, Parts, SendProgress, SessionCore, send_byte};
 use crate::link::side::PeerHints;
 use crate::link::stats::Words;
 use crate::memory::layout::{self, Kind, offset};
 use crate::server::engine::Engine;
 use crate::server::flight::Caller;
-use crate::server::porter::{Death, Event, Joined, Link};
+use crate::server::porter::{Carrier, Death, Event, Joined};
 use crate::server::service;
 use crate::trace;
 use std::collections::VecDeque;
@@ -47,18 +47,18 @@ impl<E: Engine> Reactor<E> {
             return self.take_down(session, End::Gone(why));
         }
         slot.session.ready(Readiness { readable: true, ..Readiness::default() });
-        slot.begin_dying(why, LAST_TURNS);
+        slot.mark_gone(why, LAST_TURNS);
         self.turns.heat(index);
     }
 
     #[allow(clippy::cast_possible_truncation, reason = "usize is 64 bits; capacities were checked")]
     fn join(&mut self, joined: Joined) {
-        let Joined { session: id, peer, lifeline, max_message, ordered: in_order, sampled, link, .. } =
+        let Joined { session: id, peer, lifeline, max_message, ordered: in_order, sampled, carrier, .. } =
             joined;
         let caller = service::Session(Arc::new(Caller {
             id,
             peer,
-            transport: link.transport(),
+            transport: carrier.transport(),
             order: if in_order { AnswerOrder::Request } else { AnswerOrder::Completion },
             max_message: max_message as usize,
             open: PlainBool::new(true),
@@ -70,8 +70,8 @@ impl<E: Engine> Reactor<E> {
         let mut records_most = SOCKET_FRAMES;
         let mut burst = 16 * layout::FRAGMENT;
         let mut samples = None;
-        let (rings, words, shared) = match link {
-            Link::Socket { .. } => {
+        let (rings, words, shared) = match carrier {
+            Carrier::Socket { .. } => {
                 if self.parker.join_socket(id, &lifeline).is_err() {
                     // Out of memory: nobody would notice what it sends.
                     let _ = rustix::net::shutdown(&lifeline, rustix::net::Shutdown::Both);
@@ -80,11 +80,18 @@ impl<E: Engine> Reactor<E> {
                 self.sockets += 1;
                 (None, None, None)
             }
-            Link::Shared { request, response, domain, domain_bell, request_capacity, response_capacity } => {
+            Carrier::Shared {
+                request,
+                response,
+                domain,
+                domain_bell,
+                request_capacity,
+                response_capacity,
+            } => {
                 let watched = self.parker.join(domain, &domain_bell.bell_word(offset::SEQ), id, &lifeline);
                 if !watched && self.stage.is_some() {
                     // With a backstop it could be served all the same.
-                    self.parker.leave(Some(domain), &lifeline);
+                    self.parker.remove(Some(domain), &lifeline);
                     let _ = rustix::net::shutdown(&lifeline, rustix::net::Shutdown::Both);
                     return self.porter.closed(id);
                 }
@@ -95,11 +102,11 @@ impl<E: Engine> Reactor<E> {
                 let (words, hints) = (Words::new(to), PeerHints::new(from));
                 samples = sampled.then(|| Box::new(Samples::new(to)));
                 let shared =
-                    Shared { domain, hints, _domain_bell: domain_bell, _segments: [request, response] };
+                    ClientMemory { domain, hints, _domain_bell: domain_bell, _segments: [request, response] };
                 (Some(rings), Some(words), Some(shared))
             }
         };
-        let session = Session::new(Parts {
+        let session = SessionCore::new(Parts {
             rings,
             lifeline: lifeline.clone(),
             words,
@@ -125,7 +132,7 @@ impl<E: Engine> Reactor<E> {
             flights: Flights::new(in_order),
             backlog: Backlog::default(),
             said_goodbye: false,
-            dying: None,
+            gone: None,
             drained: false,
             drain_turns: 0,
             records_most,
@@ -142,11 +149,11 @@ impl<E: Engine> Reactor<E> {
         if let Some(moved) = self.slots.get(index) {
             self.places.insert(moved.id, index);
         }
-        self.turns.leave(index);
+        self.turns.remove(index);
         // Relaxed: advice.
         slot.caller.0.open.store(false, Ordering::Relaxed);
         slot.flights.give_up();
-        self.parker.leave(slot.shared.as_ref().map(|shared| shared.domain), &slot.lifeline);
+        self.parker.remove(slot.shared.as_ref().map(|shared| shared.domain), &slot.lifeline);
         self.sockets -= usize::from(slot.shared.is_none());
         let peer = &slot.caller.0.peer;
         match end {
@@ -182,7 +189,7 @@ impl<E: Engine> Reactor<E> {
                 // In the ring as well: a client that sleeps there is woken at once. Without room it learns from
                 // the lifeline.
                 let goodbye = Head::with_code(Kind::Goodbye, reason as u16, 0);
-                let _ = slot.session.send(goodbye, 0, &[], &mut Progress::default());
+                let _ = slot.session.send(goodbye, 0, &[], &mut SendProgress::default());
             }
         }
         if goodbye.is_some() || slot.shared.is_none() {

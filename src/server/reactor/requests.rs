@@ -3,7 +3,7 @@
 use super::{End, PUT_OFF_NS, Reactor};
 use crate::base::clock::now_ns;
 use crate::base::kill_point::kill_point;
-use crate::link::session::{Head, PeerFault, Progress, Received, Sent};
+use crate::link::session::{Head, PeerFault, Received, SendProgress, Sent};
 use crate::memory::layout::{Kind, code};
 use crate::server::engine::Engine;
 use crate::server::engine::Incoming;
@@ -46,9 +46,9 @@ impl<E: Engine> Reactor<E> {
                     self.serve(index, head)?;
                 }
                 Received::Message(head) => self.message(index, head, 0)?,
-                Received::Until(head, until) => {
+                Received::Until(head, deadline_ns) => {
                     self.slots[index].sample(head);
-                    self.message(index, head, until)?;
+                    self.message(index, head, deadline_ns)?;
                 }
             }
             handled += 1;
@@ -94,7 +94,7 @@ impl<E: Engine> Reactor<E> {
         let request = Incoming {
             session: &self.slots[index].caller,
             call: head.call,
-            until: 0,
+            deadline_ns: 0,
             one_way: false,
             payload: &mut self.request,
             flight: None,
@@ -114,7 +114,7 @@ impl<E: Engine> Reactor<E> {
         {
             return self.answer_with(index, head.call, outcome);
         }
-        let mut progress = Progress::default();
+        let mut progress = SendProgress::default();
         match slot.session.post(answer, 0, &self.response, &mut progress) {
             Ok(Sent::Done) => {
                 kill_point!("response-posted");
@@ -135,11 +135,11 @@ impl<E: Engine> Reactor<E> {
     }
 
     #[inline]
-    fn message(&mut self, index: usize, head: Head, until: u64) -> Result<(), End> {
+    fn message(&mut self, index: usize, head: Head, deadline_ns: u64) -> Result<(), End> {
         kill_point!("request-taken");
         match head.kind() {
-            Kind::Request => self.request(index, head, until, false),
-            Kind::OneWay => self.request(index, head, until, true),
+            Kind::Request => self.request(index, head, deadline_ns, false),
+            Kind::OneWay => self.request(index, head, deadline_ns, true),
             Kind::Ping => self.send(index, Head::new(Kind::Pong, head.call)),
             Kind::Cancel => {
                 if let Some(flight) = self.slots[index].flights.find(head.call)
@@ -163,18 +163,18 @@ impl<E: Engine> Reactor<E> {
     }
 
     #[inline(always)]
-    fn request(&mut self, index: usize, head: Head, until: u64, one_way: bool) -> Result<(), End> {
-        if (until != 0 || self.slots[index].drained) && self.is_too_late(index, head, until)? {
+    fn request(&mut self, index: usize, head: Head, deadline_ns: u64, one_way: bool) -> Result<(), End> {
+        if (deadline_ns != 0 || self.slots[index].drained) && self.is_too_late(index, head, deadline_ns)? {
             return Ok(());
         }
         if E::LATER {
             let slot = &mut self.slots[index];
             if !slot.backlog.is_empty() || !slot.may_begin(&self.limits) {
-                slot.backlog.add(head, until, std::mem::take(&mut self.request));
+                slot.backlog.add(head, deadline_ns, std::mem::take(&mut self.request));
                 return Ok(());
             }
         }
-        self.begin(index, head, until, one_way)
+        self.begin(index, head, deadline_ns, one_way)
     }
 
     /// Handles requests that were set aside, as far as the limit allows.
@@ -182,11 +182,11 @@ impl<E: Engine> Reactor<E> {
     pub(super) fn read_backlog(&mut self, index: usize) -> Result<bool, End> {
         let mut moved = false;
         while self.slots[index].may_begin(&self.limits) {
-            let Some((head, until, payload)) = self.slots[index].backlog.next() else { break };
+            let Some((head, deadline_ns, payload)) = self.slots[index].backlog.next() else { break };
             moved = true;
             self.request = payload;
-            if until == 0 || !self.is_too_late(index, head, until)? {
-                self.begin(index, head, until, head.kind() == Kind::OneWay)?;
+            if deadline_ns == 0 || !self.is_too_late(index, head, deadline_ns)? {
+                self.begin(index, head, deadline_ns, head.kind() == Kind::OneWay)?;
             }
         }
         self.slots[index].session.flush();
@@ -195,19 +195,19 @@ impl<E: Engine> Reactor<E> {
 
     /// Gives a request to the engine.
     #[inline(always)]
-    fn begin(&mut self, index: usize, head: Head, until: u64, one_way: bool) -> Result<(), End> {
+    fn begin(&mut self, index: usize, head: Head, deadline_ns: u64, one_way: bool) -> Result<(), End> {
         self.counts.requests += 1;
         self.response.clear();
         let slot = &mut self.slots[index];
         let alone = E::LATER && slot.flights.len() == 0 && !slot.session.has_pending();
         let len = self.request.len();
-        let flight = E::LATER.then(|| slot.flights.prepare(&slot.caller.0, head.call, until, one_way));
-        let place = match &flight {
+        let flight = E::LATER.then(|| slot.flights.prepare(&slot.caller.0, head.call, deadline_ns, one_way));
+        let table_index = match &flight {
             Some(flight) if slot.flights.are_in_order() => Some(slot.flights.enter(flight.clone(), len)),
             _ => None,
         };
         if let Some(flight) = &flight
-            && slot.dying.is_some()
+            && slot.gone.is_some()
         {
             // As those that were in flight when the client went: nobody takes an answer.
             flight.give_up(StreamOver::Gone);
@@ -215,7 +215,7 @@ impl<E: Engine> Reactor<E> {
         let request = Incoming {
             session: &slot.caller,
             call: head.call,
-            until,
+            deadline_ns,
             one_way,
             payload: &mut self.request,
             flight: flight.as_ref(),
@@ -233,7 +233,7 @@ impl<E: Engine> Reactor<E> {
             Outcome::Nothing => None,
             Outcome::Later => {
                 self.counts.dispatched += 1;
-                if let (Some(flight), None) = (flight, place) {
+                if let (Some(flight), None) = (flight, table_index) {
                     // What other threads say of it is read after this, on this thread.
                     self.slots[index].flights.enter(flight, len);
                 }
@@ -244,9 +244,9 @@ impl<E: Engine> Reactor<E> {
             return if one_way { Ok(()) } else { answer.map_or(Ok(()), |answer| self.answer(index, answer)) };
         };
         self.counts.inline += 1;
-        if let Some(place) = place {
+        if let Some(table_index) = table_index {
             drop(flight);
-            return self.answer_of(index, place, answer);
+            return self.answer_of(index, table_index, answer);
         }
         self.slots[index].flights.put_back(flight);
         answer.map_or(Ok(()), |answer| self.answer(index, answer))
@@ -254,10 +254,10 @@ impl<E: Engine> Reactor<E> {
 
     /// Answers a request that came too late: after its deadline, or after the order to shut down.
     #[cold]
-    fn is_too_late(&mut self, index: usize, head: Head, until: u64) -> Result<bool, End> {
+    fn is_too_late(&mut self, index: usize, head: Head, deadline_ns: u64) -> Result<bool, End> {
         let (code, text) = if self.slots[index].drained {
             (code::SHUTTING_DOWN, "the server shuts down")
-        } else if now_ns() >= until {
+        } else if now_ns() >= deadline_ns {
             self.counts.expired += 1;
             (code::DEADLINE_EXCEEDED, "the deadline passed before the request was run")
         } else {
@@ -286,7 +286,7 @@ impl<E: Engine> Reactor<E> {
         }
         let slot = &mut self.slots[index];
         let flight = slot.flights.prepare(&slot.caller.0, head.call, 0, false);
-        let place = slot.flights.enter(flight, 0);
-        self.answer_of(index, place, Some(error))
+        let table_index = slot.flights.enter(flight, 0);
+        self.answer_of(index, table_index, Some(error))
     }
 }

@@ -72,7 +72,7 @@ impl<E: Engine> Reactor<E> {
     fn park(&mut self) {
         self.hint(true);
         self.cool();
-        self.settle();
+        self.publish_heads();
         self.store_counts();
         let span = trace::server_park(self.slots.len());
         let slept = span.inside(|| self.sleep(self.interest(), self.limits.wait.backstop, false));
@@ -98,13 +98,13 @@ impl<E: Engine> Reactor<E> {
     /// Lets those cool that did nothing for long.
     pub(super) fn cool(&mut self) {
         let Self { turns, slots, .. } = self;
-        turns.cool(now_ns(), |place| slots[place].session.settle());
+        turns.cool(now_ns(), |place| slots[place].session.publish_head());
     }
 
-    /// Publishes how far everybody was read. Who is cold was settled when it became so.
-    pub(super) fn settle(&mut self) {
+    /// Publishes the heads of hot sessions. That of a cold one was published when it became cold.
+    pub(super) fn publish_heads(&mut self) {
         for place in self.turns.hot() {
-            self.slots[*place].session.settle();
+            self.slots[*place].session.publish_head();
         }
     }
 

@@ -5,7 +5,7 @@ use crate::base::clock::now_ns;
 use crate::base::sync::Ordering;
 use crate::link::samples::Samples;
 use crate::link::segment::Segment;
-use crate::link::session::{Head, Progress, Session};
+use crate::link::session::{Head, SendProgress, SessionCore};
 use crate::link::side::PeerHints;
 use crate::memory::Window;
 use crate::memory::layout::Kind;
@@ -21,12 +21,12 @@ use std::sync::Arc;
 pub(super) struct Queued {
     pub(super) head: Head,
     pub(super) payload: Vec<u8>,
-    pub(super) progress: Progress,
+    pub(super) progress: SendProgress,
 }
 
 /// What only a session in shared memory has.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct ClientMemory {
     pub(super) domain: u32,
     pub(super) hints: PeerHints,
     pub(super) _domain_bell: Window,
@@ -70,7 +70,7 @@ impl Backlog {
 
 /// How a client that is gone is parted from.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Dying {
+pub(super) struct GoneClient {
     pub(super) why: Death,
     /// How many more turns it has.
     pub(super) turns: u32,
@@ -80,12 +80,12 @@ pub(super) struct Dying {
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) id: u64,
-    pub(super) session: Session,
+    pub(super) session: SessionCore,
     /// If client and server have agreed on some.
     pub(super) samples: Option<Box<Samples>>,
     pub(super) caller: service::Session,
     pub(super) lifeline: Arc<OwnedFd>,
-    pub(super) shared: Option<Shared>,
+    pub(super) shared: Option<ClientMemory>,
     pub(super) queue: VecDeque<Queued>,
     pub(super) queue_bytes: usize,
     /// Since when the queue has not moved.
@@ -95,7 +95,7 @@ pub(super) struct Slot {
     /// The client said goodbye on its lifeline.
     pub(super) said_goodbye: bool,
     /// The client is gone; what it sent before is still read.
-    pub(super) dying: Option<Dying>,
+    pub(super) gone: Option<GoneClient>,
     /// Shutting down, and what it had sent before was read.
     pub(super) drained: bool,
     /// Turns since the order to shut down.
@@ -115,9 +115,9 @@ impl Slot {
     }
 
     /// The client is gone. Nobody waits for answers, and none may wait for the client.
-    pub(super) fn begin_dying(&mut self, why: Death, turns: u32) {
+    pub(super) fn mark_gone(&mut self, why: Death, turns: u32) {
         self.flights.give_up();
-        self.dying.get_or_insert(Dying { why, turns, since: now_ns() });
+        self.gone.get_or_insert(GoneClient { why, turns, since: now_ns() });
     }
 
     /// Whether one more request may be in flight.
@@ -129,8 +129,8 @@ impl Slot {
 
     /// Whether a turn would find something to do: the second look before a sleep.
     pub(super) fn has_work(&mut self, limits: &Limits) -> bool {
-        (self.dying.is_some() && (self.is_read_to_its_end() || !self.queue.is_empty()))
-            || (self.dying.is_none() && self.session.has_hung_up() && !self.may_read(limits))
+        (self.gone.is_some() && (self.is_read_to_its_end() || !self.queue.is_empty()))
+            || (self.gone.is_none() && self.session.has_hung_up() && !self.may_read(limits))
             || (!self.backlog.is_empty() && self.may_begin(limits))
             || (self.may_read(limits) && self.session.has_pending())
             || (!self.queue.is_empty() && self.session.room_appeared())
@@ -247,7 +247,7 @@ impl Flights {
             self.table.len() as u32 - 1
         });
         self.bytes += bytes;
-        flight.set_place(place);
+        flight.set_table_index(place);
         if self.in_order && !flight.one_way {
             self.turns.push_back(place);
         }
@@ -272,7 +272,7 @@ impl Flights {
 
     /// Whether the flight is one of these, and not over.
     pub(super) fn has(&self, flight: &Arc<Flight>) -> bool {
-        matches!(self.table.get(flight.place() as usize), Some(Some(entry)) if Arc::ptr_eq(&entry.flight, flight))
+        matches!(self.table.get(flight.table_index() as usize), Some(Some(entry)) if Arc::ptr_eq(&entry.flight, flight))
     }
 
     /// The flight of a call. For frames that are rare: it searches.

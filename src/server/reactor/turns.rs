@@ -25,7 +25,7 @@ const COLD_EVERY_NS: u64 = 128;
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     hot: Vec<usize>,
-    /// Of each place: in which era it did something; `None` if it is cold.
+    /// For each slot: in which era it did something; `None` if it is cold.
     worked_in: Vec<Option<u64>>,
     /// Grows by one every [`HOT_NS`], and when it last did so. CLOCK_MONOTONIC ns.
     era: u64,
@@ -37,19 +37,19 @@ pub(super) struct Turns {
 }
 
 impl Turns {
-    /// A session comes, at the next place. It is hot.
+    /// A session joins in the next slot. It is hot.
     pub(super) fn join(&mut self) {
         self.hot.push(self.worked_in.len());
         self.worked_in.push(Some(self.era));
     }
 
-    /// A session is over, and the last one takes its place.
-    pub(super) fn leave(&mut self, place: usize) {
-        self.worked_in.swap_remove(place);
+    /// A session is over, and the last one takes its slot.
+    pub(super) fn remove(&mut self, slot: usize) {
+        self.worked_in.swap_remove(slot);
         let last = self.worked_in.len();
-        self.hot.retain(|hot| *hot != place);
+        self.hot.retain(|hot| *hot != slot);
         if let Some(moved) = self.hot.iter_mut().find(|hot| **hot == last) {
-            *moved = place;
+            *moved = slot;
         }
         self.first = 0;
         // Where it was, or else those at the end would never have a turn while others come and go.
@@ -73,7 +73,7 @@ impl Turns {
         &self.hot
     }
 
-    /// The place of the hot one whose turn it is after `step` others.
+    /// The slot of the hot session whose turn it is after `step` others.
     #[inline]
     pub(super) fn at(&self, step: usize) -> usize {
         let index = self.first + step;
@@ -97,19 +97,19 @@ impl Turns {
     /// The next cold one. Only if there are any.
     pub(super) fn next_cold(&mut self) -> usize {
         loop {
-            let place = self.cold;
-            self.cold = if place + 1 < self.worked_in.len() { place + 1 } else { 0 };
-            if self.worked_in[place].is_none() {
-                return place;
+            let slot = self.cold;
+            self.cold = if slot + 1 < self.worked_in.len() { slot + 1 } else { 0 };
+            if self.worked_in[slot].is_none() {
+                return slot;
             }
         }
     }
 
     /// A session did something, or has something to do.
     #[inline]
-    pub(super) fn heat(&mut self, place: usize) {
-        if self.worked_in[place].replace(self.era).is_none() {
-            self.hot.push(place);
+    pub(super) fn heat(&mut self, slot: usize) {
+        if self.worked_in[slot].replace(self.era).is_none() {
+            self.hot.push(slot);
         }
     }
 
@@ -122,13 +122,13 @@ impl Turns {
         (self.era, self.era_at) = (self.era + 1, now);
         let Self { hot, worked_in, era, .. } = self;
         let mut left = hot.len();
-        hot.retain(|&place| {
-            let idle = worked_in[place].is_none_or(|worked_in| worked_in + 2 <= *era);
+        hot.retain(|&slot| {
+            let idle = worked_in[slot].is_none_or(|worked_in| worked_in + 2 <= *era);
             let stays = left <= HOT_LEAST || !idle;
             if !stays {
                 left -= 1;
-                worked_in[place] = None;
-                cooled(place);
+                worked_in[slot] = None;
+                cooled(slot);
             }
             stays
         });
@@ -173,7 +173,7 @@ mod tests {
         turns.cool(HOT_NS, |_| unreachable!("nobody was idle for so long"));
         turns.heat(7);
         turns.cool(2 * HOT_NS - 1, |_| unreachable!("nor for so long"));
-        turns.cool(2 * HOT_NS, |place| cooled.push(place));
+        turns.cool(2 * HOT_NS, |slot| cooled.push(slot));
         assert!(!cooled.contains(&7) && cooled.len() == 1000 - HOT_LEAST);
         let mut seen = BTreeSet::new();
         for _ in 0..COLD_PART {
@@ -209,7 +209,7 @@ mod tests {
         for _ in 0..COLD_PART {
             seen.extend(pass(&mut turns));
             turns.join();
-            turns.leave(1000);
+            turns.remove(1000);
         }
         assert_eq!(seen.len(), 1000);
     }
@@ -228,17 +228,17 @@ mod tests {
         ) {
             let (mut turns, mut sessions, mut now) = (Turns::default(), 0usize, 0u64);
             for (what, number) in steps {
-                let place = usize::from(number) % sessions.max(1);
+                let slot = usize::from(number) % sessions.max(1);
                 match what {
                     0 => {
                         turns.join();
                         sessions += 1;
                     }
                     1 if sessions > 0 => {
-                        turns.leave(place);
+                        turns.remove(slot);
                         sessions -= 1;
                     }
-                    2 if sessions > 0 => turns.heat(place),
+                    2 if sessions > 0 => turns.heat(slot),
                     _ => {
                         now += u64::from(number) * 1000;
                         turns.cool(now, |_| ());

@@ -21,14 +21,14 @@ fn a_thousand_rounds_leave_nothing_behind() {
         return;
     }
     let before = descriptors();
-    let house = House::new(settings());
+    let fixture = Fixture::new(settings());
     let round = || {
-        let (client, server) = house.join();
+        let (client, server) = fixture.join();
         drop(client);
-        assert_eq!(house.died(), (server.session, Death::HungUp));
+        assert_eq!(fixture.died(), (server.session, Death::HungUp));
         let session = server.session;
         drop(server);
-        house.handle().closed(session);
+        fixture.handle().closed(session);
     };
     let settled = |fds, maps| eventually("nothing left", || (descriptors(), mappings("")) == (fds, maps));
     round();
@@ -41,11 +41,11 @@ fn a_thousand_rounds_leave_nothing_behind() {
     settled(fds, maps);
     // Failed handshakes leave nothing, either.
     for _ in 0..100 {
-        drop(welcomed(&house));
-        house.answer(&noise(100));
+        drop(welcomed(&fixture));
+        fixture.answer(&noise(100));
     }
     settled(fds, maps);
-    drop(house);
+    drop(fixture);
     assert_eq!((descriptors(), mappings("")), (before, 0));
 }
 
@@ -55,8 +55,8 @@ fn without_descriptors_clients_are_told_so_and_the_porter_does_not_spin() {
     {
         return;
     }
-    let house = House::new(settings());
-    let (_client, server) = house.join();
+    let fixture = Fixture::new(settings());
+    let (_client, server) = fixture.join();
     eventually("a spare beside the two ends of the session", || mappings("response") == 3);
     let old = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     // One for the client's socket.
@@ -73,7 +73,7 @@ fn without_descriptors_clients_are_told_so_and_the_porter_does_not_spin() {
         fill.pop();
         let open = || std::fs::read_dir("/proc/self/fd").map(Iterator::count).ok();
         let before = open();
-        let result = house.attach();
+        let result = fixture.attach();
         // Until the porter has its reserve again, one descriptor less is open; filled up now, there would be none.
         eventually("settled", || before.is_some() && open() == before);
         let got = matches!(
@@ -85,10 +85,10 @@ fn without_descriptors_clients_are_told_so_and_the_porter_does_not_spin() {
             fill.push(one);
         }
     }
-    assert!(house.rejected(RejectReason::OutOfDescriptors) > 0);
+    assert!(fixture.rejected(RejectReason::OutOfDescriptors) > 0);
     drop(fill);
     set(old.current);
-    eventually("it lets clients in again", || house.attach().is_ok());
+    eventually("it lets clients in again", || fixture.attach().is_ok());
 }
 
 fn highest_descriptor() -> u64 {
@@ -101,8 +101,8 @@ fn an_idle_porter_sleeps() {
     if !alone("porter::tests::counted::an_idle_porter_sleeps") {
         return;
     }
-    let house = House::new(settings());
-    let (_client, _server) = house.join();
+    let fixture = Fixture::new(settings());
+    let (_client, _server) = fixture.join();
     let task = porter_task();
     // In the kernel's epoll wait, without a timeout to come.
     eventually("asleep", || {

@@ -27,48 +27,49 @@ fn frames_travel(client: SocketAttachment, server: &Joined) {
 #[test]
 fn a_client_that_asks_for_the_socket_gets_it() {
     assert!(PorterConfig::default().fallback && PorterConfig::default().shared_memory);
-    let house = House::new(lenient());
+    let fixture = Fixture::new(lenient());
     let options = HelloOptions {
         name: "tester".into(),
         max_message: 1000,
         transport: TransportChoice::Socket,
         ..HelloOptions::default()
     };
-    let Attached::Socket(client) = handshake::attach(&house.path, &options, soon()).expect("attached") else {
+    let Attached::Socket(client) = handshake::attach(&fixture.path, &options, soon()).expect("attached")
+    else {
         panic!("shared memory");
     };
-    let server = house.joined();
+    let server = fixture.joined();
     assert_eq!(by_socket(&server), RejectReason::SocketAsked);
     assert_eq!((client.session, client.generation, client.reason), (1, GENERATION, FallbackReason::Asked));
     assert_eq!((client.max_message, client.server_pid), (1000, std::process::id()));
     assert_eq!((server.session, server.max_message), (1, 1000));
     assert_eq!((server.peer.pid, &*server.peer.name), (std::process::id(), "tester"));
     frames_travel(client, &server);
-    assert_eq!(count(&house.handle().counters().fallbacks), 1);
-    assert_eq!(count(&house.handle().counters().joined), 1);
+    assert_eq!(count(&fixture.handle().counters().fallbacks), 1);
+    assert_eq!(count(&fixture.handle().counters().joined), 1);
 
-    let (client, server) = house.join();
+    let (client, server) = fixture.join();
     assert_eq!((client.session, shared(&server).domain), (2, 0), "others still get shared memory");
-    assert_eq!(count(&house.handle().counters().fallbacks), 1);
+    assert_eq!(count(&fixture.handle().counters().fallbacks), 1);
 }
 
 #[test]
 fn without_shared_memory_every_client_gets_the_socket() {
-    let house = House::new(PorterConfig { shared_memory: false, ..lenient() });
+    let fixture = Fixture::new(PorterConfig { shared_memory: false, ..lenient() });
     for _ in 0..2 {
-        let (client, server) = house.join_by_socket();
+        let (client, server) = fixture.join_by_socket();
         assert_eq!(client.reason, FallbackReason::Server(RejectReason::SharedMemoryOff));
         assert_eq!(by_socket(&server), RejectReason::SharedMemoryOff);
         frames_travel(client, &server);
     }
-    let result = house.attach();
+    let result = fixture.attach();
     let refused = matches!(result, Err(ConnectError::SharedMemoryRefused(RejectReason::SharedMemoryOff)));
     assert!(refused, "{result:?}");
-    eventually("its place is free", || count(&house.handle().counters().half_open) == 0);
-    assert_eq!(count(&house.handle().counters().fallbacks), 2);
+    eventually("its place is free", || count(&fixture.handle().counters().half_open) == 0);
+    assert_eq!(count(&fixture.handle().counters().fallbacks), 2);
     // What would be wrong with rings is no matter then.
     let Attached::Socket(_) = handshake::attach(
-        &house.path,
+        &fixture.path,
         &HelloOptions { request_capacity: 1 << 30, ..HelloOptions::default() },
         soon(),
     )
@@ -79,85 +80,85 @@ fn without_shared_memory_every_client_gets_the_socket() {
 
 #[test]
 fn a_server_without_memfds_has_the_socket() {
-    let house = House::new(lenient());
+    let fixture = Fixture::new(lenient());
     let info = StatusInfo { segment: None, generation: 1, armed_words: 1 };
-    let mut desk = desk::Desk::new(&lenient(), &info).expect("made");
+    let mut admission = admission::Admission::new(&lenient(), &info).expect("made");
     let peer = PeerInfo { pid: 1, uid: rustix::process::geteuid().as_raw(), gid: 3, name: String::new() };
-    let offer = desk.admit(&peer, &a_hello());
+    let offer = admission.admit(&peer, &a_hello());
     let off = RejectReason::SharedMemoryOff;
     assert!(matches!(offer, Ok(Offer::Socket(Fallback { reason, .. })) if reason == off), "{offer:?}");
-    let mut desk = desk::Desk::new(&settings(), &info).expect("made");
-    assert_eq!(desk.admit(&peer, &a_hello()).err(), Some(off));
-    drop(house);
+    let mut admission = admission::Admission::new(&settings(), &info).expect("made");
+    assert_eq!(admission.admit(&peer, &a_hello()).err(), Some(off));
+    drop(fixture);
 }
 
 #[test]
 fn limits_of_memory_lead_to_the_socket() {
     let pair = crate::link::segment::SegmentPair::bytes(SMALL, SMALL);
     let limit = pair - 1;
-    let house = House::new(PorterConfig { bytes_per_client: limit, ..lenient() });
-    let (client, server) = house.join_by_socket();
+    let fixture = Fixture::new(PorterConfig { bytes_per_client: limit, ..lenient() });
+    let (client, server) = fixture.join_by_socket();
     assert_eq!(by_socket(&server), RejectReason::BytesPerClient { limit });
     assert_eq!(client.reason, FallbackReason::Server(RejectReason::BytesPerClient { limit }));
 
-    let house = House::new(PorterConfig { bytes_per_uid: pair, ..lenient() });
-    let (_first, server) = house.join();
+    let fixture = Fixture::new(PorterConfig { bytes_per_uid: pair, ..lenient() });
+    let (_first, server) = fixture.join();
     let full = RejectReason::BytesPerUid { limit: pair };
-    let others: Vec<_> = (0..3).map(|_| house.join_by_socket()).collect();
+    let others: Vec<_> = (0..3).map(|_| fixture.join_by_socket()).collect();
     assert!(others.iter().all(|(_, server)| by_socket(server) == full));
-    assert!(matches!(house.attach(), Err(ConnectError::SharedMemoryRefused(reason)) if reason == full));
+    assert!(matches!(fixture.attach(), Err(ConnectError::SharedMemoryRefused(reason)) if reason == full));
     for (_, other) in &others {
-        house.handle().closed(other.session);
+        fixture.handle().closed(other.session);
     }
-    let (_, other) = house.join_by_socket();
+    let (_, other) = fixture.join_by_socket();
     assert_eq!(by_socket(&other), full, "they had no memory to give back");
-    house.handle().closed(server.session);
-    house.join();
-    assert_eq!(house.handle().counters().rejected_total(), 0);
+    fixture.handle().closed(server.session);
+    fixture.join();
+    assert_eq!(fixture.handle().counters().rejected_total(), 0);
 }
 
 #[test]
 fn clients_on_the_socket_are_clients() {
-    let house = House::new(PorterConfig { max_clients: 2, shared_memory: false, ..lenient() });
-    let (_first, server) = house.join_by_socket();
-    let _second = house.join_by_socket();
+    let fixture = Fixture::new(PorterConfig { max_clients: 2, shared_memory: false, ..lenient() });
+    let (_first, server) = fixture.join_by_socket();
+    let _second = fixture.join_by_socket();
     let full = RejectReason::TooManyClients { limit: 2 };
     for transport in [TransportChoice::Auto, TransportChoice::Socket, TransportChoice::SharedMemory] {
-        let result = house.attach_somehow(transport);
+        let result = fixture.attach_somehow(transport);
         assert!(matches!(result, Err(ConnectError::Rejected(reason)) if reason == full), "{result:?}");
     }
-    house.handle().closed(server.session);
-    house.join_by_socket();
+    fixture.handle().closed(server.session);
+    fixture.join_by_socket();
 
-    let house = House::new(PorterConfig { max_clients: 1, bytes_per_client: 1, ..lenient() });
-    house.join_by_socket();
+    let fixture = Fixture::new(PorterConfig { max_clients: 1, bytes_per_client: 1, ..lenient() });
+    fixture.join_by_socket();
     let full = RejectReason::TooManyClients { limit: 1 };
-    let result = house.attach_somehow(TransportChoice::Auto);
+    let result = fixture.attach_somehow(TransportChoice::Auto);
     assert!(matches!(result, Err(ConnectError::Rejected(reason)) if reason == full), "{result:?}");
 }
 
 #[test]
 fn a_socket_is_left_to_the_reactor() {
-    let house = House::new(PorterConfig { shared_memory: false, ..lenient() });
-    let (client, server) = house.join_by_socket();
+    let fixture = Fixture::new(PorterConfig { shared_memory: false, ..lenient() });
+    let (client, server) = fixture.join_by_socket();
     rustix::io::write(&client.socket, &[lifeline::GOODBYE]).expect("written");
     drop(client);
     // Whatever the porter does about it, it has done when it has let the next client in.
-    let (_next, _) = house.join_by_socket();
-    assert!(house.events.try_recv().is_err(), "it says nothing");
+    let (_next, _) = fixture.join_by_socket();
+    assert!(fixture.events.try_recv().is_err(), "it says nothing");
     let mut bytes = [0; 8];
     assert_eq!(rustix::io::read(&server.lifeline, &mut bytes), Ok(1), "and has read nothing");
     assert_eq!(rustix::io::read(&server.lifeline, &mut bytes), Ok(0));
     let epoll = rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC).expect("made");
     let (data, flags) = (rustix::event::epoll::EventData::new_u64(1), rustix::event::epoll::EventFlags::IN);
     rustix::event::epoll::add(&epoll, &server.lifeline, data, flags).expect("watched by somebody else");
-    house.handle().closed(server.session);
-    assert_eq!(count(&house.handle().counters().deaths), 0);
+    fixture.handle().closed(server.session);
+    assert_eq!(count(&fixture.handle().counters().deaths), 0);
 }
 
 /// A client that was offered the socket, and has not answered yet.
-fn offered(house: &House) -> UnixStream {
-    let mut stream = house.raw();
+fn offered(fixture: &Fixture) -> UnixStream {
+    let mut stream = fixture.raw();
     stream.write_all(&Hello { transport: TransportAsked::Socket, ..a_hello() }.encode()).expect("written");
     let mut message = [0; 16 + 64];
     stream.read_exact(&mut message).expect("an answer");
@@ -167,39 +168,40 @@ fn offered(house: &House) -> UnixStream {
 
 #[test]
 fn whoever_was_offered_the_socket_and_does_not_come_leaves_its_place() {
-    let house = House::new(PorterConfig { max_clients: 1, ..lenient() });
+    let fixture = Fixture::new(PorterConfig { max_clients: 1, ..lenient() });
     for _ in 0..3 {
-        let stream = offered(&house);
-        assert!(matches!(house.attach(), Err(ConnectError::Rejected(RejectReason::TooManyClients { .. }))));
+        let stream = offered(&fixture);
+        assert!(matches!(fixture.attach(), Err(ConnectError::Rejected(RejectReason::TooManyClients { .. }))));
         drop(stream);
-        eventually("the place is free", || count(&house.handle().counters().half_open) == 0);
+        eventually("the place is free", || count(&fixture.handle().counters().half_open) == 0);
     }
     for byte in [lifeline::WAKE, lifeline::GOODBYE, 0] {
-        let mut stream = offered(&house);
+        let mut stream = offered(&fixture);
         stream.write_all(&[byte]).expect("written");
         assert_eq!(stream.read(&mut [0]).expect("the end"), 0);
     }
-    assert_eq!(count(&house.handle().counters().failed), 6);
-    assert_eq!(count(&house.handle().counters().fallbacks), 0, "none began");
-    let (_client, server) = house.join();
+    assert_eq!(count(&fixture.handle().counters().failed), 6);
+    assert_eq!(count(&fixture.handle().counters().fallbacks), 0, "none began");
+    let (_client, server) = fixture.join();
     assert_eq!(server.session, 7, "ids are not used again");
 }
 
 #[test]
 fn whoever_leaves_has_left_when_its_connection_ends() {
     // So a client that cannot map asks for the socket in time for its own place.
-    let house = House::new(PorterConfig { max_clients: 1, ..lenient() });
+    let fixture = Fixture::new(PorterConfig { max_clients: 1, ..lenient() });
     for _ in 0..100 {
-        let (mut stream, _) = welcomed(&house);
+        let (mut stream, _) = welcomed(&fixture);
         stream.shutdown(std::net::Shutdown::Write).expect("shut");
         assert_eq!(stream.read(&mut [0]).expect("the end"), 0);
     }
-    house.attach_somehow(TransportChoice::Socket).expect("there is room");
+    fixture.attach_somehow(TransportChoice::Socket).expect("there is room");
 }
 
 #[test]
 fn a_farewell_before_the_first_frame_is_a_frame() {
-    let mut house = House::new(PorterConfig { handshake_deadline: Duration::from_millis(100), ..lenient() });
+    let mut fixture =
+        Fixture::new(PorterConfig { handshake_deadline: Duration::from_millis(100), ..lenient() });
     let goodbye = |stream: UnixStream| {
         stream.set_nonblocking(true).expect("set");
         let mut link = SocketLink::new(Arc::new(stream.into()));
@@ -211,41 +213,41 @@ fn a_farewell_before_the_first_frame_is_a_frame() {
         assert!(!link.is_truncated());
         code
     };
-    assert_eq!(goodbye(offered(&house)), lifeline::Farewell::TooLate as u16);
-    house = House::new(lenient());
-    let stream = offered(&house);
-    house.handle().stop();
+    assert_eq!(goodbye(offered(&fixture)), lifeline::Farewell::TooLate as u16);
+    fixture = Fixture::new(lenient());
+    let stream = offered(&fixture);
+    fixture.handle().stop();
     assert_eq!(goodbye(stream), lifeline::Farewell::ShutDown as u16);
 }
 
 #[test]
 fn frames_may_follow_at_once() {
-    let house = House::new(lenient());
-    let mut stream = offered(&house);
+    let fixture = Fixture::new(lenient());
+    let mut stream = offered(&fixture);
     stream.write_all(&[lifeline::READY, 1, 2, 3]).expect("written");
-    let server = house.joined();
+    let server = fixture.joined();
     let mut bytes = [0; 8];
     assert_eq!(rustix::io::read(&server.lifeline, &mut bytes), Ok(3), "READY alone was read");
 }
 
 #[test]
 fn features_are_granted_as_far_as_they_are_known() {
-    let house = House::new(lenient());
+    let fixture = Fixture::new(lenient());
     let mut clients = Vec::new();
     for transport in [TransportChoice::SharedMemory, TransportChoice::Socket] {
         for ordered in [false, true] {
             let options = HelloOptions { ordered, transport, ..HelloOptions::default() };
-            let client = handshake::attach(&house.path, &options, soon()).expect("attached");
+            let client = handshake::attach(&fixture.path, &options, soon()).expect("attached");
             let granted = match &client {
                 Attached::Shared(client) => client.ordered,
                 Attached::Socket(client) => client.ordered,
             };
-            assert_eq!((granted, house.joined().ordered), (ordered, ordered));
+            assert_eq!((granted, fixture.joined().ordered), (ordered, ordered));
             clients.push(client);
         }
     }
     for (transport, at) in [(TransportAsked::Shared, 16 + 68), (TransportAsked::Socket, 16 + 28)] {
-        let mut stream = house.raw();
+        let mut stream = fixture.raw();
         stream.write_all(&Hello { features: u32::MAX, transport, ..a_hello() }.encode()).expect("written");
         let mut message = [0; 16 + 64];
         stream.read_exact(&mut message).expect("an answer");
@@ -269,29 +271,29 @@ fn features_are_granted_as_far_as_they_are_known() {
 
 #[test]
 fn a_welcome_that_cannot_be_sent_is_replaced() {
-    let house = House::new(settings());
-    let info = StatusInfo { segment: Some(&house._status), generation: GENERATION, armed_words: 2 };
+    let fixture = Fixture::new(settings());
+    let info = StatusInfo { segment: Some(&fixture._status), generation: GENERATION, armed_words: 2 };
     let peer = PeerInfo { pid: 1, uid: rustix::process::geteuid().as_raw(), gid: 3, name: String::new() };
     let bytes_per_uid = crate::link::segment::SegmentPair::bytes(SMALL, SMALL);
     let config = PorterConfig { max_clients: 2, bytes_per_uid, ..lenient() };
-    let mut desk = desk::Desk::new(&config, &info).expect("made");
+    let mut admission = admission::Admission::new(&config, &info).expect("made");
     let welcome = |offer: Result<Offer, RejectReason>| match offer {
         Ok(Offer::Shared(offer)) => offer.welcome,
         other => panic!("{other:?}"),
     };
     let hello = Hello { features: FEATURE_ORDERED, ..a_hello() };
-    let first = welcome(desk.admit(&peer, &hello));
-    let fallback = desk.offer_socket(&first, RejectReason::OutOfDescriptors).expect("offered");
+    let first = welcome(admission.admit(&peer, &hello));
+    let fallback = admission.offer_socket(&first, RejectReason::OutOfDescriptors).expect("offered");
     assert_eq!((fallback.session, fallback.reason), (first.session, RejectReason::OutOfDescriptors));
     assert_eq!((fallback.features, fallback.max_message), (FEATURE_ORDERED, first.max_message));
     // Its memory is free, its slot is not.
-    welcome(desk.admit(&peer, &hello));
-    assert_eq!(desk.admit(&peer, &hello).err(), Some(RejectReason::TooManyClients { limit: 2 }));
-    desk.leave(first.session);
-    assert!(matches!(desk.admit(&peer, &hello), Ok(Offer::Socket(_))));
+    welcome(admission.admit(&peer, &hello));
+    assert_eq!(admission.admit(&peer, &hello).err(), Some(RejectReason::TooManyClients { limit: 2 }));
+    admission.release_quota(first.session);
+    assert!(matches!(admission.admit(&peer, &hello), Ok(Offer::Socket(_))));
 
-    let mut desk = desk::Desk::new(&settings(), &info).expect("made");
-    let first = welcome(desk.admit(&peer, &hello));
-    let refused = desk.offer_socket(&first, RejectReason::OutOfDescriptors);
+    let mut admission = admission::Admission::new(&settings(), &info).expect("made");
+    let first = welcome(admission.admit(&peer, &hello));
+    let refused = admission.offer_socket(&first, RejectReason::OutOfDescriptors);
     assert_eq!(refused, Err(RejectReason::OutOfDescriptors));
 }

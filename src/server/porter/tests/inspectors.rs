@@ -6,8 +6,8 @@ use crate::inspect::{Segment as Decoded, decode};
 use crate::memory::layout::CONTROL;
 use std::os::fd::OwnedFd;
 
-fn survey(house: &House) -> Survey {
-    let inspector = Inspector::connect(&house.path, Some(PATIENCE)).expect("connected");
+fn survey(fixture: &Fixture) -> Survey {
+    let inspector = Inspector::connect(&fixture.path, Some(PATIENCE)).expect("connected");
     assert_eq!(inspector.listener(), Some(std::process::id()));
     inspector.survey().expect("shown")
 }
@@ -20,10 +20,10 @@ fn decoded(segment: &OwnedFd) -> Decoded {
 
 #[test]
 fn an_inspector_sees_all_sessions_and_can_write_nothing() {
-    let house = House::new(PorterConfig { fallback: true, ..settings() });
+    let fixture = Fixture::new(PorterConfig { fallback: true, ..settings() });
     // More than one message takes.
-    let clients: Vec<_> = (0..40).map(|_| house.join()).collect();
-    let shown = survey(&house);
+    let clients: Vec<_> = (0..40).map(|_| fixture.join()).collect();
+    let shown = survey(&fixture);
     assert_eq!((shown.generation, shown.sockets, shown.pid), (GENERATION, 0, std::process::id()));
     assert_eq!(shown.segments.len(), 1 + 2 * clients.len());
     let mut sessions = Vec::new();
@@ -39,23 +39,23 @@ fn an_inspector_sees_all_sessions_and_can_write_nothing() {
     }
     let all: Vec<u64> = clients.iter().map(|(_, joined)| joined.session).collect();
     assert_eq!(sessions, all);
-    assert_eq!(house.handle().counters().rejected_total(), 0);
-    assert_eq!(count(&house.handle().counters().failed), 0);
-    assert_eq!(count(&house.handle().counters().joined), 40);
+    assert_eq!(fixture.handle().counters().rejected_total(), 0);
+    assert_eq!(count(&fixture.handle().counters().failed), 0);
+    assert_eq!(count(&fixture.handle().counters().joined), 40);
 
     // What is closed is shown no more, and nobody but the server keeps it.
-    house.handle().closed(clients[0].1.session);
-    eventually("one session less", || survey(&house).segments.len() == 1 + 2 * 39);
+    fixture.handle().closed(clients[0].1.session);
+    eventually("one session less", || survey(&fixture).segments.len() == 1 + 2 * 39);
 }
 
 #[test]
 fn whoever_could_trace_the_server_is_no_client_for_it() {
     let me = rustix::process::geteuid().as_raw();
-    let house = House::new(PorterConfig { credentials: Credentials::Uids(vec![me + 1]), ..settings() });
+    let fixture = Fixture::new(PorterConfig { credentials: Credentials::Uids(vec![me + 1]), ..settings() });
     let denied = RejectReason::PermissionDenied.encode_reject();
-    assert_eq!(house.refusal(a_hello()), denied);
-    assert_eq!(survey(&house).segments.len(), 1);
+    assert_eq!(fixture.refusal(a_hello()), denied);
+    assert_eq!(survey(&fixture).segments.len(), 1);
     let shut = PeerInfo { pid: 1, uid: me.max(1) + 1, gid: 0, name: String::new() };
     assert!(!shut.may_inspect());
-    assert_eq!(house.refusal(Hello { versions: (7, 9), role: Role::Inspector, ..a_hello() })[12], 4);
+    assert_eq!(fixture.refusal(Hello { versions: (7, 9), role: Role::Inspector, ..a_hello() })[12], 4);
 }

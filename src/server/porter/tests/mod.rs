@@ -29,7 +29,7 @@ impl Outbox for Sender<Event> {
 }
 
 /// A server without a reactor: events lie in a channel.
-struct House {
+struct Fixture {
     path: PathBuf,
     handle: Option<PorterHandle>,
     events: Receiver<Event>,
@@ -55,7 +55,7 @@ fn lenient() -> PorterConfig {
     PorterConfig { fallback: PorterConfig::default().fallback, ..settings() }
 }
 
-impl House {
+impl Fixture {
     fn new(config: PorterConfig) -> Self {
         let scratch = Scratch::new();
         let path = scratch.path("s");
@@ -65,7 +65,7 @@ impl House {
         let status = Segment::status(GENERATION, armed_words.into(), &me).expect("made");
         let (outbox, events) = channel();
         let info = StatusInfo { segment: Some(&status), generation: GENERATION, armed_words };
-        let handle = Some(start(Lodging::Thread, listener, config, &info, outbox).expect("started"));
+        let handle = Some(start(PorterMode::Thread, listener, config, &info, outbox).expect("started"));
         Self { path, handle, events, _status: status, _scratch: scratch }
     }
 
@@ -139,7 +139,7 @@ impl House {
 }
 
 /// The server's part of shared memory.
-struct Shared<'a> {
+struct SharedCarrier<'a> {
     request: &'a Segment,
     response: &'a Segment,
     domain: u32,
@@ -148,10 +148,10 @@ struct Shared<'a> {
     response_capacity: u64,
 }
 
-fn shared(joined: &Joined) -> Shared<'_> {
-    match &joined.link {
-        Link::Shared { request, response, domain, domain_bell, request_capacity, response_capacity } => {
-            Shared {
+fn shared(joined: &Joined) -> SharedCarrier<'_> {
+    match &joined.carrier {
+        Carrier::Shared { request, response, domain, domain_bell, request_capacity, response_capacity } => {
+            SharedCarrier {
                 request,
                 response,
                 domain: *domain,
@@ -160,15 +160,15 @@ fn shared(joined: &Joined) -> Shared<'_> {
                 response_capacity: *response_capacity,
             }
         }
-        Link::Socket { reason } => panic!("a socket: {reason}"),
+        Carrier::Socket { reason } => panic!("a socket: {reason}"),
     }
 }
 
 /// Why a session goes over the socket.
 fn by_socket(joined: &Joined) -> RejectReason {
-    match joined.link {
-        Link::Socket { reason } => reason,
-        Link::Shared { .. } => panic!("shared memory"),
+    match joined.carrier {
+        Carrier::Socket { reason } => reason,
+        Carrier::Shared { .. } => panic!("shared memory"),
     }
 }
 
@@ -197,8 +197,8 @@ fn noise(len: usize) -> Vec<u8> {
 }
 
 /// A client that got its Welcome, and has not answered yet.
-fn welcomed(house: &House) -> (UnixStream, Vec<u8>) {
-    let mut stream = house.raw();
+fn welcomed(fixture: &Fixture) -> (UnixStream, Vec<u8>) {
+    let mut stream = fixture.raw();
     stream.write_all(&a_hello().encode()).expect("written");
     let mut head = [0; 16];
     stream.read_exact(&mut head).expect("an answer");

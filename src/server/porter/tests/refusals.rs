@@ -5,7 +5,7 @@ use crate::handshake::TransportAsked;
 use crate::link::lifeline;
 
 fn reason(config: PorterConfig) -> RejectReason {
-    match House::new(config).attach() {
+    match Fixture::new(config).attach() {
         Err(ConnectError::Rejected(reason)) => reason,
         other => panic!("{other:?}"),
     }
@@ -17,27 +17,27 @@ fn other_users_are_rejected() {
     let others = Credentials::Uids(vec![me + 1, me + 2]);
     assert_eq!(reason(PorterConfig { credentials: others, ..settings() }), RejectReason::PermissionDenied);
     for credentials in [Credentials::SameUid, Credentials::Anyone, Credentials::Uids(vec![me])] {
-        House::new(PorterConfig { credentials, ..settings() }).join();
+        Fixture::new(PorterConfig { credentials, ..settings() }).join();
     }
 }
 
 #[test]
 fn one_client_too_many_is_rejected_until_there_is_room() {
-    let house = House::new(PorterConfig { max_clients: 2, ..settings() });
-    let (first, server) = house.join();
-    let _second = house.join();
+    let fixture = Fixture::new(PorterConfig { max_clients: 2, ..settings() });
+    let (first, server) = fixture.join();
+    let _second = fixture.join();
     for _ in 0..3 {
-        let result = house.attach();
+        let result = fixture.attach();
         let full = RejectReason::TooManyClients { limit: 2 };
         assert!(matches!(result, Err(ConnectError::Rejected(reason)) if reason == full), "{result:?}");
     }
-    assert_eq!(house.rejected(RejectReason::TooManyClients { limit: 0 }), 3);
+    assert_eq!(fixture.rejected(RejectReason::TooManyClients { limit: 0 }), 3);
     drop(first);
-    assert_eq!(house.died(), (server.session, Death::HungUp));
+    assert_eq!(fixture.died(), (server.session, Death::HungUp));
     // The place is the dead client's until the reactor has let go of it.
-    assert!(house.attach().is_err());
-    house.handle().closed(server.session);
-    house.join();
+    assert!(fixture.attach().is_err());
+    fixture.handle().closed(server.session);
+    fixture.join();
 }
 
 #[test]
@@ -47,67 +47,67 @@ fn too_many_bytes_are_rejected() {
     let config = PorterConfig { bytes_per_client: limit, ..settings() };
     assert_eq!(reason(config), RejectReason::BytesPerClient { limit });
 
-    let house = House::new(PorterConfig { bytes_per_uid: 2 * pair, ..settings() });
-    let (_first, server) = house.join();
-    let _second = house.join();
+    let fixture = Fixture::new(PorterConfig { bytes_per_uid: 2 * pair, ..settings() });
+    let (_first, server) = fixture.join();
+    let _second = fixture.join();
     let full = RejectReason::BytesPerUid { limit: 2 * pair };
-    assert!(matches!(house.attach(), Err(ConnectError::Rejected(reason)) if reason == full));
-    house.handle().closed(server.session);
-    house.join();
+    assert!(matches!(fixture.attach(), Err(ConnectError::Rejected(reason)) if reason == full));
+    fixture.handle().closed(server.session);
+    fixture.join();
 }
 
 #[test]
 fn too_many_handshakes_are_rejected() {
-    let house = House::new(PorterConfig { max_handshakes: 3, ..settings() });
-    let silent: Vec<_> = (0..3).map(|_| house.raw()).collect();
-    eventually("three half-open", || count(&house.handle().counters().half_open) == 3);
-    let result = house.attach();
+    let fixture = Fixture::new(PorterConfig { max_handshakes: 3, ..settings() });
+    let silent: Vec<_> = (0..3).map(|_| fixture.raw()).collect();
+    eventually("three half-open", || count(&fixture.handle().counters().half_open) == 3);
+    let result = fixture.attach();
     let full = RejectReason::TooManyHandshakes { limit: 3 };
     assert!(matches!(result, Err(ConnectError::Rejected(reason)) if reason == full), "{result:?}");
     drop(silent);
-    eventually("none half-open", || count(&house.handle().counters().half_open) == 0);
-    house.join();
+    eventually("none half-open", || count(&fixture.handle().counters().half_open) == 0);
+    fixture.join();
 }
 
 #[test]
 fn one_of_several_users_gets_half_the_handshakes() {
     let config = PorterConfig { max_handshakes: 4, credentials: Credentials::Anyone, ..settings() };
-    let house = House::new(config);
-    let _silent: Vec<_> = (0..2).map(|_| house.raw()).collect();
-    eventually("two half-open", || count(&house.handle().counters().half_open) == 2);
+    let fixture = Fixture::new(config);
+    let _silent: Vec<_> = (0..2).map(|_| fixture.raw()).collect();
+    eventually("two half-open", || count(&fixture.handle().counters().half_open) == 2);
     let full = RejectReason::TooManyHandshakes { limit: 2 };
-    assert!(matches!(house.attach(), Err(ConnectError::Rejected(reason)) if reason == full));
+    assert!(matches!(fixture.attach(), Err(ConnectError::Rejected(reason)) if reason == full));
 }
 
 #[test]
 fn a_server_that_stops_rejects_and_goes() {
-    let mut house = House::new(settings());
-    let (client, _server) = house.join();
-    let mut silent = house.raw();
-    eventually("half-open", || count(&house.handle().counters().half_open) == 1);
-    let (mut greeted, _) = welcomed(&house);
-    house.handle().stop();
+    let mut fixture = Fixture::new(settings());
+    let (client, _server) = fixture.join();
+    let mut silent = fixture.raw();
+    eventually("half-open", || count(&fixture.handle().counters().half_open) == 1);
+    let (mut greeted, _) = welcomed(&fixture);
+    fixture.handle().stop();
     let mut answer = Vec::new();
     silent.read_to_end(&mut answer).expect("an answer, and the end");
     assert_eq!(answer, RejectReason::ShuttingDown.encode_reject());
     answer.clear();
     greeted.read_to_end(&mut answer).expect("an answer, and the end");
     assert_eq!(answer, [lifeline::Farewell::ShutDown as u8]);
-    assert!(matches!(house.attach(), Err(ConnectError::Rejected(RejectReason::ShuttingDown))));
+    assert!(matches!(fixture.attach(), Err(ConnectError::Rejected(RejectReason::ShuttingDown))));
     let mut byte = [0];
     assert_eq!(
         rustix::io::read(&client.lifeline, &mut byte),
         Err(rustix::io::Errno::AGAIN),
         "sessions go on"
     );
-    drop(house.handle.take().expect("running"));
-    assert!(!house.path.exists());
-    assert!(matches!(house.attach(), Err(ConnectError::NoSuchSocket(_))));
+    drop(fixture.handle.take().expect("running"));
+    assert!(!fixture.path.exists());
+    assert!(matches!(fixture.attach(), Err(ConnectError::NoSuchSocket(_))));
 }
 
 #[test]
 fn garbage_is_rejected() {
-    let house = House::new(settings());
+    let fixture = Fixture::new(settings());
     let good = a_hello().encode();
     let change = |at: usize, bytes: &[u8]| {
         let mut hello = good.clone();
@@ -138,35 +138,35 @@ fn garbage_is_rejected() {
         ("64 KiB of zeros", vec![0; 64 << 10], &bad),
         ("64 KiB of noise", noise(64 << 10), &bad),
     ] {
-        assert_eq!(&house.answer(&bytes), answer, "{what}");
+        assert_eq!(&fixture.answer(&bytes), answer, "{what}");
     }
-    eventually("nothing half-open", || count(&house.handle().counters().half_open) == 0);
-    assert_eq!(house.rejected(RejectReason::BadHello), 16);
-    assert_eq!(house.handle().counters().rejected_total(), 19);
-    house.join();
+    eventually("nothing half-open", || count(&fixture.handle().counters().half_open) == 0);
+    assert_eq!(fixture.rejected(RejectReason::BadHello), 16);
+    assert_eq!(fixture.handle().counters().rejected_total(), 19);
+    fixture.join();
 }
 
 #[test]
 fn wishes_are_checked() {
-    let house = House::new(settings());
+    let fixture = Fixture::new(settings());
     let bad = RejectReason::BadCapacity.encode_reject();
     for wanted in [1, 3, 1024, 2048 + 64, 1 << 31, 1 << 63, u64::MAX] {
-        assert_eq!(house.refusal(Hello { request_capacity: wanted, ..a_hello() }), bad, "{wanted}");
-        assert_eq!(house.refusal(Hello { response_capacity: wanted, ..a_hello() }), bad, "{wanted}");
+        assert_eq!(fixture.refusal(Hello { request_capacity: wanted, ..a_hello() }), bad, "{wanted}");
+        assert_eq!(fixture.refusal(Hello { response_capacity: wanted, ..a_hello() }), bad, "{wanted}");
     }
     let much = RejectReason::BytesPerClient { limit: 64 << 20 }.encode_reject();
-    assert_eq!(house.refusal(Hello { request_capacity: 1 << 30, ..a_hello() }), much);
+    assert_eq!(fixture.refusal(Hello { request_capacity: 1 << 30, ..a_hello() }), much);
     let socket = Hello { transport: TransportAsked::Socket, ..a_hello() };
-    assert_eq!(house.refusal(socket.clone()), RejectReason::SocketOff.encode_reject());
+    assert_eq!(fixture.refusal(socket.clone()), RejectReason::SocketOff.encode_reject());
     let features = Hello { features: u32::MAX, versions: (0, 999), ..a_hello() };
-    let mut stream = house.raw();
+    let mut stream = fixture.raw();
     stream.write_all(&features.encode()).expect("written");
     let mut head = [0; 16];
     stream.read_exact(&mut head).expect("an answer");
     assert_eq!(head[12], 2, "welcome: unknown features and further versions are no obstacle");
 
     assert_eq!(reason(PorterConfig { shared_memory: false, ..settings() }), RejectReason::SharedMemoryOff);
-    assert_eq!(house.rejected(RejectReason::SocketOff), 1);
+    assert_eq!(fixture.rejected(RejectReason::SocketOff), 1);
 }
 
 #[test]
@@ -178,6 +178,6 @@ fn no_memory_for_segments_is_a_reason() {
         (SegmentError::Io(rustix::io::Errno::NOSYS.into()), RejectReason::SharedMemoryOff),
     ];
     for (error, reason) in errors {
-        assert_eq!(desk::reason_of(&error), reason);
+        assert_eq!(admission::reason_of(&error), reason);
     }
 }

@@ -6,10 +6,10 @@ use crate::memory::layout::offset;
 
 #[test]
 fn a_client_joins_and_both_see_the_same_memory() {
-    let house = House::new(settings());
+    let fixture = Fixture::new(settings());
     let options = HelloOptions { name: "tester".into(), max_message: 1000, ..HelloOptions::default() };
-    let client = attach(&house.path, &options, soon()).expect("attached");
-    let server = house.joined();
+    let client = attach(&fixture.path, &options, soon()).expect("attached");
+    let server = fixture.joined();
     assert_eq!((client.session, server.session, client.generation), (1, 1, GENERATION));
     assert_eq!((client.domain, shared(&server).domain), (0, 0));
     assert_eq!((client.request_capacity, shared(&server).request_capacity), (SMALL, SMALL));
@@ -33,7 +33,7 @@ fn a_client_joins_and_both_see_the_same_memory() {
 
 #[test]
 fn wanted_capacities_are_granted() {
-    let house = House::new(settings());
+    let fixture = Fixture::new(settings());
     let mut clients = Vec::new();
     for (request, response) in [(2048, 1 << 20), (0, 8192), (SMALL, 0)] {
         let options = HelloOptions {
@@ -42,11 +42,11 @@ fn wanted_capacities_are_granted() {
             max_message: u64::MAX,
             ..HelloOptions::default()
         };
-        let client = attach(&house.path, &options, soon()).expect("attached");
+        let client = attach(&fixture.path, &options, soon()).expect("attached");
         let or = |wanted| if wanted == 0 { SMALL } else { wanted };
         assert_eq!((client.request_capacity, client.response_capacity), (or(request), or(response)));
         assert_eq!(client.max_message, 64 << 20, "no more than the server's");
-        let server = house.joined();
+        let server = fixture.joined();
         assert_eq!(shared(&server).request.window.len() as u64, layout::ring_segment_size(or(request)));
         assert_eq!(shared(&server).response.window.len() as u64, layout::ring_segment_size(or(response)));
         clients.push(client);
@@ -55,36 +55,36 @@ fn wanted_capacities_are_granted() {
 
 #[test]
 fn a_hang_up_and_a_goodbye_are_told_apart() {
-    let house = House::new(settings());
-    let (client, server) = house.join();
+    let fixture = Fixture::new(settings());
+    let (client, server) = fixture.join();
     drop(client);
-    assert_eq!(house.died(), (server.session, Death::HungUp));
-    house.handle().closed(server.session);
+    assert_eq!(fixture.died(), (server.session, Death::HungUp));
+    fixture.handle().closed(server.session);
 
-    let (client, server) = house.join();
+    let (client, server) = fixture.join();
     rustix::io::write(&client.lifeline, &[lifeline::WAKE, lifeline::GOODBYE]).expect("written");
     drop(client);
-    assert_eq!(house.died(), (server.session, Death::Goodbye));
-    assert_eq!(count(&house.handle().counters().deaths), 2);
+    assert_eq!(fixture.died(), (server.session, Death::Goodbye));
+    assert_eq!(count(&fixture.handle().counters().deaths), 2);
 }
 
 #[test]
 fn a_half_closed_lifeline_ends_the_session_too() {
     // What a client can do while a forked child of its own holds the descriptor.
-    let house = House::new(settings());
-    let (client, server) = house.join();
+    let fixture = Fixture::new(settings());
+    let (client, server) = fixture.join();
     rustix::io::write(&client.lifeline, &[lifeline::GOODBYE]).expect("written");
     rustix::net::shutdown(&client.lifeline, rustix::net::Shutdown::Write).expect("shut");
-    assert_eq!(house.died(), (server.session, Death::Goodbye));
+    assert_eq!(fixture.died(), (server.session, Death::Goodbye));
 }
 
 #[test]
 fn wake_bytes_are_left_to_the_reactor() {
-    let house = House::new(settings());
-    let (client, server) = house.join();
+    let fixture = Fixture::new(settings());
+    let (client, server) = fixture.join();
     rustix::io::write(&client.lifeline, &[lifeline::WAKE]).expect("written");
     // Whatever the porter does about it, it has done when it has let the next client in.
-    let _next = house.join();
+    let _next = fixture.join();
     let mut bytes = [0; 8];
     assert_eq!(rustix::io::read(&server.lifeline, &mut bytes), Ok(1));
     assert_eq!(bytes[0], lifeline::WAKE);
@@ -92,50 +92,53 @@ fn wake_bytes_are_left_to_the_reactor() {
 
 #[test]
 fn sessions_are_numbered_and_domains_shared_by_a_user() {
-    let house = House::new(settings());
-    let guests: Vec<_> = (0..5).map(|_| house.join()).collect();
-    let sessions: Vec<_> = guests.iter().map(|(_, server)| server.session).collect();
+    let fixture = Fixture::new(settings());
+    let clients: Vec<_> = (0..5).map(|_| fixture.join()).collect();
+    let sessions: Vec<_> = clients.iter().map(|(_, server)| server.session).collect();
     assert_eq!(sessions, [1, 2, 3, 4, 5]);
-    assert!(guests.iter().all(|(client, server)| (client.domain, shared(server).domain) == (0, 0)));
-    guests[0].0.bell.window.own_word(offset::SEQ).store(5, Ordering::Relaxed);
-    assert_eq!(shared(&guests[4].1).domain_bell.peer_word(offset::SEQ).load(), 5, "one bell");
+    assert!(clients.iter().all(|(client, server)| (client.domain, shared(server).domain) == (0, 0)));
+    clients[0].0.bell.window.own_word(offset::SEQ).store(5, Ordering::Relaxed);
+    assert_eq!(shared(&clients[4].1).domain_bell.peer_word(offset::SEQ).load(), 5, "one bell");
 }
 
 #[test]
 fn isolated_sessions_have_domains_of_their_own_which_are_used_again() {
-    let house = House::new(PorterConfig { isolation: Isolation::Session, max_clients: 3, ..settings() });
-    let mut guests: Vec<_> = (0..3).map(|_| house.join()).collect();
-    let domains = |guests: &[(Attachment, Box<Joined>)]| -> Vec<_> {
-        guests.iter().map(|(client, _)| client.domain).collect()
+    let fixture = Fixture::new(PorterConfig { isolation: Isolation::Session, max_clients: 3, ..settings() });
+    let mut clients: Vec<_> = (0..3).map(|_| fixture.join()).collect();
+    let domains = |clients: &[(Attachment, Box<Joined>)]| -> Vec<_> {
+        clients.iter().map(|(client, _)| client.domain).collect()
     };
-    assert_eq!(domains(&guests), [0, 1, 2]);
-    guests[1].0.bell.window.own_word(offset::SEQ).store(5, Ordering::Relaxed);
-    assert_eq!(shared(&guests[2].1).domain_bell.peer_word(offset::SEQ).load(), 0, "a bell each");
-    let (client, server) = guests.remove(1);
+    assert_eq!(domains(&clients), [0, 1, 2]);
+    clients[1].0.bell.window.own_word(offset::SEQ).store(5, Ordering::Relaxed);
+    assert_eq!(shared(&clients[2].1).domain_bell.peer_word(offset::SEQ).load(), 0, "a bell each");
+    let (client, server) = clients.remove(1);
     drop(client);
-    assert_eq!(house.died().0, server.session);
-    house.handle().closed(server.session);
-    let (client, server) = house.join();
+    assert_eq!(fixture.died().0, server.session);
+    fixture.handle().closed(server.session);
+    let (client, server) = fixture.join();
     assert_eq!((client.domain, client.session), (1, 4));
     assert_eq!(shared(&server).domain_bell.peer_word(offset::SEQ).load(), 0, "a new bell");
 }
 
 #[test]
 fn unknown_sessions_cannot_be_closed() {
-    let house = House::new(PorterConfig { max_clients: 1, ..settings() });
-    let (_client, server) = house.join();
-    house.handle().closed(server.session + 1);
-    house.handle().closed(0);
-    assert!(matches!(house.attach(), Err(ConnectError::Rejected(RejectReason::TooManyClients { limit: 1 }))));
-    house.handle().closed(server.session);
-    house.handle().closed(server.session);
-    house.join();
+    let fixture = Fixture::new(PorterConfig { max_clients: 1, ..settings() });
+    let (_client, server) = fixture.join();
+    fixture.handle().closed(server.session + 1);
+    fixture.handle().closed(0);
+    assert!(matches!(
+        fixture.attach(),
+        Err(ConnectError::Rejected(RejectReason::TooManyClients { limit: 1 }))
+    ));
+    fixture.handle().closed(server.session);
+    fixture.handle().closed(server.session);
+    fixture.join();
 }
 
 #[test]
 fn many_join_at_once() {
-    let house = House::new(PorterConfig { max_clients: 1024, max_handshakes: 64, ..settings() });
-    let path = &house.path;
+    let fixture = Fixture::new(PorterConfig { max_clients: 1024, max_handshakes: 64, ..settings() });
+    let path = &fixture.path;
     let attach = || attach(path, &HelloOptions::default(), soon()).expect("attached");
     let clients: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> =
@@ -146,7 +149,7 @@ fn many_join_at_once() {
     sessions.sort_unstable();
     assert_eq!(sessions, (1..=128).collect::<Vec<_>>());
     for _ in 0..128 {
-        house.joined();
+        fixture.joined();
     }
 }
 

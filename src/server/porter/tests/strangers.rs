@@ -6,41 +6,41 @@ use std::os::fd::AsFd;
 
 #[test]
 fn a_silent_client_is_left_at_the_deadline() {
-    let house = House::new(PorterConfig { handshake_deadline: Duration::from_millis(20), ..settings() });
-    assert_eq!(house.answer(&[]), []);
-    assert_eq!(house.answer(b"RING"), [], "half a header");
-    assert_eq!(house.answer(&a_hello().encode()[..50]), [], "half a hello");
-    let (mut stream, _) = welcomed(&house);
+    let fixture = Fixture::new(PorterConfig { handshake_deadline: Duration::from_millis(20), ..settings() });
+    assert_eq!(fixture.answer(&[]), []);
+    assert_eq!(fixture.answer(b"RING"), [], "half a header");
+    assert_eq!(fixture.answer(&a_hello().encode()[..50]), [], "half a hello");
+    let (mut stream, _) = welcomed(&fixture);
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).expect("an answer, and the end");
     assert_eq!(answer, [lifeline::Farewell::TooLate as u8]);
-    assert_eq!(count(&house.handle().counters().timeouts), 4);
-    assert_eq!(count(&house.handle().counters().half_open), 0);
+    assert_eq!(count(&fixture.handle().counters().timeouts), 4);
+    assert_eq!(count(&fixture.handle().counters().half_open), 0);
 }
 
 #[test]
 fn whoever_was_admitted_and_does_not_come_leaves_its_place() {
-    let house = House::new(PorterConfig { max_clients: 1, ..settings() });
+    let fixture = Fixture::new(PorterConfig { max_clients: 1, ..settings() });
     for _ in 0..3 {
-        let (stream, _) = welcomed(&house);
-        assert!(matches!(house.attach(), Err(ConnectError::Rejected(RejectReason::TooManyClients { .. }))));
+        let (stream, _) = welcomed(&fixture);
+        assert!(matches!(fixture.attach(), Err(ConnectError::Rejected(RejectReason::TooManyClients { .. }))));
         drop(stream);
-        eventually("the place is free", || count(&house.handle().counters().half_open) == 0);
+        eventually("the place is free", || count(&fixture.handle().counters().half_open) == 0);
     }
     for byte in [lifeline::WAKE, lifeline::GOODBYE, 0] {
-        let (mut stream, _) = welcomed(&house);
+        let (mut stream, _) = welcomed(&fixture);
         stream.write_all(&[byte]).expect("written");
         assert_eq!(stream.read(&mut [0]).expect("the end"), 0);
     }
-    assert_eq!(count(&house.handle().counters().failed), 6);
-    let (_client, server) = house.join();
+    assert_eq!(count(&fixture.handle().counters().failed), 6);
+    let (_client, server) = fixture.join();
     assert_eq!(server.session, 7, "ids are not used again");
 }
 
 #[test]
 fn a_hello_byte_by_byte_is_a_hello() {
-    let house = House::new(settings());
-    let mut stream = house.raw();
+    let fixture = Fixture::new(settings());
+    let mut stream = fixture.raw();
     for byte in a_hello().encode() {
         stream.write_all(&[byte]).expect("written");
         std::thread::yield_now();
@@ -52,17 +52,17 @@ fn a_hello_byte_by_byte_is_a_hello() {
 
 #[test]
 fn slow_clients_do_not_delay_others() {
-    let house = House::new(settings());
-    let _silent: Vec<_> = (0..8).map(|_| house.raw()).collect();
-    let _welcomed: Vec<_> = (0..7).map(|_| welcomed(&house)).collect();
-    house.join();
+    let fixture = Fixture::new(settings());
+    let _silent: Vec<_> = (0..8).map(|_| fixture.raw()).collect();
+    let _welcomed: Vec<_> = (0..7).map(|_| welcomed(&fixture)).collect();
+    fixture.join();
 }
 
 #[test]
 fn descriptors_from_a_client_are_refused() {
     use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
-    let house = House::new(settings());
-    let stream = house.raw();
+    let fixture = Fixture::new(settings());
+    let stream = fixture.raw();
     let rights = [stream.as_fd()];
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -75,14 +75,14 @@ fn descriptors_from_a_client_are_refused() {
         Ok(sent) => assert_eq!(sent, hello.len()),
         other => panic!("{other:?}"),
     }
-    house.join();
+    fixture.join();
 }
 
 #[test]
 fn a_client_that_seals_its_segment_is_turned_out() {
     use std::io::IoSliceMut;
-    let house = House::new(settings());
-    let mut stream = house.raw();
+    let fixture = Fixture::new(settings());
+    let mut stream = fixture.raw();
     stream.write_all(&a_hello().encode()).expect("written");
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(5))];
     let mut control = rustix::net::RecvAncillaryBuffer::new(&mut space);
@@ -101,6 +101,6 @@ fn a_client_that_seals_its_segment_is_turned_out() {
     rustix::fs::fcntl_add_seals(&fds[0], rustix::fs::SealFlags::SEAL).expect("sealed");
     stream.write_all(&[lifeline::READY]).expect("written");
     assert_eq!(stream.read(&mut [0]).expect("the end"), 0);
-    eventually("counted", || count(&house.handle().counters().failed) == 1);
-    house.join();
+    eventually("counted", || count(&fixture.handle().counters().failed) == 1);
+    fixture.join();
 }

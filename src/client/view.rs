@@ -2,7 +2,7 @@
 
 use super::Client;
 use crate::client::calls::CallId;
-use crate::link::session::{self, Head, Session};
+use crate::link::session::{self, Head, SessionCore};
 use crate::memory::layout::Kind;
 use crate::os::fork::Origin;
 use crate::protocol::ring::{Consumer, Record};
@@ -65,7 +65,7 @@ impl View<'_> {
 
 /// Takes a record that is being shown, also if the one who looks at it panics.
 pub(super) struct Shown<'a> {
-    pub(super) session: &'a mut Session,
+    pub(super) session: &'a mut SessionCore,
     pub(super) record: Option<Record>,
     pub(super) origin: Origin,
 }
@@ -85,7 +85,7 @@ impl Drop for Shown<'_> {
 #[derive(Debug)]
 pub struct Claim<'a> {
     pub(super) client: &'a mut Client,
-    pub(super) claim: Option<session::Claim>,
+    pub(super) claim: Option<session::SessionClaim>,
 }
 
 impl Claim<'_> {

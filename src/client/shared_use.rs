@@ -7,7 +7,7 @@ use crate::base::clock::{Deadline, now_ns};
 use crate::base::sync::spin_hint;
 use crate::client::calls::CallId;
 use crate::link::lifeline;
-use crate::link::session::{Head, Progress, Sent};
+use crate::link::session::{Head, SendProgress, Sent};
 use crate::memory::layout::Kind;
 use crate::protocol::wait::{Step, WaitSettings, Waiter};
 use crate::trace;
@@ -35,14 +35,14 @@ pub(crate) struct LookOut {
 #[derive(Debug)]
 pub(crate) struct Sending {
     sort: Sort,
-    until: u64,
+    deadline_ns: u64,
     head: Option<Head>,
-    progress: Progress,
+    progress: SendProgress,
 }
 
 impl Sending {
     pub(crate) fn new(sort: Sort) -> Self {
-        Self { sort, until: 0, head: None, progress: Progress::default() }
+        Self { sort, deadline_ns: 0, head: None, progress: SendProgress::default() }
     }
 
     /// Whether whoever sends it waits for one answer.
@@ -51,11 +51,20 @@ impl Sending {
     }
 }
 
+impl CallId {
+    /// Its slot: below the limit of calls in flight, and its alone until it is answered.
+    #[inline]
+    #[allow(clippy::cast_possible_truncation, reason = "one half of an id")]
+    pub(crate) fn slot(self) -> usize {
+        self.0 as u32 as usize
+    }
+}
+
 impl Client {
     /// Lets the server know until when the caller waits, as [`Client::call_timeout`] does.
     pub(crate) fn wait_until(&self, sending: &mut Sending, timeout: Duration) {
-        if self.send_deadlines && timeout < FAR_OFF && sending.until == 0 {
-            sending.until = Deadline::In(timeout).fix();
+        if self.send_deadlines && timeout < FAR_OFF && sending.deadline_ns == 0 {
+            sending.deadline_ns = Deadline::In(timeout).fix();
         }
     }
 
@@ -87,7 +96,7 @@ impl Client {
             },
         };
         sending.head = Some(head);
-        let sent = self.session.post(head, sending.until, payload, &mut sending.progress);
+        let sent = self.session.post(head, sending.deadline_ns, payload, &mut sending.progress);
         if !put_off {
             self.session.flush();
         }
@@ -106,7 +115,7 @@ impl Client {
                 Ok(Some(call))
             }
             Ok(Sent::Full) => {
-                self.starved = true;
+                self.wants_room = true;
                 Ok(None)
             }
             Err(fault) => Err(self.fail(fault.into()).as_send()),
@@ -128,7 +137,7 @@ impl Client {
 
     /// Whether a cancel, a credit or an abort waits for room: [`Client::arm`] sends them.
     pub(crate) fn owes(&self) -> bool {
-        !self.owed.is_empty() || self.session.owes_abort()
+        !self.unsent_control.is_empty() || self.session.owes_abort()
     }
 
     /// Calls that count towards the limit.
@@ -168,7 +177,7 @@ impl Client {
             answered(CallId(head.call), outcome);
         }
         // The caller asks for what was kept, now.
-        self.kept = false;
+        self.has_kept = false;
         if self.session.has_ended() {
             return Err(self.fail(SessionEnd::Disconnected));
         }
@@ -200,17 +209,17 @@ impl Client {
 
     /// Whether [`Self::kept_event`] has something.
     pub(crate) fn has_event(&self) -> bool {
-        !self.events.is_empty()
+        !self.events.kept.is_empty() || self.events.missed != 0
     }
 
     /// From now on [`Self::news_of_streams`] has something to say.
     pub(crate) fn follow_streams(&mut self) {
-        self.streams.follow();
+        self.streams.news.get_or_insert_default();
     }
 
     /// The streams of which something came since this was asked last.
     pub(crate) fn news_of_streams(&mut self) -> Vec<u64> {
-        self.streams.news()
+        self.streams.news.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// No longer armed, without a look at the lifeline: for a driver that goes on watching it.
@@ -254,7 +263,7 @@ impl Client {
     /// Rings for what was published, and does not arm: somebody goes on looking. Whether there is room now for what found
     /// none.
     pub(crate) fn stay_awake(&mut self) -> bool {
-        if let Err(fault) = self.session.retry_abort().and_then(|()| self.try_owed()) {
+        if let Err(fault) = self.session.retry_abort().and_then(|()| self.try_control()) {
             self.fail(fault.into());
             return true;
         }
@@ -264,7 +273,7 @@ impl Client {
 
     /// How far it has come, for tools that look at a client which never sleeps.
     pub(crate) fn show_tools(&mut self) {
-        self.session.settle();
+        self.session.publish_head();
         self.store_counts();
     }
 
@@ -307,7 +316,7 @@ impl Client {
     }
 
     /// Says goodbye and ends the session, without waiting for a socket that takes no more.
-    pub(crate) fn leave(&mut self) {
+    pub(crate) fn end_session(&mut self) {
         if !self.origin.is_here() || self.over.is_some() {
             return;
         }
@@ -316,13 +325,13 @@ impl Client {
         self.session.flush();
         if self.session.is_socket() {
             let goodbye = Head::new(Kind::Goodbye, 0);
-            let _ = self.session.send(goodbye, 0, &[], &mut Progress::default());
+            let _ = self.session.send(goodbye, 0, &[], &mut SendProgress::default());
         } else {
             crate::link::session::send_byte(self.session.lifeline(), lifeline::GOODBYE);
         }
         // The descriptor stays open as long as somebody holds the client; what was sent is still read.
         let _ = rustix::net::shutdown(self.session.lifeline(), rustix::net::Shutdown::Both);
-        trace::client_left(self.names.tag(), "closed", self.in_flight());
+        trace::client_left(self.server_info.tag(), "closed", self.in_flight());
         self.over = Some(SessionEnd::Disconnected);
     }
 }

@@ -5,16 +5,16 @@ use crate::handshake::wire::Malformed;
 use crate::link::segment::SegmentError;
 
 #[test]
-fn good_goods_are_accepted() {
+fn good_segments_are_accepted() {
     let attachment = deliver(|_| {}).expect("accepted");
     assert_eq!((attachment.session, attachment.generation, attachment.domain), (5, 77, 3));
     assert_eq!((attachment.request_capacity, attachment.response_capacity), (4096, 8192));
     assert!(attachment.server.is_some());
     attachment.request.window.own_word(layout::offset::TAIL);
     attachment.bell.window.own_word(layout::offset::SEQ);
-    let without = deliver(|goods| {
-        goods.welcome.has_pidfd = false;
-        goods.descriptors.pop();
+    let without = deliver(|sent| {
+        sent.welcome.has_pidfd = false;
+        sent.descriptors.pop();
     });
     assert!(without.expect("accepted").server.is_none());
 }
@@ -22,24 +22,24 @@ fn good_goods_are_accepted() {
 #[test]
 fn a_wrong_number_of_descriptors_is_refused() {
     for keep in 0..5 {
-        let result = deliver(|goods| goods.descriptors.truncate(keep));
+        let result = deliver(|sent| sent.descriptors.truncate(keep));
         assert!(matches!(result, Err(ConnectError::BadDescriptors { want: 5, have }) if have == keep));
     }
     for extra in [1, 2, 20] {
-        let result = deliver(|goods| {
+        let result = deliver(|sent| {
             for _ in 0..extra {
-                let more = goods.descriptors[0].try_clone().expect("duplicated");
-                goods.descriptors.push(more);
+                let more = sent.descriptors[0].try_clone().expect("duplicated");
+                sent.descriptors.push(more);
             }
         });
         assert!(matches!(result, Err(ConnectError::BadDescriptors { want: 5, .. })), "{extra}: {result:?}");
     }
-    let unannounced = deliver(|goods| goods.welcome.has_pidfd = false);
+    let unannounced = deliver(|sent| sent.welcome.has_pidfd = false);
     assert!(matches!(unannounced, Err(ConnectError::BadDescriptors { want: 4, have: 5 })));
     let late = against(|mut stream| {
-        let goods = goods();
-        let bytes = goods.welcome.encode();
-        let descriptors: Vec<_> = goods.descriptors.iter().map(|fd| fd.as_fd()).collect();
+        let sent = good_segments();
+        let bytes = sent.welcome.encode();
+        let descriptors: Vec<_> = sent.descriptors.iter().map(|fd| fd.as_fd()).collect();
         send(&stream, &bytes[..HEADER], &[]);
         send(&stream, &bytes[HEADER..], &descriptors);
         let _ = stream.read(&mut [0]);
@@ -60,9 +60,9 @@ fn wrong_seals_are_refused() {
     ];
     for (index, seals) in wrong {
         for seals in seals {
-            let result = deliver(|goods| {
-                let real = &goods.descriptors[index];
-                goods.descriptors[index] = memfd(size_of_fd(real), seals, Some(real));
+            let result = deliver(|sent| {
+                let real = &sent.descriptors[index];
+                sent.descriptors[index] = memfd(size_of_fd(real), seals, Some(real));
             });
             assert!(
                 matches!(&result, Err(ConnectError::BadSegment(SegmentError::Seals { have, .. }))
@@ -81,10 +81,10 @@ fn a_wrong_size_is_refused() {
         [sized, sized | S::FUTURE_WRITE | S::SEAL, sized | S::FUTURE_WRITE | S::SEAL, sized | S::SEAL];
     for (index, seals) in seals.into_iter().enumerate() {
         for change in [-4096, -1, 1, 4096] {
-            let result = deliver(|goods| {
-                let real = &goods.descriptors[index];
+            let result = deliver(|sent| {
+                let real = &sent.descriptors[index];
                 let size = size_of_fd(real).saturating_add_signed(change);
-                goods.descriptors[index] = memfd(size, seals, (size >= 64).then_some(real));
+                sent.descriptors[index] = memfd(size, seals, (size >= 64).then_some(real));
             });
             assert!(
                 matches!(&result, Err(ConnectError::BadSegment(SegmentError::Size { want, have }))
@@ -105,7 +105,7 @@ fn what_is_no_memory_is_refused() {
             socket.into()
         }];
         for file in files {
-            let result = deliver(|goods| goods.descriptors[index] = file);
+            let result = deliver(|sent| sent.descriptors[index] = file);
             assert!(
                 matches!(
                     result,
@@ -123,22 +123,22 @@ fn a_segment_that_is_another_one_is_refused() {
         Err(ConnectError::BadSegment(SegmentError::Identity(field))) => field,
         other => panic!("{other:?}"),
     };
-    let swapped = |a: usize, b: usize| deliver(move |goods| goods.descriptors.swap(a, b));
+    let swapped = |a: usize, b: usize| deliver(move |sent| sent.descriptors.swap(a, b));
     assert!(matches!(swapped(0, 1), Err(ConnectError::BadSegment(SegmentError::Seals { .. }))));
     assert!(matches!(swapped(1, 2), Err(ConnectError::BadSegment(SegmentError::Size { .. }))));
-    assert_eq!(identity(deliver(|goods| goods.welcome.generation += 1)), "generation");
-    assert_eq!(identity(deliver(|goods| goods.welcome.session += 1)), "session");
-    assert_eq!(identity(deliver(|goods| goods.welcome.domain += 1)), "session");
+    assert_eq!(identity(deliver(|sent| sent.welcome.generation += 1)), "generation");
+    assert_eq!(identity(deliver(|sent| sent.welcome.session += 1)), "session");
+    assert_eq!(identity(deliver(|sent| sent.welcome.domain += 1)), "session");
     // Same size in pages, another number of words.
-    assert_eq!(identity(deliver(|goods| goods.welcome.armed_words -= 1)), "capacity");
+    assert_eq!(identity(deliver(|sent| sent.welcome.armed_words -= 1)), "capacity");
     let seals = SealFlags::SHRINK | SealFlags::GROW;
-    let blank = deliver(|goods| {
-        goods.descriptors[0] = memfd(size_of_fd(&goods.descriptors[0]), seals, None);
+    let blank = deliver(|sent| {
+        sent.descriptors[0] = memfd(size_of_fd(&sent.descriptors[0]), seals, None);
     });
     assert_eq!(identity(blank), "magic");
     let write = |at: u64, byte: u8| {
-        identity(deliver(move |goods| {
-            rustix::io::pwrite(&goods.descriptors[0], &[byte], at).expect("written");
+        identity(deliver(move |sent| {
+            rustix::io::pwrite(&sent.descriptors[0], &[byte], at).expect("written");
         }))
     };
     assert_eq!(write(0, 0), "magic");
@@ -162,7 +162,7 @@ fn a_welcome_that_cannot_be_is_refused() {
     mangle(|welcome| welcome.generation = 0);
     mangle(|welcome| welcome.session = 0);
     mangle(|welcome| welcome.max_message = 0);
-    let later = deliver(|goods| goods.welcome.version = 2);
+    let later = deliver(|sent| sent.welcome.version = 2);
     assert!(matches!(later, Err(ConnectError::VersionMismatch { theirs: (2, 2), .. })));
 }
 
@@ -179,8 +179,8 @@ fn samples_are_taken_where_either_side_wants_them() {
         (Some(0), FEATURE_SAMPLES, 9, 0),
     ] {
         let options = HelloOptions { sample_every: own, ..HelloOptions::default() };
-        let got = deliver_to(&options, |goods| {
-            (goods.welcome.features, goods.welcome.sample_every) = (features, wish);
+        let got = deliver_to(&options, |sent| {
+            (sent.welcome.features, sent.welcome.sample_every) = (features, wish);
         });
         assert_eq!(got.expect("accepted").sample_every, every, "{own:?} {features} {wish}");
     }

@@ -63,7 +63,7 @@ pub(super) fn refuse_rights(socket: impl AsFd) {
 /// Takes over a descriptor that was passed to this process at its start; once, of which `taken` takes note.
 ///
 /// The caller has checked that somebody says so who would know. `None` if it was taken before.
-pub(super) fn inherited(fd: RawFd, taken: &PlainBool) -> Option<Result<OwnedFd, Errno>> {
+pub(super) fn take_inherited(fd: RawFd, taken: &PlainBool) -> Option<Result<OwnedFd, Errno>> {
     // Relaxed: whoever changes the flag owns the descriptor; nothing else is passed on.
     if taken.swap(true, Ordering::Relaxed) {
         return None;

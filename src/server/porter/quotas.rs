@@ -1,4 +1,4 @@
-//! Who has how much: slots, bytes and domains, reserved at admission and given back at the end.
+//! Quotas: slots, bytes and domains of each session, reserved at admission and released at its end.
 
 use super::Isolation;
 use crate::handshake::RejectReason;
@@ -45,15 +45,15 @@ pub(super) enum Denied {
 }
 
 #[derive(Debug)]
-pub(super) struct Ledger {
+pub(super) struct Quotas {
     limits: Limits,
     entries: HashMap<u64, Entry>,
     bytes: HashMap<u32, u64>,
-    /// By index; a place is free when its last session is gone.
+    /// By index; a slot is free when its last session is gone.
     domains: Vec<Option<Domain>>,
 }
 
-impl Ledger {
+impl Quotas {
     pub(super) fn new(limits: Limits) -> Self {
         Self { limits, entries: HashMap::new(), bytes: HashMap::new(), domains: Vec::new() }
     }
@@ -69,8 +69,8 @@ impl Ledger {
         u32::try_from(count).unwrap_or(u32::MAX)
     }
 
-    /// Reserves a slot, bytes and a place in a domain, whose bell is made if it is new.
-    pub(super) fn enter(
+    /// Reserves a slot, bytes and membership of a domain, whose bell is made if it is new.
+    pub(super) fn reserve(
         &mut self,
         session: u64,
         uid: u32,
@@ -96,7 +96,7 @@ impl Ledger {
     }
 
     /// Reserves a slot and nothing else, for a client that gets no shared memory.
-    pub(super) fn enter_without_memory(&mut self, session: u64, uid: u32) -> Result<(), RejectReason> {
+    pub(super) fn reserve_slot(&mut self, session: u64, uid: u32) -> Result<(), RejectReason> {
         if !self.has_room() {
             return Err(RejectReason::TooManyClients { limit: self.limits.clients });
         }
@@ -105,9 +105,9 @@ impl Ledger {
     }
 
     /// Gives back what the session had, but for its slot.
-    pub(super) fn give_memory_back(&mut self, session: u64) {
+    pub(super) fn release_memory(&mut self, session: u64) {
         let Some(uid) = self.entries.get(&session).map(|entry| entry.uid) else { return };
-        self.leave(session);
+        self.release(session);
         self.entries.insert(session, Entry { uid, bytes: 0, domain: None });
     }
 
@@ -124,7 +124,7 @@ impl Ledger {
         };
         let limit = self.limits.domains;
         let full = || Denied::Limit(RejectReason::TooManyClients { limit: limit.into() });
-        let known = |place: &Option<Domain>| place.as_ref().is_some_and(|domain| domain.owner == owner);
+        let known = |slot: &Option<Domain>| slot.as_ref().is_some_and(|domain| domain.owner == owner);
         if let Some(at) = self.domains.iter().position(known)
             && let Some(domain) = &mut self.domains[at]
         {
@@ -142,7 +142,7 @@ impl Ledger {
     }
 
     /// Gives back what the session had; nothing if there is no such session.
-    pub(super) fn leave(&mut self, session: u64) {
+    pub(super) fn release(&mut self, session: u64) {
         let Some(Entry { uid, bytes, domain }) = self.entries.remove(&session) else { return };
         if let Some(total) = self.bytes.get_mut(&uid) {
             *total -= bytes;
@@ -150,11 +150,11 @@ impl Ledger {
                 self.bytes.remove(&uid);
             }
         }
-        let Some(place) = domain.map(|domain| &mut self.domains[domain]) else { return };
-        if let Some(domain) = place {
+        let Some(slot) = domain.map(|domain| &mut self.domains[domain]) else { return };
+        if let Some(domain) = slot {
             domain.sessions -= 1;
             if domain.sessions == 0 {
-                *place = None;
+                *slot = None;
             }
         }
     }

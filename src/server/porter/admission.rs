@@ -1,10 +1,10 @@
-//! Where it is decided who gets in, and what with.
+//! Admission: whether a client is served, and with which segments.
 
-use super::ledger::{Denied, Ledger, Limits};
+use super::quotas::{Denied, Limits, Quotas};
 use super::{PorterConfig, StatusInfo};
 use crate::handshake::{
-    Credentials, Exhibits, FEATURE_BYTES, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, Hello, Host, Offer,
-    PeerInfo, RejectReason, SharedOffer, TransportAsked, VERSIONS, Welcome,
+    Credentials, FEATURE_BYTES, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, Hello, Host, InspectorReply,
+    Offer, PeerInfo, RejectReason, SharedOffer, TransportAsked, VERSIONS, Welcome,
 };
 use crate::link::segment::{Segment, SegmentError, SegmentPair};
 use crate::memory::layout;
@@ -13,9 +13,9 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// The desk.
+/// Decides about each Hello, and reserves what a session gets.
 #[derive(Debug)]
-pub(super) struct Desk {
+pub(super) struct Admission {
     stopping: bool,
     credentials: Credentials,
     ordered: bool,
@@ -26,7 +26,7 @@ pub(super) struct Desk {
     request_capacity: u64,
     response_capacity: u64,
     max_message: u64,
-    ledger: Ledger,
+    quotas: Quotas,
     /// The segments of every session that has some, for inspectors. Both are sealed against writing.
     segments: BTreeMap<u64, [Arc<OwnedFd>; 2]>,
     /// Made ahead, with the default capacities.
@@ -43,10 +43,10 @@ pub(super) struct Desk {
     pid: u32,
 }
 
-impl Desk {
+impl Admission {
     pub(super) fn new(config: &PorterConfig, status: &StatusInfo<'_>) -> std::io::Result<Self> {
         let me = rustix::process::getpid();
-        let ledger = Ledger::new(Limits {
+        let quotas = Quotas::new(Limits {
             clients: config.max_clients.into(),
             bytes_per_client: config.bytes_per_client,
             bytes_per_uid: config.bytes_per_uid,
@@ -64,7 +64,7 @@ impl Desk {
             request_capacity: config.request_capacity,
             response_capacity: config.response_capacity,
             max_message: config.max_message,
-            ledger,
+            quotas,
             segments: BTreeMap::new(),
             spare: None,
             wants_spare: true,
@@ -88,14 +88,14 @@ impl Desk {
     }
 
     /// A session began with these segments.
-    pub(super) fn settle(&mut self, session: u64, segments: [Arc<OwnedFd>; 2]) {
+    pub(super) fn record_segments(&mut self, session: u64, segments: [Arc<OwnedFd>; 2]) {
         self.segments.insert(session, segments);
     }
 
     /// Gives back what was reserved for a session.
-    pub(super) fn leave(&mut self, session: u64) {
+    pub(super) fn release_quota(&mut self, session: u64) {
         self.segments.remove(&session);
-        self.ledger.leave(session);
+        self.quotas.release(session);
     }
 
     /// Whether [`Self::make_spare`] has something to do.
@@ -109,7 +109,7 @@ impl Desk {
             return Err(reason);
         }
         let session = self.next_session;
-        self.ledger.enter_without_memory(session, uid)?;
+        self.quotas.reserve_slot(session, uid)?;
         self.next_session += 1;
         Ok(Offer::Socket(self.terms_of_a_socket(session, terms, reason)))
     }
@@ -138,7 +138,7 @@ impl Desk {
     /// Makes the pair of segments that the next handshake will need.
     pub(super) fn make_spare(&mut self) {
         self.wants_spare = false;
-        if self.spare.is_none() && self.shared_memory && self.status.is_some() && self.ledger.has_room() {
+        if self.spare.is_none() && self.shared_memory && self.status.is_some() && self.quotas.has_room() {
             // Without one the next handshake makes its own, and says what is wrong.
             self.spare = SegmentPair::create(self.request_capacity, self.response_capacity).ok();
         }
@@ -177,7 +177,7 @@ fn or(wanted: u64, default: u64) -> u64 {
     if wanted == 0 { default } else { wanted }
 }
 
-impl Host for Desk {
+impl Host for Admission {
     fn admit(&mut self, peer: &PeerInfo, hello: &Hello) -> Result<Offer, RejectReason> {
         if self.stopping {
             return Err(RejectReason::ShuttingDown);
@@ -214,10 +214,11 @@ impl Host for Desk {
         let session = self.next_session;
         let bytes = SegmentPair::bytes(request_capacity, response_capacity);
         let generation = self.generation;
-        let entered = self.ledger.enter(session, peer.uid, bytes, |domain| Segment::bell(generation, domain));
+        let reserved =
+            self.quotas.reserve(session, peer.uid, bytes, |domain| Segment::bell(generation, domain));
         // Without a free slot the socket is not offered, either: whichever limit is said first.
-        let (domain, bell) = match entered {
-            Ok(place) => place,
+        let (domain, bell) = match reserved {
+            Ok(granted) => granted,
             Err(Denied::Limit(reason)) => return self.instead(peer.uid, &terms, reason),
             Err(Denied::Segment(error)) => return self.instead(peer.uid, &terms, reason_of(&error)),
         };
@@ -227,7 +228,7 @@ impl Host for Desk {
         let (request, response) = match pair {
             Ok(pair) => pair,
             Err(error) => {
-                self.ledger.leave(session);
+                self.quotas.release(session);
                 return self.instead(peer.uid, &terms, reason_of(&error));
             }
         };
@@ -251,16 +252,16 @@ impl Host for Desk {
         Ok(Offer::Shared(Box::new(SharedOffer { welcome, request, response, status, bell, server })))
     }
 
-    fn exhibit(&mut self, peer: &PeerInfo, hello: &Hello) -> Result<Exhibits, RejectReason> {
+    fn inspect(&mut self, peer: &PeerInfo, hello: &Hello) -> Result<InspectorReply, RejectReason> {
         let version = version(hello)?;
         if !peer.may_inspect() {
             return Err(RejectReason::PermissionDenied);
         }
-        Ok(Exhibits {
+        Ok(InspectorReply {
             version,
             generation: self.generation,
             pid: self.pid,
-            sockets: self.ledger.without_memory(),
+            sockets: self.quotas.without_memory(),
             segments: self.status.iter().chain(self.segments.values().flatten()).cloned().collect(),
         })
     }
@@ -269,7 +270,7 @@ impl Host for Desk {
         if !self.fallback {
             return Err(reason);
         }
-        self.ledger.give_memory_back(welcome.session);
+        self.quotas.release_memory(welcome.session);
         let Welcome { version, features, max_message, .. } = *welcome;
         Ok(self.terms_of_a_socket(welcome.session, &Terms { version, features, max_message }, reason))
     }
