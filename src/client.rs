@@ -191,6 +191,7 @@ impl Client {
             server: attachment.server,
             armed: false,
             unread: 0,
+            not_rung: None,
         };
         let session = Session::new(Parts {
             rings: Some(rings),

@@ -2,7 +2,7 @@
 
 use super::error::{Over, WaitEnd};
 use super::{CHECK_EVERY_NS, Client};
-use crate::bell::{Rescue, Sleeper, before_looking_again};
+use crate::bell::{Rescue, Sleeper, Ticket, before_looking_again};
 use crate::calls::Waiting;
 use crate::clock::{Deadline, now_ns, timespec};
 use crate::handshake::lifeline::{Farewell, WAKE};
@@ -39,6 +39,8 @@ pub(super) struct SharedBed {
     pub(super) armed: bool,
     /// Wake bytes that may have come since the lifeline was read last.
     pub(super) unread: u32,
+    /// The last sleep that was counted as a lost wake.
+    pub(super) not_rung: Option<Ticket>,
 }
 
 /// How a sleep ended.
@@ -229,10 +231,11 @@ impl Client {
         bed.sleeper.disarm();
         match rescue {
             None => {}
-            Some(Rescue::LateRing) => self.session.counts.late_rings += 1,
-            // A ring that died with its ringer was not lost: nobody lived to make it.
-            Some(Rescue::LostWake) if self.check_server().is_err() => self.session.counts.late_rings += 1,
-            Some(Rescue::LostWake) => self.session.counts.backstop_rescues += 1,
+            Some(Rescue::LateRing) => session.counts.late_rings += 1,
+            Some(Rescue::LostWake) => {
+                session.counts.backstop_rescues += 1;
+                bed.not_rung = Some(ticket);
+            }
         }
         slept
     }
@@ -279,9 +282,18 @@ impl Client {
             return Err(verdict);
         }
         // A socket that carries the session says so itself, in turn with what it carries.
-        let Bed::Shared(bed) = &self.bed else { return Ok(()) };
+        let Bed::Shared(bed) = &mut self.bed else { return Ok(()) };
         let checked = check_lifeline(self.session.lifeline(), bed.server.as_ref());
         self.verdict = checked.err();
+        // A ring that died with its ringer was not lost: nobody lived to make it. Dying takes time, so
+        // that may be known only now. A server that rang since then had lived on.
+        if checked.is_err()
+            && let Some(ticket) = bed.not_rung.take()
+            && !bed.sleeper.rung(ticket)
+        {
+            self.session.counts.backstop_rescues -= 1;
+            self.session.counts.late_rings += 1;
+        }
         checked
     }
 
