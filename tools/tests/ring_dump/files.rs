@@ -115,6 +115,17 @@ pub(crate) fn a_lost_wake_made_by_hand() -> Ran {
     let texts = finds(&rung, "lost-wake", "problem");
     assert!(texts.contains("server asleep although the bell was rung: lost wake"), "{texts}");
 
+    // A server with a thread that is ready to run may have been woken just now.
+    for take in saved.header["takes"].as_array_mut().expect("takes") {
+        for process in take["processes"].as_array_mut().expect("processes") {
+            process["busy"] = true.into();
+        }
+    }
+    let woken = scene.file("woken");
+    saved.write(&woken);
+    let texts = finds(&woken, "lost-wake", "note");
+    assert!(texts.contains("so the wake may be under way"), "{texts}");
+
     // The other way round: an answer, and a client that sleeps.
     let mut saved = Saved::read(&file);
     for image in saved.of_kind(SegmentKind::Response) {
@@ -137,7 +148,7 @@ pub(crate) fn a_lost_wake_made_by_hand() -> Ran {
     saved.write(&deaf);
     let texts = finds(&deaf, "lost-wake", "problem");
     assert!(texts.contains("client asleep and nobody has rung its bell: lost wake"), "{texts}");
-    done!("one that was not rung, one that was rung in vain, and one of a client")
+    done!("one that was not rung, one that was rung in vain, one that is under way, and one of a client")
 }
 
 /// Without what depends on when it was looked.
