@@ -337,7 +337,8 @@ impl Client {
         let mut deadline = Deadline::after(timeout);
         if self.session.is_socket() {
             let response = self.call_until(request, deadline)?;
-            return Ok(look(View(ViewOf::Private(response.payload))));
+            let seen = look(View(ViewOf::Private(response.payload)));
+            return self.unless_forked(seen);
         }
         if !trace::wants_calls() {
             let call = self.send_timed(request, &mut deadline)?;
@@ -371,8 +372,11 @@ impl Client {
         });
         match waited {
             Err(end) => Err(self.call_failed(call, end)),
-            // It came in pieces, or behind other messages, and so was taken.
-            Ok(Some(head)) if head.kind() == Kind::Response => Ok(look(View(ViewOf::Private(&self.buffer)))),
+            // It came in pieces, behind other messages, or after the look at the ring, and so was taken.
+            Ok(Some(head)) if head.kind() == Kind::Response => {
+                let seen = look(View(ViewOf::Private(&self.buffer)));
+                self.unless_forked(seen)
+            }
             Ok(Some(head)) => Err(self.refused(head)),
             Ok(None) => {
                 self.sample_answered(call.0);
@@ -384,9 +388,14 @@ impl Client {
                 };
                 let seen = look(View(ViewOf::Ring(ring, record)));
                 drop(shown);
-                if self.origin.is_here() { Ok(seen) } else { Err(CallError::Forked) }
+                self.unless_forked(seen)
             }
         }
+    }
+
+    /// What was made of an answer, unless the process forked meanwhile and this is the child.
+    fn unless_forked<R>(&self, seen: R) -> Result<R, CallError> {
+        if self.origin.is_here() { Ok(seen) } else { Err(CallError::Forked) }
     }
 
     /// The response to `call`, if it is the next message and lies in one piece.

@@ -11,7 +11,7 @@ use crate::link::readiness::{Readiness, wait_ready};
 use crate::link::session::{PeerFault, SessionCore};
 use crate::link::side::Side;
 use crate::memory::layout::{Interest, Mode};
-use crate::protocol::bell::{Arming, Rescue};
+use crate::protocol::bell::Arming;
 use crate::protocol::wait::{Step, Surroundings};
 use crate::trace;
 use rustix::event::PollFlags;
@@ -206,12 +206,8 @@ impl Client {
             None
         };
         side.sleeper.disarm();
-        match rescue {
-            None => {}
-            Some(Rescue::LateRing) => self.session.counts.late_rings += 1,
-            // A ring that died with its ringer was not lost: nobody lived to make it.
-            Some(Rescue::LostWake) if self.check_server().is_err() => self.session.counts.late_rings += 1,
-            Some(Rescue::LostWake) => self.session.counts.backstop_rescues += 1,
+        if let Some(rescue) = rescue {
+            side.count_rescue(rescue, ticket, &mut session.counts);
         }
         slept
     }
@@ -253,9 +249,11 @@ impl Client {
             return Err(verdict);
         }
         // A socket that carries the session says so itself, in turn with what it carries.
-        let Some(side) = &self.side else { return Ok(()) };
+        let Some(side) = &mut self.side else { return Ok(()) };
         self.verdict = side.hear(self.session.lifeline()).find_map(end_of_session);
-        self.verdict.map_or(Ok(()), Err)
+        let Some(verdict) = self.verdict else { return Ok(()) };
+        side.peer_is_gone(&mut self.session.counts);
+        Err(verdict)
     }
 
     pub(super) fn hint(&mut self, off: bool) {

@@ -5,9 +5,10 @@
 
 use crate::base::sync::Ordering;
 use crate::link::lifeline::Hearing;
+use crate::link::stats::SessionCounters;
 use crate::memory::layout::{Hints, offset};
 use crate::memory::{OwnWord, PeerWord, Window};
-use crate::protocol::bell::Sleeper;
+use crate::protocol::bell::{Rescue, Sleeper, Ticket};
 use crate::protocol::sleeper::SideSleeper;
 use crate::protocol::wait::Surroundings;
 use rustix::fd::OwnedFd;
@@ -77,6 +78,8 @@ pub(crate) struct Side {
     peer_hints: PeerHints,
     /// The peer's pidfd, where this side watches it.
     pub(crate) process: Option<Arc<OwnedFd>>,
+    /// The last sleep that was counted as a lost wake.
+    lost: Option<Ticket>,
 }
 
 impl Side {
@@ -86,7 +89,13 @@ impl Side {
         peer_hints: PeerHints,
         process: Option<OwnedFd>,
     ) -> Self {
-        Self { sleeper: SideSleeper::new(bell), hints, peer_hints, process: process.map(Arc::new) }
+        Self {
+            sleeper: SideSleeper::new(bell),
+            hints,
+            peer_hints,
+            process: process.map(Arc::new),
+            lost: None,
+        }
     }
 
     /// Says where this side runs; `off`: that it is about to sleep.
@@ -108,5 +117,27 @@ impl Side {
     /// What the peer has said, and whether it is still there.
     pub(crate) fn hear<'a>(&'a self, lifeline: &'a OwnedFd) -> Hearing<'a> {
         Hearing::of_peer(lifeline, self.process.as_deref())
+    }
+
+    /// Counts what the sleep with `ticket`, which the backstop ended, turned out to be.
+    pub(crate) fn count_rescue(&mut self, rescue: Rescue, ticket: Ticket, counts: &mut SessionCounters) {
+        match rescue {
+            Rescue::LateRing => counts.late_rings += 1,
+            Rescue::LostWake => {
+                counts.backstop_rescues += 1;
+                self.lost = Some(ticket);
+            }
+        }
+    }
+
+    /// The peer is found gone. A ring that died with its ringer was not lost: nobody lived to make it. Dying takes time, so
+    /// that may be known only now. A peer that rang since then had lived on.
+    pub(crate) fn peer_is_gone(&mut self, counts: &mut SessionCounters) {
+        if let Some(ticket) = self.lost.take()
+            && !self.sleeper.bell().rung(ticket)
+        {
+            counts.backstop_rescues -= 1;
+            counts.late_rings += 1;
+        }
     }
 }

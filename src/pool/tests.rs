@@ -279,8 +279,10 @@ fn a_wait_ends_in_time_or_when_it_is_cancelled() {
 #[test]
 fn who_never_waits_finds_something_the_next_time() {
     let patience = Settings { acquire_timeout: Some(Duration::ZERO), ..settings(0, 4) };
-    let (pool, _numbers) = pool(patience);
+    // The gate keeps the opening from ending before the first caller has given up.
+    let (pool, _numbers, gate) = gated(patience);
     assert!(matches!(pool.acquire(), Err(AcquireError::TimedOut { .. })), "nothing is kept ready");
+    gate.send(()).expect("it listens");
     wait_until("one is opened all the same", || pool.acquire().is_ok());
 }
 

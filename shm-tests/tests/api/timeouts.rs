@@ -1,6 +1,6 @@
 //! Every way to wait, with every timeout.
 
-use crate::{SHORT, ask, at_once, connect, doing, finish, takes};
+use crate::{Gate, SHORT, ask, at_once, connect, doing, finish, takes};
 use ringbell::{CallError, RecvError, SendError, WaitSettings};
 use ringbell_shm_tests::pattern::Chance;
 use ringbell_shm_tests::server::{Server, waiting};
@@ -42,9 +42,11 @@ pub(crate) fn a_stopped_handler_and_every_timeout() -> Ran {
         let options = options().wait(waiting(wait, WaitSettings::client()));
         let mut client = options.connect(server.path()).expect("connect");
         let late = CallError::TimedOut { maybe_executed: true };
-        let slow = ask(b's', 400, b"late");
-        // While the handler sleeps over the first of them, nothing is answered.
-        assert_eq!(takes(SHORT, || client.call_timeout(&slow, Some(SHORT)).unwrap_err()), late);
+        // While the handler waits over this one, nothing is answered. It has no deadline: a request
+        // whose deadline has passed before the server takes it is not given to the handler.
+        let gate = Gate::beside(&server);
+        let held = client.send(&gate.request()).expect("there is room");
+        assert_eq!(takes(SHORT, || client.call_timeout(b"e", Some(SHORT)).unwrap_err()), late);
         let past = Instant::now().checked_sub(Duration::from_secs(1));
         assert_eq!(at_once(|| client.call_deadline(b"e0", past).unwrap_err()), late);
         assert_eq!(at_once(|| client.call_timeout(b"e1", Some(Duration::ZERO)).unwrap_err()), late);
@@ -56,8 +58,11 @@ pub(crate) fn a_stopped_handler_and_every_timeout() -> Ran {
         assert_eq!(at_once(|| client.try_recv()), Ok(None));
         let tiny = Duration::from_nanos(1);
         assert_eq!(takes(tiny, || client.recv(Some(tiny)).unwrap_err()), RecvError::TimedOut);
-        assert_eq!(client.in_flight(), 1, "calls that timed out are no longer in flight");
-        // The late answers are dropped, this one is not.
+        assert_eq!(client.in_flight(), 2, "calls that timed out are no longer in flight");
+        // The late answers are dropped, these two are not.
+        gate.open();
+        let answer = client.recv(None).expect("recv");
+        assert_eq!((answer.call, answer.outcome.as_deref()), (held, Ok(&b""[..])));
         let answer = client.recv(None).expect("recv");
         assert_eq!((answer.call, answer.outcome.as_deref()), (call, Ok(&b"4"[..])));
         assert_eq!(client.recv(None).unwrap_err(), RecvError::NothingInFlight);
@@ -67,7 +72,7 @@ pub(crate) fn a_stopped_handler_and_every_timeout() -> Ran {
         finish(client);
         let counts = server.shut_down();
         // Those with a deadline were not run after it.
-        assert_eq!((counts.requests, counts.expired), (5, 2));
+        assert_eq!((counts.requests, counts.expired), (5, 3));
     }
     done!("for 4 ways to wait")
 }
@@ -75,7 +80,8 @@ pub(crate) fn a_stopped_handler_and_every_timeout() -> Ran {
 pub(crate) fn no_room_and_every_timeout() -> Ran {
     let server = Server::prepare("do").with("ring_capacity", 2048).start();
     let mut client = connect(&server);
-    client.send(&ask(b's', 1000, b"")).expect("send");
+    let gate = Gate::beside(&server);
+    client.send(&gate.request()).expect("send");
     let mut sent: u64 = 1;
     while client.send_timeout(&[b'e'; 400], Some(Duration::ZERO)).is_ok() {
         sent += 1;
@@ -93,7 +99,8 @@ pub(crate) fn no_room_and_every_timeout() -> Ran {
     let long = vec![b'e'; 10_000];
     assert_eq!(takes(SHORT, || client.send_timeout(&long, Some(SHORT))), full());
     assert_eq!(client.in_flight() as u64, sent, "what was not sent is not in flight");
-    // Now the handler wakes up, and the session goes on as if nothing had been.
+    // Now the handler goes on, and so does the session, as if nothing had been.
+    gate.open();
     for _ in 0..sent {
         client.recv(None).expect("recv").outcome.expect("an answer");
     }

@@ -10,7 +10,7 @@ use crate::link::session::{PeerFault, SessionCore};
 use crate::link::side::Side;
 use crate::link::stats::SessionCounters;
 use crate::memory::layout::Mode;
-use crate::protocol::bell::{Arming, Rescue, Ticket};
+use crate::protocol::bell::{Arming, Ticket};
 use crate::protocol::sleeper::SideSleeper;
 use crate::protocol::wait::Surroundings;
 use crate::trace;
@@ -48,6 +48,11 @@ impl End {
             self.fail(ByteStreamError::PeerFault(fault));
         }
         self.gone |= heard.is_some() || self.porter_found_it_dead();
+        if self.gone
+            && let Some(side) = &mut self.side
+        {
+            side.peer_is_gone(&mut self.session.counts);
+        }
     }
 
     fn porter_found_it_dead(&self) -> bool {
@@ -149,14 +154,11 @@ impl End {
         let rescue = late.then(|| side.sleeper.bell().rescue(ticket));
         side.sleeper.disarm();
         side.hint(false);
+        if let Some(rescue) = rescue {
+            side.count_rescue(rescue, ticket, &mut self.session.counts);
+        }
         if out {
             self.check_peer();
-        }
-        match rescue {
-            None => {}
-            // A ring that died with its ringer was not lost: nobody lived to make it.
-            Some(Rescue::LostWake) if !self.gone => self.session.counts.backstop_rescues += 1,
-            Some(_) => self.session.counts.late_rings += 1,
         }
     }
 

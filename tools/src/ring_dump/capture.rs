@@ -187,7 +187,7 @@ pub(crate) mod tests {
             body: vec![2; 50],
             after: vec![],
         };
-        let process = Process { pid: 9, state: State::Stopped, name: "n".into(), started_ns: 1 };
+        let process = Process { pid: 9, state: State::Stopped, name: "n".into(), started_ns: 1, busy: true };
         let take =
             Take { at_ns: 1, unix_ms: 2, images: vec![image], processes: vec![process], sockets: None };
         Capture {

@@ -50,6 +50,9 @@ pub(crate) struct Process {
     pub(crate) name: String,
     /// When it began: CLOCK_MONOTONIC, ns.
     pub(crate) started_ns: u64,
+    /// Whether one of its threads runs, or would run if it had a CPU.
+    #[serde(default)]
+    pub(crate) busy: bool,
 }
 
 /// How much earlier than its process a segment may seem to be: the clock of processes is coarse.
@@ -68,7 +71,7 @@ pub(crate) fn now_ns() -> u64 {
 
 /// Looks at a process that had its number at `since_ns` (CLOCK_MONOTONIC); a later one is not it.
 pub(crate) fn look(pid: u32, since_ns: u64) -> Process {
-    let gone = |state| Process { pid, state, name: String::new(), started_ns: 0 };
+    let gone = |state| Process { pid, state, name: String::new(), started_ns: 0, busy: false };
     if pid == 0 {
         return gone(State::Unknown);
     }
@@ -90,7 +93,17 @@ pub(crate) fn look(pid: u32, since_ns: u64) -> Process {
         _ if started_ns > since_ns.saturating_add(START_SLACK_NS) => State::Dead,
         _ => State::Alive,
     };
-    Process { pid, state, name: name.to_owned(), started_ns }
+    let busy = state == State::Alive && is_busy(pid);
+    Process { pid, state, name: name.to_owned(), started_ns, busy }
+}
+
+/// Whether a thread of a process runs, or would run if it had a CPU.
+fn is_busy(pid: u32) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    threads.flatten().any(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        parse(&stat).is_some_and(|(_, letter, _)| letter == 'R')
+    })
 }
 
 /// Name, state and start time in ticks, out of `/proc/PID/stat`. The name may contain anything.
@@ -159,7 +172,7 @@ mod tests {
     #[test]
     fn this_process_is_alive_and_its_number_was_not_always_its_own() {
         let me = look(std::process::id(), now_ns());
-        assert_eq!(me.state, State::Alive);
+        assert_eq!((me.state, me.busy), (State::Alive, true));
         assert!(me.started_ns > 0 && me.started_ns <= now_ns());
         assert_eq!(look(std::process::id(), 0).state, State::Dead, "segments are older than it");
         assert_eq!(look(u32::MAX, now_ns()).state, State::Dead);

@@ -67,6 +67,9 @@ pub(crate) struct Server {
     pub(crate) peer: Peer,
     /// How its process is.
     pub(crate) state: State,
+    /// Whether a thread of its process runs or waits for a CPU.
+    #[serde(skip)]
+    pub(crate) busy: bool,
     /// Age of its status segment in ns.
     pub(crate) age_ns: u64,
     /// Where its reactor runs.
@@ -141,6 +144,9 @@ pub(crate) struct Session {
     pub(crate) peer: Peer,
     /// How the client's process is.
     pub(crate) state: State,
+    /// Whether a thread of the client's process runs or waits for a CPU.
+    #[serde(skip)]
+    pub(crate) busy: bool,
     /// Age of the session in ns.
     pub(crate) age_ns: u64,
     /// Always `shared memory`: others cannot be seen.
@@ -433,7 +439,9 @@ pub(crate) fn report(capture: &Capture) -> Report {
     let between_ns = first.map_or(0, |first| last.at_ns.saturating_sub(first.at_ns));
     let processes: BTreeMap<u32, &Process> =
         last.processes.iter().map(|process| (process.pid, process)).collect();
-    let state = |pid: u32| processes.get(&pid).map_or(State::Unknown, |process| process.state);
+    let how_is = |pid: u32| {
+        processes.get(&pid).map_or((State::Unknown, false), |process| (process.state, process.busy))
+    };
 
     let mut report = Report {
         version: JSON_VERSION,
@@ -450,11 +458,13 @@ pub(crate) fn report(capture: &Capture) -> Report {
     };
     for (generation, (status, image)) in &now.statuses {
         let before = then.statuses.get(generation).map(|(status, _)| status);
+        let (state, busy) = how_is(status.server.pid);
         report.servers.push(Server {
             generation: *generation,
             layout: status.identity.version,
             peer: status.server.clone(),
-            state: state(status.server.pid),
+            state,
+            busy,
             age_ns: last.at_ns.saturating_sub(status.identity.created_ns),
             place: status.place,
             domains: domains(*generation, status, before, &now),
@@ -466,7 +476,7 @@ pub(crate) fn report(capture: &Capture) -> Report {
         });
     }
     for key in now.sessions() {
-        report.sessions.extend(session(key, &now, &then, last.at_ns, between_ns, state));
+        report.sessions.extend(session(key, &now, &then, last.at_ns, between_ns, how_is));
     }
     report.strays = strays(&now);
     report.findings = verdict::judge(&report);
@@ -500,7 +510,7 @@ fn session(
     then: &Decoded<'_>,
     at_ns: u64,
     between_ns: u64,
-    state: impl Fn(u32) -> State,
+    how_is: impl Fn(u32) -> (State, bool),
 ) -> Option<Session> {
     let (request, request_image) = now.requests.get(&key)?;
     let (response, response_image) = now.responses.get(&key)?;
@@ -512,11 +522,13 @@ fn session(
     // What the client stored before its last sleep holds while it sleeps.
     let asleep = request.sleep != Sleep::Awake;
     let oldest = asleep && client.oldest_call != 0;
+    let (state, busy) = how_is(response.client.pid);
     Some(Session {
         session: key.1,
         generation: key.0,
         peer: response.client.clone(),
-        state: state(response.client.pid),
+        state,
+        busy,
         age_ns: at_ns.saturating_sub(response.identity.created_ns),
         transport: "shared memory",
         sleep: request.sleep,

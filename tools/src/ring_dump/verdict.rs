@@ -125,6 +125,11 @@ fn halted(state: State) -> &'static str {
     }
 }
 
+/// Why a side that was rung seems to sleep, if it has a thread that is ready to run.
+fn under_way(side: &str) -> String {
+    format!("a thread of the {side} runs or waits for a CPU, so the wake may be under way")
+}
+
 fn judge_server(report: &Report, server: &Server, sessions: &[&Session], findings: &mut Vec<Finding>) {
     let pid = server.peer.pid;
     let mut push = |severity, code, text| {
@@ -331,6 +336,7 @@ fn judge_requests(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
                 format!("the server (pid {}) {}", server.peer.pid, halted(server.state)),
             ),
             State::Dead => (Code::ServerDead, format!("the server (pid {}) is dead", server.peer.pid)),
+            _ if rung == Some(true) && server.busy => (Code::LostWake, under_way("server")),
             _ if rung == Some(true) => {
                 (Code::LostWake, "lost wake, or a ringer that was stopped before it woke the server".into())
             }
@@ -338,7 +344,9 @@ fn judge_requests(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
         };
         // At a single moment a request may be there whose ring is about to come.
         let settled = asleep.iter().any(|domain| domain.since_before) || server.state != State::Alive;
-        let severity = if settled && report.between_ns != 0 { Severity::Problem } else { Severity::Note };
+        let woken = rung == Some(true) && server.busy && server.state == State::Alive;
+        let severity =
+            if settled && !woken && report.between_ns != 0 { Severity::Problem } else { Severity::Note };
         if settled || report.between_ns == 0 {
             let text = format!("{queued}, server asleep {bell}: {why}");
             findings.push(scene.finding(severity, code, scene.server_pid(), &text));
@@ -403,19 +411,22 @@ fn judge_answers(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     let unread = format!("{} unread", count(ring.messages, "answer"));
     match session.sleep {
         Sleep::Armed { data: true, .. } if session.since_before && ring.messages != 0 => {
+            let woken = session.rung() == Some(true) && session.busy;
             let (bell, why) = match session.rung() {
+                Some(true) if woken => ("although its bell was rung", under_way("client")),
                 Some(true) => (
                     "although its bell was rung",
-                    "lost wake, or a server that was stopped before it woke the client",
+                    "lost wake, or a server that was stopped before it woke the client".into(),
                 ),
-                _ => ("and nobody has rung its bell", "lost wake"),
+                _ => ("and nobody has rung its bell", "lost wake".into()),
             };
             let why = match scene.server_state() {
-                State::Stopped | State::Traced => "the server is stopped",
+                State::Stopped | State::Traced => "the server is stopped".into(),
                 _ => why,
             };
+            let severity = if woken { Severity::Note } else { Severity::Problem };
             let text = format!("{unread}, client asleep {bell}: {why}");
-            findings.push(scene.finding(Severity::Problem, Code::LostWake, pid, &text));
+            findings.push(scene.finding(severity, Code::LostWake, pid, &text));
         }
         // More than can have been read and not given back.
         Sleep::Awake if ring.stuck && ring.fill > ring.capacity / 4 => {

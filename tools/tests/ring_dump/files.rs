@@ -43,6 +43,15 @@ impl Saved {
         std::fs::write(path, [head, self.blobs.concat()].concat()).expect("written");
     }
 
+    /// Whether the processes had a thread that ran or waited for a CPU.
+    fn set_busy(&mut self, busy: bool) {
+        for take in self.header["takes"].as_array_mut().expect("takes") {
+            for process in take["processes"].as_array_mut().expect("processes") {
+                process["busy"] = busy.into();
+            }
+        }
+    }
+
     /// Control page, ring and second control page of every image of a kind.
     fn of_kind(&mut self, kind: SegmentKind) -> impl Iterator<Item = &mut [Vec<u8>]> {
         let at = offset::IDENTITY + std::mem::offset_of!(layout::Identity, kind);
@@ -110,10 +119,18 @@ pub(crate) fn a_lost_wake_made_by_hand() -> Ran {
         let bell = get(&image[0], offset::SEQ);
         put(&mut image[0], offset::SEQ, bell + 1);
     }
+    saved.set_busy(false);
     let rung = scene.file("rung");
     saved.write(&rung);
     let texts = finds(&rung, "lost-wake", "problem");
     assert!(texts.contains("server asleep although the bell was rung: lost wake"), "{texts}");
+
+    // A server with a thread that is ready to run may have been woken just now.
+    saved.set_busy(true);
+    let woken = scene.file("woken");
+    saved.write(&woken);
+    let texts = finds(&woken, "lost-wake", "note");
+    assert!(texts.contains("so the wake may be under way"), "{texts}");
 
     // The other way round: an answer, and a client that sleeps.
     let mut saved = Saved::read(&file);
@@ -137,7 +154,7 @@ pub(crate) fn a_lost_wake_made_by_hand() -> Ran {
     saved.write(&deaf);
     let texts = finds(&deaf, "lost-wake", "problem");
     assert!(texts.contains("client asleep and nobody has rung its bell: lost wake"), "{texts}");
-    done!("one that was not rung, one that was rung in vain, and one of a client")
+    done!("one that was not rung, one that was rung in vain, one that is under way, and one of a client")
 }
 
 /// Without what depends on when it was looked.

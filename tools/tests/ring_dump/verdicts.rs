@@ -15,7 +15,10 @@ pub(crate) fn a_busy_server_is_well() -> Ran {
     for target in [scene.pid(), scene.socket(), clients[0].id().to_string()] {
         for _ in 0..looks {
             let (report, status) = report(&target);
-            assert_eq!((codes(&report).len(), status), (0, 0), "{report:#}");
+            let mut codes = codes(&report);
+            // On a machine with more work than CPUs a side that was rung may wait for its turn.
+            codes.remove(&("lost-wake".into(), "note".into()));
+            assert_eq!((codes.len(), status), (0, 0), "{report:#}");
             let sessions = report["sessions"].as_array().expect("an array");
             assert_eq!(sessions.len(), if target == clients[0].id().to_string() { 1 } else { 2 });
             for session in sessions {
