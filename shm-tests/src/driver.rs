@@ -1,11 +1,12 @@
 //! The ways to drive a concurrent server: its own reactor's thread, a loop that it is embedded in, tasks of tokio.
 
+use crate::locks::lock;
 use ringbell::{
     AsyncService, OwnedRequest, Responder, ServeError, Server, ServerStats, Service, Session, Turn,
 };
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use tokio::runtime::{Builder, Runtime};
 
 /// How a server is driven.
@@ -123,7 +124,7 @@ impl<S> InTasks<S> {
     }
 
     fn with<R>(&self, work: impl FnOnce(&mut S) -> R) -> R {
-        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        work(&mut lock(&self.0))
     }
 }
 

@@ -3,9 +3,11 @@
 //! A request is a verb, its number, an argument and more; the usual answer is a stamp (session and number) and what was
 //! sent along. So an answer that goes astray is recognised wherever it arrives.
 
+use crate::locks::lock;
 use crate::pattern::mix;
-use crate::process::lock;
-use crate::suite::tick;
+use crate::progress::tick;
+use crate::verified::no_wake_was_lost;
+use crate::waiting::{becomes_true, busy_for};
 use ringbell::sync::{Ordering, PlainU64};
 use ringbell::{
     Answer, CallError, CallId, Client, ConnectOptions, Executor, HandlerError, OwnedRequest, PushError,
@@ -250,7 +252,7 @@ impl Service for Reacting {
 fn pause(us: u64) {
     let time = Duration::from_micros(us);
     // Sleeps are not as short as that.
-    if us < 100 { crate::busy_for(time) } else { std::thread::sleep(time) }
+    if us < 100 { busy_for(time) } else { std::thread::sleep(time) }
 }
 
 /// The usual answer.
@@ -314,7 +316,7 @@ pub fn react(state: &Arc<State>, request: OwnedRequest, responder: Responder) {
             echo(request, responder);
         }),
         b'b' => {
-            crate::busy_for(Duration::from_micros(n));
+            busy_for(Duration::from_micros(n));
             echo(request, responder);
         }
         b'k' => moved(state, move || {
@@ -388,7 +390,7 @@ pub fn react(state: &Arc<State>, request: OwnedRequest, responder: Responder) {
         b'w' => {
             let state = state.clone();
             std::thread::spawn(move || {
-                if crate::becomes_true(Duration::from_secs(20), || request.is_cancelled()) {
+                if becomes_true(Duration::from_secs(20), || request.is_cancelled()) {
                     state.count(Count::CancelSeen);
                 }
                 echo(request, responder);
@@ -398,7 +400,7 @@ pub fn react(state: &Arc<State>, request: OwnedRequest, responder: Responder) {
             let of = state.clone();
             let run = move || {
                 lock(&of.executed).entry(session.id()).or_default().push(number);
-                crate::busy_for(Duration::from_micros(n));
+                busy_for(Duration::from_micros(n));
                 echo(request, responder);
             };
             if verb == b'L' { run() } else { moved(state, run) }
@@ -745,6 +747,6 @@ impl Asking {
     /// # Panics
     /// If a wake was lost.
     pub fn finish(mut self) {
-        crate::verified::no_wake_was_lost(&self.client.stats());
+        no_wake_was_lost(&self.client.stats());
     }
 }

@@ -6,8 +6,9 @@
 use crate::driver::Driver;
 use crate::pattern::{Chance, Pattern, Way};
 use crate::process::{Arguments, Process, Start, hear, say};
-use crate::reacting::{Pool, Reacting, State, react};
-use crate::suite::Role;
+use crate::reacting::{Pool, Reacting, State, open_gate, react};
+use crate::signals;
+use crate::waiting::{busy_for, wait_until};
 use ringbell::{HandlerError, Request, ServerHandle, ServerStats, WaitSettings};
 use std::collections::{HashMap, HashSet};
 use std::io::Write;
@@ -16,8 +17,6 @@ use std::time::Duration;
 
 /// Names the driver of servers that are not told.
 const DRIVER: &str = "RINGBELL_TEST_DRIVER";
-
-pub(crate) const ROLES: &[Role] = &[("server", serve)];
 
 /// A server that is to be started.
 #[derive(Debug)]
@@ -137,7 +136,7 @@ impl Server {
     /// # Panics
     /// If that does not come.
     pub fn wait_for_sessions(&mut self, sessions: u64) {
-        crate::wait_until(&format!("{sessions} sessions are open"), || self.stats().sessions == sessions);
+        wait_until(&format!("{sessions} sessions are open"), || self.stats().sessions == sessions);
     }
 
     /// Shuts it down; what it counted.
@@ -287,14 +286,14 @@ pub fn serve(arguments: &Arguments) {
     let server = builder.bind(arguments.text("path")).unwrap_or_else(|error| panic!("cannot bind: {error}"));
     let handle = server.handle();
     if arguments.get("sigterm").is_some() {
-        crate::signals::shut_down_on_sigterm(handle.clone());
+        signals::shut_down_on_sigterm(handle.clone());
     }
     if arguments.get("sigpipe").is_some() {
-        crate::signals::die_of_sigpipe();
+        signals::die_of_sigpipe();
     }
     if let Some(us) = arguments.maybe_number("storm_us") {
-        crate::signals::count(libc::SIGALRM);
-        crate::signals::storm(Duration::from_micros(us));
+        signals::count(libc::SIGALRM);
+        signals::storm(Duration::from_micros(us));
     }
     std::thread::spawn(move || control(&handle));
     say("ready");
@@ -347,7 +346,7 @@ fn control(handle: &ServerHandle) {
         match line.split_once(' ').unwrap_or((&line, "")) {
             ("stats", _) => tell_stats("stats", &handle.stats()),
             ("shutdown", ms) => handle.shutdown(ms.parse().ok().map(Duration::from_millis)),
-            ("open", gate) => crate::reacting::open_gate(gate.parse().expect("a gate")),
+            ("open", gate) => open_gate(gate.parse().expect("a gate")),
             other => panic!("not understood: {other:?}"),
         }
     }
@@ -444,7 +443,7 @@ impl Verifier {
         }
         pattern.fill(seq, Way::Response, response);
         if self.dawdle != 0 {
-            crate::busy_for(Duration::from_nanos(self.chance.below(self.dawdle * 1000)));
+            busy_for(Duration::from_nanos(self.chance.below(self.dawdle * 1000)));
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code, reason = "sigaction, timers and fork are unsafe by nature")]
 
+use crate::process::live_with_the_parent;
 use ringbell::ServerHandle;
 use ringbell::sync::{Ordering, PlainU64};
 use std::sync::OnceLock;
@@ -105,7 +106,7 @@ pub fn become_user(uid: u32) {
     assert_eq!(unsafe { libc::setgid(uid) }, 0, "setgid");
     // SAFETY: as above.
     assert_eq!(unsafe { libc::setuid(uid) }, 0, "setuid");
-    crate::process::live_with_the_parent();
+    live_with_the_parent();
 }
 
 /// Sends this process `signal` every `interval` of real time.

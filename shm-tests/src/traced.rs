@@ -1,8 +1,9 @@
 //! A subscriber of `tracing` that keeps what it is told, for tests to look at, in this process or in that of a role.
 
+use crate::locks::lock;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -97,7 +98,7 @@ impl Visit for Told {
 static TOLD: Mutex<Vec<Told>> = Mutex::new(Vec::new());
 
 fn told() -> MutexGuard<'static, Vec<Told>> {
-    TOLD.lock().unwrap_or_else(PoisonError::into_inner)
+    lock(&TOLD)
 }
 
 struct Keeping;

@@ -1,6 +1,7 @@
 //! A client that checks every answer, and of which the server checks every request.
 
 use crate::pattern::{Pattern, Way};
+use crate::progress::tick;
 use ringbell::stats::SessionCounters;
 use ringbell::{CallError, CallId, Client, ConnectOptions, RecvError, SendError};
 use std::collections::VecDeque;
@@ -154,7 +155,7 @@ impl Verified {
                 self.recv(None).expect("recv");
             }
             if self.next.is_multiple_of(1024) {
-                crate::suite::tick();
+                tick();
             }
         }
         while self.in_flight() > 0 {

@@ -2,9 +2,9 @@
 
 use ringbell::WaitSettings;
 use ringbell_shm_tests::pattern::Pattern;
-use ringbell_shm_tests::process::over_socket;
 use ringbell_shm_tests::server::{Server, waiting};
 use ringbell_shm_tests::suite::Ran;
+use ringbell_shm_tests::transport::over_socket;
 use ringbell_shm_tests::verified::Verified;
 use ringbell_shm_tests::{done, options, scaled, scaled_for, suite};
 use std::time::Instant;

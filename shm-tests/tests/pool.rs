@@ -7,7 +7,8 @@ use ringbell::worker::{Attach, LineError, LineWorkers, PoolsError, SocketWorkers
 use ringbell::worker::{WorkerCallError, line_workers};
 use ringbell::{CallError, ConnectionPool, PoolCallError, Pools, WorkerCommand, WorkerPool};
 use ringbell_shm_tests::process::{Arguments, Process, Start, hear, say};
-use ringbell_shm_tests::suite::{Ran, tick};
+use ringbell_shm_tests::progress::tick;
+use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::{done, observe, options, scaled, signals, suite, wait_until};
 use rustix::process::{Pid, Resource, Rlimit, Signal};
 use std::collections::BTreeSet;

@@ -3,8 +3,9 @@
 use ringbell::{Client, ConnectOptions, WaitSettings};
 use ringbell_shm_tests::pattern::Pattern;
 use ringbell_shm_tests::process::{Arguments, Process, Start, hear, readable, say};
+use ringbell_shm_tests::progress::tick;
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::{Ran, tick};
+use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::verified::Verified;
 use ringbell_shm_tests::{done, observe, scaled, suite, wait_until};
 use std::collections::BTreeMap;

@@ -3,10 +3,11 @@
 
 use ringbell::{CallError, Client, EventError, RecvError, SendError};
 use ringbell_shm_tests::pattern::{Chance, Pattern};
-use ringbell_shm_tests::process::over_socket;
+use ringbell_shm_tests::progress::tick;
 use ringbell_shm_tests::reacting::Asking;
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::{Ran, tick};
+use ringbell_shm_tests::suite::Ran;
+use ringbell_shm_tests::transport::over_socket;
 use ringbell_shm_tests::verified::Verified;
 use ringbell_shm_tests::{busy_for, done, observe, options, scaled_for, seed, suite, wait_until};
 use rustix::event::epoll;

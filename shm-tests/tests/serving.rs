@@ -10,9 +10,10 @@ use ringbell::{
 use ringbell_shm_tests::driver::{Driver, runtime_of_one, runtime_of_two};
 use ringbell_shm_tests::pattern::{Chance, mix};
 use ringbell_shm_tests::process::{Arguments, Start, hear, say};
+use ringbell_shm_tests::progress::tick;
 use ringbell_shm_tests::reacting::{Asking, StreamEnd, ask, item, stream_of, words};
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::{Ran, tick};
+use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::{busy_for, done, observe, options, scaled, scaled_for, seed, suite, wait_until};
 use std::future::{Future, poll_fn};
 use std::io::Read;

@@ -8,9 +8,10 @@ use ringbell::{
 };
 use ringbell_shm_tests::pattern::{Chance, Pattern, Way};
 use ringbell_shm_tests::process::{Arguments, Start, hear, say};
+use ringbell_shm_tests::progress::{Stopwatch, tick};
 use ringbell_shm_tests::raw::{self, SocketSession, frame};
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::{Ran, Stopwatch, tick};
+use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::verified::Verified;
 use ringbell_shm_tests::{done, observe, scaled, seed, suite, wait_until};
 use std::io::{Read, Write};

@@ -6,9 +6,10 @@ use ringbell::{
     Request, Responder, Server, ServerBuilder, TransportChoice, WaitSettings,
 };
 use ringbell_shm_tests::driver::{Driver, runtime_of_one, runtime_of_two};
-use ringbell_shm_tests::process::{Arguments, Process, Start, hear, over_socket, say};
+use ringbell_shm_tests::process::{Arguments, Process, Start, hear, say};
 use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::traced::{Told, keep_all, take};
+use ringbell_shm_tests::transport::over_socket;
 use ringbell_shm_tests::{done, observe, options, suite, wait_until};
 use std::future::Future;
 use std::io::{Read, Write};

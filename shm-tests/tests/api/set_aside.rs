@@ -3,8 +3,9 @@
 use crate::{ask, connect, doing, finish};
 use ringbell::{CallId, RecvError, SendError};
 use ringbell_shm_tests::pattern::{Chance, Pattern};
+use ringbell_shm_tests::progress::tick;
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::{Ran, tick};
+use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::verified::Verified;
 use ringbell_shm_tests::{done, options, scaled, seed, wait_until};
 use std::collections::HashMap;

@@ -2,9 +2,10 @@
 
 use crate::{SOON, connect, reacting};
 use ringbell::{CallError, RecvError, SendError};
+use ringbell_shm_tests::progress::Stopwatch;
 use ringbell_shm_tests::reacting::{Asking, Count, StreamEnd, stream_of};
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::{Ran, Stopwatch};
+use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::{done, scaled, wait_until};
 use std::time::{Duration, Instant};
 

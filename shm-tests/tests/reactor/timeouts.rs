@@ -3,9 +3,10 @@
 use crate::{SOON, connect, reacting};
 use ringbell::CallError;
 use ringbell_shm_tests::pattern::Chance;
+use ringbell_shm_tests::progress::tick;
 use ringbell_shm_tests::reacting::{Asking, Count, words};
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::{Ran, tick};
+use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::{done, options, scaled, seed, wait_until};
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
