@@ -91,6 +91,10 @@ pub enum Count {
     Opened,
     /// Sessions that were closed.
     Closed,
+    /// Requests over which the handler was busy (verb `b`).
+    Busy,
+    /// Streams that were broken off since the client took nothing.
+    Slow,
 }
 
 /// Doors that a thread waits at and another one opens. Each opening lets one through.
@@ -108,7 +112,7 @@ pub fn open_gate(gate: u64) {
     GATES.more.notify_all();
 }
 
-fn pass_gate(gate: u64) {
+pub(crate) fn pass_gate(gate: u64) {
     let mut open = lock(&GATES.open);
     while !open.get_or_insert_default().remove(&gate) {
         open = GATES.more.wait(open).unwrap_or_else(PoisonError::into_inner);
@@ -153,7 +157,7 @@ impl Executor for Pool {
 #[derive(Debug)]
 pub struct State {
     pool: Pool,
-    counts: [PlainU64; 9],
+    counts: [PlainU64; 11],
     held: Mutex<HashMap<u64, Vec<(OwnedRequest, Responder)>>>,
     remembered: Mutex<HashMap<u64, Session>>,
     /// Open sessions, and those that were.
@@ -317,6 +321,7 @@ pub fn react(state: &Arc<State>, request: OwnedRequest, responder: Responder) {
         }),
         b'b' => {
             busy_for(Duration::from_micros(n));
+            state.count(Count::Busy);
             echo(request, responder);
         }
         b'k' => moved(state, move || {
@@ -525,6 +530,7 @@ fn produce(state: &State, request: &OwnedRequest, responder: Responder) {
                 return state.count(Count::Cancelled);
             }
             Err(StreamError::Disconnected) => return state.count(Count::Gone),
+            Err(StreamError::SlowClient) => return state.count(Count::Slow),
             Err(error) => return state.complain(&format!("a stream failed: {error:?}")),
         }
     }

@@ -5,11 +5,11 @@
 
 use crate::driver::Driver;
 use crate::pattern::{Chance, Pattern, Way};
-use crate::process::{Arguments, Process, Start, hear, say};
-use crate::reacting::{Pool, Reacting, State, open_gate, react};
+use crate::process::{Arguments, PATIENCE, Process, Start, hear, say};
+use crate::reacting::{Pool, Reacting, State, open_gate, pass_gate, react};
 use crate::signals;
 use crate::waiting::{busy_for, wait_until};
-use ringbell::{HandlerError, Request, ServerHandle, ServerStats, WaitSettings};
+use ringbell::{HandlerError, Request, ServeError, ServerHandle, ServerStats, WaitSettings};
 use std::collections::{HashMap, HashSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -88,6 +88,15 @@ impl Server {
     /// The same at a path that the caller keeps.
     pub fn prepare_at(path: &Path, handler: &str) -> Prepared {
         Prepared { start: Start::role("server").with("handler", handler), place: Place::Of(path.to_owned()) }
+    }
+
+    /// A server whose role is one of the test program's, which calls [`serve_with`]; at a path of its own.
+    ///
+    /// # Panics
+    /// If there is no place for its socket.
+    pub fn prepare_role(role: &str) -> Prepared {
+        let place = Place::Own(tempfile::tempdir().expect("a directory"));
+        Prepared { start: Start::role(role), place }
     }
 
     /// The same under another program, such as a tracer.
@@ -175,7 +184,8 @@ fn tell_stats(word: &str, stats: &ServerStats) {
     say(&format!("{word} {}", values.join(" ")));
 }
 
-/// Waiting settings by name: `default`, `park` at once, `spin` and `yield` for long.
+/// Waiting settings by name: `default`, `park` at once, `spin` and `yield` for long, and `patient`, which never looks by
+/// itself before a test gives up: a lost wake hangs.
 ///
 /// # Panics
 /// If there is no such name.
@@ -197,6 +207,10 @@ pub fn waiting(name: &str, default: WaitSettings) -> WaitSettings {
             settings.yield_for = Duration::from_millis(20);
             settings.yield_for_least = Duration::from_millis(20);
         }
+        "patient" => {
+            settings.first_look = 2 * PATIENCE;
+            settings.backstop = 2 * PATIENCE;
+        }
         name => panic!("no waiting settings {name}"),
     }
     settings
@@ -209,8 +223,8 @@ pub fn waiting(name: &str, default: WaitSettings) -> WaitSettings {
 /// | `path` | the socket |
 /// | `handler` | `verify` ([`Verifier`]), `do` ([`obey`]) or `react` ([`react`]) |
 /// | `ring_capacity`, `max_message`, `max_clients`, `max_handshakes`, `max_queued_answers`, `max_incomplete_bytes`, `max_bytes_per_client`, `max_bytes_per_uid` | as in `ServerBuilder` |
-/// | `max_in_flight`, `max_queued_events`, `max_queued_bytes`, `sample_calls` | the same |
-/// | `handshake_ms`, `slow_client_ms` | its times |
+/// | `max_in_flight`, `max_in_flight_bytes`, `max_queued_events`, `max_queued_bytes`, `sample_calls` | the same |
+/// | `handshake_ms`, `slow_client_ms` | its times; the latter may be `never` |
 /// | `wait` | see [`waiting`] |
 /// | `isolation` | `uid` or `session` |
 /// | `fallback` | `off`: the socket is not offered as transport |
@@ -230,6 +244,36 @@ pub fn waiting(name: &str, default: WaitSettings) -> WaitSettings {
 /// # Panics
 /// If it cannot serve.
 pub fn serve(arguments: &Arguments) {
+    let server = bind(arguments);
+    let (stats, complaints) = match arguments.text("handler") {
+        "verify" => verify(arguments, server),
+        "do" => {
+            let mut handled = 0;
+            let stats = server.run(move |request, response| {
+                handled += 1;
+                obey(request, handled, response)
+            });
+            (stats, 0)
+        }
+        "react" => serve_reacting(arguments, server),
+        other => panic!("no handler {other}"),
+    };
+    tell_the_end(stats, complaints);
+}
+
+/// A role that serves by `run`, with the options of [`serve`] that are about settings.
+///
+/// # Panics
+/// If it cannot serve.
+pub fn serve_with(
+    arguments: &Arguments,
+    run: impl FnOnce(ringbell::Server) -> Result<ServerStats, ServeError>,
+) {
+    let server = bind(arguments);
+    tell_the_end(run(server), 0);
+}
+
+fn bind(arguments: &Arguments) -> ringbell::Server {
     let mut builder = ringbell::Server::builder();
     macro_rules! numbers {
         ($($name:ident),*) => {$(
@@ -246,16 +290,21 @@ pub fn serve(arguments: &Arguments) {
         max_queued_answers,
         max_incomplete_bytes
     );
-    numbers!(max_bytes_per_client, max_bytes_per_uid, max_in_flight, max_queued_events, max_queued_bytes);
-    numbers!(sample_calls);
+    numbers!(max_bytes_per_client, max_bytes_per_uid, max_in_flight, max_in_flight_bytes);
+    numbers!(max_queued_events, max_queued_bytes, sample_calls);
     if let Some(mode) = arguments.maybe_number("mode") {
         builder = builder.socket_mode(mode.try_into().expect("a mode"));
     }
     if let Some(ms) = arguments.maybe_number("handshake_ms") {
         builder = builder.handshake_timeout(Duration::from_millis(ms));
     }
-    if let Some(ms) = arguments.maybe_number("slow_client_ms") {
-        builder = builder.slow_client_timeout(Some(Duration::from_millis(ms)));
+    match arguments.get("slow_client_ms") {
+        None => {}
+        Some("never") => builder = builder.slow_client_timeout(None),
+        Some(_) => {
+            let ms = arguments.number("slow_client_ms");
+            builder = builder.slow_client_timeout(Some(Duration::from_millis(ms)));
+        }
     }
     if let Some(name) = arguments.get("wait") {
         builder = builder.wait(waiting(name, WaitSettings::server()));
@@ -297,48 +346,43 @@ pub fn serve(arguments: &Arguments) {
     }
     std::thread::spawn(move || control(&handle));
     say("ready");
-    let mut complaints = 0;
-    let stats = match arguments.text("handler") {
-        "verify" => {
-            let mut verifier = Verifier::new(arguments.get("ledger"));
-            verifier.dawdle = arguments.maybe_number("dawdle_us").unwrap_or(0);
-            let stats = server.run_with(Lent(&mut verifier));
-            complaints = verifier.complaints;
-            if let Ok(stats) = &stats {
-                // Each session that was accepted has been closed, the last ones by the shutdown.
-                complaints += stats.accepted.abs_diff(verifier.closed.len() as u64);
-            }
-            stats
-        }
-        "do" => {
-            let mut handled = 0;
-            server.run(move |request, response| {
-                handled += 1;
-                obey(request, handled, response)
-            })
-        }
-        "react" => {
-            let state = State::new(arguments.maybe_number("workers").unwrap_or(8));
-            if let Some(threads) = arguments.maybe_number("pool") {
-                let of = state.clone();
-                let stats = server.run_on(Pool::new(threads), move |request, responder| {
-                    react(&of, request, responder);
-                });
-                complaints = state.complaints();
-                stats
-            } else {
-                let driver = arguments.get("driver").map(str::to_owned).or(std::env::var(DRIVER).ok());
-                let driver = driver.map_or(Driver::Thread, |name| Driver::named(&name));
-                let stats = driver.serve(server, Reacting(state.clone()));
-                complaints = stats.as_ref().map_or(1, |stats| state.close(stats.accepted));
-                stats
-            }
-        }
-        other => panic!("no handler {other}"),
-    };
+    server
+}
+
+fn tell_the_end(stats: Result<ServerStats, ServeError>, complaints: u64) {
     let stats = stats.unwrap_or_else(|error| panic!("cannot serve: {error}"));
     say(&format!("complaints {complaints}"));
     tell_stats("done", &stats);
+}
+
+type Ended = (Result<ServerStats, ServeError>, u64);
+
+fn verify(arguments: &Arguments, server: ringbell::Server) -> Ended {
+    let mut verifier = Verifier::new(arguments.get("ledger"));
+    verifier.dawdle = arguments.maybe_number("dawdle_us").unwrap_or(0);
+    let stats = server.run_with(Lent(&mut verifier));
+    let mut complaints = verifier.complaints;
+    if let Ok(stats) = &stats {
+        // Each session that was accepted has been closed, the last ones by the shutdown.
+        complaints += stats.accepted.abs_diff(verifier.closed.len() as u64);
+    }
+    (stats, complaints)
+}
+
+fn serve_reacting(arguments: &Arguments, server: ringbell::Server) -> Ended {
+    let state = State::new(arguments.maybe_number("workers").unwrap_or(8));
+    if let Some(threads) = arguments.maybe_number("pool") {
+        let of = state.clone();
+        let stats = server.run_on(Pool::new(threads), move |request, responder| {
+            react(&of, request, responder);
+        });
+        return (stats, state.complaints());
+    }
+    let driver = arguments.get("driver").map(str::to_owned).or(std::env::var(DRIVER).ok());
+    let driver = driver.map_or(Driver::Thread, |name| Driver::named(&name));
+    let stats = driver.serve(server, Reacting(state.clone()));
+    let complaints = stats.as_ref().map_or(1, |stats| state.close(stats.accepted));
+    (stats, complaints)
 }
 
 fn control(handle: &ServerHandle) {
@@ -472,6 +516,7 @@ pub fn read_ledger(path: &Path) -> Vec<(u64, u64)> {
 /// | `x` | an error: code u16, and the rest as its text |
 /// | `p` | panics with the rest |
 /// | `s` | sleeps so many ms, u64, then answers the rest |
+/// | `g` | passes the gate, u64, then answers the rest |
 /// | `w` | answers who asks: session, pid, uid and name, with spaces between |
 ///
 /// # Errors
@@ -493,6 +538,10 @@ pub fn obey(request: Request<'_>, handled: u64, response: &mut Vec<u8>) -> Resul
         (b'p', _) => panic!("{}", String::from_utf8_lossy(rest)),
         (b's', Some(ms)) => {
             std::thread::sleep(Duration::from_millis(ms));
+            response.extend_from_slice(&rest[8..]);
+        }
+        (b'g', Some(gate)) => {
+            pass_gate(gate);
             response.extend_from_slice(&rest[8..]);
         }
         (b'w', _) => {
