@@ -53,6 +53,12 @@ impl Driver {
             .expect(name)
     }
 
+    /// Whether tasks handle the requests.
+    #[must_use]
+    pub fn in_tasks(self) -> bool {
+        matches!(self, Self::Task | Self::Tasks)
+    }
+
     /// Serves until told to stop.
     ///
     /// # Errors

@@ -380,7 +380,7 @@ fn serve_reacting(arguments: &Arguments, server: ringbell::Server) -> Ended {
     }
     let driver = arguments.get("driver").map(str::to_owned).or(std::env::var(DRIVER).ok());
     let driver = driver.map_or(Driver::Thread, |name| Driver::named(&name));
-    let stats = driver.serve(server, Reacting(state.clone()));
+    let stats = driver.serve(server, Reacting { state: state.clone(), in_tasks: driver.in_tasks() });
     let complaints = stats.as_ref().map_or(1, |stats| state.close(stats.accepted));
     (stats, complaints)
 }
