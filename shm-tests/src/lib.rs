@@ -7,22 +7,22 @@
 //! Layers, lowest first:
 //!
 //! ```text
-//! locks      locking in spite of poison
-//! waiting    waiting for conditions
-//! progress   whether the test makes progress, and for how long the machine stood still
-//! transport  what carries the sessions of the test that runs: shared memory or the socket
-//! run        scale and seed of this run
-//! observe    what /proc says of a process
-//! pattern    what is sent and what must come back, computed on both sides from a seed
-//! raw        the handshake by hand, for peers that are not honest
-//! traced     a subscriber of `tracing` that keeps what it is told
-//! process    starting, talking to, stopping and killing other processes
-//! signals    signal handlers, timers and forks
-//! driver     the ways to drive a concurrent server
-//! verified   a client that checks every answer
-//! reacting   a concurrent server that is driven by its requests, and its client
-//! server     a server in a process of its own, and the role that it plays
-//! suite      the `main` of a test program: tests one after the other, roles, visible skips, the watchdog
+//! locks           locking in spite of poison
+//! waiting         waiting for conditions
+//! progress        whether the test makes progress, and for how long the machine stood still
+//! transport       what carries the sessions of the test that runs: shared memory or the socket
+//! run             scale and seed of this run
+//! observe         what /proc says of a process
+//! pattern         what is sent and what must come back, computed on both sides from a seed
+//! raw             the handshake by hand, for peers that are not honest
+//! trace_capture   a subscriber of `tracing` that keeps all spans and events
+//! process         starting, talking to, stopping and killing other processes
+//! signals         signal handlers, timers and forks
+//! driver          the ways to drive a concurrent server
+//! verified        a client that checks every answer
+//! reactor_server  a concurrent server that is driven by its requests, and its client
+//! server          a server in a process of its own, and the role that it plays
+//! harness         the `main` of a test program: tests one after the other, roles, visible skips, the watchdog
 //! ```
 //!
 //! No test sleeps and hopes: it waits for a condition, and the watchdog ends a test that makes no progress, with
@@ -35,21 +35,27 @@
 //! | `RINGBELL_TEST_DRIVER` | how servers are driven that are not told: `thread`, `loop`, `edges`, `task` or `tasks` |
 
 pub mod driver;
+pub mod harness;
 mod locks;
 pub mod observe;
 pub mod pattern;
 pub mod process;
 pub mod progress;
 pub mod raw;
-pub mod reacting;
+pub mod reactor_server;
 pub mod run;
 pub mod server;
 pub mod signals;
-pub mod suite;
-pub mod traced;
+pub mod trace_capture;
 pub mod transport;
 pub mod verified;
 pub mod waiting;
+
+/// Names of before, which `tools/tests` still use.
+pub mod suite {
+    pub use crate::harness::Ran;
+    pub use crate::progress::tick;
+}
 
 pub use run::{scaled, scaled_for, seed};
 pub use transport::options;

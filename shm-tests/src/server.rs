@@ -6,7 +6,7 @@
 use crate::driver::Driver;
 use crate::pattern::{Chance, Pattern, Way};
 use crate::process::{Arguments, PATIENCE, Process, Start, hear, say};
-use crate::reacting::{Pool, Reacting, State, open_gate, pass_gate, react};
+use crate::reactor_server::{Pool, Reacting, State, open_gate, pass_gate, react};
 use crate::signals;
 use crate::waiting::{busy_for, wait_until};
 use ringbell::{HandlerError, Request, ServeError, ServerHandle, ServerStats, WaitSettings};

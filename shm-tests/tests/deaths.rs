@@ -6,11 +6,11 @@
 use ringbell::stats::SessionCounters;
 use ringbell::sync::{Ordering, PlainU64};
 use ringbell::{CallError, ConnectError, ConnectOptions, RecvError, SendError, WaitSettings, kill_point};
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::{Chance, Pattern, mix};
 use ringbell_shm_tests::process::{Arguments, Process, Start, hear, readable, say};
 use ringbell_shm_tests::progress::{Stopwatch, stalled, tick};
 use ringbell_shm_tests::server::{Server, read_ledger, waiting};
-use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::verified::Verified;
 use ringbell_shm_tests::{done, observe, options, scaled, seed, signals, suite, wait_until};
 use rustix::process::Pid;

@@ -1,9 +1,9 @@
 //! Millions of messages through the smallest ring, pipelined, each of them checked on both sides.
 
 use ringbell::WaitSettings;
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::Pattern;
 use ringbell_shm_tests::server::{Server, waiting};
-use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::transport::over_socket;
 use ringbell_shm_tests::verified::Verified;
 use ringbell_shm_tests::{done, options, scaled, scaled_for, suite};

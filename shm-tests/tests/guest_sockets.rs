@@ -6,9 +6,9 @@
 mod sockets;
 
 use ringbell::{Client, Server};
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::process::{Arguments, Process, Start, hear, say};
 use ringbell_shm_tests::progress::tick;
-use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::{done, observe, options, scaled_for, suite, wait_until};
 use sockets::guest::{Guest, Pace};
 use sockets::host::{Host, Rules};

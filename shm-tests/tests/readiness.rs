@@ -2,11 +2,11 @@
 //! says so). Level- and edge-triggered, over rings and over the socket.
 
 use ringbell::{CallError, Client, EventError, RecvError, SendError};
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::{Chance, Pattern};
 use ringbell_shm_tests::progress::tick;
-use ringbell_shm_tests::reacting::Asking;
+use ringbell_shm_tests::reactor_server::Asking;
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::transport::over_socket;
 use ringbell_shm_tests::verified::Verified;
 use ringbell_shm_tests::{busy_for, done, observe, options, scaled_for, seed, suite, wait_until};
@@ -214,7 +214,7 @@ fn events_and_items_are_reported() -> Ran {
             loop {
                 match one.next_item(call, &mut item, Some(Duration::ZERO)) {
                     Ok(true) => {
-                        assert_eq!(item, ringbell_shm_tests::reacting::item(session, number, got, 100));
+                        assert_eq!(item, ringbell_shm_tests::reactor_server::item(session, number, got, 100));
                         got += 1;
                     }
                     Ok(false) => over = true,

@@ -2,11 +2,11 @@
 
 use ringbell::sync::{Ordering, PlainU64};
 use ringbell::{BindError, CallError, Client, ConnectError, WaitSettings};
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::Pattern;
 use ringbell_shm_tests::process::{Arguments, Start, hear, say};
 use ringbell_shm_tests::progress::{Stopwatch, tick};
 use ringbell_shm_tests::server::{Server, waiting};
-use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::verified::Verified;
 use ringbell_shm_tests::{done, options, scaled, suite};
 use std::os::unix::net::UnixListener;

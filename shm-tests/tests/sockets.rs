@@ -6,12 +6,12 @@ use ringbell::{
     CallError, ConnectError, ConnectOptions, FallbackReason, PeerFault, RecvError, RejectReason, Transport,
     TransportChoice,
 };
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::{Chance, Pattern, Way};
 use ringbell_shm_tests::process::{Arguments, Start, hear, say};
 use ringbell_shm_tests::progress::{Stopwatch, tick};
 use ringbell_shm_tests::raw::{self, SocketSession, frame};
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::verified::Verified;
 use ringbell_shm_tests::{done, observe, scaled, seed, suite, wait_until};
 use std::io::{Read, Write};

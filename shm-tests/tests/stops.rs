@@ -2,11 +2,11 @@
 //! error.
 
 use ringbell::{CallError, Client, ConnectOptions, RecvError, WaitSettings};
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::{Chance, Pattern};
 use ringbell_shm_tests::process::{Arguments, Start, say};
 use ringbell_shm_tests::progress::{Stopwatch, tick};
 use ringbell_shm_tests::server::{Server, waiting};
-use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::verified::{Verified, no_wake_was_lost};
 use ringbell_shm_tests::{done, observe, scaled, seed, signals, suite, wait_until};
 use std::path::Path;

@@ -2,11 +2,11 @@
 //! that is lost is found by the backstop, and counted; there must be none.
 
 use ringbell::{Client, ConnectOptions, WaitSettings};
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::{Chance, Pattern};
 use ringbell_shm_tests::process::{Arguments, Start, hear, say};
 use ringbell_shm_tests::progress::tick;
 use ringbell_shm_tests::server::{Server, waiting};
-use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::verified::{Verified, no_wake_was_lost};
 use ringbell_shm_tests::{busy_for, done, observe, scaled, seed, suite, wait_until};
 use std::path::Path;

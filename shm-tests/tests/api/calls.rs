@@ -3,10 +3,10 @@
 use crate::{connect, doing, finish};
 use ringbell::layout::code;
 use ringbell::{CallError, CallId, RemoteError};
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::{Chance, Pattern};
 use ringbell_shm_tests::progress::tick;
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::verified::Verified;
 use ringbell_shm_tests::{done, options, scaled, seed};
 

@@ -3,10 +3,10 @@
 use crate::{ask, connect, doing, finish};
 use ringbell::layout::code;
 use ringbell::{CallError, Client, ConnectError, ConnectOptions, RemoteError, SendError};
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::process::{Arguments, Start, hear, say};
 use ringbell_shm_tests::progress::tick;
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::{done, observe, options, scaled, wait_until};
 use std::path::Path;
 use std::time::{Duration, Instant};

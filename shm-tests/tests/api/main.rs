@@ -1,12 +1,13 @@
 //! How the interface behaves, seen from outside: timeouts, limits, errors, both rings full, shutdown.
 
+mod buffered_answers;
 mod calls;
 mod connecting;
 mod limits;
-mod set_aside;
 mod shutdown;
 mod timeouts;
 
+use buffered_answers::*;
 use calls::*;
 use connecting::*;
 use limits::*;
@@ -15,7 +16,6 @@ use ringbell_shm_tests::progress::Stopwatch;
 use ringbell_shm_tests::server::Server;
 use ringbell_shm_tests::verified::no_wake_was_lost;
 use ringbell_shm_tests::{options, suite};
-use set_aside::*;
 use shutdown::*;
 use std::time::Duration;
 use timeouts::*;

@@ -2,10 +2,10 @@
 
 use crate::{ask, at_once, connect, doing, finish};
 use ringbell::{CallError, Client, ConnectError, RecvError, SendError, WaitSettings};
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::Pattern;
 use ringbell_shm_tests::progress::Stopwatch;
 use ringbell_shm_tests::server::{Server, waiting};
-use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::verified::Verified;
 use ringbell_shm_tests::{done, observe, options, scaled, wait_until};
 use std::time::Duration;

@@ -3,9 +3,9 @@
 use crate::serving::Serving;
 use crate::traffic::{Any, Bytes, FLAVOURS, ask, is_reset, runtime};
 use ringbell::{AsyncByteListener, ByteListener, ByteStreamError, ConnectError};
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::process::Start;
 use ringbell_shm_tests::progress::tick;
-use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::transport::over_socket;
 use ringbell_shm_tests::{done, observe, options, wait_until};
 use std::io::{ErrorKind, Read, Write};

@@ -3,9 +3,9 @@
 use crate::serving::Serving;
 use crate::traffic::{Any, FLAVOURS, ask};
 use ringbell::{ByteStream, ByteStreamError};
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::process::{Arguments, Start, hear, say};
 use ringbell_shm_tests::progress::tick;
-use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::{becomes_true, done, observe, options, scaled, signals, wait_until};
 use std::io::Write;
 use std::path::{Path, PathBuf};

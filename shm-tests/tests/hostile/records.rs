@@ -8,11 +8,11 @@ use crate::attack::{
 use ringbell::layout::{self, Kind, flag, offset};
 use ringbell::ring::Consumer;
 use ringbell::sync::Ordering;
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::{Chance, mix};
 use ringbell_shm_tests::progress::tick;
 use ringbell_shm_tests::raw::{self, Session};
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::{becomes_true, done, observe, scaled, seed, wait_until};
 use std::time::{Duration, Instant};
 

@@ -3,9 +3,9 @@
 use crate::{SOON, without_rescue_options};
 use ringbell::layout::STREAM_WINDOW;
 use ringbell::{OwnedRequest, Responder, ResponseStream, Service, Session};
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::process::{Arguments, say};
 use ringbell_shm_tests::server::{Server, serve_with};
-use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::{done, wait_until};
 use std::time::Duration;
 

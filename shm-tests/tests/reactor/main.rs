@@ -6,7 +6,6 @@ mod executors;
 mod limits;
 mod load;
 mod no_room;
-mod nobody;
 mod one_way;
 mod order;
 mod panics;
@@ -14,6 +13,7 @@ mod shutdown;
 mod sizes;
 mod streams;
 mod timeouts;
+mod unanswered;
 
 use callbacks::*;
 use events::*;
@@ -21,12 +21,11 @@ use executors::*;
 use limits::*;
 use load::*;
 use no_room::*;
-use nobody::*;
 use one_way::*;
 use order::*;
 use panics::*;
 use ringbell::{CallError, ConnectOptions, WaitSettings};
-use ringbell_shm_tests::reacting::Asking;
+use ringbell_shm_tests::reactor_server::Asking;
 use ringbell_shm_tests::server::{Prepared, Server, waiting};
 use ringbell_shm_tests::{options, suite};
 use shutdown::*;
@@ -34,6 +33,7 @@ use sizes::*;
 use std::time::Duration;
 use streams::*;
 use timeouts::*;
+use unanswered::*;
 
 suite! {
     both: [

@@ -4,10 +4,10 @@ use crate::{
     SOON, connect, connect_without_rescue, with_and_without_executor, without_rescue, without_rescue_options,
 };
 use ringbell::{RecvError, TransportChoice};
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::process::{Arguments, Start};
-use ringbell_shm_tests::reacting::{Asking, Count, StreamEnd, ask, stream_of};
+use ringbell_shm_tests::reactor_server::{Asking, Count, StreamEnd, ask, stream_of};
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::{done, scaled, wait_until};
 use std::path::Path;
 

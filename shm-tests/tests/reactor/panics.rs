@@ -5,9 +5,9 @@ use ringbell::layout::code;
 use ringbell::{
     CallError, Handler, HandlerError, OwnedRequest, RemoteError, Request, Responder, Service, Session, Task,
 };
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::process::Arguments;
 use ringbell_shm_tests::server::{Server, serve_with};
-use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::{done, scaled};
 use std::sync::mpsc::channel;
 

@@ -2,10 +2,10 @@
 
 use crate::{SOON, connect, reacting, without_rescue_options};
 use ringbell::{CallError, RecvError, SendError, WaitSettings};
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::progress::{Stopwatch, tick};
-use ringbell_shm_tests::reacting::{Asking, Count, StreamEnd, stream_of};
+use ringbell_shm_tests::reactor_server::{Asking, Count, StreamEnd, stream_of};
 use ringbell_shm_tests::server::{Server, waiting};
-use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::{busy_for, done, scaled, wait_until};
 use std::time::{Duration, Instant};
 

@@ -2,11 +2,11 @@
 
 use crate::{SOON, connect, connect_without_rescue, reacting, without_rescue};
 use ringbell::CallError;
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::Chance;
 use ringbell_shm_tests::progress::tick;
-use ringbell_shm_tests::reacting::{Asking, Count, words};
+use ringbell_shm_tests::reactor_server::{Asking, Count, words};
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::{done, options, scaled, seed, wait_until};
 use std::collections::HashSet;
 use std::time::{Duration, Instant};

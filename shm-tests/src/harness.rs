@@ -4,8 +4,6 @@
 //! ([`Ran`]), which is printed, so that counts and skips are seen. Arguments are those of the standard harness as
 //! far as they make sense (filters, `--exact`, `--skip`, `--list`); others are ignored.
 
-pub use crate::progress::tick;
-
 use crate::process::{self, Arguments};
 use crate::run::seed;
 use crate::transport::{self, Carrier};
@@ -26,7 +24,7 @@ pub enum Ran {
 /// The result of a test that passed: what and how much it ran.
 #[macro_export]
 macro_rules! done {
-    ($($text:tt)*) => { $crate::suite::Ran::Done(format!($($text)*)) };
+    ($($text:tt)*) => { $crate::harness::Ran::Done(format!($($text)*)) };
 }
 
 /// A test: its name, its body, and what carries its sessions.
@@ -51,10 +49,10 @@ macro_rules! suite {
             use $crate::transport::Carrier::{Shared, Socket};
             // A suite may have no test of either kind.
             let _ = (Shared, Socket);
-            $crate::suite::main(
+            $crate::harness::main(
                 &[
                     $($(
-                        (stringify!($both), $both as fn() -> $crate::suite::Ran, Shared),
+                        (stringify!($both), $both as fn() -> $crate::harness::Ran, Shared),
                         (concat!(stringify!($both), "_over_socket"), $both, Socket),
                     )*)?
                     $((stringify!($test), $test, Shared)),*

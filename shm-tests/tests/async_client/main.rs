@@ -4,11 +4,11 @@
 use futures_core::Stream;
 use ringbell::sync::{Ordering, PlainBool, PlainU64};
 use ringbell::{AsyncClient, CallError, EventError, EventStream, SendError};
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::{Chance, mix};
 use ringbell_shm_tests::progress::tick;
-use ringbell_shm_tests::reacting::{Asking, ask, item};
+use ringbell_shm_tests::reactor_server::{Asking, ask, item};
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::transport::over_socket;
 use ringbell_shm_tests::{busy_for, done, options, scaled, scaled_for, seed, suite, wait_until};
 use std::future::{Future, poll_fn};

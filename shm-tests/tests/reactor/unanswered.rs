@@ -1,13 +1,13 @@
-//! Answers that nobody gives, and answers that nobody waits for any more.
+//! Requests that are never answered, and answers that come when their client or their server is gone.
 
 use crate::{SOON, connect, reacting, remote};
 use ringbell::layout::code;
 use ringbell::{CallError, RecvError};
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::Chance;
 use ringbell_shm_tests::process::{Arguments, Start, hear, say};
 use ringbell_shm_tests::progress::tick;
-use ringbell_shm_tests::reacting::{Asking, Count, StreamEnd, stream_of};
-use ringbell_shm_tests::suite::Ran;
+use ringbell_shm_tests::reactor_server::{Asking, Count, StreamEnd, stream_of};
 use ringbell_shm_tests::{done, observe, options, scaled, scaled_for, seed, wait_until};
 use std::path::Path;
 use std::time::Duration;

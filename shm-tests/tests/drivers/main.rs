@@ -8,12 +8,12 @@ use ringbell::{
     ServeError, Session, StreamError,
 };
 use ringbell_shm_tests::driver::{Driver, runtime_of_one, runtime_of_two};
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::{Chance, mix};
 use ringbell_shm_tests::process::{Arguments, Start, hear, say};
 use ringbell_shm_tests::progress::tick;
-use ringbell_shm_tests::reacting::{Asking, StreamEnd, ask, item, stream_of, words};
+use ringbell_shm_tests::reactor_server::{Asking, StreamEnd, ask, item, stream_of, words};
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::{busy_for, done, observe, options, scaled, scaled_for, seed, suite, wait_until};
 use std::future::{Future, poll_fn};
 use std::io::Read;
@@ -24,7 +24,7 @@ use std::task::Poll;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 
-#[path = "../../examples/embedded.rs"]
+#[path = "../../../examples/embedded.rs"]
 mod embedded;
 
 suite! {

@@ -1,11 +1,11 @@
-//! What a server and its clients cost while they are busy (system calls), and while they are idle (CPU, memory).
+//! What a server and its clients use: system calls while they are busy, CPU and memory while they are idle.
 
 use ringbell::{Client, ConnectOptions, WaitSettings};
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::Pattern;
 use ringbell_shm_tests::process::{Arguments, Process, Start, hear, readable, say};
 use ringbell_shm_tests::progress::tick;
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::verified::Verified;
 use ringbell_shm_tests::{done, observe, scaled, suite, wait_until};
 use std::collections::BTreeMap;

@@ -8,12 +8,12 @@ use ringbell::pool::{
 };
 use ringbell::sync::{Ordering, PlainBool, PlainU64};
 use ringbell::{ConnectionPool, pool};
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::{Chance, mix};
 use ringbell_shm_tests::process::{Arguments, Start, say};
 use ringbell_shm_tests::progress::tick;
-use ringbell_shm_tests::reacting::ask;
+use ringbell_shm_tests::reactor_server::ask;
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::{done, options, scaled, scaled_for, seed, signals, suite, wait_until};
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
