@@ -7,22 +7,24 @@
 //! Layers, lowest first:
 //!
 //! ```text
-//! locks           locking in spite of poison
-//! waiting         waiting for conditions
-//! progress        whether the test makes progress, and for how long the machine stood still
-//! transport       what carries the sessions of the test that runs: shared memory or the socket
-//! run             scale and seed of this run
-//! observe         what /proc says of a process
-//! pattern         what is sent and what must come back, computed on both sides from a seed
-//! raw             the handshake by hand, for peers that are not honest
-//! trace_capture   a subscriber of `tracing` that keeps all spans and events
-//! process         starting, talking to, stopping and killing other processes
-//! signals         signal handlers, timers and forks
-//! driver          the ways to drive a concurrent server
-//! verified        a client that checks every answer
-//! reactor_server  a concurrent server that is driven by its requests, and its client
-//! server          a server in a process of its own, and the role that it plays
-//! harness         the `main` of a test program: tests one after the other, roles, visible skips, the watchdog
+//! locks             locking in spite of poison
+//! waiting           waiting for conditions
+//! progress          whether the test makes progress, and for how long the machine stood still
+//! transport         what carries the sessions of the test that runs: shared memory or the socket
+//! run               scale and seed of this run
+//! observe           what /proc says of a process
+//! pattern           what is sent and what must come back, computed on both sides from a seed
+//! raw               the handshake by hand, for peers that are not honest
+//! trace_capture     a subscriber of `tracing` that keeps all spans and events
+//! process           starting, talking to, stopping and killing other processes
+//! signals           signal handlers, timers and forks
+//! driver            the ways to drive a concurrent server
+//! verified          a client that checks every answer
+//! reactor_requests  what the concurrent server is asked, and what it answers
+//! reactor_server    a concurrent server that is driven by its requests
+//! reactor_client    its client, which knows which answer belongs to which call
+//! server            a server in a process of its own, and the role that it plays
+//! harness           the `main` of a test program: tests one after the other, roles, visible skips, the watchdog
 //! ```
 //!
 //! No test sleeps and hopes: it waits for a condition, and the watchdog ends a test that makes no progress, with
@@ -42,6 +44,8 @@ pub mod pattern;
 pub mod process;
 pub mod progress;
 pub mod raw;
+pub mod reactor_client;
+pub mod reactor_requests;
 pub mod reactor_server;
 pub mod run;
 pub mod server;

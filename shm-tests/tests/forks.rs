@@ -6,7 +6,7 @@ use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::Pattern;
 use ringbell_shm_tests::process::{Arguments, Start, hear, say};
 use ringbell_shm_tests::progress::Stopwatch;
-use ringbell_shm_tests::reactor_server::ask;
+use ringbell_shm_tests::reactor_requests::ask;
 use ringbell_shm_tests::server::Server;
 use ringbell_shm_tests::verified::Verified;
 use ringbell_shm_tests::{becomes_true, done, options, scaled, signals, suite, wait_until};

@@ -5,7 +5,7 @@ use ringbell::{CallError, Client, EventError, RecvError, SendError};
 use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::{Chance, Pattern};
 use ringbell_shm_tests::progress::tick;
-use ringbell_shm_tests::reactor_server::Asking;
+use ringbell_shm_tests::reactor_client::Asking;
 use ringbell_shm_tests::server::Server;
 use ringbell_shm_tests::transport::over_socket;
 use ringbell_shm_tests::verified::Verified;
@@ -214,7 +214,10 @@ fn events_and_items_are_reported() -> Ran {
             loop {
                 match one.next_item(call, &mut item, Some(Duration::ZERO)) {
                     Ok(true) => {
-                        assert_eq!(item, ringbell_shm_tests::reactor_server::item(session, number, got, 100));
+                        assert_eq!(
+                            item,
+                            ringbell_shm_tests::reactor_requests::item(session, number, got, 100)
+                        );
                         got += 1;
                     }
                     Ok(false) => over = true,

@@ -3,7 +3,8 @@
 use crate::{SOON, connect, reacting};
 use ringbell::EventError;
 use ringbell_shm_tests::harness::Ran;
-use ringbell_shm_tests::reactor_server::{Asking, Count, words};
+use ringbell_shm_tests::reactor_client::Asking;
+use ringbell_shm_tests::reactor_requests::{Count, words};
 use ringbell_shm_tests::server::Server;
 use ringbell_shm_tests::{done, options, scaled, wait_until};
 use std::time::Duration;

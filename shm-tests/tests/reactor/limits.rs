@@ -3,7 +3,7 @@
 use crate::{SOON, connect_without_rescue, with_and_without_executor};
 use ringbell_shm_tests::done;
 use ringbell_shm_tests::harness::Ran;
-use ringbell_shm_tests::reactor_server::{Count, StreamEnd, stream_of};
+use ringbell_shm_tests::reactor_requests::{Count, StreamEnd, stream_of};
 use ringbell_shm_tests::wait_until;
 
 /// Many times what may be sent without credit.

@@ -25,7 +25,7 @@ use one_way::*;
 use order::*;
 use panics::*;
 use ringbell::{CallError, ConnectOptions, WaitSettings};
-use ringbell_shm_tests::reactor_server::Asking;
+use ringbell_shm_tests::reactor_client::Asking;
 use ringbell_shm_tests::server::{Prepared, Server, waiting};
 use ringbell_shm_tests::{options, suite};
 use shutdown::*;

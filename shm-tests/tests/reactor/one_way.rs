@@ -6,7 +6,8 @@ use crate::{
 use ringbell::{RecvError, TransportChoice};
 use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::process::{Arguments, Start};
-use ringbell_shm_tests::reactor_server::{Asking, Count, StreamEnd, ask, stream_of};
+use ringbell_shm_tests::reactor_client::Asking;
+use ringbell_shm_tests::reactor_requests::{Count, StreamEnd, ask, stream_of};
 use ringbell_shm_tests::server::Server;
 use ringbell_shm_tests::{done, scaled, wait_until};
 use std::path::Path;

@@ -4,7 +4,8 @@ use crate::{SOON, connect, connect_without_rescue, reacting, with_and_without_ex
 use ringbell::layout::code;
 use ringbell::{AnswerOrder, CallError, RecvError};
 use ringbell_shm_tests::harness::Ran;
-use ringbell_shm_tests::reactor_server::{Asking, StreamEnd, ask, stream_of};
+use ringbell_shm_tests::reactor_client::Asking;
+use ringbell_shm_tests::reactor_requests::{StreamEnd, ask, stream_of};
 use ringbell_shm_tests::server::Server;
 use ringbell_shm_tests::{done, options, scaled, wait_until};
 use std::time::Duration;

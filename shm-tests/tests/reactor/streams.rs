@@ -5,7 +5,7 @@ use ringbell::layout::{STREAM_WINDOW, code};
 use ringbell::{CallError, CallId, RecvError};
 use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::Chance;
-use ringbell_shm_tests::reactor_server::{Count, StreamEnd, item, stream_of};
+use ringbell_shm_tests::reactor_requests::{Count, StreamEnd, item, stream_of};
 use ringbell_shm_tests::server::Server;
 use ringbell_shm_tests::{done, scaled, scaled_for, seed, wait_until};
 use std::time::{Duration, Instant};
