@@ -1,4 +1,5 @@
-//! The ways to drive a concurrent server: its own reactor's thread, a loop that it is embedded in, tasks of tokio.
+//! The ways to drive a concurrent server: its own reactor's thread, a loop that it is embedded in,
+//! tasks of tokio.
 
 use crate::locks::lock;
 use ringbell::{

@@ -1,8 +1,9 @@
 //! The `main` of a test program.
 //!
-//! Tests run one after the other: many of them measure time or fill both CPUs. A test returns what it did
-//! ([`Ran`]), which is printed, so that counts and skips are seen. Arguments are those of the standard harness as
-//! far as they make sense (filters, `--exact`, `--skip`, `--list`); others are ignored.
+//! Tests run one after the other: many of them measure time or fill both CPUs. A test returns what
+//! it did ([`Ran`]), which is printed, so that counts and skips are seen. Arguments are those of
+//! the standard harness as far as they make sense (filters, `--exact`, `--skip`, `--list`); others
+//! are ignored.
 
 use crate::process::{self, Arguments};
 use crate::run::seed;
@@ -36,8 +37,9 @@ const ROLES: &[Role] = &[("server", server::serve)];
 
 /// Makes the `main` of a test program from the functions that are its tests and roles.
 ///
-/// Those in `both` are run twice: as `name`, and as `name_over_socket` with clients whose sessions the socket carries.
-/// Those in `tests` are run once: they are about rings, or about memory that is shared.
+/// Those in `both` are run twice: as `name`, and as `name_over_socket` with clients whose sessions
+/// the socket carries. Those in `tests` are run once: they are about rings, or about memory that is
+/// shared.
 #[macro_export]
 macro_rules! suite {
     (
@@ -128,7 +130,8 @@ fn run(tests: &[&Test]) -> ExitCode {
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(101) }
 }
 
-/// The watchdog: ends a test that makes no progress, having said what is known. It is the canary, too.
+/// The watchdog: ends a test that makes no progress, having said what is known. It is the canary,
+/// too.
 fn watch() {
     loop {
         let over = progress::nap();

@@ -1,8 +1,9 @@
 //! Tests of Ringbell with real processes.
 //!
-//! Each file or folder under `tests/` is a program: its tests, and the roles that its other processes play. A test
-//! starts the program again in a role ([`process`]). So client and server are what they are in production: two
-//! processes that share only the memory that was handed over a socket.
+//! Each file or folder under `tests/` is a program: its tests, and the roles that its other
+//! processes play. A test starts the program again in a role ([`process`]). So client and server
+//! are what they are in production: two processes that share only the memory that was handed over a
+//! socket.
 //!
 //! Layers, lowest first:
 //!
@@ -24,17 +25,17 @@
 //! reactor_server    a concurrent server that is driven by its requests
 //! reactor_client    its client, which knows which answer belongs to which call
 //! server            a server in a process of its own, and the role that it plays
-//! harness           the `main` of a test program: tests one after the other, roles, visible skips, the watchdog
+//! harness           the `main` of a test program: tests, roles, visible skips, the watchdog
 //! ```
 //!
-//! No test sleeps and hopes: it waits for a condition, and the watchdog ends a test that makes no progress, with
-//! what is known of every process.
+//! No test sleeps and hopes: it waits for a condition, and the watchdog ends a test that makes no
+//! progress, with what is known of every process.
 //!
 //! | variable | what it does |
 //! |---|---|
 //! | `RINGBELL_TEST_SCALE` | multiplies all counts: 0.1 for a quick look, 100 for a soak |
 //! | `RINGBELL_TEST_SEED` | the seed of all patterns and choices, which is printed on failure |
-//! | `RINGBELL_TEST_DRIVER` | how servers are driven that are not told: `thread`, `loop`, `edges`, `task` or `tasks` |
+//! | `RINGBELL_TEST_DRIVER` | the driver of servers: `thread`, `loop`, `edges`, `task` or `tasks` |
 
 pub mod driver;
 pub mod harness;

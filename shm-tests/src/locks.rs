@@ -1,4 +1,5 @@
-//! Locking in spite of poison: a test that panicked must not spoil what the next one, or the report, needs.
+//! Locking in spite of poison: a test that panicked must not spoil what the next one, or the
+//! report, needs.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

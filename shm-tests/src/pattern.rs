@@ -1,5 +1,6 @@
-//! What is sent and what must come back. Both sides compute it from a seed, a sender and a sequence number, so
-//! that every byte of every message is checked, and a message that belongs elsewhere is recognised.
+//! What is sent and what must come back. Both sides compute it from a seed, a sender and a sequence
+//! number, so that every byte of every message is checked, and a message that belongs elsewhere is
+//! recognised.
 
 use crate::run;
 

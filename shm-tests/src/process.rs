@@ -1,8 +1,8 @@
 //! Starting this program again in a role, and what a test does to such a process.
 //!
-//! A role talks to its test in lines: through its standard input and output. Its standard error is kept in memory
-//! and shown when something goes wrong. It dies when the thread that started it ends, however that ends: so
-//! processes are started on the thread that runs the test.
+//! A role talks to its test in lines: through its standard input and output. Its standard error is
+//! kept in memory and shown when something goes wrong. It dies when the thread that started it
+//! ends, however that ends: so processes are started on the thread that runs the test.
 
 use crate::locks::lock;
 use crate::progress::tick;
@@ -121,7 +121,8 @@ impl Start {
         Self { role: role.to_owned(), command }
     }
 
-    /// Another program, with a process of which the role `role` is to be run inside (a tracer, say).
+    /// Another program, with a process of which the role `role` is to be run inside (a tracer,
+    /// say).
     pub fn role_under(program: &str, program_arguments: &[&str], role: &str) -> Self {
         let mut command = Command::new(program);
         command.args(program_arguments);

@@ -57,8 +57,8 @@ pub(crate) fn nap() -> Duration {
     over
 }
 
-/// For how long this machine has kept a thread that does nothing else from running, since the program started.
-/// That part of a delay is not the library's fault.
+/// For how long this machine has kept a thread that does nothing else from running, since the
+/// program started. That part of a delay is not the library's fault.
 #[must_use]
 pub fn stalled() -> Duration {
     let canary = lock(&CANARY);

@@ -1,5 +1,6 @@
-//! The handshake by hand, from its description in `src/handshake/wire.rs`, and memory that is written at will: for
-//! peers that are not honest. Nothing of the library's own handshake is used, so the two check each other.
+//! The handshake by hand, from its description in `src/handshake/wire.rs`, and memory that is
+//! written at will: for peers that are not honest. Nothing of the library's own handshake is used,
+//! so the two check each other.
 //!
 //! Layers, lowest first:
 //!

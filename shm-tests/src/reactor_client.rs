@@ -1,4 +1,5 @@
-//! A client of [`react`](crate::reactor_server::react) that knows which answer belongs to which call.
+//! A client of [`react`](crate::reactor_server::react) that knows which answer belongs to which
+//! call.
 
 use crate::progress::tick;
 use crate::reactor_requests::{Count, ask, item, word, words};
@@ -11,7 +12,8 @@ use std::time::Duration;
 /// An answer, or the error in its place, and the number of the request that it belongs to.
 pub type Numbered = (u64, Result<Vec<u8>, RemoteError>);
 
-/// A client of [`react`](crate::reactor_server::react), which numbers its requests and checks whose answers it gets.
+/// A client of [`react`](crate::reactor_server::react), which numbers its requests and checks whose
+/// answers it gets.
 #[derive(Debug)]
 pub struct Asking {
     client: Client,
@@ -186,7 +188,8 @@ impl Asking {
         numbers
     }
 
-    /// Reads a stream of `longest` (see [`stream_of`]) to its end, checking every item; how many there were.
+    /// Reads a stream of `longest` (see [`stream_of`]) to its end, checking every item; how many
+    /// there were.
     ///
     /// # Errors
     /// With which it ended.

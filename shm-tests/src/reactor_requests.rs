@@ -1,7 +1,8 @@
 //! What the server of [`reactor_server`](crate::reactor_server) is asked, and what it answers.
 //!
-//! A request is a verb, its number, an argument and more; the usual answer is a stamp (session and number) and what was
-//! sent along. So an answer that goes astray is recognised wherever it arrives.
+//! A request is a verb, its number, an argument and more; the usual answer is a stamp (session and
+//! number) and what was sent along. So an answer that goes astray is recognised wherever it
+//! arrives.
 
 use crate::pattern::mix;
 

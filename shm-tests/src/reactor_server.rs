@@ -108,8 +108,8 @@ impl State {
         self.complaints.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What was wrong, now that the server has returned. Sessions were opened and closed once each, as many as
-    /// `accepted`. Responders that are still held are used: that must do nothing.
+    /// What was wrong, now that the server has returned. Sessions were opened and closed once each,
+    /// as many as `accepted`. Responders that are still held are used: that must do nothing.
     pub fn close(&self, accepted: u64) -> u64 {
         let open = lock(&self.open);
         if open.len() as u64 != accepted || open.values().any(|open| *open) {
@@ -143,7 +143,8 @@ impl State {
 pub struct Reacting {
     /// What it knows.
     pub state: Arc<State>,
-    /// Whether tasks handle its requests: then a session may be closed before its last requests are handled.
+    /// Whether tasks handle its requests: then a session may be closed before its last requests are
+    /// handled.
     pub in_tasks: bool,
 }
 
@@ -194,8 +195,9 @@ fn echo(request: OwnedRequest, responder: Responder) {
     responder.reply(&answer);
 }
 
-/// Does what the request says. `n` is its argument; "moved" means on a worker thread, or on a thread of its own if it may
-/// take long. Empty requests get empty answers, every second one of them moved.
+/// Does what the request says. `n` is its argument; "moved" means on a worker thread, or on a
+/// thread of its own if it may take long. Empty requests get empty answers, every second one of
+/// them moved.
 ///
 /// | verb | what |
 /// |---|---|

@@ -19,7 +19,8 @@ pub fn scaled(release: u64) -> u64 {
     ((release as f64 * scale * build) as u64).max(1)
 }
 
-/// As [`scaled`], with a count of its own for sessions over the socket, where each message costs system calls.
+/// As [`scaled`], with a count of its own for sessions over the socket, where each message costs
+/// system calls.
 #[must_use]
 pub fn scaled_for(rings: u64, socket: u64) -> u64 {
     scaled(if over_socket() { socket } else { rings })

@@ -1,7 +1,7 @@
 //! A server in a process of its own.
 //!
-//! The role prints `ready` when it listens and then obeys lines: `stats`, `shutdown MS`, `open GATE`. It shuts
-//! down when its test hangs up.
+//! The role prints `ready` when it listens and then obeys lines: `stats`, `shutdown MS`, `open
+//! GATE`. It shuts down when its test hangs up.
 
 use crate::driver::Driver;
 use crate::pattern::{Chance, Pattern, Way};
@@ -90,7 +90,8 @@ impl Server {
         Prepared { start: Start::role("server").with("handler", handler), place: Place::Of(path.to_owned()) }
     }
 
-    /// A server whose role is one of the test program's, which calls [`serve_with`]; at a path of its own.
+    /// A server whose role is one of the test program's, which calls [`serve_with`]; at a path of
+    /// its own.
     ///
     /// # Panics
     /// If there is no place for its socket.
@@ -184,8 +185,8 @@ fn tell_stats(word: &str, stats: &ServerStats) {
     say(&format!("{word} {}", values.join(" ")));
 }
 
-/// Waiting settings by name: `default`, `park` at once, `spin` and `yield` for long, and `patient`, which never looks by
-/// itself before a test gives up: a lost wake hangs.
+/// Waiting settings by name: `default`, `park` at once, `spin` and `yield` for long, and `patient`,
+/// which never looks by itself before a test gives up: a lost wake hangs.
 ///
 /// # Panics
 /// If there is no such name.
@@ -397,8 +398,8 @@ fn control(handle: &ServerHandle) {
     handle.shutdown(Some(Duration::ZERO));
 }
 
-/// Checks that each session sends what it announced, in order, each message once and whole; answers what the
-/// client expects.
+/// Checks that each session sends what it announced, in order, each message once and whole; answers
+/// what the client expects.
 #[derive(Debug)]
 pub struct Verifier {
     sessions: HashMap<u64, (Pattern, u64)>,
@@ -467,7 +468,8 @@ impl Verifier {
         }
         let Some((pattern, next)) = self.sessions.get_mut(&request.session().id()) else {
             let Some(pattern) = Pattern::from_opening(bytes) else {
-                // No complaint: hostile peers say anything, and an honest client takes the error amiss.
+                // No complaint: hostile peers say anything, and an honest client takes the error
+                // amiss.
                 return Err(format!("a session begins with {} bytes that are no opening", bytes.len()).into());
             };
             self.sessions.insert(request.session().id(), (pattern, 0));

@@ -1,4 +1,5 @@
-//! A subscriber of `tracing` that keeps all spans and events, for tests to look at, in this process or in that of a role.
+//! A subscriber of `tracing` that keeps all spans and events, for tests to look at, in this process
+//! or in that of a role.
 
 use crate::locks::lock;
 use std::collections::BTreeMap;

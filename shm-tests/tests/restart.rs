@@ -24,7 +24,8 @@ suite! {
     roles: [contender],
 }
 
-/// Calls until told to stop, and connects anew whenever the server is gone. The generations that it saw.
+/// Calls until told to stop, and connects anew whenever the server is gone. The generations that it
+/// saw.
 fn client(path: &Path, sender: u64, wait: &str, stop: &PlainU64) -> (Vec<u64>, u64) {
     let mut generations = Vec::new();
     let mut calls = 0;

@@ -1,5 +1,5 @@
-//! Processes that stop for a while, and system calls that are interrupted: neither is a death, a timeout or an
-//! error.
+//! Processes that stop for a while, and system calls that are interrupted: neither is a death, a
+//! timeout or an error.
 
 use ringbell::{CallError, Client, ConnectOptions, RecvError, WaitSettings};
 use ringbell_shm_tests::harness::Ran;
@@ -38,7 +38,8 @@ fn a_stopped_server_is_not_dead() -> Ran {
                 Verified::connect(server.path(), options, Pattern::new(sender, 700))
             })
             .collect();
-        // Asleep: so that it is not stopped between publishing and ringing, which would look like a lost wake.
+        // Asleep: so that it is not stopped between publishing and ringing, which would look like a
+        // lost wake.
         wait_until("the server sleeps", || observe::main_thread_in_futex(server.id()));
         server.process().stop();
         std::thread::scope(|scope| {

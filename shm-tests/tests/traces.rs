@@ -1,5 +1,5 @@
-//! What subscribers of `tracing` are told: of calls, sleeps, fallbacks and deaths, by client and server, each in a process
-//! of its own.
+//! What subscribers of `tracing` are told: of calls, sleeps, fallbacks and deaths, by client and
+//! server, each in a process of its own.
 
 use ringbell::{
     AsyncClient, ByteListener, ByteStream, CallError, Client, ConnectOptions, HandlerError, OwnedRequest,

@@ -44,8 +44,8 @@ pub fn map(fd: impl AsFd, len: u64, writable: bool) -> rustix::io::Result<Window
     let base = unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, protection, MapFlags::SHARED, fd, 0) }?;
     let base = NonNull::new(base).expect("never at 0");
     let keep = Arc::new(Mapping { base, len });
-    // SAFETY: mapped above and kept by `keep`; no reference to it exists. The descriptors of this file's users
-    // cannot shrink, or are their own.
+    // SAFETY: mapped above and kept by `keep`; no reference to it exists. The descriptors of this
+    // file's users cannot shrink, or are their own.
     Ok(unsafe { Window::new(base.cast(), len, writable, keep) })
 }
 

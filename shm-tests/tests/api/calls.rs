@@ -187,7 +187,8 @@ pub(crate) fn posts_and_flushes() -> Ran {
     done!("{rounds} rounds of up to 49 posts")
 }
 
-/// What becomes of requests whose client is dropped behind them is nowhere promised: this tells how it is.
+/// What becomes of requests whose client is dropped behind them is nowhere promised: this tells how
+/// it is.
 pub(crate) fn sent_and_dropped() -> Ran {
     let rounds = scaled(100);
     let (mut sent, mut executed) = (0, 0);

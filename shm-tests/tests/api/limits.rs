@@ -118,8 +118,8 @@ pub(crate) fn too_many_in_flight() -> Ran {
 /// Sends and never reads, until it is put out.
 pub(crate) fn lazy(arguments: &Arguments) {
     let mut client = options().connect(Path::new(arguments.text("path"))).expect("connect");
-    // Short requests, which never find their ring full: then `send` would set answers aside. Long answers, which
-    // fill the response ring, and then the server's queue.
+    // Short requests, which never find their ring full: then `send` would set answers aside. Long
+    // answers, which fill the response ring, and then the server's queue.
     let mut sent = 0;
     while sent < 400 {
         client.send_timeout(&ask(b'l', 3000, b""), Some(Duration::ZERO)).expect("room for 400 lines");

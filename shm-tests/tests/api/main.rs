@@ -1,4 +1,5 @@
-//! How the interface behaves, seen from outside: timeouts, limits, errors, both rings full, shutdown.
+//! How the interface behaves, seen from outside: timeouts, limits, errors, both rings full,
+//! shutdown.
 
 mod buffered_answers;
 mod calls;
@@ -79,7 +80,8 @@ fn ask(verb: u8, number: u64, rest: &[u8]) -> Vec<u8> {
     [&[verb][..], &number.to_le_bytes(), rest].concat()
 }
 
-/// That `body` takes about `time`: not less, and not so much more that it waited for something else than the machine.
+/// That `body` takes about `time`: not less, and not so much more that it waited for something else
+/// than the machine.
 fn takes<T>(time: Duration, body: impl FnOnce() -> T) -> T {
     let watch = Stopwatch::start();
     let result = body();

@@ -1,4 +1,5 @@
-//! A server that stops: with calls in flight, with clients that connect, from a signal handler, before it serves.
+//! A server that stops: with calls in flight, with clients that connect, from a signal handler,
+//! before it serves.
 
 use crate::{ask, at_once, connect, doing, finish};
 use ringbell::{CallError, Client, ConnectError, RecvError, SendError, WaitSettings};
@@ -126,8 +127,8 @@ pub(crate) fn shutdown_from_a_signal_handler() -> Ran {
     done!("{rounds} servers, half of them asleep")
 }
 
-/// A server that is told to stop while clients connect: each of them either has a session that ends with a
-/// goodbye, or hears at once that the server goes.
+/// A server that is told to stop while clients connect: each of them either has a session that ends
+/// with a goodbye, or hears at once that the server goes.
 pub(crate) fn shutdown_while_clients_connect() -> Ran {
     let rounds = scaled(50);
     let (mut with_session, mut without, mut refused) = (0, 0, 0);

@@ -109,7 +109,8 @@ pub(crate) fn dropping_a_call_affects_no_other() -> Ran {
                     let rest = bytes(number, 3000);
                     let request = ask(b't', number, chance.below(100), &rest);
                     let mut call = Box::pin(client.call(&request));
-                    // Polled so often, in whatever state it is then: not begun, queued, half sent, in flight, answered.
+                    // Polled so often, in whatever state it is then: not begun, queued, half sent,
+                    // in flight, answered.
                     let polls = chance.below(4);
                     for poll in 0..=polls {
                         let ready = poll_fn(|cx| std::task::Poll::Ready(call.as_mut().poll(cx))).await;

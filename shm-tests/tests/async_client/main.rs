@@ -1,5 +1,5 @@
-//! The client of many tasks, on both flavours of runtime. Every wait is one for the runtime's epoll, without a timer
-//! beside it: what is not reported hangs the test, and the watchdog says so.
+//! The client of many tasks, on both flavours of runtime. Every wait is one for the runtime's
+//! epoll, without a timer beside it: what is not reported hangs the test, and the watchdog says so.
 
 mod calls;
 mod ends;

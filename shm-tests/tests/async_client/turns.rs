@@ -49,7 +49,8 @@ pub(crate) fn requests_need_nobody_to_run_behind_them() -> Ran {
     done!("{rounds} times six requests")
 }
 
-/// A task that goes on without awaiting anything, behind an answer that it got, holds up nobody on another worker.
+/// A task that goes on without awaiting anything, behind an answer that it got, holds up nobody on
+/// another worker.
 pub(crate) fn a_task_that_computes_keeps_no_answer_from_others() -> Ran {
     let rounds = scaled(100).max(20);
     let runtime = Builder::new_multi_thread().worker_threads(3).enable_all().build().expect("a runtime");

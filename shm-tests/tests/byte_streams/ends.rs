@@ -1,4 +1,5 @@
-//! Ends that nobody says: of streams that are dropped, of processes that are killed, of listeners that are closed.
+//! Ends that nobody says: of streams that are dropped, of processes that are killed, of listeners
+//! that are closed.
 
 use crate::serving::Serving;
 use crate::traffic::{Any, Bytes, FLAVOURS, ask, is_reset, runtime};
@@ -146,8 +147,8 @@ pub(crate) fn a_listener_that_is_closed() -> Ran {
     done!("accepting ends, streams go on")
 }
 
-/// Over the socket the last bytes are kept when the socket takes no more; they go with their writer, and what the reader has
-/// then is no end, and no fault.
+/// Over the socket the last bytes are kept when the socket takes no more; they go with their
+/// writer, and what the reader has then is no end, and no fault.
 pub(crate) fn a_writer_that_goes_with_bytes_that_were_not_taken() -> Ran {
     let mut told = Vec::new();
     for flavour in FLAVOURS {

@@ -147,7 +147,8 @@ pub(crate) fn any_bytes_over_the_socket() -> Ran {
         let session = raw::SocketSession::open_for(beside.listener.path(), raw::BYTES);
         let mut stream = beside.listener.accept().expect("a stream");
         let mut sent = Vec::new();
-        // Good chunks, then nonsense: of any bytes, or of a frame with a bit that is not what it was.
+        // Good chunks, then nonsense: of any bytes, or of a frame with a bit that is not what it
+        // was.
         for _ in 0..chance.below(4) {
             let mut body = vec![0; size(&mut chance).min(60_000)];
             Bytes::new(round).fill(&mut body);
@@ -165,7 +166,8 @@ pub(crate) fn any_bytes_over_the_socket() -> Ran {
         drop(session);
         let mut got = Vec::new();
         stream.set_read_timeout(Some(Duration::from_secs(20)));
-        // An end is possible: nonsense may be an empty chunk. Anything else is an error that says what it is.
+        // An end is possible: nonsense may be an empty chunk. Anything else is an error that says
+        // what it is.
         if let Err(error) = stream.read_to_end(&mut got) {
             assert!(
                 matches!(

@@ -12,8 +12,8 @@ use ringbell_shm_tests::verified::Verified;
 use ringbell_shm_tests::{done, observe, scaled};
 use std::time::{Duration, Instant};
 
-/// A client that publishes a request and dies before it rings: the sleeping server finds the request by its
-/// backstop, and no wake was lost, since nobody lived to make it.
+/// A client that publishes a request and dies before it rings: the sleeping server finds the
+/// request by its backstop, and no wake was lost, since nobody lived to make it.
 pub(crate) fn a_ring_that_dies_with_its_ringer_is_no_lost_wake_of_the_server() -> Ran {
     let rounds = scaled(20);
     let mut server = Server::prepare("verify").with("wait", "park").start();
@@ -45,8 +45,8 @@ pub(crate) fn a_ring_that_dies_with_its_ringer_is_no_lost_wake_of_the_client() -
     done!("{rounds} servers; late rings {late}")
 }
 
-/// A server that dies having rung, or published, a part of a long answer: the sleeping client finds that part by its
-/// backstop, and must not sleep for as long once more.
+/// A server that dies having rung, or published, a part of a long answer: the sleeping client finds
+/// that part by its backstop, and must not sleep for as long once more.
 pub(crate) fn a_lost_ring_does_not_delay_the_news() -> Ran {
     let rounds = scaled(20);
     let mut slowest = Duration::ZERO;

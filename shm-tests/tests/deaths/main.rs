@@ -1,7 +1,8 @@
 //! SIGKILL, at every named point of the protocol and at any moment, of clients and of servers.
 //!
-//! What must hold: no message is torn, comes twice, or is lost without an error; the survivor learns of it in
-//! time, however it waits; the server goes on serving others, and has afterwards what it had before.
+//! What must hold: no message is torn, comes twice, or is lost without an error; the survivor
+//! learns of it in time, however it waits; the server goes on serving others, and has afterwards
+//! what it had before.
 
 mod clients;
 mod lost_rings;

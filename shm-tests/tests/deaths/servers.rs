@@ -110,7 +110,8 @@ fn survive(path: &Path, sender: u64, habit: Habit) -> Option<Survived> {
         );
     let counts = client.abandon();
     let rescues = counts.backstop_rescues;
-    // The server may have died between publishing and ringing: see `a_ring_that_dies_with_its_ringer`.
+    // The server may have died between publishing and ringing: see
+    // `a_ring_that_dies_with_its_ringer`.
     assert!(rescues <= 1, "{habit:?}: {rescues} lost wakes");
     Some(Survived { answered, sent, asked, learnt, without_cpu, rescues, counts })
 }

@@ -1,5 +1,6 @@
-//! Servers without a thread of their own: in an epoll loop, and in tasks of tokio, with async handlers. No wait in them
-//! has a timeout: what the one descriptor does not tell hangs the test, and the watchdog says so.
+//! Servers without a thread of their own: in an epoll loop, and in tasks of tokio, with async
+//! handlers. No wait in them has a timeout: what the one descriptor does not tell hangs the test,
+//! and the watchdog says so.
 
 #[path = "../../../examples/embedded.rs"]
 mod embedded;

@@ -177,7 +177,8 @@ pub(crate) fn a_server_sleeps_while_nothing_comes() -> Ran {
         client.echoes(b'e', 0, b"awake");
         let waits = || observe::voluntary_switches(server.id());
         wait_until("the server sleeps", || observe::all_threads_sleep(server.id()));
-        // A timer of 50 ms or less would show: the runtime's own threads have time to settle before.
+        // A timer of 50 ms or less would show: the runtime's own threads have time to settle
+        // before.
         let quiet = (0..20).any(|_| {
             let before = waits();
             std::thread::sleep(Duration::from_millis(200));

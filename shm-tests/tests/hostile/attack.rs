@@ -1,4 +1,5 @@
-//! What the attacks have in common: an honest client beside them, and records that are written by hand.
+//! What the attacks have in common: an honest client beside them, and records that are written by
+//! hand.
 
 use ringbell::ConnectOptions;
 use ringbell::layout::{self, HeaderWord, Kind, offset};

@@ -276,7 +276,8 @@ pub(crate) fn any_bytes_in_the_request_ring() -> Ran {
 
 pub(crate) fn fragments_without_end() -> Ran {
     let (grown, beside) = beside_an_honest_client(|server| {
-        // A total is claimed, and little of it comes: memory grows as bytes come, not as they are announced.
+        // A total is claimed, and little of it comes: memory grows as bytes come, not as they are
+        // announced.
         let before = observe::private_bytes(server.id());
         let sessions: Vec<Session> = (0..8)
             .map(|_| {

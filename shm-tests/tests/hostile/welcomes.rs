@@ -1,4 +1,5 @@
-//! Servers that answer a Hello wrongly: with wrong segments, wrong descriptors, nonsense, or nothing.
+//! Servers that answer a Hello wrongly: with wrong segments, wrong descriptors, nonsense, or
+//! nothing.
 
 use crate::CAPACITY;
 use crate::fake::{Fake, welcome_with};

@@ -120,7 +120,8 @@ pub(crate) fn a_server_that_is_killed_again_and_again() -> Ran {
     let stats = pool.stats();
     assert!(stats.peak <= 6, "{stats:?}");
     assert_eq!((stats.in_use, stats.waiting, stats.timeouts), (0, 0, 0));
-    // Each connection that was in use at a death lost the one request that was on its way, and no more.
+    // Each connection that was in use at a death lost the one request that was on its way, and no
+    // more.
     let (lost, unsent) = (lost.load(Ordering::Relaxed), unsent.load(Ordering::Relaxed));
     assert!(lost <= restarts * 6, "{lost} requests were lost in {restarts} restarts: {stats:?}");
     assert!(stats.opened > restarts, "{stats:?}");

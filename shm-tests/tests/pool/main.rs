@@ -1,5 +1,5 @@
-//! Warm pools with real processes: servers that die under load, workers that are killed, stopped or never ready,
-//! descriptors that run out, forks, and parents that go.
+//! Warm pools with real processes: servers that die under load, workers that are killed, stopped or
+//! never ready, descriptors that run out, forks, and parents that go.
 
 mod by_id;
 mod connections;

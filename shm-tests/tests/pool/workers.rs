@@ -101,7 +101,8 @@ pub(crate) fn workers_are_replaced_when_they_die_or_hang() -> Ran {
                 assert!(is_gone(id), "a guard that is not clean takes its worker with it");
             }
         }
-        // Whatever happens, calls are answered; the request goes to another worker if it was not executed.
+        // Whatever happens, calls are answered; the request goes to another worker if it was not
+        // executed.
         let answer = pool.call(b"hello", Some(Duration::from_secs(30))).expect("an answer");
         answered_by(b"hello", &answer);
         wait_until("it is gone, and no zombie", || is_gone(id));

@@ -117,7 +117,8 @@ pub(crate) fn what_a_dropped_future_was_handed_goes_to_the_next() -> Ran {
     done!("left, served, passed on; to tasks and to threads")
 }
 
-/// Polls a future so many times at most, with other tasks between; `None` if it was dropped before its end.
+/// Polls a future so many times at most, with other tasks between; `None` if it was dropped before
+/// its end.
 async fn for_so_many_polls<F: Future + Unpin>(mut future: F, polls: u64) -> Option<F::Output> {
     for _ in 0..polls {
         let polled = poll_fn(|cx| Poll::Ready(Pin::new(&mut future).poll(cx))).await;

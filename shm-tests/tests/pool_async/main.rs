@@ -1,5 +1,5 @@
-//! Warm pools whose callers are tasks: on both flavours of runtime, in one line with threads, and dropped at any moment.
-//! A wake that is lost hangs the test, and the watchdog says so.
+//! Warm pools whose callers are tasks: on both flavours of runtime, in one line with threads, and
+//! dropped at any moment. A wake that is lost hangs the test, and the watchdog says so.
 
 mod connections;
 mod ends;

@@ -1,4 +1,5 @@
-//! Many requests at once: answers from other threads, in any order; streams, events, one-way messages, cancellation.
+//! Many requests at once: answers from other threads, in any order; streams, events, one-way
+//! messages, cancellation.
 
 mod callbacks;
 mod events;
@@ -91,8 +92,9 @@ suite! {
         short_handlers_on_an_executor,
         clients_at_once,
     ],
-    // About the smallest ring, rings beside a socket, moments of sleeps on rings; and about times: over the socket an
-    // answer's wake-up may take longer than what counts as short, and five seconds are enough once.
+    // About the smallest ring, rings beside a socket, moments of sleeps on rings; and about times:
+    // over the socket an answer's wake-up may take longer than what counts as short, and five
+    // seconds are enough once.
     tests: [
         pipelined_through_the_smallest_ring,
         a_goodbye_is_noticed_beside_a_socket,
@@ -128,7 +130,8 @@ fn connect_without_rescue(server: &Server) -> Asking {
     Asking::connect(server.path(), without_rescue_options())
 }
 
-/// Runs a test twice, [`without_rescue`]: on the reactor's thread and its workers, and on an executor.
+/// Runs a test twice, [`without_rescue`]: on the reactor's thread and its workers, and on an
+/// executor.
 fn with_and_without_executor(mut test: impl FnMut(Prepared)) {
     test(without_rescue("react"));
     test(without_rescue("react").with("pool", 8));

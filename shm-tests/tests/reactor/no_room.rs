@@ -1,4 +1,5 @@
-//! What a client could not send at once, since there was no room: it is sent later, by whatever the client does next.
+//! What a client could not send at once, since there was no room: it is sent later, by whatever the
+//! client does next.
 
 use crate::{NO_TIME, SOON, without_rescue, without_rescue_options};
 use ringbell::layout::STREAM_WINDOW;

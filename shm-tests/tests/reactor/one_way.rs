@@ -1,4 +1,5 @@
-//! One-way messages: in order, without an answer whatever the handler does, and handled when their client has left.
+//! One-way messages: in order, without an answer whatever the handler does, and handled when their
+//! client has left.
 
 use crate::{
     SOON, connect, connect_without_rescue, with_and_without_executor, without_rescue, without_rescue_options,

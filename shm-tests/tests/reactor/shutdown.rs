@@ -112,8 +112,8 @@ pub(crate) fn shutdown_in_the_midst_of_streams() -> Ran {
     done!("one that is completed, one that is cut off")
 }
 
-/// The order falls on every moment between two sleeps. The server is in this process: no other way to give the order is
-/// exact enough.
+/// The order falls on every moment between two sleeps. The server is in this process: no other way
+/// to give the order is exact enough.
 pub(crate) fn an_order_to_stop_is_seen_at_once() -> Ran {
     let rounds = u32::try_from(scaled(1000)).expect("few");
     let directory = tempfile::tempdir().expect("a directory");

@@ -1,4 +1,5 @@
-//! Requests that are never answered, and answers that come when their client or their server is gone.
+//! Requests that are never answered, and answers that come when their client or their server is
+//! gone.
 
 use crate::{SOON, connect, reacting, remote};
 use ringbell::layout::code;

@@ -70,7 +70,8 @@ pub(crate) fn clients_that_do_not_wait_for_their_answers() -> Ran {
         }
         drop(session);
         if round % 32 == 31 {
-            // More than that would be too many clients. Those that the server has still to let in count, too.
+            // More than that would be too many clients. Those that the server has still to let in
+            // count, too.
             wait_until("all have come and gone", || {
                 let stats = server.stats();
                 (stats.accepted, stats.sessions) == (round + 2, 0)
@@ -122,7 +123,8 @@ pub(crate) fn killed_servers() -> Ran {
         client.call(b"e").expect("a call");
         let error = std::thread::scope(|scope| {
             let waiting = scope.spawn(|| match round % 3 {
-                // In a call that is being handled; with calls in flight; and with nothing but sending.
+                // In a call that is being handled; with calls in flight; and with nothing but
+                // sending.
                 0 => {
                     let request = [&b"s"[..], &60_000u64.to_le_bytes()].concat();
                     client.call(&request).map(|answer| answer.len()).expect_err("the server dies")

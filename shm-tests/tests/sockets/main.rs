@@ -69,7 +69,8 @@ fn reason(client: &ringbell::Client) -> FallbackReason {
     }
 }
 
-/// Runs `attack` on a server that two honest clients use all the while, one of each kind; what the attack says.
+/// Runs `attack` on a server that two honest clients use all the while, one of each kind; what the
+/// attack says.
 fn beside_honest_clients<T>(attack: impl FnOnce(&mut Server) -> T) -> (T, String) {
     struct Stop<'a>(&'a PlainU64);
     impl Drop for Stop<'_> {
