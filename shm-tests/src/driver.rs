@@ -1,11 +1,13 @@
-//! The ways to drive a concurrent server: its own reactor's thread, a loop that it is embedded in, tasks of tokio.
+//! The ways to drive a concurrent server: its own reactor's thread, a loop that it is embedded in,
+//! tasks of tokio.
 
+use crate::locks::lock;
 use ringbell::{
     Arming, AsyncService, OwnedRequest, Responder, ServeError, Server, ServerStats, Service, Session, Turn,
 };
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use tokio::runtime::{Builder, Runtime};
 
 /// How a server is driven.
@@ -50,6 +52,12 @@ impl Driver {
             .chain(Self::WITHOUT_THREAD)
             .find(|driver| driver.name() == name)
             .expect(name)
+    }
+
+    /// Whether tasks handle the requests.
+    #[must_use]
+    pub fn in_tasks(self) -> bool {
+        matches!(self, Self::Task | Self::Tasks)
     }
 
     /// Serves until told to stop.
@@ -123,7 +131,7 @@ impl<S> InTasks<S> {
     }
 
     fn with<R>(&self, work: impl FnOnce(&mut S) -> R) -> R {
-        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        work(&mut lock(&self.0))
     }
 }
 

@@ -9,8 +9,8 @@ fn read(pid: u32, file: &str) -> String {
     fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default()
 }
 
-/// The state letter: `R` running, `S` sleeping, `T` stopped, `Z` dead and not waited for; `None` if there is no
-/// such process.
+/// The state letter: `R` running, `S` sleeping, `T` stopped, `Z` dead and not waited for; `None` if
+/// there is no such process.
 #[must_use]
 pub fn state(pid: u32) -> Option<char> {
     after_name(&read(pid, "stat"))?.chars().next()
@@ -31,8 +31,9 @@ pub fn open_pidfd(pid: u32) -> OwnedFd {
     pidfd_open(pid, PidfdFlags::empty()).expect("the process lives")
 }
 
-/// What a server may have besides that of its sessions, at one moment and not at another: the segments of the next
-/// session, which are made when there is nothing else to do. So many descriptors, and as many mappings at most.
+/// What a server may have besides that of its sessions, at one moment and not at another: the
+/// segments of the next session, which are made when there is nothing else to do. So many
+/// descriptors, and as many mappings at most.
 pub const SPARE: usize = 2;
 
 /// How many descriptors it has open.
@@ -125,8 +126,8 @@ pub fn busy_time() -> Duration {
     ticks(fields.iter().take(3).chain(fields.iter().skip(5).take(3)).sum())
 }
 
-/// For how long a thread of this process was ready to run and had no CPU, since it started: time that belongs to
-/// whatever else runs on this machine.
+/// For how long a thread of this process was ready to run and had no CPU, since it started: time
+/// that belongs to whatever else runs on this machine.
 #[must_use]
 pub fn time_without_cpu(thread: rustix::process::Pid) -> Duration {
     let path = format!("/proc/self/task/{}/schedstat", thread.as_raw_nonzero());

@@ -1,5 +1,8 @@
-//! What is sent and what must come back. Both sides compute it from a seed, a sender and a sequence number, so
-//! that every byte of every message is checked, and a message that belongs elsewhere is recognised.
+//! What is sent and what must come back. Both sides compute it from a seed, a sender and a sequence
+//! number, so that every byte of every message is checked, and a message that belongs elsewhere is
+//! recognised.
+
+use crate::run;
 
 /// Which way a message goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +77,7 @@ impl Pattern {
     /// Messages of up to `usual` bytes, none of them large.
     #[must_use]
     pub fn new(sender: u64, usual: u64) -> Self {
-        Self { seed: crate::seed(), sender, usual, large_every: 0, large: 0 }
+        Self { seed: run::seed(), sender, usual, large_every: 0, large: 0 }
     }
 
     /// One message in `every` is up to `bytes` long.

@@ -1,44 +1,30 @@
 //! Starting this program again in a role, and what a test does to such a process.
 //!
-//! A role talks to its test in lines: through its standard input and output. Its standard error is kept in memory
-//! and shown when something goes wrong. It dies when the thread that started it ends, however that ends: so
-//! processes are started on the thread that runs the test.
+//! A role talks to its test in lines: through its standard input and output. Its standard error is
+//! kept in memory and shown when something goes wrong. It dies when the thread that started it
+//! ends, however that ends: so processes are started on the thread that runs the test.
 
-use crate::observe;
-use crate::suite::Carrier;
-use ringbell::sync::{Ordering, PlainBool};
+use crate::locks::lock;
+use crate::progress::tick;
+use crate::waiting::wait_until;
+use crate::{observe, transport};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 const ROLE: &str = "RINGBELL_TEST_ROLE";
 const PARENT: &str = "RINGBELL_TEST_PARENT";
-const CARRIER: &str = "RINGBELL_TEST_CARRIER";
 /// How long a process may take to say or do what is awaited.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The role of this process; `None` if it runs the tests.
 pub(crate) fn role() -> Option<String> {
     std::env::var(ROLE).ok()
-}
-
-/// Whether the socket carries the sessions of the test that runs.
-static OVER_SOCKET: PlainBool = PlainBool::new(false);
-
-/// From now on sessions are carried by this, here and in roles that are started.
-pub(crate) fn carry_by(carrier: Carrier) {
-    OVER_SOCKET.store(carrier == Carrier::Socket, Ordering::Relaxed);
-}
-
-/// Whether the socket is to carry the sessions of this test, or of the test that started this role.
-#[must_use]
-pub fn over_socket() -> bool {
-    OVER_SOCKET.load(Ordering::Relaxed) || std::env::var_os(CARRIER).is_some()
 }
 
 /// From now on this process is killed when its parent's thread ends.
@@ -131,21 +117,18 @@ impl Start {
     pub fn role(role: &str) -> Self {
         let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
         command.env(ROLE, role).env(PARENT, std::process::id().to_string()).env_remove("RINGBELL_KILL_AT");
-        if over_socket() {
-            command.env(CARRIER, "socket");
-        }
+        transport::tell(&mut command);
         Self { role: role.to_owned(), command }
     }
 
-    /// Another program, with a process of which the role `role` is to be run inside (a tracer, say).
+    /// Another program, with a process of which the role `role` is to be run inside (a tracer,
+    /// say).
     pub fn role_under(program: &str, program_arguments: &[&str], role: &str) -> Self {
         let mut command = Command::new(program);
         command.args(program_arguments);
         command.arg(std::env::current_exe().expect("this program has a path"));
         command.env(ROLE, role).env_remove(PARENT).env_remove("RINGBELL_KILL_AT");
-        if over_socket() {
-            command.env(CARRIER, "socket");
-        }
+        transport::tell(&mut command);
         Self { role: role.to_owned(), command }
     }
 
@@ -222,10 +205,6 @@ impl Known {
 }
 
 static PROCESSES: Mutex<Vec<Arc<Known>>> = Mutex::new(Vec::new());
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// What is known of this process and of all that it started.
 #[must_use]
@@ -323,7 +302,7 @@ impl Process {
         loop {
             if let Some(end) = self.heard.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.heard.drain(..=end).collect();
-                crate::suite::tick();
+                tick();
                 return Ok(Some(String::from_utf8_lossy(&line[..end]).into_owned()));
             }
             let left = until.saturating_duration_since(Instant::now());
@@ -352,7 +331,7 @@ impl Process {
     /// Stops it, and waits until it is stopped.
     pub fn stop(&self) {
         self.signal(Signal::STOP);
-        crate::wait_until("the process is stopped", || observe::state(self.id()) == Some('T'));
+        wait_until("the process is stopped", || observe::state(self.id()) == Some('T'));
     }
 
     /// Lets it go on.
@@ -392,7 +371,7 @@ impl Process {
                 (None, signal) => signal.expect("it ended by a signal"),
             };
             self.ended = Some(ExitStatus::from_raw(raw));
-            crate::suite::tick();
+            tick();
         }
         self.ended
     }

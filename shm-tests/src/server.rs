@@ -1,14 +1,15 @@
 //! A server in a process of its own.
 //!
-//! The role prints `ready` when it listens and then obeys lines: `stats`, `shutdown MS`, `open GATE`. It shuts
-//! down when its test hangs up.
+//! The role prints `ready` when it listens and then obeys lines: `stats`, `shutdown MS`, `open
+//! GATE`. It shuts down when its test hangs up.
 
 use crate::driver::Driver;
 use crate::pattern::{Chance, Pattern, Way};
-use crate::process::{Arguments, Process, Start, hear, say};
-use crate::reacting::{Pool, Reacting, State, react};
-use crate::suite::Role;
-use ringbell::{HandlerError, Request, ServerHandle, ServerStats, WaitSettings};
+use crate::process::{Arguments, PATIENCE, Process, Start, hear, say};
+use crate::reactor_server::{Pool, Reacting, State, open_gate, pass_gate, react};
+use crate::signals;
+use crate::waiting::{busy_for, wait_until};
+use ringbell::{HandlerError, Request, ServeError, ServerHandle, ServerStats, WaitSettings};
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::io::Write;
@@ -18,8 +19,6 @@ use std::time::Duration;
 
 /// Names the driver of servers that are not told.
 const DRIVER: &str = "RINGBELL_TEST_DRIVER";
-
-pub(crate) const ROLES: &[Role] = &[("server", serve)];
 
 /// A server that is to be started.
 #[derive(Debug)]
@@ -93,6 +92,16 @@ impl Server {
         Prepared { start: Start::role("server").with("handler", handler), place: Place::Of(path.to_owned()) }
     }
 
+    /// A server whose role is one of the test program's, which calls [`serve_with`]; at a path of
+    /// its own.
+    ///
+    /// # Panics
+    /// If there is no place for its socket.
+    pub fn prepare_role(role: &str) -> Prepared {
+        let place = Place::Own(tempfile::tempdir().expect("a directory"));
+        Prepared { start: Start::role(role), place }
+    }
+
     /// The same under another program, such as a tracer.
     ///
     /// # Panics
@@ -139,7 +148,7 @@ impl Server {
     /// # Panics
     /// If that does not come.
     pub fn wait_for_sessions(&mut self, sessions: u64) {
-        crate::wait_until(&format!("{sessions} sessions are open"), || self.stats().sessions == sessions);
+        wait_until(&format!("{sessions} sessions are open"), || self.stats().sessions == sessions);
     }
 
     /// Shuts it down; what it counted.
@@ -178,7 +187,8 @@ fn tell_stats(word: &str, stats: &ServerStats) {
     say(&format!("{word} {}", values.join(" ")));
 }
 
-/// Waiting settings by name: `default`, `park` at once, `spin` and `yield` for long.
+/// Waiting settings by name: `default`, `park` at once, `spin` and `yield` for long, and `patient`,
+/// which never looks by itself before a test gives up: a lost wake hangs.
 ///
 /// # Panics
 /// If there is no such name.
@@ -200,6 +210,10 @@ pub fn waiting(name: &str, default: WaitSettings) -> WaitSettings {
             settings.yield_for = Duration::from_millis(20);
             settings.yield_for_least = Duration::from_millis(20);
         }
+        "patient" => {
+            settings.first_look = 2 * PATIENCE;
+            settings.backstop = 2 * PATIENCE;
+        }
         name => panic!("no waiting settings {name}"),
     }
     settings
@@ -212,8 +226,8 @@ pub fn waiting(name: &str, default: WaitSettings) -> WaitSettings {
 /// | `path` | the socket |
 /// | `handler` | `verify` ([`Verifier`]), `do` ([`obey`]) or `react` ([`react`]) |
 /// | `ring_capacity`, `max_message`, `max_clients`, `max_handshakes`, `max_queued_answers`, `max_incomplete_bytes`, `max_bytes_per_client`, `max_bytes_per_uid` | as in `ServerBuilder` |
-/// | `max_in_flight`, `max_queued_events`, `max_queued_bytes`, `sample_calls` | the same |
-/// | `handshake_ms`, `slow_client_ms` | its times |
+/// | `max_in_flight`, `max_in_flight_bytes`, `max_queued_events`, `max_queued_bytes`, `sample_calls` | the same |
+/// | `handshake_ms`, `slow_client_ms` | its times; the latter may be `never` |
 /// | `wait` | see [`waiting`] |
 /// | `isolation` | `uid` or `session` |
 /// | `fallback` | `off`: the socket is not offered as transport |
@@ -233,6 +247,36 @@ pub fn waiting(name: &str, default: WaitSettings) -> WaitSettings {
 /// # Panics
 /// If it cannot serve.
 pub fn serve(arguments: &Arguments) {
+    let server = bind(arguments);
+    let (stats, complaints) = match arguments.text("handler") {
+        "verify" => verify(arguments, server),
+        "do" => {
+            let mut handled = 0;
+            let stats = server.run(move |request, response| {
+                handled += 1;
+                obey(request, handled, response)
+            });
+            (stats, 0)
+        }
+        "react" => serve_reacting(arguments, server),
+        other => panic!("no handler {other}"),
+    };
+    tell_the_end(stats, complaints);
+}
+
+/// A role that serves by `run`, with the options of [`serve`] that are about settings.
+///
+/// # Panics
+/// If it cannot serve.
+pub fn serve_with(
+    arguments: &Arguments,
+    run: impl FnOnce(ringbell::Server) -> Result<ServerStats, ServeError>,
+) {
+    let server = bind(arguments);
+    tell_the_end(run(server), 0);
+}
+
+fn bind(arguments: &Arguments) -> ringbell::Server {
     let mut builder = ringbell::Server::builder();
     macro_rules! numbers {
         ($($name:ident),*) => {$(
@@ -249,16 +293,21 @@ pub fn serve(arguments: &Arguments) {
         max_queued_answers,
         max_incomplete_bytes
     );
-    numbers!(max_bytes_per_client, max_bytes_per_uid, max_in_flight, max_queued_events, max_queued_bytes);
-    numbers!(sample_calls);
+    numbers!(max_bytes_per_client, max_bytes_per_uid, max_in_flight, max_in_flight_bytes);
+    numbers!(max_queued_events, max_queued_bytes, sample_calls);
     if let Some(mode) = arguments.maybe_number("mode") {
         builder = builder.socket_mode(mode.try_into().expect("a mode"));
     }
     if let Some(ms) = arguments.maybe_number("handshake_ms") {
         builder = builder.handshake_timeout(Duration::from_millis(ms));
     }
-    if let Some(ms) = arguments.maybe_number("slow_client_ms") {
-        builder = builder.slow_client_timeout(Some(Duration::from_millis(ms)));
+    match arguments.get("slow_client_ms") {
+        None => {}
+        Some("never") => builder = builder.slow_client_timeout(None),
+        Some(_) => {
+            let ms = arguments.number("slow_client_ms");
+            builder = builder.slow_client_timeout(Some(Duration::from_millis(ms)));
+        }
     }
     if let Some(name) = arguments.get("wait") {
         builder = builder.wait(waiting(name, WaitSettings::server()));
@@ -289,59 +338,54 @@ pub fn serve(arguments: &Arguments) {
     let server = builder.bind(arguments.text("path")).unwrap_or_else(|error| panic!("cannot bind: {error}"));
     let handle = server.handle();
     if arguments.get("sigterm").is_some() {
-        crate::signals::shut_down_on_sigterm(handle.clone());
+        signals::shut_down_on_sigterm(handle.clone());
     }
     if arguments.get("sigpipe").is_some() {
-        crate::signals::die_of_sigpipe();
+        signals::die_of_sigpipe();
     }
     if let Some(us) = arguments.maybe_number("storm_us") {
-        crate::signals::count(libc::SIGALRM);
-        crate::signals::storm(Duration::from_micros(us));
+        signals::count(libc::SIGALRM);
+        signals::storm(Duration::from_micros(us));
     }
     std::thread::spawn(move || control(&handle));
     say("ready");
-    let mut complaints = 0;
-    let stats = match arguments.text("handler") {
-        "verify" => {
-            let mut verifier = Verifier::new(arguments.get("ledger"));
-            verifier.dawdle = arguments.maybe_number("dawdle_us").unwrap_or(0);
-            let stats = server.run_with(Lent(&mut verifier));
-            complaints = verifier.complaints;
-            if let Ok(stats) = &stats {
-                // Each session that was accepted has been closed, the last ones by the shutdown.
-                complaints += stats.accepted.abs_diff(verifier.closed.len() as u64);
-            }
-            stats
-        }
-        "do" => {
-            let mut handled = 0;
-            server.run(move |request, response| {
-                handled += 1;
-                obey(request, handled, response)
-            })
-        }
-        "react" => {
-            let state = State::new(arguments.maybe_number("workers").unwrap_or(8));
-            if let Some(threads) = arguments.maybe_number("pool") {
-                let of = state.clone();
-                let stats = server.run_on(Pool::new(threads), move |request, responder| {
-                    react(&of, request, responder);
-                });
-                complaints = state.complaints();
-                stats
-            } else {
-                let driver = arguments.get("driver").map(str::to_owned).or(std::env::var(DRIVER).ok());
-                let driver = driver.map_or(Driver::Thread, |name| Driver::named(&name));
-                let stats = driver.serve(server, Reacting(state.clone()));
-                complaints = stats.as_ref().map_or(1, |stats| state.close(stats.accepted));
-                stats
-            }
-        }
-        other => panic!("no handler {other}"),
-    };
+    server
+}
+
+fn tell_the_end(stats: Result<ServerStats, ServeError>, complaints: u64) {
     let stats = stats.unwrap_or_else(|error| panic!("cannot serve: {error}"));
     say(&format!("complaints {complaints}"));
     tell_stats("done", &stats);
+}
+
+type Ended = (Result<ServerStats, ServeError>, u64);
+
+fn verify(arguments: &Arguments, server: ringbell::Server) -> Ended {
+    let mut verifier = Verifier::new(arguments.get("ledger"));
+    verifier.dawdle = arguments.maybe_number("dawdle_us").unwrap_or(0);
+    let stats = server.run_with(Lent(&mut verifier));
+    let mut complaints = verifier.complaints;
+    if let Ok(stats) = &stats {
+        // Each session that was accepted has been closed, the last ones by the shutdown.
+        complaints += stats.accepted.abs_diff(verifier.closed.len() as u64);
+    }
+    (stats, complaints)
+}
+
+fn serve_reacting(arguments: &Arguments, server: ringbell::Server) -> Ended {
+    let state = State::new(arguments.maybe_number("workers").unwrap_or(8));
+    if let Some(threads) = arguments.maybe_number("pool") {
+        let of = state.clone();
+        let stats = server.run_on(Pool::new(threads), move |request, responder| {
+            react(&of, request, responder);
+        });
+        return (stats, state.complaints());
+    }
+    let driver = arguments.get("driver").map(str::to_owned).or(std::env::var(DRIVER).ok());
+    let driver = driver.map_or(Driver::Thread, |name| Driver::named(&name));
+    let stats = driver.serve(server, Reacting { state: state.clone(), in_tasks: driver.in_tasks() });
+    let complaints = stats.as_ref().map_or(1, |stats| state.close(stats.accepted));
+    (stats, complaints)
 }
 
 fn control(handle: &ServerHandle) {
@@ -349,15 +393,15 @@ fn control(handle: &ServerHandle) {
         match line.split_once(' ').unwrap_or((&line, "")) {
             ("stats", _) => tell_stats("stats", &handle.stats()),
             ("shutdown", ms) => handle.shutdown(ms.parse().ok().map(Duration::from_millis)),
-            ("open", gate) => crate::reacting::open_gate(gate.parse().expect("a gate")),
+            ("open", gate) => open_gate(gate.parse().expect("a gate")),
             other => panic!("not understood: {other:?}"),
         }
     }
     handle.shutdown(Some(Duration::ZERO));
 }
 
-/// Checks that each session sends what it announced, in order, each message once and whole; answers what the
-/// client expects.
+/// Checks that each session sends what it announced, in order, each message once and whole; answers
+/// what the client expects.
 #[derive(Debug)]
 pub struct Verifier {
     sessions: HashMap<u64, (Pattern, u64)>,
@@ -426,7 +470,8 @@ impl Verifier {
         }
         let Some((pattern, next)) = self.sessions.get_mut(&request.session().id()) else {
             let Some(pattern) = Pattern::from_opening(bytes) else {
-                // No complaint: hostile peers say anything, and an honest client takes the error amiss.
+                // No complaint: hostile peers say anything, and an honest client takes the error
+                // amiss.
                 return Err(format!("a session begins with {} bytes that are no opening", bytes.len()).into());
             };
             self.sessions.insert(request.session().id(), (pattern, 0));
@@ -446,7 +491,7 @@ impl Verifier {
         }
         pattern.fill(seq, Way::Response, response);
         if self.dawdle != 0 {
-            crate::busy_for(Duration::from_nanos(self.chance.below(self.dawdle * 1000)));
+            busy_for(Duration::from_nanos(self.chance.below(self.dawdle * 1000)));
         }
         Ok(())
     }
@@ -475,7 +520,8 @@ pub fn read_ledger(path: &Path) -> Vec<(u64, u64)> {
 /// | `x` | an error: code u16, and the rest as its text |
 /// | `p` | panics with the rest |
 /// | `s` | sleeps so many ms, u64, then answers the rest |
-/// | `g` | waits until there is a file whose path is the rest, then answers nothing |
+/// | `f` | waits until there is a file whose path is the rest, then answers nothing |
+/// | `g` | passes the gate, u64, then answers the rest |
 /// | `w` | answers who asks: session, pid, uid and name, with spaces between |
 ///
 /// # Errors
@@ -499,9 +545,13 @@ pub fn obey(request: Request<'_>, handled: u64, response: &mut Vec<u8>) -> Resul
             std::thread::sleep(Duration::from_millis(ms));
             response.extend_from_slice(&rest[8..]);
         }
-        (b'g', _) => {
+        (b'f', _) => {
             let gate = Path::new(OsStr::from_bytes(rest));
-            crate::wait_until("the gate is open", || gate.exists());
+            wait_until("the gate is open", || gate.exists());
+        }
+        (b'g', Some(gate)) => {
+            pass_gate(gate);
+            response.extend_from_slice(&rest[8..]);
         }
         (b'w', _) => {
             let session = request.session();

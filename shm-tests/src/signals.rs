@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code, reason = "sigaction, timers and fork are unsafe by nature")]
 
+use crate::process::live_with_the_parent;
 use ringbell::ServerHandle;
 use ringbell::sync::{Ordering, PlainU64};
 use std::sync::OnceLock;
@@ -21,7 +22,8 @@ pub fn shut_down_on_sigterm(handle: ServerHandle) {
     install(libc::SIGTERM, on_signal);
 }
 
-/// Counts `signal` from now on, and lets it interrupt system calls: the handler is installed without SA_RESTART.
+/// Counts `signal` from now on, and lets it interrupt system calls: the handler is installed
+/// without SA_RESTART.
 pub fn count(signal: libc::c_int) {
     extern "C" fn on_signal(_: libc::c_int) {
         CAUGHT.fetch_add(1, Ordering::Relaxed);
@@ -45,15 +47,16 @@ fn install(signal: libc::c_int, handler: extern "C" fn(libc::c_int)) {
     // SAFETY: all-zero bytes are a valid `sigaction`: no flags, an empty mask.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = handler as *const () as libc::sighandler_t;
-    // SAFETY: the handler does only what is async-signal-safe: atomics, and `shutdown`, which promises to be.
+    // SAFETY: the handler does only what is async-signal-safe: atomics, and `shutdown`, which
+    // promises to be.
     let result = unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
     assert_eq!(result, 0, "sigaction");
 }
 
 /// Runs `body` in a forked child; the status that it exits with.
 ///
-/// Only in processes with one thread, or for bodies that neither allocate nor lock more than the child may: the
-/// test programs call it from roles whose other threads hold no locks then.
+/// Only in processes with one thread, or for bodies that neither allocate nor lock more than the
+/// child may: the test programs call it from roles whose other threads hold no locks then.
 ///
 /// # Panics
 /// If there can be no child, or it dies of a signal.
@@ -64,7 +67,8 @@ pub fn in_a_fork(body: impl FnOnce() -> u8) -> u8 {
     result_of(child)
 }
 
-/// Forks; the child in the parent, `None` in the child, which has to [`leave`]. For the same callers as [`in_a_fork`].
+/// Forks; the child in the parent, `None` in the child, which has to [`leave`]. For the same
+/// callers as [`in_a_fork`].
 ///
 /// # Panics
 /// If there can be no child.
@@ -105,7 +109,7 @@ pub fn become_user(uid: u32) {
     assert_eq!(unsafe { libc::setgid(uid) }, 0, "setgid");
     // SAFETY: as above.
     assert_eq!(unsafe { libc::setuid(uid) }, 0, "setuid");
-    crate::process::live_with_the_parent();
+    live_with_the_parent();
 }
 
 /// Sends this process `signal` every `interval` of real time.

@@ -1,6 +1,7 @@
 //! A client that checks every answer, and of which the server checks every request.
 
 use crate::pattern::{Pattern, Way};
+use crate::progress::tick;
 use ringbell::stats::SessionCounters;
 use ringbell::{CallError, CallId, Client, ConnectOptions, RecvError, SendError};
 use std::collections::VecDeque;
@@ -25,7 +26,8 @@ impl Verified {
     /// # Panics
     /// If either fails.
     pub fn connect(path: &Path, options: ConnectOptions, pattern: Pattern) -> Self {
-        // The server checks that no number is left out, so it must run what nobody waits for any more.
+        // The server checks that no number is left out, so it must run what nobody waits for any
+        // more.
         let options = options.send_deadlines(false);
         let client =
             options.connect(path).unwrap_or_else(|error| panic!("cannot connect: {error} ({error:?})"));
@@ -62,7 +64,8 @@ impl Verified {
     /// One request and its answer, with nothing else in flight.
     ///
     /// # Errors
-    /// Those of the call. On an error that says that the request was not executed the next call repeats it.
+    /// Those of the call. On an error that says that the request was not executed the next call
+    /// repeats it.
     ///
     /// # Panics
     /// If the answer is wrong.
@@ -154,7 +157,7 @@ impl Verified {
                 self.recv(None).expect("recv");
             }
             if self.next.is_multiple_of(1024) {
-                crate::suite::tick();
+                tick();
             }
         }
         while self.in_flight() > 0 {
@@ -173,7 +176,8 @@ impl Verified {
         counts
     }
 
-    /// Ends the session, whatever is in flight; what it counted. Whether a wake was lost is for the caller to see.
+    /// Ends the session, whatever is in flight; what it counted. Whether a wake was lost is for the
+    /// caller to see.
     pub fn abandon(mut self) -> SessionCounters {
         self.client.stats()
     }

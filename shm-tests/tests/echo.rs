@@ -1,10 +1,10 @@
 //! Millions of messages through the smallest ring, pipelined, each of them checked on both sides.
 
 use ringbell::WaitSettings;
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::Pattern;
-use ringbell_shm_tests::process::over_socket;
 use ringbell_shm_tests::server::{Server, waiting};
-use ringbell_shm_tests::suite::Ran;
+use ringbell_shm_tests::transport::over_socket;
 use ringbell_shm_tests::verified::Verified;
 use ringbell_shm_tests::{done, options, scaled, scaled_for, suite};
 use std::time::Instant;
@@ -88,8 +88,8 @@ fn large_messages_in_fragments() -> Ran {
 }
 
 fn deep_pipeline_through_full_buffers() -> Ran {
-    // Far more bytes than both directions and the server's queue (64 answers) hold, however fast the server is: a
-    // socket has 208 KiB each way.
+    // Far more bytes than both directions and the server's queue (64 answers) hold, however fast
+    // the server is: a socket has 208 KiB each way.
     let depth = if over_socket() { 8_000 } else { 1_000 };
     let count = scaled_for(1_000_000, 200_000).max(2 * depth as u64);
     let server = Server::prepare("verify").with("ring_capacity", 2048).start();

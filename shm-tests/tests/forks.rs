@@ -2,11 +2,12 @@
 
 use futures_core::Stream;
 use ringbell::{CallError, Client, ConnectOptions, EventError, RecvError, SendError, ServeError};
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::Pattern;
 use ringbell_shm_tests::process::{Arguments, Start, hear, say};
-use ringbell_shm_tests::reacting::ask;
+use ringbell_shm_tests::progress::Stopwatch;
+use ringbell_shm_tests::reactor_requests::ask;
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::{Ran, Stopwatch};
 use ringbell_shm_tests::verified::Verified;
 use ringbell_shm_tests::{becomes_true, done, options, scaled, signals, suite, wait_until};
 use std::future::{Future, poll_fn};
@@ -124,7 +125,8 @@ fn forking_tasks(arguments: &Arguments) {
         let mut runtime = Some(Builder::new_current_thread().enable_all().build().expect("a runtime"));
         let run = runtime.as_ref().expect("there");
         let client = run.block_on(options().connect_async(path)).expect("connect");
-        // More than a ring's worth, so that a child that writes where the parent has long been does harm.
+        // More than a ring's worth, so that a child that writes where the parent has long been does
+        // harm.
         let echo = async |number: u64, len: usize| {
             let request = ask(b'e', number, 0, &vec![7; len]);
             let answer = client.call(&request).await.expect("an answer");
@@ -201,7 +203,8 @@ fn forking_tasks(arguments: &Arguments) {
     say("done");
 }
 
-/// What a child does with an asynchronous client, its streams and its runtime: its parent notices nothing.
+/// What a child does with an asynchronous client, its streams and its runtime: its parent notices
+/// nothing.
 fn a_forked_child_leaves_its_parents_tasks_alone() -> Ran {
     let rounds = scaled(40).max(4);
     unnoticed_by_the_server("forking_tasks", rounds);
@@ -252,7 +255,8 @@ fn a_child_beside_other_threads_does_not_hang() -> Ran {
     done!("{rounds} children beside two threads that call")
 }
 
-/// Forks while it looks at an answer in the ring; the child comes back from that when its parent is far ahead.
+/// Forks while it looks at an answer in the ring; the child comes back from that when its parent is
+/// far ahead.
 fn forking_viewer(arguments: &Arguments) {
     let mut client = Client::connect(arguments.text("path")).expect("connect");
     // A quarter of the ring every second time, which is when its head is published.
@@ -411,7 +415,8 @@ fn a_childs_hold_on_the_lifeline_keeps_no_dead_server_alive() -> Ran {
     let took = died.awake();
     assert_eq!(error, Err(CallError::Disconnected { maybe_executed: true }));
     assert!(took < Duration::from_secs(1), "only after {took:?}, when the child let go");
-    // The child still holds the listening socket, so a new server cannot have the path before it ends.
+    // The child still holds the listening socket, so a new server cannot have the path before it
+    // ends.
     wait_until("a new server gets in", || match ringbell::Server::bind(&path) {
         Ok(_) => true,
         Err(ringbell::BindError::AlreadyListening(_)) => false,

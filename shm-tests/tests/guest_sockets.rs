@@ -1,13 +1,15 @@
-//! The host of the example `guest_sockets` and its guests: those that do as they should, those that do not, those that
-//! are slow, and those that die. Nobody has a timer: what is not told hangs the test, and the watchdog says so.
+//! The host of the example `guest_sockets` and its guests: those that do as they should, those that
+//! do not, those that are slow, and those that die. Nobody has a timer: what is not told hangs the
+//! test, and the watchdog says so.
 
 #[allow(dead_code, reason = "the example uses the rest")]
 #[path = "../../examples/guest_sockets/mod.rs"]
 mod sockets;
 
 use ringbell::{Client, Server};
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::process::{Arguments, Process, Start, hear, say};
-use ringbell_shm_tests::suite::{Ran, tick};
+use ringbell_shm_tests::progress::tick;
 use ringbell_shm_tests::{done, observe, options, scaled_for, suite, wait_until};
 use sockets::guest::{Guest, Pace};
 use sockets::host::{Host, Rules};
@@ -425,7 +427,8 @@ fn a_slow_program_holds_up_whoever_sends_to_it() -> Ran {
     done!("{TOTAL} bytes, {WINDOW} of them held, and then all in order")
 }
 
-/// A guest that looks at nothing, since it is stopped: what is sent to it stays where it is, and comes later.
+/// A guest that looks at nothing, since it is stopped: what is sent to it stays where it is, and
+/// comes later.
 fn a_stopped_guest_loses_nothing() -> Ran {
     const TOTAL: usize = 6 << 20;
     let hosting = Hosting::start();

@@ -2,10 +2,11 @@
 
 use ringbell::sync::{Ordering, PlainU64};
 use ringbell::{Client, ConnectError, ConnectOptions, RejectReason};
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::{Chance, Pattern, mix};
 use ringbell_shm_tests::process::{Arguments, Start, say};
+use ringbell_shm_tests::progress::{Stopwatch, tick};
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::{Ran, Stopwatch, tick};
 use ringbell_shm_tests::verified::Verified;
 use ringbell_shm_tests::{done, observe, raw, scaled, seed, signals, suite, wait_until};
 use std::io::Write;

@@ -1,9 +1,9 @@
 //! Many clients at once.
 
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::Pattern;
 use ringbell_shm_tests::process::{Arguments, Process, Start, hear, say};
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::verified::Verified;
 use ringbell_shm_tests::{done, options, scaled, scaled_for, suite};
 use std::path::Path;

@@ -1,12 +1,13 @@
-//! Clients inside event loops: epoll without a timeout, so that what is not reported hangs the test (and the watchdog
-//! says so). Level- and edge-triggered, over rings and over the socket.
+//! Clients inside event loops: epoll without a timeout, so that what is not reported hangs the test
+//! (and the watchdog says so). Level- and edge-triggered, over rings and over the socket.
 
 use ringbell::{Arming, CallError, Client, EventError, RecvError, SendError};
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::{Chance, Pattern};
-use ringbell_shm_tests::process::over_socket;
-use ringbell_shm_tests::reacting::Asking;
+use ringbell_shm_tests::progress::tick;
+use ringbell_shm_tests::reactor_client::Asking;
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::{Ran, tick};
+use ringbell_shm_tests::transport::over_socket;
 use ringbell_shm_tests::verified::Verified;
 use ringbell_shm_tests::{busy_for, done, observe, options, scaled_for, seed, suite, wait_until};
 use rustix::event::epoll;
@@ -95,8 +96,8 @@ impl Watch {
 
 const TRIGGERS: [Trigger; 2] = [Trigger::Level, Trigger::Edge];
 
-/// Both sides take their time at every place where it may matter: before and after arming, waking, disarming, and in
-/// the middle of a pump.
+/// Both sides take their time at every place where it may matter: before and after arming, waking,
+/// disarming, and in the middle of a pump.
 fn every_answer_is_reported() -> Ran {
     let count = scaled_for(30_000, 10_000);
     let mut told = String::new();
@@ -213,7 +214,10 @@ fn events_and_items_are_reported() -> Ran {
             loop {
                 match one.next_item(call, &mut item, Some(Duration::ZERO)) {
                     Ok(true) => {
-                        assert_eq!(item, ringbell_shm_tests::reacting::item(session, number, got, 100));
+                        assert_eq!(
+                            item,
+                            ringbell_shm_tests::reactor_requests::item(session, number, got, 100)
+                        );
                         got += 1;
                     }
                     Ok(false) => over = true,
@@ -343,7 +347,8 @@ fn a_method_that_waits_may_come_between() -> Ran {
     done!("{count} calls, {} sleeps", counts.parks)
 }
 
-/// A loop that finds something whenever it looks pays no system call for it, and neither does the server.
+/// A loop that finds something whenever it looks pays no system call for it, and neither does the
+/// server.
 fn nobody_is_woken_who_is_not_armed() -> Ran {
     let count = scaled_for(200_000, 0);
     let server = Server::verifying();
@@ -369,7 +374,8 @@ fn nobody_is_woken_who_is_not_armed() -> Ran {
     done!("{count} calls, no wake")
 }
 
-/// A loop that woke for something else, while there came to be room: it has not been told yet, so it is now.
+/// A loop that woke for something else, while there came to be room: it has not been told yet, so
+/// it is now.
 fn room_is_not_forgotten() -> Ran {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("socket");
@@ -411,8 +417,8 @@ fn room_is_not_forgotten() -> Ran {
     done!("{sent} messages")
 }
 
-/// A loop that never comes to wait, since something comes each time that it is about to: its lifeline, which nobody
-/// watches, must not fill up.
+/// A loop that never comes to wait, since something comes each time that it is about to: its
+/// lifeline, which nobody watches, must not fill up.
 fn a_loop_that_is_always_called_off() -> Ran {
     let count = scaled_for(100_000, 0);
     let server = Server::verifying();
@@ -423,7 +429,8 @@ fn a_loop_that_is_always_called_off() -> Ran {
         client.send(Some(Duration::ZERO)).expect("send");
         while !client.try_recv().expect("an answer") {
             busy_for(Duration::from_nanos(chance.below(3_000)));
-            // Not waiting either way: as if the loop woke for something else, and did not look at the lifeline.
+            // Not waiting either way: as if the loop woke for something else, and did not look at
+            // the lifeline.
             called_off += u64::from(client.client().arm() == Arming::Busy);
         }
         tick();

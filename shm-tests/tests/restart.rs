@@ -2,10 +2,11 @@
 
 use ringbell::sync::{Ordering, PlainU64};
 use ringbell::{BindError, CallError, Client, ConnectError, WaitSettings};
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::Pattern;
 use ringbell_shm_tests::process::{Arguments, Start, hear, say};
+use ringbell_shm_tests::progress::{Stopwatch, tick};
 use ringbell_shm_tests::server::{Server, waiting};
-use ringbell_shm_tests::suite::{Ran, Stopwatch, tick};
 use ringbell_shm_tests::verified::Verified;
 use ringbell_shm_tests::{done, options, scaled, suite};
 use std::os::unix::net::UnixListener;
@@ -23,7 +24,8 @@ suite! {
     roles: [contender],
 }
 
-/// Calls until told to stop, and connects anew whenever the server is gone. The generations that it saw.
+/// Calls until told to stop, and connects anew whenever the server is gone. The generations that it
+/// saw.
 fn client(path: &Path, sender: u64, wait: &str, stop: &PlainU64) -> (Vec<u64>, u64) {
     let mut generations = Vec::new();
     let mut calls = 0;

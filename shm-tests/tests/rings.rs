@@ -1,7 +1,8 @@
-//! The ring against an oracle: everything in one process, with a queue that says what must come out.
+//! The ring against an oracle: everything in one process, with a queue that says what must come
+//! out.
 //!
-//! Positions start anywhere, near the wraps of 32 and 64 bits above all. Bodies are full of words that look like
-//! headers, so that a stale byte that is taken for one shows.
+//! Positions start anywhere, near the wraps of 32 and 64 bits above all. Bodies are full of words
+//! that look like headers, so that a stale byte that is taken for one shows.
 
 use proptest::prelude::*;
 use ringbell::layout::{self, HeaderWord, Kind, LINE, flag};
@@ -44,7 +45,8 @@ fn capacity() -> impl Strategy<Value = u64> {
 
 #[derive(Debug, Clone)]
 enum Op {
-    /// Claims `claimed` per mille of the longest body, commits so much of it, and zeroes ahead or not.
+    /// Claims `claimed` per mille of the longest body, commits so much of it, and zeroes ahead or
+    /// not.
     Send { claimed: u32, used: u32, flags: u8, ahead: bool },
     /// The same without publishing anything, having scribbled over all of it.
     Drop { claimed: u32 },
@@ -126,8 +128,8 @@ impl Oracle {
         self.producer.max_body() * per_mille as usize / 1000
     }
 
-    /// Refusing `body` bytes is right: the consumer has not found the ring empty, and so much is unread that they do
-    /// not fit, give or take the quarter that the consumer may keep to itself.
+    /// Refusing `body` bytes is right: the consumer has not found the ring empty, and so much is
+    /// unread that they do not fit, give or take the quarter that the consumer may keep to itself.
     fn is_full_for(&mut self, body: usize) {
         let capacity = self.producer.capacity();
         let size = layout::record_size(body);
@@ -436,7 +438,8 @@ fn lengths_at_the_limits_are_taken_and_those_beyond_refused() {
     }
 }
 
-/// Two threads: the producer as fast as it can, the consumer as well, both yielding when there is nothing to do.
+/// Two threads: the producer as fast as it can, the consumer as well, both yielding when there is
+/// nothing to do.
 #[test]
 fn two_threads_agree() {
     let count = scaled(3_000_000);

@@ -1,11 +1,12 @@
-//! Processes that stop for a while, and system calls that are interrupted: neither is a death, a timeout or an
-//! error.
+//! Processes that stop for a while, and system calls that are interrupted: neither is a death, a
+//! timeout or an error.
 
 use ringbell::{CallError, Client, ConnectOptions, RecvError, WaitSettings};
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::{Chance, Pattern};
 use ringbell_shm_tests::process::{Arguments, Start, say};
+use ringbell_shm_tests::progress::{Stopwatch, tick};
 use ringbell_shm_tests::server::{Server, waiting};
-use ringbell_shm_tests::suite::{Ran, Stopwatch, tick};
 use ringbell_shm_tests::verified::{Verified, no_wake_was_lost};
 use ringbell_shm_tests::{done, observe, scaled, seed, signals, suite, wait_until};
 use std::path::Path;
@@ -37,7 +38,8 @@ fn a_stopped_server_is_not_dead() -> Ran {
                 Verified::connect(server.path(), options, Pattern::new(sender, 700))
             })
             .collect();
-        // Asleep: so that it is not stopped between publishing and ringing, which would look like a lost wake.
+        // Asleep: so that it is not stopped between publishing and ringing, which would look like a
+        // lost wake.
         wait_until("the server sleeps", || observe::main_thread_in_futex(server.id()));
         server.process().stop();
         std::thread::scope(|scope| {

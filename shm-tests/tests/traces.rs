@@ -1,14 +1,15 @@
-//! What subscribers of `tracing` are told: of calls, sleeps, fallbacks and deaths, by client and server, each in a process
-//! of its own.
+//! What subscribers of `tracing` are told: of calls, sleeps, fallbacks and deaths, by client and
+//! server, each in a process of its own.
 
 use ringbell::{
     AsyncClient, ByteListener, ByteStream, CallError, Client, ConnectOptions, HandlerError, OwnedRequest,
     Request, Responder, Server, ServerBuilder, TransportChoice, WaitSettings,
 };
 use ringbell_shm_tests::driver::{Driver, runtime_of_one, runtime_of_two};
-use ringbell_shm_tests::process::{Arguments, Process, Start, hear, over_socket, say};
-use ringbell_shm_tests::suite::Ran;
-use ringbell_shm_tests::traced::{Told, keep_all, take};
+use ringbell_shm_tests::harness::Ran;
+use ringbell_shm_tests::process::{Arguments, Process, Start, hear, say};
+use ringbell_shm_tests::trace_capture::{Captured, capture_all, take};
+use ringbell_shm_tests::transport::over_socket;
 use ringbell_shm_tests::{done, observe, options, suite, wait_until};
 use std::future::Future;
 use std::io::{Read, Write};
@@ -37,7 +38,7 @@ const BODY: &str = "nobody's business";
 
 fn collecting() {
     static ONCE: Once = Once::new();
-    ONCE.call_once(keep_all);
+    ONCE.call_once(capture_all);
     let _ = take();
 }
 
@@ -71,13 +72,13 @@ impl Traced {
     }
 
     /// Ends it, and has what it was told.
-    fn end(mut self) -> Vec<Told> {
+    fn end(mut self) -> Vec<Captured> {
         self.process.tell("stop");
         let mut told = Vec::new();
         loop {
             match self.process.hear() {
                 line if line == "done" => break,
-                line => told.push(Told::from_line(&line)),
+                line => told.push(Captured::from_line(&line)),
             }
         }
         self.process.succeed();
@@ -121,7 +122,7 @@ async fn slowly(request: OwnedRequest, responder: Responder) {
 
 /// The role of a server.
 fn server(arguments: &Arguments) {
-    keep_all();
+    capture_all();
     let how = arguments.text("how");
     let path = arguments.text("path");
     if how == "bytes" {
@@ -211,23 +212,23 @@ fn writer(arguments: &Arguments) {
     let _ = hear();
 }
 
-fn all<'t>(told: &'t [Told], target: &str, name: &str) -> Vec<&'t Told> {
+fn all<'t>(told: &'t [Captured], target: &str, name: &str) -> Vec<&'t Captured> {
     told.iter().filter(|told| told.target == target && told.name == name).collect()
 }
 
 /// The only one of its kind.
-fn one<'t>(told: &'t [Told], target: &str, name: &str) -> &'t Told {
+fn one<'t>(told: &'t [Captured], target: &str, name: &str) -> &'t Captured {
     match all(told, target, name)[..] {
         [one] => one,
         ref more => panic!("{} times {name} of {target} in {told:#?}", more.len()),
     }
 }
 
-fn none_of(told: &[Told], target: &str, name: &str) {
+fn none_of(told: &[Captured], target: &str, name: &str) {
     assert!(all(told, target, name).is_empty(), "{name} of {target} in {told:#?}");
 }
 
-fn without_bodies(told: &[Told]) {
+fn without_bodies(told: &[Captured]) {
     assert!(told.iter().all(|told| !told.to_line().contains(BODY)), "a body in {told:#?}");
 }
 

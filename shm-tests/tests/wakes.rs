@@ -1,11 +1,12 @@
-//! Sleeping and waking, at every moment: pauses of about the time after which the other side falls asleep. A wake
-//! that is lost is found by the backstop, and counted; there must be none.
+//! Sleeping and waking, at every moment: pauses of about the time after which the other side falls
+//! asleep. A wake that is lost is found by the backstop, and counted; there must be none.
 
 use ringbell::{Client, ConnectOptions, WaitSettings};
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::{Chance, Pattern};
 use ringbell_shm_tests::process::{Arguments, Start, hear, say};
+use ringbell_shm_tests::progress::tick;
 use ringbell_shm_tests::server::{Server, waiting};
-use ringbell_shm_tests::suite::{Ran, tick};
 use ringbell_shm_tests::verified::{Verified, no_wake_was_lost};
 use ringbell_shm_tests::{busy_for, done, observe, scaled, seed, suite, wait_until};
 use std::path::Path;
@@ -168,7 +169,8 @@ fn room_is_rung_for() -> Ran {
     done!("{count} calls for each of 4 ways to wait{told}")
 }
 
-/// More bells than one `futex_waitv` takes: then the server sleeps in epoll, and clients wake it through sockets.
+/// More bells than one `futex_waitv` takes: then the server sleeps in epoll, and clients wake it
+/// through sockets.
 fn more_domains_than_one_futex_wait_takes() -> Ran {
     const CLIENTS: usize = 140;
     let rounds = scaled(600);

@@ -3,9 +3,10 @@
 use crate::{connect, doing, finish};
 use ringbell::layout::code;
 use ringbell::{CallError, CallId, RemoteError};
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::{Chance, Pattern};
+use ringbell_shm_tests::progress::tick;
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::{Ran, tick};
 use ringbell_shm_tests::verified::Verified;
 use ringbell_shm_tests::{done, options, scaled, seed};
 
@@ -186,7 +187,8 @@ pub(crate) fn posts_and_flushes() -> Ran {
     done!("{rounds} rounds of up to 49 posts")
 }
 
-/// What becomes of requests whose client is dropped behind them is nowhere promised: this tells how it is.
+/// What becomes of requests whose client is dropped behind them is nowhere promised: this tells how
+/// it is.
 pub(crate) fn sent_and_dropped() -> Ran {
     let rounds = scaled(100);
     let (mut sent, mut executed) = (0, 0);

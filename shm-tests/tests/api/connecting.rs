@@ -2,8 +2,8 @@
 
 use crate::{SHORT, at_once, connect, doing, finish, takes};
 use ringbell::ConnectError;
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::{done, options};
 use std::time::Duration;
 

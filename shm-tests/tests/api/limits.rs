@@ -3,9 +3,10 @@
 use crate::{Gate, ask, connect, doing, finish};
 use ringbell::layout::code;
 use ringbell::{CallError, Client, ConnectError, ConnectOptions, RemoteError, SendError};
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::process::{Arguments, Start, hear, say};
+use ringbell_shm_tests::progress::tick;
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::{Ran, tick};
 use ringbell_shm_tests::{done, observe, options, scaled, wait_until};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -123,8 +124,8 @@ pub(crate) fn too_many_in_flight() -> Ran {
 /// Sends and never reads, until it is put out.
 pub(crate) fn lazy(arguments: &Arguments) {
     let mut client = options().connect(Path::new(arguments.text("path"))).expect("connect");
-    // Short requests, which never find their ring full: then `send` would set answers aside. Long answers, which
-    // fill the response ring, and then the server's queue.
+    // Short requests, which never find their ring full: then `send` would set answers aside. Long
+    // answers, which fill the response ring, and then the server's queue.
     let mut sent = 0;
     while sent < 400 {
         client.send_timeout(&ask(b'l', 3000, b""), Some(Duration::ZERO)).expect("room for 400 lines");

@@ -1,21 +1,22 @@
-//! How the interface behaves, seen from outside: timeouts, limits, errors, both rings full, shutdown.
+//! How the interface behaves, seen from outside: timeouts, limits, errors, both rings full,
+//! shutdown.
 
+mod buffered_answers;
 mod calls;
 mod connecting;
 mod limits;
-mod set_aside;
 mod shutdown;
 mod timeouts;
 
+use buffered_answers::*;
 use calls::*;
 use connecting::*;
 use limits::*;
 use ringbell::Client;
+use ringbell_shm_tests::progress::Stopwatch;
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::Stopwatch;
 use ringbell_shm_tests::verified::no_wake_was_lost;
 use ringbell_shm_tests::{options, suite};
-use set_aside::*;
 use shutdown::*;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -92,7 +93,7 @@ impl Gate {
 
     /// The request whose handler waits for the gate.
     fn request(&self) -> Vec<u8> {
-        [b"g", self.0.as_os_str().as_bytes()].concat()
+        [b"f", self.0.as_os_str().as_bytes()].concat()
     }
 
     fn open(self) {
@@ -100,7 +101,8 @@ impl Gate {
     }
 }
 
-/// That `body` takes about `time`: not less, and not so much more that it waited for something else than the machine.
+/// That `body` takes about `time`: not less, and not so much more that it waited for something else
+/// than the machine.
 fn takes<T>(time: Duration, body: impl FnOnce() -> T) -> T {
     let watch = Stopwatch::start();
     let result = body();

@@ -1,10 +1,12 @@
-//! A server that stops: with calls in flight, with clients that connect, from a signal handler, before it serves.
+//! A server that stops: with calls in flight, with clients that connect, from a signal handler,
+//! before it serves.
 
 use crate::{ask, at_once, connect, doing, finish};
 use ringbell::{CallError, Client, ConnectError, RecvError, SendError, WaitSettings};
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::Pattern;
+use ringbell_shm_tests::progress::Stopwatch;
 use ringbell_shm_tests::server::{Server, waiting};
-use ringbell_shm_tests::suite::{Ran, Stopwatch};
 use ringbell_shm_tests::verified::Verified;
 use ringbell_shm_tests::{done, observe, options, scaled, wait_until};
 use std::time::Duration;
@@ -125,8 +127,8 @@ pub(crate) fn shutdown_from_a_signal_handler() -> Ran {
     done!("{rounds} servers, half of them asleep")
 }
 
-/// A server that is told to stop while clients connect: each of them either has a session that ends with a
-/// goodbye, or hears at once that the server goes.
+/// A server that is told to stop while clients connect: each of them either has a session that ends
+/// with a goodbye, or hears at once that the server goes.
 pub(crate) fn shutdown_while_clients_connect() -> Ran {
     let rounds = scaled(50);
     let (mut with_session, mut without, mut refused) = (0, 0, 0);

@@ -2,9 +2,10 @@
 
 use crate::{Gate, SHORT, ask, at_once, connect, doing, finish, takes};
 use ringbell::{CallError, RecvError, SendError, WaitSettings};
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::Chance;
+use ringbell_shm_tests::progress::tick;
 use ringbell_shm_tests::server::{Server, waiting};
-use ringbell_shm_tests::suite::{Ran, tick};
 use ringbell_shm_tests::{done, options, scaled, seed};
 use std::time::{Duration, Instant};
 

@@ -1,10 +1,13 @@
-//! Ends that nobody says: of streams that are dropped, of processes that are killed, of listeners that are closed.
+//! Ends that nobody says: of streams that are dropped, of processes that are killed, of listeners
+//! that are closed.
 
 use crate::serving::Serving;
 use crate::traffic::{Any, Bytes, FLAVOURS, ask, is_reset, runtime};
 use ringbell::{AsyncByteListener, ByteListener, ByteStreamError, ConnectError};
-use ringbell_shm_tests::process::{Start, over_socket};
-use ringbell_shm_tests::suite::{Ran, tick};
+use ringbell_shm_tests::harness::Ran;
+use ringbell_shm_tests::process::Start;
+use ringbell_shm_tests::progress::tick;
+use ringbell_shm_tests::transport::over_socket;
 use ringbell_shm_tests::{done, observe, options, wait_until};
 use std::io::{ErrorKind, Read, Write};
 use std::time::Duration;
@@ -144,8 +147,8 @@ pub(crate) fn a_listener_that_is_closed() -> Ran {
     done!("accepting ends, streams go on")
 }
 
-/// Over the socket the last bytes are kept when the socket takes no more; they go with their writer, and what the reader has
-/// then is no end, and no fault.
+/// Over the socket the last bytes are kept when the socket takes no more; they go with their
+/// writer, and what the reader has then is no end, and no fault.
 pub(crate) fn a_writer_that_goes_with_bytes_that_were_not_taken() -> Ran {
     let mut told = Vec::new();
     for flavour in FLAVOURS {

@@ -3,8 +3,9 @@
 use crate::serving::Serving;
 use crate::traffic::{Any, Bytes, FLAVOURS, ask, exchange, exchange_in_tasks, runtime};
 use ringbell::{ByteStream, ByteStreamError};
-use ringbell_shm_tests::process::over_socket;
-use ringbell_shm_tests::suite::{Ran, tick};
+use ringbell_shm_tests::harness::Ran;
+use ringbell_shm_tests::progress::tick;
+use ringbell_shm_tests::transport::over_socket;
 use ringbell_shm_tests::{done, observe, options, scaled, scaled_for, seed, wait_until};
 use std::io::{ErrorKind, Read, Write};
 use std::path::PathBuf;

@@ -3,8 +3,9 @@
 use crate::serving::Serving;
 use crate::traffic::{Any, FLAVOURS, ask};
 use ringbell::{ByteStream, ByteStreamError};
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::process::{Arguments, Start, hear, say};
-use ringbell_shm_tests::suite::{Ran, tick};
+use ringbell_shm_tests::progress::tick;
 use ringbell_shm_tests::{becomes_true, done, observe, options, scaled, signals, wait_until};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -45,7 +46,8 @@ fn is_refused(stream: &mut Any) -> bool {
     }
 }
 
-/// Forks while a reader sleeps on the stream, and while nobody does; the children use and drop what they have copies of.
+/// Forks while a reader sleeps on the stream, and while nobody does; the children use and drop what
+/// they have copies of.
 pub(crate) fn forking(arguments: &Arguments) {
     let path = PathBuf::from(arguments.text("path"));
     let flavour = arguments.text("flavour");
@@ -89,7 +91,8 @@ pub(crate) fn a_forked_child_touches_nothing() -> Ran {
     done!("{rounds} children for each way to wait, that used streams and dropped them")
 }
 
-/// Connects, forks a child that holds all descriptors until it is told to end, and waits for its own end.
+/// Connects, forks a child that holds all descriptors until it is told to end, and waits for its
+/// own end.
 pub(crate) fn leaving(arguments: &Arguments) {
     let mut stream = options().connect_bytes(arguments.text("path")).expect("connect");
     stream.write_all(&ask(b'r', 9, 0)).expect("room");

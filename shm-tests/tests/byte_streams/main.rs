@@ -1,5 +1,6 @@
-//! Byte streams between processes: every byte is checked, both ways at once; ends that are said, and ends that are not;
-//! writers that are not read; processes that are killed. In the blocking form and on both flavours of runtime.
+//! Byte streams between processes: every byte is checked, both ways at once; ends that are said,
+//! and ends that are not; writers that are not read; processes that are killed. In the blocking
+//! form and on both flavours of runtime.
 
 mod ends;
 mod exchanges;

@@ -4,8 +4,9 @@ use crate::traffic::{Bytes, size};
 use ringbell::layout::{self, HeaderWord, Kind, flag, offset};
 use ringbell::ring::Producer;
 use ringbell::{ByteListener, ByteStream, ByteStreamError, ConnectError, PeerFault, Server, TransportChoice};
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::Chance;
-use ringbell_shm_tests::suite::{Ran, tick};
+use ringbell_shm_tests::progress::tick;
 use ringbell_shm_tests::{done, raw, scaled, seed};
 use std::io::{ErrorKind, Read, Write};
 use std::time::Duration;
@@ -146,7 +147,8 @@ pub(crate) fn any_bytes_over_the_socket() -> Ran {
         let session = raw::SocketSession::open_for(beside.listener.path(), raw::BYTES);
         let mut stream = beside.listener.accept().expect("a stream");
         let mut sent = Vec::new();
-        // Good chunks, then nonsense: of any bytes, or of a frame with a bit that is not what it was.
+        // Good chunks, then nonsense: of any bytes, or of a frame with a bit that is not what it
+        // was.
         for _ in 0..chance.below(4) {
             let mut body = vec![0; size(&mut chance).min(60_000)];
             Bytes::new(round).fill(&mut body);
@@ -164,7 +166,8 @@ pub(crate) fn any_bytes_over_the_socket() -> Ran {
         drop(session);
         let mut got = Vec::new();
         stream.set_read_timeout(Some(Duration::from_secs(20)));
-        // An end is possible: nonsense may be an empty chunk. Anything else is an error that says what it is.
+        // An end is possible: nonsense may be an empty chunk. Anything else is an error that says
+        // what it is.
         if let Err(error) = stream.read_to_end(&mut got) {
             assert!(
                 matches!(

@@ -2,7 +2,8 @@
 
 use crate::traffic::{Any, Bytes, ask, asked, exchange, exchange_in_tasks, is_reset, runtime};
 use ringbell::{AsyncByteListener, AsyncByteStream, ByteStream, ByteStreamError, Server, Transport};
-use ringbell_shm_tests::process::{Arguments, Process, Start, hear, over_socket, say};
+use ringbell_shm_tests::process::{Arguments, Process, Start, hear, say};
+use ringbell_shm_tests::transport::over_socket;
 use ringbell_shm_tests::wait_until;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};

@@ -3,7 +3,7 @@
 use ringbell::{AsyncByteStream, ByteStream, ByteStreamError};
 use ringbell_shm_tests::options;
 use ringbell_shm_tests::pattern::Chance;
-use ringbell_shm_tests::suite::tick;
+use ringbell_shm_tests::progress::tick;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::sync::Arc;

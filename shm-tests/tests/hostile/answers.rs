@@ -6,9 +6,9 @@ use crate::fake::{Attached, Fake, attached};
 use ringbell::layout::{self, Kind, flag, offset};
 use ringbell::sync::{Ordering, PlainU64};
 use ringbell::{CallError, Client, PeerFault, RingFault};
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::{Chance, mix};
 use ringbell_shm_tests::raw;
-use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::{done, scaled, seed};
 use std::time::{Duration, Instant};
 

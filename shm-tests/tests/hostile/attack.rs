@@ -1,4 +1,5 @@
-//! What the attacks have in common: an honest client beside them, and records that are written by hand.
+//! What the attacks have in common: an honest client beside them, and records that are written by
+//! hand.
 
 use ringbell::ConnectOptions;
 use ringbell::layout::{self, HeaderWord, Kind, offset};
@@ -6,9 +7,9 @@ use ringbell::memory::OwnLines;
 use ringbell::ring::Producer;
 use ringbell::sync::{Ordering, PlainU64};
 use ringbell_shm_tests::pattern::{Chance, Pattern};
+use ringbell_shm_tests::progress::Stopwatch;
 use ringbell_shm_tests::raw::{self, Session};
 use ringbell_shm_tests::server::{Prepared, Server};
-use ringbell_shm_tests::suite::Stopwatch;
 use ringbell_shm_tests::verified::Verified;
 use rustix::io::Errno;
 use std::os::unix::net::UnixStream;

@@ -1,7 +1,8 @@
-//! Peers that write whatever they like into the memory that they may write, and send whatever they like.
+//! Peers that write whatever they like into the memory that they may write, and send whatever they
+//! like.
 //!
-//! What must hold: the other side never panics, hangs or dies; it ends that session with a typed fault, or ignores
-//! what is none of its business; and other sessions do not notice.
+//! What must hold: the other side never panics, hangs or dies; it ends that session with a typed
+//! fault, or ignores what is none of its business; and other sessions do not notice.
 
 mod answers;
 mod attack;

@@ -8,10 +8,11 @@ use crate::attack::{
 use ringbell::layout::{self, Kind, flag, offset};
 use ringbell::ring::Consumer;
 use ringbell::sync::Ordering;
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::{Chance, mix};
+use ringbell_shm_tests::progress::tick;
 use ringbell_shm_tests::raw::{self, Session};
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::{Ran, tick};
 use ringbell_shm_tests::{becomes_true, done, observe, scaled, seed, wait_until};
 use std::time::{Duration, Instant};
 
@@ -275,7 +276,8 @@ pub(crate) fn any_bytes_in_the_request_ring() -> Ran {
 
 pub(crate) fn fragments_without_end() -> Ran {
     let (grown, beside) = beside_an_honest_client(|server| {
-        // A total is claimed, and little of it comes: memory grows as bytes come, not as they are announced.
+        // A total is claimed, and little of it comes: memory grows as bytes come, not as they are
+        // announced.
         let before = observe::private_bytes(server.id());
         let sessions: Vec<Session> = (0..8)
             .map(|_| {

@@ -3,9 +3,9 @@
 use crate::CAPACITY;
 use crate::attack::{beside_an_honest_client, producer, publish, word};
 use ringbell::layout::{self, Kind, offset};
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::raw::{self, Session};
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::{becomes_true, done, observe};
 use rustix::fs::SealFlags;
 use rustix::io::Errno;

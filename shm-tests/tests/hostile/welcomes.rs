@@ -1,11 +1,13 @@
-//! Servers that answer a Hello wrongly: with wrong segments, wrong descriptors, nonsense, or nothing.
+//! Servers that answer a Hello wrongly: with wrong segments, wrong descriptors, nonsense, or
+//! nothing.
 
 use crate::CAPACITY;
 use crate::fake::{Fake, welcome_with};
 use ringbell::layout::SegmentKind;
 use ringbell::{ConnectError, SegmentError};
+use ringbell_shm_tests::harness::Ran;
+use ringbell_shm_tests::progress::Stopwatch;
 use ringbell_shm_tests::raw::{self, Segments};
-use ringbell_shm_tests::suite::{Ran, Stopwatch};
 use ringbell_shm_tests::{done, observe};
 use rustix::fs::SealFlags;
 use std::io::Write;

@@ -5,9 +5,10 @@ use crate::attack::{beside_an_honest_client, hung_up, producer, publish, word};
 use ringbell::layout::{self, Armed, Hints, Interest, Kind, Mode, offset};
 use ringbell::ring::Consumer;
 use ringbell::sync::Ordering;
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::Chance;
+use ringbell_shm_tests::progress::tick;
 use ringbell_shm_tests::raw::{self, Session};
-use ringbell_shm_tests::suite::{Ran, tick};
 use ringbell_shm_tests::{becomes_true, done, observe, scaled, seed, wait_until};
 use rustix::fs::SealFlags;
 use rustix::io::Errno;
@@ -32,7 +33,8 @@ pub(crate) fn heads_that_cannot_be() -> Ran {
             let mut producer = producer(&session);
             let head = session.request.own_word(offset::HEAD);
             let answered = session.response.peer_word(offset::TAIL);
-            // Pings are answered until the response ring is full; then the server looks at the head.
+            // Pings are answered until the response ring is full; then the server looks at the
+            // head.
             let began = Instant::now();
             let mut number = 0;
             let out = loop {
@@ -72,7 +74,8 @@ pub(crate) fn words_that_lie_about_sleep() -> Ran {
             tick();
             let lie = match chance.below(4) {
                 0 => chance.draw(),
-                // Always asleep, always with the right ticket, in either mode: each answer costs the server a wake.
+                // Always asleep, always with the right ticket, in either mode: each answer costs
+                // the server a wake.
                 1 => Armed::new(Mode::Futex, Interest::BOTH, seq.load()).0,
                 2 => Armed::new(Mode::Event, Interest::BOTH, seq.load()).0,
                 _ => 15 << 36 | 3 << 32 | u64::from(seq.load()),

@@ -1,48 +1,13 @@
-//! What has no answer: one-way messages and events.
+//! Events: what a server sends unasked.
 
 use crate::{SOON, connect, reacting};
-use ringbell::{EventError, RecvError};
-use ringbell_shm_tests::reacting::{Asking, Count, StreamEnd, stream_of, words};
+use ringbell::EventError;
+use ringbell_shm_tests::harness::Ran;
+use ringbell_shm_tests::reactor_client::Asking;
+use ringbell_shm_tests::reactor_requests::{Count, words};
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::{done, options, scaled, wait_until};
 use std::time::Duration;
-
-pub(crate) fn one_way_messages() -> Ran {
-    let count = scaled(50_000);
-    let mut server = Server::prepare("react").with("ring_capacity", 4096).start();
-    let mut client = connect(&server);
-    let mut sent = Vec::new();
-    for number in 0..count {
-        sent.push(client.next_number());
-        let message = client.request(b'L', 0, &[1; 100]);
-        client.client().send_one_way(&message, None).expect("send");
-        if number % 1000 == 0 {
-            client.echoes(b'e', 0, b"on");
-        }
-    }
-    assert_eq!(client.words(b'q', 0, b""), sent, "each once and in order");
-    // Whatever a handler does with one, nothing comes back.
-    for verb in *b"etdDpPxXzZ" {
-        for _ in 0..10 {
-            let message = client.request(verb, 1, b"");
-            client.client().send_one_way(&message, None).expect("send");
-        }
-        client.echoes(b't', 0, b"on");
-    }
-    for end in [StreamEnd::Good, StreamEnd::Dropped, StreamEnd::Error, StreamEnd::Panic] {
-        let message = client.request(b's', 10, &stream_of(10, end));
-        client.client().send_one_way(&message, None).expect("send");
-    }
-    wait_until("streams to nobody have ended", || client.count(Count::Items) == 40);
-    wait_until("nothing is in flight", || server.stats().in_flight == 0);
-    assert_eq!(client.client().recv(None).unwrap_err(), RecvError::NothingInFlight);
-    let counts = client.client().stats();
-    assert_eq!(counts.errors, 0);
-    client.finish();
-    server.shut_down();
-    done!("{count} in order, and some of every kind")
-}
 
 pub(crate) fn events_between_answers() -> Ran {
     const THREADS: u64 = 4;

@@ -2,8 +2,9 @@
 
 use crate::{connect, remote};
 use ringbell::layout::code;
+use ringbell_shm_tests::harness::Ran;
+use ringbell_shm_tests::progress::tick;
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::{Ran, tick};
 use ringbell_shm_tests::{done, observe, scaled, wait_until};
 
 pub(crate) fn handlers_on_an_executor() -> Ran {

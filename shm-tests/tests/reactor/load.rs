@@ -3,10 +3,12 @@
 use crate::{SOON, connect, reacting};
 use ringbell::CallError;
 use ringbell::layout::code;
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::Chance;
-use ringbell_shm_tests::reacting::{Asking, StreamEnd, ask, stream_of, words};
+use ringbell_shm_tests::progress::tick;
+use ringbell_shm_tests::reactor_client::Asking;
+use ringbell_shm_tests::reactor_requests::{StreamEnd, ask, stream_of, words};
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::{Ran, tick};
 use ringbell_shm_tests::{done, options, scaled, scaled_for, seed, wait_until};
 use std::collections::HashMap;
 use std::path::Path;

@@ -1,12 +1,14 @@
 //! The order in which answers are sent: as they are complete, or as they were asked for.
 
-use crate::{SOON, connect, reacting};
-use ringbell::AnswerOrder;
+use crate::{SOON, connect, connect_without_rescue, reacting, with_and_without_executor};
 use ringbell::layout::code;
-use ringbell_shm_tests::reacting::{Asking, StreamEnd, ask, stream_of};
+use ringbell::{AnswerOrder, CallError, RecvError};
+use ringbell_shm_tests::harness::Ran;
+use ringbell_shm_tests::reactor_client::Asking;
+use ringbell_shm_tests::reactor_requests::{StreamEnd, ask, stream_of};
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::Ran;
-use ringbell_shm_tests::{done, options, scaled};
+use ringbell_shm_tests::{done, options, scaled, wait_until};
+use std::time::Duration;
 
 /// Sends eight requests of which each is answered after the next one; their numbers.
 fn reversed(client: &mut Asking, gate: u64) -> Vec<u64> {
@@ -107,4 +109,29 @@ pub(crate) fn streams_and_errors_in_order() -> Ran {
     let stats = server.shut_down();
     assert!(stats.stashed >= rounds, "{stats:?}");
     done!("{rounds} rounds, {} answers and items kept", stats.stashed)
+}
+
+pub(crate) fn an_expired_request_keeps_its_turn() -> Ran {
+    const GATE: u64 = 9;
+    with_and_without_executor(|prepared| {
+        let mut server = prepared.with("ordered", 1).start();
+        let mut client = connect_without_rescue(&server);
+        let client_itself = client.client();
+        let slow = client_itself.send(&ask(b'k', 0, GATE, &[0; 8])).expect("send");
+        let expired = client_itself.call_timeout(&ask(b'e', 0, 0, b""), Some(Duration::from_nanos(1)));
+        // Not by the server's answer, whose turn it is not.
+        assert_eq!(expired.map(|_| ()), Err(CallError::TimedOut { maybe_executed: true }));
+        wait_until("the request is refused", || server.stats().expired == 1);
+        assert_eq!(client_itself.try_recv().map(|answer| answer.map(|answer| answer.call)), Ok(None));
+        assert_eq!(client_itself.stats().late_answers, 0, "the refusal overtook an answer");
+        server.process().tell(&format!("open {GATE}"));
+        assert_eq!(client_itself.recv(Some(SOON)).map(|answer| answer.call), Ok(slow));
+        wait_until("the refusal follows", || {
+            assert_eq!(client_itself.try_recv(), Err(RecvError::NothingInFlight));
+            client_itself.stats().late_answers == 1
+        });
+        client.finish();
+        server.shut_down();
+    });
+    done!("behind an answer that is not complete")
 }

@@ -1,11 +1,13 @@
 //! A server that stops while answers are under way.
 
-use crate::{SOON, connect, reacting};
-use ringbell::{CallError, RecvError, SendError};
-use ringbell_shm_tests::reacting::{Asking, Count, StreamEnd, stream_of};
-use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::{Ran, Stopwatch};
-use ringbell_shm_tests::{done, scaled, wait_until};
+use crate::{SOON, connect, reacting, without_rescue_options};
+use ringbell::{CallError, RecvError, SendError, WaitSettings};
+use ringbell_shm_tests::harness::Ran;
+use ringbell_shm_tests::progress::{Stopwatch, tick};
+use ringbell_shm_tests::reactor_client::Asking;
+use ringbell_shm_tests::reactor_requests::{Count, StreamEnd, stream_of};
+use ringbell_shm_tests::server::{Server, waiting};
+use ringbell_shm_tests::{busy_for, done, scaled, wait_until};
 use std::time::{Duration, Instant};
 
 /// Calls until the server says that it takes no more; the error.
@@ -108,4 +110,30 @@ pub(crate) fn shutdown_in_the_midst_of_streams() -> Ran {
     drop(stream);
     server.ended();
     done!("one that is completed, one that is cut off")
+}
+
+/// The order falls on every moment between two sleeps. The server is in this process: no other way
+/// to give the order is exact enough.
+pub(crate) fn an_order_to_stop_is_seen_at_once() -> Ran {
+    let rounds = u32::try_from(scaled(1000)).expect("few");
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("s");
+    for round in 0..rounds {
+        let wait = waiting("patient", WaitSettings::server()).park_at_once();
+        let server = ringbell::Server::builder().wait(wait).bind(&path).expect("bind");
+        let handle = server.handle();
+        let serving = std::thread::spawn(move || server.run(|_, _| Ok(())));
+        let mut client = without_rescue_options().connect(&path).expect("connect");
+        for _ in 0..5 {
+            client.call_timeout(b"", Some(SOON)).expect("an answer");
+        }
+        // A few microseconds after an answer the server falls asleep.
+        busy_for(Duration::from_nanos(50) * (round % 100));
+        handle.shutdown(Some(Duration::ZERO));
+        wait_until("the server stops", || serving.is_finished());
+        let stats = serving.join().expect("no panic").expect("served");
+        assert_eq!((stats.peer_faults, stats.backstop_rescues), (0, 0));
+        tick();
+    }
+    done!("{rounds} servers")
 }

@@ -3,9 +3,9 @@
 use crate::{SOON, connect, reacting, remote};
 use ringbell::layout::code;
 use ringbell::{CallError, SendError};
-use ringbell_shm_tests::reacting::{Count, StreamEnd, stream_of};
+use ringbell_shm_tests::harness::Ran;
+use ringbell_shm_tests::reactor_requests::{Count, StreamEnd, stream_of};
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::{done, scaled};
 
 pub(crate) fn too_large_either_way() -> Ran {

@@ -1,14 +1,14 @@
 //! Streams of items: their order, their window, and their ends.
 
-use crate::{SOON, connect, reacting, remote};
+use crate::{SOON, connect, connect_without_rescue, reacting, remote, with_and_without_executor};
 use ringbell::layout::{STREAM_WINDOW, code};
 use ringbell::{CallError, CallId, RecvError};
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::Chance;
-use ringbell_shm_tests::reacting::{Count, StreamEnd, item, stream_of};
+use ringbell_shm_tests::reactor_requests::{Count, StreamEnd, item, stream_of};
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::Ran;
 use ringbell_shm_tests::{done, scaled, scaled_for, seed, wait_until};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub(crate) fn streams_arrive_in_order() -> Ran {
     let items = scaled(50_000);
@@ -237,4 +237,30 @@ pub(crate) fn a_stream_from_the_reactor_itself() -> Ran {
     client.finish();
     server.shut_down();
     done!("up to {window} items")
+}
+
+pub(crate) fn a_producer_does_not_wait_for_ever_for_a_client_that_takes_nothing() -> Ran {
+    const PATIENCE: Duration = Duration::from_millis(100);
+    with_and_without_executor(|prepared| {
+        let server = prepared.with("slow_client_ms", PATIENCE.as_millis()).start();
+        let mut client = connect_without_rescue(&server);
+        let began = Instant::now();
+        let request = client.request(b's', 1000, &stream_of(10, StreamEnd::Good));
+        let stream = client.client().open_stream(&request, None).expect("send");
+        wait_until("the stream is broken off", || client.count(Count::Slow) == 1);
+        assert!(began.elapsed() >= PATIENCE, "{:?}", began.elapsed());
+        // A timeout of the producer's own, which it tried first, does not end the stream.
+        assert_eq!(client.count(Count::Blocked), 1);
+        assert_eq!(client.count(Count::Items), u64::from(STREAM_WINDOW));
+        // The session goes on, and the stream says that it was broken off.
+        client.echoes(b't', 0, b"on");
+        for _ in 0..STREAM_WINDOW {
+            assert_eq!(client.client().next_item(stream, &mut Vec::new(), Some(SOON)), Ok(true));
+        }
+        let end = client.client().next_item(stream, &mut Vec::new(), Some(SOON)).expect_err("an end");
+        assert_eq!(remote(&end), code::BROKEN_OFF);
+        client.finish();
+        server.shut_down();
+    });
+    done!("but for {PATIENCE:?}")
 }

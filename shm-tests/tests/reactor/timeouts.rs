@@ -1,11 +1,13 @@
 //! Timeouts, deadlines and cancellation.
 
-use crate::{SOON, connect, reacting};
+use crate::{SOON, connect, connect_without_rescue, reacting, without_rescue};
 use ringbell::CallError;
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::Chance;
-use ringbell_shm_tests::reacting::{Asking, Count, words};
+use ringbell_shm_tests::progress::tick;
+use ringbell_shm_tests::reactor_client::Asking;
+use ringbell_shm_tests::reactor_requests::{Count, words};
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::{Ran, tick};
 use ringbell_shm_tests::{done, options, scaled, seed, wait_until};
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -202,4 +204,20 @@ pub(crate) fn requests_tell_of_themselves() -> Ran {
     silent.finish();
     server.shut_down();
     done!("call, deadline")
+}
+
+pub(crate) fn a_view_with_no_time_ends() -> Ran {
+    let server = without_rescue("react").start();
+    let mut client = connect_without_rescue(&server);
+    for timeout in [Duration::ZERO, Duration::from_millis(1)] {
+        // Held until they are released below.
+        let request = client.request(b'h', 1, b"");
+        let viewed = client.client().call_view(&request, Some(timeout), |_| ());
+        assert_eq!(viewed, Err(CallError::TimedOut { maybe_executed: true }));
+    }
+    client.echoes(b'e', 0, b"on");
+    client.words(b'r', 1, b"");
+    client.finish();
+    server.shut_down();
+    done!("with none, and with 1 ms")
 }

@@ -1,10 +1,12 @@
-//! What a server and its clients cost while they are busy (system calls), and while they are idle (CPU, memory).
+//! What a server and its clients use: system calls while they are busy, CPU and memory while they
+//! are idle.
 
 use ringbell::{Client, ConnectOptions, WaitSettings};
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::Pattern;
 use ringbell_shm_tests::process::{Arguments, Process, Start, hear, readable, say};
+use ringbell_shm_tests::progress::tick;
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::{Ran, tick};
 use ringbell_shm_tests::verified::Verified;
 use ringbell_shm_tests::{done, observe, scaled, suite, wait_until};
 use std::collections::BTreeMap;
@@ -73,8 +75,8 @@ const WAKING: [&str; 10] = [
     "ppoll",
 ];
 
-/// Counts the system calls of two processes meanwhile. perf does not stop them; strace does, and so takes the CPU
-/// from them that they would spin on: it is tried where there is no perf.
+/// Counts the system calls of two processes meanwhile. perf does not stop them; strace does, and so
+/// takes the CPU from them that they would spin on: it is tried where there is no perf.
 enum Counter {
     Perf { perf: Child, control: File, answers: File, _dir: tempfile::TempDir },
     Strace(Vec<Child>),
@@ -252,7 +254,8 @@ fn quiet(looping: bool) -> Ran {
     let server_pid = i32::try_from(server.id()).ok().and_then(rustix::process::Pid::from_raw);
     pin(server_pid, 0);
     let _ = rustix::process::setpriority_process(server_pid, -20);
-    // Other programs take the CPUs away now and then; then both sides rightly yield and sleep. So: the best burst.
+    // Other programs take the CPUs away now and then; then both sides rightly yield and sleep. So:
+    // the best burst.
     let mut best: Option<Calls> = None;
     // One or two by which the burst begins and ends do not count: the server is asleep before it.
     let woke = |calls: &Calls| WAKING.iter().any(|name| calls.get(*name).is_some_and(|count| *count > 3));

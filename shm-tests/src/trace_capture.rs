@@ -1,8 +1,10 @@
-//! A subscriber of `tracing` that keeps what it is told, for tests to look at, in this process or in that of a role.
+//! A subscriber of `tracing` that keeps all spans and events, for tests to look at, in this process
+//! or in that of a role.
 
+use crate::locks::lock;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -11,7 +13,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 /// A span that has ended, or an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told {
+pub struct Captured {
     /// `span` or `event`.
     pub what: String,
     /// Its target.
@@ -28,7 +30,7 @@ pub struct Told {
     pub fields: BTreeMap<String, String>,
 }
 
-impl Told {
+impl Captured {
     fn of(metadata: &Metadata<'_>, inside: Option<&str>) -> Self {
         Self {
             what: if metadata.is_span() { "span" } else { "event" }.to_owned(),
@@ -41,7 +43,7 @@ impl Told {
         }
     }
 
-    /// A field; the empty string if it was not told.
+    /// A field; the empty string if it was not given.
     #[must_use]
     pub fn field(&self, name: &str) -> &str {
         self.fields.get(name).map_or("", String::as_str)
@@ -84,7 +86,7 @@ impl Told {
     }
 }
 
-impl Visit for Told {
+impl Visit for Captured {
     fn record_str(&mut self, field: &Field, value: &str) {
         self.fields.insert(field.name().to_owned(), value.to_owned());
     }
@@ -94,10 +96,10 @@ impl Visit for Told {
     }
 }
 
-static TOLD: Mutex<Vec<Told>> = Mutex::new(Vec::new());
+static CAPTURED: Mutex<Vec<Captured>> = Mutex::new(Vec::new());
 
-fn told() -> MutexGuard<'static, Vec<Told>> {
-    TOLD.lock().unwrap_or_else(PoisonError::into_inner)
+fn captured() -> MutexGuard<'static, Vec<Captured>> {
+    lock(&CAPTURED)
 }
 
 struct Keeping;
@@ -105,35 +107,35 @@ struct Keeping;
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Keeping {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
         let span = context.span(id).expect("it is new");
-        let mut new = Told::of(attributes.metadata(), span.parent().map(|parent| parent.name()));
+        let mut new = Captured::of(attributes.metadata(), span.parent().map(|parent| parent.name()));
         attributes.record(&mut new);
         span.extensions_mut().insert(new);
     }
 
     fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
         let span = context.span(id).expect("it is there");
-        if let Some(told) = span.extensions_mut().get_mut::<Told>() {
-            values.record(told);
+        if let Some(captured) = span.extensions_mut().get_mut::<Captured>() {
+            values.record(captured);
         }
     }
 
     fn on_enter(&self, id: &Id, context: Context<'_, S>) {
         let span = context.span(id).expect("it is there");
-        if let Some(told) = span.extensions_mut().get_mut::<Told>() {
-            told.entered += 1;
+        if let Some(captured) = span.extensions_mut().get_mut::<Captured>() {
+            captured.entered += 1;
         }
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        let mut new = Told::of(event.metadata(), context.event_span(event).map(|span| span.name()));
+        let mut new = Captured::of(event.metadata(), context.event_span(event).map(|span| span.name()));
         event.record(&mut new);
-        told().push(new);
+        captured().push(new);
     }
 
     fn on_close(&self, id: Id, context: Context<'_, S>) {
         let span = context.span(&id).expect("it is there");
-        if let Some(ended) = span.extensions_mut().remove::<Told>() {
-            told().push(ended);
+        if let Some(ended) = span.extensions_mut().remove::<Captured>() {
+            captured().push(ended);
         }
     }
 }
@@ -142,7 +144,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Keeping {
 ///
 /// # Panics
 /// If there is a subscriber already.
-pub fn keep_all() {
+pub fn capture_all() {
     let ours = tracing_subscriber::filter::filter_fn(|about| {
         about.target() == "test" || about.target().starts_with("ringbell::")
     });
@@ -151,8 +153,8 @@ pub fn keep_all() {
     tracing::subscriber::set_global_default(subscriber).expect("the only one");
 }
 
-/// What was told since this was called last.
+/// What was captured since this was called last.
 #[must_use]
-pub fn take() -> Vec<Told> {
-    std::mem::take(&mut told())
+pub fn take() -> Vec<Captured> {
+    std::mem::take(&mut captured())
 }

@@ -1,10 +1,11 @@
-//! Answers that are set aside while something else is waited for.
+//! Answers that the client buffers (sets aside) while it waits for something else.
 
 use crate::{ask, connect, doing, finish};
 use ringbell::{CallId, RecvError, SendError};
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::{Chance, Pattern};
+use ringbell_shm_tests::progress::tick;
 use ringbell_shm_tests::server::Server;
-use ringbell_shm_tests::suite::{Ran, tick};
 use ringbell_shm_tests::verified::Verified;
 use ringbell_shm_tests::{done, options, scaled, seed, wait_until};
 use std::collections::HashMap;

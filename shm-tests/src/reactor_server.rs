@@ -1,95 +1,17 @@
-//! A concurrent server that is driven by what it is asked, and a client that knows which answer belongs to which call.
-//!
-//! A request is a verb, its number, an argument and more; the usual answer is a stamp (session and number) and what was
-//! sent along. So an answer that goes astray is recognised wherever it arrives.
+//! A concurrent server that is driven by what it is asked.
 
-use crate::pattern::mix;
-use crate::process::lock;
-use crate::suite::tick;
+use crate::locks::lock;
+use crate::reactor_requests::{Count, StreamEnd, bytes_of, item, word};
+use crate::waiting::{becomes_true, busy_for};
 use ringbell::sync::{Ordering, PlainU64};
 use ringbell::{
-    Answer, CallError, CallId, Client, ConnectOptions, Executor, HandlerError, OwnedRequest, PushError,
-    RecvError, RemoteError, Responder, ResponseStream, SendError, Service, Session, StreamError, Task,
+    Executor, HandlerError, OwnedRequest, PushError, Responder, ResponseStream, Service, Session,
+    StreamError, Task,
 };
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-
-/// A request: what [`react`] understands.
-#[must_use]
-pub fn ask(verb: u8, number: u64, argument: u64, rest: &[u8]) -> Vec<u8> {
-    [&[verb][..], &number.to_le_bytes(), &argument.to_le_bytes(), rest].concat()
-}
-
-/// How a stream is to be made: the rest of a request of verb `s`.
-#[must_use]
-pub fn stream_of(longest: u32, end: StreamEnd) -> Vec<u8> {
-    [&longest.to_le_bytes()[..], &[end as u8]].concat()
-}
-
-/// How a stream ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StreamEnd {
-    /// As it should.
-    Good,
-    /// It is dropped.
-    Dropped,
-    /// By an error of the application, number 7.
-    Error,
-    /// By a panic.
-    Panic,
-    /// Not at all.
-    Leaked,
-}
-
-fn word(bytes: &[u8], at: usize) -> u64 {
-    bytes.get(at..at + 8).map_or(0, |bytes| u64::from_le_bytes(bytes.try_into().expect("eight bytes")))
-}
-
-/// All words of an answer.
-#[must_use]
-pub fn words(bytes: &[u8]) -> Vec<u64> {
-    (0..bytes.len() / 8).map(|index| word(bytes, 8 * index)).collect()
-}
-
-fn bytes_of(words: &[u64]) -> Vec<u8> {
-    words.iter().flat_map(|word| word.to_le_bytes()).collect()
-}
-
-/// Item `index` of a streamed answer.
-#[must_use]
-pub fn item(session: u64, number: u64, index: u64, longest: u64) -> Vec<u8> {
-    let mut item = bytes_of(&[session, number, index]);
-    let len = mix(number, index) % (longest + 1);
-    item.resize(24 + usize::try_from(len).expect("64 bits"), index.to_le_bytes()[0]);
-    item
-}
-
-/// What the server counts by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(usize)]
-pub enum Count {
-    /// Items of streams that were sent.
-    Items,
-    /// Times a producer of items had to wait.
-    Blocked,
-    /// Streams that ended since the client did not want more.
-    Cancelled,
-    /// Streams that ended since the client was gone.
-    Gone,
-    /// Items that were too large.
-    TooLarge,
-    /// Handlers that waited until their call was cancelled.
-    CancelSeen,
-    /// Requests that were moved to a thread.
-    Moved,
-    /// Sessions that were opened.
-    Opened,
-    /// Sessions that were closed.
-    Closed,
-}
 
 /// Doors that a thread waits at and another one opens. Each opening lets one through.
 #[derive(Debug)]
@@ -106,7 +28,7 @@ pub fn open_gate(gate: u64) {
     GATES.more.notify_all();
 }
 
-fn pass_gate(gate: u64) {
+pub(crate) fn pass_gate(gate: u64) {
     let mut open = lock(&GATES.open);
     while !open.get_or_insert_default().remove(&gate) {
         open = GATES.more.wait(open).unwrap_or_else(PoisonError::into_inner);
@@ -151,7 +73,7 @@ impl Executor for Pool {
 #[derive(Debug)]
 pub struct State {
     pool: Pool,
-    counts: [PlainU64; 9],
+    counts: [PlainU64; 11],
     held: Mutex<HashMap<u64, Vec<(OwnedRequest, Responder)>>>,
     remembered: Mutex<HashMap<u64, Session>>,
     /// Open sessions, and those that were.
@@ -186,8 +108,8 @@ impl State {
         self.complaints.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What was wrong, now that the server has returned. Sessions were opened and closed once each, as many as
-    /// `accepted`. Responders that are still held are used: that must do nothing.
+    /// What was wrong, now that the server has returned. Sessions were opened and closed once each,
+    /// as many as `accepted`. Responders that are still held are used: that must do nothing.
     pub fn close(&self, accepted: u64) -> u64 {
         let open = lock(&self.open);
         if open.len() as u64 != accepted || open.values().any(|open| *open) {
@@ -218,39 +140,46 @@ impl State {
 
 /// [`react`] as a service.
 #[derive(Debug)]
-pub struct Reacting(pub Arc<State>);
+pub struct Reacting {
+    /// What it knows.
+    pub state: Arc<State>,
+    /// Whether tasks handle its requests: then a session may be closed before its last requests are
+    /// handled.
+    pub in_tasks: bool,
+}
 
 impl Service for Reacting {
     fn request(&mut self, request: OwnedRequest, responder: Responder) {
-        if lock(&self.0.open).get(&request.session().id()) != Some(&true) {
-            self.0.complain("a request of a session that is not open");
+        let open = lock(&self.state.open).get(&request.session().id()).copied();
+        if open != Some(true) && !(self.in_tasks && open.is_some()) {
+            self.state.complain("a request of a session that is not open");
         }
-        react(&self.0, request, responder);
+        react(&self.state, request, responder);
     }
 
     fn opened(&mut self, session: &Session) {
-        self.0.count(Count::Opened);
-        if lock(&self.0.open).insert(session.id(), true).is_some() {
-            self.0.complain("a session was opened twice");
+        self.state.count(Count::Opened);
+        if lock(&self.state.open).insert(session.id(), true).is_some() {
+            self.state.complain("a session was opened twice");
         }
     }
 
     fn closed(&mut self, session: &Session) {
-        self.0.count(Count::Closed);
-        if lock(&self.0.open).insert(session.id(), false) != Some(true) {
-            self.0.complain("a session was closed that was not open");
+        self.state.count(Count::Closed);
+        if lock(&self.state.open).insert(session.id(), false) != Some(true) {
+            self.state.complain("a session was closed that was not open");
         }
         if session.is_open() {
-            self.0.complain("a session that is closed says that it is open");
+            self.state.complain("a session that is closed says that it is open");
         }
-        lock(&self.0.executed).remove(&session.id());
+        lock(&self.state.executed).remove(&session.id());
     }
 }
 
 fn pause(us: u64) {
     let time = Duration::from_micros(us);
     // Sleeps are not as short as that.
-    if us < 100 { crate::busy_for(time) } else { std::thread::sleep(time) }
+    if us < 100 { busy_for(time) } else { std::thread::sleep(time) }
 }
 
 /// The usual answer.
@@ -266,8 +195,9 @@ fn echo(request: OwnedRequest, responder: Responder) {
     responder.reply(&answer);
 }
 
-/// Does what the request says. `n` is its argument; "moved" means on a worker thread, or on a thread of its own if it may
-/// take long. Empty requests get empty answers, every second one of them moved.
+/// Does what the request says. `n` is its argument; "moved" means on a worker thread, or on a
+/// thread of its own if it may take long. Empty requests get empty answers, every second one of
+/// them moved.
 ///
 /// | verb | what |
 /// |---|---|
@@ -314,7 +244,8 @@ pub fn react(state: &Arc<State>, request: OwnedRequest, responder: Responder) {
             echo(request, responder);
         }),
         b'b' => {
-            crate::busy_for(Duration::from_micros(n));
+            busy_for(Duration::from_micros(n));
+            state.count(Count::Busy);
             echo(request, responder);
         }
         b'k' => moved(state, move || {
@@ -388,7 +319,7 @@ pub fn react(state: &Arc<State>, request: OwnedRequest, responder: Responder) {
         b'w' => {
             let state = state.clone();
             std::thread::spawn(move || {
-                if crate::becomes_true(Duration::from_secs(20), || request.is_cancelled()) {
+                if becomes_true(Duration::from_secs(20), || request.is_cancelled()) {
                     state.count(Count::CancelSeen);
                 }
                 echo(request, responder);
@@ -398,7 +329,7 @@ pub fn react(state: &Arc<State>, request: OwnedRequest, responder: Responder) {
             let of = state.clone();
             let run = move || {
                 lock(&of.executed).entry(session.id()).or_default().push(number);
-                crate::busy_for(Duration::from_micros(n));
+                busy_for(Duration::from_micros(n));
                 echo(request, responder);
             };
             if verb == b'L' { run() } else { moved(state, run) }
@@ -523,6 +454,7 @@ fn produce(state: &State, request: &OwnedRequest, responder: Responder) {
                 return state.count(Count::Cancelled);
             }
             Err(StreamError::Disconnected) => return state.count(Count::Gone),
+            Err(StreamError::SlowClient) => return state.count(Count::Slow),
             Err(error) => return state.complain(&format!("a stream failed: {error:?}")),
         }
     }
@@ -539,212 +471,5 @@ fn end(stream: ResponseStream, how: u8) {
             panic!("in a stream");
         }
         _ => stream.end(),
-    }
-}
-
-/// An answer, or the error in its place, and the number of the request that it belongs to.
-pub type Numbered = (u64, Result<Vec<u8>, RemoteError>);
-
-/// A client of [`react`], which numbers its requests and checks whose answers it gets.
-#[derive(Debug)]
-pub struct Asking {
-    client: Client,
-    next: u64,
-    waiting: HashMap<CallId, u64>,
-}
-
-impl Asking {
-    /// Connects.
-    ///
-    /// # Panics
-    /// If that fails.
-    #[must_use]
-    pub fn connect(path: &Path, options: ConnectOptions) -> Self {
-        let client =
-            options.connect(path).unwrap_or_else(|error| panic!("cannot connect: {error} ({error:?})"));
-        Self { client, next: 1, waiting: HashMap::new() }
-    }
-
-    /// The client itself.
-    pub fn client(&mut self) -> &mut Client {
-        &mut self.client
-    }
-
-    /// The session's number.
-    #[must_use]
-    pub fn session(&self) -> u64 {
-        self.client.session()
-    }
-
-    /// The number of the next request.
-    #[must_use]
-    pub fn next_number(&self) -> u64 {
-        self.next
-    }
-
-    /// The next request.
-    pub fn request(&mut self, verb: u8, argument: u64, rest: &[u8]) -> Vec<u8> {
-        let request = ask(verb, self.next, argument, rest);
-        self.next += 1;
-        request
-    }
-
-    /// What an answer holds beside its stamp.
-    ///
-    /// # Panics
-    /// If it belongs to another session or call.
-    fn unstamped(session: u64, number: u64, answer: &[u8]) -> Vec<u8> {
-        assert!(answer.len() >= 16, "an answer of {} bytes", answer.len());
-        let found = (word(answer, 0), word(answer, 8));
-        assert_eq!(found, (session, number), "an answer went astray");
-        answer[16..].to_vec()
-    }
-
-    /// A call; what the answer holds beside its stamp.
-    ///
-    /// # Errors
-    /// Those of the call.
-    ///
-    /// # Panics
-    /// If the answer belongs to another session or call.
-    pub fn ask(&mut self, verb: u8, argument: u64, rest: &[u8]) -> Result<Vec<u8>, CallError> {
-        self.ask_within(verb, argument, rest, None)
-    }
-
-    /// A call with a timeout.
-    ///
-    /// # Errors
-    /// Those of the call.
-    ///
-    /// # Panics
-    /// As [`Self::ask`].
-    pub fn ask_within(
-        &mut self,
-        verb: u8,
-        argument: u64,
-        rest: &[u8],
-        timeout: Option<Duration>,
-    ) -> Result<Vec<u8>, CallError> {
-        let number = self.next;
-        let request = self.request(verb, argument, rest);
-        let session = self.session();
-        let answer = self.client.call_timeout(&request, timeout)?;
-        Ok(Self::unstamped(session, number, answer.payload()))
-    }
-
-    /// A call whose answer must be the echo of `rest`.
-    ///
-    /// # Panics
-    /// If it is not.
-    pub fn echoes(&mut self, verb: u8, argument: u64, rest: &[u8]) {
-        match self.ask(verb, argument, rest) {
-            Ok(answer) => assert_eq!(answer, rest, "the answer to {:?}", verb as char),
-            Err(error) => panic!("{:?} failed: {error:?}", verb as char),
-        }
-    }
-
-    /// The words of an answer.
-    ///
-    /// # Panics
-    /// If the call fails.
-    pub fn words(&mut self, verb: u8, argument: u64, rest: &[u8]) -> Vec<u64> {
-        words(&self.ask(verb, argument, rest).expect("a call"))
-    }
-
-    /// One of the server's counts.
-    ///
-    /// # Panics
-    /// If the call fails.
-    pub fn count(&mut self, what: Count) -> u64 {
-        self.words(b'c', 0, b"")[what as usize]
-    }
-
-    /// Sends a request.
-    ///
-    /// # Errors
-    /// Those of `send_timeout`.
-    pub fn send(
-        &mut self,
-        verb: u8,
-        argument: u64,
-        rest: &[u8],
-        timeout: Option<Duration>,
-    ) -> Result<CallId, SendError> {
-        let number = self.next;
-        let request = self.request(verb, argument, rest);
-        let call = self.client.send_timeout(&request, timeout)?;
-        assert!(self.waiting.insert(call, number).is_none(), "a call id was used again");
-        if number.is_multiple_of(1024) {
-            tick();
-        }
-        Ok(call)
-    }
-
-    /// How many requests were sent whose answers were not received.
-    #[must_use]
-    pub fn waiting(&self) -> usize {
-        self.waiting.len()
-    }
-
-    /// Receives an answer: its number, and what it holds beside its stamp.
-    ///
-    /// # Errors
-    /// Those of `recv`.
-    ///
-    /// # Panics
-    /// If the answer belongs to another session or call, or to none.
-    pub fn recv(&mut self, timeout: Option<Duration>) -> Result<Numbered, RecvError> {
-        let session = self.session();
-        let answer = self.client.recv(timeout)?;
-        Ok(Self::take(session, &mut self.waiting, &answer))
-    }
-
-    fn take(session: u64, waiting: &mut HashMap<CallId, u64>, answer: &Answer<'_>) -> Numbered {
-        let number =
-            waiting.remove(&answer.call).unwrap_or_else(|| panic!("an answer to nothing: {answer:?}"));
-        let outcome = answer.outcome.as_ref().map_err(Clone::clone);
-        (number, outcome.map(|response| Self::unstamped(session, number, response.payload())))
-    }
-
-    /// The numbers of all answers that are waited for, in the order in which they come.
-    ///
-    /// # Panics
-    /// If one is an error, or does not come.
-    pub fn recv_all(&mut self) -> Vec<u64> {
-        let mut numbers = Vec::new();
-        while !self.waiting.is_empty() {
-            let (number, outcome) = self.recv(Some(Duration::from_secs(20))).expect("an answer");
-            outcome.unwrap_or_else(|error| panic!("request {number}: {error}"));
-            numbers.push(number);
-        }
-        numbers
-    }
-
-    /// Reads a stream of `longest` (see [`stream_of`]) to its end, checking every item; how many there were.
-    ///
-    /// # Errors
-    /// With which it ended.
-    ///
-    /// # Panics
-    /// If an item is not what it should be.
-    pub fn read_stream(&mut self, call: CallId, number: u64, longest: u64) -> Result<u64, CallError> {
-        let session = self.session();
-        let (mut got, mut index) = (Vec::new(), 0);
-        while self.client.next_item(call, &mut got, Some(Duration::from_secs(20)))? {
-            assert_eq!(got, item(session, number, index, longest), "item {index} of request {number}");
-            index += 1;
-            if index.is_multiple_of(1024) {
-                tick();
-            }
-        }
-        Ok(index)
-    }
-
-    /// Ends the session.
-    ///
-    /// # Panics
-    /// If a wake was lost.
-    pub fn finish(mut self) {
-        crate::verified::no_wake_was_lost(&self.client.stats());
     }
 }

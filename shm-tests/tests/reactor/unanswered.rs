@@ -1,12 +1,15 @@
-//! Answers that nobody gives, and answers that nobody waits for any more.
+//! Requests that are never answered, and answers that come when their client or their server is
+//! gone.
 
 use crate::{SOON, connect, reacting, remote};
 use ringbell::layout::code;
-use ringbell::{CallError, RecvError, RemoteError};
+use ringbell::{CallError, RecvError};
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::Chance;
 use ringbell_shm_tests::process::{Arguments, Start, hear, say};
-use ringbell_shm_tests::reacting::{Asking, Count, StreamEnd, stream_of};
-use ringbell_shm_tests::suite::{Ran, tick};
+use ringbell_shm_tests::progress::tick;
+use ringbell_shm_tests::reactor_client::Asking;
+use ringbell_shm_tests::reactor_requests::{Count, StreamEnd, stream_of};
 use ringbell_shm_tests::{done, observe, options, scaled, scaled_for, seed, wait_until};
 use std::path::Path;
 use std::time::Duration;
@@ -36,32 +39,6 @@ pub(crate) fn responders_dropped_and_leaked() -> Ran {
     let stats = server.shut_down();
     assert_eq!((stats.errors, stats.cancelled), (2 * rounds, 10));
     done!("{rounds} of each, 10 leaked")
-}
-
-pub(crate) fn panics_of_the_handler() -> Ran {
-    let rounds = scaled(1000);
-    let server = reacting();
-    let mut client = connect(&server);
-    for _ in 0..rounds {
-        match client.ask(b'p', 0, b"at the disco") {
-            Err(CallError::Remote(RemoteError { code: code::PANICKED, text })) => {
-                assert!(text.contains("inline: at the disco"), "{text}");
-            }
-            other => panic!("{other:?}"),
-        }
-        assert_eq!(remote(&client.ask(b'P', 0, b"").expect_err("a panic")), code::PANICKED);
-        // The worker that panicked is there for the next one.
-        client.echoes(b't', 0, b"on");
-    }
-    for (verb, number) in [(b'x', 3), (b'X', 4)] {
-        let error = client.ask(verb, number, b"text").expect_err("an error");
-        let CallError::Remote(error) = error else { panic!("{error:?}") };
-        assert_eq!((error.application_code(), &*error.text), (u16::try_from(number).ok(), "text"));
-    }
-    client.finish();
-    let stats = server.shut_down();
-    assert_eq!((stats.panics, stats.errors), (2 * rounds, 2 * rounds + 2));
-    done!("{rounds} inline and as many on threads")
 }
 
 /// Leaves requests behind that are being answered, and waits for its death.

@@ -1,15 +1,16 @@
 //! The `main` of a test program.
 //!
-//! Tests run one after the other: many of them measure time or fill both CPUs. A test returns what it did
-//! ([`Ran`]), which is printed, so that counts and skips are seen. Arguments are those of the standard harness as
-//! far as they make sense (filters, `--exact`, `--skip`, `--list`); others are ignored.
+//! Tests run one after the other: many of them measure time or fill both CPUs. A test returns what
+//! it did ([`Ran`]), which is printed, so that counts and skips are seen. Arguments are those of
+//! the standard harness as far as they make sense (filters, `--exact`, `--skip`, `--list`); others
+//! are ignored.
 
-use crate::observe;
-use crate::process::{self, Arguments, lock};
-use ringbell::sync::{Ordering, PlainU64};
+use crate::process::{self, Arguments};
+use crate::run::seed;
+use crate::transport::{self, Carrier};
+use crate::{observe, progress, server};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// What a test did.
@@ -24,27 +25,21 @@ pub enum Ran {
 /// The result of a test that passed: what and how much it ran.
 #[macro_export]
 macro_rules! done {
-    ($($text:tt)*) => { $crate::suite::Ran::Done(format!($($text)*)) };
+    ($($text:tt)*) => { $crate::harness::Ran::Done(format!($($text)*)) };
 }
 
 /// A test: its name, its body, and what carries its sessions.
 pub type Test = (&'static str, fn() -> Ran, Carrier);
 /// A role of another process: its name and its body.
 pub type Role = (&'static str, fn(&Arguments));
-
-/// What carries sessions that are made with [`options`](crate::options).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Carrier {
-    /// Shared memory.
-    Shared,
-    /// The socket.
-    Socket,
-}
+/// The roles that every test program has.
+const ROLES: &[Role] = &[("server", server::serve)];
 
 /// Makes the `main` of a test program from the functions that are its tests and roles.
 ///
-/// Those in `both` are run twice: as `name`, and as `name_over_socket` with clients whose sessions the socket carries.
-/// Those in `tests` are run once: they are about rings, or about memory that is shared.
+/// Those in `both` are run twice: as `name`, and as `name_over_socket` with clients whose sessions
+/// the socket carries. Those in `tests` are run once: they are about rings, or about memory that is
+/// shared.
 #[macro_export]
 macro_rules! suite {
     (
@@ -53,13 +48,13 @@ macro_rules! suite {
         roles: [$($role:ident),* $(,)?] $(,)?
     ) => {
         fn main() -> std::process::ExitCode {
-            use $crate::suite::Carrier::{Shared, Socket};
+            use $crate::transport::Carrier::{Shared, Socket};
             // A suite may have no test of either kind.
             let _ = (Shared, Socket);
-            $crate::suite::main(
+            $crate::harness::main(
                 &[
                     $($(
-                        (stringify!($both), $both as fn() -> $crate::suite::Ran, Shared),
+                        (stringify!($both), $both as fn() -> $crate::harness::Ran, Shared),
                         (concat!(stringify!($both), "_over_socket"), $both, Socket),
                     )*)?
                     $((stringify!($test), $test, Shared)),*
@@ -70,27 +65,13 @@ macro_rules! suite {
     };
 }
 
-/// How long a test may go without [`tick`] before the watchdog ends it.
+/// How long a test may go without [`tick`](progress::tick) before the watchdog ends it.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// When there was progress last, in ms since the start; `u64::MAX` while no test runs.
-static PROGRESS: PlainU64 = PlainU64::new(u64::MAX);
-
-fn started() -> Instant {
-    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
-    *START.get_or_init(Instant::now)
-}
-
-/// Tells the watchdog that the test makes progress.
-#[allow(clippy::cast_possible_truncation, reason = "milliseconds of one run")]
-pub fn tick() {
-    PROGRESS.store(started().elapsed().as_millis() as u64, Ordering::Relaxed);
-}
 
 /// Runs the role that the environment names, or the tests that the arguments name.
 pub fn main(tests: &[Test], roles: &[Role]) -> ExitCode {
     if let Some(role) = process::role() {
-        let all = roles.iter().chain(crate::server::ROLES);
+        let all = roles.iter().chain(ROLES);
         let (_, body) =
             all.into_iter().find(|(name, _)| *name == role).unwrap_or_else(|| panic!("no role {role}"));
         process::live_with_the_parent();
@@ -109,18 +90,17 @@ pub fn main(tests: &[Test], roles: &[Role]) -> ExitCode {
 }
 
 fn run(tests: &[&Test]) -> ExitCode {
-    started();
     std::thread::spawn(watch);
     println!("\nrunning {} test{}", tests.len(), if tests.len() == 1 { "" } else { "s" });
     let (mut passed, mut skipped, mut failed) = (0, 0, Vec::new());
     for (name, body, carrier) in tests {
         println!("test {name} ...");
-        process::carry_by(*carrier);
+        transport::carry_by(*carrier);
         let began = Instant::now();
         let worked = observe::cpu_time_with_children();
-        tick();
+        progress::tick();
         let result = catch_unwind(AssertUnwindSafe(body));
-        PROGRESS.store(u64::MAX, Ordering::Relaxed);
+        progress::rest();
         let took = format!(
             "{:.1} s, {:.1} s of CPU",
             began.elapsed().as_secs_f64(),
@@ -137,7 +117,7 @@ fn run(tests: &[&Test]) -> ExitCode {
             }
             Err(_) => {
                 failed.push(*name);
-                println!("test {name} ... FAILED ({took}, seed {})", crate::seed());
+                println!("test {name} ... FAILED ({took}, seed {})", seed());
             }
         }
     }
@@ -150,81 +130,20 @@ fn run(tests: &[&Test]) -> ExitCode {
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(101) }
 }
 
-/// For how long the canary did not run although it wanted to, and since when it sleeps.
-static CANARY: Mutex<(Duration, Option<Instant>)> = Mutex::new((Duration::ZERO, None));
-
-/// How long the canary sleeps.
-const NAP: Duration = Duration::from_millis(5);
-
-/// By how much a nap that began then is too long; what is usual does not count.
-fn overslept(began: Instant) -> Duration {
-    let over = began.elapsed().saturating_sub(NAP);
-    if over > Duration::from_millis(2) { over } else { Duration::ZERO }
-}
-
-/// For how long this machine has kept a thread that does nothing else from running, since the program started: what
-/// takes too long meanwhile is not the library's fault.
-#[must_use]
-pub fn stalled() -> Duration {
-    let canary = lock(&CANARY);
-    // If the canary has not yet woken up after the last stop, this is the first to know.
-    canary.0 + canary.1.map_or(Duration::ZERO, overslept)
-}
-
-/// Measures how long something takes.
-#[derive(Debug, Clone, Copy)]
-pub struct Stopwatch {
-    began: Instant,
-    stalled: Duration,
-}
-
-impl Stopwatch {
-    /// From now on.
-    #[must_use]
-    pub fn start() -> Self {
-        Self { stalled: stalled(), began: Instant::now() }
-    }
-
-    /// By the clock.
-    #[must_use]
-    pub fn elapsed(&self) -> Duration {
-        self.began.elapsed()
-    }
-
-    /// Without what the machine stood still ([`stalled`]): for upper limits.
-    #[must_use]
-    pub fn awake(&self) -> Duration {
-        let elapsed = self.elapsed();
-        elapsed.saturating_sub(stalled().saturating_sub(self.stalled))
-    }
-}
-
-/// The watchdog: ends a test that makes no progress, having said what is known. And the canary of [`stalled`].
-#[allow(clippy::cast_possible_truncation, reason = "milliseconds of one run")]
+/// The watchdog: ends a test that makes no progress, having said what is known. It is the canary,
+/// too.
 fn watch() {
     loop {
-        let began = Instant::now();
-        lock(&CANARY).1 = Some(began);
-        std::thread::sleep(NAP);
-        let over = {
-            // Under the lock, so that what was told of this nap is not taken back.
-            let mut canary = lock(&CANARY);
-            let over = overslept(began);
-            canary.0 += over;
-            canary.1 = None;
-            over
-        };
+        let over = progress::nap();
+        let stuck = progress::stuck_for();
         if over > Duration::from_millis(500) {
             println!("    this machine stood still for {over:?}");
             // Nor could the test: its time begins anew.
-            if PROGRESS.load(Ordering::Relaxed) != u64::MAX {
-                tick();
+            if stuck.is_some() {
+                progress::tick();
             }
-        }
-        let progress = PROGRESS.load(Ordering::Relaxed);
-        let now = started().elapsed().as_millis() as u64;
-        if progress != u64::MAX && now.saturating_sub(progress) > PATIENCE.as_millis() as u64 {
-            println!("\nWATCHDOG: no progress for {} s (seed {})", PATIENCE.as_secs(), crate::seed());
+        } else if stuck.is_some_and(|stuck| stuck > PATIENCE) {
+            println!("\nWATCHDOG: no progress for {} s (seed {})", PATIENCE.as_secs(), seed());
             println!("{}", process::diagnose_all());
             // The children die with this process.
             std::process::exit(101);

@@ -1,0 +1,54 @@
+//! Warm pools with real processes: servers that die under load, workers that are killed, stopped or
+//! never ready, descriptors that run out, forks, and parents that go.
+
+mod by_id;
+mod connections;
+mod descriptors;
+mod forks;
+mod line_workers;
+mod workers;
+
+use by_id::*;
+use connections::*;
+use descriptors::*;
+use forks::*;
+use line_workers::*;
+use ringbell::pool::Settings;
+use ringbell_shm_tests::suite;
+use rustix::process::{Resource, Rlimit};
+use std::time::Duration;
+use workers::*;
+
+suite! {
+    both: [
+        a_server_that_is_killed_again_and_again,
+        a_hundred_callers_and_sixteen_connections,
+        what_is_not_between_requests_is_not_used_again,
+        an_idle_pool_survives_a_restart_unnoticed,
+    ],
+    tests: [
+        descriptors_that_run_out,
+        a_forked_child_touches_nothing,
+        workers_are_replaced_when_they_die_or_hang,
+        workers_that_never_serve_say_why,
+        workers_die_with_their_parent,
+        workers_outlive_the_thread_that_asked_for_them,
+        a_worker_that_inherits_its_socket,
+        line_workers_and_their_answers,
+        line_workers_that_misbehave,
+        pools_by_id,
+        spawn_per_use,
+    ],
+    roles: [echo_server, worker, exhausted, forking, owner],
+}
+
+fn settings(min_idle: usize, max_size: usize) -> Settings {
+    Settings { min_idle, max_size, acquire_timeout: Some(Duration::from_secs(30)), ..Settings::default() }
+}
+
+/// Sets the soft limit, for this process and those it starts; `None` for as many as it may.
+fn limit_descriptors(limit: Option<u64>) {
+    let maximum = rustix::process::getrlimit(Resource::Nofile).maximum;
+    let current = limit.or(maximum);
+    rustix::process::setrlimit(Resource::Nofile, Rlimit { current, maximum }).expect("limit");
+}

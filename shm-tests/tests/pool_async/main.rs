@@ -1,0 +1,33 @@
+//! Warm pools whose callers are tasks: on both flavours of runtime, in one line with threads, and
+//! dropped at any moment. A wake that is lost hangs the test, and the watchdog says so.
+
+mod connections;
+mod ends;
+mod line;
+mod model;
+mod runtimes;
+mod shop;
+
+use connections::*;
+use ends::*;
+use line::*;
+use model::*;
+use ringbell_shm_tests::suite;
+use runtimes::*;
+
+suite! {
+    both: [connections_for_tasks],
+    tests: [
+        tasks_and_threads_stand_in_one_line,
+        what_a_dropped_future_was_handed_goes_to_the_next,
+        tasks_that_give_up_at_any_moment_take_nothing_with_them,
+        waits_of_tasks_end_in_time,
+        a_pool_that_closes_ends_the_waits_of_tasks,
+        failures_reach_tasks,
+        nothing_is_opened_on_the_runtimes_thread,
+        a_runtime_that_goes_leaves_no_trace,
+        a_forked_child_leaves_the_wait_alone,
+        futures_agree_with_a_model,
+    ],
+    roles: [forking],
+}
