@@ -48,14 +48,18 @@ impl Drop for Scratch {
 }
 
 /// Runs a test again in a process of its own, for what is counted per process. True in that process.
-pub(crate) fn alone(test: &str) -> bool {
+///
+/// `module` is the `module_path!()` of the test.
+pub(crate) fn alone(module: &str, test: &str) -> bool {
     const ALONE: &str = "RINGBELL_ALONE";
     if std::env::var_os(ALONE).is_some() {
         return true;
     }
+    let (_crate, module) = module.split_once("::").expect("a module of this crate");
+    let test = format!("{module}::{test}");
     let exe = std::env::current_exe().expect("the test binary");
     let run = std::process::Command::new(exe)
-        .args([test, "--exact", "--test-threads=1", "--nocapture"])
+        .args([&test, "--exact", "--test-threads=1", "--nocapture"])
         .env(ALONE, "1")
         .output()
         .expect("the test binary runs");

@@ -408,7 +408,7 @@ proptest! {
 #[test]
 #[allow(unsafe_code, reason = "the disposition of a signal")]
 fn a_broken_pipe_is_no_signal() {
-    if !alone("uds::tests::a_broken_pipe_is_no_signal") {
+    if !alone(module_path!(), "a_broken_pipe_is_no_signal") {
         return;
     }
     // SAFETY: restores the default action; no handler of this process is involved.
@@ -422,7 +422,7 @@ fn a_broken_pipe_is_no_signal() {
 #[test]
 #[allow(unsafe_code, reason = "an interval timer and its signal")]
 fn interruptions_are_not_seen() {
-    if !alone("uds::tests::interruptions_are_not_seen") {
+    if !alone(module_path!(), "interruptions_are_not_seen") {
         return;
     }
     extern "C" fn ignore(_: libc::c_int) {}

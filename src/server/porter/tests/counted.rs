@@ -17,7 +17,7 @@ fn mappings(kind: &str) -> usize {
 
 #[test]
 fn a_thousand_rounds_leave_nothing_behind() {
-    if !alone("porter::tests::counted::a_thousand_rounds_leave_nothing_behind") {
+    if !alone(module_path!(), "a_thousand_rounds_leave_nothing_behind") {
         return;
     }
     let before = descriptors();
@@ -51,8 +51,7 @@ fn a_thousand_rounds_leave_nothing_behind() {
 
 #[test]
 fn without_descriptors_clients_are_told_so_and_the_porter_does_not_spin() {
-    if !alone("porter::tests::counted::without_descriptors_clients_are_told_so_and_the_porter_does_not_spin")
-    {
+    if !alone(module_path!(), "without_descriptors_clients_are_told_so_and_the_porter_does_not_spin") {
         return;
     }
     let fixture = Fixture::new(settings());
@@ -98,7 +97,7 @@ fn highest_descriptor() -> u64 {
 
 #[test]
 fn an_idle_porter_sleeps() {
-    if !alone("porter::tests::counted::an_idle_porter_sleeps") {
+    if !alone(module_path!(), "an_idle_porter_sleeps") {
         return;
     }
     let fixture = Fixture::new(settings());
