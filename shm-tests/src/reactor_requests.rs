@@ -6,7 +6,7 @@
 
 use crate::pattern::mix;
 
-/// A request: what [`react`] understands.
+/// A request: what [`react`](crate::reactor_server::react) understands.
 #[must_use]
 pub fn ask(verb: u8, number: u64, argument: u64, rest: &[u8]) -> Vec<u8> {
     [&[verb][..], &number.to_le_bytes(), &argument.to_le_bytes(), rest].concat()
