@@ -188,7 +188,7 @@ impl Asking {
         numbers
     }
 
-    /// Reads a stream of `longest` (see [`stream_of`]) to its end, checking every item; how many
+    /// Reads a stream of `longest` (see `stream_of`) to its end, checking every item; how many
     /// there were.
     ///
     /// # Errors

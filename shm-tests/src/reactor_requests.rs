@@ -1,4 +1,4 @@
-//! What the server of [`reactor_server`](crate::reactor_server) is asked, and what it answers.
+//! What the server of `reactor_server` is asked, and what it answers.
 //!
 //! A request is a verb, its number, an argument and more; the usual answer is a stamp (session and
 //! number) and what was sent along. So an answer that goes astray is recognised wherever it
@@ -6,7 +6,7 @@
 
 use crate::pattern::mix;
 
-/// A request: what [`react`] understands.
+/// A request: what `reactor_server::react` understands.
 #[must_use]
 pub fn ask(verb: u8, number: u64, argument: u64, rest: &[u8]) -> Vec<u8> {
     [&[verb][..], &number.to_le_bytes(), &argument.to_le_bytes(), rest].concat()

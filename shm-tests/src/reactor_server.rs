@@ -211,7 +211,7 @@ fn echo(request: OwnedRequest, responder: Responder) {
 /// | `z` | answers `n` zeros; `Z` the same moved, in one of three ways |
 /// | `x` | an error of the application, number `n`, with the rest as its text; `X` the same moved |
 /// | `h` | holds the request under the name `n`; `r` answers those held (echoes, and how many of them were cancelled) |
-/// | `s` | moved: a stream of `n` items, see [`stream_of`]; `S` the same with items of exactly that length |
+/// | `s` | moved: a stream of `n` items, see `stream_of`; `S` the same with items of exactly that length |
 /// | `i` | a stream of up to `n` items, as many as may be sent here |
 /// | `w` | moved: waits until the call is cancelled, then answers |
 /// | `L` | notes that it was executed, busy for `n` us; `M` the same moved; `q` answers the notes of its session |

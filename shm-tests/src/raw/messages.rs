@@ -140,10 +140,10 @@ impl Received {
     }
 }
 
-/// Connects, whoever listens.
+/// Connects to any listener.
 ///
 /// # Panics
-/// If nobody does.
+/// If there is none.
 #[must_use]
 pub fn connect(path: &Path) -> UnixStream {
     let stream = UnixStream::connect(path).expect("connect");

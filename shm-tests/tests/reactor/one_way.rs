@@ -14,7 +14,7 @@ use ringbell_shm_tests::{done, scaled, wait_until};
 use std::path::Path;
 
 pub(crate) fn one_way_messages() -> Ran {
-    // Many times what may be sent without credit, which nobody gives here.
+    // Many times what may be sent without credit: one-way messages get none.
     const ITEMS: u64 = 200;
     let count = scaled(50_000);
     let mut server = Server::prepare("react").with("ring_capacity", 4096).start();
