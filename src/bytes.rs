@@ -28,6 +28,7 @@
 //!   since its one sleeper serves all sessions and their rings have to be emptied whoever reads.)
 
 mod end;
+mod inbox;
 mod listener;
 mod readiness;
 mod stream;

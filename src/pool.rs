@@ -33,6 +33,7 @@
 
 #[cfg(feature = "tokio")]
 mod acquire;
+mod callbacks;
 mod connection;
 mod core;
 mod error;
@@ -44,6 +45,7 @@ mod model;
 mod settings;
 mod shared;
 mod stats;
+mod taking;
 #[cfg(test)]
 mod tests;
 #[cfg(feature = "config")]

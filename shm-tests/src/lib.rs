@@ -56,12 +56,6 @@ pub mod transport;
 pub mod verified;
 pub mod waiting;
 
-/// Names of before, which `tools/tests` still use.
-pub mod suite {
-    pub use crate::harness::Ran;
-    pub use crate::progress::tick;
-}
-
 pub use run::{scaled, scaled_for, seed};
 pub use transport::options;
 pub use waiting::{becomes_true, busy_for, wait_until};

@@ -4,7 +4,7 @@
 mod waiting;
 
 use super::ByteStreamError;
-use super::listener::DeathWatch;
+use super::inbox::DeathWatch;
 use crate::handshake::rings::{server_rings, server_side};
 use crate::handshake::{Attached, Carrier, Joined, SocketAttachment, Transport};
 use crate::link::segment::Segment;

@@ -1,114 +1,20 @@
 //! The listener: a porter, and a queue of the sessions that it let in.
 
 use super::end::End;
+use super::inbox::{DeathWatch, Inbox, PeerState};
 use super::{ByteStream, ByteStreamError};
-use crate::base::sync::{Ordering, PlainBool, lock};
-use crate::base::wakers::wake_all;
+use crate::base::sync::lock;
 use crate::handshake::{BindError, Joined};
 use crate::link::lifeline::Farewell;
 use crate::memory::Window;
 use crate::os::fork::Origin;
 use crate::protocol::wait::WaitSettings;
-use crate::server::porter::{Event, Outbox, PorterHandle, Releaser};
+use crate::server::porter::PorterHandle;
 use crate::server::{Server, ServerBuilder};
-use rustix::fd::OwnedFd;
-use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
-use std::task::Waker;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
-
-/// What the porter knows of a client: whether it is gone.
-#[derive(Debug, Default)]
-pub(super) struct PeerState {
-    dead: PlainBool,
-    pub(super) waker: Mutex<Option<Waker>>,
-    /// Its end is what an event loop waits for, and whoever sleeps on a socket.
-    lifeline: Weak<OwnedFd>,
-}
-
-/// Tells whether the client of a session is gone. Dropping it releases the session at the porter.
-#[derive(Debug)]
-pub(super) struct DeathWatch {
-    session: u64,
-    pub(super) peer: Arc<PeerState>,
-    inbox: Arc<Inbox>,
-    releaser: Releaser,
-    origin: Origin,
-}
-
-impl DeathWatch {
-    /// Whether the porter has found the client gone.
-    pub(super) fn is_dead(&self) -> bool {
-        // Pairs with the store in `deliver`: what the client published before the kernel said that it is gone is seen
-        // by a look behind this.
-        self.peer.dead.load(Ordering::Acquire)
-    }
-}
-
-impl Drop for DeathWatch {
-    fn drop(&mut self) {
-        if self.origin.is_here() {
-            lock(&self.inbox.queue).peers.remove(&self.session);
-            self.releaser.closed(self.session);
-        }
-    }
-}
-
-#[derive(Debug, Default)]
-pub(super) struct Queue {
-    pub(super) joined: VecDeque<(Box<Joined>, Arc<PeerState>)>,
-    /// Of sessions that are not over.
-    peers: HashMap<u64, Arc<PeerState>>,
-    pub(super) wakers: Vec<Waker>,
-    pub(super) closed: bool,
-}
-
-/// Sessions that wait to be accepted.
-#[derive(Debug, Default)]
-pub(super) struct Inbox {
-    pub(super) queue: Mutex<Queue>,
-    arrived: Condvar,
-}
-
-impl Inbox {
-    fn wake(&self, mut queue: std::sync::MutexGuard<'_, Queue>) {
-        let wakers = std::mem::take(&mut queue.wakers);
-        drop(queue);
-        self.arrived.notify_all();
-        wake_all(wakers);
-    }
-}
-
-impl Outbox for Arc<Inbox> {
-    fn deliver(&self, event: Event) {
-        let mut queue = lock(&self.queue);
-        match event {
-            // Bounded by `max_clients`.
-            Event::Joined(joined) => {
-                let lifeline = Arc::downgrade(&joined.lifeline);
-                let peer = Arc::new(PeerState { lifeline, ..PeerState::default() });
-                queue.peers.insert(joined.session, peer.clone());
-                queue.joined.push_back((joined, peer));
-                self.wake(queue);
-            }
-            Event::Died { session, .. } => {
-                let Some(peer) = queue.peers.get(&session).cloned() else { return };
-                drop(queue);
-                // Pairs with the load in `is_dead`.
-                peer.dead.store(true, Ordering::Release);
-                if let Some(lifeline) = peer.lifeline.upgrade() {
-                    // A child of the client may hold it open. What was sent is still read.
-                    let _ = rustix::net::shutdown(&lifeline, rustix::net::Shutdown::Both);
-                }
-                if let Some(waker) = lock(&peer.waker).take() {
-                    waker.wake();
-                }
-            }
-        }
-    }
-}
 
 /// Listens for [`ByteStream`]s. Made by [`ServerBuilder::bind_bytes`], or with the defaults by [`Self::bind`].
 ///
@@ -141,7 +47,7 @@ pub struct ByteListener {
 
 impl ServerBuilder {
     /// Listens at `path` for byte streams instead of calls. Each session has a bell of its own
-    /// ([`Isolation::SessionCore`](crate::Isolation::SessionCore)), and the waiting policy ([`Self::wait`]) is that of each stream; settings of calls, answers
+    /// ([`Isolation::Session`](crate::Isolation::Session)), and the waiting policy ([`Self::wait`]) is that of each stream; settings of calls, answers
     /// and events mean nothing.
     ///
     /// # Errors

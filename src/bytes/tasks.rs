@@ -2,7 +2,8 @@
 
 use super::ByteStreamError;
 use super::end::{End, Peer, Wanted, Way};
-use super::listener::{ByteListener, DeathWatch};
+use super::inbox::DeathWatch;
+use super::listener::ByteListener;
 use super::stream::ByteStream;
 use crate::base::sync::lock;
 use rustix::fd::OwnedFd;

@@ -8,7 +8,8 @@
 //! blocking work does.
 
 use super::core::Opening;
-use super::shared::{Asked, GivenOf, Handed, PoolInner, WaiterOf};
+use super::shared::{GivenOf, PoolInner, WaiterOf};
+use super::taking::{Asked, Handed};
 use super::waiter::{Given, Unserved, Waiter};
 use super::{AcquireError, Guard, Manager, Pool};
 use crate::base::sync::lock;

@@ -1,12 +1,11 @@
 //! The pool's one thread: it opens, looks at and closes items, one after the other.
 
+use super::Manager;
+use super::callbacks::{open, quiet};
 use super::core::Job;
 use super::shared::PoolInner;
-use super::{Manager, OpenFailure};
 use crate::base::clock::now_ns;
-use crate::base::panics::drop_panic;
 use crate::base::sync::lock;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -52,39 +51,6 @@ fn keep<M: Manager>(shared: &PoolInner<M>) {
                     }
                 }
             }
-        }
-    }
-}
-
-/// Why an item was not opened, and whether trying again is of no use.
-pub(super) type NotOpened<E> = (OpenFailure<E>, bool);
-
-/// Opens an item; what it leads to is told with it.
-pub(super) fn open<M: Manager>(manager: &M) -> Result<(M::Item, u64), NotOpened<M::Error>> {
-    let opened = quiet(|| {
-        manager.open().map(|item| {
-            let generation = manager.generation(&item);
-            (item, generation)
-        })
-    });
-    match opened {
-        Some(Ok(opened)) => Ok(opened),
-        Some(Err(error)) => {
-            let permanent = quiet(|| manager.is_permanent(&error)).unwrap_or(false);
-            Err((OpenFailure::Error(Arc::new(error)), permanent))
-        }
-        None => Err((OpenFailure::Panicked, false)),
-    }
-}
-
-/// Runs a callback; `None` if it panicked, which the panic hook has reported.
-#[inline]
-pub(super) fn quiet<R>(call: impl FnOnce() -> R) -> Option<R> {
-    match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(result) => Some(result),
-        Err(panic) => {
-            drop_panic(panic);
-            None
         }
     }
 }

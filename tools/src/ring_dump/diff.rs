@@ -1,9 +1,10 @@
 //! What changed between two captures.
 
+use crate::finding::Finding;
 use crate::report::{Report, Session};
 use crate::show;
 use crate::style::{BAD, END, GOOD, HEAD};
-use crate::verdict::{Finding, time};
+use crate::verdict::time;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;

@@ -253,14 +253,14 @@ pub(crate) fn json(listings: &[Listing]) -> Result<String, crate::Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report;
+    use crate::assemble;
     use crate::{diff, prometheus, show};
 
     /// Everything that is printed of a capture.
     fn print_all(capture: &Capture) -> usize {
         let choice = Choice { max_bytes: 16, ..Choice::default() };
         let listings = frames(capture, &choice, true);
-        let report = report::report(capture);
+        let report = assemble::report(capture);
         let printed = [
             text(&listings),
             json(&listings).unwrap(),

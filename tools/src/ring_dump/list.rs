@@ -1,12 +1,14 @@
 //! Every server on the machine: one line each.
 
+use crate::assemble::report;
 use crate::capture::Capture;
 use crate::cli::List;
+use crate::finding::Severity;
+use crate::handle::Handle;
 use crate::process::{self, State};
-use crate::report::{JSON_VERSION, report};
+use crate::report::JSON_VERSION;
 use crate::source::{self, Target};
 use crate::style::{BAD, DIM, END, HEAD};
-use crate::verdict::Severity;
 use crate::{Failure, Unattachable};
 use ringbell::inspect::Segment;
 use serde::Serialize;
@@ -54,7 +56,7 @@ pub(crate) fn list(asked: &List) -> Result<Listing, Failure> {
         match source::descriptors(pid) {
             // Whoever holds a status segment is its server; in a forked child it may be another one's.
             Ok(handles) => {
-                let mut decoded = handles.iter().filter_map(source::Handle::decode);
+                let mut decoded = handles.iter().filter_map(Handle::decode);
                 let own = decoded.any(|segment| {
                     matches!(segment, Segment::Status(status) if status.server.pid == pid || status.server.pid == 0)
                 });

@@ -4,12 +4,15 @@
 //! what was copied. [`report`] is what it says ([`samples`]: of calls that were timed), [`verdict`] what is wrong with it. [`show`], [`prometheus`], [`frames`],
 //! [`diff`], [`list`], [`watch`] and [`tap`] (at a [`pace`]) print. [`doctor`] looks at the machine instead.
 
+mod assemble;
 mod capture;
 mod cli;
 mod core_dump;
 mod diff;
 mod doctor;
+mod finding;
 mod frames;
+mod handle;
 mod list;
 mod pace;
 mod process;
@@ -25,12 +28,12 @@ mod watch;
 
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
+use finding::Severity;
 use report::Report;
 use source::Target;
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
-use verdict::Severity;
 
 /// Any reason why the program does not do what it was asked for.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -163,7 +166,7 @@ fn run_frames(asked: &cli::Frames) -> Result<Healthy, Failure> {
 
 fn run_diff(asked: &cli::Diff) -> Result<Healthy, Failure> {
     let look = |word: &str| -> Result<Report, Failure> {
-        Ok(report::report(&source::capture(&Target::of(word)?, Duration::from_millis(100))?))
+        Ok(assemble::report(&source::capture(&Target::of(word)?, Duration::from_millis(100))?))
     };
     let (before, after) = (look(&asked.before)?, look(&asked.after)?);
     let diff = diff::diff(&before, &after);
@@ -187,7 +190,7 @@ fn run_doctor(asked: &cli::Doctor) -> Result<Healthy, Failure> {
 
 fn run_show(asked: &cli::Show) -> Result<Healthy, Failure> {
     let target = Target::of(&asked.look.target)?;
-    let report = report::report(&source::capture(&target, asked.look.interval)?);
+    let report = assemble::report(&source::capture(&target, asked.look.interval)?);
     if asked.json {
         json(&report)?;
     } else if asked.prometheus {

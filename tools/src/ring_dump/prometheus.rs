@@ -1,9 +1,9 @@
 //! A report in Prometheus's text format: <https://prometheus.io/docs/instrumenting/exposition_formats/>.
 
+use crate::finding::Severity;
 use crate::process::State;
 use crate::report::Report;
 use crate::samples::Samples;
-use crate::verdict::Severity;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 

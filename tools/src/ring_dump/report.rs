@@ -1,9 +1,9 @@
 //! What a capture says: servers, sessions, rings, with what moved between its moments. The shape of `--json`.
 
-use crate::capture::{Capture, Image, Take};
-use crate::process::{Process, State};
-use crate::samples::{self, Samples};
-use crate::verdict::{self, Finding};
+use crate::capture::{Image, Take};
+use crate::finding::Finding;
+use crate::process::State;
+use crate::samples::Samples;
 use ringbell::inspect::{
     self, BellSegment, Flaw, Peer, Place, RequestSegment, ResponseSegment, Ring, Segment, Sleep,
     StatusSegment, intact, lap_start,
@@ -201,7 +201,7 @@ const SEALS: [(u32, &str); 6] =
     [(1, "seal"), (2, "shrink"), (4, "grow"), (8, "write"), (16, "future-write"), (32, "exec")];
 
 impl Memory {
-    fn of(image: &Image) -> Self {
+    pub(crate) fn of(image: &Image) -> Self {
         let names = |seals: u32| SEALS.iter().filter(move |(bit, _)| seals & bit != 0).map(|(_, name)| *name);
         Self {
             found: image.found.clone(),
@@ -318,7 +318,7 @@ impl RingImage<'_> {
     }
 
     /// The calls that answers in this ring belong to, as far as they are still there: those of this lap.
-    fn answered(&self) -> BTreeSet<u64> {
+    pub(crate) fn answered(&self) -> BTreeSet<u64> {
         let whole = self.image.whole();
         let Some(ring) = Ring::new(&whole, self.capacity) else { return BTreeSet::new() };
         let good = |position| intact(self.capacity, position, self.head_after, self.tail_after);
@@ -338,7 +338,7 @@ impl RingImage<'_> {
     /// What it looked like; `before` is the same ring at the first look.
     ///
     /// `answered` are calls whose requests were read for certain. Records are read in order: so was all before them.
-    fn state(
+    pub(crate) fn state(
         &self,
         before: Option<&RingImage<'_>>,
         peak: u64,
@@ -422,154 +422,13 @@ const LEVELS: [&str; 8] = [
     "queued",
 ];
 
-fn rates(deltas: impl Iterator<Item = (&'static str, u64)>, between_ns: u64) -> BTreeMap<&'static str, f64> {
+pub(crate) fn rates(
+    deltas: impl Iterator<Item = (&'static str, u64)>,
+    between_ns: u64,
+) -> BTreeMap<&'static str, f64> {
     deltas
         // A counter that went backwards belongs to somebody else, or to nobody.
         .filter(|(name, count)| !LEVELS.contains(name) && *count < 1 << 63)
         .map(|(name, count)| (name, per_second(count, between_ns)))
         .collect()
-}
-
-/// Puts together what a capture says.
-pub(crate) fn report(capture: &Capture) -> Report {
-    let last = capture.last();
-    let first = (capture.takes.len() > 1).then(|| &capture.takes[capture.takes.len() - 2]);
-    let now = Decoded::of(last);
-    let then = first.map(Decoded::of).unwrap_or_default();
-    let between_ns = first.map_or(0, |first| last.at_ns.saturating_sub(first.at_ns));
-    let processes: BTreeMap<u32, &Process> =
-        last.processes.iter().map(|process| (process.pid, process)).collect();
-    let how_is = |pid: u32| {
-        processes.get(&pid).map_or((State::Unknown, false), |process| (process.state, process.busy))
-    };
-
-    let mut report = Report {
-        version: JSON_VERSION,
-        target: capture.target.clone(),
-        unix_ms: last.unix_ms,
-        at_ns: last.at_ns,
-        between_ns,
-        listens_at: capture.sockets.clone(),
-        over_sockets: last.sockets,
-        servers: Vec::new(),
-        sessions: Vec::new(),
-        strays: Vec::new(),
-        findings: Vec::new(),
-    };
-    for (generation, (status, image)) in &now.statuses {
-        let before = then.statuses.get(generation).map(|(status, _)| status);
-        let (state, busy) = how_is(status.server.pid);
-        report.servers.push(Server {
-            generation: *generation,
-            layout: status.identity.version,
-            peer: status.server.clone(),
-            state,
-            busy,
-            age_ns: last.at_ns.saturating_sub(status.identity.created_ns),
-            place: status.place,
-            domains: domains(*generation, status, before, &now),
-            rates: before.map_or_else(BTreeMap::new, |before| {
-                rates(status.counters.since(&before.counters).iter(), between_ns)
-            }),
-            counters: status.counters,
-            memory: Memory::of(image),
-        });
-    }
-    for key in now.sessions() {
-        report.sessions.extend(session(key, &now, &then, last.at_ns, between_ns, how_is));
-    }
-    report.strays = strays(&now);
-    report.findings = verdict::judge(&report);
-    report
-}
-
-fn domains(
-    generation: u64,
-    status: &StatusSegment,
-    before: Option<&StatusSegment>,
-    now: &Decoded<'_>,
-) -> Vec<Domain> {
-    let sleeps = status.sleeps.iter().enumerate();
-    let all = sleeps.map(|(index, sleep)| {
-        let bell = now.bells.get(&(generation, index as u64)).map(|bell| bell.bell);
-        let then = before.and_then(|before| before.sleeps.get(index)).copied();
-        Domain {
-            index: index as u64,
-            sleep: *sleep,
-            bell,
-            rung: bell.zip(sleep.ticket()).map(|(bell, ticket)| bell != ticket),
-            since_before: *sleep != Sleep::Awake && then == Some(*sleep),
-        }
-    });
-    all.filter(|domain| domain.bell.is_some() || domain.sleep != Sleep::Awake).collect()
-}
-
-fn session(
-    key: (u64, u64),
-    now: &Decoded<'_>,
-    then: &Decoded<'_>,
-    at_ns: u64,
-    between_ns: u64,
-    how_is: impl Fn(u32) -> (State, bool),
-) -> Option<Session> {
-    let (request, request_image) = now.requests.get(&key)?;
-    let (response, response_image) = now.responses.get(&key)?;
-    let before = then.requests.get(&key).map(|(request, _)| request);
-    let [request_ring, response_ring] = rings(now, key)?;
-    let rings_before = rings(then, key);
-    let at = |index: usize| rings_before.as_ref().map(|rings| &rings[index]);
-    let client = request.counters;
-    // What the client stored before its last sleep holds while it sleeps.
-    let asleep = request.sleep != Sleep::Awake;
-    let oldest = asleep && client.oldest_call != 0;
-    let (state, busy) = how_is(response.client.pid);
-    Some(Session {
-        session: key.1,
-        generation: key.0,
-        peer: response.client.clone(),
-        state,
-        busy,
-        age_ns: at_ns.saturating_sub(response.identity.created_ns),
-        transport: "shared memory",
-        sleep: request.sleep,
-        since_before: asleep && before.is_some_and(|before| before.sleep == request.sleep),
-        bell: response.bell,
-        place: request.place,
-        request: request_ring.state(at(0), client.fill_peak, between_ns, &response_ring.answered()),
-        response: response_ring.state(at(1), response.counters.fill_peak, between_ns, &BTreeSet::new()),
-        in_flight: client.in_flight,
-        oldest_call: oldest.then_some(client.oldest_call),
-        oldest_age_ns: oldest.then(|| at_ns.saturating_sub(client.oldest_sent_ns)),
-        samples: samples::join(&samples::settled(request_image), &samples::settled(response_image), at_ns),
-        client,
-        server: response.counters,
-        rates: then.responses.get(&key).map_or_else(BTreeMap::new, |(before, _)| {
-            rates(response.counters.since(&before.counters).iter(), between_ns)
-        }),
-    })
-}
-
-/// Segments that are damaged or alone.
-fn strays(now: &Decoded<'_>) -> Vec<Stray> {
-    let requests: BTreeSet<_> = now.requests.keys().collect();
-    let responses: BTreeSet<_> = now.responses.keys().collect();
-    let alone = requests.symmetric_difference(&responses).map(|key| {
-        let image = now.requests.get(key).map(|(_, image)| image);
-        let image = image.or_else(|| now.responses.get(key).map(|(_, image)| image));
-        Stray {
-            found: image.map_or_else(String::new, |image| image.found.clone()),
-            why: format!("session {}: the other segment is not here: it begins, or ends", key.1),
-            spare: true,
-        }
-    });
-    let segments = now
-        .requests
-        .values()
-        .map(|(segment, image)| (&segment.identity, image))
-        .chain(now.responses.values().map(|(segment, image)| (&segment.identity, image)))
-        .chain(now.statuses.values().map(|(segment, image)| (&segment.identity, image)));
-    let damaged = segments.filter(|(identity, _)| !identity.flaws.is_empty()).map(|(identity, image)| {
-        Stray { found: image.found.clone(), why: identity.flaws.join(", "), spare: false }
-    });
-    now.strays.iter().cloned().chain(alone).chain(damaged).collect()
 }

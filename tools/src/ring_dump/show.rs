@@ -1,10 +1,11 @@
 //! A report for people.
 
+use crate::finding::Severity;
 use crate::process::State;
 use crate::report::{Memory, Report, RingState, Server, Session};
 use crate::samples::Samples;
 use crate::style::{BAD, DIM, END, GOOD, HEAD, WARN};
-use crate::verdict::{Severity, count, time};
+use crate::verdict::{count, time};
 use ringbell::inspect::{Place, Sleep};
 use ringbell::layout::Mode;
 use std::collections::BTreeMap;

@@ -3,14 +3,14 @@
 //! punches can raise a signal here. The target is not asked, but by the handshake of an inspector.
 
 use crate::capture::{Capture, Image, Origin, Take};
+use crate::handle::Handle;
 use crate::{Failure, Unattachable, core_dump, process, samples};
 use ringbell::ConnectError;
 use ringbell::inspect::{self, Inspector, Segment};
 use ringbell::layout::{self, SegmentKind};
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
@@ -70,101 +70,6 @@ impl std::fmt::Display for Target {
         match self {
             Self::Process(pid) => write!(f, "process {pid}"),
             Self::Socket(path) | Self::Saved(path) | Self::Core(path) => path.display().fmt(f),
-        }
-    }
-}
-
-/// The bytes of a segment, wherever they are.
-#[derive(Debug, Clone)]
-pub(crate) struct Handle {
-    file: Arc<File>,
-    /// Where it begins in the file.
-    base: u64,
-    size: u64,
-    inode: u64,
-    seals: Option<u32>,
-    page: u64,
-    found: String,
-}
-
-impl Handle {
-    /// A memfd.
-    fn memfd(file: File, found: String) -> std::io::Result<Self> {
-        let metadata = file.metadata()?;
-        Ok(Self {
-            base: 0,
-            size: metadata.len(),
-            inode: metadata.ino(),
-            seals: rustix::fs::fcntl_get_seals(file.as_fd()).ok().map(|seals| seals.bits()),
-            page: metadata.blksize(),
-            file: Arc::new(file),
-            found,
-        })
-    }
-
-    /// A range of a file: of a core dump, or of the memory of a process.
-    pub(crate) fn range(file: Arc<File>, base: u64, size: u64, inode: u64, found: String) -> Self {
-        let page = rustix::param::page_size() as u64;
-        Self { file, base, size, inode, seals: None, page, found }
-    }
-
-    /// Copies up to `length` bytes at `from`; fewer where it ends, or cannot be read.
-    pub(crate) fn read(&self, from: u64, length: u64) -> Vec<u8> {
-        let length = length.min(self.size.saturating_sub(from)).min(layout::MAX_CAPACITY);
-        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
-        let have = self.read_into(from, &mut bytes);
-        bytes.truncate(have);
-        bytes
-    }
-
-    /// The same into a place that is there; how many it was.
-    pub(crate) fn read_into(&self, from: u64, to: &mut [u8]) -> usize {
-        let mut have = 0;
-        while have < to.len() {
-            match self.file.read_at(&mut to[have..], self.base + from + have as u64) {
-                Ok(0) => break,
-                Ok(count) => have += count,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(_) => break,
-            }
-        }
-        have
-    }
-
-    /// A word of its control page.
-    pub(crate) fn word(&self, at: usize) -> Option<u64> {
-        let mut bytes = [0; 8];
-        (self.read_into(at as u64, &mut bytes) == bytes.len()).then(|| u64::from_le_bytes(bytes))
-    }
-
-    /// The control page, decoded, if it is a segment in use.
-    pub(crate) fn decode(&self) -> Option<Segment> {
-        inspect::decode(&self.read(0, layout::CONTROL as u64)).ok()
-    }
-
-    fn kind(control: &[u8]) -> Option<SegmentKind> {
-        inspect::decode(control).ok().map(|segment| segment.identity().kind)
-    }
-
-    fn has_ring(control: &[u8]) -> bool {
-        matches!(Self::kind(control), Some(SegmentKind::Request | SegmentKind::Response))
-    }
-
-    /// A copy of the control page; of a status segment or a bell, of all of it. Of what is not in use, or is none, there is
-    /// nothing more to know.
-    fn image(&self) -> Image {
-        let mut control = self.read(0, layout::CONTROL as u64);
-        if matches!(Self::kind(&control), Some(SegmentKind::Status | SegmentKind::Bell)) {
-            control.extend(self.read(layout::CONTROL as u64, 1 << 22));
-        }
-        Image {
-            found: self.found.clone(),
-            inode: self.inode,
-            size: self.size,
-            seals: self.seals,
-            page: self.page,
-            control,
-            ..Image::default()
         }
     }
 }

@@ -8,9 +8,10 @@ mod follow;
 
 use crate::cli::{Tap, Which};
 use crate::frames::Origin;
+use crate::handle::Handle;
 use crate::pace::{self, Pace};
 use crate::report::JSON_VERSION;
-use crate::source::{self, Handle, Target};
+use crate::source::{self, Target};
 use crate::style::{DIM, END, WARN};
 use crate::{Failure, Healthy, Usage};
 use follow::{Burst, Event, Followed, Passed};

@@ -4,69 +4,12 @@
 //! sleeps (it publishes before that). So what lies in the ring of a sleeper is unread for certain; in that of a side
 //! that is awake only what exceeds a quarter, or what nobody has touched while the whole process moved nothing.
 
+use crate::finding::{Code, Finding, Severity};
 use crate::process::State;
 use crate::report::{Report, RingState, Server, Session};
 use crate::samples::Stage;
 use ringbell::inspect::Sleep;
-use serde::{Deserialize, Serialize};
 use std::fmt::Write;
-
-/// How serious a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Severity {
-    /// Worth knowing; may be in order.
-    Note,
-    /// Something is wrong: the program ends with status 1.
-    Problem,
-}
-
-/// What is the matter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Code {
-    /// The server's process is kept from running.
-    ServerStopped,
-    /// The server's process is gone.
-    ServerDead,
-    /// The server is awake and moves nothing: a handler takes long.
-    ServerBusy,
-    /// The client's process is kept from running.
-    ClientStopped,
-    /// The client's process is gone, its session is not.
-    ClientDead,
-    /// The client does not take its answers.
-    SlowClient,
-    /// A ring is full, and its producer waits.
-    FullRing,
-    /// A side sleeps although there is something for it.
-    LostWake,
-    /// The backstop has made good for wakes that were lost.
-    Rescued,
-    /// A call has waited for long.
-    LateAnswer,
-    /// Bytes that no implementation writes.
-    Damaged,
-    /// A segment lacks a seal.
-    Unsealed,
-}
-
-/// One thing that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Finding {
-    /// How serious it is.
-    pub(crate) severity: Severity,
-    /// What it is.
-    pub(crate) code: Code,
-    /// Which server.
-    pub(crate) generation: Option<u64>,
-    /// Which session, if it is about one.
-    pub(crate) session: Option<u64>,
-    /// Which process is at fault, if one is.
-    pub(crate) pid: Option<u32>,
-    /// The same for people.
-    pub(crate) text: String,
-}
 
 /// From which age on a call that the server has read is worth a note.
 const LATE_NS: u64 = 1_000_000_000;

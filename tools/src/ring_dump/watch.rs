@@ -2,9 +2,10 @@
 
 mod screen;
 
+use crate::assemble;
 use crate::capture::{Capture, Origin, Take};
 use crate::cli::Watch;
-use crate::report::{self, Report, Session};
+use crate::report::{Report, Session};
 use crate::source::{self, Target};
 use crate::{Failure, Healthy, Unattachable, Usage};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
@@ -129,7 +130,7 @@ impl App {
             sockets: self.listens_at.clone(),
             takes: before.into_iter().chain([take]).collect(),
         };
-        let report = report::report(&capture);
+        let report = assemble::report(&capture);
         self.past.retain(|key, _| {
             report.sessions.iter().any(|session| (session.generation, session.session) == *key)
         });

@@ -1,7 +1,7 @@
 //! A program on a terminal that is none: what it draws is read back.
 
 use ringbell_shm_tests::process::readable;
-use ringbell_shm_tests::suite::tick;
+use ringbell_shm_tests::progress::tick;
 use rustix::fd::OwnedFd;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use std::fmt::Write;

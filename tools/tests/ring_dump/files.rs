@@ -2,7 +2,8 @@
 
 use crate::scene::{Scene, codes, finds, output, report, ring_dump, say_of, stopped_pair, text};
 use ringbell::layout::{self, HeaderWord, Interest, Kind, Mode, SegmentKind, offset};
-use ringbell_shm_tests::suite::{Ran, tick};
+use ringbell_shm_tests::harness::Ran;
+use ringbell_shm_tests::progress::tick;
 use ringbell_shm_tests::{done, wait_until};
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;

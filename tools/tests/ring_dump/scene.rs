@@ -2,7 +2,7 @@
 
 use ringbell::{AnswerOrder, Client, ConnectOptions, Credentials, Server, TransportChoice, WaitSettings};
 use ringbell_shm_tests::process::{Arguments, Process, Start, hear, say};
-use ringbell_shm_tests::suite::tick;
+use ringbell_shm_tests::progress::tick;
 use ringbell_shm_tests::{becomes_true, busy_for, observe, wait_until};
 use serde_json::Value;
 use std::collections::BTreeSet;

@@ -3,7 +3,7 @@
 use crate::pty;
 use crate::scene::{Scene, ring_dump};
 use ringbell_shm_tests::done;
-use ringbell_shm_tests::suite::Ran;
+use ringbell_shm_tests::harness::Ran;
 use std::time::Duration;
 
 pub(crate) fn watch_on_a_terminal() -> Ran {

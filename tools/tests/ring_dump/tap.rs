@@ -2,7 +2,8 @@
 
 use crate::scene::{Scene, report, ring_dump};
 use ringbell::layout;
-use ringbell_shm_tests::suite::{Ran, tick};
+use ringbell_shm_tests::harness::Ran;
+use ringbell_shm_tests::progress::tick;
 use ringbell_shm_tests::{done, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;

@@ -3,7 +3,7 @@
 use crate::pty;
 use crate::scene::{Scene, finds, report, ring_dump, say_of, segments};
 use ringbell::layout::{self, offset};
-use ringbell_shm_tests::suite::Ran;
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::{done, wait_until};
 use serde_json::Value;
 use std::time::Duration;

@@ -2,7 +2,7 @@
 
 use crate::scene::{Scene, output, ring_dump, say_of, text};
 use ringbell_shm_tests::done;
-use ringbell_shm_tests::suite::Ran;
+use ringbell_shm_tests::harness::Ran;
 use rustix::process::Signal;
 use serde_json::Value;
 use std::process::Command;

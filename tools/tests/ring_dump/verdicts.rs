@@ -2,7 +2,7 @@
 
 use crate::scene::{Scene, codes, finds, output, report, say_of, sleeps};
 use ringbell::layout;
-use ringbell_shm_tests::suite::Ran;
+use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::{done, wait_until};
 
 pub(crate) fn a_busy_server_is_well() -> Ran {

@@ -3,8 +3,8 @@
 
 use crate::cli::{Choice, Which};
 use crate::frames::{Frame, Origin};
+use crate::handle::Handle;
 use crate::report::JSON_VERSION;
-use crate::source::Handle;
 use ringbell::inspect::{Ring, intact, lap_start};
 use ringbell::layout::{self, FRAME_HEADER, Kind, offset};
 use ringbell::sync::{Ordering, fence};

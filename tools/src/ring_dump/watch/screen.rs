@@ -1,11 +1,12 @@
 //! How it looks.
 
 use super::{App, Past, rate};
+use crate::finding::Severity;
 use crate::process::State;
 use crate::report::{Report, RingState, Session};
 use crate::samples::{Samples, Spread};
 use crate::show::{self, short};
-use crate::verdict::{Severity, time};
+use crate::verdict::time;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
