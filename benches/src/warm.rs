@@ -30,9 +30,9 @@ use ringbell::{
 };
 use serde::Serialize;
 
+use crate::outcome::Outcome;
 use crate::pin::{Cpus, pin};
 use crate::scenario::Placement;
-use crate::systems::Outcome;
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
