@@ -10,7 +10,7 @@ use rustix::net::{
     SendFlags, recvmsg, sendmsg,
 };
 
-use crate::systems::Outcome;
+use crate::outcome::Outcome;
 
 /// The most descriptors that one handover carries.
 const MOST: usize = 6;

@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::outcome::Outcome;
 use crate::pin::{Cpus, pin};
 use crate::scenario::Placement;
-use crate::systems::Outcome;
 
 /// Below this round trip, in nanoseconds, the CPUs are taken to be sibling hyperthreads: what is measured on them is worth
 /// nothing. Fast cores next to each other can be as near, so a race that sees nothing else [asks](share).

@@ -9,8 +9,8 @@ use std::path::Path;
 
 use rustix::process::{Signal, set_parent_process_death_signal};
 
+use crate::outcome::Outcome;
 use crate::scenario::Scenario;
-use crate::systems::Outcome;
 use sockets::Network;
 use sockets::guest::{Guest, USUAL};
 use sockets::program::serve;

@@ -1,27 +1,69 @@
-//! `race`: the referee. It runs Ringbell, its peers and the bare machine through the same scenarios, in the same
-//! minutes, with the same clock, and prints one table.
+//! `race`: the referee. It runs Ringbell, its peers and the bare machine through the same
+//! scenarios, in the same minutes, with the same clock, and prints one table.
 //!
 //! How a figure comes about:
 //!
-//! 1. [`scenario`] lists the cases: what is done, with which size, by how many clients, on which CPUs.
-//! 2. [`systems`] and [`limits`] list who competes, [`work`] what their handlers do, and [`world_state`] the store behind the service scenarios. Both are [`systems::System`]s: the limits are the least that the
-//!    hardware and the kernel allow, written out by hand. Single costs without a partner are in [`limits::costs`].
-//! 3. [`trial`] runs one case once: the server and every client are processes of their own (this binary again, with
-//!    the hidden subcommand `role`), pinned by [`pin`].
+//! 1. [`scenario`] lists the cases: what is done, with which size, by how many clients, on which
+//!    CPUs.
+//! 2. [`systems`] and [`limits`] list who competes, [`work`] what their handlers do, and
+//!    [`world_state`] the store behind the service scenarios. Both are [`system::System`]s: the
+//!    limits are the least that the hardware and the kernel allow, written out by hand. Single
+//!    costs without a partner are in [`limits::costs`].
+//! 3. [`trial`] runs one case once: the server and every client are processes of their own (this
+//!    binary again, with the hidden subcommand `role`), pinned by [`pin`].
 //! 4. [`measure`] is the only code that reads clocks, so that all competitors are timed alike.
 //! 5. [`distance`] watches how far apart the two CPUs are, since virtual ones move.
 //! 6. [`rounds`] repeats all trials in random order; [`row`] takes the medians; [`table`] prints.
-//! 7. [`report`] makes BENCHMARKS.md with its plots from the JSON file, in which [`machine`] says where it was made.
+//! 7. [`report`] makes BENCHMARKS.md with its plots from the JSON file, in which [`machine`] says
+//!    where it was made.
 //!
-//! The sockets scenarios drive the example `guest_sockets`: [`guest_sockets`]. Warm pools have a table of their own: `race pool`, from [`warm`].
+//! The sockets scenarios drive the example `guest_sockets`: [`guest_sockets`]. Warm pools have a
+//! table of their own: `race pool`, from [`warm`].
+//!
+//! Layers, lowest first. A module imports only from modules that stand above it in this list:
+//!
+//! ```text
+//! outcome        results whose errors are shown to a person
+//! only           the patterns of --only
+//! scenario       what is measured
+//! payload        what is sent, and how it is checked
+//! pause          waiting for a time
+//! cpu            CPU time of a process
+//! pin            which CPUs a process may use
+//! pool           threads and queues for handlers that wait
+//! descriptors    handing descriptors to another process
+//! syscalls       counting system calls
+//! work           what handlers do
+//! system         what a competitor is
+//! guest_sockets  the example of that name
+//! world_state    the example of that name
+//! limits         the least that this machine allows
+//! systems        the competitors
+//! machine        where a race was run
+//! contender      limits, costs and systems
+//! entries        the rows to be measured
+//! distance       how far apart two CPUs are
+//! measure        the clock
+//! role           a process of a trial
+//! trial          one case, once
+//! row            a row of the table
+//! rounds         all trials, several times
+//! table          the table for people
+//! report         BENCHMARKS.md
+//! warm           warm pools
+//! ```
 
+mod contender;
 mod cpu;
 mod descriptors;
 mod distance;
+mod entries;
 mod guest_sockets;
 mod limits;
 mod machine;
 mod measure;
+mod only;
+mod outcome;
 mod pause;
 mod payload;
 mod pin;
@@ -32,6 +74,7 @@ mod rounds;
 mod row;
 mod scenario;
 mod syscalls;
+mod system;
 mod systems;
 mod table;
 mod trial;
@@ -49,27 +92,30 @@ use clap::{Parser, Subcommand};
 use serde::Serialize;
 
 use crate::machine::Machine;
+use crate::outcome::Outcome;
 use crate::pin::Cpus;
 use crate::report::Report;
 use crate::rounds::Plan;
 use crate::row::Row;
-use crate::systems::Outcome;
 
-/// Request/response between two processes: limits of this machine, Ringbell and its peers in one table.
+/// Request/response between two processes: limits of this machine, Ringbell and its peers in one
+/// table.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
-    /// How often every row is measured; figures are medians over the rounds [default: 9, with --quick 3, but no more
-    /// than there is time for: ten minutes, with --quick one]
+    /// How often every row is measured; figures are medians over the rounds [default: 9, with
+    /// --quick 3, but no more than there is time for: ten minutes, with --quick one]
     #[arg(long, global = true)]
     rounds: Option<u32>,
-    /// Short trials of most rows in under a minute, for a look, not for publication; of all that --only selects
+    /// Short trials of most rows in under a minute, for a look, not for publication; of all that
+    /// --only selects
     #[arg(long, global = true)]
     quick: bool,
     /// Length of one measurement in milliseconds [default: 100, with --quick 20]
     #[arg(long, value_name = "MS")]
     millis: Option<u64>,
-    /// Only rows whose `scenario/system/size...` label (see --list) contains this; may be repeated
+    /// Only rows whose `scenario/system/size...` label (see --list) contains this; may be repeated.
+    /// A pattern that selects no row is an error
     #[arg(long, value_name = "PATTERN", global = true)]
     only: Vec<String>,
     /// Print the labels of the rows and stop
@@ -171,14 +217,11 @@ fn race_pools(cli: &Cli) -> Outcome<()> {
 
 /// Runs the race. False: it ran, but a row or a part of one is missing.
 fn race(cli: &Cli) -> Outcome<bool> {
-    let entries = rounds::entries(&cli.only, cli.quick);
+    let entries = entries::selected(&cli.only, cli.quick)?;
     if cli.list {
         let labels: String = entries.iter().map(|entry| entry.label() + "\n").collect();
         print(&labels)?;
         return Ok(true);
-    }
-    if entries.is_empty() {
-        return Err("no row matches --only; see --list".into());
     }
     let plan = Plan {
         budget: cli.rounds.is_none().then(|| Duration::from_secs(if cli.quick { 52 } else { 600 })),

@@ -24,9 +24,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::cpu::CpuClock;
 use crate::limits::costs::Cost;
+use crate::outcome::Outcome;
 use crate::payload::{Payload, sequence};
 use crate::scenario::{LARGE, Scenario};
-use crate::systems::{Client, Counts, Outcome, Setup, System};
+use crate::system::{Client, Counts, Setup, System};
 use crate::work::Work;
 use crate::world_state::VALUES;
 

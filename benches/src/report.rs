@@ -12,7 +12,7 @@ use clap::Args;
 
 use self::plots::Plot;
 use self::record::{Line, Record};
-use crate::systems::Outcome;
+use crate::outcome::Outcome;
 use crate::table::{rate, time};
 
 /// What to make of which file.

@@ -10,12 +10,13 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::{ClockId, Timespec, clock_nanosleep_absolute};
 use serde::{Deserialize, Serialize};
 
+use crate::contender::{Contender, contender};
 use crate::cpu::CpuClock;
 use crate::measure::{self, Timing};
+use crate::outcome::Outcome;
 use crate::payload::Payload;
 use crate::pin::pin;
-use crate::rounds::{Contender, contender};
-use crate::systems::{Counts, Outcome, Setup};
+use crate::system::{Counts, Setup};
 
 /// What a process of a trial is to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]

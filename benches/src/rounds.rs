@@ -5,119 +5,16 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::contender::Contender;
 use crate::distance::{Apart, Distance};
-use crate::limits;
-use crate::limits::costs::{COSTS, Cost};
+use crate::entries::Entry;
 use crate::measure::Timing;
+use crate::outcome::Outcome;
 use crate::pin::{Cpus, pin};
 use crate::row::{Row, relate};
 use crate::scenario::{Case, Placement, Scenario};
 use crate::syscalls::{self, Calls};
-use crate::systems::{self, Outcome, System};
 use crate::trial::{self, Findings};
-
-/// Something that has rows in the table.
-#[derive(Clone, Copy)]
-pub(crate) enum Contender {
-    /// A server and clients.
-    System(&'static dyn System),
-    /// One operation, one process.
-    Cost(&'static Cost),
-}
-
-impl Contender {
-    /// The name in the table.
-    pub(crate) fn name(&self) -> &'static str {
-        match self {
-            Self::System(system) => system.name(),
-            Self::Cost(cost) => cost.name,
-        }
-    }
-
-    /// Why it has no figures, if so.
-    fn absence(&self) -> Option<String> {
-        match self {
-            Self::System(system) => system.absence(),
-            Self::Cost(_) => None,
-        }
-    }
-}
-
-/// Limits first, then costs, then the systems.
-fn contenders() -> impl Iterator<Item = Contender> {
-    let limits = limits::all().into_iter().map(Contender::System);
-    let systems = systems::all().into_iter().map(Contender::System);
-    limits.chain(COSTS.iter().map(Contender::Cost)).chain(systems)
-}
-
-/// The contender of that name.
-pub(crate) fn contender(name: &str) -> Option<Contender> {
-    contenders().find(|contender| contender.name() == name)
-}
-
-/// A row to be measured.
-#[derive(Clone, Copy)]
-pub(crate) struct Entry {
-    /// Who.
-    pub(crate) contender: Contender,
-    /// What.
-    pub(crate) case: Case,
-}
-
-impl Entry {
-    /// What `--only` searches and `--list` prints.
-    pub(crate) fn label(&self) -> String {
-        let Case { scenario, size, in_flight, clients, placement } = self.case;
-        let name = self.contender.name();
-        format!("{scenario}/{name}/{size}/in-flight-{in_flight}/clients-{clients}/{placement}")
-    }
-}
-
-/// The systems that are shown as a whole where there is little time.
-const WHOLE: [&str; 2] = ["ringbell", "uds-stream"];
-
-/// Whether a row is worth its time where there is little. The service scenarios, the socket and the peers show there that
-/// they work.
-fn in_short(entry: &Entry) -> bool {
-    let Case { scenario, size, in_flight, clients, placement } = entry.case;
-    let name = entry.contender.name();
-    let whole = WHOLE.contains(&name);
-    match scenario {
-        Scenario::ServiceDepth => in_flight == 16,
-        Scenario::ServiceClients => clients == 7,
-        Scenario::ServiceEmpty => placement == Placement::TwoCpus,
-        _ if name.starts_with("limit-") => ![16, 256, 4 << 10, 16 << 10, 256 << 10].contains(&size),
-        Scenario::Echo => size == 64 || whole && [48, 1 << 10, 64 << 10, 1 << 20].contains(&size),
-        Scenario::Request10us => placement == Placement::TwoCpus,
-        Scenario::Request1us | Scenario::Request50us | Scenario::Request200us => false,
-        Scenario::Pipelined => in_flight == 64,
-        Scenario::Batch => in_flight == 16 && (whole || name == "ringbell-batch"),
-        Scenario::Clients => whole && [1, 8, 32].contains(&clients),
-        Scenario::Crowded => whole && clients == 4,
-        Scenario::Attached => name == "ringbell" && clients == 128,
-        Scenario::OneCpu | Scenario::Setup => whole || name == "uds-dial",
-        Scenario::Parked | Scenario::Paced | Scenario::PacedFast | Scenario::Idle | Scenario::Stream => whole,
-        _ => true,
-    }
-}
-
-/// The rows that any of the patterns selects; if there is no pattern all, or, in short, a choice. In the order of the
-/// table.
-pub(crate) fn entries(only: &[String], short: bool) -> Vec<Entry> {
-    let cases = |contender: &Contender| match contender {
-        Contender::System(system) => system.cases(),
-        Contender::Cost(cost) => vec![cost.case()],
-    };
-    let mut entries: Vec<Entry> = contenders()
-        .flat_map(|contender| cases(&contender).into_iter().map(move |case| Entry { contender, case }))
-        .filter(|entry| match only {
-            [] => !short || in_short(entry),
-            only => only.iter().any(|pattern| entry.label().contains(pattern)),
-        })
-        .collect();
-    entries.sort_by_key(|entry| entry.case);
-    entries
-}
 
 /// How the race is run.
 #[derive(Clone, Copy, Debug)]
@@ -395,8 +292,6 @@ impl Random {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     #[test]
@@ -405,38 +300,6 @@ mod tests {
         assert!(!is_too_long(second(0), 1, second(1)));
         assert!(!is_too_long(second(10), 2, second(30)));
         assert!(is_too_long(second(11), 2, second(30)));
-    }
-
-    #[test]
-    fn every_row_has_a_label_of_its_own() {
-        let entries = entries(&[], false);
-        let labels: BTreeSet<String> = entries.iter().map(Entry::label).collect();
-        assert_eq!(labels.len(), entries.len());
-    }
-
-    #[test]
-    fn every_bounded_case_has_a_limit() {
-        let entries = entries(&[], false);
-        for entry in &entries {
-            if let Some(bound) = entry.case.bound() {
-                let limit = |other: &&Entry| {
-                    other.contender.name().starts_with("limit-") && bound.covers(&other.case)
-                };
-                assert!(entries.iter().any(|other| limit(&other)), "{}", entry.label());
-            }
-        }
-    }
-
-    #[test]
-    fn every_yardstick_is_measured() {
-        for short in [false, true] {
-            let entries = entries(&[], short);
-            for entry in &entries {
-                let Some(yardstick) = entry.case.yardstick(entry.contender.name()) else { continue };
-                let found = entries.iter().any(|other| (other.contender.name(), other.case) == yardstick);
-                assert!(found, "{}", entry.label());
-            }
-        }
     }
 
     #[test]

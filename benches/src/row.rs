@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
+use crate::entries::Entry;
 use crate::measure::QUANTILES;
-use crate::rounds::Entry;
 use crate::scenario::{Case, Placement, Scenario};
 use crate::syscalls::Calls;
 use crate::trial::Findings;

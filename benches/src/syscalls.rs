@@ -14,7 +14,7 @@ use rustix::fs::{CWD, Mode, mkfifoat};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::time::Timespec;
 
-use crate::systems::Outcome;
+use crate::outcome::Outcome;
 
 const EVENT: &str = "raw_syscalls:sys_enter";
 

@@ -12,13 +12,15 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::thread::ClockId;
 use rustix::time::{Timespec, clock_gettime};
 
+use crate::contender::Contender;
+use crate::entries::Entry;
 use crate::measure::{Figures, Timing};
+use crate::outcome::Outcome;
 use crate::pin::Cpus;
 use crate::role::{Order, Part};
-use crate::rounds::{Contender, Entry};
 use crate::scenario::Placement;
 use crate::syscalls::{Calls, Counter};
-use crate::systems::{Counts, Outcome, Setup};
+use crate::system::{Counts, Setup};
 
 /// How long any one step of a trial may take beyond its measured time.
 const PATIENCE: Duration = Duration::from_secs(20);

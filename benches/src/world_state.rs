@@ -8,10 +8,11 @@ mod world;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::outcome::Outcome;
 use crate::payload::{Payload, salt, sequence};
 use crate::pool::{Pool, Queue};
 use crate::scenario::Case;
-use crate::systems::{Client, Outcome};
+use crate::system::Client;
 use ringbell::Task;
 use world::protocol::{Answer, Op, Request};
 use world::store::{Change, Limits, ROOT};

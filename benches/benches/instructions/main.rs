@@ -15,7 +15,15 @@
 //! | `--self-check` | also lowers each budget in turn and fails unless that is noticed |
 //! | `--allow-skip` | passes where nothing can be checked, and says so |
 //!
-//! Modules, lowest first: `outcome`, `budgets`, `steps`, `meter`, `paths`.
+//! Layers, lowest first. A module imports only from modules that stand above it in this list:
+//!
+//! ```text
+//! outcome  results whose errors are shown to a person
+//! budgets  the budgets, and how counts are compared with them
+//! steps    counting by single steps
+//! meter    the two ways to count
+//! paths    what is counted
+//! ```
 
 mod budgets;
 mod meter;

@@ -17,9 +17,10 @@ use rustix::thread::{futex, sched_yield};
 
 use super::mapping::{LINE, Mapping, adopt, offer};
 use crate::descriptors;
+use crate::outcome::Outcome;
 use crate::payload::sequence;
 use crate::scenario::{Case, Placement, Scenario};
-use crate::systems::{Client, Outcome, Ready, Setup, System};
+use crate::system::{Client, Ready, Setup, System};
 
 /// All limits of this kind.
 pub(crate) static LIMITS: [Asleep; 5] = [

@@ -8,9 +8,10 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Release;
 
 use super::mapping::{LINE, Mapping, adopt, offer, spin_until};
+use crate::outcome::Outcome;
 use crate::payload::sequence;
 use crate::scenario::{Case, Scenario};
-use crate::systems::{Client, Outcome, Ready, Setup, System};
+use crate::system::{Client, Ready, Setup, System};
 
 /// One word, written by both sides in turn.
 pub(crate) static CANARY: PingPong = PingPong { name: "limit-canary", answer_at: 0 };

@@ -12,9 +12,10 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Release;
 
 use super::mapping::{Area, LINE, Mapping, adopt, offer, spin_until};
+use crate::outcome::Outcome;
 use crate::payload::Payload;
 use crate::scenario::{Case, Scenario};
-use crate::systems::{Client, Outcome, Ready, Setup, System};
+use crate::system::{Client, Ready, Setup, System};
 
 /// All limits of this kind.
 pub(crate) static LIMITS: [Lines; 6] = [

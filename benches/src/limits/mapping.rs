@@ -14,7 +14,8 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::descriptors;
-use crate::systems::{Outcome, Ready, Setup};
+use crate::outcome::Outcome;
+use crate::system::{Ready, Setup};
 
 /// Bytes of a cache line.
 pub(super) const LINE: usize = 64;

@@ -11,7 +11,7 @@ mod mapping;
 mod setup;
 mod stream;
 
-use crate::systems::System;
+use crate::system::System;
 
 /// All limits that have two sides; single costs are in [`costs`].
 pub(crate) fn all() -> Vec<&'static dyn System> {

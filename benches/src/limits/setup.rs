@@ -13,9 +13,10 @@ use rustix::thread::sched_yield;
 
 use super::mapping::{LINE, Mapping};
 use crate::descriptors;
+use crate::outcome::Outcome;
 use crate::payload::sequence;
 use crate::scenario::{Case, Placement, Scenario};
-use crate::systems::{Client, Outcome, Ready, Setup, System};
+use crate::system::{Client, Ready, Setup, System};
 
 /// Bytes shared: two lines, and a page is the least that can be mapped.
 const LENGTH: usize = 4 << 10;

@@ -9,9 +9,10 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Release};
 
 use super::mapping::{Area, LINE, Mapping, adopt, offer, spin_until};
+use crate::outcome::Outcome;
 use crate::payload::Payload;
 use crate::scenario::{Case, STREAMED, Scenario};
-use crate::systems::{Client, Outcome, Ready, Setup, System};
+use crate::system::{Client, Ready, Setup, System};
 
 /// The cursor is published after each record, or after every sixteenth.
 pub(crate) static LIMITS: [Stream; 2] =

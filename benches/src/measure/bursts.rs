@@ -3,8 +3,9 @@
 use std::time::Instant;
 
 use super::{Caller, Figures, Meter, Start};
+use crate::outcome::Outcome;
 use crate::payload::Payload;
-use crate::systems::{Client, Outcome};
+use crate::system::Client;
 
 /// One call in so many is timed in pipelined cases. Prime, so that it meets every place in a window.
 const SAMPLE: u64 = 61;

@@ -6,8 +6,9 @@ use rustix::thread::ClockId;
 use rustix::time::clock_gettime;
 
 use super::{Caller, Figures, Meter, Start, UNCOUNTED, in_nanoseconds, nanoseconds};
+use crate::outcome::Outcome;
 use crate::pause::{after, sleep, sleep_until};
-use crate::systems::{Client, Outcome};
+use crate::system::Client;
 
 /// Pause between the calls of paced cases, in nanoseconds.
 const PACE_NS: i64 = 1_000_000;

@@ -7,7 +7,7 @@ use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
 
 use super::record::{Line, Record};
-use crate::systems::Outcome;
+use crate::outcome::Outcome;
 
 /// A plot that was made.
 #[derive(Debug)]

@@ -5,7 +5,7 @@
 
 use std::io::{self, IoSlice, Read, Write};
 
-use super::Outcome;
+use crate::outcome::Outcome;
 
 /// Bytes of the length in front of each payload.
 const PREFIX: usize = 4;

@@ -12,9 +12,10 @@ use std::thread;
 
 use ringbell::{Server, ServerHandle};
 
-use super::{Client, Counts, Outcome, Ready, Setup, System};
 use crate::guest_sockets::{ECHO, Host, Own, Pace, Place, Rules, SLEEPS, Sleeps, run};
+use crate::outcome::Outcome;
 use crate::scenario::{Case, Scenario};
+use crate::system::{Client, Counts, Ready, Setup, System};
 
 /// The program on its own sockets.
 pub(crate) static NATIVE: Sockets = Sockets { name: "sockets-native", guest: None };

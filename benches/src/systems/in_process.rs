@@ -3,10 +3,11 @@
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::{Client, Outcome, Ready, Setup, System};
+use crate::outcome::Outcome;
 use crate::pause::be_punctual;
 use crate::pool::{Pool, Queue};
 use crate::scenario::Case;
+use crate::system::{Client, Ready, Setup, System};
 use crate::work::{THREADS, Work};
 use crate::world_state::{self, Asking, Queued, World};
 

@@ -9,8 +9,9 @@ use std::thread;
 
 use super::frames::{FrameReader, FrameWriter, LASTING};
 use super::stream::{Connection, answer_all};
-use super::{Client, Outcome, Ready, Setup, System};
 use crate::descriptors;
+use crate::outcome::Outcome;
+use crate::system::{Client, Ready, Setup, System};
 use crate::work::Handler;
 
 /// Calls over a pair of pipes that stays.

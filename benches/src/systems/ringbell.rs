@@ -10,10 +10,11 @@ use ringbell::{
 };
 
 use super::always_wake::wake_nobody;
-use super::{Client, Counts, Outcome, Ready, Setup, System};
+use crate::outcome::Outcome;
 use crate::pause::be_punctual;
 use crate::pool::{Pool, Queue};
 use crate::scenario::{Case, Scenario, Waiting};
+use crate::system::{Client, Counts, Ready, Setup, System};
 use crate::work::{Handler, THREADS, Work};
 use crate::world_state::{self, Asking, Call, Failure, Queued};
 

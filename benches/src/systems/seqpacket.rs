@@ -9,8 +9,9 @@ use rustix::net::{
     listen, recv, send, socket_with,
 };
 
-use super::{Client, Outcome, Ready, Setup, System};
+use crate::outcome::Outcome;
 use crate::scenario::Case;
+use crate::system::{Client, Ready, Setup, System};
 use crate::work::Handler;
 
 /// The largest message tried: the default socket buffer (208 KiB) holds it whole.

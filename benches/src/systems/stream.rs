@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::thread;
 
 use super::frames::{BRIEF, FrameReader, FrameWriter, LASTING};
-use super::{Client, Outcome, Ready, Setup, System};
+use crate::outcome::Outcome;
 use crate::scenario::{Case, Scenario};
+use crate::system::{Client, Ready, Setup, System};
 use crate::work::Handler;
 
 /// One connection for all calls; one write for each message.

@@ -7,8 +7,9 @@ use std::thread;
 
 use super::frames::{FrameReader, FrameWriter, LASTING};
 use super::stream::{Connection, answer_all};
-use super::{Client, Outcome, Ready, Setup, System};
+use crate::outcome::Outcome;
 use crate::scenario::Case;
+use crate::system::{Client, Ready, Setup, System};
 use crate::work::Handler;
 
 /// As a socket comes.

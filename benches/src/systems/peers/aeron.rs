@@ -17,10 +17,11 @@ use rusteron_media_driver::bindings::aeron_threading_mode_t;
 use rusteron_media_driver::{AeronDriver, AeronDriverContext};
 use rustix::thread::{CpuSet, sched_yield};
 
-use super::super::{Client, Outcome, Ready, Setup, System};
+use crate::outcome::Outcome;
 use crate::pause::{be_punctual, sleep};
 use crate::pin::pin;
 use crate::scenario::{Case, Scenario};
+use crate::system::{Client, Ready, Setup, System};
 use crate::work::Handler;
 
 /// Both sides poll without a pause; terms that stay in the caches, and fragments as large as they may be.

@@ -4,10 +4,11 @@
 use ringbell::{AsyncClient, ConnectOptions, Server};
 use tokio::runtime::Runtime;
 
-use super::super::{Client, Outcome, Ready, Setup, System};
 use super::runtime::{self, runtime};
+use crate::outcome::Outcome;
 use crate::payload::Payload;
 use crate::scenario::{Case, Scenario};
+use crate::system::{Client, Ready, Setup, System};
 use crate::work::Work;
 
 /// The client of many tasks.

@@ -15,10 +15,11 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
-use super::super::{Client, Outcome, Ready, Setup, System};
 use super::runtime::runtime;
+use crate::outcome::Outcome;
 use crate::payload::is_whole;
 use crate::scenario::Case;
+use crate::system::{Client, Ready, Setup, System};
 
 /// As `#[tokio::main]` has it: a worker thread for each CPU.
 pub(crate) static DEFAULT: Hyper = Hyper { name: "hyper", workers: true, bytes: false };

@@ -13,8 +13,9 @@ use iceoryx2::port::notifier::Notifier;
 use iceoryx2::prelude::*;
 use iceoryx2::service::port_factory::event;
 
-use super::super::{Client, Outcome, Ready, Setup, System};
+use crate::outcome::Outcome;
 use crate::scenario::{Case, Scenario};
+use crate::system::{Client, Ready, Setup, System};
 use crate::work::Handler;
 
 /// Both sides look for messages without a pause: the fastest, where each has a CPU of its own.

@@ -6,8 +6,9 @@ use std::thread;
 
 use ipc_channel::ipc::{IpcBytesReceiver, IpcBytesSender, IpcOneShotServer, IpcSender, bytes_channel};
 
-use super::super::{Client, Outcome, Ready, Setup, System};
+use crate::outcome::Outcome;
 use crate::scenario::Case;
+use crate::system::{Client, Ready, Setup, System};
 use crate::work::Handler;
 
 /// Messages as bytes, so that nothing has to be serialized.

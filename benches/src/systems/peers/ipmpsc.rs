@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use ipmpsc::{Receiver, Sender, SharedRingBuffer};
 use serde_bytes::Bytes;
 
-use super::super::{Client, Outcome, Ready, Setup, System};
+use crate::outcome::Outcome;
 use crate::scenario::Case;
+use crate::system::{Client, Ready, Setup, System};
 use crate::work::Handler;
 
 /// Bodies as bytes, which are deserialized where they lie.

@@ -37,8 +37,9 @@ mod tonic;
 #[cfg(feature = "peer-zeromq")]
 mod zeromq;
 
-use super::{Client, Outcome, Ready, Setup, System};
+use crate::outcome::Outcome;
 use crate::scenario::{Case, Scenario};
+use crate::system::{Client, Ready, Setup, System};
 
 /// The systems of a peer, or what stands for them.
 macro_rules! peer {

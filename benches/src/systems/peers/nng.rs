@@ -3,8 +3,9 @@
 use nng::options::{Options, RecvMaxSize};
 use nng::{Message, Protocol, Socket};
 
-use super::super::{Client, Outcome, Ready, Setup, System};
+use crate::outcome::Outcome;
 use crate::scenario::Case;
+use crate::system::{Client, Ready, Setup, System};
 use crate::work::Handler;
 
 /// With its defaults, but for the largest message, which would be 1 MiB.

@@ -2,7 +2,7 @@
 
 use tokio::runtime::{Builder, Runtime};
 
-use super::super::Outcome;
+use crate::outcome::Outcome;
 #[cfg(feature = "peer-tokio")]
 use crate::payload::Payload;
 
@@ -19,7 +19,7 @@ pub(super) trait Caller: Clone + Send + 'static {
     fn call(&self, request: &[u8]) -> impl Future<Output = Outcome<Vec<u8>>> + Send;
 }
 
-/// [`Client::tasks`](super::super::Client::tasks) with tasks of this runtime. They are started by one of them: whoever
+/// [`Client::tasks`](crate::system::Client::tasks) with tasks of this runtime. They are started by one of them: whoever
 /// is outside has to wake the runtime for each.
 #[cfg(feature = "peer-tokio")]
 pub(super) fn tasks(

@@ -9,11 +9,12 @@ use std::{ptr, thread};
 
 use shmem_ipc::sharedring::{Receiver, Sender};
 
-use super::super::frames::{FrameReader, FrameWriter, LASTING};
-use super::super::stream::{Connection, answer_all};
-use super::super::{Client, Outcome, Ready, Setup, System};
 use crate::descriptors;
+use crate::outcome::Outcome;
 use crate::scenario::Case;
+use crate::system::{Client, Ready, Setup, System};
+use crate::systems::frames::{FrameReader, FrameWriter, LASTING};
+use crate::systems::stream::{Connection, answer_all};
 use crate::work::Handler;
 
 /// With rings of 256 KiB; the size is all the configuration it has.

@@ -10,9 +10,10 @@ use shmipc::transport::{DefaultUnixConnect, DefaultUnixListen};
 use shmipc::{Error, Listener};
 use tokio::runtime::Runtime;
 
-use super::super::{Client, Outcome, Ready, Setup, System};
 use super::runtime::runtime;
+use crate::outcome::Outcome;
 use crate::scenario::Case;
+use crate::system::{Client, Ready, Setup, System};
 use crate::work::Handler;
 
 /// As it comes.

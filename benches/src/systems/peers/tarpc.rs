@@ -12,10 +12,11 @@ use tarpc::tokio_serde::formats::Bincode;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
-use super::super::{Client, Outcome, Ready, Setup, System};
 use super::runtime::runtime;
+use crate::outcome::Outcome;
 use crate::payload::is_whole;
 use crate::scenario::Case;
+use crate::system::{Client, Ready, Setup, System};
 
 /// As `#[tokio::main]` has it: a worker thread for each CPU.
 pub(crate) static DEFAULT: Tarpc = Tarpc { name: "tarpc", workers: true };

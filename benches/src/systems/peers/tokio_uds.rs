@@ -10,10 +10,11 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 
-use super::super::{Client, Outcome, Ready, Setup, System};
 use super::runtime::{self, runtime};
+use crate::outcome::Outcome;
 use crate::payload::Payload;
 use crate::scenario::{Case, Scenario};
+use crate::system::{Client, Ready, Setup, System};
 use crate::work::Handler;
 
 /// As `#[tokio::main]` has it: a worker thread for each CPU.

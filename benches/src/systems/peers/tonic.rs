@@ -20,10 +20,11 @@ use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 
-use super::super::{Client, Outcome, Ready, Setup, System};
 use super::runtime::runtime;
+use crate::outcome::Outcome;
 use crate::payload::is_whole;
 use crate::scenario::Case;
+use crate::system::{Client, Ready, Setup, System};
 
 /// As `#[tokio::main]` has it, and with the windows that HTTP/2 begins with.
 pub(crate) static DEFAULT: Tonic = Tonic { name: "tonic", tuned: false, bytes: false };

@@ -1,7 +1,8 @@
 //! ZeroMQ over its `ipc` transport: a DEALER for each client and one ROUTER, which allow many calls at once.
 
-use super::super::{Client, Outcome, Ready, Setup, System};
+use crate::outcome::Outcome;
 use crate::scenario::Case;
+use crate::system::{Client, Ready, Setup, System};
 use crate::work::Handler;
 
 /// With its defaults: there is nothing that would make a round trip faster.
