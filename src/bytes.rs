@@ -42,7 +42,7 @@ use crate::link::session::PeerFault;
 use std::io;
 
 #[cfg(feature = "tokio")]
-pub(crate) use end::{End, Wanted, Way};
+pub(crate) use end::{ByteEndpoint, Direction, Wanted};
 pub use listener::ByteListener;
 pub use stream::ByteStream;
 

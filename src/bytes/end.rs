@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 /// Reading, or writing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
+pub(crate) enum Direction {
     Read = 0,
     Write = 1,
 }
@@ -37,16 +37,16 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    pub(crate) fn one(way: Way) -> Self {
+    pub(crate) fn one(direction: Direction) -> Self {
         let mut wanted = Self::default();
-        wanted.set(way, true);
+        wanted.set(direction, true);
         wanted
     }
 
-    pub(crate) fn set(&mut self, way: Way, wanted: bool) {
-        match way {
-            Way::Read => self.read = wanted,
-            Way::Write => self.write = wanted,
+    pub(crate) fn set(&mut self, direction: Direction, wanted: bool) {
+        match direction {
+            Direction::Read => self.read = wanted,
+            Direction::Write => self.write = wanted,
         }
     }
 
@@ -74,7 +74,7 @@ pub(super) enum Peer {
 
 /// One end.
 #[derive(Debug)]
-pub(crate) struct End {
+pub(crate) struct ByteEndpoint {
     session: SessionCore,
     /// What it sleeps on over rings; `None` over a socket.
     pub(super) side: Option<Side>,
@@ -99,7 +99,7 @@ pub(crate) struct End {
     pub(super) origin: Origin,
 }
 
-impl End {
+impl ByteEndpoint {
     pub(super) fn of_client(attached: Attached) -> Self {
         match attached {
             Attached::Socket(SocketAttachment { socket, session, reason, .. }) => {
@@ -419,7 +419,7 @@ impl End {
     }
 }
 
-impl Drop for End {
+impl Drop for ByteEndpoint {
     fn drop(&mut self) {
         // A forked child shares socket and memory with its parent, whose stream goes on.
         if !self.origin.is_here() {

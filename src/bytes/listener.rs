@@ -1,6 +1,6 @@
 //! The listener: a porter, and a queue of the sessions that it let in.
 
-use super::end::End;
+use super::end::ByteEndpoint;
 use super::inbox::{DeathWatch, Inbox, PeerState};
 use super::{ByteStream, ByteStreamError};
 use crate::base::sync::lock;
@@ -133,7 +133,10 @@ impl ByteListener {
     }
 
     /// The server's end of a session; `None` for a client that wants calls.
-    pub(super) fn accept_session(&self, (joined, peer): (Box<Joined>, Arc<PeerState>)) -> Option<End> {
+    pub(super) fn accept_session(
+        &self,
+        (joined, peer): (Box<Joined>, Arc<PeerState>),
+    ) -> Option<ByteEndpoint> {
         let death_watch = DeathWatch {
             session: joined.session,
             peer,
@@ -145,7 +148,7 @@ impl ByteListener {
             turn_away(&joined, Farewell::PeerFault);
             return None;
         }
-        Some(End::of_server(*joined, &self.status, death_watch))
+        Some(ByteEndpoint::of_server(*joined, &self.status, death_watch))
     }
 
     /// Turns away whoever connects from now on, and has [`Self::accept`] fail once nobody is left to be accepted. Any thread

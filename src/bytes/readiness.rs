@@ -2,7 +2,7 @@
 //!
 //! The protocol is that of [`Client::arm`](crate::Client::arm); `protocol/sleeper.rs` has the argument.
 
-use super::end::{Wanted, Way};
+use super::end::{Direction, Wanted};
 use super::stream::ByteStream;
 use crate::base::sync::lock;
 use crate::link::readiness::{Readiness, wait_ready};
@@ -87,12 +87,12 @@ impl ByteStream {
             ready.writable |= ready.hung_up;
             inner.end.ready(ready);
         }
-        let mut wanted = Wanted::one(Way::Read);
-        wanted.set(Way::Write, inner.wants_room);
+        let mut wanted = Wanted::one(Direction::Read);
+        wanted.set(Direction::Write, inner.wants_room);
         let arming = inner.end.arm(wanted);
         if arming == Arming::Busy && inner.wants_room {
             // Room is told of once.
-            inner.wants_room = !inner.end.came(Wanted::one(Way::Write)).any();
+            inner.wants_room = !inner.end.came(Wanted::one(Direction::Write)).any();
         }
         arming
     }

@@ -6,7 +6,7 @@
 //! second look sees what it published.
 
 use super::ByteStreamError;
-use super::end::{End, Wanted, Way};
+use super::end::{ByteEndpoint, Direction, Wanted};
 use crate::base::clock::{Deadline, now_ns, timespec};
 use crate::base::sync::lock;
 use crate::client::ConnectOptions;
@@ -63,7 +63,7 @@ pub struct ByteStream {
 
 #[derive(Debug)]
 pub(super) struct Inner {
-    pub(super) end: End,
+    pub(super) end: ByteEndpoint,
     waiters: [Waiter; 2],
     /// Threads that wait to read, and to write.
     waiting: [u32; 2],
@@ -75,11 +75,11 @@ pub(super) struct Inner {
 }
 
 impl Inner {
-    fn waited(&mut self, way: Way) {
-        if self.waiters[way as usize].is_off_cpu() && !self.asleep {
+    fn waited(&mut self, direction: Direction) {
+        if self.waiters[direction as usize].is_off_cpu() && !self.asleep {
             self.end.hint(false);
         }
-        self.waiters[way as usize].found(now_ns);
+        self.waiters[direction as usize].found(now_ns);
     }
 
     pub(super) fn wanted(&self) -> Wanted {
@@ -112,10 +112,10 @@ impl ByteStream {
     }
 
     pub(crate) fn of_client(attached: Attached, wait: &WaitSettings) -> Self {
-        Self::new(End::of_client(attached), wait)
+        Self::new(ByteEndpoint::of_client(attached), wait)
     }
 
-    pub(super) fn new(end: End, wait: &WaitSettings) -> Self {
+    pub(super) fn new(end: ByteEndpoint, wait: &WaitSettings) -> Self {
         let waiter = || Waiter::new(wait.clone());
         let (lifeline, is_socket, process) = (end.shared_lifeline(), end.is_socket(), end.process());
         let inner = Inner {
@@ -154,12 +154,12 @@ impl ByteStream {
     /// How long a read waits: `None` for ever, zero not at all. Then it fails with `TimedOut`, or `WouldBlock` if it did not
     /// wait. Default: for ever.
     pub fn set_read_timeout(&self, timeout: Option<Duration>) {
-        lock(&self.inner).timeouts[Way::Read as usize] = timeout;
+        lock(&self.inner).timeouts[Direction::Read as usize] = timeout;
     }
 
     /// As [`Self::set_read_timeout`], for writes and for [`Self::shutdown_write`].
     pub fn set_write_timeout(&self, timeout: Option<Duration>) {
-        lock(&self.inner).timeouts[Way::Write as usize] = timeout;
+        lock(&self.inner).timeouts[Direction::Write as usize] = timeout;
     }
 
     /// Ends this side: the peer reads what was written, and then the end. Reading goes on. Waits for room as a write does.
@@ -168,7 +168,7 @@ impl ByteStream {
     /// # Errors
     /// As writing.
     pub fn shutdown_write(&self) -> io::Result<()> {
-        self.wait(Way::Write, |end| Ok(end.finish()?.then_some(())))?;
+        self.wait(Direction::Write, |end| Ok(end.finish()?.then_some(())))?;
         self.push_out()
     }
 
@@ -181,7 +181,7 @@ impl ByteStream {
         if into.is_empty() {
             return Ok(0);
         }
-        self.wait(Way::Read, |end| end.read(into))
+        self.wait(Direction::Read, |end| end.read(into))
     }
 
     /// Writes from `bytes`: how many were taken, at least one. Waits for room.
@@ -197,7 +197,7 @@ impl ByteStream {
     /// # Errors
     /// As [`Self::write`].
     pub fn write_vectored(&self, buffers: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        let count = self.wait(Way::Write, |end| end.write_vectored(buffers))?;
+        let count = self.wait(Direction::Write, |end| end.write_vectored(buffers))?;
         match self.push_out() {
             // They were taken, and go on when the stream is used next.
             Err(error) if matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock) => {
@@ -212,19 +212,23 @@ impl ByteStream {
         if !self.is_socket {
             return Ok(());
         }
-        self.wait(Way::Write, |end| Ok(end.flush()?.then_some(())))
+        self.wait(Direction::Write, |end| Ok(end.flush()?.then_some(())))
     }
 
     /// Waits until `attempt` comes to something: spins, yields and parks as the policy says.
-    fn wait<T>(&self, way: Way, mut attempt: impl FnMut(&mut End) -> io::Result<Option<T>>) -> io::Result<T> {
+    fn wait<T>(
+        &self,
+        direction: Direction,
+        mut attempt: impl FnMut(&mut ByteEndpoint) -> io::Result<Option<T>>,
+    ) -> io::Result<T> {
         if !self.origin.is_here() {
-            return Err(match way {
-                Way::Read => ByteStreamError::Forked.while_reading(),
-                Way::Write => ByteStreamError::Forked.while_writing(),
+            return Err(match direction {
+                Direction::Read => ByteStreamError::Forked.while_reading(),
+                Direction::Write => ByteStreamError::Forked.while_writing(),
             });
         }
         let mut inner = lock(&self.inner);
-        let timeout = inner.timeouts[way as usize];
+        let timeout = inner.timeouts[direction as usize];
         let mut deadline = Deadline::after(timeout);
         if timeout == Some(Duration::ZERO) {
             inner.end.ready(Readiness::UNKNOWN);
@@ -232,58 +236,58 @@ impl ByteStream {
         loop {
             let found = attempt(&mut inner.end).transpose();
             if let Some(found) = found {
-                inner.wants_room &= way == Way::Read;
-                inner.waited(way);
+                inner.wants_room &= direction == Direction::Read;
+                inner.waited(direction);
                 return found;
             }
             if deadline == Deadline::Now {
-                inner.waiters[way as usize].given_up();
+                inner.waiters[direction as usize].given_up();
                 inner.end.check_peer();
                 // Once more, if that has changed what there is to say.
                 if let Some(found) = attempt(&mut inner.end)? {
                     return Ok(found);
                 }
-                inner.wants_room |= way == Way::Write;
+                inner.wants_room |= direction == Direction::Write;
                 return Err(io::ErrorKind::WouldBlock.into());
             }
             if self.is_socket {
-                inner = self.wait_for_socket(inner, way, &mut deadline)?;
+                inner = self.wait_for_socket(inner, direction, &mut deadline)?;
                 continue;
             }
             let around = inner.end.surroundings();
-            match inner.waiters[way as usize].step(around, now_ns) {
-                Step::Spin(polls) => inner.end.spin(way, polls),
+            match inner.waiters[direction as usize].step(around, now_ns) {
+                Step::Spin(polls) => inner.end.spin(direction, polls),
                 Step::Yield => {
-                    timely(&mut inner, way, &mut deadline)?;
+                    timely(&mut inner, direction, &mut deadline)?;
                     drop(inner);
                     rustix::thread::sched_yield();
                     inner = lock(&self.inner);
                 }
                 Step::Park => {
-                    timely(&mut inner, way, &mut deadline)?;
-                    inner.waiting[way as usize] += 1;
-                    inner = self.park(inner, way, deadline);
-                    inner.waiting[way as usize] -= 1;
+                    timely(&mut inner, direction, &mut deadline)?;
+                    inner.waiting[direction as usize] += 1;
+                    inner = self.park(inner, direction, deadline);
+                    inner.waiting[direction as usize] -= 1;
                 }
             }
         }
     }
 
     /// Sleeps on the bell, or until whoever sleeps there is awake.
-    fn park<'a>(&'a self, mut inner: Guard<'a>, way: Way, deadline: Deadline) -> Guard<'a> {
+    fn park<'a>(&'a self, mut inner: Guard<'a>, direction: Direction, deadline: Deadline) -> Guard<'a> {
         let now = now_ns();
-        let backstop = inner.waiters[way as usize].settings().backstop;
+        let backstop = inner.waiters[direction as usize].settings().backstop;
         let until = deadline.within(now, backstop);
         let wanted = inner.wanted();
         if inner.asleep {
-            if inner.end.arm_for_more(wanted, way) == Arming::Busy {
+            if inner.end.arm_for_more(wanted, direction) == Arming::Busy {
                 return inner;
             }
             let left = Duration::from_nanos(until.saturating_sub(now));
             return self.awake.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         if inner.end.arm_bell(wanted, Mode::Futex) == Arming::Busy {
-            if !inner.end.came(Wanted::one(way)).any() {
+            if !inner.end.came(Wanted::one(direction)).any() {
                 // It came for another thread, which is about to have the lock.
                 drop(inner);
                 std::thread::yield_now();
@@ -312,7 +316,7 @@ impl ByteStream {
     fn wait_for_socket<'a>(
         &'a self,
         mut inner: Guard<'a>,
-        way: Way,
+        direction: Direction,
         deadline: &mut Deadline,
     ) -> io::Result<Guard<'a>> {
         let now = now_ns();
@@ -322,11 +326,11 @@ impl ByteStream {
         let unsent = inner.end.has_unsent();
         inner.end.counts().parks += 1;
         drop(inner);
-        let wanted = match (way, unsent) {
+        let wanted = match (direction, unsent) {
             // Not for what nobody reads. A death is reported in any case.
-            (Way::Write, _) => PollFlags::OUT,
-            (Way::Read, true) => PollFlags::IN | PollFlags::RDHUP | PollFlags::OUT,
-            (Way::Read, false) => PollFlags::IN | PollFlags::RDHUP,
+            (Direction::Write, _) => PollFlags::OUT,
+            (Direction::Read, true) => PollFlags::IN | PollFlags::RDHUP | PollFlags::OUT,
+            (Direction::Read, false) => PollFlags::IN | PollFlags::RDHUP,
         };
         let left = match *deadline {
             Deadline::At(at) => Timespec::try_from(Duration::from_nanos(at - now)).ok(),
@@ -342,9 +346,9 @@ impl ByteStream {
     }
 }
 
-fn timely(inner: &mut Guard<'_>, way: Way, deadline: &mut Deadline) -> io::Result<()> {
+fn timely(inner: &mut Guard<'_>, direction: Direction, deadline: &mut Deadline) -> io::Result<()> {
     if deadline.passed(now_ns()) {
-        inner.waiters[way as usize].given_up();
+        inner.waiters[direction as usize].given_up();
         inner.end.hint(false);
         return Err(io::ErrorKind::TimedOut.into());
     }

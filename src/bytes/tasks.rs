@@ -1,7 +1,7 @@
 //! What tasks need of byte streams beside `arm` and `disarm`: wakers of those who wait.
 
 use super::ByteStreamError;
-use super::end::{End, Peer, Wanted, Way};
+use super::end::{ByteEndpoint, Direction, Peer, Wanted};
 use super::inbox::DeathWatch;
 use super::listener::ByteListener;
 use super::stream::ByteStream;
@@ -11,7 +11,7 @@ use std::io;
 use std::sync::{Arc, PoisonError};
 use std::task::{Poll, Waker};
 
-impl Way {
+impl Direction {
     pub(crate) fn other(self) -> Self {
         match self {
             Self::Read => Self::Write,
@@ -21,15 +21,15 @@ impl Way {
 }
 
 impl Wanted {
-    pub(crate) fn has(self, way: Way) -> bool {
-        match way {
-            Way::Read => self.read,
-            Way::Write => self.write,
+    pub(crate) fn has(self, direction: Direction) -> bool {
+        match direction {
+            Direction::Read => self.read,
+            Direction::Write => self.write,
         }
     }
 }
 
-impl End {
+impl ByteEndpoint {
     /// The pidfd of the server's process, for an event loop that looks after it from now on.
     pub(crate) fn take_process(&mut self) -> Option<Arc<OwnedFd>> {
         self.side.as_mut()?.process.take()
@@ -72,14 +72,14 @@ impl DeathWatch {
 }
 
 impl ByteStream {
-    pub(crate) fn into_end(self) -> End {
+    pub(crate) fn into_endpoint(self) -> ByteEndpoint {
         self.inner.into_inner().unwrap_or_else(PoisonError::into_inner).end
     }
 }
 
 impl ByteListener {
     /// The next end that is there; otherwise `waker` is woken when one comes.
-    pub(crate) fn poll_accept(&self, waker: &Waker) -> Poll<io::Result<End>> {
+    pub(crate) fn poll_accept(&self, waker: &Waker) -> Poll<io::Result<ByteEndpoint>> {
         if let Err(error) = self.usable() {
             return Poll::Ready(Err(error));
         }

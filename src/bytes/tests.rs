@@ -1,7 +1,7 @@
 //! Two ends in one thread, against a queue of bytes each way.
 
 use super::ByteListener;
-use super::end::End;
+use super::end::ByteEndpoint;
 use crate::client::ConnectOptions;
 use crate::handshake::TransportChoice;
 use crate::link::readiness::Readiness;
@@ -32,14 +32,14 @@ fn step() -> impl Strategy<Value = (bool, Step)> {
 
 /// What is on its way from one side.
 #[derive(Default)]
-struct Way {
+struct InTransit {
     bytes: VecDeque<u8>,
     written: usize,
     finished: bool,
 }
 
 /// Two ends of one stream.
-fn pair(capacity: u64, transport: TransportChoice) -> [End; 2] {
+fn pair(capacity: u64, transport: TransportChoice) -> [ByteEndpoint; 2] {
     // One for each test: who accepts takes whoever connected first.
     thread_local! {
         static LISTENER: (tempfile::TempDir, ByteListener) = {
@@ -59,13 +59,13 @@ fn pair(capacity: u64, transport: TransportChoice) -> [End; 2] {
 }
 
 /// As a driver that was told of everything.
-fn told(end: &mut End) -> &mut End {
+fn told(end: &mut ByteEndpoint) -> &mut ByteEndpoint {
     end.ready(Readiness::UNKNOWN);
     end
 }
 
 /// Reads what is there. Of a frame that the socket did not take at once the rest is sent meanwhile.
-fn read(ends: &mut [End; 2], side: usize, into: &mut [u8]) -> Option<usize> {
+fn read(ends: &mut [ByteEndpoint; 2], side: usize, into: &mut [u8]) -> Option<usize> {
     (0..8).find_map(|_| {
         told(&mut ends[1 - side]);
         told(&mut ends[side]).read(into).expect("a peer")
@@ -74,7 +74,7 @@ fn read(ends: &mut [End; 2], side: usize, into: &mut [u8]) -> Option<usize> {
 
 fn check(steps: Vec<(bool, Step)>, capacity: u64, transport: TransportChoice) {
     let mut ends = pair(capacity, transport);
-    let mut ways = [Way::default(), Way::default()];
+    let mut transits = [InTransit::default(), InTransit::default()];
     let most = match transport {
         // The kernel's buffer and ours, more or less.
         TransportChoice::Socket => 4 << 20,
@@ -85,21 +85,22 @@ fn check(steps: Vec<(bool, Step)>, capacity: u64, transport: TransportChoice) {
         let (side, peer) = (usize::from(second), usize::from(!second));
         match step {
             Step::Write(len, cut) => {
-                let way = &mut ways[side];
-                let some: Vec<u8> =
-                    (way.written..way.written + len).map(|at| (at * 31 + side).to_le_bytes()[0]).collect();
+                let transit = &mut transits[side];
+                let some: Vec<u8> = (transit.written..transit.written + len)
+                    .map(|at| (at * 31 + side).to_le_bytes()[0])
+                    .collect();
                 let pieces: Vec<IoSlice<'_>> = some.chunks(cut).map(IoSlice::new).collect();
                 match told(&mut ends[side]).write_vectored(&pieces) {
                     Ok(count) => {
-                        assert!(!way.finished);
+                        assert!(!transit.finished);
                         let count = count.unwrap_or(0);
-                        assert!(count > 0 || len == 0 || !way.bytes.is_empty(), "what is empty has room");
-                        way.written += count;
-                        way.bytes.extend(&some[..count]);
-                        assert!(way.bytes.len() <= most, "{} bytes in {most}", way.bytes.len());
+                        assert!(count > 0 || len == 0 || !transit.bytes.is_empty(), "what is empty has room");
+                        transit.written += count;
+                        transit.bytes.extend(&some[..count]);
+                        assert!(transit.bytes.len() <= most, "{} bytes in {most}", transit.bytes.len());
                     }
                     Err(error) => {
-                        assert!(way.finished, "{error}");
+                        assert!(transit.finished, "{error}");
                         assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe);
                     }
                 }
@@ -107,32 +108,34 @@ fn check(steps: Vec<(bool, Step)>, capacity: u64, transport: TransportChoice) {
             Step::Finish => {
                 // It may find no room; then it is tried again by a later step, or at the end.
                 let finished = told(&mut ends[side]).finish().expect("a peer");
-                assert!(finished || !ways[side].finished);
-                ways[side].finished = finished;
+                assert!(finished || !transits[side].finished);
+                transits[side].finished = finished;
             }
             Step::Read(len) => {
-                let way = &mut ways[peer];
+                let transit = &mut transits[peer];
                 let mut some = vec![0; len];
                 match read(&mut ends, side, &mut some) {
-                    None => assert!(way.bytes.is_empty() && !way.finished && len > 0, "nothing is lost"),
-                    Some(0) => assert!(len == 0 || (way.bytes.is_empty() && way.finished), "an end"),
-                    Some(count) => assert!(way.bytes.drain(..count).eq(some[..count].iter().copied())),
+                    None => {
+                        assert!(transit.bytes.is_empty() && !transit.finished && len > 0, "nothing is lost")
+                    }
+                    Some(0) => assert!(len == 0 || (transit.bytes.is_empty() && transit.finished), "an end"),
+                    Some(count) => assert!(transit.bytes.drain(..count).eq(some[..count].iter().copied())),
                 }
             }
         }
     }
     // All that was written comes, and the ends that were said, and no other.
-    for (side, way) in ways.iter_mut().enumerate() {
+    for (side, transit) in transits.iter_mut().enumerate() {
         let mut left = Vec::new();
         let mut some = vec![0; 5000];
         loop {
             match read(&mut ends, 1 - side, &mut some) {
-                Some(0) => break assert!(way.finished),
+                Some(0) => break assert!(transit.finished),
                 Some(count) => left.extend_from_slice(&some[..count]),
-                None => break assert!(!way.finished),
+                None => break assert!(!transit.finished),
             }
         }
-        assert!(way.bytes.iter().eq(&left), "{} of {} bytes", left.len(), way.bytes.len());
+        assert!(transit.bytes.iter().eq(&left), "{} of {} bytes", left.len(), transit.bytes.len());
     }
 }
 

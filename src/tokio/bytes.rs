@@ -10,7 +10,7 @@ use crate::base::sync::lock;
 use crate::base::wakers::wake_all;
 use crate::bytes::ByteListener;
 use crate::bytes::ByteStream;
-use crate::bytes::{End, Wanted, Way};
+use crate::bytes::{ByteEndpoint, Direction, Wanted};
 use crate::client::ConnectOptions;
 use crate::handshake::Transport;
 use crate::handshake::{BindError, ConnectError};
@@ -33,17 +33,17 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 struct Sleepers([Mutex<Option<Waker>>; 2]);
 
 impl Sleepers {
-    fn set(&self, way: Way, waker: &Waker) {
-        let mut there = lock(&self.0[way as usize]);
+    fn set(&self, direction: Direction, waker: &Waker) {
+        let mut there = lock(&self.0[direction as usize]);
         match &mut *there {
             Some(there) => there.clone_from(waker),
             None => *there = Some(waker.clone()),
         }
     }
 
-    fn wake_one(&self, way: Way) {
+    fn wake_one(&self, direction: Direction) {
         // Not under the lock: whoever is woken may poll at once.
-        let waker = lock(&self.0[way as usize]).take();
+        let waker = lock(&self.0[direction as usize]).take();
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -57,7 +57,8 @@ impl Wake for Sleepers {
 
     fn wake_by_ref(self: &Arc<Self>) {
         // Not under the locks: whoever is woken may poll at once.
-        let wakers = [Way::Read, Way::Write].map(|way| lock(&self.0[way as usize]).take());
+        let wakers =
+            [Direction::Read, Direction::Write].map(|direction| lock(&self.0[direction as usize]).take());
         wake_all(wakers.into_iter().flatten());
     }
 }
@@ -67,10 +68,10 @@ const ROUNDS: u32 = 8;
 
 /// How long to look out. A reader that keeps up makes room for a quarter of the ring at a time, which takes it longer than
 /// what answers are worth waiting for, and spares both sides a sleep each time (`benchmarks/notes.md`).
-fn look_outs(way: Way) -> WaitSettings {
-    match way {
-        Way::Read => WaitSettings::client(),
-        Way::Write => WaitSettings { spin_polls: 600, ..WaitSettings::client() },
+fn look_outs(direction: Direction) -> WaitSettings {
+    match direction {
+        Direction::Read => WaitSettings::client(),
+        Direction::Write => WaitSettings { spin_polls: 600, ..WaitSettings::client() },
     }
 }
 
@@ -102,7 +103,7 @@ pub struct AsyncByteStream {
     descriptor: Watched<Arc<OwnedFd>>,
     /// The server's process, for a server that leaves forked children behind.
     process: Option<Watched<Arc<OwnedFd>>>,
-    end: End,
+    end: ByteEndpoint,
     sleepers: Arc<Sleepers>,
     /// Wakes them.
     waker: Waker,
@@ -129,15 +130,16 @@ impl AsyncByteStream {
         ConnectOptions::new().connect_bytes_async(path).await
     }
 
-    fn new(mut end: End) -> io::Result<Self> {
+    fn new(mut end: ByteEndpoint) -> io::Result<Self> {
         let is_socket = end.is_socket();
         let (descriptor, process) = (end.shared_lifeline(), end.take_process());
         let interest = if is_socket { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
         let sleepers = Arc::new(Sleepers::default());
         let waker = Waker::from(sleepers.clone());
         end.wake_at_death(&waker);
-        let waiter =
-            |way| Waiter::new(WaitSettings { turn_every: 0, yield_for: Duration::ZERO, ..look_outs(way) });
+        let waiter = |direction| {
+            Waiter::new(WaitSettings { turn_every: 0, yield_for: Duration::ZERO, ..look_outs(direction) })
+        };
         Ok(Self {
             descriptor: Watched::new(descriptor, interest)?,
             process: process.map(|fd| Watched::new(fd, Interest::READABLE)).transpose()?,
@@ -146,7 +148,7 @@ impl AsyncByteStream {
             waker,
             wanted: Wanted::default(),
             is_socket,
-            waiters: [Way::Read, Way::Write].map(waiter),
+            waiters: [Direction::Read, Direction::Write].map(waiter),
         })
     }
 
@@ -184,39 +186,39 @@ impl AsyncByteStream {
     /// Looks out for microseconds, if that has paid lately: an answer that comes at once, or a reader that keeps up, needs
     /// no sleep, and no wake call. Whether something came. What the other task is armed for it stays armed for. Whoever
     /// waits already does not look out again: it was polled for something else.
-    fn look_out(&mut self, way: Way) -> bool {
+    fn look_out(&mut self, direction: Direction) -> bool {
         // Bytes may be long in coming while this side writes; room is not, while the other side reads.
-        let others = way == Way::Read && self.wanted.any();
-        if self.is_socket || others || self.wanted.has(way) {
+        let others = direction == Direction::Read && self.wanted.any();
+        if self.is_socket || others || self.wanted.has(direction) {
             return false;
         }
         let around = self.end.surroundings();
-        while let Step::Spin(polls) = self.waiters[way as usize].step(around, now_ns) {
-            self.end.spin(way, polls);
-            if self.end.came(Wanted::one(way)).any() {
-                self.waiters[way as usize].found(now_ns);
+        while let Step::Spin(polls) = self.waiters[direction as usize].step(around, now_ns) {
+            self.end.spin(direction, polls);
+            if self.end.came(Wanted::one(direction)).any() {
+                self.waiters[direction as usize].found(now_ns);
                 return true;
             }
         }
-        self.waiters[way as usize].given_up();
+        self.waiters[direction as usize].given_up();
         false
     }
 
     /// Does something, or waits until it can be done.
-    fn poll_way<T>(
+    fn poll_direction<T>(
         &mut self,
         cx: &mut Context<'_>,
-        way: Way,
-        mut attempt: impl FnMut(&mut End) -> io::Result<Option<T>>,
+        direction: Direction,
+        mut attempt: impl FnMut(&mut ByteEndpoint) -> io::Result<Option<T>>,
     ) -> Poll<io::Result<T>> {
         // A task that always finds something lets others run now and then.
         let budget = ready!(tokio::task::coop::poll_proceed(cx));
         let mut tried = attempt(&mut self.end).transpose();
-        if tried.is_none() && self.look_out(way) {
+        if tried.is_none() && self.look_out(direction) {
             tried = attempt(&mut self.end).transpose();
         }
         if let Some(done) = tried {
-            self.wanted.set(way, false);
+            self.wanted.set(direction, false);
             if !self.wanted.any() {
                 // Nobody sleeps: the peer need not wake anybody.
                 self.end.call_off();
@@ -224,8 +226,8 @@ impl AsyncByteStream {
             budget.made_progress();
             return Poll::Ready(done);
         }
-        self.sleepers.set(way, cx.waker());
-        self.wanted.set(way, true);
+        self.sleepers.set(direction, cx.waker());
+        self.wanted.set(direction, true);
         let waker = self.waker.clone();
         for _ in 0..ROUNDS {
             // Registered before anything is looked at: what is reported later wakes the sleepers.
@@ -235,10 +237,10 @@ impl AsyncByteStream {
                 self.end.call_off();
             }
             if let Some(done) = attempt(&mut self.end).transpose() {
-                self.wanted.set(way, false);
-                if !self.is_socket && self.wanted.has(way.other()) {
+                self.wanted.set(direction, false);
+                if !self.is_socket && self.wanted.has(direction.other()) {
                     // It is no longer armed for.
-                    self.wake(way.other());
+                    self.wake(direction.other());
                 }
                 budget.made_progress();
                 return Poll::Ready(done);
@@ -246,20 +248,20 @@ impl AsyncByteStream {
             if self.end.arm(self.wanted) == Arming::Armed {
                 return Poll::Pending;
             }
-            let other = way.other();
+            let other = direction.other();
             if self.wanted.has(other) && self.end.came(Wanted::one(other)).any() {
                 self.wake(other);
             }
         }
         // Not armed, but woken.
-        self.wake(Way::Read);
-        self.wake(Way::Write);
+        self.wake(Direction::Read);
+        self.wake(Direction::Write);
         Poll::Pending
     }
 
-    fn wake(&mut self, way: Way) {
-        self.wanted.set(way, false);
-        self.sleepers.wake_one(way);
+    fn wake(&mut self, direction: Direction) {
+        self.wanted.set(direction, false);
+        self.sleepers.wake_one(direction);
     }
 }
 
@@ -273,8 +275,9 @@ impl AsyncRead for AsyncByteStream {
             return Poll::Ready(Ok(()));
         }
         // Not into the buffer as a slice: it would have to be filled with zeros first, each time.
-        let read = self
-            .poll_way(cx, Way::Read, |end| end.read_with(into.remaining(), |bytes| into.put_slice(bytes)));
+        let read = self.poll_direction(cx, Direction::Read, |end| {
+            end.read_with(into.remaining(), |bytes| into.put_slice(bytes))
+        });
         read.map_ok(|_| ())
     }
 }
@@ -289,7 +292,7 @@ impl AsyncWrite for AsyncByteStream {
         cx: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_way(cx, Way::Write, |end| end.write_vectored(buffers))
+        self.poll_direction(cx, Direction::Write, |end| end.write_vectored(buffers))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -297,11 +300,11 @@ impl AsyncWrite for AsyncByteStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_way(cx, Way::Write, |end| Ok(end.flush()?.then_some(())))
+        self.poll_direction(cx, Direction::Write, |end| Ok(end.flush()?.then_some(())))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_way(cx, Way::Write, |end| Ok(end.finish()?.then_some(()))))?;
+        ready!(self.poll_direction(cx, Direction::Write, |end| Ok(end.finish()?.then_some(()))))?;
         self.poll_flush(cx)
     }
 }
@@ -315,7 +318,7 @@ impl ByteStream {
     /// # Panics
     /// Outside of a tokio runtime, or if its I/O is not enabled.
     pub fn into_async(self) -> io::Result<AsyncByteStream> {
-        AsyncByteStream::new(self.into_end())
+        AsyncByteStream::new(self.into_endpoint())
     }
 }
 

@@ -1,7 +1,7 @@
 //! How an end gets ready to sleep, and what it learns of its peer. Sleeping is its driver's business: a thread, or an
 //! event loop.
 
-use super::{End, Peer, Wanted, Way};
+use super::{ByteEndpoint, Direction, Peer, Wanted};
 use crate::base::sync::spin_hint;
 use crate::bytes::ByteStreamError;
 use crate::link::lifeline::Said;
@@ -23,7 +23,7 @@ fn came(session: &mut SessionCore, gone: bool, wanted: Wanted) -> Wanted {
     Wanted { read, write }
 }
 
-impl End {
+impl ByteEndpoint {
     /// Which of those who wait may find something now that they did not find before.
     pub(crate) fn came(&mut self, wanted: Wanted) -> Wanted {
         came(&mut self.session, self.gone, wanted)
@@ -86,9 +86,9 @@ impl End {
         }
     }
 
-    /// Looks out for what `way` waits for, for a moment.
-    pub(crate) fn spin(&mut self, way: Way, polls: u32) {
-        if way == Way::Read {
+    /// Looks out for what `direction` waits for, for a moment.
+    pub(crate) fn spin(&mut self, direction: Direction, polls: u32) {
+        if direction == Direction::Read {
             self.session.watch(polls, || {
                 spin_hint();
                 false
@@ -138,12 +138,12 @@ impl End {
         arming
     }
 
-    /// Another thread sleeps already: has it woken for all of those who wait. `Busy` if something came for `way`.
-    pub(in crate::bytes) fn arm_for_more(&mut self, wanted: Wanted, way: Way) -> Arming {
+    /// Another thread sleeps already: has it woken for all of those who wait. `Busy` if something came for `direction`.
+    pub(in crate::bytes) fn arm_for_more(&mut self, wanted: Wanted, direction: Direction) -> Arming {
         self.session.flush();
         self.publish_empty();
         let Self { side: Some(side), session, gone, .. } = self else { return Arming::Busy };
-        side.sleeper.arm_for_more(wanted.interest(), || came(session, *gone, Wanted::one(way)).any())
+        side.sleeper.arm_for_more(wanted.interest(), || came(session, *gone, Wanted::one(direction)).any())
     }
 
     /// A sleep on the bell has ended, by the clock if `out`: awake again.
