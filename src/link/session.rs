@@ -19,6 +19,7 @@ mod send;
 use crate::base::kill_point::kill_point;
 use crate::link::socket;
 use crate::link::stats::{SessionCounters, Words};
+use crate::memory::FrameHeader;
 use crate::memory::layout::{HeaderWord, Kind, Mode};
 use crate::protocol::ring::{self, Consumer};
 use fragments::Assembly;
@@ -76,46 +77,46 @@ impl std::error::Error for PeerFault {}
 /// memory it would be read back before the parts have arrived there, at each hand-over.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Head {
-    /// A header word without flags and length.
-    word: HeaderWord,
+    /// Without flags and length.
+    header: FrameHeader,
     pub(crate) call: u64,
 }
 
 impl Head {
     #[inline(always)]
     pub(crate) fn new(kind: Kind, call: u64) -> Self {
-        Self { word: HeaderWord::new(kind, 0, 0, 0), call }
+        Self::with_code(kind, 0, call)
     }
 
     pub(crate) fn error(code: u16, call: u64) -> Self {
         Self::with_code(Kind::Error, code, call)
     }
 
+    #[inline(always)]
     pub(crate) fn with_code(kind: Kind, code: u16, call: u64) -> Self {
-        Self { word: HeaderWord::new(kind, 0, code, 0), call }
+        Self { header: FrameHeader::new(kind, code), call }
     }
 
-    /// Of a record whose kind was found valid.
+    /// Of a record or frame that carries (a part of) the message.
     #[inline(always)]
-    fn of(header: HeaderWord, call: u64) -> Self {
-        Self { word: header.without_flags_and_length(), call }
+    fn of(header: FrameHeader, call: u64) -> Self {
+        Self { header: header.without_flags_and_length(), call }
     }
 
     #[inline(always)]
     pub(crate) fn kind(self) -> Kind {
-        // Only valid kinds come in, by `new` and `of`.
-        self.word.kind().unwrap_or(Kind::Padding)
+        self.header.kind()
     }
 
     #[inline(always)]
     pub(crate) fn code(self) -> u16 {
-        self.word.code()
+        self.header.code()
     }
 
     /// The header word of a record that carries (a part of) this message.
     #[inline(always)]
     fn record(self, flags: u8, length: u32) -> HeaderWord {
-        self.word.with(flags, length)
+        self.header.word().with(flags, length)
     }
 }
 

@@ -18,7 +18,7 @@
 //!
 //! | edge | Release | Acquire | without it |
 //! |---|---|---|---|
-//! | **PUBLISH** | header word, in [`Producer::commit`] | fence, in [`Consumer::peek`] | a body is read before it is written; a stale header word behind it is read as a record |
+//! | **PUBLISH** | header word, in [`Producer::commit`] | fence, in `Consumer::load_header` | a body is read before it is written; a stale header word behind it is read as a record |
 //! | **RELEASE** | head, in `Consumer::publish_head` | fence, in `Producer::refresh_head` | bytes are overwritten while they are still being read |
 //!
 //! Loads are relaxed with a fence behind, because the peer's memory is mapped read-only, where only relaxed loads
@@ -38,12 +38,16 @@
 //! # Hostile peers
 //!
 //! Each side keeps its position privately. What the peer wrote (head, header word) is loaded once, at one place,
-//! and checked; an impossible value is a [`Fault`], after which the ring must not be used.
+//! and checked; an impossible value is a [`Fault`], after which the ring must not be used. A header
+//! word that was checked is a [`FrameHeader`](crate::memory::FrameHeader): only the check makes one
+//! of a peer's word.
 
 mod consumer;
 mod producer;
 
-pub use consumer::{Consumer, Polled, Record, Released};
+use crate::memory::layout::{HeaderWord, Kind};
+
+pub use consumer::{Consumer, PlainHeader, Polled, Record, Released};
 pub use producer::{Claim, ClaimError, Producer};
 
 /// The peer wrote something that no implementation of the protocol writes.
@@ -71,3 +75,10 @@ impl std::fmt::Display for Fault {
 }
 
 impl std::error::Error for Fault {}
+
+impl Fault {
+    /// What is wrong with a header word that was checked and refused.
+    pub(crate) fn of_header(refused: HeaderWord) -> Self {
+        if refused.kind() == Some(Kind::Padding) { Self::Padding } else { Self::Kind }
+    }
+}

@@ -43,6 +43,7 @@ pub(super) struct Assembly {
 }
 
 impl Session {
+    /// Takes a fragment in, and returns the message that it completes.
     pub(super) fn receive_fragment(
         &mut self,
         head: Head,

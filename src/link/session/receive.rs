@@ -18,19 +18,20 @@ pub(super) fn size_of_times(flags: u8) -> usize {
 impl Session {
     /// Takes the next message, or the next fragment. On [`Received::Message`] `into` holds the payload: a private
     /// copy, which the peer cannot change any more.
+    ///
+    /// Fast path of [`Self::receive_slowly`]; `receive_slowly` is the rule.
     #[inline(always)]
     pub(crate) fn receive(&mut self, into: &mut Vec<u8>) -> Result<Received, PeerFault> {
         let Link::Rings(rings) = &mut self.link else { return self.receive_slowly(into) };
         match rings.incoming.poll_plain() {
             Polled::Nothing => Ok(Received::Nothing),
-            Polled::Plain(header)
-                if self.assembly.is_none() && header.length() as usize <= self.max_message =>
-            {
-                let (call, released) = rings.incoming.take_plain(header, into);
+            Polled::Plain(plain) if self.assembly.is_none() && plain.header().len() <= self.max_message => {
+                let header = plain.header();
+                let (call, released) = rings.incoming.take_plain(plain, into);
                 let head = Head::of(header, call);
                 if !is_control(head.kind()) {
                     self.counts.received += 1;
-                    self.counts.bytes_received += u64::from(header.length());
+                    self.counts.bytes_received += header.len() as u64;
                 }
                 if released == Released::Quarter {
                     self.ring_for_space();

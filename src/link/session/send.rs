@@ -23,6 +23,8 @@ impl Session {
 
     /// Sends without ringing. A peer that sleeps learns of it at the next [`Self::flush`], which the caller owes
     /// before it does anything else that may take time.
+    ///
+    /// Fast path of [`Self::post_slowly`]; `post_slowly` is the rule.
     #[inline(always)]
     pub(crate) fn post(
         &mut self,

@@ -3,16 +3,14 @@
 use super::Fault;
 use crate::base::sync::{Ordering, fence};
 use crate::memory::layout::{self, FRAME_HEADER, HeaderWord, Kind};
-use crate::memory::{OwnWord, PeerLines};
+use crate::memory::{FrameHeader, OwnWord, PeerLines};
 
 /// A record that was found and not released yet.
 #[derive(Debug)]
 #[must_use = "a record that is not released is found again"]
 pub struct Record {
-    /// What kind of frame it is; never padding.
-    pub kind: Kind,
-    /// The whole header word, loaded once.
-    pub header: HeaderWord,
+    /// Its header word, which was loaded once and checked.
+    pub header: FrameHeader,
     /// The call id.
     pub call: u64,
     position: u64,
@@ -22,7 +20,7 @@ pub struct Record {
 impl Record {
     /// Length of the body in bytes.
     pub fn len(&self) -> usize {
-        self.header.length() as usize
+        self.header.len()
     }
 
     /// Whether the body is empty.
@@ -31,13 +29,27 @@ impl Record {
     }
 }
 
+/// The header of a plain record that was found and not taken yet. Only [`Consumer::poll_plain`]
+/// makes it, and [`Consumer::take_plain`] uses it up.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a record that is not taken is found again"]
+pub struct PlainHeader(FrameHeader);
+
+impl PlainHeader {
+    /// What was checked.
+    #[inline(always)]
+    pub fn header(&self) -> FrameHeader {
+        self.0
+    }
+}
+
 /// What [`Consumer::poll_plain`] found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Polled {
     /// Nothing.
     Nothing,
-    /// A plain record, with its header word.
-    Plain(HeaderWord),
+    /// A plain record, with its header.
+    Plain(PlainHeader),
     /// Something that [`Consumer::peek`] must look at: padding, a fragment, or a fault.
     Other,
 }
@@ -105,34 +117,28 @@ impl Consumer {
         self.lines.watch(self.head, looks, between)
     }
 
-    /// The next header word if its record is there and plain: of known kind, in one piece, without extensions and
-    /// in bounds; 0 if nothing is there. Anything else is left to [`Self::peek`], which says what it is.
+    /// The next header if its record is there and plain: of known kind, in one piece, without
+    /// extensions and in bounds. After [`Polled::Other`], [`Self::peek`] loads the header word anew,
+    /// checks that copy, and says what it is.
     ///
-    /// The same look as `peek`'s, for the path of short messages. Behind [`Polled::Other`] `peek` loads the header word
-    /// anew, and checks that copy.
+    /// Fast path of [`Self::peek`]; `peek` is the rule.
     #[inline(always)]
     pub fn poll_plain(&mut self) -> Polled {
-        let header = HeaderWord(self.lines.load(self.head));
-        if header.0 == 0 {
-            return Polled::Nothing;
-        }
-        // PUBLISH: pairs with the store in `publish`. The body is there.
-        fence(Ordering::Acquire);
-        let body = header.length() as usize;
-        let to_end = self.capacity - (self.head & (self.capacity - 1));
-        if header.is_plain() && body <= self.max_body && layout::record_size(body) <= to_end {
-            Polled::Plain(header)
-        } else {
-            Polled::Other
+        let Some(word) = self.load_header() else { return Polled::Nothing };
+        match FrameHeader::check_plain(word) {
+            Some(header) if self.may_be_here(header) => Polled::Plain(PlainHeader(header)),
+            _ => Polled::Other,
         }
     }
 
-    /// Takes the record that [`Self::poll_plain`] just found: replaces `out` with its body, and gives its space back.
+    /// Takes the record that [`Self::poll_plain`] just found: replaces `out` with its body, and gives
+    /// its space back.
+    ///
+    /// Fast path of [`Self::read`] and [`Self::release`]; they are the rule.
     #[inline(always)]
-    pub fn take_plain(&mut self, header: HeaderWord, out: &mut Vec<u8>) -> (u64, Released) {
-        let body = header.length() as usize;
-        let call = self.lines.read_record(self.head, body, out);
-        (call, self.advance(layout::record_size(body)))
+    pub fn take_plain(&mut self, PlainHeader(header): PlainHeader, out: &mut Vec<u8>) -> (u64, Released) {
+        let call = self.lines.read_record(self.head, header.len(), out);
+        (call, self.advance(layout::record_size(header.len())))
     }
 
     /// Publishes the head as far as it has come: for a consumer that found the ring empty and is about to wait for
@@ -149,22 +155,17 @@ impl Consumer {
     /// If the producer wrote an impossible header; the ring must not be used any more.
     #[inline]
     pub fn peek(&mut self) -> Result<Option<Record>, Fault> {
-        let header = HeaderWord(self.lines.load(self.head));
-        if header.0 == 0 {
-            return Ok(None);
+        let Some(word) = self.load_header() else { return Ok(None) };
+        if word.kind() == Some(Kind::Padding) {
+            return self.peek_behind(word);
         }
-        // PUBLISH: pairs with the store in `publish`. The body is there.
-        fence(Ordering::Acquire);
-        if header.kind() == Some(Kind::Padding) {
-            return self.peek_behind(header);
-        }
-        self.check(header).map(Some)
+        self.check(word).map(Some)
     }
 
     /// The record behind padding.
     #[cold]
     fn peek_behind(&mut self, padding: HeaderWord) -> Result<Option<Record>, Fault> {
-        let to_end = self.capacity - (self.head & (self.capacity - 1));
+        let to_end = self.to_end();
         if padding.0 >> 40 != 0 || u64::from(padding.length()) + FRAME_HEADER as u64 != to_end {
             return Err(Fault::Padding);
         }
@@ -172,35 +173,44 @@ impl Consumer {
             return Err(Fault::Padding); // a record always fits at the start
         }
         self.head = self.head.wrapping_add(to_end);
-        let header = HeaderWord(self.lines.load(self.head));
-        if header.0 == 0 {
-            return Ok(None);
+        let Some(word) = self.load_header() else { return Ok(None) };
+        self.check(word).map(Some)
+    }
+
+    /// The header word at the head, loaded once; `None` if no record is published there. What is made
+    /// of the producer's header words is loaded here and nowhere else.
+    #[inline(always)]
+    fn load_header(&self) -> Option<HeaderWord> {
+        let word = HeaderWord(self.lines.load(self.head));
+        if word.0 == 0 {
+            return None;
         }
-        // PUBLISH, as above.
+        // PUBLISH: pairs with the store in `publish`. The body is there.
         fence(Ordering::Acquire);
-        if header.kind() == Some(Kind::Padding) {
-            return Err(Fault::Padding);
-        }
-        self.check(header).map(Some)
+        Some(word)
     }
 
     /// The one place where a header word of the peer becomes a record.
     #[inline]
-    fn check(&self, header: HeaderWord) -> Result<Record, Fault> {
-        let Some(kind) = header.kind() else { return Err(Fault::Kind) };
-        if header.flags() & !layout::flag::ALL != 0 {
-            return Err(Fault::Kind);
-        }
-        let body = header.length() as usize;
-        if body > self.max_body {
-            return Err(Fault::Length);
-        }
-        let size = layout::record_size(body);
-        if size > self.capacity - (self.head & (self.capacity - 1)) {
+    fn check(&self, word: HeaderWord) -> Result<Record, Fault> {
+        let header = FrameHeader::check(word).ok_or_else(|| Fault::of_header(word))?;
+        if !self.may_be_here(header) {
             return Err(Fault::Length);
         }
         let call = self.lines.load(self.head.wrapping_add(layout::CALL_ID as u64));
-        Ok(Record { kind, header, call, position: self.head, size })
+        Ok(Record { header, call, position: self.head, size: layout::record_size(header.len()) })
+    }
+
+    /// Whether a record of this length may be at the head: not too long, and not beyond the end.
+    #[inline(always)]
+    fn may_be_here(&self, header: FrameHeader) -> bool {
+        header.len() <= self.max_body && layout::record_size(header.len()) <= self.to_end()
+    }
+
+    /// Bytes from the head to the end of the buffer.
+    #[inline(always)]
+    fn to_end(&self) -> u64 {
+        self.capacity - (self.head & (self.capacity - 1))
     }
 
     /// The u64 at `offset` in the body of `record`, loaded once.

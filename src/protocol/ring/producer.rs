@@ -125,7 +125,10 @@ impl Producer {
         Ok(Claim { position: self.tail, body })
     }
 
-    /// Claims, copies and commits a record in one go; the header's length is set to that of `body`. The caller rings, and then calls [`Self::zero_ahead`].
+    /// Claims, copies and commits a record in one go; the header's length is set to that of `body`.
+    /// The caller rings, and then calls [`Self::zero_ahead`].
+    ///
+    /// Fast path of [`Self::try_claim`], [`Self::write`] and [`Self::commit`]; they are the rule.
     #[inline(always)]
     #[allow(clippy::cast_possible_truncation, reason = "a record's body is far below 4 GiB")]
     pub fn try_push(&mut self, header: HeaderWord, call: u64, body: &[u8]) -> Result<(), ClaimError> {
@@ -260,7 +263,7 @@ impl Producer {
             self.lines.store(end, 0, Ordering::Relaxed);
             self.ahead = size + LINE;
         }
-        // PUBLISH: pairs with the fence in `peek`.
+        // PUBLISH: pairs with the fence in `load_header`.
         self.lines.store(self.tail, header.0, Ordering::Release);
         self.tail = end;
         self.ahead -= size;
