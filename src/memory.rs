@@ -7,7 +7,10 @@
 //!
 //! Two implementations with one interface: `mapped` over real memory, `model` over loom's atomics.
 
+mod header;
 pub mod layout;
+
+pub use header::FrameHeader;
 
 #[cfg(not(ringbell_loom))]
 mod mapped;

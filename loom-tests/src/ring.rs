@@ -5,7 +5,7 @@ use loom::cell::UnsafeCell;
 use loom::thread;
 use ringbell::layout::{FRAME_HEADER, HeaderWord, Kind, LINE, record_size, zero_window};
 use ringbell::memory::{lines_pair, word_pair};
-use ringbell::ring::{ClaimError, Consumer, Polled, Producer, Released};
+use ringbell::ring::{ClaimError, Consumer, PlainHeader, Polled, Producer, Released};
 use std::sync::Arc;
 
 /// What the old records of a worn ring carry as call id.
@@ -122,14 +122,14 @@ impl In {
         for i in 0..words {
             assert_eq!(self.ring.word(&record, 8 * i), call * 100 + i as u64, "word {i} of call {call}");
         }
-        let kind = record.kind;
+        let kind = record.header.kind();
         Some((kind, call, self.ring.release(record)))
     }
 
     /// Takes the record that the short path found; its call id.
-    fn take(&mut self, header: HeaderWord, body: &mut Vec<u8>) -> u64 {
-        self.shadow.read(self.ring.head(), record_size(header.length() as usize));
-        let (call, _) = self.ring.take_plain(header, body);
+    fn take(&mut self, plain: PlainHeader, body: &mut Vec<u8>) -> u64 {
+        self.shadow.read(self.ring.head(), record_size(plain.header().len()));
+        let (call, _) = self.ring.take_plain(plain, body);
         call
     }
 
@@ -185,8 +185,8 @@ fn publish_then_take_plain() {
         });
         let mut body = Vec::new();
         for call in 1..=4 {
-            let Polled::Plain(header, ..) = input.ring.poll_plain() else { panic!("not there") };
-            assert_eq!((input.take(header, &mut body), body.len()), (call, 0));
+            let Polled::Plain(plain) = input.ring.poll_plain() else { panic!("not there") };
+            assert_eq!((input.take(plain, &mut body), body.len()), (call, 0));
         }
         loop {
             match input.ring.poll_plain() {
@@ -203,8 +203,8 @@ fn publish_then_take_plain() {
         });
         loop {
             match input.ring.poll_plain() {
-                Polled::Plain(header, ..) => {
-                    assert_eq!(input.take(header, &mut body), 6);
+                Polled::Plain(plain) => {
+                    assert_eq!(input.take(plain, &mut body), 6);
                     break assert_eq!(body, 600_u64.to_le_bytes());
                 }
                 Polled::Nothing => thread::yield_now(),

@@ -238,10 +238,11 @@ impl Oracle {
                 assert!(self.queue.is_empty(), "{} records are lost", self.queue.len());
                 self.emptied = true;
             }
-            Polled::Plain(header) => {
+            Polled::Plain(plain) => {
                 let wanted = self.queue.pop_front().expect("nothing was sent");
                 let mut body = vec![1; 3];
-                let (call, _) = self.consumer.take_plain(header, &mut body);
+                let header = plain.header().word();
+                let (call, _) = self.consumer.take_plain(plain, &mut body);
                 self.released = self.consumer.head();
                 assert_eq!(Sent { header, call, body }, wanted);
             }
@@ -258,8 +259,8 @@ impl Oracle {
         let wanted = self.queue.pop_front().expect("nothing was sent");
         let mut body = Vec::new();
         self.consumer.read(&record, 0, &mut body);
-        assert_eq!(Sent { header: record.header, call: record.call, body }, wanted);
-        assert_eq!(Some(record.kind), wanted.header.kind());
+        assert_eq!(Sent { header: record.header.word(), call: record.call, body }, wanted);
+        assert_eq!(Some(record.header.kind()), wanted.header.kind());
         if wanted.body.len() >= 16 {
             let word = u64::from_le_bytes(wanted.body[8..16].try_into().expect("eight bytes"));
             assert_eq!(self.consumer.word(&record, 8), word);
@@ -336,7 +337,7 @@ proptest! {
             }
             match consumer.peek() {
                 Ok(Some(record)) => {
-                    prop_assert!(record.kind != Kind::Padding && record.len() <= layout::max_body(capacity));
+                    prop_assert!(record.header.kind() != Kind::Padding && record.len() <= layout::max_body(capacity));
                     // Meanwhile everything changes.
                     lines.store(consumer.head(), chance.draw(), Ordering::Relaxed);
                     out.clear();
@@ -518,9 +519,10 @@ fn consume(mut consumer: Consumer, count: u64, seed: u64) {
                     std::thread::yield_now();
                     continue;
                 }
-                Polled::Plain(header) => {
-                    let (found, _) = consumer.take_plain(header, &mut body);
-                    assert_eq!((found, header.kind(), header.code()), (call, Some(Kind::Request), 7));
+                Polled::Plain(plain) => {
+                    let header = plain.header();
+                    let (found, _) = consumer.take_plain(plain, &mut body);
+                    assert_eq!((found, header.kind(), header.code()), (call, Kind::Request, 7));
                 }
                 Polled::Other => continue,
             }
@@ -529,7 +531,7 @@ fn consume(mut consumer: Consumer, count: u64, seed: u64) {
                 std::thread::yield_now();
                 continue;
             };
-            assert_eq!((record.call, record.kind, record.header.code()), (call, Kind::Request, 7));
+            assert_eq!((record.call, record.header.kind(), record.header.code()), (call, Kind::Request, 7));
             body.clear();
             consumer.read(&record, 0, &mut body);
             let _ = consumer.release(record);

@@ -131,7 +131,7 @@ proptest! {
                         break;
                     }
                     prop_assert_eq!(found.flaw, None);
-                    prop_assert_eq!(found.header.0, record.header.0);
+                    prop_assert_eq!(found.header.0, record.header.word().0);
                     prop_assert_eq!(found.call, record.call);
                     let _ = consumer.release(record);
                 }

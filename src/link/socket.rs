@@ -17,7 +17,8 @@
 //! The two directions are independent. A peer that reads no more has not taken back what it sent before: after
 //! [`Broken`] of [`SocketLink::flush`] there may be frames to read, and what is pushed then goes nowhere.
 
-use crate::memory::layout::{FRAME_HEADER, HeaderWord, Kind, flag};
+use crate::memory::FrameHeader;
+use crate::memory::layout::{FRAME_HEADER, HeaderWord};
 use crate::protocol::ring::Fault;
 use rustix::buffer::spare_capacity;
 use rustix::io::{Errno, retry_on_intr};
@@ -76,8 +77,8 @@ pub(crate) enum Broken {
 #[derive(Debug)]
 #[must_use = "a frame that is not released is found again"]
 pub(crate) struct Frame {
-    /// Of a known kind, which is not padding, with known flags and an acceptable length.
-    pub(crate) header: HeaderWord,
+    /// Its header word, which was checked; the length is acceptable.
+    pub(crate) header: FrameHeader,
     /// The call id.
     pub(crate) call: u64,
 }
@@ -85,7 +86,7 @@ pub(crate) struct Frame {
 impl Frame {
     /// Length of the body in bytes, extensions included.
     pub(crate) fn len(&self) -> usize {
-        self.header.length() as usize
+        self.header.len()
     }
 
     fn size(&self) -> usize {
@@ -317,19 +318,13 @@ impl SocketLink {
         &self.incoming[self.read..]
     }
 
-    /// The next frame, as its header announces it, if that is there.
+    /// The next frame, as its header announces it, if that is there. Bytes of the peer become a frame
+    /// here and nowhere else.
     #[inline]
     fn front(&self) -> Result<Option<Frame>, Fault> {
         let [word, call, ..] = self.unread().as_chunks().0 else { return Ok(None) };
-        let header = HeaderWord(u64::from_le_bytes(*word));
-        match header.kind() {
-            None => return Err(Fault::Kind),
-            Some(Kind::Padding) => return Err(Fault::Padding),
-            Some(_) => {}
-        }
-        if header.flags() & !flag::ALL != 0 {
-            return Err(Fault::Kind);
-        }
+        let word = HeaderWord(u64::from_le_bytes(*word));
+        let header = FrameHeader::check(word).ok_or_else(|| Fault::of_header(word))?;
         let frame = Frame { header, call: u64::from_le_bytes(*call) };
         if frame.size() > MAX_FRAME { Err(Fault::Length) } else { Ok(Some(frame)) }
     }

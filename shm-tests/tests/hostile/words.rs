@@ -89,7 +89,7 @@ pub(crate) fn words_that_lie_about_sleep() -> Ran {
             session.ring();
             let answered = becomes_true(Duration::from_secs(5), || {
                 consumer.peek().expect("an honest server").is_some_and(|record| {
-                    assert_eq!((record.kind, record.call), (Kind::Pong, round));
+                    assert_eq!((record.header.kind(), record.call), (Kind::Pong, round));
                     let _ = consumer.release(record);
                     true
                 })

@@ -3,8 +3,8 @@
 use super::PeerFault;
 use crate::link::readiness::Readiness;
 use crate::link::socket::{self, Filled, Pushed, SocketLink};
-use crate::memory::Window;
 use crate::memory::layout::{self, HeaderWord, offset};
+use crate::memory::{FrameHeader, Window};
 use crate::protocol::bell::Ringer;
 use crate::protocol::ring::{self, ClaimError, Consumer, Producer, Record, Released};
 use rustix::fd::OwnedFd;
@@ -73,7 +73,7 @@ pub(super) enum Piece {
 
 impl Piece {
     #[inline]
-    pub(super) fn header(&self) -> HeaderWord {
+    pub(super) fn header(&self) -> FrameHeader {
         match self {
             Self::Record(record) => record.header,
             Self::Frame(frame) => frame.header,
@@ -90,7 +90,7 @@ impl Piece {
 
     #[inline]
     pub(super) fn len(&self) -> usize {
-        self.header().length() as usize
+        self.header().len()
     }
 }
 

@@ -72,7 +72,7 @@ fn a_frame_is_what_the_page_says() {
     other.write_all(&want).expect("written");
     assert_eq!(link.fill(), Ok(Filled::Some(35)));
     let frame = link.peek().expect("no fault").expect("a frame");
-    assert_eq!((frame.header, frame.call), (word.with(word.flags(), 19), 0x0102_0304_0506_0708));
+    assert_eq!((frame.header.word(), frame.call), (word.with(word.flags(), 19), 0x0102_0304_0506_0708));
     assert_eq!(link.body(&frame), &want[16..]);
     link.release(frame);
     assert!(!link.has_frame());
@@ -336,7 +336,7 @@ fn take_known(link: &mut SocketLink, oracle: &mut VecDeque<Known>) -> bool {
         return false;
     };
     assert!(has);
-    let got = (frame.header.0, frame.call, link.body(&frame).to_vec());
+    let got = (frame.header.word().0, frame.call, link.body(&frame).to_vec());
     assert!(oracle.pop_front() == Some(got), "another frame than was sent");
     link.release(frame);
     true

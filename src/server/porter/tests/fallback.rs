@@ -207,7 +207,7 @@ fn a_farewell_before_the_first_frame_is_a_frame() {
         let mut link = SocketLink::new(Arc::new(stream.into()));
         eventually("the end", || link.fill().expect("alive") == Filled::End);
         let frame = link.peek().expect("no fault").expect("a frame");
-        assert_eq!((frame.header.kind(), frame.call, frame.len()), (Some(Kind::Goodbye), 0, 0));
+        assert_eq!((frame.header.kind(), frame.call, frame.len()), (Kind::Goodbye, 0, 0));
         let code = frame.header.code();
         link.release(frame);
         assert!(!link.is_truncated());
