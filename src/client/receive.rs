@@ -1,0 +1,139 @@
+//! Receiving: answers in the order in which they come, and what is set aside for later.
+
+use super::calls::{CallId, Waiting};
+use super::error::{RecvError, RemoteError, SessionEnd, WaitEnd};
+use super::{Answer, Client, LOOK_MOST, Response, SetAside};
+use crate::base::clock::Deadline;
+use crate::link::readiness::Readiness;
+use crate::link::session::{Head, PeerFault, Received};
+use crate::memory::layout::{Interest, Kind};
+use std::time::Duration;
+
+impl Client {
+    /// The next answer, to whichever call. Waits at most `timeout`: `None` waits for ever, zero does not wait.
+    ///
+    /// # Errors
+    /// [`RecvError`]; [`RecvError::NothingInFlight`] if there is no call to wait for.
+    #[inline]
+    pub fn recv(&mut self, timeout: Option<Duration>) -> Result<Answer<'_>, RecvError> {
+        let head = self.recv_until(Deadline::after(timeout))?;
+        Ok(Answer { call: CallId(head.call), outcome: Self::outcome(head, &self.buffer) })
+    }
+
+    /// The next answer if one is there.
+    ///
+    /// # Errors
+    /// As [`Self::recv`], without [`RecvError::TimedOut`].
+    #[inline]
+    pub fn try_recv(&mut self) -> Result<Option<Answer<'_>>, RecvError> {
+        match self.recv_until(Deadline::Now) {
+            Ok(head) => {
+                Ok(Some(Answer { call: CallId(head.call), outcome: Self::outcome(head, &self.buffer) }))
+            }
+            Err(RecvError::TimedOut) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    #[inline]
+    pub(super) fn recv_until(&mut self, mut deadline: Deadline) -> Result<Head, RecvError> {
+        let usable = self.usable();
+        if usable != Err(SessionEnd::Forked) {
+            // What was received before the session ended is still good.
+            if let Some(answer) = self.set_aside.pop_front() {
+                self.buffer = answer.payload;
+                return Ok(answer.head);
+            }
+        }
+        usable.map_err(SessionEnd::as_recv)?;
+        if self.calls.wanted() <= self.streams.open() {
+            // Answers to calls that were given up may have come: they are dropped here.
+            self.drain_now().map_err(|over| self.fail(over).as_recv())?;
+            if let Some(over) = self.has_heard_the_end() {
+                return Err(self.fail(over).as_recv());
+            }
+            return Err(RecvError::NothingInFlight);
+        }
+        match self.wait(&mut deadline, Interest::DATA, |client| client.look(None)) {
+            Ok(head) => Ok(head),
+            Err(WaitEnd::TimedOut) => Err(RecvError::TimedOut),
+            Err(WaitEnd::SessionEnd(over)) => Err(over.as_recv()),
+        }
+    }
+
+    /// Takes what is there until it is the answer to `wanted` (or any answer, if `None`); other answers are set
+    /// aside, late ones dropped.
+    #[inline(always)]
+    pub(super) fn look(&mut self, wanted: Option<CallId>) -> Result<Option<Head>, SessionEnd> {
+        // Bounded, so that a server that floods its client with what leads nowhere cannot keep it from its deadline.
+        for _ in 0..LOOK_MOST {
+            let head = match self.session.receive(&mut self.buffer)? {
+                Received::Nothing => return Ok(None),
+                Received::Partial => continue,
+                // A deadline is nothing to a client.
+                Received::Message(head) | Received::Until(head, _) => head,
+                Received::Refused(head) => return Err(PeerFault::UnknownCall(head.call).into()),
+            };
+            if self.accept(head)? {
+                if wanted.is_none_or(|wanted| wanted.0 == head.call) {
+                    return Ok(Some(head));
+                }
+                self.set_aside(head);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether a message is an answer that somebody wants. What belongs to streams and events is put there.
+    #[inline(always)]
+    pub(super) fn accept(&mut self, head: Head) -> Result<bool, SessionEnd> {
+        self.sample_answered(head.call);
+        match head.kind() {
+            Kind::Response if self.streams.is_empty() => {}
+            Kind::Error if self.streams.is_empty() => self.session.counts.errors += 1,
+            Kind::Goodbye => return Err(SessionEnd::of_goodbye(head.code())),
+            Kind::Pong => {
+                self.last_pong = head.call;
+                return Ok(false);
+            }
+            _ => return self.accept_other(head),
+        }
+        match self.calls.end(head.call) {
+            Some(Waiting::Wanted) => Ok(true),
+            Some(Waiting::Abandoned) => {
+                self.session.counts.late_answers += 1;
+                Ok(false)
+            }
+            None => Err(PeerFault::UnknownCall(head.call).into()),
+        }
+    }
+
+    /// As [`Self::drain`], of a socket that nobody has asked the kernel about.
+    pub(super) fn drain_now(&mut self) -> Result<(), SessionEnd> {
+        self.session.ready(Readiness::UNKNOWN);
+        self.drain()?;
+        if self.session.has_ended() { Err(SessionEnd::Disconnected) } else { Ok(()) }
+    }
+
+    /// Sets all answers aside that are there. Bounded: the limit of calls in flight counts them.
+    pub(super) fn drain(&mut self) -> Result<(), SessionEnd> {
+        while let Some(head) = self.look(None)? {
+            self.set_aside(head);
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_aside(&mut self, head: Head) {
+        let payload = std::mem::take(&mut self.buffer);
+        self.set_aside.push_back(SetAside { head, payload });
+        self.session.counts.stash_peak = self.session.counts.stash_peak.max(self.set_aside.len() as u64);
+    }
+
+    #[inline]
+    pub(super) fn outcome(head: Head, payload: &[u8]) -> Result<Response<'_>, RemoteError> {
+        if head.kind() != Kind::Response {
+            return Err(RemoteError::of(head, payload));
+        }
+        Ok(Response { call: CallId(head.call), payload })
+    }
+}
