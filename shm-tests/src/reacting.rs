@@ -106,7 +106,7 @@ pub fn open_gate(gate: u64) {
     GATES.more.notify_all();
 }
 
-fn pass_gate(gate: u64) {
+pub(crate) fn pass_gate(gate: u64) {
     let mut open = lock(&GATES.open);
     while !open.get_or_insert_default().remove(&gate) {
         open = GATES.more.wait(open).unwrap_or_else(PoisonError::into_inner);

@@ -6,13 +6,11 @@
 use crate::driver::Driver;
 use crate::pattern::{Chance, Pattern, Way};
 use crate::process::{Arguments, Process, Start, hear, say};
-use crate::reacting::{Pool, Reacting, State, react};
+use crate::reacting::{Pool, Reacting, State, pass_gate, react};
 use crate::suite::Role;
 use ringbell::{HandlerError, Request, ServerHandle, ServerStats, WaitSettings};
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsStr;
 use std::io::Write;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -475,7 +473,7 @@ pub fn read_ledger(path: &Path) -> Vec<(u64, u64)> {
 /// | `x` | an error: code u16, and the rest as its text |
 /// | `p` | panics with the rest |
 /// | `s` | sleeps so many ms, u64, then answers the rest |
-/// | `g` | waits until there is a file whose path is the rest, then answers nothing |
+/// | `g` | passes the gate, u64, then answers the rest |
 /// | `w` | answers who asks: session, pid, uid and name, with spaces between |
 ///
 /// # Errors
@@ -499,9 +497,9 @@ pub fn obey(request: Request<'_>, handled: u64, response: &mut Vec<u8>) -> Resul
             std::thread::sleep(Duration::from_millis(ms));
             response.extend_from_slice(&rest[8..]);
         }
-        (b'g', _) => {
-            let gate = Path::new(OsStr::from_bytes(rest));
-            crate::wait_until("the gate is open", || gate.exists());
+        (b'g', Some(gate)) => {
+            pass_gate(gate);
+            response.extend_from_slice(&rest[8..]);
         }
         (b'w', _) => {
             let session = request.session();
