@@ -11,9 +11,7 @@ use crate::signals;
 use crate::waiting::{busy_for, wait_until};
 use ringbell::{HandlerError, Request, ServeError, ServerHandle, ServerStats, WaitSettings};
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsStr;
 use std::io::Write;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -520,7 +518,6 @@ pub fn read_ledger(path: &Path) -> Vec<(u64, u64)> {
 /// | `x` | an error: code u16, and the rest as its text |
 /// | `p` | panics with the rest |
 /// | `s` | sleeps so many ms, u64, then answers the rest |
-/// | `f` | waits until there is a file whose path is the rest, then answers nothing |
 /// | `g` | passes the gate, u64, then answers the rest |
 /// | `w` | answers who asks: session, pid, uid and name, with spaces between |
 ///
@@ -544,10 +541,6 @@ pub fn obey(request: Request<'_>, handled: u64, response: &mut Vec<u8>) -> Resul
         (b's', Some(ms)) => {
             std::thread::sleep(Duration::from_millis(ms));
             response.extend_from_slice(&rest[8..]);
-        }
-        (b'f', _) => {
-            let gate = Path::new(OsStr::from_bytes(rest));
-            wait_until("the gate is open", || gate.exists());
         }
         (b'g', Some(gate)) => {
             pass_gate(gate);

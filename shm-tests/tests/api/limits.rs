@@ -1,6 +1,6 @@
 //! Limits: of sizes, of calls in flight, of memory, of patience, of options.
 
-use crate::{Gate, ask, connect, doing, finish};
+use crate::{ask, connect, doing, finish};
 use ringbell::layout::code;
 use ringbell::{CallError, Client, ConnectError, ConnectOptions, RemoteError, SendError};
 use ringbell_shm_tests::harness::Ran;
@@ -80,7 +80,7 @@ pub(crate) fn an_answer_that_is_too_large_is_an_error() -> Ran {
 }
 
 pub(crate) fn too_many_in_flight() -> Ran {
-    let server = doing();
+    let mut server = doing();
     let mut client = options().max_in_flight(3).connect(server.path()).expect("connect");
     let limit = 3;
     for _ in 0..3 {
@@ -101,13 +101,12 @@ pub(crate) fn too_many_in_flight() -> Ran {
     // Calls that timed out count until their answer has come, and no longer.
     let mut client = options().max_in_flight(3).connect(server.path()).expect("connect");
     // It has no deadline, so it reaches the handler, however late the server is.
-    let gate = Gate::beside(&server);
-    let held = client.send(&gate.request()).expect("up to the limit");
+    let held = client.send(&ask(b'g', 1, b"held")).expect("up to the limit");
     for _ in 0..2 {
         assert!(client.call_timeout(b"e", Some(Duration::from_millis(1))).is_err());
     }
     assert_eq!(client.send(b"e").unwrap_err(), SendError::TooManyInFlight { limit: 3 });
-    gate.open();
+    server.process().tell("open 1");
     assert_eq!(client.recv(None).expect("recv").call, held);
     // The way out: answers come in while one polls, or tries again.
     wait_until("the late answers have come", || {

@@ -18,8 +18,6 @@ use ringbell_shm_tests::server::Server;
 use ringbell_shm_tests::verified::no_wake_was_lost;
 use ringbell_shm_tests::{options, suite};
 use shutdown::*;
-use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
 use std::time::Duration;
 use timeouts::*;
 
@@ -80,25 +78,6 @@ fn finish(mut client: Client) {
 /// `verb`, a number, and more.
 fn ask(verb: u8, number: u64, rest: &[u8]) -> Vec<u8> {
     [&[verb][..], &number.to_le_bytes(), rest].concat()
-}
-
-/// Keeps the handler of a server from going on until it is opened.
-struct Gate(PathBuf);
-
-impl Gate {
-    /// A gate beside the socket of `server`.
-    fn beside(server: &Server) -> Self {
-        Self(server.path().with_file_name("gate"))
-    }
-
-    /// The request whose handler waits for the gate.
-    fn request(&self) -> Vec<u8> {
-        [b"f", self.0.as_os_str().as_bytes()].concat()
-    }
-
-    fn open(self) {
-        std::fs::write(self.0, b"").expect("a file");
-    }
 }
 
 /// That `body` takes about `time`: not less, and not so much more that it waited for something else

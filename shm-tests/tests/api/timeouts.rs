@@ -1,6 +1,6 @@
 //! Every way to wait, with every timeout.
 
-use crate::{Gate, SHORT, ask, at_once, connect, doing, finish, takes};
+use crate::{SHORT, ask, at_once, connect, doing, finish, takes};
 use ringbell::{CallError, RecvError, SendError, WaitSettings};
 use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::Chance;
@@ -39,14 +39,13 @@ pub(crate) fn nothing_there_and_every_timeout() -> Ran {
 
 pub(crate) fn a_stopped_handler_and_every_timeout() -> Ran {
     for wait in ["default", "park", "spin", "yield"] {
-        let server = doing();
+        let mut server = doing();
         let options = options().wait(waiting(wait, WaitSettings::client()));
         let mut client = options.connect(server.path()).expect("connect");
         let late = CallError::TimedOut { maybe_executed: true };
         // While the handler waits over this one, nothing is answered. It has no deadline: a request
         // whose deadline has passed before the server takes it is not given to the handler.
-        let gate = Gate::beside(&server);
-        let held = client.send(&gate.request()).expect("there is room");
+        let held = client.send(&ask(b'g', 1, b"held")).expect("there is room");
         assert_eq!(takes(SHORT, || client.call_timeout(b"e", Some(SHORT)).unwrap_err()), late);
         let past = Instant::now().checked_sub(Duration::from_secs(1));
         assert_eq!(at_once(|| client.call_deadline(b"e0", past).unwrap_err()), late);
@@ -61,9 +60,9 @@ pub(crate) fn a_stopped_handler_and_every_timeout() -> Ran {
         assert_eq!(takes(tiny, || client.recv(Some(tiny)).unwrap_err()), RecvError::TimedOut);
         assert_eq!(client.in_flight(), 2, "calls that timed out are no longer in flight");
         // The late answers are dropped, these two are not.
-        gate.open();
+        server.process().tell("open 1");
         let answer = client.recv(None).expect("recv");
-        assert_eq!((answer.call, answer.outcome.as_deref()), (held, Ok(&b""[..])));
+        assert_eq!((answer.call, answer.outcome.as_deref()), (held, Ok(&b"held"[..])));
         let answer = client.recv(None).expect("recv");
         assert_eq!((answer.call, answer.outcome.as_deref()), (call, Ok(&b"4"[..])));
         assert_eq!(client.recv(None).unwrap_err(), RecvError::NothingInFlight);
@@ -79,10 +78,9 @@ pub(crate) fn a_stopped_handler_and_every_timeout() -> Ran {
 }
 
 pub(crate) fn no_room_and_every_timeout() -> Ran {
-    let server = Server::prepare("do").with("ring_capacity", 2048).start();
+    let mut server = Server::prepare("do").with("ring_capacity", 2048).start();
     let mut client = connect(&server);
-    let gate = Gate::beside(&server);
-    client.send(&gate.request()).expect("send");
+    client.send(&ask(b'g', 1, b"held")).expect("send");
     let mut sent: u64 = 1;
     while client.send_timeout(&[b'e'; 400], Some(Duration::ZERO)).is_ok() {
         sent += 1;
@@ -101,7 +99,7 @@ pub(crate) fn no_room_and_every_timeout() -> Ran {
     assert_eq!(takes(SHORT, || client.send_timeout(&long, Some(SHORT))), full());
     assert_eq!(client.in_flight() as u64, sent, "what was not sent is not in flight");
     // Now the handler goes on, and so does the session, as if nothing had been.
-    gate.open();
+    server.process().tell("open 1");
     for _ in 0..sent {
         client.recv(None).expect("recv").outcome.expect("an answer");
     }

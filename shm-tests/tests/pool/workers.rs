@@ -116,7 +116,8 @@ pub(crate) fn workers_are_replaced_when_they_die_or_hang() -> Ran {
     let id = worker.id();
     drop(worker);
     drop(pool);
-    assert!(is_gone(id), "a pool that is dropped takes its workers with it");
+    // The keeper may be checking its health at this moment, and closes it afterwards.
+    wait_until("a pool that is dropped takes its workers with it", || is_gone(id));
     // One may have been starting when the pool was dropped.
     wait_until("their sockets are gone", || std::fs::read_dir(dir.path()).expect("it").next().is_none());
     assert_eq!(zombies(), [], "zombies");
