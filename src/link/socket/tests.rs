@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::handshake::tests::{PATIENCE, alone};
+use crate::memory::layout::{Kind, flag};
 use proptest::prelude::*;
 use std::collections::VecDeque;
 use std::io::{Read, Write};
