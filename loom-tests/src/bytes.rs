@@ -107,6 +107,28 @@ fn a_reader_and_a_writer() {
     explore(Some(3), || a_peer(true));
 }
 
+/// SLEEP: the second thread finds what came before its interest was known. Nothing else would wake it: the
+/// first one gets its own only after the second one has been served. Bound 3.
+#[test]
+fn what_the_second_one_waits_for_comes_first() {
+    explore(Some(3), || {
+        let (side, bell, [data, head]) = side();
+        let writer = {
+            let side = side.clone();
+            thread::spawn(move || side.wait(1, true))
+        };
+        let peer = thread::spawn(move || {
+            head.store(1, Ordering::Relaxed);
+            bell.ring(Interest::SPACE);
+            writer.join().unwrap();
+            data.store(1, Ordering::Relaxed);
+            bell.ring(Interest::DATA);
+        });
+        side.wait(0, true);
+        peer.join().unwrap();
+    });
+}
+
 /// MODE: with a ticket of its own the second thread would call off the wake that the first one is owed.
 #[test]
 #[should_panic(expected = "deadlock")]

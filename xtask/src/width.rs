@@ -53,9 +53,30 @@ fn too_wide(line: usize, text: &str) -> Option<Wide> {
     (characters > MOST).then_some(Wide { line, characters })
 }
 
-/// The lines of a source file that are too wide.
+/// The lines of a source file that are too wide and could be broken. Rows of tables and blocks of code
+/// in comments stay as they are, and so do lines with a text in quotes.
 fn in_code(text: &str) -> Vec<Wide> {
-    numbered(text).filter_map(|(line, text)| too_wide(line, text)).collect()
+    let mut wide = Vec::new();
+    let mut fence: Option<Fence> = None;
+    for (line, text) in numbered(text) {
+        let comment = text.trim_start();
+        let Some(prose) = comment.strip_prefix("//") else {
+            fence = None;
+            // The second part of a text in quotes ends like the first one.
+            if !text.contains('"') && !text.ends_with('\\') {
+                wide.extend(too_wide(line, text));
+            }
+            continue;
+        };
+        let prose = prose.trim_start_matches(['/', '!']);
+        match (&fence, Fence::of(prose)) {
+            (Some(open), Some(sign)) if sign.closes(open) => fence = None,
+            (None, Some(sign)) => fence = Some(sign),
+            (None, None) if !is_row(prose) => wide.extend(too_wide(line, text)),
+            _ => {}
+        }
+    }
+    wide
 }
 
 /// The lines of a Markdown document that are too wide and could be broken.
@@ -175,9 +196,19 @@ mod tests {
     }
 
     #[test]
-    fn comments_and_strings_of_code_are_looked_at() {
-        let text = format!("//! | {} |\n    \"{}\"\n", prose(100), prose(100));
-        assert_eq!(lines(in_code(&text)), [1, 2]);
+    fn comments_of_code_are_looked_at() {
+        let wide = prose(100);
+        let text = format!("//! {wide}\n/// | {wide} |\n    // {wide}\n{wide}\n");
+        assert_eq!(lines(in_code(&text)), [1, 3]);
+        let text = format!("//! ```text\n//! {wide}\n//! ```\n//! {wide}\n");
+        assert_eq!(lines(in_code(&text)), [4]);
+    }
+
+    #[test]
+    fn texts_in_quotes_are_not_broken() {
+        let wide = prose(101);
+        let text = format!("    \"{wide}\"\n    \"{wide} \\\n        {wide}\";\n{wide}\n");
+        assert_eq!(lines(in_code(&text)), [4]);
     }
 
     #[test]
