@@ -383,7 +383,8 @@ impl Client {
         });
         match waited {
             Err(end) => Err(self.call_failed(call, end)),
-            // It came in pieces, behind other messages, or after the look at the ring, and so was taken.
+            // It came in pieces, behind other messages, or after the look at the ring, and so was
+            // taken.
             Ok(Some(head)) if head.kind() == Kind::Response => {
                 let seen = look(View(ViewOf::Private(&self.buffer)));
                 self.unless_forked(seen)

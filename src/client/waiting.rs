@@ -285,8 +285,9 @@ impl Client {
         let Bed::Shared(bed) = &mut self.bed else { return Ok(()) };
         let checked = check_lifeline(self.session.lifeline(), bed.server.as_ref());
         self.verdict = checked.err();
-        // A ring that died with its ringer was not lost: nobody lived to make it. Dying takes time, so
-        // that may be known only now. A server that rang since then had lived on.
+        // A ring that died with its ringer was not lost. Dying takes time, so the death may become
+        // known only now, after the ring was counted as lost. A server that rang since then had
+        // lived on.
         if checked.is_err()
             && let Some(ticket) = bed.not_rung.take()
             && !bed.sleeper.rung(ticket)
