@@ -159,8 +159,8 @@ fn room_is_reported() -> Ran {
         let mut chance = Chance::new(seed());
         let mut full = 0;
         let count = if over_socket() { count / 4 } else { count };
-        // No answer is taken before the ring was full once. So it becomes full, however small the count
-        // is and however fast the server is.
+        // No answer is taken before the ring was full once. So it becomes full, however small the
+        // count is and however fast the server is.
         while client.sent() < count || full == 0 || client.in_flight() > 0 {
             while client.sent() < count || full == 0 {
                 match client.send(Some(Duration::ZERO)) {

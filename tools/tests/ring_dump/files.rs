@@ -155,7 +155,7 @@ pub(crate) fn a_lost_wake_made_by_hand() -> Ran {
     saved.write(&deaf);
     let texts = finds(&deaf, "lost-wake", "problem");
     assert!(texts.contains("client asleep and nobody has rung its bell: lost wake"), "{texts}");
-    done!("one that was not rung, one that was rung in vain, one that is under way, and one of a client")
+    done!("one not rung, one rung in vain, one that is under way, and one of a client")
 }
 
 /// Without what depends on when it was looked.
