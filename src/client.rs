@@ -15,7 +15,7 @@ mod stream;
 mod view;
 mod waiting;
 
-use crate::base::clock::Deadline;
+use crate::base::clock::{Deadline, now_ns};
 use crate::handshake::AnswerOrder;
 use crate::handshake::Transport;
 use crate::handshake::{Attached, Attachment, ConnectError, SocketAttachment};
@@ -277,6 +277,9 @@ impl Client {
     /// What this side of the session counted so far.
     pub fn stats(&mut self) -> SessionCounters {
         if self.origin.is_here() {
+            if let Some(side) = &mut self.side {
+                side.peer_lives(now_ns(), &mut self.session.counts);
+            }
             self.store_counts();
         }
         self.session.counts
@@ -332,6 +335,11 @@ impl Drop for Client {
     fn drop(&mut self) {
         // A forked child shares the socket and the memory with its parent, whose session goes on.
         if self.origin.is_here() {
+            if let Some(side) = &mut self.side
+                && self.verdict.is_none()
+            {
+                side.leave(&mut self.session.counts);
+            }
             self.store_counts();
             if self.over.is_none() {
                 trace::client_left(self.server_info.tag(), "closed", self.in_flight());

@@ -213,6 +213,8 @@ fn unread_wake_bytes_leave_room() {
         let ringer = thread::spawn(move || {
             for value in 1..=4 {
                 bell.publish(&word, value);
+                // So that the loop may arm again before the next one.
+                thread::yield_now();
             }
         });
         // Something else to do each time: the loop arms and calls off, and reads the lifeline as rarely as it may.

@@ -88,8 +88,9 @@ pub(crate) struct ByteEndpoint {
     taken: usize,
     /// Small pieces that travel in one chunk.
     gathered: Vec<u8>,
-    /// The peer has ended its side.
+    /// The peer has ended its side, and whether that was told.
     ended: bool,
+    end_told: bool,
     /// This side was ended.
     finished: bool,
     /// The peer is gone; what it published before is still there.
@@ -172,6 +173,7 @@ impl ByteEndpoint {
             taken: 0,
             gathered: Vec::new(),
             ended: false,
+            end_told: false,
             finished: false,
             gone: false,
             over: None,
@@ -267,7 +269,10 @@ impl ByteEndpoint {
                     Ok(true) => {}
                     // What was read before is good; the error, or the end, is found again.
                     Ok(false) | Err(_) if count > 0 => break,
-                    Ok(false) if self.ended => return Ok(Some(0)),
+                    Ok(false) if self.ended => {
+                        self.end_told = true;
+                        return Ok(Some(0));
+                    }
                     Ok(false) => return Ok(None),
                     Err(error) => return Err(error.while_reading()),
                 }
@@ -278,6 +283,11 @@ impl ByteEndpoint {
             count += some;
         }
         Ok(Some(count))
+    }
+
+    /// Whether something was taken from the session that was not read yet: a part of a chunk, or the end.
+    fn has_rest(&self) -> bool {
+        self.taken < self.chunk.len() || (self.ended && !self.end_told)
     }
 
     /// Takes the next chunk, if there is one.
@@ -427,6 +437,11 @@ impl Drop for ByteEndpoint {
         }
         trace::bytes_left(self.number);
         self.session.flush();
+        if let Some(side) = &mut self.side
+            && !self.gone
+        {
+            side.leave(&mut self.session.counts);
+        }
         self.session.store_counts();
         if let Some(side) = &mut self.side {
             // Before the word is given to another session.

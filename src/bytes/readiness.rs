@@ -39,9 +39,12 @@ impl ByteStream {
     ///   not armed: read and write again.
     /// - [`Arming::Armed`]: whatever comes from now on makes the descriptor readable. No timer is needed.
     ///
+    /// Room counts for a write that found none, or not enough for all of its bytes.
+    ///
     /// Never waits. Both timeouts are to be zero ([`set_read_timeout`](Self::set_read_timeout),
-    /// [`set_write_timeout`](Self::set_write_timeout)), and no other thread may wait on this stream: while one does, this
-    /// says `Busy`.
+    /// [`set_write_timeout`](Self::set_write_timeout)). Other threads may read and write without waiting. A thread that
+    /// waits on this stream has this say `Busy`; one that begins to wait while the stream is armed ends that, without a
+    /// word of the descriptor.
     ///
     /// ```no_run
     /// # use ringbell::{Arming, ByteStream};
@@ -87,6 +90,7 @@ impl ByteStream {
             ready.writable |= ready.hung_up;
             inner.end.ready(ready);
         }
+        inner.in_loop = true;
         let mut wanted = Wanted::one(Direction::Read);
         wanted.set(Direction::Write, inner.wants_room);
         let arming = inner.end.arm(wanted);
@@ -102,15 +106,22 @@ impl ByteStream {
     ///
     /// Never waits. Costs two or three system calls over rings, none over a socket.
     pub fn disarm(&self) {
-        if self.origin.is_here() {
-            lock(&self.inner).end.disarm();
+        if !self.origin.is_here() {
+            return;
+        }
+        let mut inner = lock(&self.inner);
+        if inner.wanted().any() {
+            // A thread waits: its sleep is not taken back.
+            inner.end.check_peer();
+        } else {
+            inner.end.disarm();
         }
     }
 
     /// Whether the socket that carries the stream has to become writable before a write finds room, or all that was
     /// written is on its way: for level-triggered loops, which watch for that only while it is so. Never over rings.
     pub fn wants_writable(&self) -> bool {
-        self.is_socket && {
+        self.is_socket && self.origin.is_here() && {
             let inner = lock(&self.inner);
             inner.wants_room || inner.end.has_unsent()
         }

@@ -61,6 +61,9 @@ pub struct ByteStream {
     pub(super) origin: Origin,
 }
 
+/// How often a stream that an event loop looks after sees by itself whether the peer is there.
+const CHECK_EVERY_NS: u64 = 20_000_000;
+
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) end: ByteEndpoint,
@@ -71,6 +74,10 @@ pub(super) struct Inner {
     asleep: bool,
     /// A write that did not wait found no room, and nobody was told of room since.
     pub(super) wants_room: bool,
+    /// [`ByteStream::arm`] was called: an event loop looks after the stream.
+    pub(super) in_loop: bool,
+    /// When a call that did not wait looked at the peer. CLOCK_MONOTONIC ns.
+    pub(super) checked_at: u64,
     timeouts: [Option<Duration>; 2],
 }
 
@@ -80,6 +87,24 @@ impl Inner {
             self.end.hint(false);
         }
         self.waiters[direction as usize].found(now_ns);
+    }
+
+    /// What a call that does not wait does when it has found nothing. Whether another attempt is worth while.
+    fn look_again(&mut self, direction: Direction) -> bool {
+        if self.end.is_armed_for_event() {
+            // An event loop sleeps, or is about to. The wake byte in the descriptor is its own: nothing is read here. And it
+            // is to be told of room, too, if this call wants some.
+            let both = Wanted { read: true, write: true };
+            return direction == Direction::Write && self.end.arm_for_more(both, direction) == Arming::Busy;
+        }
+        // In an event loop `disarm` looks at the peer. This is for those who do not come round for long.
+        let now = now_ns();
+        if self.in_loop && now.saturating_sub(self.checked_at) < CHECK_EVERY_NS {
+            return false;
+        }
+        self.checked_at = now;
+        self.end.check_peer();
+        true
     }
 
     pub(super) fn wanted(&self) -> Wanted {
@@ -124,6 +149,8 @@ impl ByteStream {
             waiting: [0; 2],
             asleep: false,
             wants_room: false,
+            in_loop: false,
+            checked_at: 0,
             timeouts: [None; 2],
         };
         Self {
@@ -198,6 +225,10 @@ impl ByteStream {
     /// As [`Self::write`].
     pub fn write_vectored(&self, buffers: &[io::IoSlice<'_>]) -> io::Result<usize> {
         let count = self.wait(Direction::Write, |end| end.write_vectored(buffers))?;
+        if count < buffers.iter().map(|buffer| buffer.len()).sum() {
+            // There was no room for the rest.
+            lock(&self.inner).wants_room = true;
+        }
         match self.push_out() {
             // They were taken, and go on when the stream is used next.
             Err(error) if matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock) => {
@@ -242,9 +273,10 @@ impl ByteStream {
             }
             if deadline == Deadline::Now {
                 inner.waiters[direction as usize].given_up();
-                inner.end.check_peer();
                 // Once more, if that has changed what there is to say.
-                if let Some(found) = attempt(&mut inner.end)? {
+                if inner.look_again(direction)
+                    && let Some(found) = attempt(&mut inner.end)?
+                {
                     return Ok(found);
                 }
                 inner.wants_room |= direction == Direction::Write;

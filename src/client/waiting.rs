@@ -207,7 +207,7 @@ impl Client {
         };
         side.sleeper.disarm();
         if let Some(rescue) = rescue {
-            side.count_rescue(rescue, ticket, &mut session.counts);
+            side.count_rescue(rescue, ticket, now_ns(), &mut session.counts);
         }
         slept
     }
@@ -251,7 +251,10 @@ impl Client {
         // A socket that carries the session says so itself, in turn with what it carries.
         let Some(side) = &mut self.side else { return Ok(()) };
         self.verdict = side.hear(self.session.lifeline()).find_map(end_of_session);
-        let Some(verdict) = self.verdict else { return Ok(()) };
+        let Some(verdict) = self.verdict else {
+            side.peer_lives(now_ns(), &mut self.session.counts);
+            return Ok(());
+        };
         side.peer_is_gone(&mut self.session.counts);
         Err(verdict)
     }

@@ -81,6 +81,8 @@ pub(crate) struct Hearing<'a> {
     left: std::ops::Range<usize>,
     /// Reads that are still made. Bounded: a peer that floods its lifeline gains no more of this thread's time.
     reads: u32,
+    /// Each read so far has filled the buffer.
+    is_flood: bool,
     next: Step,
 }
 
@@ -109,7 +111,7 @@ const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 impl<'a> Hearing<'a> {
     fn new(lifeline: &'a OwnedFd, process: Option<&'a OwnedFd>, reads: u32, next: Step) -> Self {
-        Self { lifeline, process, bytes: [0; 256], left: 0..0, reads, next }
+        Self { lifeline, process, bytes: [0; 256], left: 0..0, reads, is_flood: true, next }
     }
 
     /// All that the peer has said, and whether it is still there. Two system calls, mostly.
@@ -131,7 +133,8 @@ impl<'a> Hearing<'a> {
         let how = self.next;
         if self.reads == 0 {
             self.next = if how == Step::Read { Step::AskProcess } else { Step::Over };
-            return None;
+            // More than an honest peer's socket holds of single bytes. What stands behind it nobody would be told of.
+            return (how == Step::Read && self.is_flood).then_some(Said::Impossible);
         }
         self.reads -= 1;
         match rustix::net::recv(self.lifeline, &mut self.bytes[..], RecvFlags::DONTWAIT) {
@@ -146,6 +149,7 @@ impl<'a> Hearing<'a> {
             }
             Ok((count, _)) => {
                 self.left = 0..count;
+                self.is_flood &= count == self.bytes.len();
                 self.next = match how {
                     Step::Read => Step::Ask,
                     // There is room, and whatever comes now makes a new edge.

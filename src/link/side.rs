@@ -70,6 +70,9 @@ impl PeerHints {
     }
 }
 
+/// A peer that has not rung, and is alive so long after, was not about to die.
+const DYING_NS: u64 = 1_000_000_000;
+
 /// One side of a session over rings.
 #[derive(Debug)]
 pub(crate) struct Side {
@@ -78,8 +81,8 @@ pub(crate) struct Side {
     peer_hints: PeerHints,
     /// The peer's pidfd, where this side watches it.
     pub(crate) process: Option<Arc<OwnedFd>>,
-    /// The last sleep that was counted as a lost wake.
-    lost: Option<Ticket>,
+    /// The ticket of a sleep that looks like a lost wake, and when it ended.
+    lost: Option<(Ticket, u64)>,
 }
 
 impl Side {
@@ -119,25 +122,48 @@ impl Side {
         Hearing::of_peer(lifeline, self.process.as_deref())
     }
 
-    /// Counts what the sleep with `ticket`, which the backstop ended, turned out to be.
-    pub(crate) fn count_rescue(&mut self, rescue: Rescue, ticket: Ticket, counts: &mut SessionCounters) {
+    /// Counts what the sleep with `ticket`, which the backstop ended at `now`, turned out to be.
+    ///
+    /// A lost wake is not counted at once: a ring that died with its ringer was not lost, since nobody lived to make it,
+    /// and dying takes time.
+    pub(crate) fn count_rescue(
+        &mut self,
+        rescue: Rescue,
+        ticket: Ticket,
+        now: u64,
+        counts: &mut SessionCounters,
+    ) {
         match rescue {
             Rescue::LateRing => counts.late_rings += 1,
             Rescue::LostWake => {
-                counts.backstop_rescues += 1;
-                self.lost = Some(ticket);
+                // Something was published since the one before: the peer had lived on.
+                counts.backstop_rescues += u64::from(self.lost.replace((ticket, now)).is_some());
             }
         }
     }
 
-    /// The peer is found gone. A ring that died with its ringer was not lost: nobody lived to make it. Dying takes time, so
-    /// that may be known only now. A peer that rang since then had lived on.
-    pub(crate) fn peer_is_gone(&mut self, counts: &mut SessionCounters) {
-        if let Some(ticket) = self.lost.take()
-            && !self.sleeper.bell().rung(ticket)
+    /// The peer is found alive at `now`. It has lived on if it rang since, or is alive for long.
+    pub(crate) fn peer_lives(&mut self, now: u64, counts: &mut SessionCounters) {
+        if let Some((ticket, at)) = self.lost
+            && (self.sleeper.bell().rung(ticket) || now.saturating_sub(at) >= DYING_NS)
         {
-            counts.backstop_rescues -= 1;
-            counts.late_rings += 1;
+            self.lost = None;
+            counts.backstop_rescues += 1;
         }
+    }
+
+    /// The peer is found gone.
+    pub(crate) fn peer_is_gone(&mut self, counts: &mut SessionCounters) {
+        if let Some((ticket, _)) = self.lost.take() {
+            // A peer that rang since had lived on.
+            let lived = self.sleeper.bell().rung(ticket);
+            counts.backstop_rescues += u64::from(lived);
+            counts.late_rings += u64::from(!lived);
+        }
+    }
+
+    /// This side leaves, and has not found the peer gone.
+    pub(crate) fn leave(&mut self, counts: &mut SessionCounters) {
+        counts.backstop_rescues += u64::from(self.lost.take().is_some());
     }
 }

@@ -2,6 +2,7 @@
 //! event loop.
 
 use super::{ByteEndpoint, Direction, Peer, Wanted};
+use crate::base::clock::now_ns;
 use crate::base::sync::spin_hint;
 use crate::bytes::ByteStreamError;
 use crate::link::lifeline::Said;
@@ -15,9 +16,10 @@ use crate::protocol::sleeper::SideSleeper;
 use crate::protocol::wait::Surroundings;
 use crate::trace;
 
-/// Which of those who wait may find something now that they did not find before. `gone`: the peer is.
-fn came(session: &mut SessionCore, gone: bool, wanted: Wanted) -> Wanted {
-    let read = wanted.read && (gone || session.has_pending() || session.has_ended());
+/// Which of those who wait may find something now that they did not find before. `known`: there is something to read
+/// beside what the session has. `gone`: the peer is.
+fn came(session: &mut SessionCore, known: bool, gone: bool, wanted: Wanted) -> Wanted {
+    let read = wanted.read && (known || gone || session.has_pending() || session.has_ended());
     let write =
         wanted.write && (gone || session.is_broken() || (session.room_appeared() && !session.has_unsent()));
     Wanted { read, write }
@@ -26,7 +28,8 @@ fn came(session: &mut SessionCore, gone: bool, wanted: Wanted) -> Wanted {
 impl ByteEndpoint {
     /// Which of those who wait may find something now that they did not find before.
     pub(crate) fn came(&mut self, wanted: Wanted) -> Wanted {
-        came(&mut self.session, self.gone, wanted)
+        let known = self.has_rest();
+        came(&mut self.session, known, self.gone, wanted)
     }
 
     /// Looks at the lifeline and the peer's process: whether the peer is gone is known afterwards. A socket that carries
@@ -48,10 +51,12 @@ impl ByteEndpoint {
             self.fail(ByteStreamError::PeerFault(fault));
         }
         self.gone |= heard.is_some() || self.porter_found_it_dead();
-        if self.gone
-            && let Some(side) = &mut self.side
-        {
-            side.peer_is_gone(&mut self.session.counts);
+        if let Some(side) = &mut self.side {
+            if self.gone {
+                side.peer_is_gone(&mut self.session.counts);
+            } else {
+                side.peer_lives(now_ns(), &mut self.session.counts);
+            }
         }
     }
 
@@ -126,8 +131,10 @@ impl ByteEndpoint {
         self.publish_empty();
         self.session.store_counts();
         self.hint(true);
+        let known = self.has_rest();
         let Self { side: Some(side), session, gone, .. } = self else { return Arming::Busy };
-        let arming = side.sleeper.arm(mode, wanted.interest(), || came(session, *gone, wanted).any());
+        let look = || came(session, known, *gone, wanted).any();
+        let arming = side.sleeper.arm(mode, wanted.interest(), look);
         match arming {
             Arming::Armed => trace::bytes_armed(self.number),
             Arming::Busy => {
@@ -142,20 +149,22 @@ impl ByteEndpoint {
     pub(in crate::bytes) fn arm_for_more(&mut self, wanted: Wanted, direction: Direction) -> Arming {
         self.session.flush();
         self.publish_empty();
+        let known = self.has_rest();
         let Self { side: Some(side), session, gone, .. } = self else { return Arming::Busy };
-        side.sleeper.arm_for_more(wanted.interest(), || came(session, *gone, Wanted::one(direction)).any())
+        let look = || came(session, known, *gone, Wanted::one(direction)).any();
+        side.sleeper.arm_for_more(wanted.interest(), look)
     }
 
     /// A sleep on the bell has ended, by the clock if `out`: awake again.
     pub(in crate::bytes) fn wake_up(&mut self, ticket: Ticket, wanted: Wanted, out: bool) {
         // Still armed: whoever published something rings, now or in a moment.
-        let late = out && self.came(wanted).any();
+        let late = out && came(&mut self.session, false, false, wanted).any();
         let Some(side) = &mut self.side else { return };
         let rescue = late.then(|| side.sleeper.bell().rescue(ticket));
         side.sleeper.disarm();
         side.hint(false);
         if let Some(rescue) = rescue {
-            side.count_rescue(rescue, ticket, &mut self.session.counts);
+            side.count_rescue(rescue, ticket, now_ns(), &mut self.session.counts);
         }
         if out {
             self.check_peer();
@@ -181,6 +190,11 @@ impl ByteEndpoint {
         };
         self.session.counts.parks += u64::from(arming == Arming::Armed);
         arming
+    }
+
+    /// Whether an event loop has armed this side, and sleeps or is about to.
+    pub(in crate::bytes) fn is_armed_for_event(&self) -> bool {
+        self.side.as_ref().is_some_and(|side| side.sleeper.is_armed_for_event())
     }
 
     /// The descriptor was reported.
