@@ -72,6 +72,16 @@ pub(super) enum Peer {
     Client(DeathWatch),
 }
 
+/// What an end has taken in of what its peer wrote, and no read has returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TakenIn {
+    Nothing,
+    /// The rest of a chunk, or the end that came behind one.
+    Unread,
+    /// A read has returned the end: nothing follows.
+    All,
+}
+
 /// One end.
 #[derive(Debug)]
 pub(crate) struct ByteEndpoint {
@@ -90,6 +100,8 @@ pub(crate) struct ByteEndpoint {
     gathered: Vec<u8>,
     /// The peer has ended its side.
     ended: bool,
+    /// A read has returned that end.
+    told_end: bool,
     /// This side was ended.
     finished: bool,
     /// The peer is gone; what it published before is still there.
@@ -172,6 +184,7 @@ impl ByteEndpoint {
             taken: 0,
             gathered: Vec::new(),
             ended: false,
+            told_end: false,
             finished: false,
             gone: false,
             over: None,
@@ -267,7 +280,10 @@ impl ByteEndpoint {
                     Ok(true) => {}
                     // What was read before is good; the error, or the end, is found again.
                     Ok(false) | Err(_) if count > 0 => break,
-                    Ok(false) if self.ended => return Ok(Some(0)),
+                    Ok(false) if self.ended => {
+                        self.told_end = true;
+                        return Ok(Some(0));
+                    }
                     Ok(false) => return Ok(None),
                     Err(error) => return Err(error.while_reading()),
                 }
@@ -278,6 +294,15 @@ impl ByteEndpoint {
             count += some;
         }
         Ok(Some(count))
+    }
+
+    /// What a read would find without a look at the session.
+    fn taken_in(&self) -> TakenIn {
+        match (self.taken < self.chunk.len(), self.ended, self.told_end) {
+            (true, ..) | (_, true, false) => TakenIn::Unread,
+            (false, true, true) => TakenIn::All,
+            (false, false, _) => TakenIn::Nothing,
+        }
     }
 
     /// Takes the next chunk, if there is one.
