@@ -72,6 +72,16 @@ pub(super) enum Peer {
     Client(DeathWatch),
 }
 
+/// What an end has taken in of what its peer wrote, and no read has returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TakenIn {
+    Nothing,
+    /// The rest of a chunk, or the end that came behind one.
+    Unread,
+    /// A read has returned the end: nothing follows.
+    All,
+}
+
 /// One end.
 #[derive(Debug)]
 pub(crate) struct ByteEndpoint {
@@ -88,9 +98,10 @@ pub(crate) struct ByteEndpoint {
     taken: usize,
     /// Small pieces that travel in one chunk.
     gathered: Vec<u8>,
-    /// The peer has ended its side, and whether that was told.
+    /// The peer has ended its side.
     ended: bool,
-    end_told: bool,
+    /// A read has returned that end.
+    told_end: bool,
     /// This side was ended.
     finished: bool,
     /// The peer is gone; what it published before is still there.
@@ -173,7 +184,7 @@ impl ByteEndpoint {
             taken: 0,
             gathered: Vec::new(),
             ended: false,
-            end_told: false,
+            told_end: false,
             finished: false,
             gone: false,
             over: None,
@@ -270,7 +281,7 @@ impl ByteEndpoint {
                     // What was read before is good; the error, or the end, is found again.
                     Ok(false) | Err(_) if count > 0 => break,
                     Ok(false) if self.ended => {
-                        self.end_told = true;
+                        self.told_end = true;
                         return Ok(Some(0));
                     }
                     Ok(false) => return Ok(None),
@@ -285,9 +296,13 @@ impl ByteEndpoint {
         Ok(Some(count))
     }
 
-    /// Whether something was taken from the session that was not read yet: a part of a chunk, or the end.
-    fn has_rest(&self) -> bool {
-        self.taken < self.chunk.len() || (self.ended && !self.end_told)
+    /// What a read would find without a look at the session.
+    fn taken_in(&self) -> TakenIn {
+        match (self.taken < self.chunk.len(), self.ended, self.told_end) {
+            (true, ..) | (_, true, false) => TakenIn::Unread,
+            (false, true, true) => TakenIn::All,
+            (false, false, _) => TakenIn::Nothing,
+        }
     }
 
     /// Takes the next chunk, if there is one.

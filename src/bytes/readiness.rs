@@ -79,7 +79,7 @@ impl ByteStream {
             return Arming::Busy;
         }
         let mut inner = lock(&self.inner);
-        if inner.wanted().any() {
+        if inner.has_waiters() {
             return Arming::Busy;
         }
         if self.is_socket {
@@ -104,14 +104,15 @@ impl ByteStream {
     /// Ends what [`arm`](Self::arm) began, and takes in what the descriptor has to say. To be called when the descriptor
     /// was reported, or when the loop woke for something else and is about to use the stream.
     ///
-    /// Never waits. Costs two or three system calls over rings, none over a socket.
+    /// Never waits. Does nothing while another thread sleeps on this stream. Costs two or three
+    /// system calls over rings, none over a socket.
     pub fn disarm(&self) {
         if !self.origin.is_here() {
             return;
         }
         let mut inner = lock(&self.inner);
-        if inner.wanted().any() {
-            // A thread waits: its sleep is not taken back.
+        if inner.asleep {
+            // What is armed then is the sleep of that thread.
             inner.end.check_peer();
         } else {
             inner.end.disarm();
@@ -119,7 +120,8 @@ impl ByteStream {
     }
 
     /// Whether the socket that carries the stream has to become writable before a write finds room, or all that was
-    /// written is on its way: for level-triggered loops, which watch for that only while it is so. Never over rings.
+    /// written is on its way: for level-triggered loops, which watch for that only while it is so.
+    /// Never over rings, and never in a forked child.
     pub fn wants_writable(&self) -> bool {
         self.is_socket && self.origin.is_here() && {
             let inner = lock(&self.inner);

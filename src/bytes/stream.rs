@@ -71,7 +71,9 @@ pub(super) struct Inner {
     /// Threads that wait to read, and to write.
     waiting: [u32; 2],
     /// One of them sleeps on the bell; the others wait for it.
-    asleep: bool,
+    pub(super) asleep: bool,
+    /// Threads that wait without the bell: they yield, or sleep on the socket.
+    waiting_otherwise: u32,
     /// A write that did not wait found no room, and nobody was told of room since.
     pub(super) wants_room: bool,
     /// [`ByteStream::arm`] was called: an event loop looks after the stream.
@@ -107,7 +109,12 @@ impl Inner {
         true
     }
 
-    pub(super) fn wanted(&self) -> Wanted {
+    /// Whether a thread waits, in any way.
+    pub(super) fn has_waiters(&self) -> bool {
+        self.waiting_otherwise > 0 || self.wanted().any()
+    }
+
+    fn wanted(&self) -> Wanted {
         Wanted { read: self.waiting[0] > 0, write: self.waiting[1] > 0 }
     }
 }
@@ -148,6 +155,7 @@ impl ByteStream {
             waiters: [waiter(), waiter()],
             waiting: [0; 2],
             asleep: false,
+            waiting_otherwise: 0,
             wants_room: false,
             in_loop: false,
             checked_at: 0,
@@ -291,9 +299,11 @@ impl ByteStream {
                 Step::Spin(polls) => inner.end.spin(direction, polls),
                 Step::Yield => {
                     timely(&mut inner, direction, &mut deadline)?;
+                    inner.waiting_otherwise += 1;
                     drop(inner);
                     rustix::thread::sched_yield();
                     inner = lock(&self.inner);
+                    inner.waiting_otherwise -= 1;
                 }
                 Step::Park => {
                     timely(&mut inner, direction, &mut deadline)?;
@@ -357,6 +367,7 @@ impl ByteStream {
         }
         let unsent = inner.end.has_unsent();
         inner.end.counts().parks += 1;
+        inner.waiting_otherwise += 1;
         drop(inner);
         let wanted = match (direction, unsent) {
             // Not for what nobody reads. A death is reported in any case.
@@ -373,6 +384,7 @@ impl ByteStream {
         // Where nobody is left to take what is unsent, it is a write that says so.
         ready.writable |= ready.hung_up;
         let mut inner = lock(&self.inner);
+        inner.waiting_otherwise -= 1;
         inner.end.ready(ready);
         Ok(inner)
     }

@@ -1,7 +1,7 @@
 //! How an end gets ready to sleep, and what it learns of its peer. Sleeping is its driver's business: a thread, or an
 //! event loop.
 
-use super::{ByteEndpoint, Direction, Peer, Wanted};
+use super::{ByteEndpoint, Direction, Peer, TakenIn, Wanted};
 use crate::base::clock::now_ns;
 use crate::base::sync::spin_hint;
 use crate::bytes::ByteStreamError;
@@ -16,10 +16,15 @@ use crate::protocol::sleeper::SideSleeper;
 use crate::protocol::wait::Surroundings;
 use crate::trace;
 
-/// Which of those who wait may find something now that they did not find before. `known`: there is something to read
-/// beside what the session has. `gone`: the peer is.
-fn came(session: &mut SessionCore, known: bool, gone: bool, wanted: Wanted) -> Wanted {
-    let read = wanted.read && (known || gone || session.has_pending() || session.has_ended());
+/// Which of those who wait may find something now that they did not find before. `gone`: the peer is.
+fn came(session: &mut SessionCore, gone: bool, taken_in: TakenIn, wanted: Wanted) -> Wanted {
+    let found = match taken_in {
+        TakenIn::Unread => true,
+        // No read looks at the session any more.
+        TakenIn::All => session.has_hung_up(),
+        TakenIn::Nothing => session.has_pending() || session.has_ended(),
+    };
+    let read = wanted.read && (gone || found);
     let write =
         wanted.write && (gone || session.is_broken() || (session.room_appeared() && !session.has_unsent()));
     Wanted { read, write }
@@ -28,8 +33,8 @@ fn came(session: &mut SessionCore, known: bool, gone: bool, wanted: Wanted) -> W
 impl ByteEndpoint {
     /// Which of those who wait may find something now that they did not find before.
     pub(crate) fn came(&mut self, wanted: Wanted) -> Wanted {
-        let known = self.has_rest();
-        came(&mut self.session, known, self.gone, wanted)
+        let taken_in = self.taken_in();
+        came(&mut self.session, self.gone, taken_in, wanted)
     }
 
     /// Looks at the lifeline and the peer's process: whether the peer is gone is known afterwards. A socket that carries
@@ -131,10 +136,10 @@ impl ByteEndpoint {
         self.publish_empty();
         self.session.store_counts();
         self.hint(true);
-        let known = self.has_rest();
+        let taken_in = self.taken_in();
         let Self { side: Some(side), session, gone, .. } = self else { return Arming::Busy };
-        let look = || came(session, known, *gone, wanted).any();
-        let arming = side.sleeper.arm(mode, wanted.interest(), look);
+        let arming =
+            side.sleeper.arm(mode, wanted.interest(), || came(session, *gone, taken_in, wanted).any());
         match arming {
             Arming::Armed => trace::bytes_armed(self.number),
             Arming::Busy => {
@@ -149,16 +154,16 @@ impl ByteEndpoint {
     pub(in crate::bytes) fn arm_for_more(&mut self, wanted: Wanted, direction: Direction) -> Arming {
         self.session.flush();
         self.publish_empty();
-        let known = self.has_rest();
+        let taken_in = self.taken_in();
         let Self { side: Some(side), session, gone, .. } = self else { return Arming::Busy };
-        let look = || came(session, known, *gone, Wanted::one(direction)).any();
-        side.sleeper.arm_for_more(wanted.interest(), look)
+        side.sleeper
+            .arm_for_more(wanted.interest(), || came(session, *gone, taken_in, Wanted::one(direction)).any())
     }
 
     /// A sleep on the bell has ended, by the clock if `out`: awake again.
     pub(in crate::bytes) fn wake_up(&mut self, ticket: Ticket, wanted: Wanted, out: bool) {
         // Still armed: whoever published something rings, now or in a moment.
-        let late = out && came(&mut self.session, false, false, wanted).any();
+        let late = out && came(&mut self.session, false, TakenIn::Nothing, wanted).any();
         let Some(side) = &mut self.side else { return };
         let rescue = late.then(|| side.sleeper.bell().rescue(ticket));
         side.sleeper.disarm();
