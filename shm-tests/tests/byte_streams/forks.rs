@@ -91,11 +91,8 @@ pub(crate) fn a_forked_child_touches_nothing() -> Ran {
     done!("{rounds} children for each way to wait, that used streams and dropped them")
 }
 
-/// Connects, forks a child that holds all descriptors until it is told to end, and waits for its
-/// own end.
-pub(crate) fn leaving(arguments: &Arguments) {
-    let mut stream = options().connect_bytes(arguments.text("path")).expect("connect");
-    stream.write_all(&ask(b'r', 9, 0)).expect("room");
+/// Forks a child that holds all descriptors until the file `over` is there.
+pub(crate) fn leave_a_child(arguments: &Arguments) {
     let (born, over) = (arguments.text("born").to_owned(), arguments.text("over").to_owned());
     std::thread::spawn(move || {
         signals::in_a_fork(|| {
@@ -105,6 +102,39 @@ pub(crate) fn leaving(arguments: &Arguments) {
             0
         })
     });
+}
+
+/// A process that holds all descriptors of its parent until a file is there.
+pub(crate) struct Heir {
+    pid: u32,
+    over: PathBuf,
+}
+
+impl Heir {
+    pub(crate) fn born(born: &Path, over: &Path) -> Self {
+        let mut pid = 0;
+        wait_until("the child is there", || {
+            pid = std::fs::read_to_string(born).ok().and_then(|pid| pid.parse().ok()).unwrap_or(0);
+            pid != 0
+        });
+        Self { pid, over: over.to_owned() }
+    }
+
+    /// It is still there; and from now on not any more.
+    pub(crate) fn end(self) {
+        let state = observe::state(self.pid);
+        assert!(!matches!(state, None | Some('Z')), "learnt only when the child let go: {state:?}");
+        std::fs::write(&self.over, "").expect("told");
+        wait_until("the child is gone", || observe::state(self.pid).is_none());
+    }
+}
+
+/// Connects, forks a child that holds all descriptors until it is told to end, and waits for its
+/// own end.
+pub(crate) fn leaving(arguments: &Arguments) {
+    let mut stream = options().connect_bytes(arguments.text("path")).expect("connect");
+    stream.write_all(&ask(b'r', 9, 0)).expect("room");
+    leave_a_child(arguments);
     say("ready");
     let _ = hear();
 }
@@ -117,17 +147,10 @@ pub(crate) fn a_child_that_holds_the_socket_keeps_no_dead_client_alive() -> Ran 
         let start = Start::role("leaving").with("path", serving.path().display());
         let mut client = start.with("born", born.display()).with("over", over.display()).start();
         client.expect("ready");
-        let mut child = 0;
-        wait_until("the child is there", || {
-            child = std::fs::read_to_string(&born).ok().and_then(|pid| pid.parse().ok()).unwrap_or(0);
-            child != 0
-        });
+        let heir = Heir::born(&born, &over);
         client.kill();
         assert_eq!(serving.process.expect("read").trim(), "0 Err(Some(Gone))");
-        let state = observe::state(child);
-        assert!(!matches!(state, None | Some('Z')), "learnt only when the child let go: {state:?}");
-        std::fs::write(&over, "").expect("told");
-        wait_until("the child is gone", || observe::state(child).is_none());
+        heir.end();
         serving.stop();
         tick();
     }

@@ -1,10 +1,13 @@
 //! Servers and clients in processes of their own, which do what the first bytes of a stream say.
 
-use crate::traffic::{Any, Bytes, ask, asked, exchange, exchange_in_tasks, is_reset, runtime};
-use ringbell::{AsyncByteListener, AsyncByteStream, ByteStream, ByteStreamError, Server, Transport};
+use crate::traffic::{Any, Bytes, ask, asked, echo, exchange, exchange_in_tasks, is_reset, runtime};
+use ringbell::{
+    AsyncByteListener, AsyncByteStream, ByteStream, ByteStreamError, Server, Transport, WaitSettings,
+};
 use ringbell_shm_tests::process::{Arguments, Process, Start, hear, say};
+use ringbell_shm_tests::server::waiting;
 use ringbell_shm_tests::transport::over_socket;
-use ringbell_shm_tests::wait_until;
+use ringbell_shm_tests::{options, wait_until};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,11 +16,17 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 /// A client in a process of its own: what `do=` says.
 pub(crate) fn connect(arguments: &Arguments) {
     let path = PathBuf::from(arguments.text("path"));
-    let mut stream = Any::connect(arguments.text("flavour"), &path);
     let (seed, count) = (arguments.number("seed"), arguments.number("count"));
+    let patient = || {
+        let wait = waiting("patient", WaitSettings::client());
+        options().wait(wait).connect_bytes(&path).expect("connect")
+    };
     match arguments.text("do") {
+        "exchange" => exchange(&patient(), seed, count, true),
+        "echo" => echo(&patient(), seed),
         // Writes, and is killed or ends without an end.
         "write" => {
+            let mut stream = Any::connect(arguments.text("flavour"), &path);
             let mut bytes = vec![0; usize::try_from(count).expect("64 bits")];
             Bytes::new(seed).fill(&mut bytes);
             stream.write_all(&ask(b'r', seed, count)).expect("room");
@@ -37,6 +46,7 @@ pub(crate) fn serve(arguments: &Arguments) {
         Some(ring) => builder.ring_capacity(ring),
         None => builder,
     };
+    let builder = builder.wait(waiting(arguments.get("wait").unwrap_or("default"), WaitSettings::server()));
     let listener = builder.bind_bytes(&path).expect("bind");
     let flavour = arguments.text("flavour").to_owned();
     if flavour == "blocking" {
@@ -79,6 +89,7 @@ fn obey(mut stream: &ByteStream) {
     let (verb, seed, count) = asked(ask);
     match verb {
         b'x' => exchange(stream, seed, count, false),
+        b'e' => echo(stream, seed),
         // All that comes, back once its end has come.
         b'h' => {
             let mut all = Vec::new();

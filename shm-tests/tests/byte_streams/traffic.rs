@@ -73,7 +73,7 @@ pub(crate) fn asked(ask: [u8; 17]) -> (u8, u64, u64) {
 }
 
 /// The two seeds of an exchange.
-fn seeds(seed: u64, client: bool) -> (u64, u64) {
+pub(crate) fn seeds(seed: u64, client: bool) -> (u64, u64) {
     if client { (seed, seed ^ 1) } else { (seed ^ 1, seed) }
 }
 
@@ -109,6 +109,20 @@ pub(crate) fn exchange(stream: &ByteStream, seed: u64, count: u64, client: bool)
         receive(stream, theirs, count);
         assert_eq!(stream.read(&mut [0; 8]).expect("the end"), 0);
     });
+}
+
+/// Sends back what comes, as it comes, up to the end.
+pub(crate) fn echo(mut stream: &ByteStream, seed: u64) {
+    let mut chance = Chance::new(seed ^ 80);
+    loop {
+        let mut some = vec![0; size(&mut chance)];
+        let count = stream.read(&mut some).expect("bytes");
+        if count == 0 {
+            return stream.shutdown_write().expect("an end");
+        }
+        stream.write_all(&some[..count]).expect("room");
+        tick();
+    }
 }
 
 pub(crate) async fn exchange_in_tasks(stream: AsyncByteStream, seed: u64, count: u64, client: bool) {
