@@ -129,11 +129,21 @@ pub fn busy_time() -> Duration {
 /// For how long a thread of this process was ready to run and had no CPU, since it started: time
 /// that belongs to whatever else runs on this machine.
 #[must_use]
-pub fn time_without_cpu(thread: rustix::process::Pid) -> Duration {
+pub fn time_without_cpu(thread: Pid) -> Duration {
+    schedstat(thread, 1)
+}
+
+/// For how long a thread of this process has run, since it started.
+#[must_use]
+pub fn time_on_cpu(thread: Pid) -> Duration {
+    schedstat(thread, 0)
+}
+
+fn schedstat(thread: Pid, index: usize) -> Duration {
     let path = format!("/proc/self/task/{}/schedstat", thread.as_raw_nonzero());
-    let numbers = std::fs::read_to_string(path).unwrap_or_default();
-    let waited = numbers.split_whitespace().nth(1).and_then(|number| number.parse().ok());
-    Duration::from_nanos(waited.unwrap_or(0))
+    let numbers = fs::read_to_string(path).unwrap_or_default();
+    let time = numbers.split_whitespace().nth(index).and_then(|number| number.parse().ok());
+    Duration::from_nanos(time.unwrap_or(0))
 }
 
 /// Whether all of its threads sleep.

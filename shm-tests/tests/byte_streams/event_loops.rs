@@ -12,14 +12,14 @@ use ringbell_shm_tests::process::{Arguments, PATIENCE, Process, Start, hear, rea
 use ringbell_shm_tests::progress::tick;
 use ringbell_shm_tests::server::waiting;
 use ringbell_shm_tests::transport::over_socket;
-use ringbell_shm_tests::{done, options, scaled_for, seed, signals, wait_until};
+use ringbell_shm_tests::{done, observe, options, scaled_for, seed, signals, wait_until};
 use rustix::fd::AsFd;
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{ErrorKind, Read, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Bytes on their way at most: one small piece, some, and as many as fit.
+/// Bytes on their way from which on no piece is sent: one piece, some, and as many as fit.
 const WINDOWS: [u64; 3] = [1, 20_000, u64::MAX];
 
 fn patient_server() -> Serving {
@@ -76,7 +76,7 @@ pub(crate) fn a_client_in_a_loop_is_told_of_every_byte() -> Ran {
             };
             round(b'x', Traffic::exchanged(seed(), count, true), seed());
             for window in WINDOWS {
-                // One byte at a time takes long.
+                // Such small pieces take long.
                 let count = if window == 1 { count / 10 } else { count };
                 let seed = seed() ^ window;
                 round(b'e', Traffic::echoed(seed, count, window), seed);
@@ -443,49 +443,70 @@ pub(crate) fn a_loop_is_told_of_a_server_that_left_a_child() -> Ran {
     done!("2 servers that left a child behind, which held their sockets")
 }
 
-/// Another thread sleeps: `arm` says so, and neither it nor `disarm` keeps that thread from being
-/// woken. Without a backstop a lost wake hangs.
-pub(crate) fn arming_leaves_a_thread_that_waits_alone() -> Ran {
+/// Another thread reads, and `waits` once it certainly waits: `arm` says so, and neither it nor
+/// `disarm` keeps that thread from being woken. Without a backstop a lost wake hangs.
+fn arm_beside_a_reader(serving: &Serving, wait: WaitSettings, round: u64, waits: impl Fn(&ByteStream, Pid)) {
+    let options = options().wait(waiting("patient", wait));
+    let mut stream = options.connect_bytes(serving.path()).expect("connect");
+    stream.write_all(&ask(b'e', round, 0)).expect("room");
+    std::thread::scope(|scope| {
+        let (begin, begins) = std::sync::mpsc::channel();
+        let stream = &stream;
+        let reader = scope.spawn(move || {
+            let mut some = [0; 64];
+            begin.send(rustix::thread::gettid()).expect("heard");
+            let count = stream.read(&mut some).expect("bytes");
+            some[..count].to_vec()
+        });
+        waits(stream, begins.recv().expect("a thread"));
+        let armings = [(); 3].map(|()| {
+            let arming = stream.arm();
+            stream.disarm();
+            arming
+        });
+        let mut writer = stream;
+        writer.write_all(b"wake").expect("room");
+        let mut got = reader.join().expect("the reader");
+        let mut rest = vec![0; 4 - got.len()];
+        writer.read_exact(&mut rest).expect("bytes");
+        got.append(&mut rest);
+        assert_eq!(got, b"wake");
+        assert_eq!(armings, [Arming::Busy; 3], "another thread waits");
+        tick();
+    });
+    // It waits no more.
+    let mut watch = Watch::new(&stream, TRIGGERS[(round % 2) as usize]);
+    watch.arm(&stream);
+    stream.disarm();
+    Traffic::echoed(round, 5000, 100).run(&stream, &mut watch);
+}
+
+pub(crate) fn arming_leaves_a_thread_that_sleeps_alone() -> Ran {
     let serving = patient_server();
     let rounds = scaled_for(50, 50).max(4);
     for round in 0..rounds {
-        let wait = waiting(["park", "yield"][(round % 2) as usize], WaitSettings::client());
-        let options = options().wait(waiting("patient", wait));
-        let mut stream = options.connect_bytes(serving.path()).expect("connect");
-        stream.write_all(&ask(b'e', round, 0)).expect("room");
-        let before = stream.stats().parks;
-        std::thread::scope(|scope| {
-            let reader = scope.spawn(|| {
-                let mut some = [0; 64];
-                let count = stream.read(&mut some).expect("bytes");
-                some[..count].to_vec()
-            });
-            let (mut waits, mut armed) = (false, 0);
-            wait_until("a thread sleeps", || {
-                // What this thread arms counts as well.
-                let asleep = stream.stats().parks > before + armed;
-                let arming = stream.arm();
-                if arming == Arming::Armed {
-                    assert!(!waits && !asleep, "another thread waits");
-                    armed += 1;
-                }
-                waits = arming == Arming::Busy;
-                stream.disarm();
-                asleep
-            });
-            (&stream).write_all(b"wake").expect("room");
-            let got = reader.join().expect("the reader");
-            assert!(b"wake".starts_with(&got) && !got.is_empty(), "{got:?}");
-            // What is left of it.
-            let mut rest = vec![0; 4 - got.len()];
-            (&stream).read_exact(&mut rest).expect("bytes");
-            tick();
+        let wait = WaitSettings::client().park_at_once();
+        arm_beside_a_reader(&serving, wait, round, |stream, _| {
+            wait_until("a thread sleeps", || stream.stats().parks > 0);
         });
-        // It waits no more.
-        let mut watch = Watch::new(&stream, TRIGGERS[(round % 2) as usize]);
-        watch.arm(&stream);
-        stream.disarm();
-        Traffic::echoed(round, 5000, 100).run(&stream, &mut watch);
+    }
+    serving.stop();
+    done!("{rounds} threads")
+}
+
+pub(crate) fn arming_leaves_a_thread_that_yields_alone() -> Ran {
+    let serving = patient_server();
+    let rounds = scaled_for(50, 50).max(4);
+    for round in 0..rounds {
+        let mut wait = waiting("yield", WaitSettings::client());
+        (wait.yield_for, wait.yield_for_least) = (PATIENCE, PATIENCE);
+        arm_beside_a_reader(&serving, wait, round, |_, reader| {
+            // It has begun to read, and what it does since is to yield.
+            let before = observe::time_on_cpu(reader);
+            wait_until("a thread yields", || {
+                observe::time_on_cpu(reader) > before + Duration::from_millis(2)
+            });
+        });
     }
     serving.stop();
     done!("{rounds} threads")

@@ -187,7 +187,9 @@ impl Traffic {
             } else if self.on_their_way >= self.window {
                 return false;
             } else {
-                let len = size(&mut self.chance).min(usize::try_from(self.to_send).expect("64 bits"));
+                // A small window is for many small pieces.
+                let most = self.to_send.min(self.window.max(64));
+                let len = size(&mut self.chance).min(usize::try_from(most).expect("64 bits"));
                 self.piece.resize(len, 0);
                 self.ours.fill(&mut self.piece);
                 self.sent = 0;

@@ -41,7 +41,7 @@ suite! {
         a_loop_is_told_of_a_killed_server,
         a_loop_is_told_of_a_killed_client,
         a_loop_is_told_of_a_client_that_left_a_child,
-        arming_leaves_a_thread_that_waits_alone,
+        arming_leaves_a_thread_that_sleeps_alone,
         a_forked_child_arms_nothing,
     ],
     tests: [
@@ -50,6 +50,7 @@ suite! {
         any_bytes_over_the_socket,
         servers_that_send_what_is_no_stream,
         a_loop_is_told_of_a_server_that_left_a_child,
+        arming_leaves_a_thread_that_yields_alone,
     ],
     roles: [serve, connect, forking, leaving, looping_and_forking, serve_and_fork],
 }
