@@ -5,18 +5,24 @@
 //!
 //! What a guest says is not believed: a number that is not its own, more than its windows hold or more credit than
 //! is out ends its service, and its alone ([`Offence`]). A guest that ends takes its sockets with it.
+//!
+//! `reading` is what sockets have to say, `held` one socket with its windows, `teller` what a guest is told.
 
-use super::protocol::{
-    ADDRESS, HEAD, NEWS_MOST, Offence, Order, PIECE, QUARTER, Sign, WINDOW, address, datagram_cost, head,
-    sign,
-};
+mod held;
+mod reading;
+mod teller;
+
+use self::held::{Fail, Held};
+use self::reading::watched;
+use self::teller::Teller;
+use super::protocol::{ADDRESS, HEAD, Offence, Order, PIECE, QUARTER, Sign};
 use super::socket::{Socket, State};
 use super::{ACCEPTED, Id, Outcome, Place, Purpose};
 use ringbell::{OwnedRequest, Responder, Service, Session};
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,8 +30,6 @@ use std::thread::JoinHandle;
 
 /// Sockets of one guest.
 const SOCKETS_MOST: usize = 256;
-/// News that wait for room in a guest's window: a few for each socket.
-const WAITING_MOST: usize = 4 * SOCKETS_MOST;
 /// The epoll's number of what ends the thread.
 const STOP: u64 = 0;
 
@@ -107,86 +111,6 @@ struct Guest {
     teller: Teller,
 }
 
-/// A socket, and its windows.
-#[derive(Debug)]
-struct Held {
-    socket: Socket,
-    token: u64,
-    /// The kernel has said so, and no read has said otherwise.
-    readable: bool,
-    /// The other side sends no more.
-    hung_up: bool,
-    /// What the guest has not taken.
-    untaken: u32,
-    outbox: Outbox,
-    watches_writing: bool,
-    finishing: bool,
-    closing: bool,
-}
-
-/// What the kernel has not taken.
-#[derive(Debug, Default)]
-struct Outbox {
-    stream: Vec<u8>,
-    from: usize,
-    datagrams: VecDeque<(Option<SocketAddr>, Vec<u8>)>,
-    /// The beginning of a datagram.
-    partial: Vec<u8>,
-    /// Of the window: what is here, and what is gone but not given back.
-    unsent: u32,
-    unsaid: u32,
-}
-
-/// Pushes news, as many as the guest's window holds; the others wait.
-#[derive(Debug)]
-struct Teller {
-    session: Session,
-    unseen: u32,
-    waiting: VecDeque<Vec<u8>>,
-    offence: Option<Offence>,
-    bytes: Vec<u8>,
-}
-
-impl Teller {
-    /// Whether something that can wait should.
-    fn is_full(&self) -> bool {
-        self.unseen >= NEWS_MOST || self.offence.is_some()
-    }
-
-    fn tell(&mut self, sign: &Sign<'_>) {
-        let mut bytes = std::mem::take(&mut self.bytes);
-        sign.encode(&mut bytes);
-        self.push(&bytes);
-        self.bytes = bytes;
-    }
-
-    fn push(&mut self, bytes: &[u8]) {
-        if !self.is_full() && self.waiting.is_empty() {
-            self.unseen += 1;
-            // Its window is smaller than Ringbell's queue; and who is gone is told nothing.
-            let _ = self.session.push(bytes);
-        } else if self.waiting.len() < WAITING_MOST {
-            self.waiting.push_back(bytes.to_vec());
-        } else {
-            self.offence.get_or_insert(Offence::Deaf);
-        }
-    }
-
-    /// The guest has looked at so many.
-    fn seen(&mut self, news: u32) {
-        let Some(left) = self.unseen.checked_sub(news) else {
-            self.offence.get_or_insert(Offence::Credit);
-            return;
-        };
-        self.unseen = left;
-        while !self.is_full() {
-            let Some(bytes) = self.waiting.pop_front() else { break };
-            self.unseen += 1;
-            let _ = self.session.push(&bytes);
-        }
-    }
-}
-
 impl Host {
     /// Starts the socket thread.
     pub(crate) fn start(rules: Rules) -> Outcome<Self> {
@@ -253,13 +177,7 @@ fn watch(shared: &Shared) {
 
 impl Service for Host {
     fn opened(&mut self, session: &Session) {
-        let teller = Teller {
-            session: session.clone(),
-            unseen: 0,
-            waiting: VecDeque::new(),
-            offence: None,
-            bytes: Vec::new(),
-        };
+        let teller = Teller::new(session.clone());
         let guest = Guest { sockets: HashMap::new(), last_accepted: ACCEPTED, crowded: false, teller };
         self.shared.lock().guests.insert(session.id(), guest);
     }
@@ -287,13 +205,13 @@ impl All {
     /// Carries out what a guest sent.
     fn order(&mut self, shared: &Shared, session: u64, bytes: &[u8]) {
         let Some(mut guest) = self.guests.remove(&session) else { return };
-        if guest.teller.offence.is_none() {
+        if guest.teller.offence().is_none() {
             let done = match Order::decode(bytes) {
                 Some(order) => self.carry_out(shared, session, &mut guest, order),
                 None => Err(Offence::NoOrder),
             };
             if let Err(offence) = done {
-                guest.teller.offence.get_or_insert(offence);
+                guest.teller.found(offence);
             }
             self.settle(shared, session, &mut guest);
         }
@@ -302,18 +220,13 @@ impl All {
 
     /// Ends the service of a guest that broke the rules.
     fn dismiss_offender(&mut self, guest: &mut Guest) {
-        let Some(why) = guest.teller.offence else { return };
-        if guest.sockets.is_empty() && guest.teller.unseen > NEWS_MOST {
+        let Some(why) = guest.teller.offence() else { return };
+        if guest.sockets.is_empty() && guest.teller.has_dismissed() {
             return;
         }
         self.close_all(guest);
         self.counts.dismissed += 1;
-        guest.teller.waiting.clear();
-        // Beyond its window, by one; and that is the mark that it was told.
-        guest.teller.unseen = NEWS_MOST + 1;
-        let mut bytes = Vec::new();
-        Sign::Dismissed { why }.encode(&mut bytes);
-        let _ = guest.teller.session.push(&bytes);
+        guest.teller.dismiss(why);
     }
 
     fn close_all(&mut self, guest: &mut Guest) {
@@ -449,18 +362,7 @@ impl All {
         let watches_writing = socket.state == State::Connecting;
         epoll::add(&shared.epoll, &socket, epoll::EventData::new_u64(token), watched(watches_writing))?;
         self.tokens.insert(token, (session, id));
-        let held = Held {
-            socket,
-            token,
-            readable: false,
-            hung_up: false,
-            untaken: 0,
-            outbox: Outbox::default(),
-            watches_writing,
-            finishing: false,
-            closing: false,
-        };
-        guest.sockets.insert(id, held);
+        guest.sockets.insert(id, Held::new(socket, token, watches_writing));
         Ok(())
     }
 
@@ -507,139 +409,6 @@ impl All {
         self.tokens.remove(&held.token);
         guest.teller.tell(&Sign::Closed { socket: id, why: why.map(Errno::raw_os_error) });
     }
-
-    /// The epoll has something to say of a socket.
-    fn ready(&mut self, shared: &Shared, token: u64, flags: epoll::EventFlags) {
-        use epoll::EventFlags;
-        let Some(&(session, id)) = self.tokens.get(&token) else { return };
-        let Some(mut guest) = self.guests.remove(&session) else { return };
-        if let Some(held) = guest.sockets.get_mut(&id) {
-            let ended = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
-            held.hung_up |= flags.intersects(ended);
-            held.readable |= flags.intersects(EventFlags::IN | ended);
-            if held.watches_writing && flags.intersects(EventFlags::OUT | ended) {
-                self.writable(shared, &mut guest, id);
-            }
-            self.pump(shared, session, &mut guest, id);
-        }
-        self.settle(shared, session, &mut guest);
-        self.guests.insert(session, guest);
-    }
-
-    fn writable(&mut self, shared: &Shared, guest: &mut Guest, id: Id) {
-        let Some(held) = guest.sockets.get_mut(&id) else { return };
-        let mut connected = Ok(());
-        if held.socket.state == State::Connecting {
-            connected = held.socket.connected();
-            if connected.is_ok() {
-                guest.teller.tell(&Sign::Connected { socket: id });
-            }
-        }
-        match connected.map_err(Fail::Socket).and_then(|()| held.flush()) {
-            Ok(()) => self.written(shared, guest, id),
-            // Only what the guest sends can be an offence.
-            Err(Fail::Offence(_)) => {}
-            Err(Fail::Socket(error)) => self.close(guest, id, Some(error)),
-        }
-    }
-
-    /// Reads what is there, as far as the windows allow, and tells of it.
-    fn pump(&mut self, shared: &Shared, session: u64, guest: &mut Guest, id: Id) {
-        let Some(held) = guest.sockets.get(&id) else { return };
-        match held.socket.state {
-            State::Connecting => {}
-            State::Listening => self.accept(shared, session, guest, id),
-            State::Stream | State::Datagrams => self.read(guest, id),
-        }
-    }
-
-    fn accept(&mut self, shared: &Shared, session: u64, guest: &mut Guest, listener: Id) {
-        // Those that do not fit stay in the kernel's backlog, until `Seen` or a `Close` makes room.
-        while !guest.teller.is_full() {
-            if guest.sockets.len() >= SOCKETS_MOST {
-                guest.crowded = true;
-                return;
-            }
-            let Some(held) = guest.sockets.get_mut(&listener) else { return };
-            let socket = match held.socket.accept() {
-                Ok(Some(socket)) => socket,
-                Ok(None) => {
-                    held.readable = false;
-                    return;
-                }
-                Err(error) => return self.close(guest, listener, Some(error)),
-            };
-            let id = guest.next_accepted();
-            guest.teller.tell(&Sign::Accepted { listener, socket: id });
-            match self.hold(shared, session, guest, id, socket) {
-                // What it has brought along the epoll would say in a moment.
-                Ok(()) => {
-                    if let Some(held) = guest.sockets.get_mut(&id) {
-                        held.readable = true;
-                    }
-                    self.read(guest, id);
-                }
-                Err(error) => {
-                    guest.teller.tell(&Sign::Closed { socket: id, why: Some(error.raw_os_error()) })
-                }
-            }
-        }
-    }
-
-    fn read(&mut self, guest: &mut Guest, id: Id) {
-        let Guest { sockets, teller, .. } = guest;
-        let Some(held) = sockets.get_mut(&id) else { return };
-        let mut failed = None;
-        while held.readable && !teller.is_full() && !held.closing {
-            let room = WINDOW.saturating_sub(held.untaken) as usize;
-            match held.read(room, &mut self.buffer) {
-                Ok(Read::Nothing) => held.readable = false,
-                Ok(Read::Wait) => break,
-                Ok(Read::End) => {
-                    held.readable = false;
-                    teller.tell(&Sign::Ended { socket: id });
-                }
-                Ok(Read::Some { len, cost, last }) => {
-                    held.readable = !last;
-                    held.untaken += cost;
-                    self.buffer[4..HEAD].copy_from_slice(&id.to_le_bytes());
-                    teller.push(&self.buffer[..len]);
-                }
-                Err(error) => {
-                    failed = Some(error);
-                    break;
-                }
-            }
-        }
-        if let Some(error) = failed {
-            self.close(guest, id, Some(error));
-        }
-    }
-}
-
-/// Edge-triggered: what is not read now is remembered, not asked for again.
-fn watched(writing: bool) -> epoll::EventFlags {
-    use epoll::EventFlags;
-    let out = if writing { EventFlags::OUT } else { EventFlags::empty() };
-    EventFlags::IN | EventFlags::RDHUP | EventFlags::ET | out
-}
-
-/// Why a write was not made.
-enum Fail {
-    Offence(Offence),
-    Socket(Errno),
-}
-
-/// What came of a read.
-enum Read {
-    /// Nothing is there.
-    Nothing,
-    /// The window has no room.
-    Wait,
-    /// The other side sends no more.
-    End,
-    /// The first `len` bytes of the buffer are the news of it, but for the socket's number; no more is there if `last`.
-    Some { len: usize, cost: u32, last: bool },
 }
 
 impl Guest {
@@ -650,144 +419,5 @@ impl Guest {
                 return self.last_accepted;
             }
         }
-    }
-}
-
-impl Held {
-    fn read(&mut self, room: usize, buffer: &mut [u8]) -> Result<Read, Errno> {
-        if self.socket.is_udp() {
-            if room < datagram_cost(PIECE) as usize {
-                return Ok(Read::Wait);
-            }
-            let Some((count, from)) = self.socket.recv_from(&mut buffer[HEAD + ADDRESS..])? else {
-                return Ok(Read::Nothing);
-            };
-            buffer[..HEAD].copy_from_slice(&head(sign::DATAGRAM, 0, 0));
-            buffer[HEAD..HEAD + ADDRESS].copy_from_slice(&address(from));
-            return Ok(Read::Some { len: HEAD + ADDRESS + count, cost: datagram_cost(count), last: false });
-        }
-        let most = room.min(PIECE);
-        if most == 0 {
-            return Ok(Read::Wait);
-        }
-        match self.socket.recv(&mut buffer[HEAD..HEAD + most])? {
-            None => Ok(Read::Nothing),
-            Some(0) => Ok(Read::End),
-            Some(count) => {
-                buffer[..HEAD].copy_from_slice(&head(sign::DATA, 0, 0));
-                #[allow(clippy::cast_possible_truncation, reason = "at most a piece")]
-                let cost = count as u32;
-                // Less than asked for: no more is there now. An end that was seen is still to be read.
-                Ok(Read::Some { len: HEAD + count, cost, last: count < most && !self.hung_up })
-            }
-        }
-    }
-
-    /// Keeps bytes until the rest of them has come.
-    fn keep(&mut self, bytes: &[u8]) -> Result<(), Offence> {
-        self.outbox.charge(u32::try_from(bytes.len()).unwrap_or(u32::MAX))?;
-        let kept = if self.socket.is_udp() { &mut self.outbox.partial } else { &mut self.outbox.stream };
-        kept.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    /// Sends bytes of the guest, or keeps what the kernel does not take.
-    fn send(&mut self, bytes: &[u8]) -> Result<(), Fail> {
-        if self.socket.is_udp() {
-            return self.send_datagram(None, bytes);
-        }
-        if self.socket.state == State::Listening || self.finishing || self.closing {
-            return Err(Fail::Socket(Errno::PIPE));
-        }
-        let cost = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        self.outbox.charge(cost).map_err(Fail::Offence)?;
-        let mut bytes = bytes;
-        if self.outbox.stream.is_empty() && self.socket.state == State::Stream {
-            let sent = self.socket.send(bytes).map_err(Fail::Socket)?;
-            self.outbox.sent(sent);
-            bytes = &bytes[sent..];
-            if bytes.is_empty() {
-                return Ok(());
-            }
-        }
-        self.outbox.stream.extend_from_slice(bytes);
-        self.flush()
-    }
-
-    fn send_datagram(&mut self, to: Option<SocketAddr>, bytes: &[u8]) -> Result<(), Fail> {
-        if !self.socket.is_udp() {
-            return Err(Fail::Socket(Errno::OPNOTSUPP));
-        }
-        self.outbox.charge(datagram_cost(bytes.len())).map_err(Fail::Offence)?;
-        let mut whole = std::mem::take(&mut self.outbox.partial);
-        let bytes = if whole.is_empty() {
-            bytes
-        } else {
-            whole.extend_from_slice(bytes);
-            &whole
-        };
-        let sent =
-            self.outbox.datagrams.is_empty() && self.socket.send_datagram(to, bytes).map_err(Fail::Socket)?;
-        if sent {
-            self.outbox.sent(datagram_cost(bytes.len()) as usize);
-        } else {
-            self.outbox.datagrams.push_back((to, bytes.to_vec()));
-        }
-        Ok(())
-    }
-
-    /// Writes what waits, as far as the kernel takes it.
-    fn flush(&mut self) -> Result<(), Fail> {
-        if self.socket.state == State::Connecting {
-            // Whoever closes it now does not want to know how that ends.
-            if self.closing {
-                self.outbox = Outbox::default();
-            }
-            return Ok(());
-        }
-        while self.outbox.from < self.outbox.stream.len() {
-            let sent = self.socket.send(&self.outbox.stream[self.outbox.from..]).map_err(Fail::Socket)?;
-            self.outbox.from += sent;
-            self.outbox.sent(sent);
-            if sent == 0 {
-                // What is gone takes no memory while the rest waits.
-                self.outbox.stream.drain(..self.outbox.from);
-                self.outbox.from = 0;
-                return Ok(());
-            }
-        }
-        self.outbox.stream.clear();
-        self.outbox.from = 0;
-        while let Some((to, bytes)) = self.outbox.datagrams.front() {
-            if !self.socket.send_datagram(*to, bytes).map_err(Fail::Socket)? {
-                return Ok(());
-            }
-            let cost = datagram_cost(bytes.len());
-            self.outbox.datagrams.pop_front();
-            self.outbox.sent(cost as usize);
-        }
-        if self.finishing && self.socket.state == State::Stream {
-            self.socket.finish();
-        }
-        Ok(())
-    }
-}
-
-impl Outbox {
-    /// So much comes in, if the window holds it.
-    fn charge(&mut self, cost: u32) -> Result<(), Offence> {
-        let total = self.unsent.saturating_add(self.unsaid).saturating_add(cost);
-        if total > WINDOW {
-            return Err(Offence::Overrun);
-        }
-        self.unsent += cost;
-        Ok(())
-    }
-
-    /// So much of it is gone.
-    #[allow(clippy::cast_possible_truncation, reason = "no more than was charged")]
-    fn sent(&mut self, cost: usize) {
-        self.unsent -= cost as u32;
-        self.unsaid += cost as u32;
     }
 }

@@ -322,7 +322,7 @@ fn kill_in(process: &mut Process, delay: Option<Duration>, mut while_that: impl 
 /// When to kill: before the loop sleeps, and at any time.
 fn delays() -> Vec<Option<Duration>> {
     let rounds = scaled_for(20, 20).max(4);
-    let delay = |round: u64| (round % 4 != 0).then(|| Duration::from_micros(round * 137 % 1000));
+    let delay = |round: u64| (!round.is_multiple_of(4)).then(|| Duration::from_micros(round * 137 % 1000));
     (0..rounds).map(delay).collect()
 }
 
