@@ -37,6 +37,7 @@ mod fuzzed;
 mod inspector;
 mod listener;
 mod order;
+mod peer;
 pub(crate) mod rings;
 mod server;
 mod sockopt;
@@ -55,10 +56,10 @@ pub use inspector::{Inspector, Survey};
 pub use listener::{BindError, InvalidSetting};
 pub(crate) use listener::{ListenOptions, Listener, listen, listen_fds, listen_for_parent};
 pub use order::AnswerOrder;
-pub use server::Credentials;
+pub use peer::Credentials;
+pub(crate) use peer::{PeerInfo, identify};
 pub(crate) use server::{
-    Carrier, Closed, Handshake, HandshakeProgress, Host, InspectorReply, Joined, Offer, PeerInfo,
-    SharedOffer, identify, reject,
+    Carrier, Closed, Handshake, HandshakeProgress, Host, InspectorReply, Joined, Offer, SharedOffer, reject,
 };
 pub use transport::{FallbackReason, Transport};
 pub use wire::RejectReason;
