@@ -1,4 +1,5 @@
-//! The smallest useful program: a server on one thread, a client on another. Two processes look the same.
+//! The smallest useful program: a server on one thread, a client on another. Two processes look the
+//! same.
 //!
 //! ```text
 //! cargo run --example echo

@@ -1,5 +1,6 @@
-//! A server in a plain epoll loop, beside a timer of the program's own, on one thread: what requests and ticks both work on
-//! needs no lock. Nobody parks in a futex, nobody polls, and the server has no thread.
+//! A server in a plain epoll loop, beside a timer of the program's own, on one thread: what
+//! requests and ticks both work on needs no lock. Nobody parks in a futex, nobody polls, and the
+//! server has no thread.
 //!
 //! ```text
 //! cargo run --example embedded
@@ -56,13 +57,18 @@ pub(crate) fn serve(server: Server) -> Result<ServerStats, Box<dyn Error>> {
     rustix::time::timerfd_settime(&timer, TimerfdTimerFlags::empty(), &ticking)?;
 
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    epoll::add(&epoll, server.as_fd(), EventData::new_u64(SERVER), EventFlags::IN | EventFlags::ET)?;
+    epoll::add(
+        &epoll,
+        server.as_fd(),
+        EventData::new_u64(SERVER),
+        EventFlags::IN | EventFlags::ET,
+    )?;
     epoll::add(&epoll, &timer, EventData::new_u64(TIMER), EventFlags::IN)?;
     let mut events = [Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }; 8];
     loop {
-        match server
-            .pump(&mut |request: OwnedRequest, responder: Responder| state.request(request, responder))?
-        {
+        match server.pump(&mut |request: OwnedRequest, responder: Responder| {
+            state.request(request, responder)
+        })? {
             Turn::Over => return Ok(server.stats()),
             Turn::Idle => {}
             // There may be more. A loop with much else to do would look at that first.
@@ -95,7 +101,8 @@ pub(crate) fn serve(server: Server) -> Result<ServerStats, Box<dyn Error>> {
 
 #[allow(dead_code, reason = "the tests have a `main` of their own")]
 fn main() -> Result<(), Box<dyn Error>> {
-    let socket = std::env::temp_dir().join(format!("ringbell-embedded-{}.sock", std::process::id()));
+    let socket =
+        std::env::temp_dir().join(format!("ringbell-embedded-{}.sock", std::process::id()));
     let server = Server::bind(&socket)?;
     // Other processes, really.
     let client = std::thread::spawn(move || -> Result<(), Box<dyn Error + Send + Sync>> {

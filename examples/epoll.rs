@@ -68,7 +68,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 ticks += 1;
                 if sent < 10 {
                     sent += 1;
-                    client.send_timeout(format!("answer {sent}").as_bytes(), Some(Duration::ZERO))?;
+                    client
+                        .send_timeout(format!("answer {sent}").as_bytes(), Some(Duration::ZERO))?;
                 }
             }
         }

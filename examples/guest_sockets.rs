@@ -1,5 +1,6 @@
-//! A guest whose sockets live in a host: a process with one event loop and no sockets of its own, which asks another
-//! process over Ringbell to listen, connect, send and close, and is told what happens. Nobody polls.
+//! A guest whose sockets live in a host: a process with one event loop and no sockets of its own,
+//! which asks another process over Ringbell to listen, connect, send and close, and is told what
+//! happens. Nobody polls.
 //!
 //! ```text
 //! cargo run --release --example guest_sockets                     # shows itself: a host, a guest, and who talks to it
@@ -137,7 +138,8 @@ const ROUNDS: u32 = 200;
 const LARGE: usize = 3 << 20;
 
 fn show() -> Outcome<()> {
-    let directory = std::env::temp_dir().join(format!("ringbell-guest-sockets-{}", std::process::id()));
+    let directory =
+        std::env::temp_dir().join(format!("ringbell-guest-sockets-{}", std::process::id()));
     std::fs::DirBuilder::new().mode(0o700).create(&directory)?;
     let shown = show_in(&directory);
     std::fs::remove_dir_all(&directory)?;
@@ -189,7 +191,10 @@ fn show_in(directory: &Path) -> Outcome<()> {
         let mut line = String::new();
         UnixStream::connect(directory.join("sleeps"))?.read_to_string(&mut line)?;
         let sleeps = Sleeps::read(&line).ok_or("no counts")?;
-        println!("{pace}: {} sleeps ended by a timer, {} by nothing", sleeps.by_timer, sleeps.for_nothing);
+        println!(
+            "{pace}: {} sleeps ended by a timer, {} by nothing",
+            sleeps.by_timer, sleeps.for_nothing
+        );
         // The guest is killed here: its sockets go with it.
         drop(guest);
         while UnixStream::connect(directory.join("echo")).is_ok() {
@@ -268,7 +273,11 @@ where
         writer.join().map_err(|_| "the writer panicked")??;
         Ok(())
     })?;
-    if back == sent { Ok(()) } else { Err(format!("{} bytes came back, or wrong ones", back.len()).into()) }
+    if back == sent {
+        Ok(())
+    } else {
+        Err(format!("{} bytes came back, or wrong ones", back.len()).into())
+    }
 }
 
 fn get(from: SocketAddr, round: u32) -> Outcome<()> {
@@ -321,5 +330,9 @@ fn talk(network: &mut impl Network, to: &Place, rounds: u32) -> Outcome<()> {
 
 fn say(network: &mut impl Network, socket: Id, round: u32) -> Outcome<()> {
     let sent = network.send(socket, &message(round))?;
-    if sent == message(round).len() { Ok(()) } else { Err("no room for a message of 64 bytes".into()) }
+    if sent == message(round).len() {
+        Ok(())
+    } else {
+        Err("no room for a message of 64 bytes".into())
+    }
 }

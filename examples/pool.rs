@@ -1,5 +1,5 @@
-//! Connections kept ready: eight threads use the digest service (`examples/digest`) through a pool of three
-//! connections, while its server is killed and started again.
+//! Connections kept ready: eight threads use the digest service (`examples/digest`) through a pool
+//! of three connections, while its server is killed and started again.
 //!
 //! ```text
 //! cargo run --release --example pool
@@ -30,7 +30,13 @@ struct ServerProcess(Child);
 impl ServerProcess {
     fn start(path: &Path) -> Result<Self, Failure> {
         let this = std::env::current_exe()?;
-        Ok(Self(Command::new(this).arg("serve").arg(path).stderr(std::process::Stdio::null()).spawn()?))
+        Ok(Self(
+            Command::new(this)
+                .arg("serve")
+                .arg(path)
+                .stderr(std::process::Stdio::null())
+                .spawn()?,
+        ))
     }
 }
 
@@ -47,8 +53,8 @@ fn content(thread: u64, file: u64) -> Vec<u8> {
     vec![u8::try_from((thread * FILES + file) % 251).expect("a byte"); len]
 }
 
-/// One file's digest. The pieces of a file belong to one session, so a connection is taken out for it. If the server
-/// goes meanwhile the file is begun anew: computing a digest twice does no harm.
+/// One file's digest. The pieces of a file belong to one session, so a connection is taken out for
+/// it. If the server goes meanwhile the file is begun anew: computing a digest twice does no harm.
 fn digest(pool: &ConnectionPool, stream: u64, content: &[u8]) -> Result<String, Failure> {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
@@ -82,7 +88,9 @@ fn demonstrate(path: &Path) -> Result<(), Failure> {
                         let content = content(thread, file);
                         let answer = digest(pool, thread * FILES + file, &content)?;
                         if answer != hex(&Sha256::digest(&content)) {
-                            return Err(format!("thread {thread}, file {file}: {answer} is wrong").into());
+                            return Err(
+                                format!("thread {thread}, file {file}: {answer} is wrong").into()
+                            );
                         }
                         bytes += content.len() as u64;
                     }

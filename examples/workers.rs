@@ -1,5 +1,5 @@
-//! Worker processes kept ready: the digest service (`examples/digest`) as a pool of workers, one of which is killed; and
-//! an unmodified program that speaks lines, a shell, as another one.
+//! Worker processes kept ready: the digest service (`examples/digest`) as a pool of workers, one of
+//! which is killed; and an unmodified program that speaks lines, a shell, as another one.
 //!
 //! ```text
 //! cargo run --release --example workers
@@ -87,15 +87,18 @@ fn serving_workers(directory: &Path) -> Result<(), Failure> {
 }
 
 fn line_speaking_workers() -> Result<(), Failure> {
-    // Any program that reads requests and writes answers, line by line. This one marks the end of an answer by a dot.
+    // Any program that reads requests and writes answers, line by line. This one marks the end of
+    // an answer by a dot.
     let script = r#"while read -r name; do printf '%s' "$name" | sha256sum; echo .; done"#;
     let command = WorkerCommand::new("sh").args(["-c", script]).env("LC_ALL", "C").current_dir("/");
-    let pool = line_workers(LineWorkers::new(command), Settings { max_size: 2, ..Settings::default() })?;
+    let pool =
+        line_workers(LineWorkers::new(command), Settings { max_size: 2, ..Settings::default() })?;
     for name in ["ring", "bell", "ringbell"] {
         let mut shell = pool.acquire()?;
         shell.write_line(name, None)?;
         let mut answer = String::new();
-        // The dot is for us to recognise; before it the shell is in the middle of an answer, and would be killed.
+        // The dot is for us to recognise; before it the shell is in the middle of an answer, and
+        // would be killed.
         shell.read_until(Some(Duration::from_secs(10)), |line| {
             if line != "." {
                 answer.push_str(line);
@@ -126,7 +129,9 @@ fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     let done = match &arguments[..] {
         [] => demonstrate(),
-        [role, path] if role == "serve" => serve(Path::new(path)).map_err(|error| error.to_string().into()),
+        [role, path] if role == "serve" => {
+            serve(Path::new(path)).map_err(|error| error.to_string().into())
+        }
         _ => {
             eprintln!("usage: workers");
             return ExitCode::from(2);

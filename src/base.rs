@@ -1,4 +1,5 @@
-//! What every other part uses: atomics and locks behind the seam to loom, time, kill points, wakers.
+//! What every other part uses: atomics and locks behind the seam to loom, time, kill points,
+//! wakers.
 
 #[cfg(not(ringbell_loom))]
 pub(crate) mod clock;

@@ -5,27 +5,31 @@
 //!   client  <--- response ring  <--- chunks, as events -----------   server
 //! ```
 //!
-//! A chunk is one frame: on rings up to 8 KiB, over a socket up to 64 KiB. An empty chunk ends its direction; the other
-//! goes on. Nothing else travels, so nothing has to be told apart, numbered or acknowledged, and the frames are those
-//! that every session has. Client and server agree in the handshake on what the session is (`FEATURE_BYTES`).
+//! A chunk is one frame: on rings up to 8 KiB, over a socket up to 64 KiB. An empty chunk ends its
+//! direction; the other goes on. Nothing else travels, so nothing has to be told apart, numbered or
+//! acknowledged, and the frames are those that every session has. Client and server agree in the
+//! handshake on what the session is (`FEATURE_BYTES`).
 //!
 //! # Why this is right
 //!
-//! - **Flow control is the ring.** A reader takes a chunk when somebody reads. One that does not read leaves the ring full,
-//!   and the writer waits for space, as the ring's own argument says (`ring.rs`). No credits: each ring carries one
-//!   direction and nothing of the other one, so no frame that one side waits for can stand behind what the other does
-//!   not read. Between the two rings there is no dependency, hence no deadlock that a pair of pipes would not have. Over
-//!   the socket the kernel's two buffers take the place of the rings.
-//! - **Memory is bounded:** two rings, and on each side the chunk that is being read and one that is put together of small
-//!   pieces.
-//! - **An end is said, not concluded.** Only the empty chunk is an end. A peer that goes without it, whichever way, leaves
-//!   [`ByteStreamError::Gone`], after everything that it wrote before: what it published stays readable, and that it is
-//!   gone is acted on only after a look at the ring that came later.
-//! - **Each end sleeps on a bell of its own.** The sessions of a [`ByteListener`] have a domain each
-//!   ([`Isolation::Session`](crate::Isolation::Session)), hence an armed word and a bell each, so the server's end waits like the client's:
-//!   `bell.rs` makes no difference between them. There is no reactor, and no thread between two ends: an end is read and
-//!   written by whoever holds it. (Byte streams over the reactor would cross one more thread each way, and need credits,
-//!   since its one sleeper serves all sessions and their rings have to be emptied whoever reads.)
+//! - **Flow control is the ring.** A reader takes a chunk when somebody reads. One that does not
+//!   read leaves the ring full, and the writer waits for space, as the ring's own argument says
+//!   (`ring.rs`). No credits: each ring carries one direction and nothing of the other one, so no
+//!   frame that one side waits for can stand behind what the other does not read. Between the two
+//!   rings there is no dependency, hence no deadlock that a pair of pipes would not have. Over the
+//!   socket the kernel's two buffers take the place of the rings.
+//! - **Memory is bounded:** two rings, and on each side the chunk that is being read and one that
+//!   is put together of small pieces.
+//! - **An end is said, not concluded.** Only the empty chunk is an end. A peer that goes without
+//!   it, whichever way, leaves [`ByteStreamError::Gone`], after everything that it wrote before:
+//!   what it published stays readable, and that it is gone is acted on only after a look at the
+//!   ring that came later.
+//! - **Each end sleeps on a bell of its own.** The sessions of a [`ByteListener`] have a domain
+//!   each ([`Isolation::Session`](crate::Isolation::Session)), hence an armed word and a bell each,
+//!   so the server's end waits like the client's: `bell.rs` makes no difference between them. There
+//!   is no reactor, and no thread between two ends: an end is read and written by whoever holds it.
+//!   (Byte streams over the reactor would cross one more thread each way, and need credits, since
+//!   its one sleeper serves all sessions and their rings have to be emptied whoever reads.)
 
 mod end;
 mod inbox;
@@ -50,8 +54,9 @@ pub use stream::ByteStream;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ByteStreamError {
-    /// The peer is gone without having ended its side: it died, or dropped the stream. Reading fails with
-    /// `ConnectionReset`, once all that was written before has been read; writing fails with `BrokenPipe`.
+    /// The peer is gone without having ended its side: it died, or dropped the stream. Reading
+    /// fails with `ConnectionReset`, once all that was written before has been read; writing fails
+    /// with `BrokenPipe`.
     Gone,
     /// This side was ended before. Writing fails with `BrokenPipe`.
     Finished,

@@ -1,4 +1,5 @@
-//! L4: the blocking client. A driver of `session.rs`: it adds waiting, deadlines and the pairing of answers.
+//! L4: the blocking client. A driver of `session.rs`: it adds waiting, deadlines and the pairing of
+//! answers.
 
 mod call;
 pub(crate) mod calls;
@@ -44,7 +45,8 @@ pub use options::ConnectOptions;
 pub use stream::{EventError, EventIter, Stream};
 pub use view::{Claim, View};
 
-/// An answer. Its bytes are a private copy in the client's buffer, good until the client is used again.
+/// An answer. Its bytes are a private copy in the client's buffer, good until the client is used
+/// again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Response<'a> {
     call: CallId,
@@ -90,10 +92,12 @@ struct SetAside {
 /// Records that are looked at between two looks at the clock.
 const LOOK_MOST: u32 = 1024;
 
-/// A timeout from which on the server is not told: looking at the clock on both sides costs more than it is worth.
+/// A timeout from which on the server is not told: looking at the clock on both sides costs more
+/// than it is worth.
 const FAR_OFF: Duration = Duration::from_secs(1);
 
-/// How long a client that is dropped tries to get rid of what it has sent over a socket that takes no more.
+/// How long a client that is dropped tries to get rid of what it has sent over a socket that takes
+/// no more.
 const LAST_PUSH: Duration = Duration::from_secs(1);
 
 /// How often a client that only polls looks whether the server is there.
@@ -117,8 +121,9 @@ impl ServerInfo {
 
 /// One attachment to a server, for one thread at a time.
 ///
-/// `Send`, not `Sync`: it may move between threads, and each method takes `&mut self`. Threads that want to call
-/// at the same time connect once each. A forked child cannot use its parent's client ([`CallError::Forked`]).
+/// `Send`, not `Sync`: it may move between threads, and each method takes `&mut self`. Threads that
+/// want to call at the same time connect once each. A forked child cannot use its parent's client
+/// ([`CallError::Forked`]).
 ///
 /// Dropping it says goodbye and gives everything back.
 #[derive(Debug)]
@@ -134,18 +139,21 @@ pub struct Client {
     streams: Streams,
     /// Cancels and credits that found no room, at most one or two for each call in flight.
     unsent_control: Vec<Head>,
-    /// Something that was to be sent without waiting found no room, and nobody was told of room since.
+    /// Something that was to be sent without waiting found no room, and nobody was told of room
+    /// since.
     wants_room: bool,
     /// An item or an event was kept for later since [`Client::arm`] was called last.
     has_kept: bool,
     events: Events,
     send_deadlines: bool,
-    /// Calls to the next one that is sampled. Without samples a number that is never counted down to 0.
+    /// Calls to the next one that is sampled. Without samples a number that is never counted down
+    /// to 0.
     until_sample: u64,
     sampling: Option<Box<Sampling>>,
     buffer: Vec<u8>,
     over: Option<SessionEnd>,
-    /// What the lifeline said of the server, once it said so: what is left in the ring is still read.
+    /// What the lifeline said of the server, once it said so: what is left in the ring is still
+    /// read.
     verdict: Option<SessionEnd>,
     origin: Origin,
     server_info: ServerInfo,
@@ -197,7 +205,8 @@ impl Client {
             ordered: attachment.ordered,
         };
         let sampling = Sampling::new(request, attachment.sample_every);
-        let mut client = Self::assemble(session, Some(side), Transport::SharedMemory, server_info, options);
+        let mut client =
+            Self::assemble(session, Some(side), Transport::SharedMemory, server_info, options);
         client.until_sample = u64::from(sampling.is_some());
         client.sampling = sampling;
         client
@@ -320,8 +329,12 @@ impl Client {
         if self.over.is_none() {
             let (tag, in_flight) = (self.server_info.tag(), self.in_flight());
             match over {
-                SessionEnd::ShutDown => trace::client_left(tag, "the server has shut down", in_flight),
-                SessionEnd::Disconnected => trace::client_lost(tag, &"the server is gone", in_flight),
+                SessionEnd::ShutDown => {
+                    trace::client_left(tag, "the server has shut down", in_flight)
+                }
+                SessionEnd::Disconnected => {
+                    trace::client_lost(tag, &"the server is gone", in_flight)
+                }
                 SessionEnd::PeerFault(fault) => trace::client_lost(tag, &fault, in_flight),
                 SessionEnd::Forked => {}
             }

@@ -6,9 +6,10 @@
 //!   pool: { min_idle: 2, max_size: 16, idle_timeout: 30s }
 //! ```
 //!
-//! The README has the full reference. Everything is plain structs with serde, so a program may have [`Ipc`] in a
-//! configuration of its own, in whatever format. Times are written with their unit (`30s`, `5ms`, `1m 30s`); `never`
-//! stands for none. A key that is not known is an error, which names the key and the line.
+//! The README has the full reference. Everything is plain structs with serde, so a program may have
+//! [`Ipc`] in a configuration of its own, in whatever format. Times are written with their unit
+//! (`30s`, `5ms`, `1m 30s`); `never` stands for none. A key that is not known is an error, which
+//! names the key and the line.
 
 pub(crate) use crate::client::ConnectOptions;
 use crate::handshake::TransportChoice;
@@ -60,7 +61,8 @@ pub enum WorkerKind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Worker {
-    /// The program and its arguments. In these, `{socket}` stands for the path of the worker's socket.
+    /// The program and its arguments. In these, `{socket}` stands for the path of the worker's
+    /// socket.
     pub command: Vec<String>,
     /// What it speaks. Default: it serves.
     #[serde(default)]
@@ -127,7 +129,8 @@ pub struct Probe {
 #[serde(transparent)]
 pub struct Limit(#[serde(with = "time::optional")] pub Option<Duration>);
 
-/// Settings of one pool that differ from those of all pools: those that are there. See [`Settings`].
+/// Settings of one pool that differ from those of all pools: those that are there. See
+/// [`Settings`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[allow(missing_docs, reason = "the fields are those of `Settings`")]
@@ -212,7 +215,9 @@ impl std::fmt::Display for ConfigError {
         match self {
             Self::Io { path, error } => write!(f, "{}: {error}", path.display()),
             Self::Syntax { line: 0, message, .. } => f.write_str(message),
-            Self::Syntax { line, column, message } => write!(f, "line {line}, column {column}: {message}"),
+            Self::Syntax { line, column, message } => {
+                write!(f, "line {line}, column {column}: {message}")
+            }
             Self::Settings { at, error } => write!(f, "{at}: {error}"),
             Self::Worker { id, message } => write!(f, "ipc.workers.{id}: {message}"),
         }
@@ -287,7 +292,11 @@ impl Ipc {
     /// # Errors
     /// [`BuildError`].
     pub fn connections(&self, socket: impl AsRef<Path>) -> Result<ConnectionPool, BuildError> {
-        ConnectionPool::with_options(self.socket_dir.join(socket), self.connect_options(), self.pool.clone())
+        ConnectionPool::with_options(
+            self.socket_dir.join(socket),
+            self.connect_options(),
+            self.pool.clone(),
+        )
     }
 
     /// The pools of all workers. Nothing is started before it is asked for.
@@ -299,7 +308,10 @@ impl Ipc {
         let pools = Pools::new(&self.socket_dir, self.pool.clone());
         for (id, worker) in &self.workers {
             let defined = pools.define_with(id, worker.spec(), worker.pool.over(&self.pool));
-            debug_assert!(defined.is_ok(), "each id is there once, and nobody else knows of these pools");
+            debug_assert!(
+                defined.is_ok(),
+                "each id is there once, and nobody else knows of these pools"
+            );
         }
         Ok(pools)
     }
@@ -320,8 +332,12 @@ impl Worker {
             WorkerKind::Serving if self.ready_line.is_some() => {
                 Err("ready_line is for workers that speak lines")
             }
-            WorkerKind::Serving if self.probe.is_some() => Err("probe is for workers that speak lines"),
-            WorkerKind::Lines if self.attach != Attach::Path => Err("attach is for workers that serve"),
+            WorkerKind::Serving if self.probe.is_some() => {
+                Err("probe is for workers that speak lines")
+            }
+            WorkerKind::Lines if self.attach != Attach::Path => {
+                Err("attach is for workers that serve")
+            }
             WorkerKind::Lines if self.max_line == 0 => Err("max_line is 0"),
             WorkerKind::Serving | WorkerKind::Lines => Ok(()),
         }
@@ -403,7 +419,12 @@ mod tests {
         let own = api.pool.over(pool);
         assert_eq!(
             own,
-            Settings { max_size: 3, max_lifetime: millis(3_600_000), idle_timeout: None, ..expected }
+            Settings {
+                max_size: 3,
+                max_lifetime: millis(3_600_000),
+                idle_timeout: None,
+                ..expected
+            }
         );
         let calculator = &workers["calc"];
         assert_eq!((calculator.kind, calculator.env["LC_ALL"].as_str()), (WorkerKind::Lines, "C"));
@@ -421,7 +442,10 @@ mod tests {
         let text = "ipc:\n  socket_dir: /run/app\n  pool:\n    min_idle: 1\n    max_sise: 3\n";
         let error = Config::from_yaml(text).expect_err("a typing error");
         assert!(matches!(error, ConfigError::Syntax { line: 5, column: 5, .. }), "{error:?}");
-        assert!(error.to_string().contains("max_sise") && error.to_string().contains("line 5"), "{error}");
+        assert!(
+            error.to_string().contains("max_sise") && error.to_string().contains("line 5"),
+            "{error}"
+        );
         for (text, key, line) in [
             ("pic:\n  socket_dir: /run\n", "pic", 1),
             ("ipc:\n  socket_dir: /run\n  pol: {}\n", "pol", 3),
@@ -442,7 +466,9 @@ mod tests {
     #[test]
     fn wrong_values_are_told_with_their_line() {
         let with = |pool: &str| wrong(&format!("ipc:\n  socket_dir: /run\n  pool:\n    {pool}\n"));
-        for pool in ["idle_timeout: 30", "idle_timeout: soon", "max_size: -1", "enabled: 7", "backoff: 1s"] {
+        for pool in
+            ["idle_timeout: 30", "idle_timeout: soon", "max_size: -1", "enabled: 7", "backoff: 1s"]
+        {
             let error = with(pool);
             assert!(error.contains("line 4"), "{pool}: {error}");
         }
@@ -458,8 +484,9 @@ mod tests {
             Config::from_yaml(text),
             Err(ConfigError::Settings { at, error: SettingsError::MaxSizeZero }) if at == "ipc.pool"
         ));
-        let worker =
-            |rest: &str| wrong(&format!("ipc:\n  socket_dir: /run\n  workers:\n    \"a:b\": {rest}\n"));
+        let worker = |rest: &str| {
+            wrong(&format!("ipc:\n  socket_dir: /run\n  workers:\n    \"a:b\": {rest}\n"))
+        };
         let expected = "ipc.workers.a:b.pool: min_idle is 9, more than max_size, which is 3";
         assert_eq!(worker("{ command: [x], pool: { min_idle: 9, max_size: 3 } }"), expected);
         assert_eq!(worker("{ command: [] }"), "ipc.workers.a:b: command is empty");
@@ -471,7 +498,8 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_named() {
-        let error = Config::read("/nonexistent/ringbell.yaml").expect_err("it is not there").to_string();
+        let error =
+            Config::read("/nonexistent/ringbell.yaml").expect_err("it is not there").to_string();
         assert!(error.starts_with("/nonexistent/ringbell.yaml: "), "{error}");
     }
 }

@@ -11,20 +11,20 @@
 //! READY (one byte)                       --->   seal the request segment for good, and map it
 //! ```
 //!
-//! There is no answer to READY, so a session costs one round trip. Afterwards the socket is the session's
-//! lifeline: whoever closes it ends the session, and single bytes on it ([`lifeline`]) wake a peer that sleeps in
-//! an event loop, or say why the session ends.
+//! There is no answer to READY, so a session costs one round trip. Afterwards the socket is the
+//! session's lifeline: whoever closes it ends the session, and single bytes on it ([`lifeline`])
+//! wake a peer that sleeps in an event loop, or say why the session ends.
 //!
-//! After a Fallback there is nothing to map: READY is followed by frames (`uds.rs`), and the socket carries
-//! nothing else from there on. A client that cannot use what came with a Welcome, for want of memory, descriptors
-//! or permission, shuts its side down, waits until the server has let go of it, and connects once more to ask for
-//! the socket.
+//! After a Fallback there is nothing to map: READY is followed by frames (`uds.rs`), and the socket
+//! carries nothing else from there on. A client that cannot use what came with a Welcome, for want
+//! of memory, descriptors or permission, shuts its side down, waits until the server has let go of
+//! it, and connects once more to ask for the socket.
 //!
-//! An inspector says Hello, too, and gets the descriptors of everything that is sealed against writing, in as many
-//! messages as it takes; then the server hangs up.
+//! An inspector says Hello, too, and gets the descriptors of everything that is sealed against
+//! writing, in as many messages as it takes; then the server hangs up.
 //!
-//! [`wire`] has the bytes, `server` the state machine that the porter drives, [`client`] the blocking driver,
-//! [`listener`] the socket, and `sockopt` the options that rustix does not know.
+//! [`wire`] has the bytes, `server` the state machine that the porter drives, [`client`] the
+//! blocking driver, [`listener`] the socket, and `sockopt` the options that rustix does not know.
 
 use rustix::net::SocketAddrUnix;
 use std::os::unix::ffi::OsStrExt;
@@ -59,14 +59,16 @@ pub use order::AnswerOrder;
 pub use peer::Credentials;
 pub(crate) use peer::{PeerInfo, identify};
 pub(crate) use server::{
-    Carrier, Closed, Handshake, HandshakeProgress, Host, InspectorReply, Joined, Offer, SharedOffer, reject,
+    Carrier, Closed, Handshake, HandshakeProgress, Host, InspectorReply, Joined, Offer,
+    SharedOffer, reject,
 };
 pub use transport::{FallbackReason, Transport};
 pub use wire::RejectReason;
 #[cfg(test)]
 pub(crate) use wire::Role;
 pub(crate) use wire::{
-    FEATURE_BYTES, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, Hello, TransportAsked, VERSIONS, Welcome,
+    FEATURE_BYTES, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, Hello, TransportAsked, VERSIONS,
+    Welcome,
 };
 
 /// Longest path of a socket in bytes: `sun_path` with its final NUL.

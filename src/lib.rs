@@ -1,8 +1,9 @@
 //! Requests and responses between processes on one Linux machine, through shared memory.
 //!
-//! A client writes a request into a ring that it shares with the server, and rings a bell if (and only if) the
-//! server is asleep; the response comes back through a second ring. While both sides are busy there is no system
-//! call at all. A Unix domain socket makes the introduction and stays open as the lease on the session's life.
+//! A client writes a request into a ring that it shares with the server, and rings a bell if (and
+//! only if) the server is asleep; the response comes back through a second ring. While both sides
+//! are busy there is no system call at all. A Unix domain socket makes the introduction and stays
+//! open as the lease on the session's life.
 //!
 //! ```no_run
 //! // One process:
@@ -23,28 +24,29 @@
 //!
 //! # Time
 //!
-//! One convention at every level: `Option<Duration>` (or a deadline), where `None` waits for ever and zero does not
-//! wait.
+//! One convention at every level: `Option<Duration>` (or a deadline), where `None` waits for ever
+//! and zero does not wait.
 //!
 //! # Threads and processes
 //!
-//! A [`Client`] belongs to one thread at a time (`Send`, not `Sync`) and to the process that connected: in a forked
-//! child it returns `Forked`. A [`Server`] serves on the thread that calls [`Server::run`] (or
-//! [`Server::run_reactor`], [`Server::run_on`]), with one helper thread for handshakes; a [`Responder`], a
-//! [`ResponseStream`] and a [`Session`] may be used from any thread; a [`ServerHandle`] may be used from any thread and from signal handlers.
+//! A [`Client`] belongs to one thread at a time (`Send`, not `Sync`) and to the process that
+//! connected: in a forked child it returns `Forked`. A [`Server`] serves on the thread that calls
+//! [`Server::run`] (or [`Server::run_reactor`], [`Server::run_on`]), with one helper thread for
+//! handshakes; a [`Responder`], a [`ResponseStream`] and a [`Session`] may be used from any thread;
+//! a [`ServerHandle`] may be used from any thread and from signal handlers.
 //!
 //! # The layers
 //!
-//! Layers, lowest first. A module imports only from modules that stand above it in this list. A test
-//! (`tests/layers`) reads the list and the sources.
+//! Layers, lowest first. A module imports only from modules that stand above it in this list. A
+//! test (`tests/layers`) reads the list and the sources.
 //!
 //! ```text
-//! base      atomics and locks behind the seam to loom; time, kill points, panics and wakers of others
+//! base      atomics and locks behind the seam to loom; time, kill points, panics and wakers
 //! memory    every byte of segments and frames; shared words and lines, with one writer each
 //! protocol  the ring, the bell, and the waiting policy
 //! schedule  tasks on the caller's pool; reads and writes in order, key by key
 //! os        what a process knows of itself: forks, its name, its environment
-//! link      what carries a session: segments and rings, or the socket; the session, which never waits
+//! link      what carries a session, rings or the socket; the session, which never waits
 //! handshake the only parser of a peer that is not accepted yet
 //! trace     what subscribers of `tracing` are told (feature)
 //! client    the blocking client
@@ -59,8 +61,8 @@
 //! testing   what fuzz targets call (feature)
 //! ```
 //!
-//! The model checker sees the first four. Modules marked hidden in the source are for Ringbell's own tests, models and
-//! tools, and no part of its interface.
+//! The model checker sees the first four. Modules marked hidden in the source are for Ringbell's
+//! own tests, models and tools, and no part of its interface.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("Ringbell is made of Linux: futexes, memfds and seals");
@@ -122,8 +124,8 @@ mod reexports {
         RemoteError, Response, SendError, Stream, View,
     };
     pub use crate::handshake::{
-        AnswerOrder, BindError, ConnectError, Credentials, FallbackReason, InvalidSetting, RejectReason,
-        Transport, TransportChoice,
+        AnswerOrder, BindError, ConnectError, Credentials, FallbackReason, InvalidSetting,
+        RejectReason, Transport, TransportChoice,
     };
     pub use crate::link::segment::SegmentError;
     pub use crate::link::session::PeerFault;
@@ -138,7 +140,9 @@ mod reexports {
     pub use crate::server::service::{
         OwnedRequest, PushError, Responder, ResponseStream, Service, Session, StreamError,
     };
-    pub use crate::server::{HandlerError, ServeError, Server, ServerBuilder, ServerHandle, ServerStats};
+    pub use crate::server::{
+        HandlerError, ServeError, Server, ServerBuilder, ServerHandle, ServerStats,
+    };
     #[cfg(any(feature = "fuzzing", all(test, feature = "inspect")))]
     #[doc(hidden)]
     pub use crate::testing::fuzzing;
@@ -146,8 +150,8 @@ mod reexports {
     pub use crate::tokio::TowerService;
     #[cfg(feature = "tokio")]
     pub use crate::tokio::{
-        AsyncByteListener, AsyncByteStream, AsyncClient, AsyncService, Call, EventStream, ItemStream,
-        OpenStream, SendOneWay,
+        AsyncByteListener, AsyncByteStream, AsyncClient, AsyncService, Call, EventStream,
+        ItemStream, OpenStream, SendOneWay,
     };
     pub use crate::worker::{Pools, WorkerCommand, WorkerPool};
 }

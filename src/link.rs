@@ -1,4 +1,5 @@
-//! What carries a session: segments and rings, or the socket; and the session itself, which never waits.
+//! What carries a session: segments and rings, or the socket; and the session itself, which never
+//! waits.
 
 pub(crate) mod lifeline;
 pub(crate) mod readiness;

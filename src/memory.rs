@@ -1,9 +1,9 @@
 //! L0: memory that two processes share, as words and lines with one writer each.
 //!
-//! The types are the roles: what a process may write it holds as [`OwnWord`] and [`OwnLines`], what its peer
-//! writes as [`PeerWord`] and [`PeerLines`], which can only load. [`BellWord`] is the one word that several
-//! ringers change. No reference to shared bytes ever leaves this module in safe code, except `&mut` to the
-//! process's own claimed space.
+//! The types are the roles: what a process may write it holds as [`OwnWord`] and [`OwnLines`], what
+//! its peer writes as [`PeerWord`] and [`PeerLines`], which can only load. [`BellWord`] is the one
+//! word that several ringers change. No reference to shared bytes ever leaves this module in safe
+//! code, except `&mut` to the process's own claimed space.
 //!
 //! Two implementations with one interface: `mapped` over real memory, `model` over loom's atomics.
 
@@ -24,8 +24,8 @@ mod model;
 #[cfg(ringbell_loom)]
 pub use model::{BellWord, OwnLines, OwnWord, PeerLines, PeerWord};
 
-/// A word and the peer's view of it, in private memory: for tests, models and benches with both ends in one
-/// process.
+/// A word and the peer's view of it, in private memory: for tests, models and benches with both
+/// ends in one process.
 pub fn word_pair() -> (OwnWord, PeerWord) {
     OwnWord::pair()
 }

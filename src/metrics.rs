@@ -1,8 +1,9 @@
 //! L5: what is counted, published to the recorder of the `metrics` facade (feature `metrics`).
 //!
-//! Nothing is told to a recorder while calls are made: the library counts anyway, in memory that tools read, and a program
-//! publishes what was counted since the last time whenever it likes: before its exporter is scraped, every ten seconds, at
-//! its end. So the feature costs a call nothing, and what it costs is in the hands of whoever calls `publish`.
+//! Nothing is told to a recorder while calls are made: the library counts anyway, in memory that
+//! tools read, and a program publishes what was counted since the last time whenever it likes:
+//! before its exporter is scraped, every ten seconds, at its end. So the feature costs a call
+//! nothing, and what it costs is in the hands of whoever calls `publish`.
 //!
 //! ```no_run
 //! use ringbell::metrics::{ClientMetrics, ServerMetrics};
@@ -39,12 +40,13 @@
 //! | `ringbell_pool_closed_total` | counter | 1 | items that were closed, with a label `reason` |
 //! | `ringbell_pool_wait_seconds` | histogram | seconds | how long callers waited, rounded up to a power of two in microseconds |
 //!
-//! The labels are those that `new` is given, and no others: a session's number or a process id would be a new time series
-//! with each connection. Those that publish under the same labels are added up, but for peaks, where the last one counts. The
-//! names are those of `ring-dump --prometheus`, as far as it has the same.
+//! The labels are those that `new` is given, and no others: a session's number or a process id
+//! would be a new time series with each connection. Those that publish under the same labels are
+//! added up, but for peaks, where the last one counts. The names are those of
+//! `ring-dump --prometheus`, as far as it has the same.
 //!
-//! Of timed calls the last 64 that ended are known; more than that between two publications are not told. Over a socket, and
-//! without samples, there are none.
+//! Of timed calls the last 64 that ended are known; more than that between two publications are not
+//! told. Over a socket, and without samples, there are none.
 //!
 //! Metrics are registered with the recorder that is there when `new` is called: install it before.
 
@@ -136,9 +138,18 @@ impl Published {
 struct Counters(Vec<Published>);
 
 impl Counters {
-    fn new(prefix: &str, fields: &[(&str, usize)], meanings: &[&'static str], labels: &[Label]) -> Self {
+    fn new(
+        prefix: &str,
+        fields: &[(&str, usize)],
+        meanings: &[&'static str],
+        labels: &[Label],
+    ) -> Self {
         let named = fields.iter().zip(meanings);
-        Self(named.map(|((name, _), meaning)| Published::of_counter(prefix, name, labels, meaning)).collect())
+        Self(
+            named
+                .map(|((name, _), meaning)| Published::of_counter(prefix, name, labels, meaning))
+                .collect(),
+        )
     }
 
     fn publish(&mut self, values: impl Iterator<Item = (&'static str, u64)>) {
@@ -174,13 +185,15 @@ impl ServerMetrics {
         Self(Counters::new("ringbell_server", fields, meanings, &labels.into_labels()))
     }
 
-    /// Publishes what the server has counted since the last time: as of its last sleep, or of its last thousand turns.
+    /// Publishes what the server has counted since the last time: as of its last sleep, or of its
+    /// last thousand turns.
     pub fn publish(&mut self, handle: &ServerHandle) {
         self.0.publish(handle.stats().iter());
     }
 }
 
-/// What one client counts, of one session after the other. `Send`; whichever thread has it may publish.
+/// What one client counts, of one session after the other. `Send`; whichever thread has it may
+/// publish.
 #[derive(Debug)]
 pub struct ClientMetrics {
     counters: Counters,
@@ -206,8 +219,8 @@ impl ClientMetrics {
         }
     }
 
-    /// Publishes what the client has counted since the last time. Another one than the last time, of a server that was
-    /// started anew for instance, is counted on top.
+    /// Publishes what the client has counted since the last time. Another one than the last time,
+    /// of a server that was started anew for instance, is counted on top.
     pub fn publish(&mut self, client: &mut Client) {
         let session = (client.generation(), client.session());
         if self.session != Some(session) {
@@ -246,7 +259,8 @@ impl PoolMetrics {
     pub fn new(labels: impl IntoLabels) -> Self {
         const WAITS: &str = "ringbell_pool_wait_seconds";
         let labels = labels.into_labels();
-        let level = |(name, meaning)| Published::level(format!("ringbell_pool_{name}"), &labels, meaning);
+        let level =
+            |(name, meaning)| Published::level(format!("ringbell_pool_{name}"), &labels, meaning);
         let count = |(name, meaning)| {
             Published::count(format!("ringbell_pool_{name}_total"), &labels, Unit::Count, meaning)
         };
@@ -276,7 +290,8 @@ impl PoolMetrics {
                 ("cancelled", "Callers that gave up before that."),
             ]
             .map(count),
-            closed: ["idle", "lifetime", "unhealthy", "poisoned", "stale", "used", "shutdown"].map(closed),
+            closed: ["idle", "lifetime", "unhealthy", "poisoned", "stale", "used", "shutdown"]
+                .map(closed),
             waits: histogram!(WAITS, labels.clone()),
             told: Vec::new(),
         }
@@ -285,17 +300,24 @@ impl PoolMetrics {
     /// Publishes what the pool has counted since the last time; of one and the same pool each time.
     pub fn publish(&mut self, stats: &PoolStats) {
         let PoolStats { idle, in_use, opening, checking, closing, waiting, .. } = *stats;
-        for (level, value) in self.levels.iter_mut().zip([idle, in_use, opening, checking, closing, waiting])
+        for (level, value) in
+            self.levels.iter_mut().zip([idle, in_use, opening, checking, closing, waiting])
         {
             level.publish(value as u64);
         }
         let PoolStats { opened, open_failures, acquired, waits, timeouts, cancelled, .. } = *stats;
-        for (count, value) in
-            self.counts.iter_mut().zip([opened, open_failures, acquired, waits, timeouts, cancelled])
-        {
+        for (count, value) in self.counts.iter_mut().zip([
+            opened,
+            open_failures,
+            acquired,
+            waits,
+            timeouts,
+            cancelled,
+        ]) {
             count.publish(value);
         }
-        let ClosedCounts { idle, lifetime, unhealthy, poisoned, stale, used, shutdown } = stats.closed;
+        let ClosedCounts { idle, lifetime, unhealthy, poisoned, stale, used, shutdown } =
+            stats.closed;
         for (count, value) in
             self.closed.iter_mut().zip([idle, lifetime, unhealthy, poisoned, stale, used, shutdown])
         {

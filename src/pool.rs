@@ -1,8 +1,10 @@
-//! L4: things kept ready, so that nobody waits for a connection to be made or a process to be started.
+//! L4: things kept ready, so that nobody waits for a connection to be made or a process to be
+//! started.
 //!
-//! A [`Pool`] holds items of whatever kind its [`Manager`] opens. It is a sliding window: `min_idle` of them are kept
-//! ready; as soon as one is taken out, its replacement is opened by the pool's own thread, one at a time, and never are
-//! there more than `max_size`. The item that was used last is taken first, so that the others may grow old and go.
+//! A [`Pool`] holds items of whatever kind its [`Manager`] opens. It is a sliding window:
+//! `min_idle` of them are kept ready; as soon as one is taken out, its replacement is opened by the
+//! pool's own thread, one at a time, and never are there more than `max_size`. The item that was
+//! used last is taken first, so that the others may grow old and go.
 //!
 //! What comes with Ringbell: [`ConnectionPool`] (sessions for many threads) and
 //! [`WorkerPool`](crate::WorkerPool) (processes).
@@ -74,8 +76,9 @@ pub use waiter::Cancel;
 
 /// A warm pool. Clones are the same pool; any thread may use it.
 ///
-/// When the last clone is dropped the pool is closed: what is ready at once, what is in use when it comes back.
-/// In a forked child it hands out nothing ([`AcquireError::Forked`]), and dropping it or its guards touches nothing.
+/// When the last clone is dropped the pool is closed: what is ready at once, what is in use when it
+/// comes back. In a forked child it hands out nothing ([`AcquireError::Forked`]), and dropping it
+/// or its guards touches nothing.
 pub struct Pool<M: Manager>(Arc<Handle<M>>);
 
 struct Handle<M: Manager> {
@@ -96,7 +99,8 @@ impl<M: Manager> std::fmt::Debug for Pool<M> {
 }
 
 impl<M: Manager> Pool<M> {
-    /// A pool of what `manager` opens. The first items are opened at once, by the pool's own thread.
+    /// A pool of what `manager` opens. The first items are opened at once, by the pool's own
+    /// thread.
     ///
     /// # Errors
     /// [`BuildError`], if a setting makes no sense or there can be no thread.
@@ -113,7 +117,8 @@ impl<M: Manager> Pool<M> {
             manager,
         });
         // Without items to keep there is nothing to do for it.
-        let thread = keeps.then(|| keeper::start(shared.clone())).transpose().map_err(BuildError::Io)?;
+        let thread =
+            keeps.then(|| keeper::start(shared.clone())).transpose().map_err(BuildError::Io)?;
         Ok(Self(Arc::new(Handle { shared, thread })))
     }
 
@@ -137,7 +142,10 @@ impl<M: Manager> Pool<M> {
     ///
     /// # Errors
     /// [`AcquireError`].
-    pub fn acquire_deadline(&self, deadline: Option<Instant>) -> Result<Guard<M>, AcquireError<M::Error>> {
+    pub fn acquire_deadline(
+        &self,
+        deadline: Option<Instant>,
+    ) -> Result<Guard<M>, AcquireError<M::Error>> {
         self.shared().acquire(deadline, None)
     }
 
@@ -153,19 +161,23 @@ impl<M: Manager> Pool<M> {
         self.shared().acquire(deadline, Some(cancel))
     }
 
-    /// Takes an item out if one is ready. If none is, one is opened for the next caller, as far as there is room.
+    /// Takes an item out if one is ready. If none is, one is opened for the next caller, as far as
+    /// there is room.
     ///
     /// # Errors
-    /// [`AcquireError::Closed`] and [`AcquireError::Forked`]. Where nothing is kept (`enabled: false`) it opens one if
-    /// there is room, hence also [`AcquireError::Open`].
+    /// [`AcquireError::Closed`] and [`AcquireError::Forked`]. Where nothing is kept
+    /// (`enabled: false`) it opens one if there is room, hence also [`AcquireError::Open`].
     pub fn try_acquire(&self) -> Result<Option<Guard<M>>, AcquireError<M::Error>> {
         self.shared().try_acquire()
     }
 
-    /// Takes an item out for as long as this is borrowed. Waits at most `acquire_timeout`, and until `deadline` if there
-    /// is one.
+    /// Takes an item out for as long as this is borrowed. Waits at most `acquire_timeout`, and
+    /// until `deadline` if there is one.
     #[inline]
-    pub(crate) fn lend(&self, deadline: Option<Instant>) -> Result<Lent<'_, M>, AcquireError<M::Error>> {
+    pub(crate) fn lend(
+        &self,
+        deadline: Option<Instant>,
+    ) -> Result<Lent<'_, M>, AcquireError<M::Error>> {
         let shared = self.shared();
         if let Some(entry) = shared.take_ready_entry()? {
             return Ok(Lent::new(entry, shared));
@@ -205,11 +217,13 @@ impl<M: Manager> Pool<M> {
         &self.shared().manager
     }
 
-    /// Closes the pool, for all its clones: those who wait get [`AcquireError::Closed`], ready items are closed, and
-    /// those in use when they come back, for which this waits at most `timeout` (`None` for ever).
+    /// Closes the pool, for all its clones: those who wait get [`AcquireError::Closed`], ready
+    /// items are closed, and those in use when they come back, for which this waits at most
+    /// `timeout` (`None` for ever).
     ///
     /// # Errors
-    /// [`NotDrained`] if some were still there then. They are closed when they come back all the same.
+    /// [`NotDrained`] if some were still there then. They are closed when they come back all the
+    /// same.
     pub fn close(&self, timeout: Option<Duration>) -> Result<(), NotDrained> {
         let shared = self.shared();
         if !shared.origin.is_here() {
@@ -230,7 +244,8 @@ impl<M: Manager> Drop for Handle<M> {
         }
         self.shared.shut_down();
         let PoolStats { in_use, opening, closing, .. } = lock(&self.shared.state).core.stats();
-        // Otherwise it ends when those have come back, or are closed: maybe by this thread, which is doing just that.
+        // Otherwise it ends when those have come back, or are closed: maybe by this thread, which
+        // is doing just that.
         if let Some(thread) = self.thread.take()
             && in_use + opening + closing == 0
             && thread.thread().id() != std::thread::current().id()

@@ -1,10 +1,10 @@
 //! The server: it answers the requests of all clients.
 //!
-//! [`Server`] and its settings stand at the top. A porter lets clients in, a reactor moves requests and answers, an engine
-//! hands requests to the code that answers them. From the bottom up:
+//! [`Server`] and its settings stand at the top. A porter lets clients in, a reactor moves requests
+//! and answers, an engine hands requests to the code that answers them. From the bottom up:
 //!
-//! `porter`, `park`, `flight`, `answer`, `service`, `handler`, `engine`, `adapters`, `dispatch`, `reactor`, `status`,
-//! `builder`, `handle`, `embedded`.
+//! `porter`, `park`, `flight`, `answer`, `service`, `handler`, `engine`, `adapters`, `dispatch`,
+//! `reactor`, `status`, `builder`, `handle`, `embedded`.
 
 pub(crate) mod adapters;
 mod answer;
@@ -51,7 +51,8 @@ pub type ServerStats = ServerCounters;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ServeError {
-    /// There was no thread, no descriptor or no memory to begin with; or the runtime that it ran on goes down.
+    /// There was no thread, no descriptor or no memory to begin with; or the runtime that it ran on
+    /// goes down.
     Io(std::io::Error),
     /// This process is a fork of the one that bound.
     Forked,
@@ -97,7 +98,11 @@ impl Server {
         Self::builder().bind(path)
     }
 
-    fn new(settings: ServerBuilder, listener: Listener, path: Option<PathBuf>) -> Result<Self, BindError> {
+    fn new(
+        settings: ServerBuilder,
+        listener: Listener,
+        path: Option<PathBuf>,
+    ) -> Result<Self, BindError> {
         check_descriptors(settings.porter.max_clients, settings.porter.max_handshakes)?;
         let (status, generation) = settings.status()?;
         let (parker, notifier) =
@@ -129,8 +134,9 @@ impl Server {
         ServerHandle { mailbox: self.mailbox.clone(), counters: self.counters.clone() }
     }
 
-    /// Serves on the calling thread until it is told to stop; what was counted. `handler` answers one request at a
-    /// time: it appends the answer to the buffer, which is empty and reused, or returns an error.
+    /// Serves on the calling thread until it is told to stop; what was counted. `handler` answers
+    /// one request at a time: it appends the answer to the buffer, which is empty and reused, or
+    /// returns an error.
     ///
     /// A handler that panics answers that request with an error and goes on.
     ///
@@ -151,7 +157,8 @@ impl Server {
         self.run_with(Closure(handler))
     }
 
-    /// As [`Self::run`], for a handler that keeps state for each session and wants to know when one ends.
+    /// As [`Self::run`], for a handler that keeps state for each session and wants to know when one
+    /// ends.
     ///
     /// # Errors
     /// As [`Self::run`].
@@ -159,9 +166,10 @@ impl Server {
         self.run_engine(Serial { handler })
     }
 
-    /// Serves many requests at once, on the calling thread, until it is told to stop. `handler` is called for each
-    /// request on that thread, and must not wait there: it answers at once, or moves the [`Responder`] to any other
-    /// thread, pool or task, which answers later. Answers go out as they are completed.
+    /// Serves many requests at once, on the calling thread, until it is told to stop. `handler` is
+    /// called for each request on that thread, and must not wait there: it answers at once, or
+    /// moves the [`Responder`] to any other thread, pool or task, which answers later. Answers go
+    /// out as they are completed.
     ///
     /// A handler that may wait, or takes long, is better run by [`Self::run_on`].
     ///
@@ -181,11 +189,11 @@ impl Server {
         self.run_service(handler)
     }
 
-    /// Serves many requests at once, each by `handler` on a thread of `executor`, where it may wait. With
-    /// [`ServerBuilder::inline`] short handlers run on the calling thread instead.
+    /// Serves many requests at once, each by `handler` on a thread of `executor`, where it may
+    /// wait. With [`ServerBuilder::inline`] short handlers run on the calling thread instead.
     ///
-    /// A request that nobody waits for any more by the time that it has a thread (its deadline has passed, the call
-    /// was cancelled, the client is gone) is not run. One-way messages are.
+    /// A request that nobody waits for any more by the time that it has a thread (its deadline has
+    /// passed, the call was cancelled, the client is gone) is not run. One-way messages are.
     ///
     /// # Errors
     /// As [`Self::run`].
@@ -210,7 +218,8 @@ impl Server {
         reactor.run().map_err(|_| ServeError::Forked)
     }
 
-    /// The reactor, and the page in which it tells of itself, whose descriptor stays open as long as it lives.
+    /// The reactor, and the page in which it tells of itself, whose descriptor stays open as long
+    /// as it lives.
     pub(crate) fn reactor<E: Engine>(
         self,
         engine: E,
@@ -226,7 +235,8 @@ impl Server {
         };
         let mut config = self.settings.porter;
         if mode == PorterMode::Loop {
-            // There is no backstop: a client that is stopped while it rings must not keep others waiting.
+            // There is no backstop: a client that is stopped while it rings must not keep others
+            // waiting.
             config.isolation = Isolation::Session;
         }
         let porter = porter::start(mode, self.listener, config, &status, self.mailbox.clone())

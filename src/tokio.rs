@@ -6,18 +6,21 @@
 //!                                                                                      lifeline, or socket
 //! ```
 //!
-//! One session, one [`Client`], behind a lock that is held for as long as it takes to write a request or to read what
-//! has come: nothing waits under it. Futures send for themselves. The **driver**, a task of the runtime, is who sleeps:
-//! it arms the client and waits for its descriptor in the runtime's epoll, hands out what comes, and wakes. No threads,
-//! and no timers but those of calls with a deadline.
+//! One session, one [`Client`], behind a lock that is held for as long as it takes to write a
+//! request or to read what has come: nothing waits under it. Futures send for themselves. The
+//! **driver**, a task of the runtime, is who sleeps: it arms the client and waits for its
+//! descriptor in the runtime's epoll, hands out what comes, and wakes. No threads, and no timers
+//! but those of calls with a deadline.
 //!
-//! A call that is alone in flight looks out for its answer for the few microseconds in which a server that is awake
-//! gives it, as the waiting policy has learnt that it pays. For that the client is not armed, so neither side makes a
-//! system call; the driver is told, and arms when the task lets it run. Where there are other threads, which that task must
-//! not hold up, a call that was answered arms itself.
+//! A call that is alone in flight looks out for its answer for the few microseconds in which a
+//! server that is awake gives it, as the waiting policy has learnt that it pays. For that the
+//! client is not armed, so neither side makes a system call; the driver is told, and arms when the
+//! task lets it run. Where there are other threads, which that task must not hold up, a call that
+//! was answered arms itself.
 //!
-//! **Invariant.** The client is armed, or the driver has been woken, and will look. So nothing that comes is overlooked.
-//! Over rings nothing that was sent lies there, either: it was rung for. Over a socket the driver may write it.
+//! **Invariant.** The client is armed, or the driver has been woken, and will look. So nothing that
+//! comes is overlooked. Over rings nothing that was sent lies there, either: it was rung for. Over
+//! a socket the driver may write it.
 
 #![cfg(feature = "tokio")]
 
@@ -52,11 +55,13 @@ pub use stream::{EventStream, ItemStream};
 #[cfg(feature = "tower")]
 pub use tower::TowerService;
 
-/// A session that many tasks use at once: their calls are pipelined, answers come as they are ready.
+/// A session that many tasks use at once: their calls are pipelined, answers come as they are
+/// ready.
 ///
-/// `Clone`, `Send` and `Sync`; clones are the same session. It belongs to the runtime on which it was connected, of
-/// either flavour: a task of it, the driver, does the waiting. Futures may be polled elsewhere. The session ends with the
-/// last clone, call and stream. When the runtime is dropped first, calls in flight end with
+/// `Clone`, `Send` and `Sync`; clones are the same session. It belongs to the runtime on which it
+/// was connected, of either flavour: a task of it, the driver, does the waiting. Futures may be
+/// polled elsewhere. The session ends with the last clone, call and stream. When the runtime is
+/// dropped first, calls in flight end with
 /// [`CallError::Disconnected`](crate::CallError::Disconnected).
 ///
 /// Any future may be dropped at any time; each says what that does.
@@ -96,7 +101,8 @@ impl AsyncClient {
         client.follow_streams();
         client.never_yields();
         let (descriptor, process) = client.descriptors();
-        let alone = ::tokio::runtime::Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread;
+        let alone =
+            ::tokio::runtime::Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread;
         let shared = SharedClient::new(client, alone);
         let driver = Driver::new(shared.clone(), descriptor, process.transpose()?, alone)?;
         ::tokio::spawn(driver);
@@ -105,17 +111,19 @@ impl AsyncClient {
 
     /// Sends a request and waits for its answer, for ever.
     ///
-    /// If there is no room for the request, or as much in flight as the session allows, the future waits; requests are
-    /// sent in the order in which their futures were first polled. Over a socket requests of several tasks go out together, as
-    /// soon as the runtime runs the driver: who polls a call and then computes without awaiting it holds them back so long.
+    /// If there is no room for the request, or as much in flight as the session allows, the future
+    /// waits; requests are sent in the order in which their futures were first polled. Over a
+    /// socket requests of several tasks go out together, as soon as the runtime runs the driver:
+    /// who polls a call and then computes without awaiting it holds them back so long.
     ///
     /// # Errors
-    /// [`CallError`](crate::CallError); the answer of the server may itself be one. Never `TooManyInFlight`.
+    /// [`CallError`](crate::CallError); the answer of the server may itself be one. Never
+    /// `TooManyInFlight`.
     ///
     /// # Cancel safety
-    /// Dropping the future before its first poll does nothing. Dropped before the request was sent, the server does not
-    /// see it. After that the server is told that nobody waits; it may have executed the request all the same, and its
-    /// answer is dropped. No other call is affected.
+    /// Dropping the future before its first poll does nothing. Dropped before the request was sent,
+    /// the server does not see it. After that the server is told that nobody waits; it may have
+    /// executed the request all the same, and its answer is dropped. No other call is affected.
     pub fn call<'a>(&self, request: &'a [u8]) -> Call<'a> {
         Call::new(self.handle.clone(), Cow::Borrowed(request), None)
     }
@@ -128,8 +136,8 @@ impl AsyncClient {
         Call::new(self.handle.clone(), Cow::Owned(request), None)
     }
 
-    /// As [`Self::call`], for at most `timeout` from its first poll on: `None` waits for ever, zero does not wait. The
-    /// server is told, as far as [`ConnectOptions::send_deadlines`] says so.
+    /// As [`Self::call`], for at most `timeout` from its first poll on: `None` waits for ever, zero
+    /// does not wait. The server is told, as far as [`ConnectOptions::send_deadlines`] says so.
     ///
     /// # Errors
     /// As [`Self::call`], and [`CallError::TimedOut`](crate::CallError::TimedOut).
@@ -140,7 +148,8 @@ impl AsyncClient {
         Call::new(self.handle.clone(), Cow::Borrowed(request), timeout)
     }
 
-    /// Sends a request whose answer comes in items. The future ends when it was sent, with the stream.
+    /// Sends a request whose answer comes in items. The future ends when it was sent, with the
+    /// stream.
     ///
     /// # Errors
     /// [`SendError`](crate::SendError).
@@ -162,8 +171,9 @@ impl AsyncClient {
         SendOneWay::new(self.handle.clone(), message)
     }
 
-    /// The events that the server pushes, until the session is over. Those that came before are kept up to
-    /// [`ConnectOptions::max_events`]. If there are several such streams each event goes to one of them.
+    /// The events that the server pushes, until the session is over. Those that came before are
+    /// kept up to [`ConnectOptions::max_events`]. If there are several such streams each event goes
+    /// to one of them.
     pub fn events(&self) -> EventStream {
         EventStream::new(self.handle.clone())
     }
@@ -200,10 +210,11 @@ impl AsyncClient {
 }
 
 impl ConnectOptions {
-    /// As [`connect`](Self::connect), for the tasks of the tokio runtime on which it is polled (feature `tokio`).
+    /// As [`connect`](Self::connect), for the tasks of the tokio runtime on which it is polled
+    /// (feature `tokio`).
     ///
-    /// The handshake, a matter of some hundred microseconds that maps and touches memory, runs on the runtime's pool for
-    /// blocking work; nothing does afterwards.
+    /// The handshake, a matter of some hundred microseconds that maps and touches memory, runs on
+    /// the runtime's pool for blocking work; nothing does afterwards.
     ///
     /// # Errors
     /// [`ConnectError`] says what is in the way.

@@ -1,4 +1,5 @@
-//! L4: spans and events, for subscribers of `tracing` (feature `tracing`). The only file that names that crate.
+//! L4: spans and events, for subscribers of `tracing` (feature `tracing`). The only file that names
+//! that crate.
 //!
 //! | what | name | target | level | fields |
 //! |---|---|---|---|---|
@@ -25,21 +26,27 @@
 //! | event | `death` | `ringbell::bytes` | WARN | `session`, `reason` |
 //! | event | `session_ended` | `ringbell::bytes` | DEBUG | `session` |
 //!
-//! Bodies are in none of them, nor texts of errors that a handler answered. `client` is a name that the peer chose.
+//! Bodies are in none of them, nor texts of errors that a handler answered. `client` is a name that
+//! the peer chose.
 //!
-//! A `call` lasts from before its request is sent until its answer is there, and is entered while its caller is inside; that
-//! of [`AsyncClient`](crate::AsyncClient) is entered in each poll. What is sent and received apart has none. A `request`
-//! lasts as long as its handler, on whichever thread or task. A `park` is a thread that sleeps; `armed` says that an event
-//! loop is about to.
+//! A `call` lasts from before its request is sent until its answer is there, and is entered while
+//! its caller is inside; that of [`AsyncClient`](crate::AsyncClient) is entered in each poll. What
+//! is sent and received apart has none. A `request` lasts as long as its handler, on whichever
+//! thread or task. A `park` is a thread that sleeps; `armed` says that an event loop is about to.
 //!
 //! # What it costs
 //!
-//! Without the feature nothing: everything here is empty then. With it, and nobody who wants spans of this level, a call
-//! and a request cost a relaxed load and a comparison each ([`wants_calls`]); what is rarer costs as much each time.
+//! Without the feature nothing: everything here is empty then. With it, and nobody who wants spans
+//! of this level, a call and a request cost a relaxed load and a comparison each ([`wants_calls`]);
+//! what is rarer costs as much each time.
 //!
-//! Some events come while a lock of the session is held: a subscriber must not use the session that it is told of.
+//! Some events come while a lock of the session is held: a subscriber must not use the session that
+//! it is told of.
 
-#![cfg_attr(not(feature = "tracing"), allow(unused_variables, dead_code, reason = "nobody is told"))]
+#![cfg_attr(
+    not(feature = "tracing"),
+    allow(unused_variables, dead_code, reason = "nobody is told")
+)]
 
 use crate::handshake::Transport;
 use crate::handshake::{FallbackReason, PeerInfo, RejectReason};
@@ -279,7 +286,15 @@ pub(crate) fn server_lost(session: u64, peer: &PeerInfo, reason: &dyn Display) {
 /// A session ends in good order.
 pub(crate) fn server_left(session: u64, peer: &PeerInfo, reason: &'static str) {
     let client_pid = peer.pid;
-    event!(DEBUG, "ringbell::server", "session_ended", session, client_pid, reason, "a session ends");
+    event!(
+        DEBUG,
+        "ringbell::server",
+        "session_ended",
+        session,
+        client_pid,
+        reason,
+        "a session ends"
+    );
 }
 
 /// Somebody who wanted to connect is turned away.

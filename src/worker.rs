@@ -1,14 +1,15 @@
 //! L4: worker processes kept ready, so that nobody waits for one to start.
 //!
-//! Workers come in two kinds. Those that **serve** are Ringbell servers: they are told where, by a path or an inherited
-//! descriptor ([`ServerBuilder::for_parent`](crate::ServerBuilder::for_parent) understands both), and are ready when
-//! they answer; [`WorkerPool`] holds them. Those that **speak lines** are any programs that read requests from their
-//! standard input and write answers to their standard output; [`LineWorkerPool`] holds them.
+//! Workers come in two kinds. Those that **serve** are Ringbell servers: they are told where, by a
+//! path or an inherited descriptor ([`ServerBuilder::for_parent`](crate::ServerBuilder::for_parent)
+//! understands both), and are ready when they answer; [`WorkerPool`] holds them. Those that **speak
+//! lines** are any programs that read requests from their standard input and write answers to their
+//! standard output; [`LineWorkerPool`] holds them.
 //!
-//! A worker is killed (SIGKILL, and what it started with it, as far as that stays in its process group) when it is closed,
-//! when its pool is dropped, and by the kernel when this process ends, however that happens. None is left as a zombie.
-//! All workers of a process are started, and their standard error is read, by one thread, which starts with the first
-//! of them and stays.
+//! A worker is killed (SIGKILL, and what it started with it, as far as that stays in its process
+//! group) when it is closed, when its pool is dropped, and by the kernel when this process ends,
+//! however that happens. None is left as a zombie. All workers of a process are started, and their
+//! standard error is read, by one thread, which starts with the first of them and stays.
 
 mod attendant;
 mod error;
@@ -25,11 +26,14 @@ use std::process::Command;
 use std::time::Duration;
 
 pub use error::{WorkerCallError, WorkerError};
-pub use line::{LineError, LineWorker, LineWorkerPool, LineWorkers, PooledLineWorker, line_workers};
+pub use line::{
+    LineError, LineWorker, LineWorkerPool, LineWorkers, PooledLineWorker, line_workers,
+};
 pub use pools::{Pools, PoolsError, WorkerSpec};
 pub use socket::{Attach, PooledWorker, SocketWorkers, Worker, WorkerPool};
 
-/// How a worker is started. The environment and the working directory are those of this process unless set otherwise.
+/// How a worker is started. The environment and the working directory are those of this process
+/// unless set otherwise.
 #[derive(Debug, Clone)]
 #[must_use = "a command does nothing without a pool"]
 pub struct WorkerCommand {
@@ -106,7 +110,8 @@ impl WorkerCommand {
         self
     }
 
-    /// Whether what it prints is shown on this process's standard error, beside being kept. Default: no.
+    /// Whether what it prints is shown on this process's standard error, beside being kept.
+    /// Default: no.
     pub fn forward_stderr(mut self, forward: bool) -> Self {
         self.forward_stderr = forward;
         self

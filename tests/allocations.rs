@@ -1,4 +1,5 @@
-//! A warm server allocates nothing for a small request, whether it is answered at once or by another thread.
+//! A warm server allocates nothing for a small request, whether it is answered at once or by
+//! another thread.
 
 use ringbell::{Client, OwnedRequest, Responder, Server};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -95,8 +96,8 @@ fn answered_at_once() {
 
 #[test]
 fn answered_by_another_thread() {
-    // Flights and buffers that the worker still holds when the next request comes are made anew, until there are
-    // enough of them.
+    // Flights and buffers that the worker still holds when the next request comes are made anew,
+    // until there are enough of them.
     let allocated = allocations(true);
     assert!(allocated < CALLS / 100, "{allocated} in {CALLS} calls");
 }

@@ -1,6 +1,7 @@
-//! What a pool costs: taking a ready item out and giving it back, beside locking and unlocking two mutexes; and what
-//! it spares: the first call over a connection that is ready, beside one over a connection held open, and beside
-//! dialling. Between threads of this process: for regression work; two processes are `race`'s business.
+//! What a pool costs: taking a ready item out and giving it back, beside locking and unlocking two
+//! mutexes; and what it spares: the first call over a connection that is ready, beside one over a
+//! connection held open, and beside dialling. Between threads of this process: for regression work;
+//! two processes are `race`'s business.
 #![allow(missing_docs, reason = "criterion's macros make undocumented items")]
 
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -50,7 +51,8 @@ fn acquire(c: &mut Criterion) {
 
 /// Calls `measure` with the path of a server that echoes.
 fn with_server(measure: impl FnOnce(&Path)) {
-    let directory = std::env::temp_dir().join(format!("ringbell-bench-pool-{}", std::process::id()));
+    let directory =
+        std::env::temp_dir().join(format!("ringbell-bench-pool-{}", std::process::id()));
     let path = directory.join("echo.sock");
     let server = Server::bind(&path).expect("a socket in a directory of its own");
     let handle = server.handle();
@@ -69,19 +71,26 @@ fn with_server(measure: impl FnOnce(&Path)) {
 fn calls(c: &mut Criterion) {
     with_server(|path| {
         let request = [7; 64];
-        for (name, transport) in [("shm", TransportChoice::SharedMemory), ("uds", TransportChoice::Socket)] {
+        for (name, transport) in
+            [("shm", TransportChoice::SharedMemory), ("uds", TransportChoice::Socket)]
+        {
             let mut group = c.benchmark_group(format!("pool, calls over {name}"));
             let options = || ConnectOptions::new().transport(transport);
             let mut client = options().connect(path).expect("it listens");
             group.bench_function("held open", |b| {
-                b.iter(|| assert_eq!(client.call(black_box(&request)).expect("answered").len(), 64));
+                b.iter(|| {
+                    assert_eq!(client.call(black_box(&request)).expect("answered").len(), 64)
+                });
             });
             drop(client);
-            let pool = ConnectionPool::with_options(path, options(), settings(1, 2)).expect("a pool");
+            let pool =
+                ConnectionPool::with_options(path, options(), settings(1, 2)).expect("a pool");
             drop((pool.acquire().expect("ready"), pool.acquire().expect("ready")));
             let mut answer = Vec::new();
             group.bench_function("pooled", |b| {
-                b.iter(|| pool.call_into(black_box(&request), &mut answer, None).expect("answered"));
+                b.iter(|| {
+                    pool.call_into(black_box(&request), &mut answer, None).expect("answered")
+                });
             });
             assert_eq!(pool.stats().opened, 2, "nobody dialled meanwhile");
             drop(pool);

@@ -1,5 +1,5 @@
-//! What the protocol costs on one thread: a record through a ring, a ring that wakes nobody. For regression work;
-//! what a request costs between processes is `race`'s business.
+//! What the protocol costs on one thread: a record through a ring, a ring that wakes nobody. For
+//! regression work; what a request costs between processes is `race`'s business.
 #![allow(missing_docs, reason = "criterion's macros make undocumented items")]
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -55,7 +55,9 @@ fn bell(c: &mut Criterion) {
     let seq = BellWord::private();
     let sleeper = Sleeper::new(armed, seq.share());
     let ringer = Ringer::new(seen, seq);
-    group.bench_function("ring, nobody asleep", |b| b.iter(|| assert_eq!(ringer.ring(Interest::DATA), None)));
+    group.bench_function("ring, nobody asleep", |b| {
+        b.iter(|| assert_eq!(ringer.ring(Interest::DATA), None))
+    });
     group.bench_function("arm, look again, disarm", |b| {
         b.iter(|| {
             let ticket = sleeper.arm(Mode::Futex, Interest::DATA);

@@ -1,6 +1,6 @@
-//! What it costs that answers may come later: an empty handler under the serial server, on the reactor's own thread,
-//! and on a thread of a pool; alone and with sixteen calls in flight. Between two threads of this process: for
-//! regression work; two processes are `race`'s business.
+//! What it costs that answers may come later: an empty handler under the serial server, on the
+//! reactor's own thread, and on a thread of a pool; alone and with sixteen calls in flight. Between
+//! two threads of this process: for regression work; two processes are `race`'s business.
 #![allow(missing_docs, reason = "criterion's macros make undocumented items")]
 
 #[path = "../src/pool.rs"]
@@ -38,7 +38,8 @@ fn pooled(server: Server) -> Result<ServerStats, ServeError> {
 
 /// Calls `measure` with a client of a server that serves so.
 fn with_client(name: &str, serve: Serve, measure: impl FnOnce(&mut Client)) {
-    let directory = std::env::temp_dir().join(format!("ringbell-bench-{name}-{}", std::process::id()));
+    let directory =
+        std::env::temp_dir().join(format!("ringbell-bench-{name}-{}", std::process::id()));
     let path = directory.join("echo.sock");
     let server = Server::bind(&path).expect("a socket in a directory of its own");
     let handle = server.handle();
@@ -60,7 +61,10 @@ fn reactor(c: &mut Criterion) {
             group.throughput(Throughput::Elements(1));
             group.bench_function(BenchmarkId::new(name, 1), |b| {
                 b.iter(|| {
-                    assert_eq!(client.call(black_box(&request)).expect("answered").len(), request.len())
+                    assert_eq!(
+                        client.call(black_box(&request)).expect("answered").len(),
+                        request.len()
+                    )
                 });
             });
             group.throughput(Throughput::Elements(IN_FLIGHT));
@@ -71,7 +75,8 @@ fn reactor(c: &mut Criterion) {
                     }
                     client.flush();
                     for _ in 0..IN_FLIGHT {
-                        let answer = client.recv(None).expect("answered").outcome.expect("no error");
+                        let answer =
+                            client.recv(None).expect("answered").outcome.expect("no error");
                         assert_eq!(answer.len(), request.len());
                     }
                 });

@@ -1,5 +1,5 @@
-//! A round trip between two threads of this process, through the public interface. For regression work; two
-//! processes, pinned and beside their limits, are `race`'s business.
+//! A round trip between two threads of this process, through the public interface. For regression
+//! work; two processes, pinned and beside their limits, are `race`'s business.
 #![allow(missing_docs, reason = "criterion's macros make undocumented items")]
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -23,7 +23,9 @@ fn round_trip(c: &mut Criterion) {
         let request = vec![7; size];
         group.throughput(Throughput::Bytes(size as u64));
         group.bench_with_input(BenchmarkId::from_parameter(size), &request, |b, request| {
-            b.iter(|| assert_eq!(client.call(black_box(request)).expect("answered").len(), request.len()));
+            b.iter(|| {
+                assert_eq!(client.call(black_box(request)).expect("answered").len(), request.len())
+            });
         });
     }
     group.finish();

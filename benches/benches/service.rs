@@ -1,6 +1,7 @@
-//! A service whose requests wait: the store of the example `world_state` with a pool of 16 threads, called in its own
-//! process, and by a client process over shared memory and over the socket; alone and with sixteen calls in flight.
-//! The server is this program once more. For regression work: `race` has the same rows with rounds that interleave.
+//! A service whose requests wait: the store of the example `world_state` with a pool of 16 threads,
+//! called in its own process, and by a client process over shared memory and over the socket; alone
+//! and with sixteen calls in flight. The server is this program once more. For regression work:
+//! `race` has the same rows with rounds that interleave.
 #![allow(missing_docs, reason = "criterion's macros make undocumented items")]
 
 #[path = "../src/pool.rs"]
@@ -88,7 +89,9 @@ fn serve(path: &Path) {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
         handle.shutdown(Some(Duration::ZERO));
     });
-    server.run_reactor(|request, responder| world.serve(Asked(request, responder))).expect("served");
+    server
+        .run_reactor(|request, responder| world.serve(Asked(request, responder)))
+        .expect("served");
 }
 
 struct Serving {
@@ -98,7 +101,8 @@ struct Serving {
 
 impl Serving {
     fn start() -> Self {
-        let directory = std::env::temp_dir().join(format!("ringbell-bench-service-{}", std::process::id()));
+        let directory =
+            std::env::temp_dir().join(format!("ringbell-bench-service-{}", std::process::id()));
         let path = directory.join("service.sock");
         let child = Command::new(std::env::current_exe().expect("this program"))
             .env(SERVE, &path)

@@ -1,5 +1,8 @@
 //! CPU time that a process has used, all its threads together.
-#![allow(unsafe_code, reason = "no safe crate offers clock_getcpuclockid, the clock of another process")]
+#![allow(
+    unsafe_code,
+    reason = "no safe crate offers clock_getcpuclockid, the clock of another process"
+)]
 
 use std::io;
 use std::time::Duration;

@@ -1,8 +1,9 @@
 //! How far apart the two CPUs are at the moment.
 //!
-//! Virtual CPUs move. On one and the same machine two of them can share a core now (a round trip of an atomic takes
-//! 50 ns), be neighbours a second later (110 ns), and then be on different chips (480 ns). So the distance is probed
-//! before and after every trial that pins two CPUs, and only trials at the race's usual distance count.
+//! Virtual CPUs move. On one and the same machine two of them can share a core now (a round trip of
+//! an atomic takes 50 ns), be neighbours a second later (110 ns), and then be on different chips
+//! (480 ns). So the distance is probed before and after every trial that pins two CPUs, and only
+//! trials at the race's usual distance count.
 #![allow(clippy::disallowed_types, reason = "a probe of the machine, not of the library")]
 
 use std::hint::spin_loop;
@@ -15,11 +16,13 @@ use crate::outcome::Outcome;
 use crate::pin::{Cpus, pin};
 use crate::scenario::Placement;
 
-/// Below this round trip, in nanoseconds, the CPUs are taken to be sibling hyperthreads: what is measured on them is worth
-/// nothing. Fast cores next to each other can be as near, so a race that sees nothing else [asks](share).
+/// Below this round trip, in nanoseconds, the CPUs are taken to be sibling hyperthreads: what is
+/// measured on them is worth nothing. Fast cores next to each other can be as near, so a race that
+/// sees nothing else [asks](share).
 const SIBLINGS_BELOW_NS: f64 = 90.0;
 
-/// Siblings share the units of a core: of its speed alone a loop that computes keeps less than this beside another one.
+/// Siblings share the units of a core: of its speed alone a loop that computes keeps less than this
+/// beside another one.
 const SIBLINGS_KEEP: f64 = 0.7;
 
 /// Neighbours that were found to be none are siblings below this part of their usual round trip.
@@ -46,13 +49,14 @@ pub(crate) struct Distance {
     cpus: Cpus,
     usual: f64,
     siblings_below: f64,
-    /// What part of its speed a loop on one keeps beside a loop on the other, if that had to be asked.
+    /// What part of its speed a loop on one keeps beside a loop on the other, if that had to be
+    /// asked.
     kept: Option<f64>,
 }
 
 impl Distance {
-    /// Looks for half a second what distances there are, and settles on the usual one: the lower quartile of those that
-    /// are no siblings'. None if the CPUs were siblings all the time.
+    /// Looks for half a second what distances there are, and settles on the usual one: the lower
+    /// quartile of those that are no siblings'. None if the CPUs were siblings all the time.
     pub(crate) fn survey(cpus: &Cpus) -> Outcome<Option<Self>> {
         let mut seen = Vec::new();
         for _ in 0..SURVEY {
@@ -67,7 +71,12 @@ impl Distance {
             siblings_below = median * NEARER;
         }
         seen.retain(|&distance| distance >= siblings_below);
-        Ok(seen.get(seen.len() / 4).map(|&usual| Self { cpus: cpus.clone(), usual, siblings_below, kept }))
+        Ok(seen.get(seen.len() / 4).map(|&usual| Self {
+            cpus: cpus.clone(),
+            usual,
+            siblings_below,
+            kept,
+        }))
     }
 
     /// The usual round trip in nanoseconds.
@@ -126,7 +135,8 @@ pub(crate) enum Apart {
     Siblings,
 }
 
-/// The median round trip of one atomic between the two CPUs, in nanoseconds. The calling thread is pinned to the first.
+/// The median round trip of one atomic between the two CPUs, in nanoseconds. The calling thread is
+/// pinned to the first.
 fn probe(cpus: &Cpus) -> Outcome<f64> {
     let (near, far) = (cpus.of_client(Placement::TwoCpus), cpus.of_server(Placement::TwoCpus));
     let word = AtomicU64::new(0);
@@ -138,7 +148,8 @@ fn probe(cpus: &Cpus) -> Outcome<f64> {
     pin(near)?;
     thread::scope(|scope| {
         scope.spawn(|| {
-            // Answers all the same: nobody must wait for ever. On one CPU the probe reads far too slow.
+            // Answers all the same: nobody must wait for ever. On one CPU the probe reads far too
+            // slow.
             if let Err(error) = pin(far) {
                 eprintln!("race: cannot pin: {error}");
             }
@@ -162,8 +173,8 @@ fn probe(cpus: &Cpus) -> Outcome<f64> {
     })
 }
 
-/// What part of its speed alone a loop that computes keeps on the first CPU beside one on the second: the median of a few
-/// pairs.
+/// What part of its speed alone a loop that computes keeps on the first CPU beside one on the
+/// second: the median of a few pairs.
 fn share(cpus: &Cpus) -> Outcome<f64> {
     let (near, far) = (cpus.of_client(Placement::TwoCpus), cpus.of_server(Placement::TwoCpus));
     pin(near)?;

@@ -45,7 +45,11 @@ fn in_short(entry: &Entry) -> bool {
         Scenario::Crowded => whole && clients == 4,
         Scenario::Attached => name == "ringbell" && clients == 128,
         Scenario::OneCpu | Scenario::Setup => whole || name == "uds-dial",
-        Scenario::Parked | Scenario::Paced | Scenario::PacedFast | Scenario::Idle | Scenario::Stream => whole,
+        Scenario::Parked
+        | Scenario::Paced
+        | Scenario::PacedFast
+        | Scenario::Idle
+        | Scenario::Stream => whole,
         _ => true,
     }
 }
@@ -73,7 +77,9 @@ pub(crate) fn all() -> Vec<Entry> {
         Contender::Cost(cost) => vec![cost.case()],
     };
     let mut entries: Vec<Entry> = contenders()
-        .flat_map(|contender| cases(&contender).into_iter().map(move |case| Entry { contender, case }))
+        .flat_map(|contender| {
+            cases(&contender).into_iter().map(move |case| Entry { contender, case })
+        })
         .collect();
     entries.sort_by_key(|entry| entry.case);
     entries
@@ -91,13 +97,15 @@ mod tests {
             patterns.iter().map(|&pattern| pattern.to_owned()).collect()
         };
         for short in [false, true] {
-            let echoes = selected(&only(&["echo/ringbell/64/"]), short).expect("there is such a row");
+            let echoes =
+                selected(&only(&["echo/ringbell/64/"]), short).expect("there is such a row");
             assert_eq!(
                 echoes.iter().map(Entry::label).filter(|label| label.contains("ringbell")).count(),
                 echoes.len()
             );
             assert!(!echoes.is_empty());
-            for patterns in [only(&["echo/nobody/"]), only(&["echo/ringbell/64/", "echo/nobody/"])] {
+            for patterns in [only(&["echo/nobody/"]), only(&["echo/ringbell/64/", "echo/nobody/"])]
+            {
                 let error = selected(&patterns, short).err().expect("nobody runs");
                 assert_eq!(error.to_string(), "nothing matches --only `echo/nobody/`; see --list");
             }
@@ -129,8 +137,11 @@ mod tests {
         for short in [false, true] {
             let entries = selected(&[], short).expect("no pattern");
             for entry in &entries {
-                let Some(yardstick) = entry.case.yardstick(entry.contender.name()) else { continue };
-                let found = entries.iter().any(|other| (other.contender.name(), other.case) == yardstick);
+                let Some(yardstick) = entry.case.yardstick(entry.contender.name()) else {
+                    continue;
+                };
+                let found =
+                    entries.iter().any(|other| (other.contender.name(), other.case) == yardstick);
                 assert!(found, "{}", entry.label());
             }
         }

@@ -1,4 +1,5 @@
-//! What the sockets scenarios drive: the program of the example `guest_sockets`, on sockets of its own or in a guest.
+//! What the sockets scenarios drive: the program of the example `guest_sockets`, on sockets of its
+//! own or in a guest.
 
 #[allow(dead_code, reason = "the example uses the rest")]
 #[path = "../../examples/guest_sockets/mod.rs"]

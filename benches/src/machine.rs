@@ -48,9 +48,13 @@ impl Machine {
                 .and_then(|line| line.split_once(':'))
                 .map(|(_, value)| value.trim())
         };
-        let topology = fs::read_to_string("/sys/devices/system/cpu/cpu0/topology/thread_siblings_list");
+        let topology =
+            fs::read_to_string("/sys/devices/system/cpu/cpu0/topology/thread_siblings_list");
         Self {
-            cpu: of_cpu("model name").or_else(|| of_cpu("CPU part")).unwrap_or("unknown").to_owned(),
+            cpu: of_cpu("model name")
+                .or_else(|| of_cpu("CPU part"))
+                .unwrap_or("unknown")
+                .to_owned(),
             cpus,
             threads_per_core: topology.ok().map(|list| siblings(list.trim())),
             virtual_machine: of_cpu("flags")
@@ -62,9 +66,11 @@ impl Machine {
                 name.version().to_string_lossy()
             ),
             architecture: name.machine().to_string_lossy().into_owned(),
-            frequency_governor: fs::read_to_string("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
-                .ok()
-                .map(|governor| governor.trim().to_owned()),
+            frequency_governor: fs::read_to_string(
+                "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor",
+            )
+            .ok()
+            .map(|governor| governor.trim().to_owned()),
             ringbell: env!("CARGO_PKG_VERSION").to_owned(),
             rustc: said_by("rustc", &["--version"]),
             commit: said_by("git", &["describe", "--always", "--dirty", "--abbrev=12"]),

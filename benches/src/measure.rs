@@ -1,15 +1,17 @@
 //! The clock: the only code that times anything, so that every competitor is timed alike.
 //!
-//! A single reading of the clock costs some 20 ns, which would be a tenth of the fastest round trips. So small
-//! messages (up to [`LARGE`] bytes, in the echo, one-CPU and canary scenarios) are timed in two ways, in turn:
+//! A single reading of the clock costs some 20 ns, which would be a tenth of the fastest round
+//! trips. So small messages (up to [`LARGE`] bytes, in the echo, one-CPU and canary scenarios) are
+//! timed in two ways, in turn:
 //!
-//! * sixteen consecutive round trips between two readings, check of every answer included: gives `p50_ns` as the
-//!   median of the batches' means, as long as that is under 5 us;
-//! * sixteen round trips one by one, each between two readings, which are not subtracted: gives `p90_ns` to `max_ns`,
-//!   and `p50_ns` where the batches do not.
+//! * sixteen consecutive round trips between two readings, check of every answer included: gives
+//!   `p50_ns` as the median of the batches' means, as long as that is under 5 us;
+//! * sixteen round trips one by one, each between two readings, which are not subtracted: gives
+//!   `p90_ns` to `max_ns`, and `p50_ns` where the batches do not.
 //!
-//! Everything else is timed one by one, and answers are checked outside the timed part. Pipelined cases stamp one call
-//! in 61; their main figure is the rate. Where handlers wait, every call is stamped.
+//! Everything else is timed one by one, and answers are checked outside the timed part. Pipelined
+//! cases stamp one call in 61; their main figure is the rate. Where handlers wait, every call is
+//! stamped.
 
 mod bursts;
 mod quiet;
@@ -34,8 +36,8 @@ use crate::world_state::VALUES;
 /// Round trips between two readings of the clock where single ones are too short.
 const BATCH: u64 = 16;
 
-/// Calls after the common start that are not counted: the peer may have gone to sleep while the processes of the trial
-/// waited for each other.
+/// Calls after the common start that are not counted: the peer may have gone to sleep while the
+/// processes of the trial waited for each other.
 const UNCOUNTED: u64 = 32;
 
 /// The same where handlers wait: everybody has been asleep before by the first call.
@@ -79,8 +81,10 @@ pub(crate) struct Figures {
 }
 
 /// The points at which distributions are drawn.
-pub(crate) const QUANTILES: [f64; 16] =
-    [0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9999, 1.0];
+pub(crate) const QUANTILES: [f64; 16] = [
+    0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9999,
+    1.0,
+];
 
 /// Waits for the common start of all clients of a trial.
 pub(crate) type Start<'a> = &'a mut dyn FnMut() -> Outcome<()>;
@@ -122,7 +126,9 @@ pub(crate) fn system(
         Scenario::Pipelined => bursts::pipelined(client, &mut caller, window, meter, start),
         Scenario::Batch => bursts::batches(client, &mut caller, window, meter, start),
         Scenario::Tasks => bursts::tasks(client, &mut caller, window, meter, start),
-        Scenario::ServiceEmpty if window > 1 => bursts::pipelined(client, &mut caller, window, meter, start),
+        Scenario::ServiceEmpty if window > 1 => {
+            bursts::pipelined(client, &mut caller, window, meter, start)
+        }
         Scenario::ServiceDepth => topped_up(client, &mut caller, window, meter, start),
         Scenario::Stream => bursts::streamed(client, &mut caller, meter, start),
         Scenario::Canary | Scenario::Echo | Scenario::OneCpu | Scenario::ServiceEmpty
@@ -143,7 +149,8 @@ pub(crate) fn together(
     timing: Timing,
     start: Start<'_>,
 ) -> Outcome<Vec<Figures>> {
-    // Should a client fail before it is ready the others wait for it in vain, until the parent loses patience.
+    // Should a client fail before it is ready the others wait for it in vain, until the parent
+    // loses patience.
     let gate = Barrier::new(usize::try_from(setup.case.callers())? + 1);
     thread::scope(|scope| {
         let gate = &gate;
@@ -216,13 +223,15 @@ impl Caller {
 
     /// Whether the answer belongs to the request: its number and every byte.
     fn check(&self) -> Outcome<()> {
-        let expected = if self.number_only { &self.payload.bytes()[..8] } else { self.payload.bytes() };
+        let expected =
+            if self.number_only { &self.payload.bytes()[..8] } else { self.payload.bytes() };
         if self.answer == expected {
             return Ok(());
         }
         let (number, answered) = (self.number, sequence(&self.answer));
         let length = self.answer.len();
-        Err(format!("wrong answer to call {number}: {length} bytes with number {answered:?}").into())
+        Err(format!("wrong answer to call {number}: {length} bytes with number {answered:?}")
+            .into())
     }
 
     /// A whole call, untimed.
@@ -294,7 +303,8 @@ fn set_ups(
     meter.finish(0)
 }
 
-/// Keeps `window` calls in flight, whatever the order of the answers: a new one goes out for each that is answered.
+/// Keeps `window` calls in flight, whatever the order of the answers: a new one goes out for each
+/// that is answered.
 fn topped_up(
     client: &mut dyn Client,
     caller: &mut Caller,
@@ -347,7 +357,9 @@ impl Caller {
         client.receive(&mut self.answer)?;
         let answered = sequence(&self.answer);
         let place = flight.iter().position(|(number, _)| Some(*number) == answered);
-        let Some(place) = place else { return Err(format!("an answer to call {answered:?}").into()) };
+        let Some(place) = place else {
+            return Err(format!("an answer to call {answered:?}").into());
+        };
         let (number, begun) = flight.swap_remove(place);
         if self.answer != self.payload.stamp(number) {
             return Err(format!("wrong answer to call {number}").into());
@@ -459,8 +471,9 @@ impl Meter {
         let ended = Instant::now();
         let client_cpu = CpuClock::own().read()? - self.client_cpu;
         let server_cpu = self.server.read()? - self.server_cpu;
-        let batched =
-            |quantile| in_nanoseconds(self.batches.value_at_quantile(quantile)) / in_nanoseconds(FINE);
+        let batched = |quantile| {
+            in_nanoseconds(self.batches.value_at_quantile(quantile)) / in_nanoseconds(FINE)
+        };
         let single = |quantile| in_nanoseconds(self.singles.value_at_quantile(quantile));
         let wall = in_nanoseconds(nanoseconds(ended - self.begun));
         // Where nothing was sampled, in a pipeline that stood still, the mean is all there is.

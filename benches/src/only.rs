@@ -14,7 +14,8 @@ pub(crate) fn check<'a>(
     labels: impl Iterator<Item = &'a str> + Clone,
     known: &str,
 ) -> Result<(), Unmatched> {
-    let is_unmatched = |pattern: &&String| !labels.clone().any(|label| label.contains(pattern.as_str()));
+    let is_unmatched =
+        |pattern: &&String| !labels.clone().any(|label| label.contains(pattern.as_str()));
     let patterns: Vec<String> = only.iter().filter(is_unmatched).cloned().collect();
     if patterns.is_empty() { Ok(()) } else { Err(Unmatched { patterns, known: known.to_owned() }) }
 }
@@ -28,7 +29,8 @@ pub(crate) struct Unmatched {
 
 impl fmt::Display for Unmatched {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let patterns: Vec<String> = self.patterns.iter().map(|pattern| format!("`{pattern}`")).collect();
+        let patterns: Vec<String> =
+            self.patterns.iter().map(|pattern| format!("`{pattern}`")).collect();
         write!(out, "nothing matches --only {}; {}", patterns.join(", "), self.known)
     }
 }
@@ -56,7 +58,10 @@ mod tests {
         assert_eq!(said(&["quic"]).as_deref(), Some("nothing matches --only `quic`; see --list"));
         // One by itself is enough, and a pattern that is part of no single label.
         let several = said(&["tcp", "quic", "echo/tcp/8"]);
-        assert_eq!(several.as_deref(), Some("nothing matches --only `quic`, `echo/tcp/8`; see --list"));
+        assert_eq!(
+            several.as_deref(),
+            Some("nothing matches --only `quic`, `echo/tcp/8`; see --list")
+        );
     }
 
     #[test]

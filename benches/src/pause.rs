@@ -28,8 +28,8 @@ pub(crate) fn sleep(nanos: i64) -> io::Result<()> {
     sleep_until(after(clock_gettime(ClockId::Monotonic), nanos))
 }
 
-/// Has the kernel end the sleeps of the calling thread, and of those that it starts from now on, when they are over,
-/// and not up to 50 us later to save a timer.
+/// Has the kernel end the sleeps of the calling thread, and of those that it starts from now on,
+/// when they are over, and not up to 50 us later to save a timer.
 pub(crate) fn be_punctual() -> io::Result<()> {
     Ok(set_current_timer_slack(NonZeroU64::new(1))?)
 }

@@ -1,7 +1,8 @@
 //! The bytes that travel, and the check that the right ones came back.
 //!
-//! A payload is a fixed pattern whose first eight bytes are the call's sequence number and whose last eight are a
-//! function of it. So a stale, torn or foreign answer shows, and a new request costs two stores.
+//! A payload is a fixed pattern whose first eight bytes are the call's sequence number and whose
+//! last eight are a function of it. So a stale, torn or foreign answer shows, and a new request
+//! costs two stores.
 
 /// Mixed into the trailing stamp, so that it differs from the leading one.
 const TAIL: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -62,8 +63,8 @@ pub(crate) fn is_whole(message: &[u8]) -> bool {
 /// The sequence number of a message that ends a stream, and is answered.
 pub(crate) const END: u64 = u64::MAX;
 
-/// The handler of every server where messages are streamed: checks that they come whole and in order, and answers the
-/// [end](END) of a stream alone.
+/// The handler of every server where messages are streamed: checks that they come whole and in
+/// order, and answers the [end](END) of a stream alone.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Sink {
     seen: u64,

@@ -1,11 +1,13 @@
-//! Threads that take jobs from one queue: the very same pool under every system of the service scenarios.
+//! Threads that take jobs from one queue: the very same pool under every system of the service
+//! scenarios.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-/// First in, first out, between threads. Costs a system call only where somebody sleeps or goes to sleep.
+/// First in, first out, between threads. Costs a system call only where somebody sleeps or goes to
+/// sleep.
 #[derive(Debug)]
 pub(crate) struct Queue<T> {
     line: Mutex<Line<T>>,

@@ -1,4 +1,5 @@
-//! `race report`: BENCHMARKS.md, its plots and the README's summary, all from the JSON file of one race.
+//! `race report`: BENCHMARKS.md, its plots and the README's summary, all from the JSON file of one
+//! race.
 
 mod bars;
 mod plots;
@@ -24,7 +25,8 @@ pub(crate) struct Report {
     /// Where BENCHMARKS.md and the directory `benchmarks` with its plots go
     #[arg(long, value_name = "DIR", default_value = ".")]
     out: PathBuf,
-    /// Also replace what this file has between the lines `<!-- race: summary -->` and `<!-- race: end -->`
+    /// Also replace what this file has between the lines `<!-- race: summary -->` and
+    /// `<!-- race: end -->`
     #[arg(long, value_name = "FILE")]
     readme: Option<PathBuf>,
 }
@@ -89,11 +91,15 @@ fn method(record: &Record) -> String {
         let _ = writeln!(text, "| {name} | {value} |");
     };
     let optional = |value: &Option<String>| value.clone().unwrap_or_else(|| "not known".to_owned());
-    let threads =
-        machine.threads_per_core.map_or_else(String::new, |threads| format!(", {threads} thread(s) a core"));
+    let threads = machine
+        .threads_per_core
+        .map_or_else(String::new, |threads| format!(", {threads} thread(s) a core"));
     let vm = if machine.virtual_machine { ", virtual" } else { "" };
     fact("CPU", format!("{}, {} usable{threads}{vm}", machine.cpu, machine.cpus));
-    fact("memory", machine.memory_mib.map_or_else(|| "not known".to_owned(), |mib| format!("{mib} MiB")));
+    fact(
+        "memory",
+        machine.memory_mib.map_or_else(|| "not known".to_owned(), |mib| format!("{mib} MiB")),
+    );
     fact("kernel", format!("{} ({})", machine.kernel, machine.architecture));
     fact("frequency governor", optional(&machine.frequency_governor));
     fact("ringbell", format!("{}, commit {}", machine.ringbell, optional(&machine.commit)));
@@ -135,7 +141,8 @@ fn method(record: &Record) -> String {
     text
 }
 
-/// The day of a time in seconds since 1970, in the Gregorian calendar (Howard Hinnant's `civil_from_days`).
+/// The day of a time in seconds since 1970, in the Gregorian calendar (Howard Hinnant's
+/// `civil_from_days`).
 fn date(seconds: u64) -> String {
     let days = seconds / 86_400 + 719_468;
     let (era, of_era) = (days / 146_097, days % 146_097);
@@ -165,7 +172,8 @@ fn bar_table(record: &Record) -> String {
             Some(false) => "**missed**",
             None => "-",
         };
-        let _ = writeln!(text, "| {} | {} | {} | {met} |", verdict.case, verdict.bar, verdict.found);
+        let _ =
+            writeln!(text, "| {} | {} | {} | {met} |", verdict.case, verdict.bar, verdict.found);
     }
     text
 }
@@ -199,7 +207,13 @@ fn lost(record: &Record) -> Vec<Loss<'_>> {
                 && figure(ours) > figure(theirs) * NOISE
             {
                 let figures = (show(figure(ours)), show(figure(theirs)));
-                losses.push(Loss { ours, theirs, measure, figures, factor: figure(ours) / figure(theirs) });
+                losses.push(Loss {
+                    ours,
+                    theirs,
+                    measure,
+                    figures,
+                    factor: figure(ours) / figure(theirs),
+                });
             }
         };
         if ours.by_rate || ours.clients > 1 {
@@ -251,8 +265,9 @@ fn tables(record: &Record) -> String {
                  |---|---|---|---|---|---|---|---|---|\n"
             );
         }
-        let ratio =
-            |figure: Option<f64>| figure.map_or_else(|| "-".to_owned(), |figure| format!("{figure:.2}"));
+        let ratio = |figure: Option<f64>| {
+            figure.map_or_else(|| "-".to_owned(), |figure| format!("{figure:.2}"))
+        };
         let name = if line.system == "ringbell" { "**ringbell**" } else { &line.system };
         let cells = [
             line.details(),
@@ -275,8 +290,13 @@ fn absent(record: &Record) -> String {
     for line in &record.rows {
         if let Some(reason) = &line.error {
             let reason = reason.replace('|', "\\|");
-            let _ =
-                writeln!(text, "| `{}` | `{}` {} | {reason} |", line.system, line.scenario, line.details());
+            let _ = writeln!(
+                text,
+                "| `{}` | `{}` {} | {reason} |",
+                line.system,
+                line.scenario,
+                line.details()
+            );
         }
     }
     if text.is_empty() {
@@ -316,20 +336,30 @@ fn summary(record: &Record) -> String {
     );
     for (scenario, size, in_flight, clients, placement) in SUMMARY {
         let here = |line: &&Line| {
-            (line.scenario.as_str(), line.size, line.in_flight, line.clients, line.placement.as_str())
-                == (scenario, size, in_flight, clients, placement)
+            (
+                line.scenario.as_str(),
+                line.size,
+                line.in_flight,
+                line.clients,
+                line.placement.as_str(),
+            ) == (scenario, size, in_flight, clients, placement)
                 && line.error.is_none()
         };
-        let Some(ours) = record.rows.iter().filter(here).find(|line| line.system == "ringbell") else {
+        let Some(ours) = record.rows.iter().filter(here).find(|line| line.system == "ringbell")
+        else {
             continue;
         };
         let by_rate = ours.by_rate || clients > 1;
-        let show =
-            |line: &Line| if by_rate { format!("{}/s", rate(line.per_second)) } else { time(line.p50_ns) };
+        let show = |line: &Line| {
+            if by_rate { format!("{}/s", rate(line.per_second)) } else { time(line.p50_ns) }
+        };
         let cost = |line: &Line| if by_rate { 1.0 / line.per_second } else { line.p50_ns };
         let uds = record.rows.iter().filter(here).find(|line| line.system == "uds-stream");
-        let others =
-            record.rows.iter().filter(here).filter(|line| line.is_peer() && line.system != "uds-stream");
+        let others = record
+            .rows
+            .iter()
+            .filter(here)
+            .filter(|line| line.is_peer() && line.system != "uds-stream");
         let other = others.min_by(|a, b| cost(a).total_cmp(&cost(b)));
         let _ = writeln!(
             text,
@@ -338,7 +368,10 @@ fn summary(record: &Record) -> String {
             show(ours),
             ours.ratio_to_limit.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}")),
             uds.map_or_else(|| "-".to_owned(), show),
-            other.map_or_else(|| "-".to_owned(), |line| format!("{} (`{}`)", show(line), line.system)),
+            other.map_or_else(
+                || "-".to_owned(),
+                |line| format!("{} (`{}`)", show(line), line.system)
+            ),
         );
     }
     let verdicts = bars::judge(record);
@@ -360,7 +393,13 @@ mod tests {
     use super::*;
     use crate::machine::Machine;
 
-    pub(super) fn line(scenario: &str, system: &str, size: u64, p50_ns: f64, per_second: f64) -> Line {
+    pub(super) fn line(
+        scenario: &str,
+        system: &str,
+        size: u64,
+        p50_ns: f64,
+        per_second: f64,
+    ) -> Line {
         Line {
             scenario: scenario.to_owned(),
             system: system.to_owned(),
@@ -403,7 +442,10 @@ mod tests {
         ];
         let record = record(rows);
         let losses = lost(&record);
-        assert_eq!(losses.iter().map(|loss| loss.measure).collect::<Vec<_>>(), ["p50", "p99", "CPU"]);
+        assert_eq!(
+            losses.iter().map(|loss| loss.measure).collect::<Vec<_>>(),
+            ["p50", "p99", "CPU"]
+        );
         assert!(losses.iter().all(|loss| loss.ours.size == 64 && loss.theirs.system == "peer"));
     }
 
@@ -431,6 +473,8 @@ mod tests {
             "ratio_to_limit": null, "error": "not built"}]}"#;
         let record: Record = serde_json::from_str(text).expect("a record");
         assert!(record.rows[0].p50_ns.is_nan());
-        assert!(page(&record, &[], None).contains("| `aeron` | `echo` 64 B, two cpus | not built |"));
+        assert!(
+            page(&record, &[], None).contains("| `aeron` | `echo` 64 B, two cpus | not built |")
+        );
     }
 }

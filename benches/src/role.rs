@@ -1,5 +1,5 @@
-//! One process of a trial. It gets an [`Order`] on its command line and talks to its parent in lines: `ready` out,
-//! `go <nanoseconds of the monotonic clock>` in, and the figures, as JSON, out.
+//! One process of a trial. It gets an [`Order`] on its command line and talks to its parent in
+//! lines: `ready` out, `go <nanoseconds of the monotonic clock>` in, and the figures, as JSON, out.
 
 use std::io::{self, BufRead, Read, Write};
 use std::process;
@@ -79,27 +79,41 @@ pub(crate) fn play(order: &str) -> Outcome<()> {
         }
         (Part::Server, Contender::Cost(_)) => Err("a cost has no server".into()),
         (Part::Together { timing }, Contender::System(system)) => {
-            measure::together(system, &order.setup, *timing, &mut wait_for_start).and_then(|figures| {
-                for figures in figures {
-                    say(&serde_json::to_string(&figures)?)?;
-                }
+            measure::together(system, &order.setup, *timing, &mut wait_for_start).and_then(
+                |figures| {
+                    for figures in figures {
+                        say(&serde_json::to_string(&figures)?)?;
+                    }
+                    stay()
+                },
+            )
+        }
+        (Part::Flood, Contender::System(system)) => {
+            system.connect(&order.setup).and_then(|mut client| {
+                client.flood(Payload::new(order.setup.case.size, u8::MAX).stamp(1))?;
+                say("ready")?;
                 stay()
             })
         }
-        (Part::Flood, Contender::System(system)) => system.connect(&order.setup).and_then(|mut client| {
-            client.flood(Payload::new(order.setup.case.size, u8::MAX).stamp(1))?;
-            say("ready")?;
-            stay()
-        }),
-        (Part::Together { .. } | Part::Flood, Contender::Cost(_)) => Err("a cost has no clients".into()),
+        (Part::Together { .. } | Part::Flood, Contender::Cost(_)) => {
+            Err("a cost has no clients".into())
+        }
         (Part::Hog, _) => Err("a hog has no contender".into()),
         (Part::Client { timing, server, salt }, contender) => {
             let figures = match contender {
                 Contender::System(system) => {
                     let server = CpuClock::of(server.ok_or("no server to attach to")?)?;
                     let idle = 0..order.setup.case.idle_connections();
-                    let _idle = idle.map(|_| system.connect(&order.setup)).collect::<Outcome<Vec<_>>>()?;
-                    measure::system(system, &order.setup, *timing, server, *salt, &mut wait_for_start)
+                    let _idle =
+                        idle.map(|_| system.connect(&order.setup)).collect::<Outcome<Vec<_>>>()?;
+                    measure::system(
+                        system,
+                        &order.setup,
+                        *timing,
+                        server,
+                        *salt,
+                        &mut wait_for_start,
+                    )
                 }
                 Contender::Cost(cost) => measure::cost(cost, *timing, &mut wait_for_start),
             };

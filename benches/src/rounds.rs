@@ -1,5 +1,5 @@
-//! All trials, several times, in an order that is random anew in every round: so that a slow minute of the machine
-//! falls on everybody.
+//! All trials, several times, in an order that is random anew in every round: so that a slow minute
+//! of the machine falls on everybody.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,10 +27,12 @@ pub(crate) struct Plan {
     pub(crate) run: Duration,
     /// Length of what precedes it.
     pub(crate) warm_up: Duration,
-    /// How often a trial is tried until the CPUs stay at their usual distance, and how long to wait for that each time.
+    /// How often a trial is tried until the CPUs stay at their usual distance, and how long to wait
+    /// for that each time.
     pub(crate) attempts: u32,
     pub(crate) patience: Duration,
-    /// Whether the system calls of limits are counted too, which is to say verified: what they do is known.
+    /// Whether the system calls of limits are counted too, which is to say verified: what they do
+    /// is known.
     pub(crate) count_limits: bool,
     /// When it began, in seconds since 1970.
     pub(crate) began: u64,
@@ -68,7 +70,8 @@ pub(crate) struct Race {
 /// Measures all entries.
 pub(crate) fn run(entries: &[Entry], plan: &Plan) -> Outcome<Race> {
     let cpus = Cpus::allowed()?;
-    // Beside the clients, who wait when this process works. Elsewhere it would wait behind a server that spins.
+    // Beside the clients, who wait when this process works. Elsewhere it would wait behind a server
+    // that spins.
     pin(cpus.of_client(Placement::OneCpu))?;
     let mut remarks = Vec::new();
     if let Some(load) = load().filter(|&load| load > CROWDED) {
@@ -78,7 +81,8 @@ pub(crate) fn run(entries: &[Entry], plan: &Plan) -> Outcome<Race> {
     }
     let mut failures = Vec::new();
     let wants_two = entries.iter().any(|entry| entry.case.placement == Placement::TwoCpus);
-    let distance = if wants_two && cpus.allow(Placement::TwoCpus) { Distance::survey(&cpus)? } else { None };
+    let distance =
+        if wants_two && cpus.allow(Placement::TwoCpus) { Distance::survey(&cpus)? } else { None };
     if let Some(distance) = &distance {
         remarks.push(distance.remark());
     }
@@ -88,7 +92,10 @@ pub(crate) fn run(entries: &[Entry], plan: &Plan) -> Outcome<Race> {
             && distance.is_none()
             && entry.contender.absence().is_none()
         {
-            failures.push(format!("{}: needs two CPUs that are not siblings of one core", entry.label()));
+            failures.push(format!(
+                "{}: needs two CPUs that are not siblings of one core",
+                entry.label()
+            ));
         } else {
             order.push(index);
         }
@@ -133,12 +140,16 @@ pub(crate) fn run(entries: &[Entry], plan: &Plan) -> Outcome<Race> {
         ));
     }
     if siblings > 0 {
-        remarks.push(format!("{siblings} trials were discarded: the two CPUs were siblings of one core"));
+        remarks.push(format!(
+            "{siblings} trials were discarded: the two CPUs were siblings of one core"
+        ));
     }
 
     let countable = syscalls::can_count();
     if !countable {
-        remarks.push("system calls are not counted: perf cannot see raw_syscalls:sys_enter here".to_owned());
+        remarks.push(
+            "system calls are not counted: perf cannot see raw_syscalls:sys_enter here".to_owned(),
+        );
     }
     // As far as the time reaches: first of those of whom something is claimed.
     let mut order: Vec<usize> = (0..entries.len()).collect();
@@ -180,12 +191,14 @@ fn timers(entries: &[Entry], rows: &[Row]) -> Vec<String> {
     }
     systems
         .into_iter()
-        .map(|(name, (timers, rows))| format!("{name}: {timers} sleeps ended by a timer, in {rows} rows"))
+        .map(|(name, (timers, rows))| {
+            format!("{name}: {timers} sleeps ended by a timer, in {rows} rows")
+        })
         .collect()
 }
 
-/// Whether the next round would leave too little of the budget for counting system calls, which takes as long as a round
-/// at most.
+/// Whether the next round would leave too little of the budget for counting system calls, which
+/// takes as long as a round at most.
 fn is_too_long(elapsed: Duration, round: u32, budget: Duration) -> bool {
     round > 1 && elapsed / (round - 1) * (round + 1) > budget
 }
@@ -210,13 +223,14 @@ impl Found {
             return None;
         }
         let failed = || self.failures.first().map(|failure| format!("does not run: {failure}"));
-        let discarded = || "two CPUs that are not siblings of one core were not to be had".to_owned();
+        let discarded =
+            || "two CPUs that are not siblings of one core were not to be had".to_owned();
         Some(self.absence.clone().or_else(failed).unwrap_or_else(discarded))
     }
 }
 
-/// A trial during which the CPUs stayed at their usual distance, if that is to be had; else the last one that ran, and
-/// where they were.
+/// A trial during which the CPUs stayed at their usual distance, if that is to be had; else the
+/// last one that ran, and where they were.
 fn settled(
     entry: &Entry,
     cpus: &Cpus,
@@ -248,7 +262,8 @@ fn calls_per_operation(entry: &Entry, cpus: &Cpus, plan: &Plan) -> Outcome<Calls
     let findings = trial::run(entry, cpus, Timing { run, warm_up: plan.warm_up }, true)?;
     let operations: u64 = findings.clients.iter().map(|figures| figures.since_start).sum();
     let mut own = u64::from(entry.case.callers()) * syscalls::REFEREE_PER_CLIENT;
-    let waits = matches!(entry.contender, Contender::System(system) if system.work(&entry.case).waits());
+    let waits =
+        matches!(entry.contender, Contender::System(system) if system.work(&entry.case).waits());
     if idle {
         // The two pauses.
         own += 2;

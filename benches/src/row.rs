@@ -8,8 +8,9 @@ use crate::scenario::{Case, Placement, Scenario};
 use crate::syscalls::Calls;
 use crate::trial::Findings;
 
-/// One row, as in the JSON file, where a figure that was not measured (NaN here) is null. Each figure is the median over the rounds, except where it says otherwise. With
-/// several clients, a percentile is the one of the client that did worst.
+/// One row, as in the JSON file, where a figure that was not measured (NaN here) is null. Each
+/// figure is the median over the rounds, except where it says otherwise. With several clients, a
+/// percentile is the one of the client that did worst.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Row {
     /// What was done.
@@ -35,7 +36,8 @@ pub(crate) struct Row {
     pub(crate) per_second: f64,
     /// CPU time of all processes for each operation.
     pub(crate) cpu_ns_per_op: f64,
-    /// System calls of all processes for each operation, from a run of its own; none where nothing can count them.
+    /// System calls of all processes for each operation, from a run of its own; none where nothing
+    /// can count them.
     pub(crate) syscalls_per_op: Option<f64>,
     /// How many rounds counted.
     pub(crate) rounds: usize,
@@ -43,22 +45,25 @@ pub(crate) struct Row {
     pub(crate) min: f64,
     /// The largest p50 of any round.
     pub(crate) max: f64,
-    /// How many times the limit this is; the limit is the best of those that bound the case. By p50, and by rate in
-    /// pipelined and stream cases. None where nothing bounds the case, or no such limit was measured.
+    /// How many times the limit this is; the limit is the best of those that bound the case. By
+    /// p50, and by rate in pipelined and stream cases. None where nothing bounds the case, or no
+    /// such limit was measured.
     pub(crate) ratio_to_limit: Option<f64>,
     /// The system beside which this one is judged in this scenario; see `Case::yardstick`.
     pub(crate) yardstick: Option<&'static str>,
-    /// How good this row is as that of its yardstick, in percent: by rate, or by p50 with one call at a time. None for
-    /// the yardstick itself, and if that was not measured.
+    /// How good this row is as that of its yardstick, in percent: by rate, or by p50 with one call
+    /// at a time. None for the yardstick itself, and if that was not measured.
     pub(crate) percent_of_yardstick: Option<f64>,
     /// One operation at each of `measure::QUANTILES`.
     pub(crate) quantiles_ns: Vec<f64>,
-    /// Wake calls for each sleep, of both sides in all rounds; sleeps that were called off at the second look cost a wake
-    /// too if it was under way already, and are not counted. None for systems that cannot tell, and if nobody slept.
+    /// Wake calls for each sleep, of both sides in all rounds; sleeps that were called off at the
+    /// second look cost a wake too if it was under way already, and are not counted. None for
+    /// systems that cannot tell, and if nobody slept.
     pub(crate) wakes_per_sleep: Option<f64>,
     /// Sleeps that only a timer ended although something had come.
     pub(crate) lost_wakes: Option<u64>,
-    /// Sleeps of the program's event loop that a timer ended, or nothing, in all rounds; none where it is not asked.
+    /// Sleeps of the program's event loop that a timer ended, or nothing, in all rounds; none where
+    /// it is not asked.
     pub(crate) timer_wakes: Option<u64>,
     /// Of the system calls those on futexes and sockets; none where they cannot be told apart.
     pub(crate) wake_calls_per_op: Option<f64>,
@@ -163,8 +168,11 @@ pub(crate) fn relate(rows: &mut [Row]) {
         row.percent_of_yardstick =
             yardstick.map(|yardstick| tenths(yardstick.verdict() / row.verdict() * 100.0));
     }
-    let limits: Vec<Row> =
-        rows.iter().filter(|row| row.system.starts_with("limit-") && row.error.is_none()).cloned().collect();
+    let limits: Vec<Row> = rows
+        .iter()
+        .filter(|row| row.system.starts_with("limit-") && row.error.is_none())
+        .cloned()
+        .collect();
     for row in rows.iter_mut().filter(|row| row.error.is_none()) {
         let Some(bound) = row.case().bound() else { continue };
         let bounds = limits.iter().filter(|limit| bound.covers(&limit.case())).map(Row::verdict);
@@ -200,7 +208,8 @@ impl Sleeps {
     }
 
     fn wakes_per_sleep(&self) -> Option<f64> {
-        // A wake that found its sleeper already on the way back belongs to a sleep that was called off.
+        // A wake that found its sleeper already on the way back belongs to a sleep that was called
+        // off.
         let wakes = if self.wakes > self.parks {
             self.wakes.saturating_sub(self.called_off).max(self.parks)
         } else {
@@ -228,22 +237,26 @@ struct Round {
 impl Round {
     fn new(findings: &Findings) -> Self {
         let clients = &findings.clients;
-        let worst =
-            |figure: fn(&crate::measure::Figures) -> f64| largest(clients.iter().map(figure).collect());
+        let worst = |figure: fn(&crate::measure::Figures) -> f64| {
+            largest(clients.iter().map(figure).collect())
+        };
         #[expect(clippy::cast_precision_loss, reason = "counts of a trial are far below 2^52")]
         let count = |operations: u64| operations as f64;
         let operations: f64 = clients.iter().map(|client| count(client.operations)).sum();
         let client_cpu: f64 = clients.iter().map(|client| client.client_cpu).sum();
         // Every client has watched the same server for about the same time.
-        let server_cpu =
-            clients.iter().map(|client| client.server_cpu).sum::<f64>() / count(clients.len() as u64);
+        let server_cpu = clients.iter().map(|client| client.server_cpu).sum::<f64>()
+            / count(clients.len() as u64);
         Self {
             p50: worst(|client| client.p50),
             p90: worst(|client| client.p90),
             p99: worst(|client| client.p99),
             p999: worst(|client| client.p999),
             max: worst(|client| client.max),
-            per_second: clients.iter().map(|client| count(client.operations) / client.wall * 1e9).sum(),
+            per_second: clients
+                .iter()
+                .map(|client| count(client.operations) / client.wall * 1e9)
+                .sum(),
             cpu: (client_cpu + server_cpu) / operations,
             curve: (0..QUANTILES.len())
                 .map(|place| largest(clients.iter().map(|client| client.curve[place]).collect()))
@@ -281,7 +294,13 @@ fn tenths(figure: f64) -> f64 {
 mod tests {
     use super::*;
 
-    fn row(system: &'static str, scenario: Scenario, size: usize, p50_ns: f64, per_second: f64) -> Row {
+    fn row(
+        system: &'static str,
+        scenario: Scenario,
+        size: usize,
+        p50_ns: f64,
+        per_second: f64,
+    ) -> Row {
         Row {
             scenario,
             system,
@@ -362,8 +381,10 @@ mod tests {
 
     #[test]
     fn a_row_has_exactly_the_agreed_fields() {
-        let json = serde_json::to_value(row("x", Scenario::Echo, 64, 1.0, 1.0)).expect("serializes");
-        let mut fields: Vec<&str> = json.as_object().expect("an object").keys().map(String::as_str).collect();
+        let json =
+            serde_json::to_value(row("x", Scenario::Echo, 64, 1.0, 1.0)).expect("serializes");
+        let mut fields: Vec<&str> =
+            json.as_object().expect("an object").keys().map(String::as_str).collect();
         fields.sort_unstable();
         let agreed = "by_rate clients cpu_ns_per_op error in_flight lost_wakes max max_ns min p50_ns p90_ns p999_ns p99_ns per_second \
                       percent_of_yardstick placement quantiles_ns ratio_to_limit rounds scenario size syscalls_per_op system \

@@ -1,4 +1,5 @@
-//! What is measured: the scenarios, and the cases (a scenario with its numbers) that every system is put through.
+//! What is measured: the scenarios, and the cases (a scenario with its numbers) that every system
+//! is put through.
 
 use std::fmt;
 
@@ -14,7 +15,8 @@ pub(crate) enum Scenario {
     Cost,
     /// One client, one call after the other, each side on a CPU of its own.
     Echo,
-    /// The receiver reads everything, but answers with 8 bytes only. Limits only: the bound for large echoes.
+    /// The receiver reads everything, but answers with 8 bytes only. Limits only: the bound for
+    /// large echoes.
     OneWay,
     /// As `Echo`, both sides on one CPU.
     OneCpu,
@@ -22,30 +24,31 @@ pub(crate) enum Scenario {
     Parked,
     /// One call every millisecond, with the default waiting policy.
     Paced,
-    /// 50 000 calls a second, or as many of them as the system manages. The pauses are too short to sleep in: the client
-    /// spins through them, and the CPU time of that is taken off.
+    /// 50 000 calls a second, or as many of them as the system manages. The pauses are too short to
+    /// sleep in: the client spins through them, and the CPU time of that is taken off.
     #[serde(rename = "paced-50k")]
     PacedFast,
-    /// A client that is attached and does nothing, and one call that ends this. An operation is a millisecond of doing
-    /// nothing; the percentiles are of the call.
+    /// A client that is attached and does nothing, and one call that ends this. An operation is a
+    /// millisecond of doing nothing; the percentiles are of the call.
     Idle,
     /// From connect to the first response.
     Setup,
     /// One client that keeps many calls in flight.
     Pipelined,
-    /// One client that sends many calls at once and then waits for all answers. An operation is a call, and its time is
-    /// that of the whole divided by their number.
+    /// One client that sends many calls at once and then waits for all answers. An operation is a
+    /// call, and its time is that of the whole divided by their number.
     Batch,
     /// One-way messages, as fast as the receiver can take and check them.
     Stream,
     /// Many client processes on however many CPUs there are, each calling without a pause.
     Clients,
-    /// As `Echo`, while other connections are open over which nothing is sent. They count as clients.
+    /// As `Echo`, while other connections are open over which nothing is sent. They count as
+    /// clients.
     Attached,
     /// As `Clients`, beside as many processes that compute without a pause as there are CPUs.
     Crowded,
-    /// As `Echo` or `OneCpu`, of requests that keep the server's CPU busy for so long: neither too short to park for nor
-    /// long enough to be worth it at once.
+    /// As `Echo` or `OneCpu`, of requests that keep the server's CPU busy for so long: neither too
+    /// short to park for nor long enough to be worth it at once.
     #[serde(rename = "request-1us")]
     Request1us,
     /// See above.
@@ -63,13 +66,15 @@ pub(crate) enum Scenario {
     ServiceClients,
     /// A concurrent server whose handler does nothing: what its machinery costs.
     ServiceEmpty,
-    /// [`CALLERS`] clients that call without a pause; and, in one of its two cases, beside them one that sends as much
-    /// as it is let and reads no answer.
+    /// [`CALLERS`] clients that call without a pause; and, in one of its two cases, beside them one
+    /// that sends as much as it is let and reads no answer.
     SlowClient,
-    /// Many tasks of one asynchronous client, each of which calls over the one connection, again and again. An operation
-    /// is a call, and its time is that of the whole divided by their number.
+    /// Many tasks of one asynchronous client, each of which calls over the one connection, again
+    /// and again. An operation is a call, and its time is that of the whole divided by their
+    /// number.
     Tasks,
-    /// A program with an event loop echoes datagrams. Here and below: whose sockets are its own, or a host's.
+    /// A program with an event loop echoes datagrams. Here and below: whose sockets are its own, or
+    /// a host's.
     #[serde(rename = "udp_echo_small")]
     UdpEchoSmall,
     /// It echoes over a Unix socket that stays connected.
@@ -81,7 +86,8 @@ pub(crate) enum Scenario {
     /// It echoes over TCP that stays connected.
     #[serde(rename = "tcp_echo_64k")]
     TcpEcho64k,
-    /// Connect, one GET whose body is checked, end of the connection, over TCP on the loopback interface.
+    /// Connect, one GET whose body is checked, end of the connection, over TCP on the loopback
+    /// interface.
     #[serde(rename = "http_loopback_get")]
     HttpLoopbackGet,
 }
@@ -126,7 +132,8 @@ pub(crate) struct Case {
 }
 
 /// The sizes of the echo scenario, in bytes. 48 is what fits beside a header in one cache line.
-const ECHO_SIZES: [usize; 10] = [16, 48, 64, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
+const ECHO_SIZES: [usize; 10] =
+    [16, 48, 64, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
 
 /// The sizes that systems are put through which are not compared at each.
 const FEW_SIZES: [usize; 4] = [64, 1 << 10, 64 << 10, 1 << 20];
@@ -154,9 +161,11 @@ impl Case {
         Self { placement, ..self }
     }
 
-    /// The cases that every system is put through, unless it cannot run them or takes too long to build.
+    /// The cases that every system is put through, unless it cannot run them or takes too long to
+    /// build.
     pub(crate) fn standard() -> Vec<Self> {
-        let mut cases: Vec<Self> = ECHO_SIZES.iter().map(|&size| Self::new(Scenario::Echo, size)).collect();
+        let mut cases: Vec<Self> =
+            ECHO_SIZES.iter().map(|&size| Self::new(Scenario::Echo, size)).collect();
         cases.extend(Self::waits());
         cases.push(Self::new(Scenario::Setup, 64).on(Placement::OneCpu));
         cases.push(Self::new(Scenario::PacedFast, 64));
@@ -171,7 +180,8 @@ impl Case {
 
     /// Fewer cases, for the many peers that are not compared at every point.
     pub(crate) fn few() -> Vec<Self> {
-        let mut cases: Vec<Self> = FEW_SIZES.iter().map(|&size| Self::new(Scenario::Echo, size)).collect();
+        let mut cases: Vec<Self> =
+            FEW_SIZES.iter().map(|&size| Self::new(Scenario::Echo, size)).collect();
         cases.extend(Self::waits());
         cases.extend(Self::depths(Scenario::Pipelined).into_iter().skip(1));
         cases.extend(Self::crowd(Scenario::Clients, &[8]));
@@ -179,7 +189,8 @@ impl Case {
         cases
     }
 
-    /// Still fewer, for the second best configuration of a peer: those in which it differs from the best one.
+    /// Still fewer, for the second best configuration of a peer: those in which it differs from the
+    /// best one.
     pub(crate) fn glance() -> Vec<Self> {
         let mut cases = [Scenario::Echo, Scenario::OneCpu, Scenario::Parked, Scenario::Paced]
             .map(|scenario| Self::new(scenario, 64))
@@ -197,8 +208,12 @@ impl Case {
 
     /// Requests that take some time.
     pub(crate) fn lasting() -> Vec<Self> {
-        let scenarios =
-            [Scenario::Request1us, Scenario::Request10us, Scenario::Request50us, Scenario::Request200us];
+        let scenarios = [
+            Scenario::Request1us,
+            Scenario::Request10us,
+            Scenario::Request50us,
+            Scenario::Request200us,
+        ];
         let on = |place| scenarios.map(|scenario| Self::new(scenario, 64).on(place));
         [Placement::TwoCpus, Placement::OneCpu].into_iter().flat_map(on).collect()
     }
@@ -236,8 +251,8 @@ impl Case {
         [1, 2, 4, 7, 16, 32].map(|clients| Self { clients, ..case }).to_vec()
     }
 
-    /// Empty requests: alone, side by side, and from many clients. With 64 in flight everybody is busy all the time,
-    /// wherever the scheduler puts a pool's thread.
+    /// Empty requests: alone, side by side, and from many clients. With 64 in flight everybody is
+    /// busy all the time, wherever the scheduler puts a pool's thread.
     pub(crate) fn service_empty() -> Vec<Self> {
         let case = Self::new(Scenario::ServiceEmpty, 64);
         let unpinned = case.on(Placement::Unpinned);
@@ -263,7 +278,8 @@ impl Case {
             (Scenario::HttpLoopbackGet, 64),
         ];
         let placements = [Placement::OneCpu, Placement::Unpinned];
-        let at = |place: Placement| kinds.map(|(scenario, size)| Self::new(scenario, size).on(place));
+        let at =
+            |place: Placement| kinds.map(|(scenario, size)| Self::new(scenario, size).on(place));
         placements.into_iter().flat_map(at).collect()
     }
 
@@ -305,7 +321,10 @@ impl Case {
 
     /// Whether messages follow each other without waiting for answers.
     pub(crate) const fn comes_in_bursts(&self) -> bool {
-        matches!(self.scenario, Scenario::Pipelined | Scenario::Batch | Scenario::Stream | Scenario::Tasks)
+        matches!(
+            self.scenario,
+            Scenario::Pipelined | Scenario::Batch | Scenario::Stream | Scenario::Tasks
+        )
     }
 
     /// How many processes compute beside it for each CPU.
@@ -313,8 +332,8 @@ impl Case {
         if matches!(self.scenario, Scenario::Crowded) { 1 } else { 0 }
     }
 
-    /// How many times longer than others such a case is measured: where little happens in a moment, or other processes
-    /// have to have their turns.
+    /// How many times longer than others such a case is measured: where little happens in a moment,
+    /// or other processes have to have their turns.
     pub(crate) const fn stretch(&self) -> u32 {
         match self.scenario {
             Scenario::Paced | Scenario::Crowded | Scenario::Idle => 3,
@@ -346,17 +365,23 @@ impl Case {
         }
     }
 
-    /// The group of limits that bounds this case, or none. A limit's own group is itself; see `row`.
+    /// The group of limits that bounds this case, or none. A limit's own group is itself; see
+    /// `row`.
     pub(crate) fn bound(&self) -> Option<Bound> {
         let alike = |scenario, size| Some(Bound { scenario, size, placement: self.placement });
         match self.scenario {
-            // In both directions at once at best: nothing larger than a ring's worth can beat one crossing.
+            // In both directions at once at best: nothing larger than a ring's worth can beat one
+            // crossing.
             Scenario::Echo if self.size > LARGE => alike(Scenario::OneWay, Some(self.size)),
-            Scenario::Echo | Scenario::OneWay | Scenario::Stream => alike(self.scenario, Some(self.size)),
-            Scenario::Pipelined | Scenario::Batch => alike(Scenario::Stream, Some(self.size)),
-            Scenario::OneCpu | Scenario::Parked | Scenario::Paced | Scenario::Setup | Scenario::Canary => {
-                alike(self.scenario, None)
+            Scenario::Echo | Scenario::OneWay | Scenario::Stream => {
+                alike(self.scenario, Some(self.size))
             }
+            Scenario::Pipelined | Scenario::Batch => alike(Scenario::Stream, Some(self.size)),
+            Scenario::OneCpu
+            | Scenario::Parked
+            | Scenario::Paced
+            | Scenario::Setup
+            | Scenario::Canary => alike(self.scenario, None),
             Scenario::Clients
             | Scenario::Attached
             | Scenario::Crowded
@@ -396,10 +421,12 @@ impl Case {
     }
 }
 
-/// Above this payload size, in bytes, calls are timed one by one and checked outside the timed part.
+/// Above this payload size, in bytes, calls are timed one by one and checked outside the timed
+/// part.
 pub(crate) const LARGE: usize = 4096;
 
-/// The limits that a row is compared with: those of this scenario and placement, and of this size where given.
+/// The limits that a row is compared with: those of this scenario and placement, and of this size
+/// where given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Bound {
     scenario: Scenario,
@@ -484,11 +511,19 @@ mod tests {
 
     #[test]
     fn displays_as_it_serializes() {
-        let services = [Case::service_depths(), Case::service_clients(), Case::service_empty()].concat();
-        let sockets = [vec![Case::tasks()], Case::sockets(), Case::lasting(), Case::attached()].concat();
+        let services =
+            [Case::service_depths(), Case::service_clients(), Case::service_empty()].concat();
+        let sockets =
+            [vec![Case::tasks()], Case::sockets(), Case::lasting(), Case::attached()].concat();
         for case in [Case::standard(), services, Case::slow_client(), sockets].concat() {
-            assert_eq!(serde_json::to_value(case.scenario).expect("serializes"), case.scenario.to_string());
-            assert_eq!(serde_json::to_value(case.placement).expect("serializes"), case.placement.to_string());
+            assert_eq!(
+                serde_json::to_value(case.scenario).expect("serializes"),
+                case.scenario.to_string()
+            );
+            assert_eq!(
+                serde_json::to_value(case.placement).expect("serializes"),
+                case.placement.to_string()
+            );
         }
     }
 }

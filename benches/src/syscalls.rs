@@ -1,6 +1,7 @@
 //! System calls, counted from outside: `perf stat` on the tracepoint that every one of them passes.
 //!
-//! `strace` would count too, but it stops the process at each call and so changes what a spinning system does.
+//! `strace` would count too, but it stops the process at each call and so changes what a spinning
+//! system does.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -18,7 +19,8 @@ use crate::outcome::Outcome;
 
 const EVENT: &str = "raw_syscalls:sys_enter";
 
-/// The calls with which processes wait for and wake each other. Not `read` and `write`: the referee makes them too.
+/// The calls with which processes wait for and wake each other. Not `read` and `write`: the referee
+/// makes them too.
 const WAKES: [&str; 11] = [
     "futex",
     "futex_waitv",
@@ -63,8 +65,8 @@ fn perf_takes(events: &str) -> bool {
     tried.is_ok_and(|status| status.success())
 }
 
-/// Calls that a client makes for the referee between the word to go and its figures: sleeping until the start (1),
-/// reading CPU clocks (4), writing the figures (1), waiting for the end (1).
+/// Calls that a client makes for the referee between the word to go and its figures: sleeping until
+/// the start (1), reading CPU clocks (4), writing the figures (1), waiting for the end (1).
 pub(crate) const REFEREE_PER_CLIENT: u64 = 7;
 
 /// How long perf may take for an answer.
@@ -147,8 +149,11 @@ impl Drop for Counter {
 /// The counts in perf's `-x,` output.
 fn parse(text: &str) -> Option<Calls<u64>> {
     let all = text.lines().find(|line| line.contains(EVENT)).and_then(count)?;
-    let kinds: Vec<Option<u64>> =
-        text.lines().filter(|line| line.contains("syscalls:") && !line.contains(EVENT)).map(count).collect();
+    let kinds: Vec<Option<u64>> = text
+        .lines()
+        .filter(|line| line.contains("syscalls:") && !line.contains(EVENT))
+        .map(count)
+        .collect();
     let wakes = if kinds.is_empty() { None } else { kinds.into_iter().sum() };
     Some(Calls { all, wakes })
 }
@@ -168,7 +173,10 @@ mod tests {
     #[test]
     fn reads_what_perf_writes() {
         let all = |all| Some(Calls { all, wakes: None });
-        assert_eq!(parse("# started on today\n\n1234,,raw_syscalls:sys_enter,5,100.00,,\n"), all(1234));
+        assert_eq!(
+            parse("# started on today\n\n1234,,raw_syscalls:sys_enter,5,100.00,,\n"),
+            all(1234)
+        );
         assert_eq!(parse("<not counted>,,raw_syscalls:sys_enter,0,100.00,,\n"), all(0));
         assert_eq!(parse("<not supported>,,raw_syscalls:sys_enter,0,100.00,,\n"), None);
         let kinds = "9,,raw_syscalls:sys_enter,5,100,,\n3,,syscalls:sys_enter_futex,5,100,,\n<not counted>,,syscalls:sys_enter_poll,0,100,,\n";

@@ -139,7 +139,12 @@ pub(crate) trait Client {
     /// Task cases: a task for each payload makes `rounds` calls, one after the other, and checks
     /// each answer: in its round `r` task `t` makes call `first + r * tasks + t`. The payloads
     /// again, once all are done.
-    fn tasks(&mut self, _payloads: Vec<Payload>, _first: u64, _rounds: u64) -> Outcome<Vec<Payload>> {
+    fn tasks(
+        &mut self,
+        _payloads: Vec<Payload>,
+        _first: u64,
+        _rounds: u64,
+    ) -> Outcome<Vec<Payload>> {
         Err("this system has no tasks".into())
     }
 
@@ -162,6 +167,10 @@ pub(crate) trait Client {
     fn drain(&mut self, payload: &mut Payload) -> Outcome<()> {
         let mut answer = Vec::new();
         self.call(payload.stamp(END), &mut answer)?;
-        if answer == payload.bytes() { Ok(()) } else { Err("wrong answer to the end of a stream".into()) }
+        if answer == payload.bytes() {
+            Ok(())
+        } else {
+            Err("wrong answer to the end of a stream".into())
+        }
     }
 }

@@ -64,7 +64,8 @@ pub(crate) fn render(rows: &[Row]) -> String {
     for (row, cells) in rows.iter().zip(&cells) {
         if scenario != Some(row.scenario) {
             scenario = Some(row.scenario);
-            let rounds = rows.iter().filter(|other| other.scenario == row.scenario).map(|row| row.rounds);
+            let rounds =
+                rows.iter().filter(|other| other.scenario == row.scenario).map(|row| row.rounds);
             let rounds = rounds.max().unwrap_or(0);
             text += &format!("\n{} (median of {rounds} rounds)\n", row.scenario);
             let mut headings = COLUMNS.map(|(heading, _)| heading);
@@ -73,7 +74,9 @@ pub(crate) fn render(rows: &[Row]) -> String {
         }
         match &row.error {
             None => line(&mut text, &widths, cells.each_ref().map(String::as_str)),
-            Some(reason) => text += &format!("{:<width$}  {reason}\n", row.system, width = widths[0]),
+            Some(reason) => {
+                text += &format!("{:<width$}  {reason}\n", row.system, width = widths[0])
+            }
         }
     }
     text
@@ -92,7 +95,9 @@ fn line(text: &mut String, widths: &[usize; COLUMNS.len()], cells: [&str; COLUMN
 }
 
 fn cells(row: &Row) -> [String; COLUMNS.len()] {
-    let ratio = |figure: Option<f64>| figure.map_or_else(|| "-".to_owned(), |figure| format!("{figure:.2}"));
+    let ratio = |figure: Option<f64>| {
+        figure.map_or_else(|| "-".to_owned(), |figure| format!("{figure:.2}"))
+    };
     [
         row.system.to_owned(),
         bytes(row.size as u64),

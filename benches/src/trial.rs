@@ -1,4 +1,5 @@
-//! One case, once: starts the processes, lets them go at the same moment, collects what they found, ends them.
+//! One case, once: starts the processes, lets them go at the same moment, collects what they found,
+//! ends them.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -25,7 +26,8 @@ use crate::system::{Counts, Setup};
 /// How long any one step of a trial may take beyond its measured time.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// From the word to go to the moment itself, for each client: nobody starts while others still read.
+/// From the word to go to the moment itself, for each client: nobody starts while others still
+/// read.
 const NOTICE: Duration = Duration::from_micros(300);
 
 /// What a trial found.
@@ -39,8 +41,8 @@ pub(crate) struct Findings {
     pub(crate) syscalls: Option<Calls<u64>>,
 }
 
-/// Runs one entry once. With `counting`, system calls are counted, which slows them down: the times are then not to
-/// be used.
+/// Runs one entry once. With `counting`, system calls are counted, which slows them down: the times
+/// are then not to be used.
 pub(crate) fn run(entry: &Entry, cpus: &Cpus, timing: Timing, counting: bool) -> Outcome<Findings> {
     let directory = Directory::new()?;
     let case = entry.case;
@@ -71,12 +73,16 @@ pub(crate) fn run(entry: &Entry, cpus: &Cpus, timing: Timing, counting: bool) ->
     }
     let mut slow = None;
     if case.has_slow_client() {
-        let client = slow.insert(Process::start(&order(cpus.of_client(case.placement), Part::Flood))?);
+        let client =
+            slow.insert(Process::start(&order(cpus.of_client(case.placement), Part::Flood))?);
         expect_ready(client.line(PATIENCE, server.as_mut())?)?;
     }
     let mut clients = Vec::new();
     if in_process {
-        clients.push(Process::start(&order(cpus.of_client(case.placement), Part::Together { timing }))?);
+        clients.push(Process::start(&order(
+            cpus.of_client(case.placement),
+            Part::Together { timing },
+        ))?);
     }
     for number in 0..if in_process { 0 } else { case.callers() } {
         // Salts need only differ among a few.
@@ -194,8 +200,8 @@ impl Process {
         Ok(())
     }
 
-    /// The next line that the process says. Fails when it, or the server that it depends on, ends first, and when it
-    /// takes too long.
+    /// The next line that the process says. Fails when it, or the server that it depends on, ends
+    /// first, and when it takes too long.
     fn line(&mut self, patience: Duration, mut server: Option<&mut Self>) -> Outcome<String> {
         let deadline = Instant::now() + patience;
         loop {
@@ -211,7 +217,9 @@ impl Process {
             let mut watched = vec![PollFd::from_borrowed_fd(self.from.as_fd(), PollFlags::IN)];
             // A server says nothing after `ready`: its pipe only tells when it dies.
             watched.extend(
-                server.iter().map(|server| PollFd::from_borrowed_fd(server.from.as_fd(), PollFlags::empty())),
+                server.iter().map(|server| {
+                    PollFd::from_borrowed_fd(server.from.as_fd(), PollFlags::empty())
+                }),
             );
             poll(&mut watched, Some(&Timespec::try_from(left)?))?;
             let speaks = !watched[0].revents().is_empty();

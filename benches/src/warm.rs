@@ -128,6 +128,8 @@ mod tests {
         assert_eq!(selected(&[]).map(|all| all.len()), Ok(SCENARIOS.len()));
         assert_eq!(selected(&only(&["first", "restart"])).map(|two| two.len()), Ok(2));
         let error = selected(&only(&["first", "echo"])).expect_err("there is no such scenario");
-        assert!(error.to_string().starts_with("nothing matches --only `echo`; the scenarios are pool-"));
+        assert!(
+            error.to_string().starts_with("nothing matches --only `echo`; the scenarios are pool-")
+        );
     }
 }

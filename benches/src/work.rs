@@ -17,8 +17,8 @@ const WAIT_NS: i64 = 100_000;
 pub(crate) enum Work {
     /// None: the answer is the request.
     Echo,
-    /// Waits for 100 us without using the CPU, then answers with the request. Threads that do so must
-    /// [be punctual](crate::pause::be_punctual).
+    /// Waits for 100 us without using the CPU, then answers with the request. Threads that do so
+    /// must [be punctual](crate::pause::be_punctual).
     Wait,
     /// Computes for so many nanoseconds, then answers with the request.
     Compute(u64),
@@ -95,7 +95,8 @@ impl Handler {
     /// Takes a message and makes the answer, in place of what `answer` held. False: it wants none.
     ///
     /// # Panics
-    /// If the message arrived damaged, or out of order in a stream; the trial then fails as a whole.
+    /// If the message arrived damaged, or out of order in a stream; the trial then fails as a
+    /// whole.
     #[inline]
     pub(crate) fn answer(&mut self, request: &[u8], answer: &mut Vec<u8>) -> bool {
         answer.clear();

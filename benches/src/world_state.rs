@@ -1,5 +1,6 @@
-//! What the service scenarios drive: the store of the example `world_state`, with the example's own protocol and keyed
-//! scheduler. The referee's payloads are the values that it holds; a call asks for one of them by its key.
+//! What the service scenarios drive: the store of the example `world_state`, with the example's own
+//! protocol and keyed scheduler. The referee's payloads are the values that it holds; a call asks
+//! for one of them by its key.
 
 #[allow(dead_code, reason = "the example's client uses the rest")]
 #[path = "../../examples/world_state/world/mod.rs"]
@@ -23,7 +24,8 @@ pub(crate) use world::serve::{Call, World};
 /// How long each request waits for something else: about what a small read from a disk takes.
 const TAKE: Duration = Duration::from_micros(100);
 
-/// Values of each client. Sequence numbers go round in them, so it has never as many calls in flight.
+/// Values of each client. Sequence numbers go round in them, so it has never as many calls in
+/// flight.
 pub(crate) const VALUES: u64 = 256;
 
 /// The key of a client's value.
@@ -87,13 +89,17 @@ impl<C: Client> Asking<C> {
         Self { client, bytes: Vec::new() }
     }
 
-    /// Asks for the value that is this payload. Every second time as it was in the first version, for which no write
-    /// would have to be waited for.
+    /// Asks for the value that is this payload. Every second time as it was in the first version,
+    /// for which no write would have to be waited for.
     fn encode(&mut self, payload: &[u8]) -> Outcome<()> {
         let number = sequence(payload).ok_or("no sequence number")?;
         let key = key(salt(payload), number);
         let keys = vec![&key[..]];
-        let op = if number.is_multiple_of(2) { Op::Read(keys) } else { Op::Snapshot { version: 1, keys } };
+        let op = if number.is_multiple_of(2) {
+            Op::Read(keys)
+        } else {
+            Op::Snapshot { version: 1, keys }
+        };
         self.bytes.clear();
         Request { fork: ROOT, take: TAKE, op }.encode(&mut self.bytes);
         Ok(())
@@ -162,7 +168,10 @@ mod tests {
                 client.call(payload.stamp(number), &mut answer).expect("a value");
                 assert_eq!(answer, payload.bytes());
             }
-            assert!(client.call(payload.stamp(VALUES), &mut Vec::new()).is_err(), "beyond the last");
+            assert!(
+                client.call(payload.stamp(VALUES), &mut Vec::new()).is_err(),
+                "beyond the last"
+            );
         }
     }
 }

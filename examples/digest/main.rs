@@ -1,4 +1,5 @@
-//! A service that computes the SHA-256 of files of any size, which its clients stream to it in pieces.
+//! A service that computes the SHA-256 of files of any size, which its clients stream to it in
+//! pieces.
 //!
 //! ```text
 //! cargo run --release --example digest                         # shows itself: server and client, two processes

@@ -1,8 +1,9 @@
 //! The digest service: what server and clients have in common, and what each of them does.
 //!
-//! The protocol: a request is one byte that says whether more is to come, the number of the stream (u64, little
-//! endian; the client counts), and a piece of the file. The answer to the last piece is the digest in hex, the
-//! answer to any other is empty. Pieces are four times as large as the ring: Ringbell streams them through it.
+//! The protocol: a request is one byte that says whether more is to come, the number of the stream
+//! (u64, little endian; the client counts), and a piece of the file. The answer to the last piece
+//! is the digest in hex, the answer to any other is empty. Pieces are four times as large as the
+//! ring: Ringbell streams them through it.
 
 use ringbell::{Client, Handler, HandlerError, Request, Server};
 use sha2::{Digest, Sha256};
@@ -21,8 +22,8 @@ pub(crate) const PIECE: usize = 1 << 20;
 
 // ---- the server ----
 
-/// The streams that have begun and not ended. Streams of different clients never meet: the session is part of
-/// the key.
+/// The streams that have begun and not ended. Streams of different clients never meet: the session
+/// is part of the key.
 #[derive(Default)]
 struct Digests {
     open: HashMap<(u64, u64), Sha256>,
@@ -32,7 +33,11 @@ struct Digests {
 const MAX_STREAMS: usize = 1024;
 
 impl Handler for Digests {
-    fn request(&mut self, request: Request<'_>, response: &mut Vec<u8>) -> Result<(), HandlerError> {
+    fn request(
+        &mut self,
+        request: Request<'_>,
+        response: &mut Vec<u8>,
+    ) -> Result<(), HandlerError> {
         let Some((head, piece)) = request.payload().split_first_chunk::<HEAD>() else {
             return Err(HandlerError::new(1, "a request has at least 9 bytes"));
         };
@@ -72,7 +77,11 @@ pub(crate) fn serve(path: &Path) -> Result<(), Box<dyn Error>> {
 // ---- the client ----
 
 /// Streams all of `from` to the server; the digest in hex.
-pub(crate) fn sum(client: &mut Client, stream: u64, mut from: impl Read) -> Result<String, Box<dyn Error>> {
+pub(crate) fn sum(
+    client: &mut Client,
+    stream: u64,
+    mut from: impl Read,
+) -> Result<String, Box<dyn Error>> {
     let mut request = Vec::with_capacity(HEAD + PIECE);
     loop {
         request.clear();

@@ -1,8 +1,9 @@
-//! The guest's side: a [`Network`] without sockets. One thread, one epoll, in which the session with the host is.
+//! The guest's side: a [`Network`] without sockets. One thread, one epoll, in which the session
+//! with the host is.
 //!
-//! It pushes or polls ([`Pace`]). Pushed to, it looks out for a moment as a server would, then arms, and sleeps until
-//! the host has something: no timeout, and no timer. Polling it looks by a timer, as those do who cannot be told:
-//! the baseline.
+//! It pushes or polls ([`Pace`]). Pushed to, it looks out for a moment as a server would, then
+//! arms, and sleeps until the host has something: no timeout, and no timer. Polling it looks by a
+//! timer, as those do who cannot be told: the baseline.
 
 use super::protocol::{ADDRESS, HEAD, NEWS_MOST, Order, QUARTER, Sign, WINDOW, datagram_cost};
 use super::{Bytes, Id, Network, News, Outcome, Place, Purpose, Sleeps};
@@ -71,7 +72,8 @@ struct Known {
 impl Guest {
     /// Attaches to a host.
     pub(crate) fn connect(path: &Path, pace: Pace) -> Outcome<Self> {
-        let options = ConnectOptions::new().wait_for_server(true).timeout(Some(Duration::from_secs(30)));
+        let options =
+            ConnectOptions::new().wait_for_server(true).timeout(Some(Duration::from_secs(30)));
         Self::over(options.ring_capacity(256 << 10).connect(path)?, pace)
     }
 
@@ -83,7 +85,12 @@ impl Guest {
                 let edges = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
                 epoll::add(&epoll, client.as_fd(), EventData::new_u64(HOST), edges)?;
                 if let Some(process) = client.server_process() {
-                    epoll::add(&epoll, process, EventData::new_u64(HOST), EventFlags::IN | EventFlags::ET)?;
+                    epoll::add(
+                        &epoll,
+                        process,
+                        EventData::new_u64(HOST),
+                        EventFlags::IN | EventFlags::ET,
+                    )?;
                 }
                 None
             }
@@ -125,7 +132,8 @@ impl Guest {
         Ok(())
     }
 
-    /// Sends what does not fit one order with a head of so many bytes, and says where the rest begins.
+    /// Sends what does not fit one order with a head of so many bytes, and says where the rest
+    /// begins.
     fn all_but_the_last(&mut self, socket: Id, bytes: &[u8], head: usize) -> Outcome<usize> {
         let mut sent = 0;
         while bytes.len() - sent > self.largest - head {
@@ -188,12 +196,17 @@ impl Guest {
             }
             Sign::Datagram { socket, from, bytes } => {
                 let cost = datagram_cost(bytes.len());
-                News::Datagram { socket, from, bytes: Bytes { whole: event, start: HEAD + ADDRESS, cost } }
+                News::Datagram {
+                    socket,
+                    from,
+                    bytes: Bytes { whole: event, start: HEAD + ADDRESS, cost },
+                }
             }
             Sign::Ended { socket } => News::Ended { socket },
             Sign::Room { socket, cost } => {
                 let Some(known) = self.sockets.get_mut(&socket) else { return Ok(None) };
-                known.under_way = known.under_way.checked_sub(cost).ok_or("room that was never taken")?;
+                known.under_way =
+                    known.under_way.checked_sub(cost).ok_or("room that was never taken")?;
                 if !std::mem::take(&mut known.wants_room) {
                     return Ok(None);
                 }
@@ -203,7 +216,9 @@ impl Guest {
                 self.sockets.remove(&socket);
                 News::Closed { socket, why }
             }
-            Sign::Dismissed { why } => return Err(format!("the host serves no more: {why:?}").into()),
+            Sign::Dismissed { why } => {
+                return Err(format!("the host serves no more: {why:?}").into());
+            }
         };
         Ok(Some(news))
     }

@@ -1,12 +1,15 @@
 //! The host: it has the sockets, carries out what guests order, and pushes what happens.
 //!
-//! Two threads. The reactor's carries out [`Order`]s as they come: nothing that it does waits. The socket thread sleeps
-//! in epoll, without a timeout, until a socket has something; it reads and pushes. A lock keeps them apart.
+//! Two threads. The reactor's carries out [`Order`]s as they come: nothing that it does waits. The
+//! socket thread sleeps in epoll, without a timeout, until a socket has something; it reads and
+//! pushes. A lock keeps them apart.
 //!
-//! What a guest says is not believed: a number that is not its own, more than its windows hold or more credit than
-//! is out ends its service, and its alone ([`Offence`]). A guest that ends takes its sockets with it.
+//! What a guest says is not believed: a number that is not its own, more than its windows hold or
+//! more credit than is out ends its service, and its alone ([`Offence`]). A guest that ends takes
+//! its sockets with it.
 //!
-//! `reading` is what sockets have to say, `held` one socket with its windows, `teller` what a guest is told.
+//! `reading` is what sockets have to say, `held` one socket with its windows, `teller` what a guest
+//! is told.
 
 mod held;
 mod reading;
@@ -42,7 +45,8 @@ pub(crate) struct Rules {
     pub(crate) abroad: bool,
 }
 
-/// What the socket thread did. No sleep of it has an end but by a socket: there is no timer to count.
+/// What the socket thread did. No sleep of it has an end but by a socket: there is no timer to
+/// count.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counts {
     /// Times epoll returned.
@@ -55,7 +59,8 @@ pub(crate) struct Counts {
     pub(crate) sockets: u64,
 }
 
-/// The host's service, for [`ringbell::Server::run_service`]. Dropping it ends the socket thread and closes everything.
+/// The host's service, for [`ringbell::Server::run_service`]. Dropping it ends the socket thread
+/// and closes everything.
 #[derive(Debug)]
 pub(crate) struct Host {
     shared: Arc<Shared>,
@@ -93,8 +98,8 @@ impl Shared {
 struct All {
     rules: Rules,
     guests: HashMap<u64, Guest>,
-    /// Whose socket a number of the epoll is. Numbers are never used again, so that what the epoll said of a socket
-    /// that is gone meanwhile is said of nobody.
+    /// Whose socket a number of the epoll is. Numbers are never used again, so that what the epoll
+    /// said of a socket that is gone meanwhile is said of nobody.
     tokens: HashMap<u64, (u64, Id)>,
     last_token: u64,
     buffer: Box<[u8]>,
@@ -151,7 +156,8 @@ impl Drop for Host {
 
 /// The socket thread.
 fn watch(shared: &Shared) {
-    let none = epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(STOP) };
+    let none =
+        epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(STOP) };
     let mut events = [none; 64];
     loop {
         // No timeout: nothing but a socket, or the end, wakes this thread.
@@ -178,7 +184,8 @@ fn watch(shared: &Shared) {
 impl Service for Host {
     fn opened(&mut self, session: &Session) {
         let teller = Teller::new(session.clone());
-        let guest = Guest { sockets: HashMap::new(), last_accepted: ACCEPTED, crowded: false, teller };
+        let guest =
+            Guest { sockets: HashMap::new(), last_accepted: ACCEPTED, crowded: false, teller };
         self.shared.lock().guests.insert(session.id(), guest);
     }
 
@@ -360,7 +367,12 @@ impl All {
         self.last_token += 1;
         let token = self.last_token;
         let watches_writing = socket.state == State::Connecting;
-        epoll::add(&shared.epoll, &socket, epoll::EventData::new_u64(token), watched(watches_writing))?;
+        epoll::add(
+            &shared.epoll,
+            &socket,
+            epoll::EventData::new_u64(token),
+            watched(watches_writing),
+        )?;
         self.tokens.insert(token, (session, id));
         guest.sockets.insert(id, Held::new(socket, token, watches_writing));
         Ok(())
@@ -374,7 +386,8 @@ impl All {
         id: Id,
         write: impl FnOnce(&mut Held) -> Result<(), Fail>,
     ) -> Result<(), Offence> {
-        // Closed meanwhile: the news of that is under way, and what was sent is lost as with any socket.
+        // Closed meanwhile: the news of that is under way, and what was sent is lost as with any
+        // socket.
         let Some(held) = guest.sockets.get_mut(&id) else { return Ok(()) };
         match write(held) {
             Ok(()) => self.written(shared, guest, id),

@@ -1,7 +1,9 @@
-//! Sockets of one process that live in another: what the example `guest_sockets` and the referee's rows share.
+//! Sockets of one process that live in another: what the example `guest_sockets` and the referee's
+//! rows share.
 //!
-//! A program is written against [`Network`]: one thread, one event loop, [`News`] one at a time. It runs on sockets of its
-//! own ([`own::Own`]), or in a guest that has none ([`guest::Guest`]) and asks a host ([`host::Host`]) over Ringbell.
+//! A program is written against [`Network`]: one thread, one event loop, [`News`] one at a time. It
+//! runs on sockets of its own ([`own::Own`]), or in a guest that has none ([`guest::Guest`]) and
+//! asks a host ([`host::Host`]) over Ringbell.
 //!
 //! ```text
 //!   guest process                         host process
@@ -13,9 +15,9 @@
 //!  +---------+                           +-------------------------+
 //! ```
 //!
-//! Nobody polls: the guest sleeps in its epoll until the host pushes something, the host's thread in its own until a
-//! socket has something. What is not taken is not read, so that the kernel holds it back: three windows bound what
-//! may be under way ([`protocol`]).
+//! Nobody polls: the guest sleeps in its epoll until the host pushes something, the host's thread
+//! in its own until a socket has something. What is not taken is not read, so that the kernel holds
+//! it back: three windows bound what may be under way ([`protocol`]).
 
 pub(crate) mod guest;
 pub(crate) mod host;
@@ -32,8 +34,8 @@ use std::ops::Deref;
 /// A result whose error is only ever shown to a person.
 pub(crate) type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
-/// A socket, by the number that whoever opened it gave it: the program those that it opens, the network those that it
-/// accepts. Not used again before [`News::Closed`].
+/// A socket, by the number that whoever opened it gave it: the program those that it opens, the
+/// network those that it accepts. Not used again before [`News::Closed`].
 pub(crate) type Id = u32;
 
 /// From here on the numbers of accepted sockets.
@@ -103,7 +105,8 @@ pub(crate) enum News {
     Ended { socket: Id },
     /// There is room again, after a send that was not taken in full.
     Room { socket: Id },
-    /// The last word of a socket, by whomever it was closed; with the reason, an errno, unless the program asked for it.
+    /// The last word of a socket, by whomever it was closed; with the reason, an errno, unless the
+    /// program asked for it.
     Closed { socket: Id, why: Option<i32> },
 }
 
@@ -124,7 +127,9 @@ impl Sleeps {
     /// What [`program::Offer::Sleeps`] says.
     pub(crate) fn line(&self) -> String {
         let Self { sleeps, called_off, by_timer, for_nothing } = self;
-        format!("{sleeps} sleeps, {called_off} called off, {by_timer} by timer, {for_nothing} for nothing\n")
+        format!(
+            "{sleeps} sleeps, {called_off} called off, {by_timer} by timer, {for_nothing} for nothing\n"
+        )
     }
 
     /// Reads such a line.
@@ -140,8 +145,8 @@ pub(crate) trait Network {
     /// Opens a socket. What became of it is news.
     fn open(&mut self, place: &Place, purpose: Purpose) -> Outcome<Id>;
 
-    /// Sends bytes of a stream, or a datagram to whom the socket is connected: as many as there is room for, a datagram
-    /// whole or not at all. The program then waits for [`News::Room`].
+    /// Sends bytes of a stream, or a datagram to whom the socket is connected: as many as there is
+    /// room for, a datagram whole or not at all. The program then waits for [`News::Room`].
     fn send(&mut self, socket: Id, bytes: &[u8]) -> Outcome<usize>;
 
     /// Sends a datagram. Whether there was room.

@@ -1,4 +1,5 @@
-//! The same [`Network`] on sockets of the program's own: one epoll, level-triggered, as a careful program has it.
+//! The same [`Network`] on sockets of the program's own: one epoll, level-triggered, as a careful
+//! program has it.
 
 use super::protocol::{PIECE, WINDOW, datagram_cost};
 use super::socket::{Socket, State};
@@ -66,8 +67,13 @@ impl Own {
     }
 
     fn hold(&mut self, id: Id, socket: Socket) -> Result<(), Errno> {
-        let mut held =
-            Held { socket, untaken: 0, ended: false, wants_room: false, watched: EventFlags::empty() };
+        let mut held = Held {
+            socket,
+            untaken: 0,
+            ended: false,
+            wants_room: false,
+            watched: EventFlags::empty(),
+        };
         held.watched = held.wanted();
         epoll::add(&self.epoll, &held.socket, EventData::new_u64(id.into()), held.watched)?;
         self.sockets.insert(id, held);
@@ -99,7 +105,9 @@ impl Own {
             return Ok(Some(News::Room { socket: id }));
         }
         let said = match held.socket.state {
-            State::Connecting => held.socket.connected().map(|()| Some(News::Connected { socket: id })),
+            State::Connecting => {
+                held.socket.connected().map(|()| Some(News::Connected { socket: id }))
+            }
             State::Listening => match held.socket.accept() {
                 Ok(Some(socket)) => {
                     self.last_accepted = self.last_accepted.wrapping_add(1) | ACCEPTED;
@@ -227,7 +235,8 @@ impl Network for Own {
                 }
                 continue;
             }
-            let mut events = [Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }; 64];
+            let mut events =
+                [Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }; 64];
             self.sleeps.sleeps += 1;
             let ready = match epoll::wait(&self.epoll, &mut events, None) {
                 Err(Errno::INTR) => continue,

@@ -9,7 +9,8 @@ use std::net::SocketAddr;
 pub(crate) enum Offer {
     /// What comes goes back; a stream is closed when its other side has ended.
     Echo,
-    /// HTTP/1.1: `GET /<hex>` is answered with the bytes that the path spells, and the connection closed.
+    /// HTTP/1.1: `GET /<hex>` is answered with the bytes that the path spells, and the connection
+    /// closed.
     Http,
     /// Whoever connects is told how this program has slept.
     Sleeps,
@@ -22,7 +23,8 @@ const HEAD_MOST: usize = 16 << 10;
 #[derive(Debug)]
 struct Served {
     offer: Offer,
-    /// What came and did not go back yet; of the first so much did. With its sender, if it is a datagram.
+    /// What came and did not go back yet; of the first so much did. With its sender, if it is a
+    /// datagram.
     waiting: VecDeque<(Option<SocketAddr>, Bytes)>,
     gone: usize,
     ended: bool,
@@ -38,7 +40,8 @@ impl Served {
     }
 }
 
-/// Serves at these places until the network is over. `ready` is told where they are once all are there.
+/// Serves at these places until the network is over. `ready` is told where they are once all are
+/// there.
 pub(crate) fn serve<N: Network>(
     network: &mut N,
     places: &[(Place, Offer)],
@@ -59,7 +62,8 @@ pub(crate) fn serve<N: Network>(
                         *place = Some(at.clone());
                     }
                 }
-                let there: Vec<Place> = opened.iter().filter_map(|(_, place)| place.clone()).collect();
+                let there: Vec<Place> =
+                    opened.iter().filter_map(|(_, place)| place.clone()).collect();
                 if there.len() == opened.len() {
                     ready(network, &there)?;
                 }
@@ -75,7 +79,9 @@ pub(crate) fn serve<N: Network>(
                 go_on(network, &mut served, socket)?;
             }
             News::Data { socket, bytes } => came(network, &mut served, socket, None, bytes)?,
-            News::Datagram { socket, from, bytes } => came(network, &mut served, socket, Some(from), bytes)?,
+            News::Datagram { socket, from, bytes } => {
+                came(network, &mut served, socket, Some(from), bytes)?
+            }
             News::Room { socket } => {
                 go_on(network, &mut served, socket)?;
             }
@@ -168,7 +174,8 @@ fn answer(request: &[u8]) -> Vec<u8> {
     let body = path.and_then(unhex);
     let status = if body.is_some() { "200 OK" } else { "400 Bad Request" };
     let body = body.unwrap_or_default();
-    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    let head =
+        format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
     [head.as_bytes(), &body].concat()
 }
 

@@ -5,9 +5,11 @@
 //!   address: family u8 (4, 6) | zero u8 | port u16 | 16 bytes
 //! ```
 //!
-//! All integers are little-endian. Orders are one-way messages, news are events; neither side waits for an answer.
+//! All integers are little-endian. Orders are one-way messages, news are events; neither side waits
+//! for an answer.
 //!
-//! **Windows**, each kept by both sides, so that what is not taken is not read, and nothing is lost or grows without end:
+//! **Windows**, each kept by both sides, so that what is not taken is not read, and nothing is lost
+//! or grows without end:
 //!
 //! | what | at most | given back by |
 //! |---|---|---|

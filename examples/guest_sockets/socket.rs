@@ -5,8 +5,9 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType, accept_with,
-    bind, connect, getsockname, listen, recv, recvfrom, send, sendto, shutdown, socket_with, sockopt,
+    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType,
+    accept_with, bind, connect, getsockname, listen, recv, recvfrom, send, sendto, shutdown,
+    socket_with, sockopt,
 };
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -99,7 +100,8 @@ impl Socket {
                     return Ok(socket(fd, state, false));
                 }
                 bind(&fd, &address)?;
-                let socket = Self { fd, state: State::Listening, bound: Some(path.clone()), udp: false };
+                let socket =
+                    Self { fd, state: State::Listening, bound: Some(path.clone()), udp: false };
                 // Before anybody can connect.
                 rustix::fs::chmod(&path, Mode::RUSR | Mode::WUSR)?;
                 listen(&socket.fd, BACKLOG)?;
@@ -155,12 +157,14 @@ impl Socket {
         }
     }
 
-    /// A datagram and its sender; `None` if there is none now. What an earlier one met elsewhere is no failure of
-    /// the socket.
+    /// A datagram and its sender; `None` if there is none now. What an earlier one met elsewhere is
+    /// no failure of the socket.
     pub(super) fn recv_from(&self, into: &mut [u8]) -> Result<Option<(usize, SocketAddr)>, Errno> {
         loop {
             match recvfrom(&self.fd, &mut *into, RecvFlags::DONTWAIT) {
-                Ok((count, _, Some(from))) => return Ok(Some((count, SocketAddr::try_from(from)?))),
+                Ok((count, _, Some(from))) => {
+                    return Ok(Some((count, SocketAddr::try_from(from)?)));
+                }
                 Ok((_, _, None)) => return Err(Errno::INVAL),
                 Err(Errno::AGAIN) => return Ok(None),
                 Err(Errno::CONNREFUSED | Errno::INTR) => {}
@@ -177,8 +181,13 @@ impl Socket {
         }
     }
 
-    /// Whether the kernel takes this datagram now. One that cannot be delivered is lost, as datagrams are.
-    pub(super) fn send_datagram(&self, to: Option<SocketAddr>, bytes: &[u8]) -> Result<bool, Errno> {
+    /// Whether the kernel takes this datagram now. One that cannot be delivered is lost, as
+    /// datagrams are.
+    pub(super) fn send_datagram(
+        &self,
+        to: Option<SocketAddr>,
+        bytes: &[u8],
+    ) -> Result<bool, Errno> {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         let sent = match to {
             Some(to) => sendto(&self.fd, bytes, flags, &to),
@@ -187,7 +196,9 @@ impl Socket {
         match sent {
             Ok(_) => Ok(true),
             Err(Errno::AGAIN | Errno::INTR) => Ok(false),
-            Err(Errno::CONNREFUSED | Errno::MSGSIZE | Errno::NETUNREACH | Errno::HOSTUNREACH) => Ok(true),
+            Err(Errno::CONNREFUSED | Errno::MSGSIZE | Errno::NETUNREACH | Errno::HOSTUNREACH) => {
+                Ok(true)
+            }
             Err(error) => Err(error),
         }
     }

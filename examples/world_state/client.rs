@@ -1,8 +1,9 @@
 //! A client that knows what every answer must be.
 //!
-//! A [`Player`] makes requests and checks answers; it keeps its own picture of its forks, the plainest there is: a
-//! copy of the whole state for each version. It needs no transport, so the tests play it against the service
-//! directly. [`play`] plays it over a session, many requests in flight.
+//! A [`Player`] makes requests and checks answers; it keeps its own picture of its forks, the
+//! plainest there is: a copy of the whole state for each version. It needs no transport, so the
+//! tests play it against the service directly. [`play`] plays it over a session, many requests in
+//! flight.
 
 use crate::world::protocol::{Answer, Failure, Op, Request};
 use crate::world::store::{Change, ROOT, StoreError};
@@ -111,8 +112,8 @@ const MOST_FORKS: usize = 12;
 const KEYS: usize = 12;
 
 impl Player {
-    /// One of several players of one server; `number` tells them apart, `shared` is the fork that they share.
-    /// Its version counts additions: nobody else may write it.
+    /// One of several players of one server; `number` tells them apart, `shared` is the fork that
+    /// they share. Its version counts additions: nobody else may write it.
     pub(crate) fn new(number: u64, shared: u64) -> Self {
         let root = Fork { id: ROOT, versions: vec![Rc::default()], done: 0 };
         Self {
@@ -175,7 +176,8 @@ impl Player {
 
     fn write(&mut self, out: &mut Vec<u8>, take: Duration) -> Expected {
         let index = 1 + self.dice.below(self.forks.len() - 1);
-        let mut state = State::clone(self.forks[index].versions.last().expect("at least version 0"));
+        let mut state =
+            State::clone(self.forks[index].versions.last().expect("at least version 0"));
         let mut numbers = true;
         let mut changes = Vec::new();
         for _ in 0..=self.dice.below(3) {
@@ -191,8 +193,9 @@ impl Player {
         let changes: Vec<_> = changes
             .iter()
             .map(|(key, value, adds)| {
-                let number =
-                    value.as_deref().and_then(|value| Some(u64::from_le_bytes(value.try_into().ok()?)));
+                let number = value
+                    .as_deref()
+                    .and_then(|value| Some(u64::from_le_bytes(value.try_into().ok()?)));
                 let change = match (value, number) {
                     (Some(_), Some(more)) if *adds => {
                         let old = match state.get(key) {
@@ -238,7 +241,10 @@ impl Player {
         let index = self.dice.below(self.forks.len());
         let version = self.dice.below(self.forks[index].done + 1);
         let fork = &self.forks[index];
-        let op = Op::Snapshot { version: version as u64, keys: keys.iter().map(Vec::as_slice).collect() };
+        let op = Op::Snapshot {
+            version: version as u64,
+            keys: keys.iter().map(Vec::as_slice).collect(),
+        };
         Request { fork: fork.id, take, op }.encode(out);
         fork.expect(version, &keys, true)
     }
@@ -274,7 +280,8 @@ impl Player {
     }
 
     fn shared_snapshot(&mut self, out: &mut Vec<u8>, take: Duration) -> Expected {
-        let version = self.dice.below(usize::try_from(self.known).expect("not that many") + 1) as u64;
+        let version =
+            self.dice.below(usize::try_from(self.known).expect("not that many") + 1) as u64;
         let op = Op::Snapshot { version, keys: vec![TOTAL] };
         Request { fork: self.shared, take, op }.encode(out);
         Expected::SharedSnapshot { version }

@@ -1,4 +1,5 @@
-//! A stateful service: an in-memory key-value store that keeps every version, with forks that go their own ways.
+//! A stateful service: an in-memory key-value store that keeps every version, with forks that go
+//! their own ways.
 //!
 //! ```text
 //! cargo run --release --example world_state                   # shows itself: a server and a client process
@@ -6,9 +7,10 @@
 //! cargo run --release --example world_state -- play PATH      # another: plays against it, checks every answer
 //! ```
 //!
-//! The server's one thread for I/O never waits: it looks at the head of each request and gives it to the keyed
-//! scheduler, with the fork as key. Writes of a fork run alone, reads wait for the writes before them, reads of old
-//! versions wait for nobody, and forks do not wait for each other. The store has no order of its own to keep.
+//! The server's one thread for I/O never waits: it looks at the head of each request and gives it
+//! to the keyed scheduler, with the fork as key. Writes of a fork run alone, reads wait for the
+//! writes before them, reads of old versions wait for nobody, and forks do not wait for each other.
+//! The store has no order of its own to keep.
 //!
 //! - `world/store.rs`: the data.
 //! - `world/protocol.rs`: the bytes.
@@ -35,7 +37,8 @@ use world::store::{Limits, ROOT};
 /// The budget of this service, and no function of the machine's size: its requests mostly wait.
 const WORKERS: usize = 8;
 
-/// Threads over one queue; they end when the executor is dropped. A program that has a pool uses that.
+/// Threads over one queue; they end when the executor is dropped. A program that has a pool uses
+/// that.
 fn workers(count: usize) -> impl ringbell::Executor {
     let (sender, tasks) = mpsc::channel::<Task>();
     let tasks = Arc::new(Mutex::new(tasks));
@@ -71,7 +74,9 @@ impl Call for Asked {
     fn answer(self, answer: Result<&[u8], Failure>) {
         match answer {
             Ok(answer) => self.responder.reply(answer),
-            Err(failure) => self.responder.error(HandlerError::new(failure.code(), failure.to_string())),
+            Err(failure) => {
+                self.responder.error(HandlerError::new(failure.code(), failure.to_string()))
+            }
         }
     }
 }
@@ -86,7 +91,8 @@ fn serve(path: &Path) -> Result<(), Box<dyn Error>> {
         handle.shutdown(Some(Duration::from_secs(5)));
     });
     let serving = world.clone();
-    let served = server.run_reactor(move |request, responder| serving.serve(Asked { request, responder }))?;
+    let served = server
+        .run_reactor(move |request, responder| serving.serve(Asked { request, responder }))?;
     world.close(Some(Duration::from_secs(5)));
     let stats = world.stats();
     println!(
@@ -103,8 +109,8 @@ const REQUESTS: u64 = 2_000;
 /// Requests of one player in flight.
 const DEPTH: usize = 16;
 
-/// Plays with several sessions at once, each of which checks all that it is answered; then checks what all of them
-/// did together.
+/// Plays with several sessions at once, each of which checks all that it is answered; then checks
+/// what all of them did together.
 fn play_all(path: &Path) -> Result<(), Box<dyn Error>> {
     let connect = || ConnectOptions::new().wait_for_server(true).connect(path);
     let mut client = connect()?;
@@ -121,9 +127,11 @@ fn play_all(path: &Path) -> Result<(), Box<dyn Error>> {
             let done = connect()
                 .map_err(Into::into)
                 .and_then(|mut client| play(&mut player, &mut client, REQUESTS, DEPTH));
-            done.map(|()| (player.added(), player.tally)).map_err(|error| format!("player {number}: {error}"))
+            done.map(|()| (player.added(), player.tally))
+                .map_err(|error| format!("player {number}: {error}"))
         };
-        let players: Vec<_> = (0..PLAYERS).map(|number| scope.spawn(move || play_one(number))).collect();
+        let players: Vec<_> =
+            (0..PLAYERS).map(|number| scope.spawn(move || play_one(number))).collect();
         let ended = players.into_iter().map(|player| player.join().expect("players do not panic"));
         ended.collect::<Result<Vec<(u64, Tally)>, String>>()
     })?;
@@ -137,15 +145,21 @@ fn play_all(path: &Path) -> Result<(), Box<dyn Error>> {
     let read = Request { fork: shared, take: Duration::ZERO, op: Op::Read(vec![TOTAL]) };
     let counted = ask(&mut client, &read, |answer| match answer {
         Answer::Values { version, values } => {
-            let total = values.first()?.map_or(Some(0), |v| v.try_into().ok().map(u64::from_le_bytes))?;
+            let total =
+                values.first()?.map_or(Some(0), |v| v.try_into().ok().map(u64::from_le_bytes))?;
             (total == version).then_some(total)
         }
         _ => None,
     })?;
     if counted != added {
-        return Err(format!("the players added {added} together, the server counted {counted}").into());
+        return Err(
+            format!("the players added {added} together, the server counted {counted}").into()
+        );
     }
-    println!("client: {} requests by {PLAYERS} players in {took:.1?}, every answer correct", tally.sum());
+    println!(
+        "client: {} requests by {PLAYERS} players in {took:.1?}, every answer correct",
+        tally.sum()
+    );
     println!(
         "        {} writes, {} reads, {} snapshot reads, {} forks, {} refused as they should be",
         tally.writes, tally.reads, tally.snapshots, tally.forks, tally.refusals
@@ -229,7 +243,10 @@ mod tests {
 
     pub(super) fn again(role: &str, path: &Path) -> std::io::Result<Command> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["--exact", "tests::role", "--ignored", "--nocapture"]).env(ROLE, role).env(PATH, path);
+        command
+            .args(["--exact", "tests::role", "--ignored", "--nocapture"])
+            .env(ROLE, role)
+            .env(PATH, path);
         Ok(command)
     }
 
@@ -290,11 +307,15 @@ mod tests {
         world.serve(Direct { request, number: 0, answers });
         let (_, answer) = receiver.recv().unwrap();
         let answer = answer.unwrap();
-        let Some(Answer::Forked { fork: shared, version: 0 }) = Answer::decode(&answer) else { panic!() };
+        let Some(Answer::Forked { fork: shared, version: 0 }) = Answer::decode(&answer) else {
+            panic!()
+        };
         std::thread::scope(|scope| {
             for number in 0..3 {
                 let world = &world;
-                scope.spawn(move || play_directly(world, &mut Player::new(number, shared), 1_500, 12));
+                scope.spawn(move || {
+                    play_directly(world, &mut Player::new(number, shared), 1_500, 12)
+                });
             }
         });
         assert!(world.close(None));
@@ -308,7 +329,8 @@ mod tests {
         let mut noticed = 0;
         for _ in 0..100 {
             let expected = player.request(&mut Vec::new());
-            noticed += u32::from(player.check(expected, Ok(Answer::Written { version: 0 })).is_err());
+            noticed +=
+                u32::from(player.check(expected, Ok(Answer::Written { version: 0 })).is_err());
         }
         assert_eq!(noticed, 100);
     }

@@ -1,4 +1,5 @@
-//! A gRPC service of tonic over Ringbell's byte streams, and the very same service over TCP: the way off one machine.
+//! A gRPC service of tonic over Ringbell's byte streams, and the very same service over TCP: the
+//! way off one machine.
 //!
 //! Messages and methods are written by hand, as `protoc` would write them.
 //!
@@ -78,7 +79,10 @@ struct Numbers {
 impl Stream for Numbers {
     type Item = Result<Packet, Status>;
 
-    fn poll_next(mut self: std::pin::Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Self::Item>> {
         if self.next == self.end {
             return Poll::Ready(None);
         }
@@ -117,8 +121,8 @@ where
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         Box::pin(async move {
             let codec: ProstCodec<Packet, Packet> = ProstCodec::default();
-            let mut grpc =
-                tonic::server::Grpc::new(codec).apply_max_message_size_config(Some(LARGEST), Some(LARGEST));
+            let mut grpc = tonic::server::Grpc::new(codec)
+                .apply_max_message_size_config(Some(LARGEST), Some(LARGEST));
             Ok(match request.uri().path() {
                 ECHO => grpc.unary(Echo, request).await,
                 COUNT => grpc.server_streaming(Count, request).await,
@@ -137,7 +141,10 @@ where
     let stopped = async {
         let _ = stop.await;
     };
-    Ok(Server::builder().add_service(Example).serve_with_incoming_shutdown(incoming, stopped).await?)
+    Ok(Server::builder()
+        .add_service(Example)
+        .serve_with_incoming_shutdown(incoming, stopped)
+        .await?)
 }
 
 /// The client, over any channel: how many bytes it got, and the session's number if there is one.
@@ -151,7 +158,8 @@ async fn talk(channel: Channel) -> Outcome<(usize, u64)> {
         grpc.ready().await?;
         let body: Vec<u8> = (0..len).map(|index: u32| index.to_le_bytes()[0]).collect();
         let request = Request::new(Packet { body: body.clone(), number: 0 });
-        let answer: Response<Packet> = grpc.unary(request, PathAndQuery::from_static(ECHO), codec()).await?;
+        let answer: Response<Packet> =
+            grpc.unary(request, PathAndQuery::from_static(ECHO), codec()).await?;
         assert_eq!(answer.get_ref().body, body);
         (bytes, session) = (bytes + body.len(), answer.get_ref().number);
     }
@@ -164,8 +172,10 @@ async fn talk(channel: Channel) -> Outcome<(usize, u64)> {
     );
     grpc.ready().await?;
     let request = Request::new(Packet { body: vec![7; 1000], number: 2000 });
-    let mut items =
-        grpc.server_streaming(request, PathAndQuery::from_static(COUNT), codec()).await?.into_inner();
+    let mut items = grpc
+        .server_streaming(request, PathAndQuery::from_static(COUNT), codec())
+        .await?
+        .into_inner();
     let mut number = 0;
     while let Some(Packet { body, number: next }) = items.message().await? {
         number += 1;
@@ -180,7 +190,9 @@ async fn talk(channel: Channel) -> Outcome<(usize, u64)> {
 async fn connect(path: PathBuf) -> Outcome<Channel> {
     let connector = tower::service_fn(move |_| {
         let path = path.clone();
-        async move { Ok::<_, ringbell::ConnectError>(TokioIo::new(AsyncByteStream::connect(path).await?)) }
+        async move {
+            Ok::<_, ringbell::ConnectError>(TokioIo::new(AsyncByteStream::connect(path).await?))
+        }
     });
     // The address is not used: the connector knows where to go.
     Ok(Endpoint::from_static("http://ringbell").connect_with_connector(connector).await?)
@@ -214,7 +226,10 @@ pub(crate) async fn over_tcp() -> Outcome<usize> {
 #[tokio::main]
 async fn main() -> Outcome<()> {
     let path = std::env::temp_dir().join(format!("ringbell-grpc-{}", std::process::id()));
-    println!("{} bytes over a byte stream", over_byte_streams(AsyncByteListener::bind(path)?).await?);
+    println!(
+        "{} bytes over a byte stream",
+        over_byte_streams(AsyncByteListener::bind(path)?).await?
+    );
     println!("{} bytes over TCP", over_tcp().await?);
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! An HTTP service of axum over Ringbell's byte streams, and the very same service over TCP: the way off one machine.
+//! An HTTP service of axum over Ringbell's byte streams, and the very same service over TCP: the
+//! way off one machine.
 //!
 //! `cargo run -p ringbell-interop --example http`
 
@@ -22,10 +23,14 @@ type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 /// The service. It does not know what it is served over.
 fn service() -> Router {
     Router::new()
-        .route("/hello/{name}", get(|Path(name): Path<String>| async move { format!("hello, {name}") }))
+        .route(
+            "/hello/{name}",
+            get(|Path(name): Path<String>| async move { format!("hello, {name}") }),
+        )
         .route(
             "/echo",
-            post(|body: Bytes| async move { body }).layer(axum::extract::DefaultBodyLimit::disable()),
+            post(|body: Bytes| async move { body })
+                .layer(axum::extract::DefaultBodyLimit::disable()),
         )
 }
 
@@ -41,7 +46,10 @@ where
     Ok(axum::serve(listener, service()).with_graceful_shutdown(stopped).await?)
 }
 
-async fn get_text(sender: &mut SendRequest<Full<Bytes>>, path: &str) -> Outcome<(StatusCode, String)> {
+async fn get_text(
+    sender: &mut SendRequest<Full<Bytes>>,
+    path: &str,
+) -> Outcome<(StatusCode, String)> {
     let request = Request::get(path).header("host", "ringbell").body(Full::default())?;
     // The connection's task may not have done with the last answer.
     sender.ready().await?;
@@ -62,7 +70,8 @@ async fn talk<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S) -> 
     assert_eq!(get_text(&mut sender, "/nowhere").await?.0, StatusCode::NOT_FOUND);
     // Larger than any ring.
     let large: Bytes = (0..3_000_000u32).flat_map(u32::to_le_bytes).collect();
-    let request = Request::post("/echo").header("host", "ringbell").body(Full::new(large.clone()))?;
+    let request =
+        Request::post("/echo").header("host", "ringbell").body(Full::new(large.clone()))?;
     sender.ready().await?;
     let back = sender.send_request(request).await?.into_body().collect().await?.to_bytes();
     assert_eq!(back, large);
@@ -100,7 +109,10 @@ pub(crate) async fn over_tcp() -> Outcome<usize> {
 #[tokio::main]
 async fn main() -> Outcome<()> {
     let path = std::env::temp_dir().join(format!("ringbell-http-{}", std::process::id()));
-    println!("{} bytes over a byte stream", over_byte_streams(AsyncByteListener::bind(path)?).await?);
+    println!(
+        "{} bytes over a byte stream",
+        over_byte_streams(AsyncByteListener::bind(path)?).await?
+    );
     println!("{} bytes over TCP", over_tcp().await?);
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! Layers of tower around both ends: on the client's side tracing, load shedding, a limit of calls at once, retries and a
-//! timeout; on the server's a limit and a timeout.
+//! Layers of tower around both ends: on the client's side tracing, load shedding, a limit of calls
+//! at once, retries and a timeout; on the server's a limit and a timeout.
 //!
 //! ```text
 //! cargo run -p ringbell-interop --example tower_stack
@@ -45,7 +45,11 @@ struct Again {
 impl Policy<Vec<u8>, Vec<u8>, BoxError> for Again {
     type Future = Ready<()>;
 
-    fn retry(&mut self, _: &mut Vec<u8>, outcome: &mut Result<Vec<u8>, BoxError>) -> Option<Ready<()>> {
+    fn retry(
+        &mut self,
+        _: &mut Vec<u8>,
+        outcome: &mut Result<Vec<u8>, BoxError>,
+    ) -> Option<Ready<()>> {
         let error = outcome.as_ref().err()?.downcast_ref::<CallError>()?;
         let CallError::Remote(error) = error else { return None };
         if error.code != ringbell::layout::code::APPLICATION + TRY_AGAIN {
@@ -78,7 +82,8 @@ async fn handle(
         return Err(HandlerError::new(TRY_AGAIN, "try again"));
     }
     if number.is_multiple_of(7) {
-        // Longer than anybody waits: the caller's timeout drops the call, and the server drops this future.
+        // Longer than anybody waits: the caller's timeout drops the call, and the server drops this
+        // future.
         tokio::time::sleep(Duration::from_secs(3600)).await;
     }
     *handled.lock().expect("a count") += 1;
@@ -94,12 +99,13 @@ pub(crate) async fn run(socket: &Path) -> Result<Summary, BoxError> {
     let stop = server.handle();
     let (seen, handled) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(0)));
     let count = handled.clone();
-    let service = ServiceBuilder::new().concurrency_limit(64).timeout(Duration::from_secs(1800)).service_fn(
-        move |request: OwnedRequest| {
+    let service = ServiceBuilder::new()
+        .concurrency_limit(64)
+        .timeout(Duration::from_secs(1800))
+        .service_fn(move |request: OwnedRequest| {
             let number = request.payload()[0];
             handle(request, seen.clone(), count.clone()).instrument(info_span!("handle", number))
-        },
-    );
+        });
     let serving = tokio::spawn(server.serve_tower(service));
 
     let client = AsyncClient::connect(socket).await?;

@@ -6,10 +6,12 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How long to wait after a failure, of descriptors for example, as axum does for its own listeners.
+/// How long to wait after a failure, of descriptors for example, as axum does for its own
+/// listeners.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// A listener that axum may serve. Once it is closed it accepts nobody, and says nothing: end axum by its graceful shutdown.
+/// A listener that axum may serve. Once it is closed it accepts nobody, and says nothing: end axum
+/// by its graceful shutdown.
 #[derive(Debug)]
 pub struct Streams(AsyncByteListener);
 

@@ -13,10 +13,14 @@ fn runtimes() -> [Runtime; 2] {
         .map(|mut builder| builder.worker_threads(2).enable_all().build().expect("a runtime"))
 }
 
-/// Listeners that offer shared memory, in rings of the usual size and in the smallest, and that do not.
+/// Listeners that offer shared memory, in rings of the usual size and in the smallest, and that do
+/// not.
 fn listeners(directory: &std::path::Path) -> [AsyncByteListener; 3] {
-    let builders =
-        [Server::builder(), Server::builder().ring_capacity(2048), Server::builder().shared_memory(false)];
+    let builders = [
+        Server::builder(),
+        Server::builder().ring_capacity(2048),
+        Server::builder().shared_memory(false),
+    ];
     let mut number = 0;
     builders.map(|builder| {
         number += 1;

@@ -10,7 +10,8 @@ async fn stack() {
     let Summary { answered, shed, timed_out, retried, handled } =
         run(&directory.path().join("tower.sock")).await.expect("it runs");
     assert_eq!(answered + shed + timed_out, 120, "each call has an outcome");
-    // The first 40 find room: those of them that are to be made again, and those that take too long, are known.
+    // The first 40 find room: those of them that are to be made again, and those that take too
+    // long, are known.
     assert!(answered >= 34, "{answered} were answered");
     assert!(shed <= 80, "{shed} were shed");
     assert!(timed_out >= 6, "{timed_out} timed out: 0, 7, 14, 21, 28 and 35 at least");

@@ -11,7 +11,8 @@ use ringbell::sync::Ordering;
 const FUTEX: fn(usize) -> Mode = |_| Mode::Futex;
 const EVENT: fn(usize) -> Mode = |_| Mode::Event;
 /// A change of mode between any two sleeps.
-const FUTEX_FIRST: fn(usize) -> Mode = |arms| if arms.is_multiple_of(2) { Mode::Futex } else { Mode::Event };
+const FUTEX_FIRST: fn(usize) -> Mode =
+    |arms| if arms.is_multiple_of(2) { Mode::Futex } else { Mode::Event };
 const EVENT_FIRST: fn(usize) -> Mode = |arms| FUTEX_FIRST(arms + 1);
 
 /// Publishes `1..=times`, relaxed, and rings for each.
@@ -22,8 +23,8 @@ fn publish(word: &OwnWord, bell: &Bell, times: u64) {
     }
 }
 
-/// Two ringers publish once each; the sleeper goes on until it has seen both, one at a time, so that it also arms
-/// again behind a ring that it did not sleep through.
+/// Two ringers publish once each; the sleeper goes on until it has seen both, one at a time, so
+/// that it also arms again behind a ring that it did not sleep through.
 fn two_ringers(mode: fn(usize) -> Mode) {
     let (mut bed, bell) = bell();
     let other_bell = bell.share();
@@ -103,8 +104,8 @@ fn two_ringers_event_then_futex() {
     explore(Some(3), || two_ringers(EVENT_FIRST));
 }
 
-/// SLEEP, in both directions at once: two sides call each other to and fro, and each sleeps for the other, in
-/// different modes. Bound 3.
+/// SLEEP, in both directions at once: two sides call each other to and fro, and each sleeps for the
+/// other, in different modes. Bound 3.
 #[test]
 fn to_and_fro() {
     explore(Some(3), || {
@@ -130,9 +131,10 @@ fn to_and_fro() {
     });
 }
 
-/// MODE: a ringer that is stopped between its compare-exchange and its wake strands no sleeper that arms later.
-/// The sleeper calls one sleep off while the first ringer rings, then sleeps for the second ringer: in that sleep
-/// it either sees `seq != ticket`, or has the new ticket, by which the second ringer finds it. Bound 3.
+/// MODE: a ringer that is stopped between its compare-exchange and its wake strands no sleeper that
+/// arms later. The sleeper calls one sleep off while the first ringer rings, then sleeps for the
+/// second ringer: in that sleep it either sees `seq != ticket`, or has the new ticket, by which the
+/// second ringer finds it. Bound 3.
 #[test]
 fn ringer_stopped_before_its_wake() {
     explore(Some(3), || {
@@ -158,8 +160,8 @@ fn ringer_stopped_before_its_wake() {
     });
 }
 
-/// No wake, and no change of the word that others wait on, for a sleeper that has not armed, or not any more.
-/// No bound.
+/// No wake, and no change of the word that others wait on, for a sleeper that has not armed, or not
+/// any more. No bound.
 #[test]
 fn awake_is_not_disturbed() {
     explore(None, || {
@@ -183,14 +185,16 @@ fn awake_is_not_disturbed() {
     });
 }
 
-/// Interest: a sleeper that waits for space is woken for space and never for data, however the two race. Bound 3.
+/// Interest: a sleeper that waits for space is woken for space and never for data, however the two
+/// race. Bound 3.
 #[test]
 fn interest_in_space_only() {
     explore(Some(3), || {
         let (mut bed, bell) = bell();
         let data_bell = bell.share();
         let (word, space) = word_pair();
-        let data = thread::spawn(move || assert!(!data_bell.ring(Interest::DATA), "woken for data"));
+        let data =
+            thread::spawn(move || assert!(!data_bell.ring(Interest::DATA), "woken for data"));
         let ringer = thread::spawn(move || {
             word.store(1, Ordering::Relaxed);
             bell.ring(Interest::SPACE);
@@ -202,8 +206,8 @@ fn interest_in_space_only() {
     });
 }
 
-/// SLEEP and MODE, across a change of interest between two sleeps: a ringer that sees the old interest is one
-/// whose publication the sleeper sees. Bound 3.
+/// SLEEP and MODE, across a change of interest between two sleeps: a ringer that sees the old
+/// interest is one whose publication the sleeper sees. Bound 3.
 #[test]
 fn interest_changes() {
     explore(Some(3), || {

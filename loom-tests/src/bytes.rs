@@ -1,6 +1,6 @@
-//! Two threads of one side that wait on one bell, one for data and one for space, as `src/bytes/stream.rs` does it: the
-//! second one arms for both with the ticket of the first, and waits for the first to wake up. Arming is that of
-//! `src/protocol/sleeper.rs`.
+//! Two threads of one side that wait on one bell, one for data and one for space, as
+//! `src/bytes/stream.rs` does it: the second one arms for both with the ticket of the first, and
+//! waits for the first to wake up. Arming is that of `src/protocol/sleeper.rs`.
 
 use crate::explore;
 use crate::kernel::{Bell, Kernel, bell};
@@ -60,7 +60,8 @@ impl Side {
                     inner = self.inner.lock().unwrap();
                 } else {
                     inner.asleep = true;
-                    let (seq, ticket) = (inner.sleeper.bell().seq().share(), inner.sleeper.ticket().unwrap());
+                    let (seq, ticket) =
+                        (inner.sleeper.bell().seq().share(), inner.sleeper.ticket().unwrap());
                     drop(inner);
                     self.kernel.wait(Mode::Futex, || seq.load() == ticket.0);
                     inner = self.inner.lock().unwrap();
@@ -78,8 +79,12 @@ fn side() -> (Arc<Side>, Bell, [OwnWord; 2]) {
     let (bed, bell) = bell();
     let ((data, read), (head, seen)) = (word_pair(), word_pair());
     let inner = Inner { sleeper: bed.sleeper, asleep: false, waiting: [false; 2] };
-    let side =
-        Side { inner: Mutex::new(inner), awake: Condvar::new(), kernel: bed.kernel, words: [read, seen] };
+    let side = Side {
+        inner: Mutex::new(inner),
+        awake: Condvar::new(),
+        kernel: bed.kernel,
+        words: [read, seen],
+    };
     (Arc::new(side), bell, [data, head])
 }
 
@@ -107,8 +112,8 @@ fn a_reader_and_a_writer() {
     explore(Some(3), || a_peer(true));
 }
 
-/// SLEEP: the second thread finds what came before its interest was known. Nothing else would wake it: the
-/// first one gets its own only after the second one has been served. Bound 3.
+/// SLEEP: the second thread finds what came before its interest was known. Nothing else would wake
+/// it: the first one gets its own only after the second one has been served. Bound 3.
 #[test]
 fn what_the_second_one_waits_for_comes_first() {
     explore(Some(3), || {
@@ -129,7 +134,8 @@ fn what_the_second_one_waits_for_comes_first() {
     });
 }
 
-/// MODE: with a ticket of its own the second thread would call off the wake that the first one is owed.
+/// MODE: with a ticket of its own the second thread would call off the wake that the first one is
+/// owed.
 #[test]
 #[should_panic(expected = "deadlock")]
 fn a_newer_ticket_loses_a_wake() {

@@ -24,8 +24,8 @@ fn goodbye(out: &mut Out) {
     assert!(out.try_commit_kind(Kind::Goodbye, 0, 0));
 }
 
-/// PUBLISH, Z, SLEEP: a goodbye behind data, to a sleeping consumer. The producer is gone before the consumer
-/// looks behind the goodbye. Bound 4.
+/// PUBLISH, Z, SLEEP: a goodbye behind data, to a sleeping consumer. The producer is gone before
+/// the consumer looks behind the goodbye. Bound 4.
 #[test]
 fn goodbye_behind_data() {
     explore(Some(4), || {
@@ -49,8 +49,9 @@ fn goodbye_behind_data() {
     });
 }
 
-/// PUBLISH, Z, SLEEP: the client says goodbye behind its request while the server may be answering; the server
-/// answers what came before the goodbye, says goodbye itself, and the client reads up to that. Bound 3.
+/// PUBLISH, Z, SLEEP: the client says goodbye behind its request while the server may be answering;
+/// the server answers what came before the goodbye, says goodbye itself, and the client reads up to
+/// that. Bound 3.
 #[test]
 fn goodbye_from_both() {
     explore(Some(3), || {

@@ -1,14 +1,17 @@
-//! A server in an event loop: pump, arm, wait for the one descriptor, disarm, as `src/server/reactor/embedded.rs` and
-//! `src/server/embedded.rs` do it. Arming is the reactor's own: `bells.rs`.
+//! A server in an event loop: pump, arm, wait for the one descriptor, disarm, as
+//! `src/server/reactor/embedded.rs` and `src/server/embedded.rs` do it. Arming is the reactor's
+//! own: `bells.rs`.
 //!
-//! Nearer to the kernel than `event_loop.rs`, since a server has many sources behind one descriptor: an epoll in which each
-//! source makes edges, and which the loop watches itself, level- or edge-triggered. Who asks the epoll takes the edges;
-//! they are told once. Three kinds of sources:
+//! Nearer to the kernel than `event_loop.rs`, since a server has many sources behind one
+//! descriptor: an epoll in which each source makes edges, and which the loop watches itself, level-
+//! or edge-triggered. Who asks the epoll takes the edges; they are told once. Three kinds of
+//! sources:
 //!
-//! - a session over rings: its client publishes, and wakes an armed server by a byte on the lifeline, which the server does
-//!   not read before it looks;
+//! - a session over rings: its client publishes, and wakes an armed server by a byte on the
+//!   lifeline, which the server does not read before it looks;
 //! - answers that other threads complete: a flag, and the private bell with its eventfd;
-//! - a session over a socket: no bell. What the kernel told of it is remembered until the socket is read empty.
+//! - a session over a socket: no bell. What the kernel told of it is remembered until the socket is
+//!   read empty.
 
 use crate::explore;
 use loom::sync::{Condvar, Mutex};
@@ -115,7 +118,8 @@ struct Embedded {
 }
 
 impl Embedded {
-    /// Takes one look at each source, in turn: something may come to one that it has passed. Whether there was anything.
+    /// Takes one look at each source, in turn: something may come to one that it has passed.
+    /// Whether there was anything.
     fn pump(&mut self) -> bool {
         let ring = self.ring.load();
         let completed = self.completions.load();
@@ -215,8 +219,8 @@ fn requests_and_answers(trigger: Trigger) {
     completer.join().unwrap();
 }
 
-/// SLEEP: requests that come in the middle of a pump, and answers that other threads complete meanwhile, are found or
-/// reported, by a loop whose epoll is level-triggered. Bound 2.
+/// SLEEP: requests that come in the middle of a pump, and answers that other threads complete
+/// meanwhile, are found or reported, by a loop whose epoll is level-triggered. Bound 2.
 #[test]
 fn requests_and_answers_level_triggered() {
     explore(Some(2), || requests_and_answers(Trigger::Level));
@@ -228,8 +232,8 @@ fn requests_and_answers_edge_triggered() {
     explore(Some(2), || requests_and_answers(Trigger::Edge));
 }
 
-/// SLEEP: beside rings a socket, which has no bell: what the kernel told of it before a pump is remembered, and what comes
-/// in the middle is told of afterwards. Bound 2.
+/// SLEEP: beside rings a socket, which has no bell: what the kernel told of it before a pump is
+/// remembered, and what comes in the middle is told of afterwards. Bound 2.
 #[test]
 fn a_socket_beside_rings() {
     for trigger in [Trigger::Level, Trigger::Edge] {
@@ -245,8 +249,8 @@ fn a_socket_beside_rings() {
     }
 }
 
-/// SLEEP: a loop that wakes for something else while the server is rung takes edges out of the epoll that belong to what
-/// the pump behind it finds. Bound 2.
+/// SLEEP: a loop that wakes for something else while the server is rung takes edges out of the
+/// epoll that belong to what the pump behind it finds. Bound 2.
 #[test]
 fn woken_for_something_else() {
     for trigger in [Trigger::Level, Trigger::Edge] {

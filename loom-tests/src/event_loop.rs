@@ -1,9 +1,10 @@
-//! One side in an event loop: arm, wait for the lifeline, disarm, pump, as `src/client/readiness.rs` and
-//! `src/bytes/readiness.rs` do it. Arming, and when the lifeline is read, are those of `src/protocol/sleeper.rs`.
+//! One side in an event loop: arm, wait for the lifeline, disarm, pump, as
+//! `src/client/readiness.rs` and `src/bytes/readiness.rs` do it. Arming, and when the lifeline is
+//! read, are those of `src/protocol/sleeper.rs`.
 //!
-//! Here the kernel's part is nearer to the real one than in `kernel.rs`: a socket buffer that holds few bytes and drops
-//! what finds no room, and an epoll that is level- or edge-triggered. The pump looks at one source after the other, so
-//! that something can come to one that it has passed.
+//! Here the kernel's part is nearer to the real one than in `kernel.rs`: a socket buffer that holds
+//! few bytes and drops what finds no room, and an epoll that is level- or edge-triggered. The pump
+//! looks at one source after the other, so that something can come to one that it has passed.
 
 use crate::explore;
 use loom::sync::{Condvar, Mutex};
@@ -160,7 +161,8 @@ fn in_the_middle_of_a_pump(trigger: Trigger, capacity: usize) {
     looping.check_wakes();
 }
 
-/// SLEEP: what comes in the middle of a pump is found or reported, by a level-triggered epoll. Bound 3.
+/// SLEEP: what comes in the middle of a pump is found or reported, by a level-triggered epoll.
+/// Bound 3.
 #[test]
 fn level_triggered() {
     explore(Some(3), || in_the_middle_of_a_pump(Trigger::Level, 8));
@@ -172,15 +174,15 @@ fn edge_triggered() {
     explore(Some(3), || in_the_middle_of_a_pump(Trigger::Edge, 8));
 }
 
-/// SLEEP: a lifeline that holds one byte only: since it is read empty before each pump, a byte that finds no room is
-/// one of two for the same report. Bound 3.
+/// SLEEP: a lifeline that holds one byte only: since it is read empty before each pump, a byte that
+/// finds no room is one of two for the same report. Bound 3.
 #[test]
 fn edge_triggered_with_a_full_lifeline() {
     explore(Some(3), || in_the_middle_of_a_pump(Trigger::Edge, 1));
 }
 
-/// SLEEP: a loop that wakes for something else while it is rung: the byte that it reads, or that comes later, is of
-/// something that it finds. Bound 3.
+/// SLEEP: a loop that wakes for something else while it is rung: the byte that it reads, or that
+/// comes later, is of something that it finds. Bound 3.
 #[test]
 fn woken_for_something_else() {
     for trigger in [Trigger::Level, Trigger::Edge] {
@@ -201,8 +203,8 @@ fn woken_for_something_else() {
     }
 }
 
-/// Wake bytes of arms that were called off stay unread for a while, but a lifeline that holds one more than
-/// `UNREAD_MOST` and one ringer's last never drops one. Bound 2.
+/// Wake bytes of arms that were called off stay unread for a while, but a lifeline that holds one
+/// more than `UNREAD_MOST` and one ringer's last never drops one. Bound 2.
 #[test]
 fn unread_wake_bytes_leave_room() {
     explore(Some(2), || {
@@ -217,13 +219,16 @@ fn unread_wake_bytes_leave_room() {
                 thread::yield_now();
             }
         });
-        // Something else to do each time: the loop arms and calls off, and reads the lifeline as rarely as it may.
+        // Something else to do each time: the loop arms and calls off, and reads the lifeline as
+        // rarely as it may.
         let mut last = 0;
         while last < 4 {
             if looping.sleeper.must_read() {
                 looping.disarm();
             }
-            if looping.sleeper.arm(Mode::Event, Interest::DATA, || seen.load() != last) == Arming::Armed {
+            if looping.sleeper.arm(Mode::Event, Interest::DATA, || seen.load() != last)
+                == Arming::Armed
+            {
                 looping.lifeline.something_else();
                 looping.lifeline.epoll_wait();
                 looping.sleeper.disarm();

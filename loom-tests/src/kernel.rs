@@ -1,4 +1,5 @@
-//! The kernel's part of a sleep: a futex and an event descriptor, each a mutex and a condition variable.
+//! The kernel's part of a sleep: a futex and an event descriptor, each a mutex and a condition
+//! variable.
 
 use loom::sync::{Condvar, Mutex};
 use ringbell::bell::{Arming, Ringer, Sleeper, Ticket};
@@ -20,7 +21,8 @@ struct Queue {
 
 #[derive(Default)]
 struct State {
-    /// An eventfd that is not read yet, or a byte in the lifeline socket. The futex does not use it.
+    /// An eventfd that is not read yet, or a byte in the lifeline socket. The futex does not use
+    /// it.
     latched: bool,
     wakes: usize,
 }
@@ -43,8 +45,8 @@ impl Kernel {
         Arc::new(Self { futex: Queue::new(), event: Queue::new() })
     }
 
-    /// Sleeps in `mode`; a futex only while `unchanged`, which is asked under its lock. Any wake ends it, as a
-    /// spurious return would: the caller looks again.
+    /// Sleeps in `mode`; a futex only while `unchanged`, which is asked under its lock. Any wake
+    /// ends it, as a spurious return would: the caller looks again.
     ///
     /// The word is loaded relaxed: the model's kernel promises less than Linux does.
     pub(crate) fn wait(&self, mode: Mode, unchanged: impl Fn() -> bool) {
@@ -98,8 +100,11 @@ pub(crate) struct Bell {
 pub(crate) fn bell_in(kernel: Arc<Kernel>) -> (Bed, Bell) {
     let (own, armed) = word_pair();
     let seq = BellWord::private();
-    let bed =
-        Bed { sleeper: SideSleeper::new(Sleeper::new(own, seq.share())), kernel: kernel.clone(), arms: 0 };
+    let bed = Bed {
+        sleeper: SideSleeper::new(Sleeper::new(own, seq.share())),
+        kernel: kernel.clone(),
+        arms: 0,
+    };
     let ringer = Ringer::new(armed.clone(), seq.share());
     (bed, Bell { ringer, armed, seq, kernel })
 }
@@ -113,7 +118,12 @@ impl Bell {
     /// A second ringer of the same bell.
     pub(crate) fn share(&self) -> Self {
         let ringer = Ringer::new(self.armed.clone(), self.seq.share());
-        Self { ringer, armed: self.armed.clone(), seq: self.seq.share(), kernel: self.kernel.clone() }
+        Self {
+            ringer,
+            armed: self.armed.clone(),
+            seq: self.seq.share(),
+            kernel: self.kernel.clone(),
+        }
     }
 
     /// Rings, and wakes if that is owed; whether it was.
@@ -147,7 +157,8 @@ impl Bed {
         self.sleeper.bell().arm(mode, interest)
     }
 
-    /// Sleeps until `look` says so, without a look before the first arm. `mode` is asked at each arm.
+    /// Sleeps until `look` says so, without a look before the first arm. `mode` is asked at each
+    /// arm.
     pub(crate) fn sleep_until(
         &mut self,
         mut mode: impl FnMut(usize) -> Mode,

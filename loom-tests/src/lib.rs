@@ -1,22 +1,26 @@
-//! Ring, bell and scheduler under loom, which tries every interleaving and every value that a relaxed load may see.
+//! Ring, bell and scheduler under loom, which tries every interleaving and every value that a
+//! relaxed load may see.
 //!
 //! ```text
 //! RUSTFLAGS="--cfg ringbell_loom" cargo test --release -p ringbell-loom-tests --target-dir target/loom
 //! ```
 //!
-//! Without the cfg this crate is empty. `LOOM_MAX_PREEMPTIONS=n` replaces the bound of the bounded models.
-//! `loom-tests/mutate` weakens the sources, one ordering at a time, and checks that a model notices each.
+//! Without the cfg this crate is empty. `LOOM_MAX_PREEMPTIONS=n` replaces the bound of the bounded
+//! models. `loom-tests/mutate` weakens the sources, one ordering at a time, and checks that a model
+//! notices each.
 //!
 //! Every model opens with the edge that it proves, by its label in the sources. Payload is relaxed,
-//! so that only the protocol can order it. There are no timeouts: a lost wake is a deadlock, and loom reports it.
+//! so that only the protocol can order it. There are no timeouts: a lost wake is a deadlock, and
+//! loom reports it.
 //!
 //! # What loom cannot show
 //!
-//! - A load that takes a value from a store made later. So relaxed payload alone never notices that RELEASE is
-//!   missing; the `ring` models therefore touch one loom cell for each line, which counts as a data race.
-//! - A fence is no scheduling point: it always runs together with the access before it. And two `SeqCst` fences
-//!   synchronise like a release and an acquire, which is more than the language promises. The argument in
-//!   `bell.rs` uses neither.
+//! - A load that takes a value from a store made later. So relaxed payload alone never notices that
+//!   RELEASE is missing; the `ring` models therefore touch one loom cell for each line, which
+//!   counts as a data race.
+//! - A fence is no scheduling point: it always runs together with the access before it. And two
+//!   `SeqCst` fences synchronise like a release and an acquire, which is more than the language
+//!   promises. The argument in `bell.rs` uses neither.
 //! - `SeqCst` loads and stores (they count as `AcqRel`). The sources have none.
 
 #![cfg(all(ringbell_loom, test))]
@@ -49,7 +53,8 @@ fn explore(bound: Option<usize>, model: impl Fn() + Send + Sync + 'static) {
         counter.fetch_add(1, Ordering::Relaxed);
         model();
     });
-    let bound = builder.preemption_bound.map_or("no bound".to_owned(), |bound| format!("bound {bound}"));
+    let bound =
+        builder.preemption_bound.map_or("no bound".to_owned(), |bound| format!("bound {bound}"));
     let (executions, seconds) = (executions.load(Ordering::Relaxed), begin.elapsed().as_secs_f32());
     println!("{executions} executions, {bound}, {seconds:.1} s");
 }

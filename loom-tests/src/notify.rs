@@ -40,15 +40,16 @@ fn two_completers(mode: fn(usize) -> Mode) {
     bed.check_wakes();
 }
 
-/// SLEEP: a completion that lands while the reactor is about to sleep is never missed; at most one wake for each
-/// arm. A queue under a mutex needs the fences as much as a ring does: to skip the wake is the ringer's own
-/// decision, outside the lock. Bound 3.
+/// SLEEP: a completion that lands while the reactor is about to sleep is never missed; at most one
+/// wake for each arm. A queue under a mutex needs the fences as much as a ring does: to skip the
+/// wake is the ringer's own decision, outside the lock. Bound 3.
 #[test]
 fn two_completers_futex() {
     explore(Some(3), || two_completers(|_| Mode::Futex));
 }
 
-/// SLEEP and MODE: the same, with a reactor that sleeps in epoll at first and in a futex later. Bound 3.
+/// SLEEP and MODE: the same, with a reactor that sleeps in epoll at first and in a futex later.
+/// Bound 3.
 #[test]
 fn two_completers_across_modes() {
     explore(Some(3), || {
@@ -79,8 +80,8 @@ fn one_completer_twice() {
     });
 }
 
-/// SLEEP: as the reactor does it, which looks at a flag beside the queue instead of taking the lock, and takes all
-/// that there is at once. The flag is relaxed: the fences order it. Bound 3.
+/// SLEEP: as the reactor does it, which looks at a flag beside the queue instead of taking the
+/// lock, and takes all that there is at once. The flag is relaxed: the fences order it. Bound 3.
 #[test]
 fn a_flag_beside_the_queue() {
     explore(Some(3), || {

@@ -9,18 +9,28 @@ use ringbell::ring::Released;
 
 const FUTEX: fn(usize) -> Mode = |_| Mode::Futex;
 
-/// Commits one record after the other, sleeping for space, ringing for data; whether each ring woke.
-fn produce(out: &mut Out, bed: &mut Bed, bell: &Bell, words: usize, calls: impl Iterator<Item = u64>) {
+/// Commits one record after the other, sleeping for space, ringing for data; whether each ring
+/// woke.
+fn produce(
+    out: &mut Out,
+    bed: &mut Bed,
+    bell: &Bell,
+    words: usize,
+    calls: impl Iterator<Item = u64>,
+) {
     for call in calls {
         while !out.try_commit(words, call) {
-            bed.sleep_until(FUTEX, Interest::SPACE, || out.ring.has_room(8 * words).expect("a fault"));
+            bed.sleep_until(FUTEX, Interest::SPACE, || {
+                out.ring.has_room(8 * words).expect("a fault")
+            });
         }
         bell.ring(Interest::DATA);
         out.zero_ahead();
     }
 }
 
-/// Takes one record after the other, sleeping for data, ringing for space only where `release` says so.
+/// Takes one record after the other, sleeping for data, ringing for space only where `release` says
+/// so.
 fn consume(input: &mut In, bed: &mut Bed, bell: &Bell, calls: impl Iterator<Item = (u64, usize)>) {
     for (call, words) in calls {
         let (_, found, released) = loop {
@@ -37,8 +47,8 @@ fn consume(input: &mut In, bed: &mut Bed, bell: &Bell, calls: impl Iterator<Item
     }
 }
 
-/// SLEEP, PUBLISH, Z: a consumer that sleeps for data reads every record; no wake is lost, at most one for each
-/// arm. Two records round the end of the u64. Bound 4.
+/// SLEEP, PUBLISH, Z: a consumer that sleeps for data reads every record; no wake is lost, at most
+/// one for each arm. Two records round the end of the u64. Bound 4.
 #[test]
 fn sleep_for_data() {
     explore(Some(4), || {
@@ -83,8 +93,8 @@ fn sleep_for_data_across_modes() {
     });
 }
 
-/// The two sides of a ring that is full at the start with records of one line: the producer sleeps for space for
-/// the records behind, the consumer for data.
+/// The two sides of a ring that is full at the start with records of one line: the producer sleeps
+/// for space for the records behind, the consumer for data.
 fn full_ring(capacity: usize, at: u64, lines: u64, words: usize, more: u64) {
     let (mut out, mut input) = worn(capacity, at);
     for call in 0..lines {
@@ -103,28 +113,29 @@ fn full_ring(capacity: usize, at: u64, lines: u64, words: usize, more: u64) {
     consumer_bed.check_wakes();
 }
 
-/// SLEEP, RELEASE: both sides sleep for each other over a ring of four lines, and never both for ever. Bound 3.
+/// SLEEP, RELEASE: both sides sleep for each other over a ring of four lines, and never both for
+/// ever. Bound 3.
 #[test]
 fn sleep_for_space() {
     explore(Some(3), || full_ring(256, 0, 3, 1, 2));
 }
 
-/// Lazy head: the producer of two-line records and padding sleeps for space, the consumer rings only for quarters.
-/// Eight lines. Bound 3.
+/// Lazy head: the producer of two-line records and padding sleeps for space, the consumer rings
+/// only for quarters. Eight lines. Bound 3.
 #[test]
 fn lazy_head() {
     explore(Some(3), || full_ring(512, 512 - 5 * LINE, 4, 8, 1));
 }
 
-/// Lazy head, worst case: the longest record behind the most padding waits for the most space there is to wait
-/// for. Sixteen lines. Bound 2.
+/// Lazy head, worst case: the longest record behind the most padding waits for the most space there
+/// is to wait for. Sixteen lines. Bound 2.
 #[test]
 fn lazy_head_before_the_longest_record() {
     explore(Some(2), || full_ring(1024, 1024 - 9 * LINE, 6, 30, 1));
 }
 
-/// Interest, in both directions over one bell: the client waits for space in the request ring alone, so an answer
-/// does not wake it and a quarter does. Bound 3.
+/// Interest, in both directions over one bell: the client waits for space in the request ring
+/// alone, so an answer does not wake it and a quarter does. Bound 3.
 #[test]
 fn an_answer_does_not_wake_for_space() {
     explore(Some(3), || {
@@ -149,8 +160,8 @@ fn an_answer_does_not_wake_for_space() {
     });
 }
 
-/// SLEEP, for either of two sources on one bell: the client waits for an answer or for space. Two ringers, as two
-/// threads of a server would be. Bound 3.
+/// SLEEP, for either of two sources on one bell: the client waits for an answer or for space. Two
+/// ringers, as two threads of a server would be. Bound 3.
 #[test]
 fn data_or_space() {
     explore(Some(3), || {

@@ -11,9 +11,9 @@ use std::sync::Arc;
 /// What the old records of a worn ring carry as call id.
 const OLD: u64 = u64::MAX;
 
-/// One loom cell for each line of the ring, touched by whoever uses the line: two uses that the protocol does not
-/// order are reported as a data race. That is how a missing RELEASE shows: loom never lets a load see a store
-/// that is made later.
+/// One loom cell for each line of the ring, touched by whoever uses the line: two uses that the
+/// protocol does not order are reported as a data race. That is how a missing RELEASE shows: loom
+/// never lets a load see a store that is made later.
 struct Shadow(Vec<UnsafeCell<()>>);
 
 impl Shadow {
@@ -31,7 +31,8 @@ impl Shadow {
     }
 }
 
-/// A producer that knows what its consumer expects: the body of call `c` is the words `c * 100`, `c * 100 + 1`...
+/// A producer that knows what its consumer expects: the body of call `c` is the words
+/// from `c * 100` on.
 pub(crate) struct Out {
     pub(crate) ring: Producer,
     shadow: Arc<Shadow>,
@@ -50,12 +51,13 @@ pub(crate) fn fresh(capacity: usize, start: u64) -> (Out, In) {
     let (tail, _) = word_pair();
     let (own_head, peer_head) = word_pair();
     let shadow = Arc::new(Shadow((0..capacity / 64).map(|_| UnsafeCell::new(())).collect()));
-    let out = Out { ring: Producer::new(own_lines, tail, peer_head, start), shadow: shadow.clone() };
+    let out =
+        Out { ring: Producer::new(own_lines, tail, peer_head, start), shadow: shadow.clone() };
     (out, In { ring: Consumer::new(peer_lines, own_head, start), shadow })
 }
 
-/// An empty ring with both positions at `at` that has been filled once, so that every line start but the zeroed
-/// ones holds the header word of an old record.
+/// An empty ring with both positions at `at` that has been filled once, so that every line start
+/// but the zeroed ones holds the header word of an old record.
 pub(crate) fn worn(capacity: usize, at: u64) -> (Out, In) {
     let (mut out, mut input) = fresh(capacity, at.wrapping_sub(capacity as u64));
     while out.ring.tail() != at {
@@ -120,7 +122,11 @@ impl In {
         assert_eq!(record.len(), 8 * words, "call {call}");
         self.shadow.read(self.ring.head(), record_size(8 * words));
         for i in 0..words {
-            assert_eq!(self.ring.word(&record, 8 * i), call * 100 + i as u64, "word {i} of call {call}");
+            assert_eq!(
+                self.ring.word(&record, 8 * i),
+                call * 100 + i as u64,
+                "word {i} of call {call}"
+            );
         }
         let kind = record.header.kind();
         Some((kind, call, self.ring.release(record)))
@@ -151,8 +157,8 @@ fn header(kind: Kind, words: usize) -> HeaderWord {
     HeaderWord::new(kind, 0, 0, u32::try_from(8 * words).unwrap())
 }
 
-/// PUBLISH, Z: a body is read as it was written, and nothing old behind it is read as a record. Three records
-/// round the end of a 256-byte ring that is also the end of the u64. No bound.
+/// PUBLISH, Z: a body is read as it was written, and nothing old behind it is read as a record.
+/// Three records round the end of a 256-byte ring that is also the end of the u64. No bound.
 #[test]
 fn publish_then_consume() {
     explore(None, || {
@@ -170,8 +176,8 @@ fn publish_then_consume() {
     });
 }
 
-/// PUBLISH, RELEASE, Z, by the short path: what it finds is there and is not written again before it is taken; what
-/// is not plain it leaves alone. Bound 3.
+/// PUBLISH, RELEASE, Z, by the short path: what it finds is there and is not written again before
+/// it is taken; what is not plain it leaves alone. Bound 3.
 #[test]
 fn publish_then_take_plain() {
     explore(Some(3), || {
@@ -217,8 +223,8 @@ fn publish_then_take_plain() {
     });
 }
 
-/// RELEASE: no line is written again, by a record or by the zeroing, before its reader has released it. Five
-/// records through a ring that holds three. Bound 3.
+/// RELEASE: no line is written again, by a record or by the zeroing, before its reader has released
+/// it. Five records through a ring that holds three. Bound 3.
 #[test]
 fn full_then_space() {
     explore(Some(3), || {
@@ -239,8 +245,9 @@ fn full_then_space() {
     });
 }
 
-/// PUBLISH, the second fence, and Z at the start of the buffer: the record behind padding is not read before it is
-/// there. One line is left before the end; a record of two lines goes to the start. No bound.
+/// PUBLISH, the second fence, and Z at the start of the buffer: the record behind padding is not
+/// read before it is there. One line is left before the end; a record of two lines goes to the
+/// start. No bound.
 #[test]
 fn wrap_with_padding() {
     explore(None, || {
@@ -255,8 +262,8 @@ fn wrap_with_padding() {
     });
 }
 
-/// PUBLISH, Z, RELEASE: the same, for a record pushed in one go into a ring that has room for it only once the
-/// consumer has read. Bound 3.
+/// PUBLISH, Z, RELEASE: the same, for a record pushed in one go into a ring that has room for it
+/// only once the consumer has read. Bound 3.
 #[test]
 fn push_with_padding() {
     explore(Some(3), || {
@@ -280,7 +287,8 @@ fn push_with_padding() {
     });
 }
 
-/// RELEASE, with padding: neither the padding nor the record behind it goes where something is unread. Bound 3.
+/// RELEASE, with padding: neither the padding nor the record behind it goes where something is
+/// unread. Bound 3.
 #[test]
 fn full_before_padding() {
     explore(Some(3), || {
@@ -302,8 +310,8 @@ fn full_before_padding() {
     });
 }
 
-/// Z, for a record longer than the zeroed window: the header word behind it, an old one, is zeroed before the
-/// record is published. No bound.
+/// Z, for a record longer than the zeroed window: the header word behind it, an old one, is zeroed
+/// before the record is published. No bound.
 #[test]
 fn longer_than_the_window() {
     explore(None, || {
@@ -351,8 +359,9 @@ fn zero_length() {
     });
 }
 
-/// Z, for a claim that was written and given back: what it left on the next line start, here a valid header word,
-/// is not read as a record behind the shorter one that takes its place. No bound.
+/// Z, for a claim that was written and given back: what it left on the next line start, here a
+/// valid header word, is not read as a record behind the shorter one that takes its place. No
+/// bound.
 #[test]
 fn claim_given_back() {
     explore(None, || {
@@ -393,9 +402,9 @@ fn committed_shorter() {
     });
 }
 
-/// Z and the claim's arithmetic, in one thread, against an oracle: every mix of sizes up to four records, from
-/// every line of the buffer. The ring is never full once its consumer has found it empty, whether or not the consumer
-/// has settled; once it has, its head is known to the producer.
+/// Z and the claim's arithmetic, in one thread, against an oracle: every mix of sizes up to four
+/// records, from every line of the buffer. The ring is never full once its consumer has found it
+/// empty, whether or not the consumer has settled; once it has, its head is known to the producer.
 #[test]
 fn every_start() {
     for capacity in [256_usize, 512, 1024] {
@@ -403,14 +412,19 @@ fn every_start() {
             explore(None, move || {
                 let (mut out, mut input) = worn(capacity, 0_u64.wrapping_sub(start * LINE));
                 let longest = out.ring.max_body() / 8;
-                for (i, words) in [longest, 0, longest, longest, 6, longest].into_iter().enumerate() {
+                for (i, words) in [longest, 0, longest, longest, 6, longest].into_iter().enumerate()
+                {
                     let call = i as u64;
                     assert!(out.try_send(words, call), "full, but found empty");
                     assert_eq!(input.try_receive(words), Some(call));
                     input.expect_empty();
                     if i % 2 == 1 {
                         input.ring.settle();
-                        assert_eq!(out.ring.fill(), Ok(0), "the consumer found it empty, and said so");
+                        assert_eq!(
+                            out.ring.fill(),
+                            Ok(0),
+                            "the consumer found it empty, and said so"
+                        );
                     }
                 }
             });
@@ -418,7 +432,8 @@ fn every_start() {
     }
 }
 
-/// Lazy head, in one thread: the producer is to be rung once for each quarter of the ring, no more and no less.
+/// Lazy head, in one thread: the producer is to be rung once for each quarter of the ring, no more
+/// and no less.
 #[test]
 fn one_ring_for_each_quarter() {
     explore(None, || {
@@ -427,7 +442,11 @@ fn one_ring_for_each_quarter() {
             assert!(out.try_send(0, i));
             let (_, _, released) = input.try_take(0).unwrap();
             let quarter = i % 4 == 3;
-            assert_eq!(released, if quarter { Released::Quarter } else { Released::Quietly }, "record {i}");
+            assert_eq!(
+                released,
+                if quarter { Released::Quarter } else { Released::Quietly },
+                "record {i}"
+            );
         }
     });
 }

@@ -1,5 +1,6 @@
-//! The keyed scheduler, with a thread for each task. What the tasks guard is relaxed, so only the scheduler orders
-//! it: a write that is not alone loses one, a read that does not come after a write may miss it.
+//! The keyed scheduler, with a thread for each task. What the tasks guard is relaxed, so only the
+//! scheduler orders it: a write that is not alone loses one, a read that does not come after a
+//! write may miss it.
 
 use crate::explore;
 use loom::thread;
@@ -101,7 +102,8 @@ fn two_submitters() {
 fn submitted_from_within() {
     explore(None, || {
         let (scheduler, thing) = (scheduler(), Thing::new());
-        let (again, first, second) = (scheduler.clone(), thing.write(Some(0)), thing.write(Some(1)));
+        let (again, first, second) =
+            (scheduler.clone(), thing.write(Some(0)), thing.write(Some(1)));
         let task = move || {
             again.write(0, second).unwrap();
             first();

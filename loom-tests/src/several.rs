@@ -8,8 +8,8 @@ use ringbell::layout::{Interest, Mode};
 use ringbell::memory::word_pair;
 use ringbell::sync::Ordering;
 
-/// Arms two bells, one fence for both, looks at both sources, waits for either (`futex_waitv`, or an epoll that
-/// has both descriptors). Two ringers, one for each bell.
+/// Arms two bells, one fence for both, looks at both sources, waits for either (`futex_waitv`, or
+/// an epoll that has both descriptors). Two ringers, one for each bell.
 fn two_bells(mode: fn(usize) -> Mode) {
     let kernel = Kernel::new();
     let (mut private_bed, private_bell) = bell_in(kernel.clone());
@@ -32,7 +32,8 @@ fn two_bells(mode: fn(usize) -> Mode) {
         before_looking_again();
         let found = (!completed && completion.load() != 0, !requested && request.load() != 0);
         let rung = || {
-            private_bed.sleeper.bell().rung(private_ticket) || domain_bed.sleeper.bell().rung(domain_ticket)
+            private_bed.sleeper.bell().rung(private_ticket)
+                || domain_bed.sleeper.bell().rung(domain_ticket)
         };
         if found == (false, false) && !rung() {
             kernel.wait(mode, || !rung());
@@ -55,5 +56,7 @@ fn two_bells_futex() {
 /// SLEEP and MODE: the same, across a change between epoll and `futex_waitv`. Bound 3.
 #[test]
 fn two_bells_across_modes() {
-    explore(Some(3), || two_bells(|arms| if arms.is_multiple_of(2) { Mode::Futex } else { Mode::Event }));
+    explore(Some(3), || {
+        two_bells(|arms| if arms.is_multiple_of(2) { Mode::Futex } else { Mode::Event })
+    });
 }

@@ -3,7 +3,8 @@
 
 use crate::locks::lock;
 use ringbell::{
-    Arming, AsyncService, OwnedRequest, Responder, ServeError, Server, ServerStats, Service, Session, Turn,
+    Arming, AsyncService, OwnedRequest, Responder, ServeError, Server, ServerStats, Service,
+    Session, Turn,
 };
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use std::future::Future;

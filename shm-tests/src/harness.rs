@@ -72,8 +72,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub fn main(tests: &[Test], roles: &[Role]) -> ExitCode {
     if let Some(role) = process::role() {
         let all = roles.iter().chain(ROLES);
-        let (_, body) =
-            all.into_iter().find(|(name, _)| *name == role).unwrap_or_else(|| panic!("no role {role}"));
+        let (_, body) = all
+            .into_iter()
+            .find(|(name, _)| *name == role)
+            .unwrap_or_else(|| panic!("no role {role}"));
         process::live_with_the_parent();
         body(&Arguments::of_this_process());
         return ExitCode::SUCCESS;
@@ -122,7 +124,10 @@ fn run(tests: &[&Test]) -> ExitCode {
         }
     }
     let result = if failed.is_empty() { "ok" } else { "FAILED" };
-    println!("\ntest result: {result}. {passed} passed; {} failed; {skipped} SKIPPED", failed.len());
+    println!(
+        "\ntest result: {result}. {passed} passed; {} failed; {skipped} SKIPPED",
+        failed.len()
+    );
     for name in &failed {
         println!("    failed: {name}");
     }
@@ -181,7 +186,8 @@ impl Options {
     }
 
     fn chooses(&self, name: &str) -> bool {
-        let matches = |text: &String| if self.exact { name == text } else { name.contains(&**text) };
+        let matches =
+            |text: &String| if self.exact { name == text } else { name.contains(&**text) };
         !self.ignored_only
             && (self.filters.is_empty() || self.filters.iter().any(matches))
             && !self.skips.iter().any(matches)

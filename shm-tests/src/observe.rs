@@ -121,7 +121,8 @@ pub fn cpu_time_with_children() -> Duration {
 pub fn busy_time() -> Duration {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
     let line = stat.lines().next().unwrap_or_default();
-    let fields: Vec<u64> = line.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
+    let fields: Vec<u64> =
+        line.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
     // user, nice, system, and irq, softirq, steal; not idle and iowait between them.
     ticks(fields.iter().take(3).chain(fields.iter().skip(5).take(3)).sum())
 }
@@ -160,10 +161,12 @@ pub fn all_threads_sleep(pid: u32) -> bool {
 #[must_use]
 pub fn voluntary_switches(pid: u32) -> u64 {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let status = tasks.map(|task| fs::read_to_string(task.path().join("status")).unwrap_or_default());
+    let status =
+        tasks.map(|task| fs::read_to_string(task.path().join("status")).unwrap_or_default());
     let count = |status: String| {
-        let line =
-            status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:").map(str::trim));
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:").map(str::trim));
         line.and_then(|count| count.parse::<u64>().ok()).unwrap_or(0)
     };
     status.map(count).sum()

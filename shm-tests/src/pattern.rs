@@ -163,7 +163,8 @@ impl Pattern {
             wanted.len()
         );
         if let Some((head, _)) = bytes.split_at_checked(16) {
-            let word = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().expect("eight bytes"));
+            let word =
+                |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().expect("eight bytes"));
             text += &format!("; it says that it is {} of sender {}", word(8), word(0));
         }
         if let Some(at) = at {

@@ -116,7 +116,10 @@ impl Start {
     /// If the program cannot be found.
     pub fn role(role: &str) -> Self {
         let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
-        command.env(ROLE, role).env(PARENT, std::process::id().to_string()).env_remove("RINGBELL_KILL_AT");
+        command
+            .env(ROLE, role)
+            .env(PARENT, std::process::id().to_string())
+            .env_remove("RINGBELL_KILL_AT");
         transport::tell(&mut command);
         Self { role: role.to_owned(), command }
     }
@@ -152,7 +155,8 @@ impl Start {
     #[allow(clippy::zombie_processes, reason = "`Process` waits for it, through waitid")]
     pub fn start(mut self) -> Process {
         let errors =
-            rustix::fs::memfd_create("ringbell-test-stderr", rustix::fs::MemfdFlags::CLOEXEC).expect("memfd");
+            rustix::fs::memfd_create("ringbell-test-stderr", rustix::fs::MemfdFlags::CLOEXEC)
+                .expect("memfd");
         let child = self
             .command
             .stdin(Stdio::piped())
@@ -184,7 +188,8 @@ struct Known {
 impl Known {
     fn errors(&self) -> String {
         let mut bytes = vec![0; 16 * 1024];
-        let size = rustix::fs::fstat(&self.errors).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0));
+        let size = rustix::fs::fstat(&self.errors)
+            .map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0));
         let from = size.saturating_sub(bytes.len() as u64);
         let count = rustix::io::pread(&self.errors, &mut bytes[..], from).unwrap_or(0);
         String::from_utf8_lossy(&bytes[..count]).into_owned()
@@ -357,8 +362,9 @@ impl Process {
     /// Waits for its end, at most `limit`.
     pub fn wait_within(&mut self, limit: Duration) -> Option<ExitStatus> {
         if self.ended.is_none() {
-            let pidfd = rustix::process::pidfd_open(self.known.pid, rustix::process::PidfdFlags::empty())
-                .expect("pidfd");
+            let pidfd =
+                rustix::process::pidfd_open(self.known.pid, rustix::process::PidfdFlags::empty())
+                    .expect("pidfd");
             if !readable(&pidfd, limit) {
                 return None;
             }
@@ -391,7 +397,12 @@ impl Process {
     /// If it ends otherwise or not at all.
     pub fn is_killed(&mut self) {
         let status = self.wait();
-        assert_eq!(status.signal(), Some(Signal::KILL.as_raw()), "{status}\n{}", self.known.diagnose());
+        assert_eq!(
+            status.signal(),
+            Some(Signal::KILL.as_raw()),
+            "{status}\n{}",
+            self.known.diagnose()
+        );
     }
 
     /// What it wrote to its standard error.

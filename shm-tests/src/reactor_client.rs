@@ -4,7 +4,9 @@
 use crate::progress::tick;
 use crate::reactor_requests::{Count, ask, item, word, words};
 use crate::verified::no_wake_was_lost;
-use ringbell::{Answer, CallError, CallId, Client, ConnectOptions, RecvError, RemoteError, SendError};
+use ringbell::{
+    Answer, CallError, CallId, Client, ConnectOptions, RecvError, RemoteError, SendError,
+};
 use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
@@ -28,8 +30,9 @@ impl Asking {
     /// If that fails.
     #[must_use]
     pub fn connect(path: &Path, options: ConnectOptions) -> Self {
-        let client =
-            options.connect(path).unwrap_or_else(|error| panic!("cannot connect: {error} ({error:?})"));
+        let client = options
+            .connect(path)
+            .unwrap_or_else(|error| panic!("cannot connect: {error} ({error:?})"));
         Self { client, next: 1, waiting: HashMap::new() }
     }
 
@@ -168,8 +171,9 @@ impl Asking {
     }
 
     fn take(session: u64, waiting: &mut HashMap<CallId, u64>, answer: &Answer<'_>) -> Numbered {
-        let number =
-            waiting.remove(&answer.call).unwrap_or_else(|| panic!("an answer to nothing: {answer:?}"));
+        let number = waiting
+            .remove(&answer.call)
+            .unwrap_or_else(|| panic!("an answer to nothing: {answer:?}"));
         let outcome = answer.outcome.as_ref().map_err(Clone::clone);
         (number, outcome.map(|response| Self::unstamped(session, number, response.payload())))
     }
@@ -196,11 +200,20 @@ impl Asking {
     ///
     /// # Panics
     /// If an item is not what it should be.
-    pub fn read_stream(&mut self, call: CallId, number: u64, longest: u64) -> Result<u64, CallError> {
+    pub fn read_stream(
+        &mut self,
+        call: CallId,
+        number: u64,
+        longest: u64,
+    ) -> Result<u64, CallError> {
         let session = self.session();
         let (mut got, mut index) = (Vec::new(), 0);
         while self.client.next_item(call, &mut got, Some(Duration::from_secs(20)))? {
-            assert_eq!(got, item(session, number, index, longest), "item {index} of request {number}");
+            assert_eq!(
+                got,
+                item(session, number, index, longest),
+                "item {index} of request {number}"
+            );
             index += 1;
             if index.is_multiple_of(1024) {
                 tick();

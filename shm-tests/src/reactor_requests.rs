@@ -34,7 +34,9 @@ pub enum StreamEnd {
 }
 
 pub(crate) fn word(bytes: &[u8], at: usize) -> u64 {
-    bytes.get(at..at + 8).map_or(0, |bytes| u64::from_le_bytes(bytes.try_into().expect("eight bytes")))
+    bytes
+        .get(at..at + 8)
+        .map_or(0, |bytes| u64::from_le_bytes(bytes.try_into().expect("eight bytes")))
 }
 
 /// All words of an answer.

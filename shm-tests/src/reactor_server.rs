@@ -113,7 +113,9 @@ impl State {
     pub fn close(&self, accepted: u64) -> u64 {
         let open = lock(&self.open);
         if open.len() as u64 != accepted || open.values().any(|open| *open) {
-            self.complain(&format!("{accepted} sessions were accepted, and these opened: {open:?}"));
+            self.complain(&format!(
+                "{accepted} sessions were accepted, and these opened: {open:?}"
+            ));
         }
         for (request, responder) in lock(&self.held).drain().flat_map(|(_, held)| held) {
             if request.session().is_open() {
@@ -125,7 +127,9 @@ impl State {
                 let mut stream = responder.stream();
                 let sent = stream.send(b"too late");
                 if sent != Err(StreamError::Disconnected) {
-                    self.complain(&format!("a stream goes on after the end of the server: {sent:?}"));
+                    self.complain(&format!(
+                        "a stream goes on after the end of the server: {sent:?}"
+                    ));
                 }
             }
         }
@@ -185,8 +189,12 @@ fn pause(us: u64) {
 /// The usual answer.
 fn stamped(request: &OwnedRequest) -> Vec<u8> {
     let payload = request.payload();
-    [&request.session().id().to_le_bytes()[..], &payload[1..9], payload.get(17..).unwrap_or_default()]
-        .concat()
+    [
+        &request.session().id().to_le_bytes()[..],
+        &payload[1..9],
+        payload.get(17..).unwrap_or_default(),
+    ]
+    .concat()
 }
 
 fn echo(request: OwnedRequest, responder: Responder) {
@@ -284,13 +292,18 @@ pub fn react(state: &Arc<State>, request: OwnedRequest, responder: Responder) {
         b'x' | b'X' => {
             let code = u16::try_from(n).unwrap_or(u16::MAX);
             let error = HandlerError::new(code, String::from_utf8_lossy(&rest));
-            if verb == b'x' { responder.error(error) } else { moved(state, move || responder.error(error)) }
+            if verb == b'x' {
+                responder.error(error)
+            } else {
+                moved(state, move || responder.error(error))
+            }
         }
         b'h' => lock(&state.held).entry(n).or_default().push((request, responder)),
         b'r' => {
             let held = lock(&state.held).remove(&n).unwrap_or_default();
-            let cancelled =
-                held.iter().filter(|(held, responder)| held.is_cancelled() && responder.is_cancelled());
+            let cancelled = held
+                .iter()
+                .filter(|(held, responder)| held.is_cancelled() && responder.is_cancelled());
             let answer = stamp(&[held.len() as u64, cancelled.count() as u64]);
             for (request, responder) in held {
                 echo(request, responder);
@@ -311,7 +324,9 @@ pub fn react(state: &Arc<State>, request: OwnedRequest, responder: Responder) {
                         state.count(Count::Blocked);
                         break;
                     }
-                    Err(error) => return state.complain(&format!("{error:?} on the reactor's thread")),
+                    Err(error) => {
+                        return state.complain(&format!("{error:?} on the reactor's thread"));
+                    }
                 }
             }
             stream.end();
@@ -340,9 +355,11 @@ pub fn react(state: &Arc<State>, request: OwnedRequest, responder: Responder) {
         }
         b'a' => {
             let left = request.deadline().map_or(u64::MAX, |deadline| {
-                u64::try_from(deadline.saturating_duration_since(Instant::now()).as_millis()).expect("soon")
+                u64::try_from(deadline.saturating_duration_since(Instant::now()).as_millis())
+                    .expect("soon")
             });
-            let words = [request.call(), request.is_one_way().into(), left, request.is_expired().into()];
+            let words =
+                [request.call(), request.is_one_way().into(), left, request.is_expired().into()];
             responder.reply(&stamp(&words));
         }
         b'v' => {
@@ -362,7 +379,8 @@ pub fn react(state: &Arc<State>, request: OwnedRequest, responder: Responder) {
             let event = vec![
                 0;
                 rest.get(..4).map_or(0, |len| {
-                    usize::try_from(u32::from_le_bytes(len.try_into().expect("four bytes"))).expect("64 bits")
+                    usize::try_from(u32::from_le_bytes(len.try_into().expect("four bytes")))
+                        .expect("64 bits")
                 })
             ];
             let mut outcomes = [0; 4];
@@ -387,7 +405,8 @@ pub fn react(state: &Arc<State>, request: OwnedRequest, responder: Responder) {
             responder.reply(&stamp(&outcomes));
         }
         b'c' => {
-            let counts: Vec<u64> = state.counts.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+            let counts: Vec<u64> =
+                state.counts.iter().map(|count| count.load(Ordering::Relaxed)).collect();
             responder.reply(&stamp(&counts));
         }
         _ => responder.error("no such verb"),

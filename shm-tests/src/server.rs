@@ -87,7 +87,10 @@ impl Server {
 
     /// The same at a path that the caller keeps.
     pub fn prepare_at(path: &Path, handler: &str) -> Prepared {
-        Prepared { start: Start::role("server").with("handler", handler), place: Place::Of(path.to_owned()) }
+        Prepared {
+            start: Start::role("server").with("handler", handler),
+            place: Place::Of(path.to_owned()),
+        }
     }
 
     /// A server whose role is one of the test program's, which calls [`serve_with`]; at a path of
@@ -106,7 +109,10 @@ impl Server {
     /// If there is no place for its socket.
     pub fn prepare_under(program: &str, arguments: &[&str], handler: &str) -> Prepared {
         let place = Place::Own(tempfile::tempdir().expect("a directory"));
-        Prepared { start: Start::role_under(program, arguments, "server").with("handler", handler), place }
+        Prepared {
+            start: Start::role_under(program, arguments, "server").with("handler", handler),
+            place,
+        }
     }
 
     /// A server that checks every request, with default settings.
@@ -175,7 +181,10 @@ impl Server {
 fn parse(text: &str) -> ServerStats {
     let values: Vec<u64> = text.split(' ').map(|value| value.parse().expect("numbers")).collect();
     ServerStats::read(|index| {
-        let at = ServerStats::FIELDS.iter().position(|(_, field)| *field == index).expect("a known counter");
+        let at = ServerStats::FIELDS
+            .iter()
+            .position(|(_, field)| *field == index)
+            .expect("a known counter");
         values[at]
     })
 }
@@ -333,7 +342,8 @@ fn bind(arguments: &Arguments) -> ringbell::Server {
     if arguments.get("anyone").is_some() {
         builder = builder.credentials(ringbell::Credentials::Anyone);
     }
-    let server = builder.bind(arguments.text("path")).unwrap_or_else(|error| panic!("cannot bind: {error}"));
+    let server =
+        builder.bind(arguments.text("path")).unwrap_or_else(|error| panic!("cannot bind: {error}"));
     let handle = server.handle();
     if arguments.get("sigterm").is_some() {
         signals::shut_down_on_sigterm(handle.clone());
@@ -381,7 +391,8 @@ fn serve_reacting(arguments: &Arguments, server: ringbell::Server) -> Ended {
     }
     let driver = arguments.get("driver").map(str::to_owned).or(std::env::var(DRIVER).ok());
     let driver = driver.map_or(Driver::Thread, |name| Driver::named(&name));
-    let stats = driver.serve(server, Reacting { state: state.clone(), in_tasks: driver.in_tasks() });
+    let stats =
+        driver.serve(server, Reacting { state: state.clone(), in_tasks: driver.in_tasks() });
     let complaints = stats.as_ref().map_or(1, |stats| state.close(stats.accepted));
     (stats, complaints)
 }
@@ -414,7 +425,11 @@ pub struct Verifier {
 struct Lent<'a>(&'a mut Verifier);
 
 impl ringbell::Handler for Lent<'_> {
-    fn request(&mut self, request: Request<'_>, response: &mut Vec<u8>) -> Result<(), HandlerError> {
+    fn request(
+        &mut self,
+        request: Request<'_>,
+        response: &mut Vec<u8>,
+    ) -> Result<(), HandlerError> {
         self.0.handle(request, response)
     }
 
@@ -430,7 +445,9 @@ impl Verifier {
     /// If the ledger cannot be opened.
     #[must_use]
     pub fn new(ledger: Option<&str>) -> Self {
-        let open = |path| std::fs::OpenOptions::new().append(true).create(true).open(path).expect("a ledger");
+        let open = |path| {
+            std::fs::OpenOptions::new().append(true).create(true).open(path).expect("a ledger")
+        };
         Self {
             sessions: HashMap::new(),
             closed: HashSet::new(),
@@ -460,7 +477,11 @@ impl Verifier {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn handle(&mut self, request: Request<'_>, response: &mut Vec<u8>) -> Result<(), HandlerError> {
+    pub fn handle(
+        &mut self,
+        request: Request<'_>,
+        response: &mut Vec<u8>,
+    ) -> Result<(), HandlerError> {
         let bytes = request.payload();
         if self.closed.contains(&request.session().id()) {
             eprintln!("a request of session {}, which is closed", request.session().id());
@@ -470,7 +491,11 @@ impl Verifier {
             let Some(pattern) = Pattern::from_opening(bytes) else {
                 // No complaint: hostile peers say anything, and an honest client takes the error
                 // amiss.
-                return Err(format!("a session begins with {} bytes that are no opening", bytes.len()).into());
+                return Err(format!(
+                    "a session begins with {} bytes that are no opening",
+                    bytes.len()
+                )
+                .into());
             };
             self.sessions.insert(request.session().id(), (pattern, 0));
             response.extend_from_slice(bytes);
@@ -526,9 +551,14 @@ pub fn read_ledger(path: &Path) -> Vec<(u64, u64)> {
 ///
 /// # Panics
 /// If told so.
-pub fn obey(request: Request<'_>, handled: u64, response: &mut Vec<u8>) -> Result<(), HandlerError> {
+pub fn obey(
+    request: Request<'_>,
+    handled: u64,
+    response: &mut Vec<u8>,
+) -> Result<(), HandlerError> {
     let Some((verb, rest)) = request.payload().split_first() else { return Ok(()) };
-    let number = || rest.get(..8).map(|bytes| u64::from_le_bytes(bytes.try_into().expect("eight bytes")));
+    let number =
+        || rest.get(..8).map(|bytes| u64::from_le_bytes(bytes.try_into().expect("eight bytes")));
     match (verb, number()) {
         (b'e', _) => response.extend_from_slice(rest),
         (b'n', _) => response.extend_from_slice(&handled.to_le_bytes()),
@@ -548,7 +578,8 @@ pub fn obey(request: Request<'_>, handled: u64, response: &mut Vec<u8>) -> Resul
         }
         (b'w', _) => {
             let session = request.session();
-            let who = format!("{} {} {} {}", session.id(), session.pid(), session.uid(), session.name());
+            let who =
+                format!("{} {} {} {}", session.id(), session.pid(), session.uid(), session.name());
             response.extend_from_slice(who.as_bytes());
         }
         _ => return Err("no such verb".into()),

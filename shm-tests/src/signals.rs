@@ -117,9 +117,13 @@ pub fn become_user(uid: u32) {
 /// # Panics
 /// If there can be no timer.
 pub fn storm(interval: Duration) {
-    let time = libc::timeval { tv_sec: 0, tv_usec: interval.as_micros().try_into().expect("a short time") };
+    let time = libc::timeval {
+        tv_sec: 0,
+        tv_usec: interval.as_micros().try_into().expect("a short time"),
+    };
     let timer = libc::itimerval { it_interval: time, it_value: time };
     // SAFETY: the structure is valid for the call.
-    let result = unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) };
+    let result =
+        unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) };
     assert_eq!(result, 0, "setitimer");
 }

@@ -62,7 +62,10 @@ impl Captured {
     #[must_use]
     pub fn to_line(&self) -> String {
         let mut parts: Vec<String> =
-            [&self.what, &self.target, &self.name, &self.level, &self.inside].into_iter().cloned().collect();
+            [&self.what, &self.target, &self.name, &self.level, &self.inside]
+                .into_iter()
+                .cloned()
+                .collect();
         parts.push(self.entered.to_string());
         parts.extend(self.fields.iter().map(|(name, value)| format!("{name}={value}")));
         parts.join("\t")
@@ -107,7 +110,8 @@ struct Keeping;
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Keeping {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
         let span = context.span(id).expect("it is new");
-        let mut new = Captured::of(attributes.metadata(), span.parent().map(|parent| parent.name()));
+        let mut new =
+            Captured::of(attributes.metadata(), span.parent().map(|parent| parent.name()));
         attributes.record(&mut new);
         span.extensions_mut().insert(new);
     }
@@ -127,7 +131,8 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Keeping {
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        let mut new = Captured::of(event.metadata(), context.event_span(event).map(|span| span.name()));
+        let mut new =
+            Captured::of(event.metadata(), context.event_span(event).map(|span| span.name()));
         event.record(&mut new);
         captured().push(new);
     }

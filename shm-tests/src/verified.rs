@@ -29,8 +29,9 @@ impl Verified {
         // The server checks that no number is left out, so it must run what nobody waits for any
         // more.
         let options = options.send_deadlines(false);
-        let client =
-            options.connect(path).unwrap_or_else(|error| panic!("cannot connect: {error} ({error:?})"));
+        let client = options
+            .connect(path)
+            .unwrap_or_else(|error| panic!("cannot connect: {error} ({error:?})"));
         Self::open(client, pattern).unwrap_or_else(|error| panic!("the first call failed: {error}"))
     }
 
@@ -133,8 +134,13 @@ impl Verified {
         Ok(true)
     }
 
-    fn take(pattern: &Pattern, expected: &mut VecDeque<(CallId, u64)>, answer: &ringbell::Answer<'_>) {
-        let (call, seq) = expected.pop_front().unwrap_or_else(|| panic!("an answer to nothing: {answer:?}"));
+    fn take(
+        pattern: &Pattern,
+        expected: &mut VecDeque<(CallId, u64)>,
+        answer: &ringbell::Answer<'_>,
+    ) {
+        let (call, seq) =
+            expected.pop_front().unwrap_or_else(|| panic!("an answer to nothing: {answer:?}"));
         assert_eq!(answer.call, call, "a serial server answers in order");
         match &answer.outcome {
             Ok(response) => check(pattern, seq, response.payload()),

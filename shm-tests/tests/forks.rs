@@ -29,7 +29,10 @@ suite! {
         a_childs_hold_on_the_lifeline_keeps_no_dead_server_alive,
         nothing_is_inherited_through_exec,
     ],
-    roles: [forking_client, forking_tasks, forking_beside_threads, forking_viewer, forking_server, dying_client, serving_parent, executing],
+    roles: [
+        forking_client, forking_tasks, forking_beside_threads, forking_viewer, forking_server,
+        dying_client, serving_parent, executing
+    ],
 }
 
 /// Forks again and again while it has a session.
@@ -46,7 +49,8 @@ fn forking_client(arguments: &Arguments) {
         let status = signals::in_a_fork(move || {
             let client = parent_has.client();
             let forked = client.call(b"x").map(drop) == Err(CallError::Forked)
-                && client.call_timeout(b"x", Some(Duration::ZERO)).map(drop) == Err(CallError::Forked)
+                && client.call_timeout(b"x", Some(Duration::ZERO)).map(drop)
+                    == Err(CallError::Forked)
                 && client.call_view(b"x", None, |_| ()) == Err(CallError::Forked)
                 && client.call_into(b"x", &mut Vec::new(), None) == Err(CallError::Forked)
                 && client.send(b"x").map(drop) == Err(SendError::Forked)
@@ -69,8 +73,9 @@ fn forking_client(arguments: &Arguments) {
             drop(whole_has.take());
             let mut own = Verified::connect(path, ConnectOptions::new(), Pattern::new(2, 500));
             own.pipeline(20, 4);
-            let grandchild =
-                signals::in_a_fork(|| u8::from(own.client().call(b"x").map(drop) != Err(CallError::Forked)));
+            let grandchild = signals::in_a_fork(|| {
+                u8::from(own.client().call(b"x").map(drop) != Err(CallError::Forked))
+            });
             own.call(None).expect("the child's own session");
             own.finish();
             grandchild
@@ -89,8 +94,10 @@ fn forking_client(arguments: &Arguments) {
 fn a_forked_child_cannot_use_its_parents_client() -> Ran {
     let rounds = scaled(50);
     let mut server = Server::verifying();
-    let mut client =
-        Start::role("forking_client").with("path", server.path().display()).with("rounds", rounds).start();
+    let mut client = Start::role("forking_client")
+        .with("path", server.path().display())
+        .with("rounds", rounds)
+        .start();
     client.expect("done");
     client.succeed();
     server.wait_for_sessions(0);
@@ -122,7 +129,8 @@ fn forking_tasks(arguments: &Arguments) {
     let path = Path::new(arguments.text("path"));
     let mut other = Client::connect(path).expect("connect");
     for round in 0..arguments.number("rounds") {
-        let mut runtime = Some(Builder::new_current_thread().enable_all().build().expect("a runtime"));
+        let mut runtime =
+            Some(Builder::new_current_thread().enable_all().build().expect("a runtime"));
         let run = runtime.as_ref().expect("there");
         let client = run.block_on(options().connect_async(path)).expect("connect");
         // More than a ring's worth, so that a child that writes where the parent has long been does
@@ -141,7 +149,8 @@ fn forking_tasks(arguments: &Arguments) {
         let mut events = client.events();
         let mut held = Box::pin(client.call_owned(ask(b'h', 1, round, b"")));
         let rest = [&8_u32.to_le_bytes()[..], &[0]].concat();
-        let mut items = run.block_on(client.call_stream(&ask(b's', 1, 500, &rest))).expect("a stream");
+        let mut items =
+            run.block_on(client.call_stream(&ask(b's', 1, 500, &rest))).expect("a stream");
         assert!(polled(|cx| held.as_mut().poll(cx)).is_none());
         assert!(polled(|cx| Pin::new(&mut events).poll_next(cx)).is_none());
         run.block_on(async {
@@ -214,7 +223,8 @@ fn a_forked_child_leaves_its_parents_tasks_alone() -> Ran {
 /// Forks while tasks on other threads call: one of them may hold whatever lock there is.
 fn forking_beside_threads(arguments: &Arguments) {
     let path = Path::new(arguments.text("path"));
-    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let runtime =
+        Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     let client = runtime.block_on(options().connect_async(path)).expect("connect");
     let calling: Vec<_> = (0..2)
         .map(|task| {
@@ -403,7 +413,10 @@ fn a_childs_hold_on_the_lifeline_keeps_no_dead_server_alive() -> Ran {
     client.call(b"fork").expect("a call");
     // The thread that forks may take a moment.
     let children = || {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", server.id())).into_iter().flatten().flatten();
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", server.id()))
+            .into_iter()
+            .flatten()
+            .flatten();
         tasks
             .filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok())
             .any(|text| !text.is_empty())
@@ -440,9 +453,12 @@ fn executing(arguments: &Arguments) {
         });
         let mut client = Client::connect(&path).expect("connect");
         client.call(b"x").expect("a call");
-        let listed = std::process::Command::new("ls").args(["-l", "/proc/self/fd"]).output().expect("ls");
+        let listed =
+            std::process::Command::new("ls").args(["-l", "/proc/self/fd"]).output().expect("ls");
         client.call(b"x").expect("a call");
-        for line in String::from_utf8_lossy(&listed.stdout).lines().filter(|line| line.contains("->")) {
+        for line in
+            String::from_utf8_lossy(&listed.stdout).lines().filter(|line| line.contains("->"))
+        {
             say(&format!("holds {line}"));
         }
         handle.shutdown(None);
@@ -452,7 +468,8 @@ fn executing(arguments: &Arguments) {
 
 fn nothing_is_inherited_through_exec() -> Ran {
     let dir = tempfile::tempdir().expect("a directory");
-    let mut process = Start::role("executing").with("path", dir.path().join("test.sock").display()).start();
+    let mut process =
+        Start::role("executing").with("path", dir.path().join("test.sock").display()).start();
     let mut held = Vec::new();
     loop {
         let line = process.hear();

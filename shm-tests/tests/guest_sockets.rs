@@ -69,7 +69,9 @@ fn guest(arguments: &Arguments) {
     ];
     let mut network = Guest::over(client, Pace::Push).expect("a guest");
     let ended = serve(&mut network, &places, |_, there| {
-        let [Place::Udp(udp), Place::Tcp(tcp), ..] = there else { return Err("other places".into()) };
+        let [Place::Udp(udp), Place::Tcp(tcp), ..] = there else {
+            return Err("other places".into());
+        };
         say(&format!("{udp} {tcp}"));
         Ok(())
     });
@@ -112,8 +114,11 @@ impl Hosting {
     fn told(&mut self) -> Told {
         self.process.tell("counts");
         let line = self.process.hear();
-        let numbers: Vec<u64> = line.split(' ').map(|number| number.parse().expect("a number")).collect();
-        let [for_nothing, dismissed, sockets, lost_wakes, sessions] = numbers[..] else { panic!("{line}") };
+        let numbers: Vec<u64> =
+            line.split(' ').map(|number| number.parse().expect("a number")).collect();
+        let [for_nothing, dismissed, sockets, lost_wakes, sessions] = numbers[..] else {
+            panic!("{line}")
+        };
         Told { for_nothing, dismissed, sockets, lost_wakes, sessions }
     }
 
@@ -133,7 +138,14 @@ impl Hosting {
 
 fn payload(number: u64, len: usize) -> Vec<u8> {
     let stamp = number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
-    stamp.into_iter().cycle().zip(0..=250).map(|(stamp, place)| stamp ^ place).cycle().take(len).collect()
+    stamp
+        .into_iter()
+        .cycle()
+        .zip(0..=250)
+        .map(|(stamp, place)| stamp ^ place)
+        .cycle()
+        .take(len)
+        .collect()
 }
 
 fn echo_datagrams(to: SocketAddr, count: u64) {
@@ -195,7 +207,9 @@ fn a_killed_guest_takes_its_sockets_along() -> Ran {
         let mut network = Guest::over(hosting.client(), Pace::Push).expect("a guest");
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         network.open(&Place::Udp(any), Purpose::Listen).expect("opens");
-        let Ok(News::Listening { at: Place::Udp(at), .. }) = network.next() else { panic!("it listens") };
+        let Ok(News::Listening { at: Place::Udp(at), .. }) = network.next() else {
+            panic!("it listens")
+        };
         (network, at, ())
     };
     let descriptors = observe::descriptors(hosting.process.id());
@@ -271,8 +285,12 @@ fn nothing_is_believed() -> Ran {
         ("nothing", Offence::NoOrder, &|raw| raw.say(&[])),
         ("too short a head", Offence::NoOrder, &|raw| raw.say(&[3; HEAD - 1])),
         ("no kind", Offence::NoOrder, &|raw| raw.say(&[250; HEAD])),
-        ("a place without an address", Offence::NoOrder, &|raw| raw.say(&[1, 2, 0, 0, 1, 0, 0, 0, 4])),
-        ("a number that is not its own to choose", Offence::NoOrder, &|raw| raw.open(ACCEPTED + 1, local())),
+        ("a place without an address", Offence::NoOrder, &|raw| {
+            raw.say(&[1, 2, 0, 0, 1, 0, 0, 0, 4])
+        }),
+        ("a number that is not its own to choose", Offence::NoOrder, &|raw| {
+            raw.open(ACCEPTED + 1, local())
+        }),
         ("a way out of the directory", Offence::NoOrder, &|raw| {
             raw.open(1, Place::Unix("../escape".into()));
         }),
@@ -321,7 +339,11 @@ fn what_is_refused_harms_nobody() -> Ran {
     // Numbers that it does not have, or no longer: as if it had been closed a moment ago.
     for order in [
         Order::Send { socket: 77, more: false, bytes: b"to nobody" },
-        Order::SendTo { socket: 77, to: SocketAddr::from((Ipv4Addr::LOCALHOST, 9)), bytes: b"to nobody" },
+        Order::SendTo {
+            socket: 77,
+            to: SocketAddr::from((Ipv4Addr::LOCALHOST, 9)),
+            bytes: b"to nobody",
+        },
         Order::Finish { socket: 77 },
         Order::Close { socket: ACCEPTED + 77 },
         Order::Took { socket: 77, cost: QUARTER },
@@ -331,7 +353,8 @@ fn what_is_refused_harms_nobody() -> Ran {
     // Somebody else's socket has the same number.
     let mut other = Raw(hosting.client());
     other.open(1, local());
-    let Some(Sign::Listening { socket: 1, at: Place::Udp(at) }) = Sign::decode(&other.hear()) else {
+    let Some(Sign::Listening { socket: 1, at: Place::Udp(at) }) = Sign::decode(&other.hear())
+    else {
         panic!("it listens");
     };
     raw.order(&Order::Close { socket: 1 });
@@ -390,7 +413,9 @@ fn a_slow_program_holds_up_whoever_sends_to_it() -> Ran {
     }
     // The window is full. Another socket does not notice.
     let udp = network.open(&local(), Purpose::Listen).expect("opens");
-    let Ok(News::Listening { at: Place::Udp(at), .. }) = network.next() else { panic!("it listens") };
+    let Ok(News::Listening { at: Place::Udp(at), .. }) = network.next() else {
+        panic!("it listens")
+    };
     let peer = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
     let mut answer = [0; 64];
     for number in 0..200 {

@@ -101,7 +101,8 @@ fn garbage_beside_honest_clients() -> Ran {
             }
         }
         wait_until("nothing is left of the others", || {
-            observe::descriptors(server.id()) <= before + observe::SPARE && server.stats().sessions == 1
+            observe::descriptors(server.id()) <= before + observe::SPARE
+                && server.stats().sessions == 1
         });
         drop(stopper);
         let (calls, slowest) = calling.join().expect("the honest client");
@@ -124,7 +125,10 @@ fn silence_is_ended_in_time() -> Ran {
         let watch = Stopwatch::start();
         let _ = raw::last_words(&stream);
         let took = watch.elapsed();
-        assert!(took > Duration::from_millis(200) && watch.awake() < Duration::from_secs(2), "{took:?}");
+        assert!(
+            took > Duration::from_millis(200) && watch.awake() < Duration::from_secs(2),
+            "{took:?}"
+        );
     }
     // With a Welcome in hand, and no READY.
     let session = raw::Session::open_but_for_ready(server.path(), 2048);
@@ -139,7 +143,8 @@ fn silence_is_ended_in_time() -> Ran {
 }
 
 fn half_open_handshakes_are_limited() -> Ran {
-    let mut server = Server::prepare("verify").with("max_handshakes", 4).with("handshake_ms", 3000).start();
+    let mut server =
+        Server::prepare("verify").with("max_handshakes", 4).with("handshake_ms", 3000).start();
     let impatient = || ConnectOptions::new().timeout(Some(Duration::from_millis(100)));
     let mut old = Verified::connect(server.path(), ConnectOptions::new(), Pattern::new(1, 100));
     let silent: Vec<_> = (0..4).map(|_| raw::connect(server.path())).collect();
@@ -167,7 +172,9 @@ fn half_open_handshakes_are_limited() -> Ran {
 fn clients_are_limited() -> Ran {
     let mut server = Server::prepare("verify").with("max_clients", 3).start();
     let mut clients: Vec<Verified> = (0..3)
-        .map(|sender| Verified::connect(server.path(), ConnectOptions::new(), Pattern::new(sender, 100)))
+        .map(|sender| {
+            Verified::connect(server.path(), ConnectOptions::new(), Pattern::new(sender, 100))
+        })
         .collect();
     for _ in 0..5 {
         let error = Client::connect(server.path()).map(drop);
@@ -197,7 +204,10 @@ fn memory_is_limited() -> Ran {
         .start();
     let error = ConnectOptions::new().ring_capacity(1 << 20).connect(server.path()).map(drop);
     assert!(
-        matches!(error, Err(ConnectError::Rejected(RejectReason::BytesPerClient { limit: 300_000 }))),
+        matches!(
+            error,
+            Err(ConnectError::Rejected(RejectReason::BytesPerClient { limit: 300_000 }))
+        ),
         "{error:?}"
     );
     let clients: Vec<Client> =
@@ -277,7 +287,10 @@ fn descriptors_are_limited() -> Ran {
     clients.truncate(had / 2);
     let cpu = observe::cpu_time(server.id());
     wait_until("there is room again", || Client::connect(&path).is_ok());
-    assert!(observe::cpu_time(server.id()) - cpu < Duration::from_secs(2), "the porter runs in circles");
+    assert!(
+        observe::cpu_time(server.id()) - cpu < Duration::from_secs(2),
+        "the porter runs in circles"
+    );
     server.hang_up();
     server.expect("done");
     done!("{had} clients with 60 descriptors")
@@ -296,7 +309,8 @@ fn other_user(arguments: &Arguments) {
 }
 
 fn as_other_user(path: &Path, uid: u32) -> String {
-    let mut process = Start::role("other_user").with("path", path.display()).with("uid", uid).start();
+    let mut process =
+        Start::role("other_user").with("path", path.display()).with("uid", uid).start();
     let said = process.hear();
     process.succeed();
     said
@@ -356,7 +370,8 @@ fn sessions_come_and_go() -> Ran {
     let began = Instant::now();
     for round in 0..rounds {
         tick();
-        let mut client = Verified::connect(server.path(), ConnectOptions::new(), Pattern::new(round, 300));
+        let mut client =
+            Verified::connect(server.path(), ConnectOptions::new(), Pattern::new(round, 300));
         client.call(None).expect("a call");
         client.finish();
         if round == 20.min(rounds - 1) {

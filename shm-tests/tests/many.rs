@@ -24,7 +24,10 @@ fn client(arguments: &Arguments) {
     say("ready");
     let _ = hear();
     let began = Instant::now();
-    client.pipeline(arguments.number("count"), usize::try_from(arguments.number("depth")).expect("small"));
+    client.pipeline(
+        arguments.number("count"),
+        usize::try_from(arguments.number("depth")).expect("small"),
+    );
     let took = began.elapsed().as_micros();
     let counts = client.finish();
     say(&format!("done {took} {}", counts.late_rings));

@@ -53,7 +53,10 @@ impl Snapshots {
                 DebugValue::Counter(value) => *seen.counters.entry(name).or_default() += value,
                 DebugValue::Gauge(value) => *seen.gauges.entry(name).or_default() += *value,
                 DebugValue::Histogram(values) => {
-                    drop(seen.histograms.insert(name, values.into_iter().map(|value| *value).collect()));
+                    drop(
+                        seen.histograms
+                            .insert(name, values.into_iter().map(|value| *value).collect()),
+                    );
                 }
             }
         }
@@ -156,7 +159,11 @@ fn a_client_is_published_once() -> Ran {
         metrics.publish(&mut client);
         metrics.publish(&mut client);
         let seen = snapshots.look();
-        assert_eq!(seen.counter("ringbell_client_sent_total"), 21, "what was told is not told again");
+        assert_eq!(
+            seen.counter("ringbell_client_sent_total"),
+            21,
+            "what was told is not told again"
+        );
         assert_eq!(seen.counter("ringbell_client_received_total"), 21);
         assert!(seen.gauge("ringbell_client_in_flight").abs() < 0.01);
         let timed = seen.histogram("ringbell_client_call_seconds").len();
@@ -206,7 +213,8 @@ fn tasks_are_published() -> Ran {
     recorded(|snapshots| {
         let mut metrics = ClientMetrics::new(&[("app", "test")]);
         runtime_of_one().block_on(async {
-            let client: AsyncClient = options().sample_calls(2).connect_async(&path).await.expect("connect");
+            let client: AsyncClient =
+                options().sample_calls(2).connect_async(&path).await.expect("connect");
             for _ in 0..10 {
                 client.call(b"hello").await.expect("a call");
             }
@@ -265,7 +273,10 @@ fn a_pool_is_published() -> Ran {
             let seen = snapshots.look();
             assert!((seen.gauge("ringbell_pool_waiting") - 1.0).abs() < 0.01);
             assert!((seen.gauge("ringbell_pool_in_use") - 1.0).abs() < 0.01);
-            assert!(seen.histogram("ringbell_pool_wait_seconds").len() <= 1, "opening the first is a wait");
+            assert!(
+                seen.histogram("ringbell_pool_wait_seconds").len() <= 1,
+                "opening the first is a wait"
+            );
             drop(held);
         });
         metrics.publish(&pool.stats());

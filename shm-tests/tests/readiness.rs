@@ -49,7 +49,8 @@ impl Watch {
     fn new(client: &Client, trigger: Trigger) -> Self {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).expect("epoll");
         let watch = Self { epoll, trigger, writing: false, reports: 0 };
-        epoll::add(&watch.epoll, client.as_fd(), epoll::EventData::new_u64(0), watch.flags()).expect("add");
+        epoll::add(&watch.epoll, client.as_fd(), epoll::EventData::new_u64(0), watch.flags())
+            .expect("add");
         watch
     }
 
@@ -69,8 +70,10 @@ impl Watch {
             epoll::modify(&self.epoll, client.as_fd(), epoll::EventData::new_u64(0), self.flags())
                 .expect("modify");
         }
-        let mut events =
-            [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }];
+        let mut events = [epoll::Event {
+            flags: epoll::EventFlags::empty(),
+            data: epoll::EventData::new_u64(0),
+        }];
         loop {
             match epoll::wait(&self.epoll, &mut events, None) {
                 Ok(_) => break,
@@ -104,7 +107,8 @@ fn every_answer_is_reported() -> Ran {
     for (trigger, server_waits) in
         TRIGGERS.iter().flat_map(|trigger| ["default", "park"].map(|waits| (*trigger, waits)))
     {
-        let server = Server::prepare("verify").with("wait", server_waits).with("dawdle_us", 30).start();
+        let server =
+            Server::prepare("verify").with("wait", server_waits).with("dawdle_us", 30).start();
         let mut client = Verified::connect(server.path(), options(), Pattern::new(1, 300));
         let mut watch = Watch::new(client.client(), trigger);
         let mut chance = Chance::new(seed());
@@ -131,7 +135,10 @@ fn every_answer_is_reported() -> Ran {
         let stats = server.shut_down();
         // One wake for each sleep at most: what carries the session sends none of its own.
         if !over_socket() {
-            assert!(stats.wakes_sent <= counts.parks + counts.arms_called_off, "{stats:?} {counts:?}");
+            assert!(
+                stats.wakes_sent <= counts.parks + counts.arms_called_off,
+                "{stats:?} {counts:?}"
+            );
             assert!(watch.reports > 0, "it never slept");
         }
         told += &format!(
@@ -150,11 +157,15 @@ fn room_is_reported() -> Ran {
     let count = scaled_for(40_000, 10_000);
     let mut told = String::new();
     for trigger in TRIGGERS {
-        let server = Server::prepare("verify").with("ring_capacity", 2048).with("dawdle_us", 10).start();
+        let server =
+            Server::prepare("verify").with("ring_capacity", 2048).with("dawdle_us", 10).start();
         // Over a socket 256 KiB have to be unsent before there is no room.
         let usual = if over_socket() { 30_000 } else { 490 };
-        let mut client =
-            Verified::connect(server.path(), options().max_in_flight(1 << 20), Pattern::new(1, usual));
+        let mut client = Verified::connect(
+            server.path(),
+            options().max_in_flight(1 << 20),
+            Pattern::new(1, usual),
+        );
         let mut watch = Watch::new(client.client(), trigger);
         let mut chance = Chance::new(seed());
         let mut full = 0;
@@ -179,7 +190,8 @@ fn room_is_reported() -> Ran {
                 }
             }
             if client.sent() < count || client.in_flight() > 0 {
-                watch.turn(client.client(), || busy_for(Duration::from_nanos(chance.below(10_000))));
+                watch
+                    .turn(client.client(), || busy_for(Duration::from_nanos(chance.below(10_000))));
             }
             tick();
         }
@@ -288,7 +300,10 @@ fn a_death_is_reported() -> Ran {
             let us = round * 37 % 1000;
             std::thread::spawn(move || {
                 std::thread::sleep(Duration::from_micros(us));
-                let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
+                let pid = i32::try_from(pid)
+                    .ok()
+                    .and_then(rustix::process::Pid::from_raw)
+                    .expect("a pid");
                 rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("kill");
             });
         } else {
@@ -446,5 +461,8 @@ fn a_loop_that_is_always_called_off() -> Ran {
     }
     let counts = client.finish();
     server.shut_down();
-    done!("{count} calls, {called_off} times called off, {} times not, {left} bytes left", counts.parks)
+    done!(
+        "{count} calls, {called_off} times called off, {} times not, {left} bytes left",
+        counts.parks
+    )
 }

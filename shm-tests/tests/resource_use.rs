@@ -37,8 +37,11 @@ fn pin(pid: Option<rustix::process::Pid>, cpu: usize) {
 /// Makes bursts of calls when told to.
 fn busy(arguments: &Arguments) {
     pin(None, 1);
-    let mut client =
-        Verified::connect(Path::new(arguments.text("path")), ConnectOptions::new(), Pattern::new(1, 200));
+    let mut client = Verified::connect(
+        Path::new(arguments.text("path")),
+        ConnectOptions::new(),
+        Pattern::new(1, 200),
+    );
     client.pipeline(1000, 1);
     say("ready");
     while hear().is_some() {
@@ -98,21 +101,29 @@ fn failed(mut child: Child, program: &str) -> String {
 
 impl Counter {
     fn start(pids: [u32; 2]) -> Result<Self, String> {
-        Self::perf(pids)
-            .or_else(|no_perf| Self::strace(pids).map_err(|no_strace| format!("{no_perf}; {no_strace}")))
+        Self::perf(pids).or_else(|no_perf| {
+            Self::strace(pids).map_err(|no_strace| format!("{no_perf}; {no_strace}"))
+        })
     }
 
     fn perf(pids: [u32; 2]) -> Result<Self, String> {
         let dir = tempfile::tempdir().expect("a directory");
         let [control, answers] = ["control", "answers"].map(|name| {
             let path = dir.path().join(name);
-            rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0)
-                .expect("mkfifo");
+            rustix::fs::mknodat(
+                rustix::fs::CWD,
+                &path,
+                rustix::fs::FileType::Fifo,
+                0o600.into(),
+                0,
+            )
+            .expect("mkfifo");
             // For reading too, so that opening does not wait for the other end.
             let file = File::options().read(true).write(true).open(&path).expect("open");
             (path, file)
         });
-        let events: Vec<String> = WAKING.iter().map(|name| format!("syscalls:sys_enter_{name}")).collect();
+        let events: Vec<String> =
+            WAKING.iter().map(|name| format!("syscalls:sys_enter_{name}")).collect();
         let arguments = [
             "stat".into(),
             "-x,".into(),
@@ -149,17 +160,21 @@ impl Counter {
     fn strace(pids: [u32; 2]) -> Result<Self, String> {
         let mut children = Vec::new();
         for pid in pids {
-            let arguments = ["-f", "-c", "-U", "name,calls", "-p", &pid.to_string()].map(str::to_owned);
+            let arguments =
+                ["-f", "-c", "-U", "name,calls", "-p", &pid.to_string()].map(str::to_owned);
             let mut strace = command("strace", &arguments)?;
             let traced = || {
-                let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-                tasks.map(|task| std::fs::read_to_string(task.path().join("status")).unwrap_or_default()).all(
-                    |status| {
-                        status
-                            .lines()
-                            .any(|line| line.strip_prefix("TracerPid:").is_some_and(|pid| pid.trim() != "0"))
-                    },
-                )
+                let tasks =
+                    std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+                tasks
+                    .map(|task| {
+                        std::fs::read_to_string(task.path().join("status")).unwrap_or_default()
+                    })
+                    .all(|status| {
+                        status.lines().any(|line| {
+                            line.strip_prefix("TracerPid:").is_some_and(|pid| pid.trim() != "0")
+                        })
+                    })
             };
             let until = Instant::now() + Duration::from_secs(10);
             while !traced() {
@@ -219,7 +234,10 @@ impl Counter {
 
 /// Interrupts a tool; what it says.
 fn last_words(mut child: Child) -> String {
-    let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw).expect("a process id");
+    let pid = i32::try_from(child.id())
+        .ok()
+        .and_then(rustix::process::Pid::from_raw)
+        .expect("a process id");
     rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("kill");
     let mut said = String::new();
     child.stderr.take().expect("piped").read_to_string(&mut said).expect("what it says");
@@ -241,7 +259,8 @@ fn quiet(looping: bool) -> Ran {
     let bursts = scaled(300).max(10);
     if cfg!(debug_assertions) {
         return Ran::Skipped(
-            "a debug build is too slow for the policy of waiting to settle; see a release build".into(),
+            "a debug build is too slow for the policy of waiting to settle; see a release build"
+                .into(),
         );
     }
     if std::thread::available_parallelism().map_or(1, std::num::NonZero::get) < 2 {
@@ -258,10 +277,14 @@ fn quiet(looping: bool) -> Ran {
     // the best burst.
     let mut best: Option<Calls> = None;
     // One or two by which the burst begins and ends do not count: the server is asleep before it.
-    let woke = |calls: &Calls| WAKING.iter().any(|name| calls.get(*name).is_some_and(|count| *count > 3));
+    let woke =
+        |calls: &Calls| WAKING.iter().any(|name| calls.get(*name).is_some_and(|count| *count > 3));
     let (server_id, client_id) = (server.id(), client.id());
-    let ours =
-        || observe::cpu_time(server_id) + observe::cpu_time(client_id) + observe::cpu_time_with_children();
+    let ours = || {
+        observe::cpu_time(server_id)
+            + observe::cpu_time(client_id)
+            + observe::cpu_time_with_children()
+    };
     let (began, busy_before, ours_before) = (Instant::now(), observe::busy_time(), ours());
     let mut made = 0;
     for _ in 0..bursts {
@@ -304,8 +327,10 @@ fn quiet(looping: bool) -> Ran {
 
 /// Connects, and does nothing, or waits for an answer that takes long.
 fn idle(arguments: &Arguments) {
-    let mut client =
-        ConnectOptions::new().wait(WaitSettings::client()).connect(arguments.text("path")).expect("connect");
+    let mut client = ConnectOptions::new()
+        .wait(WaitSettings::client())
+        .connect(arguments.text("path"))
+        .expect("connect");
     client.call(b"e").expect("a call");
     say("ready");
     let _ = hear();
@@ -347,7 +372,10 @@ fn idle_clients_cost_nothing() -> Ran {
     let pids: Vec<u32> = clients.iter().map(Process::id).collect();
     let clients_used = cpu_of_a_second(&pids);
     assert!(server_used < Duration::from_millis(8), "an idle server uses {server_used:?} a second");
-    assert!(clients_used < Duration::from_millis(1), "10 idle clients use {clients_used:?} a second");
+    assert!(
+        clients_used < Duration::from_millis(1),
+        "10 idle clients use {clients_used:?} a second"
+    );
     drop(clients);
     server.shut_down();
     done!("a second costs the server {server_used:?}, 10 clients together {clients_used:?}")
@@ -359,7 +387,9 @@ fn waiting_clients_cost_next_to_nothing() -> Ran {
     for client in &mut clients {
         client.tell("wait");
     }
-    wait_until("all clients sleep", || clients.iter().all(|client| observe::all_threads_sleep(client.id())));
+    wait_until("all clients sleep", || {
+        clients.iter().all(|client| observe::all_threads_sleep(client.id()))
+    });
     let pids: Vec<u32> = clients.iter().map(Process::id).collect();
     let used = cpu_of_a_second(&pids);
     assert!(used < Duration::from_millis(80), "10 waiting clients use {used:?} a second");
@@ -375,7 +405,8 @@ fn ten_idle_clients_take_little_memory() -> Ran {
     let clients = start_idle(&server, 10, false);
     let each = taken().saturating_sub(before) / CLIENTS;
     assert!(each < 1 << 20, "a client costs the server {each} B");
-    let own = clients.iter().map(|client| observe::shared_bytes(client.id())).max().expect("clients");
+    let own =
+        clients.iter().map(|client| observe::shared_bytes(client.id())).max().expect("clients");
     assert!(own < 1 << 20, "a client has touched {own} B of shared memory");
     drop(clients);
     server.shut_down();

@@ -196,7 +196,10 @@ fn a_path_that_is_taken() -> Ran {
     let server = ringbell::Server::bind(&below).expect("the last directory is made");
     drop(server);
     assert!(!below.exists(), "the socket goes with its server");
-    assert!(matches!(ringbell::Server::bind("/no/such/dir/test.sock"), Err(BindError::ParentMissing(_))));
+    assert!(matches!(
+        ringbell::Server::bind("/no/such/dir/test.sock"),
+        Err(BindError::ParentMissing(_))
+    ));
     assert!(matches!(
         ringbell::Server::bind(format!("/tmp/{}", "x".repeat(200))),
         Err(BindError::PathTooLong { .. })

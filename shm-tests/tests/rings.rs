@@ -68,7 +68,12 @@ fn op() -> impl Strategy<Value = Op> {
     // Short ones, those that fill a line exactly, and all others.
     let body = || prop_oneof![0..100u32, Just(0), Just(1000), 0..=1000u32];
     prop_oneof![
-        6 => (body(), prop_oneof![2 => Just(1000u32), 1 => 0..=1000u32], 0..=flag::ALL, any::<bool>())
+        6 => (
+            body(),
+            prop_oneof![2 => Just(1000u32), 1 => 0..=1000u32],
+            0..=flag::ALL,
+            any::<bool>(),
+        )
             .prop_map(|(claimed, used, flags, ahead)| Op::Send { claimed, used, flags, ahead }),
         1 => body().prop_map(|claimed| Op::Drop { claimed }),
         4 => (body(), any::<bool>()).prop_map(|(body, ahead)| Op::Push { body, ahead }),
@@ -103,7 +108,8 @@ struct Oracle {
 fn scribble(bytes: &mut [u8], salt: u64) {
     for (index, chunk) in (0u64..).zip(bytes.chunks_mut(8)) {
         let kind = KINDS[usize::try_from(mix(salt, index) % 11).expect("small")];
-        let word = HeaderWord::new(kind, 0, 0, u32::try_from(mix(index, salt) % 64).expect("small"));
+        let word =
+            HeaderWord::new(kind, 0, 0, u32::try_from(mix(index, salt) % 64).expect("small"));
         chunk.copy_from_slice(&word.0.to_le_bytes()[..chunk.len()]);
     }
 }
@@ -323,7 +329,8 @@ proptest! {
             }
             // Often where it will be seen.
             if chance.below(2) == 0 {
-                lines.store(consumer.head(), hostile_word(&mut chance, capacity), Ordering::Relaxed);
+                let word = hostile_word(&mut chance, capacity);
+                lines.store(consumer.head(), word, Ordering::Relaxed);
             }
             let _ = consumer.has_pending();
             if chance.below(2) == 0
@@ -337,7 +344,8 @@ proptest! {
             }
             match consumer.peek() {
                 Ok(Some(record)) => {
-                    prop_assert!(record.header.kind() != Kind::Padding && record.len() <= layout::max_body(capacity));
+                    prop_assert!(record.header.kind() != Kind::Padding);
+                    prop_assert!(record.len() <= layout::max_body(capacity));
                     // Meanwhile everything changes.
                     lines.store(consumer.head(), chance.draw(), Ordering::Relaxed);
                     out.clear();
@@ -348,7 +356,8 @@ proptest! {
                     }
                     let before = consumer.head();
                     let _ = consumer.release(record);
-                    prop_assert!(consumer.head().wrapping_sub(before) <= layout::max_record(capacity));
+                    let moved = consumer.head().wrapping_sub(before);
+                    prop_assert!(moved <= layout::max_record(capacity));
                 }
                 Ok(None) => {}
                 Err(_) => return Ok(()),
@@ -380,7 +389,8 @@ proptest! {
                 _ => producer.tail(),
             };
             head.store(lie, Ordering::Relaxed);
-            let body = usize::try_from(chance.below(layout::max_body(capacity) as u64 + 1)).expect("small");
+            let body = chance.below(layout::max_body(capacity) as u64 + 1);
+            let body = usize::try_from(body).expect("small");
             match producer.try_claim(body) {
                 Ok(claim) => {
                     let before = claim.len();
@@ -415,7 +425,10 @@ fn hostile_word(chance: &mut Chance, capacity: u64) -> u64 {
         2 => HeaderWord::new(Kind::Padding, 0, 0, length).0,
         3 => u64::from(length) | chance.below(256) << 32,
         4 => HeaderWord::new(Kind::Response, 0, 0, length).0 | chance.below(256) << 40,
-        _ => HeaderWord::new(KINDS[usize::try_from(chance.below(11)).expect("small")], 0, 0, length).0,
+        _ => {
+            HeaderWord::new(KINDS[usize::try_from(chance.below(11)).expect("small")], 0, 0, length)
+                .0
+        }
     }
 }
 
@@ -531,7 +544,10 @@ fn consume(mut consumer: Consumer, count: u64, seed: u64) {
                 std::thread::yield_now();
                 continue;
             };
-            assert_eq!((record.call, record.header.kind(), record.header.code()), (call, Kind::Request, 7));
+            assert_eq!(
+                (record.call, record.header.kind(), record.header.code()),
+                (call, Kind::Request, 7)
+            );
             body.clear();
             consumer.read(&record, 0, &mut body);
             let _ = consumer.release(record);

@@ -55,7 +55,10 @@ fn a_stopped_server_is_not_dead() -> Ran {
                 .collect();
             let until = Instant::now() + Duration::from_secs(1);
             while Instant::now() < until {
-                assert!(calls.iter().all(|call| !call.is_finished()), "a stopped server does not answer");
+                assert!(
+                    calls.iter().all(|call| !call.is_finished()),
+                    "a stopped server does not answer"
+                );
                 std::thread::sleep(Duration::from_millis(10));
                 tick();
             }
@@ -150,7 +153,10 @@ fn timeouts_at_a_stopped_server() -> Ran {
         server.process().stop();
         for _ in 0..3 {
             let watch = Stopwatch::start();
-            assert_eq!(client.call(Some(timeout)), Err(CallError::TimedOut { maybe_executed: true }));
+            assert_eq!(
+                client.call(Some(timeout)),
+                Err(CallError::TimedOut { maybe_executed: true })
+            );
             let took = watch.elapsed();
             assert!(
                 took >= timeout && watch.awake() < timeout * 2,
@@ -173,7 +179,8 @@ fn timeouts_at_a_stopped_server() -> Ran {
 /// Calls as fast as it can, and says how far it is; until it has made all calls.
 fn on_and_on(arguments: &Arguments) {
     let pattern = Pattern::new(arguments.number("sender"), 700).with_large(100, 20_000);
-    let mut client = Verified::connect(Path::new(arguments.text("path")), ConnectOptions::new(), pattern);
+    let mut client =
+        Verified::connect(Path::new(arguments.text("path")), ConnectOptions::new(), pattern);
     say("ready");
     for _ in 0..arguments.number("count") / 100 {
         client.pipeline(100, 1 + usize::try_from(arguments.number("sender")).expect("small") % 10);
@@ -224,7 +231,11 @@ fn both_stop_again_and_again() -> Ran {
     server.wait_for_sessions(0);
     let stats = server.shut_down();
     assert_eq!((stats.peer_faults, stats.slow_clients, stats.errors), (0, 0, 0));
-    done!("{stops} stops, {} requests; late rings of the server {}", stats.requests, stats.late_rings)
+    done!(
+        "{stops} stops, {} requests; late rings of the server {}",
+        stats.requests,
+        stats.late_rings
+    )
 }
 
 /// Makes its calls while a timer interrupts it; then sees whether timeouts hold.
@@ -241,7 +252,10 @@ fn stormy(arguments: &Arguments) {
             let error = client.call_timeout(&sleep, Some(timeout)).map(|answer| answer.len());
             let took = watch.elapsed();
             assert_eq!(error, Err(CallError::TimedOut { maybe_executed: true }));
-            assert!(took >= timeout && watch.awake() < timeout * 3, "{took:?} instead of {timeout:?}");
+            assert!(
+                took >= timeout && watch.awake() < timeout * 3,
+                "{took:?} instead of {timeout:?}"
+            );
         }
         let call = client.send(b"elast").expect("send");
         let watch = Stopwatch::start();
@@ -290,7 +304,10 @@ fn signals_interrupt_everything() -> Ran {
         client.succeed();
         let stats = server.shut_down();
         assert!(caught > 0, "no signal was caught");
-        told += &format!("; server {wait}: {} requests, {caught} signals to the client", stats.requests);
+        told += &format!(
+            "; server {wait}: {} requests, {caught} signals to the client",
+            stats.requests
+        );
     }
     done!("{count} calls{told}")
 }

@@ -2,8 +2,8 @@
 //! server, each in a process of its own.
 
 use ringbell::{
-    AsyncClient, ByteListener, ByteStream, CallError, Client, ConnectOptions, HandlerError, OwnedRequest,
-    Request, Responder, Server, ServerBuilder, TransportChoice, WaitSettings,
+    AsyncClient, ByteListener, ByteStream, CallError, Client, ConnectOptions, HandlerError,
+    OwnedRequest, Request, Responder, Server, ServerBuilder, TransportChoice, WaitSettings,
 };
 use ringbell_shm_tests::driver::{Driver, runtime_of_one, runtime_of_two};
 use ringbell_shm_tests::harness::Ran;
@@ -53,7 +53,8 @@ impl Traced {
     fn start(how: &str) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("test.sock");
-        let mut process = Start::role("server").with("path", path.display()).with("how", how).start();
+        let mut process =
+            Start::role("server").with("path", path.display()).with("how", how).start();
         process.expect("ready");
         Self { process, path, _dir: dir }
     }
@@ -136,14 +137,19 @@ fn server(arguments: &Arguments) {
     };
     let server = bound(settings, path);
     match how {
-        "executor" => server.run_on(Threads, |request, responder| answer_later(&request, responder)),
+        "executor" => {
+            server.run_on(Threads, |request, responder| answer_later(&request, responder))
+        }
         "task" => runtime_of_one().block_on(server.serve(slowly)),
         "tasks" => runtime_of_two().block_on(server.serve(slowly)),
         "loop" => {
-            let service = |request: OwnedRequest, responder: Responder| answer_later(&request, responder);
+            let service =
+                |request: OwnedRequest, responder: Responder| answer_later(&request, responder);
             Driver::Edges.serve(server, service)
         }
-        _ => server.run(|request: Request<'_>, response: &mut Vec<u8>| answer(request.payload(), response)),
+        _ => server.run(|request: Request<'_>, response: &mut Vec<u8>| {
+            answer(request.payload(), response)
+        }),
     }
     .expect("serve");
     tell_all();
@@ -267,12 +273,21 @@ fn a_call_is_a_span_on_both_sides() -> Ran {
     let requests = all(&told, SERVER, "request");
     assert_eq!(requests.len(), 2, "{told:#?}");
     assert_eq!((requests[0].number("session"), requests[0].number("call")), (session, id.as_u64()));
-    assert_eq!((requests[0].number("bytes"), requests[0].field("one_way")), (BODY.len() as u64, "false"));
+    assert_eq!(
+        (requests[0].number("bytes"), requests[0].field("one_way")),
+        (BODY.len() as u64, "false")
+    );
     assert!(requests.iter().all(|request| request.field("outcome") == "response"));
     let handled: Vec<_> = told.iter().filter(|told| told.target == "test").collect();
-    assert!(handled.len() == 2 && handled.iter().all(|event| event.inside == "request"), "{told:#?}");
+    assert!(
+        handled.len() == 2 && handled.iter().all(|event| event.inside == "request"),
+        "{told:#?}"
+    );
     let began = one(&told, SERVER, "session_begun");
-    assert_eq!((began.number("session"), began.number("client_pid")), (session, std::process::id().into()));
+    assert_eq!(
+        (began.number("session"), began.number("client_pid")),
+        (session, std::process::id().into())
+    );
     assert_eq!(one(&told, SERVER, "session_ended").field("reason"), "goodbye");
     assert_eq!(one(&told, SERVER, "shutdown").number("sessions"), 0);
     assert_eq!(one(&told, SERVER, "stopped").number("requests"), 2);
@@ -291,14 +306,16 @@ fn calls_that_fail_say_how() -> Ran {
     drop(client);
     let told = take();
     without_bodies(&told);
-    let outcomes: Vec<_> = all(&told, CLIENT, "call").iter().map(|call| call.field("outcome")).collect();
+    let outcomes: Vec<_> =
+        all(&told, CLIENT, "call").iter().map(|call| call.field("outcome")).collect();
     assert_eq!(outcomes, ["error", "too_large", "timed_out"]);
     let calls = all(&told, CLIENT, "call");
     assert_eq!(calls[1].field("call"), "", "it was not sent");
     assert!(calls.iter().all(|call| call.field("answer_bytes").is_empty()));
     let told = server.end();
     without_bodies(&told);
-    let outcomes: Vec<_> = all(&told, SERVER, "request").iter().map(|of| of.field("outcome")).collect();
+    let outcomes: Vec<_> =
+        all(&told, SERVER, "request").iter().map(|of| of.field("outcome")).collect();
     // Whether the last one was too late to be handled is a matter of time.
     assert!(outcomes == ["error", "response"] || outcomes == ["error"], "{outcomes:?}");
     done!("3 calls")
@@ -321,7 +338,10 @@ fn sleeps_are_told() -> Ran {
     }
     let told = server.end();
     let sleeps = all(&told, SERVER, "park");
-    assert!(sleeps.iter().any(|park| park.field("ended") == "rung" && park.level == "TRACE"), "{told:#?}");
+    assert!(
+        sleeps.iter().any(|park| park.field("ended") == "rung" && park.level == "TRACE"),
+        "{told:#?}"
+    );
     let mut server = Traced::start("loop");
     let client = options().connect(&server.path).expect("connect");
     server.falls_asleep(1);
@@ -430,7 +450,8 @@ fn requests_keep_their_span_wherever_they_are_handled() -> Ran {
         let id = client.call(b"hello").expect("a call").call();
         drop(client);
         let told = server.end();
-        let handled = one(&told, "test", &told.iter().find(|told| told.target == "test").expect("it").name);
+        let handled =
+            one(&told, "test", &told.iter().find(|told| told.target == "test").expect("it").name);
         assert_eq!(handled.inside, "request", "{how}: {told:#?}");
         let request = one(&told, SERVER, "request");
         assert_eq!(request.number("call"), id.as_u64());
@@ -472,13 +493,18 @@ fn fallbacks_say_why() -> Ran {
     let server = Traced::start("no memory");
     let mut client = Client::connect(&server.path).expect("connect");
     client.call(b"hello").expect("a call");
-    let ringbell::Transport::Socket { reason } = client.transport().clone() else { panic!("rings") };
+    let ringbell::Transport::Socket { reason } = client.transport().clone() else {
+        panic!("rings")
+    };
     let session = client.session();
     drop(client);
     let told = take();
     let fallback = one(&told, CLIENT, "fallback");
     assert_eq!((&*fallback.what, &*fallback.level), ("event", "WARN"));
-    assert_eq!((fallback.number("session"), fallback.field("reason")), (session, &*reason.to_string()));
+    assert_eq!(
+        (fallback.number("session"), fallback.field("reason")),
+        (session, &*reason.to_string())
+    );
     let asked = ConnectOptions::new().transport(TransportChoice::Socket);
     let client = runtime_of_one().block_on(async {
         let client: AsyncClient = asked.connect_async(&server.path).await.expect("connect");

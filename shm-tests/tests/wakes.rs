@@ -44,7 +44,8 @@ fn wakes_at_any_moment() -> Ran {
     for (server_waits, client_waits) in
         [("default", "default"), ("park", "default"), ("default", "park"), ("park", "park")]
     {
-        let server = Server::prepare("verify").with("wait", server_waits).with("dawdle_us", 40).start();
+        let server =
+            Server::prepare("verify").with("wait", server_waits).with("dawdle_us", 40).start();
         let options = ConnectOptions::new().wait(waiting(client_waits, WaitSettings::client()));
         let mut client = Verified::connect(server.path(), options, Pattern::new(1, 300));
         pace(&mut client, count, 120, 3, &mut chance);
@@ -68,8 +69,10 @@ fn wakes_at_any_moment() -> Ran {
 /// Calls with pauses, in a process of its own.
 fn paced(arguments: &Arguments) {
     let sender = arguments.number("sender");
-    let options = ConnectOptions::new().wait(waiting(arguments.text("wait"), WaitSettings::client()));
-    let mut client = Verified::connect(Path::new(arguments.text("path")), options, Pattern::new(sender, 300));
+    let options =
+        ConnectOptions::new().wait(waiting(arguments.text("wait"), WaitSettings::client()));
+    let mut client =
+        Verified::connect(Path::new(arguments.text("path")), options, Pattern::new(sender, 300));
     say("ready");
     let _ = hear();
     let mut chance = Chance::new(sender);
@@ -88,7 +91,8 @@ fn several_ringers_of_one_bell() -> Ran {
     let count = scaled(15_000);
     let mut told = String::new();
     for isolation in ["uid", "session"] {
-        let server = Server::prepare("verify").with("wait", "park").with("isolation", isolation).start();
+        let server =
+            Server::prepare("verify").with("wait", "park").with("isolation", isolation).start();
         let mut clients: Vec<_> = ["default", "park", "yield", "park"]
             .iter()
             .zip(0u64..)
@@ -133,7 +137,8 @@ fn room_is_rung_for() -> Ran {
             .with("max_queued_answers", 4)
             .start();
         let options = ConnectOptions::new().wait(waiting(client_waits, WaitSettings::client()));
-        let mut client = Verified::connect(server.path(), options, Pattern::new(1, 490).with_large(40, 6000));
+        let mut client =
+            Verified::connect(server.path(), options, Pattern::new(1, 490).with_large(40, 6000));
         let mut chance = Chance::new(seed());
         let mut slowest = Duration::ZERO;
         while client.sent() < count {
@@ -163,7 +168,12 @@ fn room_is_rung_for() -> Ran {
         let stats = server.shut_down();
         told += &format!(
             "\n    server {server_waits}, client {client_waits}: full {}, queued {}, sleeps {} and {}, late rings {} and {}, slowest 20 sends {slowest:?}",
-            counts.full_stalls, stats.queued, counts.parks, stats.parks, counts.late_rings, stats.late_rings
+            counts.full_stalls,
+            stats.queued,
+            counts.parks,
+            stats.parks,
+            counts.late_rings,
+            stats.late_rings
         );
     }
     done!("{count} calls for each of 4 ways to wait{told}")
@@ -174,7 +184,8 @@ fn room_is_rung_for() -> Ran {
 fn more_domains_than_one_futex_wait_takes() -> Ran {
     const CLIENTS: usize = 140;
     let rounds = scaled(600);
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    let limit =
+        rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
     if limit < 2000 {
         return Ran::Skipped(format!("only {limit} descriptors may be open"));
     }

@@ -1,4 +1,5 @@
-//! L1: time. One convention at every level: `Option<Duration>`, where `None` waits for ever and zero does not wait.
+//! L1: time. One convention at every level: `Option<Duration>`, where `None` waits for ever and
+//! zero does not wait.
 
 use rustix::thread::futex::Timespec;
 use std::time::Duration;
@@ -11,7 +12,8 @@ pub(crate) fn now_ns() -> u64 {
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
-/// The same clock as [`now_ns`] at the last tick of the kernel: up to 10 ms behind, and several times cheaper.
+/// The same clock as [`now_ns`] at the last tick of the kernel: up to 10 ms behind, and several
+/// times cheaper.
 #[inline]
 #[allow(clippy::cast_sign_loss, reason = "the monotonic clock is never negative")]
 pub(crate) fn coarse_ns() -> u64 {
@@ -25,8 +27,8 @@ pub(crate) fn timespec(ns: u64) -> Timespec {
     Timespec { tv_sec: (ns / 1_000_000_000) as i64, tv_nsec: (ns % 1_000_000_000) as _ }
 }
 
-/// When a wait ends. A timeout is turned into an absolute time at the first look at the clock, so that a call that
-/// is answered at once never looks.
+/// When a wait ends. A timeout is turned into an absolute time at the first look at the clock, so
+/// that a call that is answered at once never looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Deadline {
     Never,

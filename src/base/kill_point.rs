@@ -1,7 +1,8 @@
-//! Named points in the protocol at which tests kill the process. Empty unless the feature `kill-points` is on.
+//! Named points in the protocol at which tests kill the process. Empty unless the feature
+//! `kill-points` is on.
 
-/// Ends the process by SIGKILL if the environment says `RINGBELL_KILL_AT=name` or `name:count`, at the `count`-th
-/// time that it comes here.
+/// Ends the process by SIGKILL if the environment says `RINGBELL_KILL_AT=name` or `name:count`, at
+/// the `count`-th time that it comes here.
 macro_rules! kill_point {
     ($name:literal) => {
         #[cfg(feature = "kill-points")]
@@ -53,7 +54,8 @@ pub fn reached(name: &str) {
     let visit = visits.entry(name.to_owned()).or_default();
     *visit += 1;
     if visit == count {
-        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        let _ =
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         loop {
             std::thread::park();
         }

@@ -1,8 +1,8 @@
 //! L0: the seam. The only file that names `std::sync::atomic` or loom; `clippy.toml` keeps it so.
 //!
-//! A build with `--cfg ringbell_loom` swaps the primitives for loom's, and nothing else: ring and bell are the
-//! same code in the model checker as in production. Natively they are newtypes, so that clippy can tell an atomic
-//! of the seam from a raw one.
+//! A build with `--cfg ringbell_loom` swaps the primitives for loom's, and nothing else: ring and
+//! bell are the same code in the model checker as in production. Natively they are newtypes, so
+//! that clippy can tell an atomic of the seam from a raw one.
 
 #![allow(clippy::disallowed_types, reason = "this is the seam")]
 
@@ -76,7 +76,8 @@ atomic!(
     AtomicU64, std::sync::atomic::AtomicU64, u64
 );
 atomic!(
-    /// A number that belongs to one process and to no modelled protocol: counters, and what signal handlers say.
+    /// A number that belongs to one process and to no modelled protocol: counters, and what signal
+    /// handlers say.
     PlainU64, std::sync::atomic::AtomicU64, u64
 );
 atomic!(
@@ -151,8 +152,8 @@ pub fn spin_hint() {
     std::hint::spin_loop();
 }
 
-/// Locks. A lock that a panic left behind is as good as any other: what is locked here is consistent between any
-/// two statements that can panic.
+/// Locks. A lock that a panic left behind is as good as any other: what is locked here is
+/// consistent between any two statements that can panic.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -3,8 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::task::Waker;
 
-/// Wakes everybody, also if a waker panics: nobody else would wake those behind it. The first panic goes on afterwards, unless
-/// this thread panics already.
+/// Wakes everybody, also if a waker panics: nobody else would wake those behind it. The first panic
+/// goes on afterwards, unless this thread panics already.
 pub(crate) fn wake_all(wakers: impl IntoIterator<Item = Waker>) {
     let mut panicked = None;
     for waker in wakers {

@@ -1,5 +1,5 @@
-//! One end of a byte stream: the driver of its session, which never waits. Both sides are the same but for what they
-//! sleep on. `waiting` is how an end gets ready to sleep.
+//! One end of a byte stream: the driver of its session, which never waits. Both sides are the same
+//! but for what they sleep on. `waiting` is how an end gets ready to sleep.
 
 mod waiting;
 
@@ -134,7 +134,9 @@ impl ByteEndpoint {
         let transport = carrier.transport();
         let peer = Peer::Client(death_watch);
         match carrier {
-            Carrier::Socket { .. } => Self::assemble(lifeline, None, None, peer, transport, session),
+            Carrier::Socket { .. } => {
+                Self::assemble(lifeline, None, None, peer, transport, session)
+            }
             Carrier::Shared {
                 request,
                 response,
@@ -144,9 +146,13 @@ impl ByteEndpoint {
                 response_capacity,
             } => {
                 let (from, to) = (&request.window, &response.window);
-                let rings = (server_rings((from, request_capacity), (to, response_capacity)), Words::new(to));
+                let rings = (
+                    server_rings((from, request_capacity), (to, response_capacity)),
+                    Words::new(to),
+                );
                 let side = server_side(status, domain, &domain_bell, from);
-                let mut end = Self::assemble(lifeline, Some(rings), Some(side), peer, transport, session);
+                let mut end =
+                    Self::assemble(lifeline, Some(rings), Some(side), peer, transport, session);
                 end._segments = Some([request, response]);
                 end
             }
@@ -340,8 +346,12 @@ impl ByteEndpoint {
         Err(self.fail(ByteStreamError::PeerFault(refused)))
     }
 
-    /// Writes as much as there is room for, one piece after the other; `None` if there is none. Small ones share a chunk.
-    pub(crate) fn write_vectored(&mut self, pieces: &[io::IoSlice<'_>]) -> io::Result<Option<usize>> {
+    /// Writes as much as there is room for, one piece after the other; `None` if there is none.
+    /// Small ones share a chunk.
+    pub(crate) fn write_vectored(
+        &mut self,
+        pieces: &[io::IoSlice<'_>],
+    ) -> io::Result<Option<usize>> {
         self.writable().map_err(ByteStreamError::while_writing)?;
         let total = pieces.iter().fold(0usize, |total, piece| total.saturating_add(piece.len()));
         if total == 0 {
@@ -403,7 +413,8 @@ impl ByteEndpoint {
         Ok(count)
     }
 
-    /// Ends this side: the peer will read what was written, and then the end. False if there is no room to say so.
+    /// Ends this side: the peer will read what was written, and then the end. False if there is no
+    /// room to say so.
     pub(crate) fn finish(&mut self) -> io::Result<bool> {
         if self.finished {
             return Ok(true);
@@ -462,7 +473,8 @@ impl Drop for ByteEndpoint {
             // Before the word is given to another session.
             side.sleeper.disarm();
         }
-        // For all who hold the descriptor. Without an end before it the peer knows that something is missing.
+        // For all who hold the descriptor. Without an end before it the peer knows that something
+        // is missing.
         let _ = rustix::net::shutdown(self.session.lifeline(), rustix::net::Shutdown::Both);
     }
 }

@@ -1,4 +1,5 @@
-//! What the porter of a byte listener tells: sessions that wait to be accepted, and clients that are gone.
+//! What the porter of a byte listener tells: sessions that wait to be accepted, and clients that
+//! are gone.
 
 use crate::base::sync::{Ordering, PlainBool, lock};
 use crate::base::wakers::wake_all;
@@ -32,8 +33,8 @@ pub(super) struct DeathWatch {
 impl DeathWatch {
     /// Whether the porter has found the client gone.
     pub(super) fn is_dead(&self) -> bool {
-        // Pairs with the store in `deliver`: what the client published before the kernel said that it is gone is seen
-        // by a look behind this.
+        // Pairs with the store in `deliver`: what the client published before the kernel said that
+        // it is gone is seen by a look behind this.
         self.peer.dead.load(Ordering::Acquire)
     }
 }

@@ -16,12 +16,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Listens for [`ByteStream`]s. Made by [`ServerBuilder::bind_bytes`], or with the defaults by [`Self::bind`].
+/// Listens for [`ByteStream`]s. Made by [`ServerBuilder::bind_bytes`], or with the defaults by
+/// [`Self::bind`].
 ///
-/// `Send` and `Sync`; several threads may accept at once. The one helper thread is the porter, which every server has: it
-/// does the handshakes, and serves all streams at once. It belongs to the process that bound it.
+/// `Send` and `Sync`; several threads may accept at once. The one helper thread is the porter,
+/// which every server has: it does the handshakes, and serves all streams at once. It belongs to
+/// the process that bound it.
 ///
-/// Dropping it removes the socket and turns away who was not accepted. Streams that were accepted go on.
+/// Dropping it removes the socket and turns away who was not accepted. Streams that were accepted
+/// go on.
 ///
 /// ```no_run
 /// let listener = ringbell::ByteListener::bind("/run/app/bytes.sock")?;
@@ -47,8 +50,8 @@ pub struct ByteListener {
 
 impl ServerBuilder {
     /// Listens at `path` for byte streams instead of calls. Each session has a bell of its own
-    /// ([`Isolation::Session`](crate::Isolation::Session)), and the waiting policy ([`Self::wait`]) is that of each stream; settings of calls, answers
-    /// and events mean nothing.
+    /// ([`Isolation::Session`](crate::Isolation::Session)), and the waiting policy ([`Self::wait`])
+    /// is that of each stream; settings of calls, answers and events mean nothing.
     ///
     /// # Errors
     /// As [`Self::bind`].
@@ -87,8 +90,8 @@ impl ByteListener {
         &self.path
     }
 
-    /// The next stream. Waits as long as it takes. A client that is gone by then is accepted like any other: what it wrote
-    /// can be read.
+    /// The next stream. Waits as long as it takes. A client that is gone by then is accepted like
+    /// any other: what it wrote can be read.
     ///
     /// # Errors
     /// [`ByteStreamError::Closed`] after [`Self::close`], and [`ByteStreamError::Forked`].
@@ -122,7 +125,11 @@ impl ByteListener {
                     if left.is_zero() {
                         return Err(io::ErrorKind::TimedOut.into());
                     }
-                    self.inbox.arrived.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0
+                    self.inbox
+                        .arrived
+                        .wait_timeout(queue, left)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
                 }
             };
         }
@@ -151,8 +158,8 @@ impl ByteListener {
         Some(ByteEndpoint::of_server(*joined, &self.status, death_watch))
     }
 
-    /// Turns away whoever connects from now on, and has [`Self::accept`] fail once nobody is left to be accepted. Any thread
-    /// may call it.
+    /// Turns away whoever connects from now on, and has [`Self::accept`] fail once nobody is left
+    /// to be accepted. Any thread may call it.
     pub fn close(&self) {
         if self.origin.is_here() {
             self.porter.stop();

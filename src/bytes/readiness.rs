@@ -1,6 +1,7 @@
 //! Plain readiness: a byte stream inside somebody's event loop, without a thread that waits.
 //!
-//! The protocol is that of [`Client::arm`](crate::Client::arm); `protocol/sleeper.rs` has the argument.
+//! The protocol is that of [`Client::arm`](crate::Client::arm); `protocol/sleeper.rs` has the
+//! argument.
 
 use super::end::{Direction, Wanted};
 use super::stream::ByteStream;
@@ -12,9 +13,9 @@ use rustix::fd::{AsFd, BorrowedFd};
 
 /// The descriptor that an event loop watches: the lifeline, or the socket that carries the stream.
 ///
-/// Watch it edge-triggered for reading and writing, or level-triggered for reading, and for writing while
-/// [`ByteStream::wants_writable`]. It is reported when the stream was armed and something came, when the peer is gone, and
-/// now and then for nothing. Do not read or write it.
+/// Watch it edge-triggered for reading and writing, or level-triggered for reading, and for writing
+/// while [`ByteStream::wants_writable`]. It is reported when the stream was armed and something
+/// came, when the peer is gone, and now and then for nothing. Do not read or write it.
 ///
 /// It stays the same while the stream lives. A forked child must not use it.
 impl AsFd for ByteStream {
@@ -24,27 +25,29 @@ impl AsFd for ByteStream {
 }
 
 impl ByteStream {
-    /// The descriptor of the server's process: readable once that has ended. `None` if it is unknown, over a socket, and
-    /// for a stream that was accepted.
+    /// The descriptor of the server's process: readable once that has ended. `None` if it is
+    /// unknown, over a socket, and for a stream that was accepted.
     ///
-    /// A second descriptor to watch, for those whose server may leave forked children behind that hold its sockets: in
-    /// every other case [`as_fd`](AsFd::as_fd) tells of its end, too.
+    /// A second descriptor to watch, for those whose server may leave forked children behind that
+    /// hold its sockets: in every other case [`as_fd`](AsFd::as_fd) tells of its end, too.
     pub fn server_process(&self) -> Option<BorrowedFd<'_>> {
         self.process.as_ref().map(AsFd::as_fd)
     }
 
-    /// Declares that this thread is about to wait for [`as_fd`](AsFd::as_fd) in an event loop of its own.
+    /// Declares that this thread is about to wait for [`as_fd`](AsFd::as_fd) in an event loop of
+    /// its own.
     ///
-    /// - [`Arming::Busy`]: there is something to read, or room for a write that found none, or the stream is over. It is
-    ///   not armed: read and write again.
-    /// - [`Arming::Armed`]: whatever comes from now on makes the descriptor readable. No timer is needed.
+    /// - [`Arming::Busy`]: there is something to read, or room for a write that found none, or the
+    ///   stream is over. It is not armed: read and write again.
+    /// - [`Arming::Armed`]: whatever comes from now on makes the descriptor readable. No timer is
+    ///   needed.
     ///
     /// Room counts for a write that found none, or not enough for all of its bytes.
     ///
     /// Never waits. Both timeouts are to be zero ([`set_read_timeout`](Self::set_read_timeout),
-    /// [`set_write_timeout`](Self::set_write_timeout)). Other threads may read and write without waiting. A thread that
-    /// waits on this stream has this say `Busy`; one that begins to wait while the stream is armed ends that, without a
-    /// word of the descriptor.
+    /// [`set_write_timeout`](Self::set_write_timeout)). Other threads may read and write without
+    /// waiting. A thread that waits on this stream has this say `Busy`; one that begins to wait
+    /// while the stream is armed ends that, without a word of the descriptor.
     ///
     /// ```no_run
     /// # use ringbell::{Arming, ByteStream};
@@ -85,7 +88,8 @@ impl ByteStream {
         if self.is_socket {
             let wanted = PollFlags::IN | PollFlags::RDHUP | PollFlags::OUT;
             let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-            let mut ready = wait_ready(&self.lifeline, wanted, Some(&now)).unwrap_or(Readiness::UNKNOWN);
+            let mut ready =
+                wait_ready(&self.lifeline, wanted, Some(&now)).unwrap_or(Readiness::UNKNOWN);
             // Where nobody is left to take what is unsent, it is a write that says so.
             ready.writable |= ready.hung_up;
             inner.end.ready(ready);
@@ -101,8 +105,9 @@ impl ByteStream {
         arming
     }
 
-    /// Ends what [`arm`](Self::arm) began, and takes in what the descriptor has to say. To be called when the descriptor
-    /// was reported, or when the loop woke for something else and is about to use the stream.
+    /// Ends what [`arm`](Self::arm) began, and takes in what the descriptor has to say. To be
+    /// called when the descriptor was reported, or when the loop woke for something else and is
+    /// about to use the stream.
     ///
     /// Never waits. Does nothing while another thread sleeps on this stream. Costs two or three
     /// system calls over rings, none over a socket.
@@ -119,9 +124,9 @@ impl ByteStream {
         }
     }
 
-    /// Whether the socket that carries the stream has to become writable before a write finds room, or all that was
-    /// written is on its way: for level-triggered loops, which watch for that only while it is so.
-    /// Never over rings, and never in a forked child.
+    /// Whether the socket that carries the stream has to become writable before a write finds room,
+    /// or all that was written is on its way: for level-triggered loops, which watch for that only
+    /// while it is so. Never over rings, and never in a forked child.
     pub fn wants_writable(&self) -> bool {
         self.is_socket && self.origin.is_here() && {
             let inner = lock(&self.inner);

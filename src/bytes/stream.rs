@@ -1,9 +1,10 @@
 //! The blocking form: an end behind a lock, and how its threads wait.
 //!
-//! One thread may read while another writes, and an end has one bell. So who wants to sleep when somebody sleeps already
-//! adds what it wants to what is armed for, looks again, and waits for the sleeper, who wakes all others: `Inner::asleep`.
-//! Adding is arming anew, which is the argument of `bell.rs` once more: either the ringer sees the new interest, or the
-//! second look sees what it published.
+//! One thread may read while another writes, and an end has one bell. So who wants to sleep when
+//! somebody sleeps already adds what it wants to what is armed for, looks again, and waits for the
+//! sleeper, who wakes all others: `Inner::asleep`. Adding is arming anew, which is the argument of
+//! `bell.rs` once more: either the ringer sees the new interest, or the second look sees what it
+//! published.
 
 use super::ByteStreamError;
 use super::end::{ByteEndpoint, Direction, Wanted};
@@ -27,14 +28,16 @@ use std::time::Duration;
 
 /// A stream of bytes each way between two processes: [`Read`] and [`Write`], blocking.
 ///
-/// `Send` and `Sync`: `&ByteStream` reads and writes as well, so that one thread may read while another writes. Two threads
-/// that write at once mix their bytes at the bounds of calls, at best. It belongs to the process that connected or
-/// accepted: in a forked child it returns errors ([`ByteStreamError::Forked`]).
+/// `Send` and `Sync`: `&ByteStream` reads and writes as well, so that one thread may read while
+/// another writes. Two threads that write at once mix their bytes at the bounds of calls, at best.
+/// It belongs to the process that connected or accepted: in a forked child it returns errors
+/// ([`ByteStreamError::Forked`]).
 ///
-/// - **The end.** [`Self::shutdown_write`] ends this side: the peer reads what was written, then the end (0 bytes); the
-///   other direction goes on. A stream whose peer goes without that ends with an error, never with an end:
-///   [`ByteStreamError::Gone`], behind everything that came before. So does one that is dropped: whoever wants the peer
-///   to take what it got for all there is says so.
+/// - **The end.** [`Self::shutdown_write`] ends this side: the peer reads what was written, then
+///   the end (0 bytes); the other direction goes on. A stream whose peer goes without that ends
+///   with an error, never with an end: [`ByteStreamError::Gone`], behind everything that came
+///   before. So does one that is dropped: whoever wants the peer to take what it got for all there
+///   is says so.
 /// - **Back-pressure.** A write waits while the peer does not read: rings have a fixed size
 ///   ([`ConnectOptions::ring_capacity`]). At least as much as a ring holds may be on its way.
 /// - **Flushing** is not needed: what a write has taken is on its way when it returns.
@@ -57,7 +60,8 @@ pub struct ByteStream {
     pub(super) is_socket: bool,
     /// The server's pidfd.
     pub(super) process: Option<Arc<OwnedFd>>,
-    /// Looked at before the lock is taken, which a thread may have held that a forked child does not have.
+    /// Looked at before the lock is taken, which a thread may have held that a forked child does
+    /// not have.
     pub(super) origin: Origin,
 }
 
@@ -91,15 +95,18 @@ impl Inner {
         self.waiters[direction as usize].found(now_ns);
     }
 
-    /// What a call that does not wait does when it has found nothing. Whether another attempt is worth while.
+    /// What a call that does not wait does when it has found nothing. Whether another attempt is
+    /// worth while.
     fn look_again(&mut self, direction: Direction) -> bool {
         if self.end.is_armed_for_event() {
-            // An event loop sleeps, or is about to. The wake byte in the descriptor is its own: nothing is read here. And it
-            // is to be told of room, too, if this call wants some.
+            // An event loop sleeps, or is about to. The wake byte in the descriptor is its own:
+            // nothing is read here. And it is to be told of room, too, if this call wants some.
             let both = Wanted { read: true, write: true };
-            return direction == Direction::Write && self.end.arm_for_more(both, direction) == Arming::Busy;
+            return direction == Direction::Write
+                && self.end.arm_for_more(both, direction) == Arming::Busy;
         }
-        // In an event loop `disarm` looks at the peer. This is for those who do not come round for long.
+        // In an event loop `disarm` looks at the peer. This is for those who do not come round for
+        // long.
         let now = now_ns();
         if self.in_loop && now.saturating_sub(self.checked_at) < CHECK_EVERY_NS {
             return false;
@@ -122,11 +129,12 @@ impl Inner {
 type Guard<'a> = MutexGuard<'a, Inner>;
 
 impl ConnectOptions {
-    /// Connects a byte stream to the [`ByteListener`](crate::ByteListener) that listens at `path`. Options of calls, answers
-    /// and events mean nothing.
+    /// Connects a byte stream to the [`ByteListener`](crate::ByteListener) that listens at `path`.
+    /// Options of calls, answers and events mean nothing.
     ///
     /// # Errors
-    /// [`ConnectError`]; [`ConnectError::NoByteStreams`] if what listens is a server that answers calls.
+    /// [`ConnectError`]; [`ConnectError::NoByteStreams`] if what listens is a server that answers
+    /// calls.
     pub fn connect_bytes(self, path: impl AsRef<Path>) -> Result<ByteStream, ConnectError> {
         let (attached, wait) = self.attach_bytes(path.as_ref())?;
         Ok(ByteStream::of_client(attached, &wait))
@@ -134,8 +142,8 @@ impl ConnectOptions {
 }
 
 impl ByteStream {
-    /// Connects to the [`ByteListener`](crate::ByteListener) that listens at `path`, with the defaults of
-    /// [`ConnectOptions`].
+    /// Connects to the [`ByteListener`](crate::ByteListener) that listens at `path`, with the
+    /// defaults of [`ConnectOptions`].
     ///
     /// # Errors
     /// [`ConnectError`] says what is in the way.
@@ -149,7 +157,8 @@ impl ByteStream {
 
     pub(super) fn new(end: ByteEndpoint, wait: &WaitSettings) -> Self {
         let waiter = || Waiter::new(wait.clone());
-        let (lifeline, is_socket, process) = (end.shared_lifeline(), end.is_socket(), end.process());
+        let (lifeline, is_socket, process) =
+            (end.shared_lifeline(), end.is_socket(), end.process());
         let inner = Inner {
             end,
             waiters: [waiter(), waiter()],
@@ -186,8 +195,8 @@ impl ByteStream {
         lock(&self.inner).end.stats()
     }
 
-    /// How long a read waits: `None` for ever, zero not at all. Then it fails with `TimedOut`, or `WouldBlock` if it did not
-    /// wait. Default: for ever.
+    /// How long a read waits: `None` for ever, zero not at all. Then it fails with `TimedOut`, or
+    /// `WouldBlock` if it did not wait. Default: for ever.
     pub fn set_read_timeout(&self, timeout: Option<Duration>) {
         lock(&self.inner).timeouts[Direction::Read as usize] = timeout;
     }
@@ -197,8 +206,8 @@ impl ByteStream {
         lock(&self.inner).timeouts[Direction::Write as usize] = timeout;
     }
 
-    /// Ends this side: the peer reads what was written, and then the end. Reading goes on. Waits for room as a write does.
-    /// Nothing happens if this side was ended before.
+    /// Ends this side: the peer reads what was written, and then the end. Reading goes on. Waits
+    /// for room as a write does. Nothing happens if this side was ended before.
     ///
     /// # Errors
     /// As writing.
@@ -207,8 +216,8 @@ impl ByteStream {
         self.push_out()
     }
 
-    /// Reads into `into`: how many bytes; 0 at the end that the peer has set, or if there is no space. Waits for one byte at
-    /// least.
+    /// Reads into `into`: how many bytes; 0 at the end that the peer has set, or if there is no
+    /// space. Waits for one byte at least.
     ///
     /// # Errors
     /// [`ByteStreamError`] inside of the [`io::Error`], and `TimedOut`.
@@ -239,7 +248,9 @@ impl ByteStream {
         }
         match self.push_out() {
             // They were taken, and go on when the stream is used next.
-            Err(error) if matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock) => {
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock) =>
+            {
                 Ok(count)
             }
             pushed => pushed.map(|()| count),
@@ -316,7 +327,12 @@ impl ByteStream {
     }
 
     /// Sleeps on the bell, or until whoever sleeps there is awake.
-    fn park<'a>(&'a self, mut inner: Guard<'a>, direction: Direction, deadline: Deadline) -> Guard<'a> {
+    fn park<'a>(
+        &'a self,
+        mut inner: Guard<'a>,
+        direction: Direction,
+        deadline: Deadline,
+    ) -> Guard<'a> {
         let now = now_ns();
         let backstop = inner.waiters[direction as usize].settings().backstop;
         let until = deadline.within(now, backstop);
@@ -340,7 +356,8 @@ impl ByteStream {
         inner.asleep = true;
         inner.end.counts().parks += 1;
         let sleeper = inner.end.sleeper();
-        let Some((seq, ticket)) = sleeper.and_then(|side| Some((side.bell().seq().share(), side.ticket()?)))
+        let Some((seq, ticket)) =
+            sleeper.and_then(|side| Some((side.bell().seq().share(), side.ticket()?)))
         else {
             return inner;
         };
@@ -447,7 +464,8 @@ impl Write for ByteStream {
 
 /// Of an error of a [`ByteStream`], if it is one of those.
 impl ByteStreamError {
-    /// What stands in an [`io::Error`] of a byte stream; `None` for a timeout, and for errors of others.
+    /// What stands in an [`io::Error`] of a byte stream; `None` for a timeout, and for errors of
+    /// others.
     pub fn of(error: &io::Error) -> Option<Self> {
         error.get_ref()?.downcast_ref().copied()
     }

@@ -94,10 +94,17 @@ fn check(steps: Vec<(bool, Step)>, capacity: u64, transport: TransportChoice) {
                     Ok(count) => {
                         assert!(!transit.finished);
                         let count = count.unwrap_or(0);
-                        assert!(count > 0 || len == 0 || !transit.bytes.is_empty(), "what is empty has room");
+                        assert!(
+                            count > 0 || len == 0 || !transit.bytes.is_empty(),
+                            "what is empty has room"
+                        );
                         transit.written += count;
                         transit.bytes.extend(&some[..count]);
-                        assert!(transit.bytes.len() <= most, "{} bytes in {most}", transit.bytes.len());
+                        assert!(
+                            transit.bytes.len() <= most,
+                            "{} bytes in {most}",
+                            transit.bytes.len()
+                        );
                     }
                     Err(error) => {
                         assert!(transit.finished, "{error}");
@@ -116,10 +123,18 @@ fn check(steps: Vec<(bool, Step)>, capacity: u64, transport: TransportChoice) {
                 let mut some = vec![0; len];
                 match read(&mut ends, side, &mut some) {
                     None => {
-                        assert!(transit.bytes.is_empty() && !transit.finished && len > 0, "nothing is lost")
+                        assert!(
+                            transit.bytes.is_empty() && !transit.finished && len > 0,
+                            "nothing is lost"
+                        )
                     }
-                    Some(0) => assert!(len == 0 || (transit.bytes.is_empty() && transit.finished), "an end"),
-                    Some(count) => assert!(transit.bytes.drain(..count).eq(some[..count].iter().copied())),
+                    Some(0) => assert!(
+                        len == 0 || (transit.bytes.is_empty() && transit.finished),
+                        "an end"
+                    ),
+                    Some(count) => {
+                        assert!(transit.bytes.drain(..count).eq(some[..count].iter().copied()))
+                    }
                 }
             }
         }

@@ -21,7 +21,8 @@ impl Client {
         self.call_until(request, Deadline::Never)
     }
 
-    /// Sends a request and waits for its answer, `timeout` long: `None` waits for ever, zero does not wait.
+    /// Sends a request and waits for its answer, `timeout` long: `None` waits for ever, zero does
+    /// not wait.
     ///
     /// After [`CallError::TimedOut`] the session goes on; an answer that still comes is dropped.
     ///
@@ -60,7 +61,8 @@ impl Client {
     ) -> Result<usize, CallError> {
         // The buffers change places, so the answer is copied out of the ring once.
         std::mem::swap(&mut self.buffer, response);
-        let result = self.call_until(request, Deadline::after(timeout)).map(|response| response.len());
+        let result =
+            self.call_until(request, Deadline::after(timeout)).map(|response| response.len());
         std::mem::swap(&mut self.buffer, response);
         result
     }
@@ -113,7 +115,8 @@ impl Client {
         });
         match waited {
             Err(end) => Err(self.call_failed(call, end)),
-            // It came in pieces, behind other messages, or after the look at the ring, and so was taken.
+            // It came in pieces, behind other messages, or after the look at the ring, and so was
+            // taken.
             Ok(Some(head)) if head.kind() == Kind::Response => {
                 let seen = look(View(ViewOf::Private(&self.buffer)));
                 self.unless_forked(seen)
@@ -123,8 +126,10 @@ impl Client {
                 self.sample_answered(call.0);
                 let peeked = self.peek(call).map_err(|over| self.fail(over).as_call(true))?;
                 self.calls.end(call.0);
-                let shown = Shown { session: &mut self.session, record: peeked, origin: self.origin };
-                let (Some(record), Some(ring)) = (shown.record.as_ref(), shown.session.incoming()) else {
+                let shown =
+                    Shown { session: &mut self.session, record: peeked, origin: self.origin };
+                let (Some(record), Some(ring)) = (shown.record.as_ref(), shown.session.incoming())
+                else {
                     unreachable!("it was just there, and nobody else takes it")
                 };
                 let seen = look(View(ViewOf::Ring(ring, record)));
@@ -142,8 +147,9 @@ impl Client {
     /// The response to `call`, if it is the next message and lies in one piece.
     pub(super) fn peek(&mut self, call: CallId) -> Result<Option<Record>, SessionEnd> {
         let Some((head, record)) = self.session.peek()? else { return Ok(None) };
-        let is_it =
-            head.call == call.0 && head.kind() == Kind::Response && self.calls.state(call.0).is_some();
+        let is_it = head.call == call.0
+            && head.kind() == Kind::Response
+            && self.calls.state(call.0).is_some();
         Ok(is_it.then_some(record))
     }
 
@@ -173,7 +179,9 @@ impl Client {
             span.sent(call.0);
             self.answer_to(call, deadline)
         });
-        span.answered(result.as_ref().map(|response| response.payload.len()).map_err(CallError::name));
+        span.answered(
+            result.as_ref().map(|response| response.payload.len()).map_err(CallError::name),
+        );
         result
     }
 
@@ -183,7 +191,8 @@ impl Client {
         call: CallId,
         mut deadline: Deadline,
     ) -> Result<Response<'_>, CallError> {
-        let head = match self.wait(&mut deadline, Interest::DATA, |client| client.look(Some(call))) {
+        let head = match self.wait(&mut deadline, Interest::DATA, |client| client.look(Some(call)))
+        {
             Ok(head) => head,
             Err(end) => return Err(self.call_failed(call, end)),
         };

@@ -1,9 +1,11 @@
 //! L3: the calls of one client that wait for an answer.
 //!
-//! A call id names a slot and its use: so an id is found without searching, an answer to a call that is over is
-//! told from one to its slot's next call, and memory is bounded by the number of calls in flight.
+//! A call id names a slot and its use: so an id is found without searching, an answer to a call
+//! that is over is told from one to its slot's next call, and memory is bounded by the number of
+//! calls in flight.
 
-/// Names one call of one session. Never given twice in a session's life (before 2^32 uses of one slot).
+/// Names one call of one session. Never given twice in a session's life (before 2^32 uses of one
+/// slot).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CallId(pub(crate) u64);
 
@@ -61,7 +63,8 @@ impl Calls {
         self.slots.len() - self.free.len()
     }
 
-    /// Some call whose caller waits, looked for behind `after`: over many rounds every one that stays is found.
+    /// Some call whose caller waits, looked for behind `after`: over many rounds every one that
+    /// stays is found.
     #[allow(clippy::cast_possible_truncation, reason = "slots are counted in u32")]
     pub(crate) fn waiting_behind(&self, after: u64) -> Option<CallId> {
         if self.wanted == 0 {
@@ -82,7 +85,9 @@ impl Calls {
     #[inline]
     pub(crate) fn begin(&mut self) -> Option<CallId> {
         let Some(index) = self.free.pop() else { return self.grow() };
-        let Slot::Free { uses } = self.slots[index as usize] else { unreachable!("on the free list") };
+        let Slot::Free { uses } = self.slots[index as usize] else {
+            unreachable!("on the free list")
+        };
         Some(self.take(index, uses))
     }
 

@@ -106,10 +106,14 @@ impl RemoteError {
         if head.kind() == Kind::Error {
             return Self { code: head.code(), text: String::from_utf8_lossy(payload).into_owned() };
         }
-        Self { code: layout::code::STREAMED, text: "the answer is a stream, which was not asked for".into() }
+        Self {
+            code: layout::code::STREAMED,
+            text: "the answer is a stream, which was not asked for".into(),
+        }
     }
 
-    /// The code that the handler gave to [`HandlerError::new`](crate::HandlerError::new); `None` for Ringbell's own.
+    /// The code that the handler gave to [`HandlerError::new`](crate::HandlerError::new); `None`
+    /// for Ringbell's own.
     pub fn application_code(&self) -> Option<u16> {
         self.code.checked_sub(layout::code::APPLICATION)
     }
@@ -126,8 +130,12 @@ impl std::error::Error for RemoteError {}
 impl std::fmt::Display for SendError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::TooLarge { len, max } => write!(f, "a message of {len} bytes is too large: at most {max}"),
-            Self::TooManyInFlight { limit } => write!(f, "{limit} calls are in flight, which is the limit"),
+            Self::TooLarge { len, max } => {
+                write!(f, "a message of {len} bytes is too large: at most {max}")
+            }
+            Self::TooManyInFlight { limit } => {
+                write!(f, "{limit} calls are in flight, which is the limit")
+            }
             Self::TimedOut => f.write_str("no room for the request in time"),
             Self::Disconnected => f.write_str("the server is gone"),
             Self::ShutDown => f.write_str("the server has shut down"),
@@ -156,10 +164,15 @@ impl std::error::Error for RecvError {}
 
 impl std::fmt::Display for CallError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let executed = |maybe: &bool| if *maybe { "may have been executed" } else { "was not executed" };
+        let executed =
+            |maybe: &bool| if *maybe { "may have been executed" } else { "was not executed" };
         match self {
-            Self::TooLarge { len, max } => write!(f, "a message of {len} bytes is too large: at most {max}"),
-            Self::TooManyInFlight { limit } => write!(f, "{limit} calls are in flight, which is the limit"),
+            Self::TooLarge { len, max } => {
+                write!(f, "a message of {len} bytes is too large: at most {max}")
+            }
+            Self::TooManyInFlight { limit } => {
+                write!(f, "{limit} calls are in flight, which is the limit")
+            }
             Self::TimedOut { maybe_executed } => {
                 write!(f, "no answer in time; the request {}", executed(maybe_executed))
             }

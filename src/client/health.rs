@@ -1,4 +1,5 @@
-//! Whether a client is as good as new, and whether its server is still there: for pools, and whoever keeps clients.
+//! Whether a client is as good as new, and whether its server is still there: for pools, and
+//! whoever keeps clients.
 
 use super::Client;
 use super::error::{CallError, RecvError, SessionEnd, WaitEnd};
@@ -8,8 +9,9 @@ use crate::memory::layout::{Interest, Kind};
 use std::time::Duration;
 
 impl Client {
-    /// Whether the client could be given to somebody else: no call is in flight, wanted or given up; no answer and no
-    /// stream is left to be read; nothing is left to be sent; the session is not known to be over.
+    /// Whether the client could be given to somebody else: no call is in flight, wanted or given
+    /// up; no answer and no stream is left to be read; nothing is left to be sent; the session is
+    /// not known to be over.
     pub fn is_clean(&self) -> bool {
         self.origin.is_here()
             && self.over.is_none()
@@ -41,8 +43,8 @@ impl Client {
         !self.session.has_ended()
     }
 
-    /// Looks whether the server is still there, without waiting: costs two system calls. A server that hangs is there;
-    /// [`Self::ping`] tells.
+    /// Looks whether the server is still there, without waiting: costs two system calls. A server
+    /// that hangs is there; [`Self::ping`] tells.
     ///
     /// # Errors
     /// Why the session is over: as [`Self::recv`], of which neither [`RecvError::TimedOut`] nor
@@ -52,24 +54,33 @@ impl Client {
         let there = if self.session.is_socket() { self.drain_now() } else { self.check_server() };
         match there {
             // What the server published before it went is still good, to whoever waits for it.
-            Err(over) if self.calls.in_flight() > 0 && self.session.has_pending() => Err(over.as_recv()),
+            Err(over) if self.calls.in_flight() > 0 && self.session.has_pending() => {
+                Err(over.as_recv())
+            }
             Err(over) => Err(self.fail(over).as_recv()),
             Ok(()) => Ok(()),
         }
     }
 
-    /// Asks the server for a sign of life and waits for it at most `timeout`: `None` waits for ever, zero does not wait.
-    /// No handler runs for it; a server whose thread is busy in a handler answers afterwards.
+    /// Asks the server for a sign of life and waits for it at most `timeout`: `None` waits for
+    /// ever, zero does not wait. No handler runs for it; a server whose thread is busy in a handler
+    /// answers afterwards.
     ///
     /// # Errors
-    /// As [`Self::call_timeout`], of which neither [`CallError::Remote`] nor [`CallError::TooLarge`]. Nothing is
-    /// executed in any case.
+    /// As [`Self::call_timeout`], of which neither [`CallError::Remote`] nor
+    /// [`CallError::TooLarge`]. Nothing is executed in any case.
     pub fn ping(&mut self, timeout: Option<Duration>) -> Result<(), CallError> {
         self.usable().map_err(|over| over.as_call(false))?;
         let mut deadline = Deadline::after(timeout);
         self.pings = self.pings.wrapping_add(1);
         let ping = self.pings;
-        self.post_frame(Head::new(Kind::Ping, ping), 0, &[], SendProgress::default(), &mut deadline)?;
+        self.post_frame(
+            Head::new(Kind::Ping, ping),
+            0,
+            &[],
+            SendProgress::default(),
+            &mut deadline,
+        )?;
         self.session.flush();
         let answered = self.wait(&mut deadline, Interest::BOTH, |client| {
             client.drain()?;

@@ -41,7 +41,8 @@ impl ConnectOptions {
         }
     }
 
-    /// Capacity of each ring in bytes: a power of two from 2 KiB to 1 GiB. Default: the server's choice.
+    /// Capacity of each ring in bytes: a power of two from 2 KiB to 1 GiB. Default: the server's
+    /// choice.
     pub fn ring_capacity(mut self, bytes: u64) -> Self {
         self.hello.request_capacity = bytes;
         self.hello.response_capacity = bytes;
@@ -60,15 +61,15 @@ impl ConnectOptions {
         self
     }
 
-    /// How long connecting may take; `None` waits for ever. Default 5 s. As long, a client tries again that is turned
-    /// away because too many others are connecting at this moment.
+    /// How long connecting may take; `None` waits for ever. Default 5 s. As long, a client tries
+    /// again that is turned away because too many others are connecting at this moment.
     pub fn timeout(mut self, timeout: Option<Duration>) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Whether to wait for a server that does not listen yet, within [`Self::timeout`]: for programs that start their
-    /// server themselves. Looks every few milliseconds. Default: no.
+    /// Whether to wait for a server that does not listen yet, within [`Self::timeout`]: for
+    /// programs that start their server themselves. Looks every few milliseconds. Default: no.
     pub fn wait_for_server(mut self, wait: bool) -> Self {
         self.wait_for_server = wait;
         self
@@ -86,8 +87,9 @@ impl ConnectOptions {
         self
     }
 
-    /// In which order answers come. With [`AnswerOrder::Request`] a slow request holds up the answers behind it.
-    /// Default: the server's choice, which is [`AnswerOrder::Completion`] unless set otherwise.
+    /// In which order answers come. With [`AnswerOrder::Request`] a slow request holds up the
+    /// answers behind it. Default: the server's choice, which is [`AnswerOrder::Completion`] unless
+    /// set otherwise.
     pub fn answer_order(mut self, order: AnswerOrder) -> Self {
         self.hello.ordered = order == AnswerOrder::Request;
         self
@@ -100,21 +102,23 @@ impl ConnectOptions {
         self
     }
 
-    /// Whether the server is told until when a call waits, so that it need not run what nobody waits for any more:
-    /// for calls with a deadline, and for those with a timeout of less than a second. Costs 8 bytes a request, and
-    /// a look at the clock on both sides. Default: yes.
+    /// Whether the server is told until when a call waits, so that it need not run what nobody
+    /// waits for any more: for calls with a deadline, and for those with a timeout of less than a
+    /// second. Costs 8 bytes a request, and a look at the clock on both sides. Default: yes.
     pub fn send_deadlines(mut self, send: bool) -> Self {
         self.send_deadlines = send;
         self
     }
 
-    /// Of so many calls one is timed on its way: when it was sent, taken by the server, answered, and received, for
-    /// `ring-dump` to tell waiting from working. 0: none, whatever the server would like. Nothing is timed over a socket, nor
-    /// what is written in place ([`Client::claim`]). Default: as the server likes
-    /// ([`ServerBuilder::sample_calls`](crate::ServerBuilder::sample_calls)), which is none unless set.
+    /// Of so many calls one is timed on its way: when it was sent, taken by the server, answered,
+    /// and received, for `ring-dump` to tell waiting from working. 0: none, whatever the server
+    /// would like. Nothing is timed over a socket, nor what is written in place
+    /// ([`Client::claim`]). Default: as the server likes
+    /// ([`ServerBuilder::sample_calls`](crate::ServerBuilder::sample_calls)), which is none unless
+    /// set.
     ///
-    /// A call that is timed costs two looks at the clock on either side, 8 bytes, and a slower way through the ring; the
-    /// others cost nothing.
+    /// A call that is timed costs two looks at the clock on either side, 8 bytes, and a slower way
+    /// through the ring; the others cost nothing.
     pub fn sample_calls(mut self, every: u32) -> Self {
         self.hello.sample_every = Some(every);
         self
@@ -127,7 +131,10 @@ impl ConnectOptions {
     }
 
     /// Has a session made for a byte stream instead of calls, and tells how each end waits.
-    pub(crate) fn attach_bytes(mut self, path: &Path) -> Result<(Attached, WaitSettings), ConnectError> {
+    pub(crate) fn attach_bytes(
+        mut self,
+        path: &Path,
+    ) -> Result<(Attached, WaitSettings), ConnectError> {
         self.hello.bytes = true;
         Ok((self.attach(path)?, self.wait))
     }
@@ -155,10 +162,14 @@ impl ConnectOptions {
             let error = match handshake::attach(path, &self.hello, deadline) {
                 Ok(attached) => return Ok(attached),
                 // What was in the way all the time says more.
-                Err(ConnectError::TimedOut) => return Err(obstacle.unwrap_or(ConnectError::TimedOut)),
+                Err(ConnectError::TimedOut) => {
+                    return Err(obstacle.unwrap_or(ConnectError::TimedOut));
+                }
                 Err(error) => error,
             };
-            if !self.will_pass(&error) || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            if !self.will_pass(&error)
+                || deadline.is_some_and(|deadline| Instant::now() >= deadline)
+            {
                 return Err(error);
             }
             obstacle = Some(error);

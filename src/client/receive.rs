@@ -10,7 +10,8 @@ use crate::memory::layout::{Interest, Kind};
 use std::time::Duration;
 
 impl Client {
-    /// The next answer, to whichever call. Waits at most `timeout`: `None` waits for ever, zero does not wait.
+    /// The next answer, to whichever call. Waits at most `timeout`: `None` waits for ever, zero
+    /// does not wait.
     ///
     /// # Errors
     /// [`RecvError`]; [`RecvError::NothingInFlight`] if there is no call to wait for.
@@ -27,9 +28,10 @@ impl Client {
     #[inline]
     pub fn try_recv(&mut self) -> Result<Option<Answer<'_>>, RecvError> {
         match self.recv_until(Deadline::Now) {
-            Ok(head) => {
-                Ok(Some(Answer { call: CallId(head.call), outcome: Self::outcome(head, &self.buffer) }))
-            }
+            Ok(head) => Ok(Some(Answer {
+                call: CallId(head.call),
+                outcome: Self::outcome(head, &self.buffer),
+            })),
             Err(RecvError::TimedOut) => Ok(None),
             Err(error) => Err(error),
         }
@@ -61,11 +63,12 @@ impl Client {
         }
     }
 
-    /// Takes what is there until it is the answer to `wanted` (or any answer, if `None`); other answers are set
-    /// aside, late ones dropped.
+    /// Takes what is there until it is the answer to `wanted` (or any answer, if `None`); other
+    /// answers are set aside, late ones dropped.
     #[inline(always)]
     pub(super) fn look(&mut self, wanted: Option<CallId>) -> Result<Option<Head>, SessionEnd> {
-        // Bounded, so that a server that floods its client with what leads nowhere cannot keep it from its deadline.
+        // Bounded, so that a server that floods its client with what leads nowhere cannot keep it
+        // from its deadline.
         for _ in 0..LOOK_MOST {
             let head = match self.session.receive(&mut self.buffer)? {
                 Received::Nothing => return Ok(None),
@@ -84,7 +87,8 @@ impl Client {
         Ok(None)
     }
 
-    /// Whether a message is an answer that somebody wants. What belongs to streams and events is put there.
+    /// Whether a message is an answer that somebody wants. What belongs to streams and events is
+    /// put there.
     #[inline(always)]
     pub(super) fn accept(&mut self, head: Head) -> Result<bool, SessionEnd> {
         self.sample_answered(head.call);
@@ -126,7 +130,8 @@ impl Client {
     pub(super) fn set_aside(&mut self, head: Head) {
         let payload = std::mem::take(&mut self.buffer);
         self.set_aside.push_back(SetAside { head, payload });
-        self.session.counts.stash_peak = self.session.counts.stash_peak.max(self.set_aside.len() as u64);
+        self.session.counts.stash_peak =
+            self.session.counts.stash_peak.max(self.set_aside.len() as u64);
     }
 
     #[inline]

@@ -38,7 +38,11 @@ impl Client {
         };
         self.until_sample = *every;
         let now = now_ns();
-        if samples.begin(call, now, 0) { SendProgress::stamped(now) } else { SendProgress::default() }
+        if samples.begin(call, now, 0) {
+            SendProgress::stamped(now)
+        } else {
+            SendProgress::default()
+        }
     }
 
     /// Publishes a request that is sampled; the ring is owed.
@@ -52,7 +56,13 @@ impl Client {
         deadline: &mut Deadline,
     ) -> Result<CallId, SendError> {
         let progress = self.stamp(call.0);
-        match self.post_frame(Head::new(Kind::Request, call.0), deadline_ns, request, progress, deadline) {
+        match self.post_frame(
+            Head::new(Kind::Request, call.0),
+            deadline_ns,
+            request,
+            progress,
+            deadline,
+        ) {
             Ok(()) => Ok(call),
             Err(error) => {
                 self.forget_sample(call.0);
@@ -78,7 +88,8 @@ impl Client {
         }
     }
 
-    /// Something that answers a call was taken, or is looked at where it lies. Of several the first counts.
+    /// Something that answers a call was taken, or is looked at where it lies. Of several the first
+    /// counts.
     #[inline(always)]
     pub(super) fn sample_answered(&mut self, call: u64) {
         if self.sampling.is_some() {

@@ -12,8 +12,8 @@ use crate::memory::layout::{Interest, Kind};
 use std::time::Duration;
 
 impl Client {
-    /// Sends a request without waiting for its answer, which [`Self::recv`] brings. Waits for room as long as it
-    /// takes; answers that arrive meanwhile are set aside.
+    /// Sends a request without waiting for its answer, which [`Self::recv`] brings. Waits for room
+    /// as long as it takes; answers that arrive meanwhile are set aside.
     ///
     /// # Errors
     /// [`SendError`]; the request will not be executed.
@@ -22,17 +22,22 @@ impl Client {
         self.send_until(request, &mut Deadline::Never)
     }
 
-    /// As [`Self::send`], waiting for room at most `timeout`: `None` waits for ever, zero does not wait.
+    /// As [`Self::send`], waiting for room at most `timeout`: `None` waits for ever, zero does not
+    /// wait.
     ///
     /// # Errors
     /// As [`Self::send`], and [`SendError::TimedOut`].
-    pub fn send_timeout(&mut self, request: &[u8], timeout: Option<Duration>) -> Result<CallId, SendError> {
+    pub fn send_timeout(
+        &mut self,
+        request: &[u8],
+        timeout: Option<Duration>,
+    ) -> Result<CallId, SendError> {
         self.send_until(request, &mut Deadline::after(timeout))
     }
 
-    /// Sends a request, and leaves waking the server to [`Self::flush`]: cheaper than [`Self::send`] where several
-    /// follow each other. A server that is awake sees it at once; one that sleeps, when the client flushes, waits
-    /// for an answer, or is dropped.
+    /// Sends a request, and leaves waking the server to [`Self::flush`]: cheaper than
+    /// [`Self::send`] where several follow each other. A server that is awake sees it at once; one
+    /// that sleeps, when the client flushes, waits for an answer, or is dropped.
     ///
     /// # Errors
     /// As [`Self::send`].
@@ -55,8 +60,8 @@ impl Client {
         }
     }
 
-    /// Sends many requests and rings once: cheaper than [`Self::send`] for each. Stops at the first that cannot
-    /// be sent; the ids of those that were are appended to `calls` in every case.
+    /// Sends many requests and rings once: cheaper than [`Self::send`] for each. Stops at the first
+    /// that cannot be sent; the ids of those that were are appended to `calls` in every case.
     ///
     /// # Errors
     /// As [`Self::send`], for the first request that was not sent.
@@ -135,7 +140,10 @@ impl Client {
     ) -> Result<CallId, SendError> {
         self.usable().map_err(SessionEnd::as_send)?;
         if request.len() > self.session.max_message() {
-            return Err(SendError::TooLarge { len: request.len(), max: self.session.max_message() });
+            return Err(SendError::TooLarge {
+                len: request.len(),
+                max: self.session.max_message(),
+            });
         }
         let call = self.begin()?;
         kill_point!("request-claimed");
@@ -169,7 +177,8 @@ impl Client {
         }
     }
 
-    /// The socket takes nothing any more. What the server said before is set aside, and may say why.
+    /// The socket takes nothing any more. What the server said before is set aside, and may say
+    /// why.
     #[cold]
     pub(super) fn goes_nowhere(&mut self) -> SendError {
         match self.drain_now() {
@@ -178,18 +187,31 @@ impl Client {
         }
     }
 
-    /// Sends a message that wants no answer. Waits for room at most `timeout`: `None` waits for ever, zero does not
-    /// wait. Whether the server did anything with it nobody says.
+    /// Sends a message that wants no answer. Waits for room at most `timeout`: `None` waits for
+    /// ever, zero does not wait. Whether the server did anything with it nobody says.
     ///
     /// # Errors
     /// As [`Self::send_timeout`].
-    pub fn send_one_way(&mut self, message: &[u8], timeout: Option<Duration>) -> Result<(), SendError> {
+    pub fn send_one_way(
+        &mut self,
+        message: &[u8],
+        timeout: Option<Duration>,
+    ) -> Result<(), SendError> {
         self.usable().map_err(SessionEnd::as_send)?;
         if message.len() > self.session.max_message() {
-            return Err(SendError::TooLarge { len: message.len(), max: self.session.max_message() });
+            return Err(SendError::TooLarge {
+                len: message.len(),
+                max: self.session.max_message(),
+            });
         }
         let mut deadline = Deadline::after(timeout);
-        self.post_frame(Head::new(Kind::OneWay, 0), 0, message, SendProgress::default(), &mut deadline)?;
+        self.post_frame(
+            Head::new(Kind::OneWay, 0),
+            0,
+            message,
+            SendProgress::default(),
+            &mut deadline,
+        )?;
         self.session.flush();
         if self.session.has_unsent() {
             self.push_out(&mut deadline);
@@ -224,8 +246,8 @@ impl Client {
         Ok(())
     }
 
-    /// Over a socket that takes no more just now: waits until all that was sent is on its way, at most until the
-    /// deadline. It goes on then when the client is used again.
+    /// Over a socket that takes no more just now: waits until all that was sent is on its way, at
+    /// most until the deadline. It goes on then when the client is used again.
     #[cold]
     pub(super) fn push_out(&mut self, deadline: &mut Deadline) {
         // What is in the way shows at the next use.
@@ -235,7 +257,8 @@ impl Client {
         });
     }
 
-    /// What the limit bounds: calls without an answer, abandoned ones included, and answers set aside.
+    /// What the limit bounds: calls without an answer, abandoned ones included, and answers set
+    /// aside.
     pub(super) fn in_flight_or_kept(&self) -> usize {
         self.calls.in_flight() + self.set_aside.len()
     }
@@ -276,7 +299,8 @@ impl Client {
         deadline: &mut Deadline,
     ) -> Result<(), SendError> {
         let waited = self.wait(deadline, Interest::BOTH, |client| {
-            // The server may be unable to take requests because its answers find no room: make some.
+            // The server may be unable to take requests because its answers find no room: make
+            // some.
             client.drain()?;
             match client.session.send(head, until, payload, &mut progress)? {
                 Sent::Done => Ok(Some(())),
@@ -297,8 +321,8 @@ impl Client {
         }
     }
 
-    /// Claims room for a request of `len` bytes in the ring, to be written in place and committed. Waits for room
-    /// at most `timeout`: `None` waits for ever, zero does not wait.
+    /// Claims room for a request of `len` bytes in the ring, to be written in place and committed.
+    /// Waits for room at most `timeout`: `None` waits for ever, zero does not wait.
     ///
     /// # Errors
     /// As [`Self::send_timeout`]. A request that does not fit one record cannot be claimed

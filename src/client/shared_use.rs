@@ -1,5 +1,5 @@
-//! What a driver that serves many callers at once needs of a client: sending with the progress kept outside, and
-//! handing out what has come. Nothing here waits, and nothing is set aside.
+//! What a driver that serves many callers at once needs of a client: sending with the progress kept
+//! outside, and handing out what has come. Nothing here waits, and nothing is set aside.
 
 use super::stream::Next;
 use super::{CallError, Client, FAR_OFF, LOOK_MOST, RemoteError, SendError, SessionEnd};
@@ -68,10 +68,11 @@ impl Client {
         }
     }
 
-    /// Sends a message, or goes on with it; `None` if there is no room yet, or too much in flight. While one message
-    /// is on its way no other may be begun. Its call, 0 for a one-way message.
+    /// Sends a message, or goes on with it; `None` if there is no room yet, or too much in flight.
+    /// While one message is on its way no other may be begun. Its call, 0 for a one-way message.
     ///
-    /// `put_off`: [`Self::arm`] or [`Self::stay_awake`] follows soon, and writes this and others together.
+    /// `put_off`: [`Self::arm`] or [`Self::stay_awake`] follows soon, and writes this and others
+    /// together.
     pub(crate) fn offer(
         &mut self,
         sending: &mut Sending,
@@ -80,7 +81,10 @@ impl Client {
     ) -> Result<Option<CallId>, SendError> {
         self.usable().map_err(SessionEnd::as_send)?;
         if payload.len() > self.session.max_message() {
-            return Err(SendError::TooLarge { len: payload.len(), max: self.session.max_message() });
+            return Err(SendError::TooLarge {
+                len: payload.len(),
+                max: self.session.max_message(),
+            });
         }
         let head = match sending.head {
             Some(head) => head,
@@ -154,8 +158,8 @@ impl Client {
         }
     }
 
-    /// Takes in what has come, at most so much at a time, and hands out the answers. The rest is found by
-    /// [`Client::arm`].
+    /// Takes in what has come, at most so much at a time, and hands out the answers. The rest is
+    /// found by [`Client::arm`].
     ///
     /// # Errors
     /// The session is over, and everything that came before has been handed out.
@@ -234,14 +238,16 @@ impl Client {
         }
     }
 
-    /// From now on it looks out and parks, and nothing between: whoever drives it has other things to do than to yield.
+    /// From now on it looks out and parks, and nothing between: whoever drives it has other things
+    /// to do than to yield.
     pub(crate) fn never_yields(&mut self) {
         let settings = self.waiter.settings().clone();
-        self.waiter = Waiter::new(WaitSettings { turn_every: 0, yield_for: Duration::ZERO, ..settings });
+        self.waiter =
+            Waiter::new(WaitSettings { turn_every: 0, yield_for: Duration::ZERO, ..settings });
     }
 
-    /// Whether it pays to look out for an answer without arming, as the waiting policy has learnt; then
-    /// [`Self::look_out`] is to follow. Never for sockets, and never in a forked child.
+    /// Whether it pays to look out for an answer without arming, as the waiting policy has learnt;
+    /// then [`Self::look_out`] is to follow. Never for sockets, and never in a forked child.
     pub(crate) fn may_look_out(&mut self) -> Option<LookOut> {
         if self.session.is_socket() || !self.origin.is_here() {
             return None;
@@ -260,8 +266,8 @@ impl Client {
         self.waiter.given_up();
     }
 
-    /// Rings for what was published, and does not arm: somebody goes on looking. Whether there is room now for what found
-    /// none.
+    /// Rings for what was published, and does not arm: somebody goes on looking. Whether there is
+    /// room now for what found none.
     pub(crate) fn stay_awake(&mut self) -> bool {
         if let Err(fault) = self.session.retry_abort().and_then(|()| self.try_control()) {
             self.fail(fault.into());
@@ -277,7 +283,8 @@ impl Client {
         self.store_counts();
     }
 
-    /// How many messages such as the one that last found no room there is room for now, more or less.
+    /// How many messages such as the one that last found no room there is room for now, more or
+    /// less.
     pub(crate) fn room(&mut self) -> usize {
         let in_flight = self.max_in_flight.saturating_sub(self.calls.in_flight());
         usize::try_from(self.session.room()).unwrap_or(usize::MAX).min(in_flight)
@@ -307,7 +314,10 @@ impl Client {
 
     /// The descriptor that is watched, and that of the server's process.
     pub(crate) fn descriptors(&self) -> (Arc<OwnedFd>, Option<std::io::Result<OwnedFd>>) {
-        (self.session.shared_lifeline(), self.server_process().map(|process| process.try_clone_to_owned()))
+        (
+            self.session.shared_lifeline(),
+            self.server_process().map(|process| process.try_clone_to_owned()),
+        )
     }
 
     /// Whether the socket itself carries the session.
@@ -329,7 +339,8 @@ impl Client {
         } else {
             crate::link::session::send_byte(self.session.lifeline(), lifeline::GOODBYE);
         }
-        // The descriptor stays open as long as somebody holds the client; what was sent is still read.
+        // The descriptor stays open as long as somebody holds the client; what was sent is still
+        // read.
         let _ = rustix::net::shutdown(self.session.lifeline(), rustix::net::Shutdown::Both);
         trace::client_left(self.server_info.tag(), "closed", self.in_flight());
         self.over = Some(SessionEnd::Disconnected);

@@ -1,5 +1,6 @@
-//! Answers that come in several items, and events that belong to no call. Both arrive among the answers, and are kept
-//! until they are asked for: items within the window that the client grants, events up to a limit.
+//! Answers that come in several items, and events that belong to no call. Both arrive among the
+//! answers, and are kept until they are asked for: items within the window that the client grants,
+//! events up to a limit.
 
 use super::Client;
 use super::error::{CallError, RemoteError, SendError, SessionEnd, WaitEnd};
@@ -100,7 +101,8 @@ pub enum EventError {
     /// None came in time.
     TimedOut,
     /// The oldest events were dropped, since more came than were asked for
-    /// ([`ConnectOptions::max_events`](crate::ConnectOptions::max_events)). Said once; later events follow.
+    /// ([`ConnectOptions::max_events`](crate::ConnectOptions::max_events)). Said once; later events
+    /// follow.
     Missed {
         /// How many.
         events: u64,
@@ -119,7 +121,9 @@ impl std::fmt::Display for EventError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::TimedOut => f.write_str("no event in time"),
-            Self::Missed { events } => write!(f, "{events} events were dropped, which nobody had asked for"),
+            Self::Missed { events } => {
+                write!(f, "{events} events were dropped, which nobody had asked for")
+            }
             Self::Disconnected => f.write_str("the server is gone"),
             Self::ShutDown => f.write_str("the server has shut down"),
             Self::PeerFault(fault) => fault.fmt(f),
@@ -155,7 +159,8 @@ impl Stream<'_> {
         self.call
     }
 
-    /// The next item; `None` at the end. Waits at most `timeout`: `None` waits for ever, zero does not wait.
+    /// The next item; `None` at the end. Waits at most `timeout`: `None` waits for ever, zero does
+    /// not wait.
     ///
     /// # Errors
     /// As [`Client::next_item`].
@@ -203,12 +208,17 @@ impl Client {
         Ok(Stream { client: self, call, item: Vec::new() })
     }
 
-    /// As [`Self::call_stream`], for several streams and calls at a time: items are had by [`Self::next_item`]. Waits
-    /// for room at most `timeout`: `None` waits for ever, zero does not wait.
+    /// As [`Self::call_stream`], for several streams and calls at a time: items are had by
+    /// [`Self::next_item`]. Waits for room at most `timeout`: `None` waits for ever, zero does not
+    /// wait.
     ///
     /// # Errors
     /// As [`Self::send_timeout`].
-    pub fn open_stream(&mut self, request: &[u8], timeout: Option<Duration>) -> Result<CallId, SendError> {
+    pub fn open_stream(
+        &mut self,
+        request: &[u8],
+        timeout: Option<Duration>,
+    ) -> Result<CallId, SendError> {
         let call = self.send_until(request, &mut Deadline::after(timeout))?;
         self.opened(call);
         Ok(call)
@@ -219,13 +229,13 @@ impl Client {
         self.streams.open += 1;
     }
 
-    /// Replaces the content of `item` with the next item of a stream; false at its end, after which the stream is
-    /// closed. Waits at most `timeout`: `None` waits for ever, zero does not wait. Answers of other calls that arrive
-    /// meanwhile are set aside.
+    /// Replaces the content of `item` with the next item of a stream; false at its end, after which
+    /// the stream is closed. Waits at most `timeout`: `None` waits for ever, zero does not wait.
+    /// Answers of other calls that arrive meanwhile are set aside.
     ///
     /// # Errors
-    /// [`CallError::Remote`] ends the stream, as does every other error but [`CallError::TimedOut`].
-    /// [`CallError::NotAStream`] if there is no such stream.
+    /// [`CallError::Remote`] ends the stream, as does every other error but
+    /// [`CallError::TimedOut`]. [`CallError::NotAStream`] if there is no such stream.
     pub fn next_item(
         &mut self,
         call: CallId,
@@ -266,8 +276,12 @@ impl Client {
         }
     }
 
-    /// Takes in what has come and looks for something among it. What came before the session ended is still good.
-    fn drain_for<T>(&mut self, find: impl FnOnce(&mut Self) -> Option<T>) -> Result<Option<T>, SessionEnd> {
+    /// Takes in what has come and looks for something among it. What came before the session ended
+    /// is still good.
+    fn drain_for<T>(
+        &mut self,
+        find: impl FnOnce(&mut Self) -> Option<T>,
+    ) -> Result<Option<T>, SessionEnd> {
         let drained = self.drain();
         match (find(self), drained) {
             (None, drained) => drained.map(|()| None),
@@ -284,7 +298,8 @@ impl Client {
         Ok(stream.next())
     }
 
-    /// Gives up a stream: the server is told, and items that still come are dropped. Nothing happens if it has ended.
+    /// Gives up a stream: the server is told, and items that still come are dropped. Nothing
+    /// happens if it has ended.
     pub fn close_stream(&mut self, call: CallId) {
         let Some(stream) = self.streams.of_calls.remove(&call.as_u64()) else { return };
         if stream.end.is_none() {
@@ -310,8 +325,8 @@ impl Client {
         self.tell(Head::with_code(Kind::Credit, taken, call.as_u64()));
     }
 
-    /// The next event that the server pushed. Waits at most `timeout`: `None` waits for ever, zero does not wait.
-    /// Answers that arrive meanwhile are set aside.
+    /// The next event that the server pushed. Waits at most `timeout`: `None` waits for ever, zero
+    /// does not wait. Answers that arrive meanwhile are set aside.
     ///
     /// # Errors
     /// [`EventError`].
@@ -336,12 +351,14 @@ impl Client {
         next.map_err(|events| EventError::Missed { events })
     }
 
-    /// All events that the server pushes, until the session is over. Waits for each as long as it takes.
+    /// All events that the server pushes, until the session is over. Waits for each as long as it
+    /// takes.
     pub fn events(&mut self) -> EventIter<'_> {
         EventIter { client: self, over: false }
     }
 
-    /// Takes in what is no plain answer. Whether it is an answer (an error, for a call that is no stream) all the same.
+    /// Takes in what is no plain answer. Whether it is an answer (an error, for a call that is no
+    /// stream) all the same.
     #[cold]
     pub(super) fn accept_other(&mut self, head: Head) -> Result<bool, SessionEnd> {
         self.has_kept = true;

@@ -7,10 +7,11 @@ use crate::memory::layout::Kind;
 use crate::os::fork::Origin;
 use crate::protocol::ring::{Consumer, Record};
 
-/// An answer that may still lie in the ring, where the server can change it: look at it without copying all of it.
+/// An answer that may still lie in the ring, where the server can change it: look at it without
+/// copying all of it.
 ///
-/// Safe reads copy out, word for word what the server has there at that moment; two reads may differ if the
-/// server is hostile.
+/// Safe reads copy out, word for word what the server has there at that moment; two reads may
+/// differ if the server is hostile.
 #[derive(Debug)]
 pub struct View<'a>(pub(super) ViewOf<'a>);
 
@@ -48,14 +49,15 @@ impl View<'_> {
     /// The bytes in place.
     ///
     /// # Safety
-    /// The server must be trusted not to change the bytes while the slice lives, as it never does by the protocol:
-    /// a well-behaved server does not touch them before the view is dropped.
+    /// The server must be trusted not to change the bytes while the slice lives, as it never does
+    /// by the protocol: a well-behaved server does not touch them before the view is dropped.
     #[allow(unsafe_code, reason = "the caller vouches for the server")]
     pub unsafe fn as_slice(&self) -> &[u8] {
         match &self.0 {
             ViewOf::Ring(ring, record) => {
                 let bytes = ring.address(record);
-                // SAFETY: in bounds and mapped while the ring is borrowed; unchanged by the caller's contract.
+                // SAFETY: in bounds and mapped while the ring is borrowed; unchanged by the
+                // caller's contract.
                 unsafe { std::slice::from_raw_parts(bytes.as_ptr(), record.len()) }
             }
             ViewOf::Private(bytes) => bytes,
@@ -81,7 +83,8 @@ impl Drop for Shown<'_> {
     }
 }
 
-/// Room for a request in the ring itself, to be written in place: no copy. Dropping it gives the room back.
+/// Room for a request in the ring itself, to be written in place: no copy. Dropping it gives the
+/// room back.
 #[derive(Debug)]
 pub struct Claim<'a> {
     pub(super) client: &'a mut Client,
@@ -115,7 +118,8 @@ impl std::ops::Deref for Claim<'_> {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // A claim's bytes are this process's own; what is in them before they are written is arbitrary.
+        // A claim's bytes are this process's own; what is in them before they are written is
+        // arbitrary.
         self.client.session.claimed_so_far(self.claim.as_ref().expect("taken only by commit"))
     }
 }

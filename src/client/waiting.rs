@@ -81,7 +81,8 @@ impl Client {
             let parked = self.side.as_ref().is_some_and(Side::is_off);
             self.hint(false);
             if parked {
-                // It may be long until the next wait: what was in flight at the last sleep no longer is.
+                // It may be long until the next wait: what was in flight at the last sleep no
+                // longer is.
                 self.note_oldest(0);
                 self.store_counts();
             }
@@ -102,8 +103,8 @@ impl Client {
         self.side.as_ref().map_or_else(Surroundings::default, Side::surroundings)
     }
 
-    /// Nothing is there and nothing is waited for: the one moment at which a client that only ever polls learns
-    /// that the server is gone.
+    /// Nothing is there and nothing is waited for: the one moment at which a client that only ever
+    /// polls learns that the server is gone.
     #[cold]
     fn without_waiting<T>(&mut self) -> Result<T, WaitEnd> {
         self.waiter.given_up();
@@ -111,8 +112,8 @@ impl Client {
         Err(self.timed_out(now_ns()))
     }
 
-    /// A wait ends without a result. Now and then that is the moment to see whether the server is still there, for
-    /// clients that never wait for long.
+    /// A wait ends without a result. Now and then that is the moment to see whether the server is
+    /// still there, for clients that never wait for long.
     pub(super) fn timed_out(&mut self, now: u64) -> WaitEnd {
         self.waiter.given_up();
         if self.verdict.is_none() && now.saturating_sub(self.checked_at) < CHECK_EVERY_NS {
@@ -149,7 +150,8 @@ impl Client {
             return Ok(());
         }
         if let Some(over) = self.verdict {
-            // The server is known to be gone: what it published is read, and nobody will publish more.
+            // The server is known to be gone: what it published is read, and nobody will publish
+            // more.
             if self.session.has_pending() {
                 return Ok(());
             }
@@ -212,8 +214,9 @@ impl Client {
         slept
     }
 
-    /// Sleeps until the socket has something, or takes what is unsent, at most until `deadline`. A socket's wake-up
-    /// costs so much that looking out for it brings little; and the kernel tells of every death.
+    /// Sleeps until the socket has something, or takes what is unsent, at most until `deadline`. A
+    /// socket's wake-up costs so much that looking out for it brings little; and the kernel tells
+    /// of every death.
     #[cold]
     fn wait_for_socket(&mut self, deadline: &mut Deadline) -> Result<(), WaitEnd> {
         self.session.retry_abort().map_err(|fault| WaitEnd::SessionEnd(self.fail(fault.into())))?;
@@ -230,14 +233,17 @@ impl Client {
         let wanted = PollFlags::IN | PollFlags::RDHUP;
         let wanted = if self.session.has_unsent() { wanted | PollFlags::OUT } else { wanted };
         let left = match *deadline {
-            Deadline::At(at) => rustix::event::Timespec::try_from(Duration::from_nanos(at - now)).ok(),
+            Deadline::At(at) => {
+                rustix::event::Timespec::try_from(Duration::from_nanos(at - now)).ok()
+            }
             _ => None,
         };
         self.session.counts.parks += 1;
         let span = trace::client_park(self.server_info.session, "socket");
         // EINTR and every other error: look again.
-        let ready =
-            span.inside(|| wait_ready(self.session.lifeline(), wanted, left.as_ref())).unwrap_or_default();
+        let ready = span
+            .inside(|| wait_ready(self.session.lifeline(), wanted, left.as_ref()))
+            .unwrap_or_default();
         span.ended(if ready == Readiness::default() { "clock" } else { "rung" });
         self.session.ready(ready);
         Ok(())
@@ -265,8 +271,9 @@ impl Client {
         }
     }
 
-    /// Remembers for tools a call that waits, and since when it does so at least: `now`, the time of a sleep. Behind
-    /// a sleep there is no time, and a call that is no longer there is not replaced.
+    /// Remembers for tools a call that waits, and since when it does so at least: `now`, the time
+    /// of a sleep. Behind a sleep there is no time, and a call that is no longer there is not
+    /// replaced.
     fn note_oldest(&mut self, now: u64) {
         let counts = &mut self.session.counts;
         if self.calls.state(counts.oldest_call) != Some(Waiting::Wanted) {

@@ -7,7 +7,8 @@ mod patience;
 
 use super::transport::FallbackReason;
 use super::wire::{
-    FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, Hello, MessageKind, RejectReason, TransportAsked, Welcome,
+    FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, Hello, MessageKind, RejectReason, TransportAsked,
+    Welcome,
 };
 use crate::base::kill_point::kill_point;
 use crate::base::sync::AtomicU32;
@@ -86,7 +87,8 @@ pub(crate) enum Attached {
     Socket(SocketAttachment),
 }
 
-/// Connects to the server at `path` and agrees on a session. Blocks until `deadline`, for ever if there is none.
+/// Connects to the server at `path` and agrees on a session. Blocks until `deadline`, for ever if
+/// there is none.
 ///
 /// # Errors
 /// See [`ConnectError`]. Nothing is left behind, here or (once it notices) at the server.
@@ -183,9 +185,13 @@ fn attach_socket(
     let Answer { socket, patience, kind, body, .. } =
         ask(path, &options.hello(TransportAsked::Socket)?, deadline)?;
     match kind {
-        MessageKind::Fallback => accept(socket, &patience, options, &Fallback::parse(&body)?, reason),
+        MessageKind::Fallback => {
+            accept(socket, &patience, options, &Fallback::parse(&body)?, reason)
+        }
         MessageKind::Reject => Err(RejectReason::parse(&body)?.into()),
-        MessageKind::Hello | MessageKind::Welcome | MessageKind::Segments => Err(ConnectError::NotRingbell),
+        MessageKind::Hello | MessageKind::Welcome | MessageKind::Segments => {
+            Err(ConnectError::NotRingbell)
+        }
     }
 }
 
@@ -227,7 +233,8 @@ fn ask(path: &Path, hello: &Hello, deadline: Option<Instant>) -> Result<Answer, 
     kill_point!("client-connected");
     let patience = Patience::new(deadline);
     match patience.send(&socket, &hello.encode()) {
-        // It may have answered before it hung up: a server that is full does not wait for the Hello.
+        // It may have answered before it hung up: a server that is full does not wait for the
+        // Hello.
         Ok(()) | Err(ConnectError::ServerDied) => {}
         Err(error) => return Err(error),
     }
@@ -292,12 +299,17 @@ fn attachment(
         max_message: welcome.max_message,
         server_pid: welcome.pid,
         ordered: welcome.features & FEATURE_ORDERED != 0,
-        sample_every: if may_sample { options.sample_every.unwrap_or(welcome.sample_every) } else { 0 },
+        sample_every: if may_sample {
+            options.sample_every.unwrap_or(welcome.sample_every)
+        } else {
+            0
+        },
     }
 }
 
-/// Whether segments could not be had for a reason that lies in this process, and not in the segments: a server
-/// whose segments are not what they should be is not to be trusted with another try.
+/// Whether segments could not be had for a reason that lies in this process, and not in the
+/// segments: a server whose segments are not what they should be is not to be trusted with another
+/// try.
 fn unmapped(error: &ConnectError) -> Option<FallbackReason> {
     let errno = match error {
         ConnectError::OutOfMemory => Errno::NOMEM.raw_os_error(),
@@ -314,7 +326,8 @@ fn futex_refused() -> bool {
     *REFUSED.get_or_init(|| {
         // Nobody waits on it. Not as a private futex: those of a session are shared.
         let word = AtomicU32::new(0);
-        let woken = rustix::thread::futex::wake(word.as_futex(), rustix::thread::futex::Flags::empty(), 1);
+        let woken =
+            rustix::thread::futex::wake(word.as_futex(), rustix::thread::futex::Flags::empty(), 1);
         matches!(woken, Err(Errno::NOSYS | Errno::PERM | Errno::ACCESS))
     })
 }

@@ -1,8 +1,8 @@
 //! Every parser of handshake messages at once, for `fuzzing.rs`.
 
 use super::wire::{
-    FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, HEADER, Header, Hello, MAX_BODY, RejectReason, Role,
-    Segments, TransportAsked, VERSIONS, Welcome,
+    FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, HEADER, Header, Hello, MAX_BODY, RejectReason,
+    Role, Segments, TransportAsked, VERSIONS, Welcome,
 };
 use crate::memory::layout::{self, NAME};
 
@@ -25,7 +25,8 @@ pub(crate) fn fuzzed(bytes: &[u8]) -> usize {
     let welcome = Welcome::parse(body);
     if let Ok(welcome) = &welcome {
         assert!(
-            u64::from(welcome.domain) < welcome.armed_words && layout::is_capacity(welcome.request_capacity)
+            u64::from(welcome.domain) < welcome.armed_words
+                && layout::is_capacity(welcome.request_capacity)
         );
         assert_eq!(Welcome::parse(&welcome.encode()[HEADER..]).as_ref(), Ok(welcome));
     }
@@ -77,7 +78,8 @@ pub(crate) fn fuzz_seeds() -> Vec<Vec<u8>> {
         max_message: 1 << 20,
         pid: 1234,
     };
-    let segments = Segments { version: 1, more: false, count: 3, generation: 77, pid: 1234, sockets: 1 };
+    let segments =
+        Segments { version: 1, more: false, count: 3, generation: 77, pid: 1234, sockets: 1 };
     vec![
         hello(Role::Client, TransportAsked::Shared).encode(),
         hello(Role::Inspector, TransportAsked::Socket).encode(),

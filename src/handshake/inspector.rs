@@ -1,7 +1,9 @@
 //! The inspector's side: asks a server for the descriptors of its segments, and hangs up.
 
 use super::client::{ConnectError, Patience, connect};
-use super::wire::{BATCH, Hello, MessageKind, RejectReason, Role, Segments, TransportAsked, VERSIONS};
+use super::wire::{
+    BATCH, Hello, MessageKind, RejectReason, Role, Segments, TransportAsked, VERSIONS,
+};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -16,8 +18,8 @@ pub struct Survey {
     pub pid: u32,
     /// Sessions that are carried by the socket, and so have no segments.
     pub sockets: u64,
-    /// The status segment, then those of the sessions that have some, all sealed against writing. Whether they are what they should
-    /// be is for the receiver to check.
+    /// The status segment, then those of the sessions that have some, all sealed against writing.
+    /// Whether they are what they should be is for the receiver to check.
     pub segments: Vec<OwnedFd>,
 }
 
@@ -32,8 +34,8 @@ pub struct Inspector {
 }
 
 impl Inspector {
-    /// Connects to the server that listens at `path`. Waits at most `timeout`, here and for [`Self::survey`]: `None` waits
-    /// for ever.
+    /// Connects to the server that listens at `path`. Waits at most `timeout`, here and for
+    /// [`Self::survey`]: `None` waits for ever.
     ///
     /// # Errors
     /// As those of any client that connects.
@@ -42,18 +44,19 @@ impl Inspector {
         Ok(Self { socket: connect(path, deadline)?, patience: Patience::new(deadline) })
     }
 
-    /// The process that listens, as the kernel says: known also of one that is stopped. `None` if it cannot be seen
-    /// from this pid namespace.
+    /// The process that listens, as the kernel says: known also of one that is stopped. `None` if
+    /// it cannot be seen from this pid namespace.
     #[must_use]
     pub fn listener(&self) -> Option<u32> {
         let found = super::sockopt::peer_credentials(&self.socket).ok()?;
         u32::try_from(found.pid).ok().filter(|pid| *pid != 0)
     }
 
-    /// Asks for everything that can be looked at. A server shows it to its own user and to the superuser.
+    /// Asks for everything that can be looked at. A server shows it to its own user and to the
+    /// superuser.
     ///
-    /// It is the server's porter that answers: also while the server's reactor is stuck, but not while the process is
-    /// stopped.
+    /// It is the server's porter that answers: also while the server's reactor is stuck, but not
+    /// while the process is stopped.
     ///
     /// # Errors
     /// As those of connecting; [`ConnectError::Rejected`] for another user.

@@ -92,13 +92,24 @@ impl std::fmt::Display for BindError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::PathTooLong { len, max } => {
-                write!(f, "the path of the socket has {len} bytes, more than the {max} that are possible")
+                write!(
+                    f,
+                    "the path of the socket has {len} bytes, more than the {max} that are possible"
+                )
             }
             Self::InvalidPath => f.write_str("the path of the socket is empty or has a NUL byte"),
-            Self::PathIsNotASocket(path) => write!(f, "{} exists and is not a socket", path.display()),
-            Self::ParentMissing(path) => write!(f, "the directory {} does not exist", path.display()),
-            Self::PermissionDenied(path) => write!(f, "no permission to make a socket at {}", path.display()),
-            Self::AlreadyListening(path) => write!(f, "another server listens at {}", path.display()),
+            Self::PathIsNotASocket(path) => {
+                write!(f, "{} exists and is not a socket", path.display())
+            }
+            Self::ParentMissing(path) => {
+                write!(f, "the directory {} does not exist", path.display())
+            }
+            Self::PermissionDenied(path) => {
+                write!(f, "no permission to make a socket at {}", path.display())
+            }
+            Self::AlreadyListening(path) => {
+                write!(f, "another server listens at {}", path.display())
+            }
             Self::Locked(path) => write!(f, "another process holds the lock {}", path.display()),
             Self::NotAListener => {
                 f.write_str("the inherited descriptor is not a listening Unix stream socket")
@@ -195,7 +206,8 @@ struct BoundPath {
 }
 
 impl Listener {
-    /// Takes a listening socket over, from a service manager: its path is not this process's to remove.
+    /// Takes a listening socket over, from a service manager: its path is not this process's to
+    /// remove.
     ///
     /// # Errors
     /// [`BindError::NotAListener`] if it is something else.
@@ -220,8 +232,8 @@ impl Drop for Listener {
         if rustix::process::getpid() != bound.pid {
             return;
         }
-        // Without the lock a server that replaces this one could lose its new socket here; so rather leave a
-        // stale one behind, which the next server replaces.
+        // Without the lock a server that replaces this one could lose its new socket here; so
+        // rather leave a stale one behind, which the next server replaces.
         let Ok(_lock) = Lock::take(&bound.path) else { return };
         let own = std::fs::symlink_metadata(&bound.path)
             .is_ok_and(|meta| (meta.dev(), meta.ino()) == (bound.device, bound.inode));
@@ -247,8 +259,8 @@ pub(crate) fn listen(path: &Path, options: &ListenOptions) -> Result<Listener, B
             _ => {}
         }
     }
-    // From here to `listen` nobody else binds this path: a socket that is bound and does not listen yet looks
-    // like a stale one.
+    // From here to `listen` nobody else binds this path: a socket that is bound and does not listen
+    // yet looks like a stale one.
     let _lock = Lock::take(path)?;
     make_room(path, &address)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -315,10 +327,11 @@ impl Lock {
         let give_up = Instant::now() + LOCK_PATIENCE;
         let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         loop {
-            let file =
-                rustix::fs::open(&lock, flags, Mode::RUSR | Mode::WUSR).map_err(|errno| at(path, errno))?;
+            let file = rustix::fs::open(&lock, flags, Mode::RUSR | Mode::WUSR)
+                .map_err(|errno| at(path, errno))?;
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                // The last holder has removed it: a lock on a file that nobody can find locks nobody out.
+                // The last holder has removed it: a lock on a file that nobody can find locks
+                // nobody out.
                 Ok(()) if !is_at(&file, &lock) => continue,
                 Ok(()) => return Ok(Self { path: lock, _file: file }),
                 Err(Errno::INTR) => {}
@@ -334,7 +347,8 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // While it is still held: whoever waits for this file sees that it is gone, and makes a new one.
+        // While it is still held: whoever waits for this file sees that it is gone, and makes a new
+        // one.
         let _ = std::fs::remove_file(&self.path);
     }
 }
@@ -344,8 +358,8 @@ fn is_at(file: &OwnedFd, path: &Path) -> bool {
     rustix::fs::fstat(file).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == (meta.dev(), meta.ino()))
 }
 
-/// The socket that a service manager (systemd and others) passed on by socket activation, if there is one for
-/// this process. It can be taken once.
+/// The socket that a service manager (systemd and others) passed on by socket activation, if there
+/// is one for this process. It can be taken once.
 ///
 /// Source: sd_listen_fds(3): `LISTEN_PID` is this process, `LISTEN_FDS` counts descriptors from 3.
 pub(crate) fn listen_fds() -> Result<Option<Listener>, BindError> {
@@ -367,10 +381,11 @@ fn take_over(fd: RawFd, taken: &PlainBool) -> Result<Option<Listener>, BindError
     }
 }
 
-/// The socket that the process left open which started this one as a worker, if it did. It can be taken once.
+/// The socket that the process left open which started this one as a worker, if it did. It can be
+/// taken once.
 ///
-/// `descriptor` and `parent` are what the environment says: which one, and who passed it, so that what the worker starts
-/// does not take it for its own.
+/// `descriptor` and `parent` are what the environment says: which one, and who passed it, so that
+/// what the worker starts does not take it for its own.
 pub(crate) fn listen_for_parent(
     descriptor: Option<OsString>,
     parent: Option<OsString>,

@@ -5,8 +5,8 @@ use crate::memory::layout::{NAME, Peer};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 
-/// Which users a server serves. Checked against what the kernel says about the process that connected; the
-/// superuser is no exception.
+/// Which users a server serves. Checked against what the kernel says about the process that
+/// connected; the superuser is no exception.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Credentials {
     /// The user that the server runs as (its effective uid).

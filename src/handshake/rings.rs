@@ -21,7 +21,12 @@ impl Attachment {
     pub(crate) fn side(&mut self) -> Side {
         let (request, response) = (&self.request.window, &self.response.window);
         let bell = Sleeper::new(request.own_word(offset::ARMED), response.bell_word(offset::SEQ));
-        Side::new(bell, OwnHints::new(request), PeerHints::new(&self.status.window), self.server.take())
+        Side::new(
+            bell,
+            OwnHints::new(request),
+            PeerHints::new(&self.status.window),
+            self.server.take(),
+        )
     }
 }
 
@@ -31,9 +36,15 @@ pub(crate) fn server_rings(request: (&Window, u64), response: (&Window, u64)) ->
     Rings::between(response, request, Ringer::new(armed, response.0.bell_word(offset::SEQ)))
 }
 
-/// The server's side of one session that has a domain, and so a bell, of its own. `status` is where the server tells of
-/// itself; the porter watches the client's process.
-pub(crate) fn server_side(status: &Window, domain: u32, domain_bell: &Window, request: &Window) -> Side {
-    let bell = Sleeper::new(status.own_word(layout::armed(domain)), domain_bell.bell_word(offset::SEQ));
+/// The server's side of one session that has a domain, and so a bell, of its own. `status` is where
+/// the server tells of itself; the porter watches the client's process.
+pub(crate) fn server_side(
+    status: &Window,
+    domain: u32,
+    domain_bell: &Window,
+    request: &Window,
+) -> Side {
+    let bell =
+        Sleeper::new(status.own_word(layout::armed(domain)), domain_bell.bell_word(offset::SEQ));
     Side::new(bell, OwnHints::new(status), PeerHints::new(request), None)
 }

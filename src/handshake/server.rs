@@ -4,8 +4,8 @@ use super::peer::PeerInfo;
 use super::sockopt;
 use super::transport::{FallbackReason, Transport};
 use super::wire::{
-    self, FEATURE_BYTES, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, HEADER, Header, Hello, Malformed,
-    MessageKind, RejectReason, Role, Segments, Welcome,
+    self, FEATURE_BYTES, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, HEADER, Header, Hello,
+    Malformed, MessageKind, RejectReason, Role, Segments, Welcome,
 };
 use crate::base::kill_point::kill_point;
 use crate::link::lifeline;
@@ -120,16 +120,21 @@ impl InspectorReply {
 
 /// Who decides about a Hello: the porter.
 pub(crate) trait Host {
-    /// Admits the client, or says why not. What an offer takes from the limits is reserved under its session id,
-    /// and given back by the caller of [`Handshake::advance`] if the handshake ends otherwise than Ready.
+    /// Admits the client, or says why not. What an offer takes from the limits is reserved under
+    /// its session id, and given back by the caller of [`Handshake::advance`] if the handshake ends
+    /// otherwise than Ready.
     fn admit(&mut self, peer: &PeerInfo, hello: &Hello) -> Result<Offer, RejectReason>;
 
     /// What an inspector gets, or why it gets nothing.
     fn inspect(&mut self, peer: &PeerInfo, hello: &Hello) -> Result<InspectorReply, RejectReason>;
 
-    /// The Welcome of this session cannot be sent: offers the socket in its place, or says why not. The session
-    /// keeps its id and its slot.
-    fn offer_socket(&mut self, welcome: &Welcome, reason: RejectReason) -> Result<Fallback, RejectReason>;
+    /// The Welcome of this session cannot be sent: offers the socket in its place, or says why not.
+    /// The session keeps its id and its slot.
+    fn offer_socket(
+        &mut self,
+        welcome: &Welcome,
+        reason: RejectReason,
+    ) -> Result<Fallback, RejectReason>;
 }
 
 /// A client that is ready, as the reactor gets it.
@@ -161,7 +166,8 @@ pub(crate) enum Carrier {
         response: Segment,
         /// Index of the armed word for this client in the status segment.
         domain: u32,
-        /// The bell page with which this client wakes the server, mapped read-only. Shared within the domain.
+        /// The bell page with which this client wakes the server, mapped read-only. Shared within
+        /// the domain.
         domain_bell: Window,
         request_capacity: u64,
         response_capacity: u64,
@@ -181,7 +187,9 @@ impl Carrier {
             Self::Socket { reason: RejectReason::SocketAsked } => {
                 Transport::Socket { reason: FallbackReason::Asked }
             }
-            Self::Socket { reason } => Transport::Socket { reason: FallbackReason::Server(*reason) },
+            Self::Socket { reason } => {
+                Transport::Socket { reason: FallbackReason::Server(*reason) }
+            }
         }
     }
 }
@@ -277,7 +285,11 @@ impl Handshake {
     ///
     /// # Errors
     /// Gives the connection back if there is no descriptor left for the client's pidfd.
-    pub(crate) fn new(socket: OwnedFd, peer: PeerInfo, deadline: Instant) -> Result<Self, (OwnedFd, Errno)> {
+    pub(crate) fn new(
+        socket: OwnedFd,
+        peer: PeerInfo,
+        deadline: Instant,
+    ) -> Result<Self, (OwnedFd, Errno)> {
         match pidfd(&socket, &peer) {
             Ok(pidfd) => {
                 let state = State::ReadHello(Vec::new());
@@ -318,7 +330,8 @@ impl Handshake {
         }
     }
 
-    /// Goes as far as possible without waiting. After `Ready` or `Closed` it must not be called again.
+    /// Goes as far as possible without waiting. After `Ready` or `Closed` it must not be called
+    /// again.
     pub(crate) fn advance(&mut self, host: &mut impl Host) -> HandshakeProgress {
         loop {
             match self.step(host) {
@@ -364,7 +377,9 @@ impl Handshake {
             }
             State::SendOffer { bytes, mut sent, offer } => {
                 let result = match &offer {
-                    Offer::Shared(shared) if sent == 0 => send_with_descriptors(&self.socket, &bytes, shared),
+                    Offer::Shared(shared) if sent == 0 => {
+                        send_with_descriptors(&self.socket, &bytes, shared)
+                    }
                     _ => {
                         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
                         rustix::net::send(&self.socket, &bytes[sent..], flags)
@@ -378,10 +393,13 @@ impl Handshake {
                     Err(Errno::INTR) => None,
                     Err(Errno::AGAIN) => Some(HandshakeProgress::Writing),
                     Err(errno) => {
-                        let (Offer::Shared(shared), 0, Some(reason)) = (&offer, sent, unsent(errno)) else {
+                        let (Offer::Shared(shared), 0, Some(reason)) =
+                            (&offer, sent, unsent(errno))
+                        else {
                             return Err(errno.into());
                         };
-                        let fallback = host.offer_socket(&shared.welcome, reason).map_err(Closed::Refused)?;
+                        let fallback =
+                            host.offer_socket(&shared.welcome, reason).map_err(Closed::Refused)?;
                         let offer = Offer::Socket(fallback);
                         self.state = State::SendOffer { bytes: offer.encode(), sent: 0, offer };
                         return Ok(None);
@@ -408,12 +426,18 @@ impl Handshake {
                 }
             }
             State::SendInspectorReply { mut messages, mut sent } => {
-                let Some((bytes, segments)) = messages.last() else { return Err(Closed::Inspected) };
+                let Some((bytes, segments)) = messages.last() else {
+                    return Err(Closed::Inspected);
+                };
                 let result = if sent == 0 {
                     let rights: Vec<_> = segments.iter().map(|segment| segment.as_fd()).collect();
                     send_rights(&self.socket, bytes, &rights)
                 } else {
-                    rustix::net::send(&self.socket, &bytes[sent..], SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
+                    rustix::net::send(
+                        &self.socket,
+                        &bytes[sent..],
+                        SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+                    )
                 };
                 let progress = match result {
                     Ok(count) => {
@@ -450,9 +474,11 @@ impl Handshake {
                 };
                 (offer.welcome.max_message, offer.welcome.features, carrier)
             }
-            Offer::Socket(fallback) => {
-                (fallback.max_message, fallback.features, Carrier::Socket { reason: fallback.reason })
-            }
+            Offer::Socket(fallback) => (
+                fallback.max_message,
+                fallback.features,
+                Carrier::Socket { reason: fallback.reason },
+            ),
         };
         let joined = Joined {
             session: self.session.unwrap_or(0),
@@ -508,9 +534,17 @@ fn read_more(socket: &OwnedFd, bytes: &mut Vec<u8>, want: usize) -> Result<bool,
     result
 }
 
-fn send_with_descriptors(socket: &OwnedFd, bytes: &[u8], offer: &SharedOffer) -> Result<usize, Errno> {
-    let segments =
-        [offer.request.fd.as_fd(), offer.response.fd.as_fd(), offer.status.as_fd(), offer.bell.fd.as_fd()];
+fn send_with_descriptors(
+    socket: &OwnedFd,
+    bytes: &[u8],
+    offer: &SharedOffer,
+) -> Result<usize, Errno> {
+    let segments = [
+        offer.request.fd.as_fd(),
+        offer.response.fd.as_fd(),
+        offer.status.as_fd(),
+        offer.bell.fd.as_fd(),
+    ];
     let server = offer.server.as_ref().map(|server| server.as_fd());
     let rights: Vec<BorrowedFd<'_>> = segments.into_iter().chain(server).collect();
     send_rights(socket, bytes, &rights)
@@ -527,7 +561,8 @@ fn send_rights(socket: &OwnedFd, bytes: &[u8], rights: &[BorrowedFd<'_>]) -> Res
     rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags)
 }
 
-/// What a client is short of whose Welcome could not be sent at all; `None` if the socket itself is broken.
+/// What a client is short of whose Welcome could not be sent at all; `None` if the socket itself is
+/// broken.
 fn unsent(errno: Errno) -> Option<RejectReason> {
     match errno {
         // Too many descriptors of this user are on their way.

@@ -21,8 +21,9 @@ unsafe fn get<T>(socket: BorrowedFd<'_>, option: libc::c_int) -> Result<T, Errno
     let mut length = libc::socklen_t::try_from(size_of::<T>()).map_err(|_| Errno::INVAL)?;
     let to = value.as_mut_ptr().cast();
     // SAFETY: `to` has room for `length` bytes.
-    let result =
-        unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, to, &raw mut length) };
+    let result = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, to, &raw mut length)
+    };
     if result != 0 {
         return Err(last_error());
     }
@@ -50,17 +51,20 @@ pub(super) fn peer_pidfd(socket: impl AsFd) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Has the kernel refuse descriptors that peers send. Kernels that cannot leave it at our never asking for them.
+/// Has the kernel refuse descriptors that peers send. Kernels that cannot leave it at our never
+/// asking for them.
 pub(super) fn refuse_rights(socket: impl AsFd) {
     let off: libc::c_int = 0;
     const LENGTH: libc::socklen_t = libc::c_int::BITS / 8;
     let raw = socket.as_fd().as_raw_fd();
     // SAFETY: reads an int.
-    let _ =
-        unsafe { libc::setsockopt(raw, libc::SOL_SOCKET, SO_PASSRIGHTS, (&raw const off).cast(), LENGTH) };
+    let _ = unsafe {
+        libc::setsockopt(raw, libc::SOL_SOCKET, SO_PASSRIGHTS, (&raw const off).cast(), LENGTH)
+    };
 }
 
-/// Takes over a descriptor that was passed to this process at its start; once, of which `taken` takes note.
+/// Takes over a descriptor that was passed to this process at its start; once, of which `taken`
+/// takes note.
 ///
 /// The caller has checked that somebody says so who would know. `None` if it was taken before.
 pub(super) fn take_inherited(fd: RawFd, taken: &PlainBool) -> Option<Result<OwnedFd, Errno>> {

@@ -34,8 +34,8 @@ pub enum FallbackReason {
     Server(RejectReason),
     /// This process may not use futexes.
     FutexRefused,
-    /// This process could not map the segments, for want of memory, descriptors or permission: the system's error
-    /// number (`errno`).
+    /// This process could not map the segments, for want of memory, descriptors or permission: the
+    /// system's error number (`errno`).
     MapFailed(i32),
 }
 
@@ -46,7 +46,11 @@ impl std::fmt::Display for FallbackReason {
             Self::Server(reason) => write!(f, "the server offers no shared memory: {reason}"),
             Self::FutexRefused => f.write_str("this process may not use futexes"),
             Self::MapFailed(errno) => {
-                write!(f, "the segments cannot be mapped: {}", std::io::Error::from_raw_os_error(*errno))
+                write!(
+                    f,
+                    "the segments cannot be mapped: {}",
+                    std::io::Error::from_raw_os_error(*errno)
+                )
             }
         }
     }

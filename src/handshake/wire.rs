@@ -21,8 +21,8 @@
 //!             8 generation u64 | 16 pid u32 | 20 sessions over sockets u32 | 24
 //! ```
 //!
-//! Features are bits: a client sets those that it asks for, a server those that it grants. Unknown ones are
-//! ignored, and not granted.
+//! Features are bits: a client sets those that it asks for, a server those that it grants. Unknown
+//! ones are ignored, and not granted.
 //!
 //! `-` is sent as 0 and ignored. A body may be longer than this version knows; the rest is ignored.
 
@@ -50,9 +50,11 @@ pub(crate) const BATCH: usize = 64;
 
 /// Feature: the server answers the session's requests strictly in their order.
 pub(crate) const FEATURE_ORDERED: u32 = 1;
-/// Feature: requests may say when they were sent, and both sides keep samples of such calls. Shared memory only.
+/// Feature: requests may say when they were sent, and both sides keep samples of such calls. Shared
+/// memory only.
 pub(crate) const FEATURE_SAMPLES: u32 = 2;
-/// Feature: the session is a byte stream: see `bytes.rs`. A server that does not say so serves calls.
+/// Feature: the session is a byte stream: see `bytes.rs`. A server that does not say so serves
+/// calls.
 pub(crate) const FEATURE_BYTES: u32 = 4;
 
 /// What a message is.
@@ -211,7 +213,10 @@ impl Hello {
         #[allow(clippy::cast_possible_truncation, reason = "at most NAME")]
         out.bytes(&[self.role as u8, self.transport as u8, length as u8, 0]);
         out.u32(self.features).u32(0);
-        out.u64(self.request_capacity).u64(self.response_capacity).u64(self.max_message).bytes(&name);
+        out.u64(self.request_capacity)
+            .u64(self.response_capacity)
+            .u64(self.max_message)
+            .bytes(&name);
         out.0
     }
 
@@ -269,7 +274,8 @@ pub(crate) struct Welcome {
     pub(crate) pid: u32,
     /// Bits of the abilities that the client asked for and gets.
     pub(crate) features: u32,
-    /// Of so many calls the server would like one to be sampled, unless the client knows better; 0 for none.
+    /// Of so many calls the server would like one to be sampled, unless the client knows better; 0
+    /// for none.
     pub(crate) sample_every: u32,
 }
 
@@ -544,12 +550,20 @@ impl std::fmt::Display for RejectReason {
                 write!(f, "it speaks versions {min} to {max} of the protocol only")
             }
             Self::PermissionDenied => f.write_str("it does not serve this user"),
-            Self::TooManyClients { limit } => write!(f, "it has all of the {limit} clients that it may have"),
+            Self::TooManyClients { limit } => {
+                write!(f, "it has all of the {limit} clients that it may have")
+            }
             Self::BytesPerClient { limit } => {
-                write!(f, "the wanted rings are larger than the {limit} bytes that one client may have")
+                write!(
+                    f,
+                    "the wanted rings are larger than the {limit} bytes that one client may have"
+                )
             }
             Self::BytesPerUid { limit } => {
-                write!(f, "the clients of this user have all of the {limit} bytes that one user may have")
+                write!(
+                    f,
+                    "the clients of this user have all of the {limit} bytes that one user may have"
+                )
             }
             Self::TooManyHandshakes { limit } => {
                 write!(f, "more than {limit} clients are connecting at this moment")
@@ -558,7 +572,9 @@ impl std::fmt::Display for RejectReason {
             Self::OutOfMemory => f.write_str("it has no memory for another client"),
             Self::OutOfDescriptors => f.write_str("it has no descriptors for another client"),
             Self::BadHello => f.write_str("it did not understand the opening message"),
-            Self::BadCapacity => f.write_str("a wanted capacity is not a power of two within its limits"),
+            Self::BadCapacity => {
+                f.write_str("a wanted capacity is not a power of two within its limits")
+            }
             Self::SharedMemoryOff => f.write_str("it does not offer shared memory"),
             Self::SocketOff => f.write_str("it does not offer its socket as transport"),
             Self::SocketAsked => f.write_str("the client asked for the socket as transport"),

@@ -50,7 +50,8 @@ pub struct Identity {
     pub generation: u64,
     /// The session; the domain for a bell; 0 for the status segment.
     pub session: u64,
-    /// Of the ring in bytes, or the number of armed words of a status segment; 0 if what stands there is impossible.
+    /// Of the ring in bytes, or the number of armed words of a status segment; 0 if what stands
+    /// there is impossible.
     pub capacity: u64,
     /// Size of the segment in bytes, as it says.
     pub total: u64,
@@ -133,8 +134,9 @@ pub struct Peer {
     pub name: String,
 }
 
-/// What one side says of a call that is timed on its way; the other side's half has the same call id and time of sending.
-/// Times are CLOCK_MONOTONIC, ns, and what a peer says: they may contradict each other.
+/// What one side says of a call that is timed on its way; the other side's half has the same call
+/// id and time of sending. Times are CLOCK_MONOTONIC, ns, and what a peer says: they may contradict
+/// each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Sample {
@@ -144,7 +146,8 @@ pub struct Sample {
     pub sent_ns: u64,
     /// When the server took it from the ring; 0 in the client's half.
     pub taken_ns: u64,
-    /// When its answer was complete (server), or taken from the ring (client); 0 if that is still to come.
+    /// When its answer was complete (server), or taken from the ring (client); 0 if that is still
+    /// to come.
     pub done_ns: u64,
 }
 
@@ -291,7 +294,8 @@ impl Page<'_> {
 
     fn samples(&self) -> Vec<Sample> {
         use core::mem::offset_of;
-        let places = (0..layout::SAMPLES).map(|place| offset::SAMPLES + place * size_of::<layout::Sample>());
+        let places =
+            (0..layout::SAMPLES).map(|place| offset::SAMPLES + place * size_of::<layout::Sample>());
         let sample = |at| Sample {
             call: self.u64(at + offset_of!(layout::Sample, call)),
             sent_ns: self.u64(at + offset_of!(layout::Sample, sent_ns)),
@@ -355,8 +359,8 @@ const MAX_ARMED_WORDS: u64 = 1 << 16;
 /// Decodes the control page in a copy of a segment, or of its first bytes.
 ///
 /// # Errors
-/// [`Unreadable`] if the bytes are no segment of this layout. What is wrong with a segment that can be recognized
-/// stands in [`Identity::flaws`].
+/// [`Unreadable`] if the bytes are no segment of this layout. What is wrong with a segment that can
+/// be recognized stands in [`Identity::flaws`].
 #[allow(clippy::cast_possible_truncation, reason = "at most MAX_ARMED_WORDS")]
 pub fn decode(bytes: &[u8]) -> Result<Segment, Unreadable> {
     let page = Page(bytes);

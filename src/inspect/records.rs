@@ -79,15 +79,16 @@ pub struct Ring<'a> {
     capacity: u64,
 }
 
-/// Where the lap begins that `position` belongs to. A record always begins there, since padding reaches to the end.
+/// Where the lap begins that `position` belongs to. A record always begins there, since padding
+/// reaches to the end.
 #[must_use]
 pub fn lap_start(position: u64, capacity: u64) -> u64 {
     if capacity.is_power_of_two() { position & !(capacity - 1) } else { position }
 }
 
-/// Whether what was copied at `position` is what was published there: `head` and `tail` are the ring's positions after
-/// the copy was made. A producer may write up to a record and the zero window beyond its tail, but never over what
-/// its consumer has not released.
+/// Whether what was copied at `position` is what was published there: `head` and `tail` are the
+/// ring's positions after the copy was made. A producer may write up to a record and the zero
+/// window beyond its tail, but never over what its consumer has not released.
 #[must_use]
 pub fn intact(capacity: u64, position: u64, head: u64, tail: u64) -> bool {
     let writing = layout::max_record(capacity) + layout::zero_window(capacity);
@@ -110,8 +111,9 @@ impl<'a> Ring<'a> {
     /// The records between two positions. Ends behind `to`, or with the first flaw.
     #[must_use]
     pub fn walk(&self, from: u64, to: u64) -> Walk<'a> {
-        let sane =
-            to.wrapping_sub(from) <= self.capacity && from.is_multiple_of(LINE) && to.is_multiple_of(LINE);
+        let sane = to.wrapping_sub(from) <= self.capacity
+            && from.is_multiple_of(LINE)
+            && to.is_multiple_of(LINE);
         Walk { ring: *self, at: from, to, padded: false, insane: !sane, over: false }
     }
 

@@ -22,11 +22,14 @@ fn what_the_library_made_is_decoded() {
     name[..7].copy_from_slice(b"a\x1b[31mb");
     let me = layout::Peer { pid: 11, uid: 22, name };
     let status = Made::status(99, 3, &me).expect("made");
+    status.window.own_word(layout::CONTROL + layout::ARMED_STRIDE).store(
+        layout::Armed::new(layout::Mode::Event, layout::Interest::SPACE, 7).0,
+        Ordering::Relaxed,
+    );
     status
         .window
-        .own_word(layout::CONTROL + layout::ARMED_STRIDE)
-        .store(layout::Armed::new(layout::Mode::Event, layout::Interest::SPACE, 7).0, Ordering::Relaxed);
-    status.window.own_word(offset::HINTS).store(layout::Hints::new(Some(5), true).0, Ordering::Relaxed);
+        .own_word(offset::HINTS)
+        .store(layout::Hints::new(Some(5), true).0, Ordering::Relaxed);
     status.window.own_word(offset::COUNTERS + 8 * 8).store(1234, Ordering::Relaxed);
     let Segment::Status(decoded) = decode(&copy(&status.window)).expect("a segment") else {
         panic!("a status segment")
@@ -57,7 +60,8 @@ fn what_the_library_made_is_decoded() {
 fn what_is_no_segment_is_refused_and_what_is_half_one_is_described() {
     assert_eq!(decode(&[]), Err(Unreadable::Short(0)));
     assert_eq!(decode(&[0; layout::CONTROL]), Err(Unreadable::Magic(0)));
-    let status = Made::status(1, 3, &layout::Peer { pid: 1, uid: 2, name: [0; layout::NAME] }).expect("made");
+    let status = Made::status(1, 3, &layout::Peer { pid: 1, uid: 2, name: [0; layout::NAME] })
+        .expect("made");
     let good = copy(&status.window);
     let change = |at: usize, byte: u8| {
         let mut bytes = good.clone();
@@ -78,9 +82,13 @@ fn a_ring() -> impl Strategy<Value = (Vec<u8>, u64)> {
     // Words that are likely to mean something, at places where records begin.
     let word = prop_oneof![
         4 => (0u8..15, 0u8..40, 0u16..3, 0u32..600).prop_map(|(kind, flags, code, length)| {
-            u64::from(length) | u64::from(kind) << 32 | u64::from(flags) << 40 | u64::from(code) << 48
+            u64::from(length)
+                | u64::from(kind) << 32
+                | u64::from(flags) << 40
+                | u64::from(code) << 48
         }),
-        2 => (1u8..14, 0u32..600).prop_map(|(kind, length)| u64::from(length) | u64::from(kind) << 32),
+        2 => (1u8..14, 0u32..600)
+            .prop_map(|(kind, length)| u64::from(length) | u64::from(kind) << 32),
         1 => Just(0u64),
         1 => any::<u64>(),
     ];
@@ -112,7 +120,9 @@ proptest! {
         let mut walk = ring.walk(start, start + SMALL as u64);
         loop {
             let mut found = walk.next();
-            if found.is_some_and(|found| found.flaw.is_none() && found.header.kind() == Some(Kind::Padding)) {
+            if found.is_some_and(|found| {
+                found.flaw.is_none() && found.header.kind() == Some(Kind::Padding)
+            }) {
                 found = walk.next();
             }
             match (consumer.peek(), found) {
@@ -126,7 +136,8 @@ proptest! {
                     break;
                 }
                 (Ok(Some(record)), Some(found)) => {
-                    // Extensions are the session's business; the range ends where the consumer would go on.
+                    // Extensions are the session's business; the range ends where the consumer
+                    // would go on.
                     if matches!(found.flaw, Some(Flaw::Extension | Flaw::Length)) {
                         break;
                     }
@@ -185,12 +196,18 @@ fn a_copy_is_good_where_the_producer_cannot_have_written() {
     assert!(intact(capacity, tail - 4096, tail - 4096, tail), "not released");
     assert!(intact(capacity, tail - 4096, tail, tail), "released, and far from the tail");
     assert!(intact(capacity, tail - (capacity - writing), tail, tail));
-    assert!(!intact(capacity, tail - (capacity - writing) - 64, tail, tail), "may be being overwritten");
+    assert!(
+        !intact(capacity, tail - (capacity - writing) - 64, tail, tail),
+        "may be being overwritten"
+    );
     assert!(
         intact(capacity, tail - (capacity - writing) - 64, tail - capacity, tail),
         "but not while unread"
     );
-    assert!(!intact(capacity, tail - capacity - 64, tail - 2 * capacity, tail), "whatever the head says");
+    assert!(
+        !intact(capacity, tail - capacity - 64, tail - 2 * capacity, tail),
+        "whatever the head says"
+    );
     assert_eq!(lap_start(3 * capacity + 64, capacity), 3 * capacity);
 }
 
@@ -214,17 +231,28 @@ impl Noise {
 #[test]
 fn no_image_can_harm_the_decoder() {
     let rounds: u64 = if cfg!(debug_assertions) { 200_000 } else { 10_000_000 };
-    let me = layout::Peer { pid: 11, uid: 22, name: *b"a name as long as it may be, and not a byte less" };
+    let me = layout::Peer {
+        pid: 11,
+        uid: 22,
+        name: *b"a name as long as it may be, and not a byte less",
+    };
     let (_, response) =
         SegmentPair::create(2048, SMALL as u64).expect("made").assign(3, 5, &me).expect("assigned");
     let window = &response.window;
     let (_, head) = crate::memory::word_pair();
-    let mut producer =
-        Producer::new(window.own_lines(layout::CONTROL, SMALL), window.own_word(offset::TAIL), head, 0);
+    let mut producer = Producer::new(
+        window.own_lines(layout::CONTROL, SMALL),
+        window.own_word(offset::TAIL),
+        head,
+        0,
+    );
     for call in 0..12 {
         let payload = [7; 100];
-        let pushed =
-            producer.try_push(HeaderWord::new(Kind::Response, 0, 0, 0), call, &payload[..call as usize * 8]);
+        let pushed = producer.try_push(
+            HeaderWord::new(Kind::Response, 0, 0, 0),
+            call,
+            &payload[..call as usize * 8],
+        );
         assert!(pushed.is_ok());
     }
     let good = copy(window);
@@ -244,7 +272,8 @@ fn no_image_can_harm_the_decoder() {
                 1 => 8 * noise.below(layout::CONTROL / 8),
                 _ => {
                     layout::CONTROL
-                        + LINE as usize * noise.below((image.len() - layout::CONTROL) / LINE as usize)
+                        + LINE as usize
+                            * noise.below((image.len() - layout::CONTROL) / LINE as usize)
                 }
             };
             let old: [u8; 8] = image[at..at + 8].try_into().expect("a word");

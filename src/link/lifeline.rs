@@ -12,8 +12,8 @@ pub(crate) const WAKE: u8 = b'W';
 /// Client to server: nothing more comes from here.
 pub(crate) const GOODBYE: u8 = b'G';
 
-/// Server to client: why the session ends, as the byte `0x80 | reason`; to a client that was offered the socket
-/// as transport, as the code of a goodbye frame.
+/// Server to client: why the session ends, as the byte `0x80 | reason`; to a client that was
+/// offered the socket as transport, as the code of a goodbye frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Farewell {
@@ -30,8 +30,8 @@ pub(crate) enum Farewell {
 }
 
 impl Farewell {
-    /// The reason in a byte of the server, if it is one. Any other byte with the top bit is a goodbye for a
-    /// reason that this version does not know.
+    /// The reason in a byte of the server, if it is one. Any other byte with the top bit is a
+    /// goodbye for a reason that this version does not know.
     pub(crate) fn from_byte(byte: u8) -> Option<Self> {
         Some(match byte {
             0x80 => Self::ShutDown,
@@ -79,7 +79,8 @@ pub(crate) struct Hearing<'a> {
     bytes: [u8; 256],
     /// What is left of them.
     left: std::ops::Range<usize>,
-    /// Reads that are still made. Bounded: a peer that floods its lifeline gains no more of this thread's time.
+    /// Reads that are still made. Bounded: a peer that floods its lifeline gains no more of this
+    /// thread's time.
     reads: u32,
     /// Each read so far has filled the buffer.
     is_flood: bool,
@@ -119,7 +120,8 @@ impl<'a> Hearing<'a> {
         Self::new(lifeline, process, READS, Step::Read)
     }
 
-    /// What the peer has said so far. Whether it is still there is for others to see. One system call, mostly.
+    /// What the peer has said so far. Whether it is still there is for others to see. One system
+    /// call, mostly.
     pub(crate) fn glance(lifeline: &'a OwnedFd) -> Self {
         Self::new(lifeline, None, READS, Step::ReadOnce)
     }
@@ -133,7 +135,8 @@ impl<'a> Hearing<'a> {
         let how = self.next;
         if self.reads == 0 {
             self.next = if how == Step::Read { Step::AskProcess } else { Step::Over };
-            // More than an honest peer's socket holds of single bytes. What stands behind it nobody would be told of.
+            // More than an honest peer's socket holds of single bytes. What stands behind it nobody
+            // would be told of.
             return (how == Step::Read && self.is_flood).then_some(Said::Impossible);
         }
         self.reads -= 1;
@@ -161,7 +164,8 @@ impl<'a> Hearing<'a> {
         }
     }
 
-    /// One look at both for what else there may be: an end of the lifeline, of which no other edge would tell.
+    /// One look at both for what else there may be: an end of the lifeline, of which no other edge
+    /// would tell.
     fn ask(&mut self) -> Option<Said> {
         let wanted = PollFlags::IN | PollFlags::RDHUP;
         let process = self.process.unwrap_or(self.lifeline);

@@ -27,8 +27,8 @@ impl From<PollFlags> for Readiness {
     }
 }
 
-/// Waits for one of `wanted`, or the end of the peer, at most `timeout`. `None`: the kernel could not be asked, or a
-/// signal came.
+/// Waits for one of `wanted`, or the end of the peer, at most `timeout`. `None`: the kernel could
+/// not be asked, or a signal came.
 pub(crate) fn wait_ready(
     socket: &OwnedFd,
     wanted: PollFlags,

@@ -1,8 +1,9 @@
-//! L2: samples of calls: when one of many was sent, taken, answered and received. For tools, who tell waiting from
-//! working by it.
+//! L2: samples of calls: when one of many was sent, taken, answered and received. For tools, who
+//! tell waiting from working by it.
 //!
-//! Each side keeps a table in its own control page, and reads nothing of the other's. A sample is entered when its call
-//! begins, so that a tool sees where a call is that never ends; the place of one that is under way is not used again.
+//! Each side keeps a table in its own control page, and reads nothing of the other's. A sample is
+//! entered when its call begins, so that a tool sees where a call is that never ends; the place of
+//! one that is under way is not used again.
 
 use crate::base::sync::Ordering;
 use crate::memory::layout::{self, Sample, offset};
@@ -33,7 +34,8 @@ impl Samples {
     /// The table in the control page of `window`.
     pub(crate) fn new(window: &Window) -> Self {
         let row = |index| {
-            let word = |field| window.own_word(offset::SAMPLES + index * size_of::<Sample>() + field);
+            let word =
+                |field| window.own_word(offset::SAMPLES + index * size_of::<Sample>() + field);
             Row {
                 call: word(offset_of!(Sample, call)),
                 sent_ns: word(offset_of!(Sample, sent_ns)),
@@ -41,7 +43,11 @@ impl Samples {
                 done_ns: word(offset_of!(Sample, done_ns)),
             }
         };
-        Self { rows: (0..layout::SAMPLES).map(row).collect(), next: 0, open: Vec::with_capacity(OPEN) }
+        Self {
+            rows: (0..layout::SAMPLES).map(row).collect(),
+            next: 0,
+            open: Vec::with_capacity(OPEN),
+        }
     }
 
     /// Enters a call. False if too many are under way: then it is not sampled.
@@ -53,7 +59,8 @@ impl Samples {
         while self.open.iter().any(|(_, place)| *place == self.next) {
             self.next = (self.next + 1) % self.rows.len();
         }
-        // Relaxed: for tools only. One that reads it half-written finds times that contradict each other.
+        // Relaxed: for tools only. One that reads it half-written finds times that contradict each
+        // other.
         let row = &self.rows[self.next];
         row.done_ns.store(0, Ordering::Relaxed);
         row.sent_ns.store(sent_ns, Ordering::Relaxed);
@@ -129,7 +136,11 @@ mod tests {
             assert_eq!(read(&window, 0), Sample { call: 1, sent_ns: 1, taken_ns: 1, done_ns: 0 });
         }
         let places: Vec<Sample> = (0..layout::SAMPLES).map(|place| read(&window, place)).collect();
-        assert_eq!(places.iter().map(|sample| sample.call).max(), Some(999), "the latest are there");
+        assert_eq!(
+            places.iter().map(|sample| sample.call).max(),
+            Some(999),
+            "the latest are there"
+        );
         assert_eq!(places.iter().filter(|sample| sample.call > 999 - 63).count(), 63);
         for call in 1000..1000 + OPEN as u64 - 1 {
             assert!(samples.begin(call, call, call));

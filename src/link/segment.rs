@@ -1,6 +1,8 @@
-//! L2: segments: memfds that are created, sized, sealed, mapped, and verified before they are mapped.
+//! L2: segments: memfds that are created, sized, sealed, mapped, and verified before they are
+//! mapped.
 //!
-//! Descriptors flow from the server to the client only. What the server guarantees by seals, the client checks:
+//! Descriptors flow from the server to the client only. What the server guarantees by seals, the
+//! client checks:
 //!
 //! | kind | seals when sent | mapped by the server | mapped by the client |
 //! |---|---|---|---|
@@ -11,13 +13,17 @@
 //!
 //! # Memory
 //!
-//! All pages are allocated by `fallocate`, where a lack of memory is an error, and no page can go away once
-//! `FUTURE_WRITE` is on. Before that the holder of a request segment can punch holes in it, so the server
-//! allocates once more at Ready. `MADV_POPULATE_*` would do both as well, but costs more where time counts:
-//! 160 us against 400 us for a new segment of 260 KiB, 10 us against 40 us for one that is there already. A bell
-//! page may be punched at any time: it then reads as zero, or EFAULTs in a futex wait, and both are harmless.
+//! All pages are allocated by `fallocate`, where a lack of memory is an error, and no page can go
+//! away once `FUTURE_WRITE` is on. Before that the holder of a request segment can punch holes in
+//! it, so the server allocates once more at Ready. `MADV_POPULATE_*` would do both as well, but
+//! costs more where time counts: 160 us against 400 us for a new segment of 260 KiB, 10 us against
+//! 40 us for one that is there already. A bell page may be punched at any time: it then reads as
+//! zero, or EFAULTs in a futex wait, and both are harmless.
 
-#![allow(unsafe_code, reason = "a window is made over a mapping whose seals and size were checked here")]
+#![allow(
+    unsafe_code,
+    reason = "a window is made over a mapping whose seals and size were checked here"
+)]
 
 use crate::base::sync::Ordering;
 use crate::memory::Window;
@@ -44,8 +50,8 @@ pub enum SegmentError {
     OutOfDescriptors,
     /// The descriptor is not that of sealable memory.
     NotMemory,
-    /// Seals, as bits of `F_GET_SEALS`: those that its kind needs, and those it has (too few, or one that makes
-    /// it useless).
+    /// Seals, as bits of `F_GET_SEALS`: those that its kind needs, and those it has (too few, or
+    /// one that makes it useless).
     Seals {
         /// Seals that were expected.
         want: u32,
@@ -71,7 +77,9 @@ impl std::fmt::Display for SegmentError {
             Self::OutOfMemory => f.write_str("no memory for a shared segment"),
             Self::OutOfDescriptors => f.write_str("no descriptor left for a shared segment"),
             Self::NotMemory => f.write_str("the descriptor is not that of shared memory"),
-            Self::Seals { want, have } => write!(f, "the segment has the seals {have:#x}, not {want:#x}"),
+            Self::Seals { want, have } => {
+                write!(f, "the segment has the seals {have:#x}, not {want:#x}")
+            }
             Self::Size { want, have } => write!(f, "the segment has {have} bytes, not {want}"),
             Self::Identity(field) => {
                 write!(f, "the segment is another one than announced: its {field} differs")
@@ -147,7 +155,9 @@ impl Label {
         let differs = |field| Err(SegmentError::Identity(field));
         match *found {
             Identity { magic, .. } if magic != layout::MAGIC => differs("magic"),
-            Identity { version, .. } if version != layout::LAYOUT_VERSION => differs("layout version"),
+            Identity { version, .. } if version != layout::LAYOUT_VERSION => {
+                differs("layout version")
+            }
             Identity { kind, .. } if kind != self.kind as u32 => differs("kind"),
             Identity { generation, .. } if generation != self.generation => differs("generation"),
             Identity { session, .. } if session != self.session => differs("session"),
@@ -176,8 +186,13 @@ pub(crate) struct Segment {
 
 impl Segment {
     /// Makes the status segment of a server, mapped writable. `me` describes the server to tools.
-    pub(crate) fn status(generation: u64, armed_words: u64, me: &Peer) -> Result<Self, SegmentError> {
-        let label = Label { kind: SegmentKind::Status, generation, session: 0, capacity: armed_words };
+    pub(crate) fn status(
+        generation: u64,
+        armed_words: u64,
+        me: &Peer,
+    ) -> Result<Self, SegmentError> {
+        let label =
+            Label { kind: SegmentKind::Status, generation, session: 0, capacity: armed_words };
         let segment = Self::writable(SegmentKind::Status, armed_words)?;
         put(&segment.window, layout::offset::IDENTITY, &identity_words(&label.identity()));
         put(&segment.window, layout::offset::PEER, &peer_words(me));
@@ -186,7 +201,8 @@ impl Segment {
 
     /// Makes the bell page of a domain, mapped read-only: its clients write it.
     pub(crate) fn bell(generation: u64, domain: u32) -> Result<Self, SegmentError> {
-        let label = Label { kind: SegmentKind::Bell, generation, session: domain.into(), capacity: 0 };
+        let label =
+            Label { kind: SegmentKind::Bell, generation, session: domain.into(), capacity: 0 };
         let fd = create(SegmentKind::Bell, label.size())?;
         write_identity(&fd, &label)?;
         rustix::fs::fcntl_add_seals(&fd, SIZED | SealFlags::SEAL)?;
@@ -199,14 +215,16 @@ impl Segment {
         let size = size(kind, capacity);
         let fd = create(kind, size)?;
         let mapping = map(&fd, size, true)?;
-        // Its page tables are filled as the ring is first gone through: a short session touches few pages.
+        // Its page tables are filled as the ring is first gone through: a short session touches few
+        // pages.
         let window = window(mapping, true);
         // From here on this mapping is the only one that can write.
         rustix::fs::fcntl_add_seals(&fd, SIZED | CLOSED)?;
         Ok(Self { fd: Arc::new(fd), window })
     }
 
-    /// Accepts a segment from the server: checks seals and size, maps exactly that, and checks its identity.
+    /// Accepts a segment from the server: checks seals and size, maps exactly that, and checks its
+    /// identity.
     ///
     /// Request segments and bells are mapped writable, the others read-only.
     pub(crate) fn adopt(fd: OwnedFd, label: &Label) -> Result<Self, SegmentError> {
@@ -219,7 +237,8 @@ impl Segment {
     }
 }
 
-/// The two segments of a session, made ahead of time: a handshake then only sends their descriptors.
+/// The two segments of a session, made ahead of time: a handshake then only sends their
+/// descriptors.
 #[derive(Debug)]
 pub(crate) struct SegmentPair {
     request: OwnedFd,
@@ -230,7 +249,10 @@ pub(crate) struct SegmentPair {
 
 impl SegmentPair {
     /// Makes both, all memory allocated, but for their identities.
-    pub(crate) fn create(request_capacity: u64, response_capacity: u64) -> Result<Self, SegmentError> {
+    pub(crate) fn create(
+        request_capacity: u64,
+        response_capacity: u64,
+    ) -> Result<Self, SegmentError> {
         let request = create(SegmentKind::Request, size(SegmentKind::Request, request_capacity))?;
         rustix::fs::fcntl_add_seals(&request, SIZED)?;
         let response = Segment::writable(SegmentKind::Response, response_capacity)?;
@@ -275,14 +297,15 @@ impl PendingRequest {
     /// The client has mapped it: nobody else ever will, for writing. Only now it is mapped here.
     ///
     /// # Errors
-    /// [`SegmentError::Seals`] if the client has sealed it in a way of its own; lack of memory for the pages
-    /// that the client has punched out.
+    /// [`SegmentError::Seals`] if the client has sealed it in a way of its own; lack of memory for
+    /// the pages that the client has punched out.
     pub(crate) fn accept(self) -> Result<Segment, SegmentError> {
         if let Err(errno) = rustix::fs::fcntl_add_seals(&self.fd, CLOSED) {
             return Err(match errno {
-                Errno::PERM => {
-                    SegmentError::Seals { want: (SIZED | CLOSED).bits(), have: seals(&self.fd)?.bits() }
-                }
+                Errno::PERM => SegmentError::Seals {
+                    want: (SIZED | CLOSED).bits(),
+                    have: seals(&self.fd)?.bits(),
+                },
                 other => other.into(),
             });
         }
@@ -331,9 +354,10 @@ fn map(fd: &OwnedFd, size: u64, writable: bool) -> Result<MmapRaw, SegmentError>
 fn window(mapping: MmapRaw, writable: bool) -> Window {
     let len = mapping.len();
     let base = NonNull::new(mapping.as_mut_ptr()).expect("a mapping is never at address 0");
-    // SAFETY: the range is mapped as long as `mapping` lives, which the window keeps; page-aligned, so 128-byte
-    // aligned. It is backed to its end: its maker allocated it, and the seals (put on by the maker, checked by
-    // the receiver) keep the file from shrinking. `MmapRaw` hands out no references.
+    // SAFETY: the range is mapped as long as `mapping` lives, which the window keeps; page-aligned,
+    // so 128-byte aligned. It is backed to its end: its maker allocated it, and the seals (put on
+    // by the maker, checked by the receiver) keep the file from shrinking. `MmapRaw` hands out no
+    // references.
     unsafe { Window::new(base, len, writable, Arc::new(mapping)) }
 }
 
@@ -359,7 +383,8 @@ fn check_seals(fd: &OwnedFd, kind: SegmentKind) -> Result<(), SegmentError> {
     }
 }
 
-/// Checks that it is a plain file of exactly this size. Sealed against changes first, so that it stays true.
+/// Checks that it is a plain file of exactly this size. Sealed against changes first, so that it
+/// stays true.
 fn check_size(fd: &OwnedFd, want: u64) -> Result<(), SegmentError> {
     let stat = rustix::fs::fstat(fd)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {

@@ -1,15 +1,17 @@
-//! L3: one attachment of a client to a server, seen from either side: a state machine that never waits.
+//! L3: one attachment of a client to a server, seen from either side: a state machine that never
+//! waits.
 //!
-//! It sends messages as records or fragments, receives and reassembles them, and rings the peer. Publishing and
-//! ringing are one operation for every caller that does not say otherwise ([`SessionCore::post`] leaves the ring to a
-//! later [`SessionCore::flush`]). Who waits, and how, is the drivers' business: `client.rs` and `reactor.rs`.
+//! It sends messages as records or fragments, receives and reassembles them, and rings the peer.
+//! Publishing and ringing are one operation for every caller that does not say otherwise
+//! ([`SessionCore::post`] leaves the ring to a later [`SessionCore::flush`]). Who waits, and how,
+//! is the drivers' business: `client.rs` and `reactor.rs`.
 //!
 //! # Fragments
 //!
-//! A message that does not fit one record travels as fragments: the first carries `MORE` and the total length,
-//! those behind it `CONTINUED`, all but the last `MORE`. Between them only control frames may stand. A message
-//! that is given up half-way is ended by an empty fragment with `ABORT`. Memory for a message grows as its bytes
-//! arrive, whatever total was claimed.
+//! A message that does not fit one record travels as fragments: the first carries `MORE` and the
+//! total length, those behind it `CONTINUED`, all but the last `MORE`. Between them only control
+//! frames may stand. A message that is given up half-way is ended by an empty fragment with
+//! `ABORT`. Memory for a message grows as its bytes arrive, whatever total was claimed.
 
 mod fragments;
 mod link;
@@ -62,10 +64,14 @@ impl std::fmt::Display for PeerFault {
         f.write_str("the peer broke the protocol: ")?;
         match self {
             Self::Ring(fault) => fault.fmt(f),
-            Self::UnexpectedKind(kind) => write!(f, "a message of kind {kind:?} was not to be expected"),
+            Self::UnexpectedKind(kind) => {
+                write!(f, "a message of kind {kind:?} was not to be expected")
+            }
             Self::Fragment => f.write_str("a fragment is out of place"),
             Self::TooLong => f.write_str("a message is longer than was agreed"),
-            Self::UnknownCall(id) => write!(f, "an answer to call {id}, which is not waiting for one"),
+            Self::UnknownCall(id) => {
+                write!(f, "an answer to call {id}, which is not waiting for one")
+            }
             Self::TooManyItems(id) => write!(f, "more items for call {id} than were asked for"),
             Self::Lifeline => f.write_str("noise on the control socket"),
         }
@@ -74,8 +80,9 @@ impl std::fmt::Display for PeerFault {
 
 impl std::error::Error for PeerFault {}
 
-/// What a message is, apart from its payload. Two words, so that it travels in registers: built from its parts in
-/// memory it would be read back before the parts have arrived there, at each hand-over.
+/// What a message is, apart from its payload. Two words, so that it travels in registers: built
+/// from its parts in memory it would be read back before the parts have arrived there, at each
+/// hand-over.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Head {
     /// Without flags and length.
@@ -141,7 +148,8 @@ pub(crate) struct SendProgress {
 }
 
 impl SendProgress {
-    /// A message that says when it was sent, in CLOCK_MONOTONIC ns. Only requests, and only where that was agreed.
+    /// A message that says when it was sent, in CLOCK_MONOTONIC ns. Only requests, and only where
+    /// that was agreed.
     pub(crate) fn stamped(stamp: u64) -> Self {
         Self { stamp, ..Self::default() }
     }
@@ -170,7 +178,8 @@ pub(crate) enum Received {
     Partial,
     /// A message; its payload is in the caller's buffer.
     Message(Head),
-    /// The same, with a deadline (CLOCK_MONOTONIC nanoseconds, 0 for none), a stamp ([`SessionCore::take_stamp`]), or both.
+    /// The same, with a deadline (CLOCK_MONOTONIC nanoseconds, 0 for none), a stamp
+    /// ([`SessionCore::take_stamp`]), or both.
     Until(Head, u64),
     /// A message whose payload was dropped, since the budget has no room for it.
     Refused(Head),
@@ -286,7 +295,8 @@ impl SessionCore {
         self.link.has_pending()
     }
 
-    /// Looks for a record up to `looks` times; `between` is called between two looks and may end it.
+    /// Looks for a record up to `looks` times; `between` is called between two looks and may end
+    /// it.
     #[inline(always)]
     pub(crate) fn watch(&self, looks: u32, between: impl FnMut() -> bool) -> bool {
         match &self.link {
@@ -302,12 +312,14 @@ impl SessionCore {
         }
     }
 
-    /// Whether there is room for what last found the link full. A fault counts as yes: it shows at the attempt.
+    /// Whether there is room for what last found the link full. A fault counts as yes: it shows at
+    /// the attempt.
     pub(crate) fn room_appeared(&mut self) -> bool {
         self.room() > 0
     }
 
-    /// How many messages such as the one that last found the link full there is room for, more or less.
+    /// How many messages such as the one that last found the link full there is room for, more or
+    /// less.
     pub(crate) fn room(&mut self) -> u64 {
         self.link.room_for(self.wanted)
     }
@@ -318,7 +330,8 @@ impl SessionCore {
         matches!(self.link, Link::Socket(_))
     }
 
-    /// Takes note of what the kernel says of the socket, and writes what waited for it. Not for rings.
+    /// Takes note of what the kernel says of the socket, and writes what waited for it. Not for
+    /// rings.
     pub(crate) fn ready(&mut self, ready: Readiness) {
         if let Link::Socket(socket) = &mut self.link {
             socket.ready(ready);
@@ -338,13 +351,15 @@ impl SessionCore {
         matches!(&self.link, Link::Socket(socket) if socket.has_hung_up())
     }
 
-    /// Whether what is sent goes nowhere. What the peer sent before may still be there. A ring takes everything.
+    /// Whether what is sent goes nowhere. What the peer sent before may still be there. A ring
+    /// takes everything.
     #[inline]
     pub(crate) fn is_broken(&self) -> bool {
         matches!(&self.link, Link::Socket(socket) if socket.is_broken())
     }
 
-    /// Whether the peer has closed the socket and all it sent is read. A ring's peer is watched by its lifeline.
+    /// Whether the peer has closed the socket and all it sent is read. A ring's peer is watched by
+    /// its lifeline.
     #[inline]
     pub(crate) fn has_ended(&self) -> bool {
         matches!(&self.link, Link::Socket(socket) if socket.has_ended())
@@ -388,8 +403,8 @@ fn is_control(kind: Kind) -> bool {
     matches!(kind, Kind::Cancel | Kind::Ping | Kind::Pong | Kind::Goodbye | Kind::Credit)
 }
 
-/// Sends one byte on a lifeline. It never blocks: a full socket buffer means that unread bytes, and so a wake-up,
-/// are there already; a broken one that nobody is there to be told.
+/// Sends one byte on a lifeline. It never blocks: a full socket buffer means that unread bytes, and
+/// so a wake-up, are there already; a broken one that nobody is there to be told.
 pub(crate) fn send_byte(lifeline: &OwnedFd, byte: u8) {
     use rustix::net::{SendFlags, send};
     let _ = send(lifeline, &[byte], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);

@@ -1,7 +1,8 @@
-//! One side of a session over rings: how it sleeps, where it runs, and how it knows that its peer lives.
+//! One side of a session over rings: how it sleeps, where it runs, and how it knows that its peer
+//! lives.
 //!
-//! The blocking client and both ends of a byte stream are such a side. A reactor sleeps on many bells (`bells.rs`), and
-//! uses the hints and the lifeline alone.
+//! The blocking client and both ends of a byte stream are such a side. A reactor sleeps on many
+//! bells (`bells.rs`), and uses the hints and the lifeline alone.
 
 use crate::base::sync::Ordering;
 use crate::link::lifeline::Hearing;
@@ -14,7 +15,8 @@ use crate::protocol::wait::Surroundings;
 use rustix::fd::OwnedFd;
 use std::sync::Arc;
 
-/// The word in which this side says where it runs, and whether it sleeps. Advice: no side trusts it.
+/// The word in which this side says where it runs, and whether it sleeps. Advice: no side trusts
+/// it.
 #[derive(Debug)]
 pub(crate) struct OwnHints {
     word: OwnWord,
@@ -114,7 +116,10 @@ impl Side {
     /// What the waiting policy needs to know.
     #[inline]
     pub(crate) fn surroundings(&self) -> Surroundings {
-        Surroundings { peer_cannot_run: self.peer_hints.shares_cpu_with(&self.hints), crowded: false }
+        Surroundings {
+            peer_cannot_run: self.peer_hints.shares_cpu_with(&self.hints),
+            crowded: false,
+        }
     }
 
     /// What the peer has said, and whether it is still there.
@@ -124,8 +129,8 @@ impl Side {
 
     /// Counts what the sleep with `ticket`, which the backstop ended at `now`, turned out to be.
     ///
-    /// A lost wake is not counted at once: a ring that died with its ringer was not lost, since nobody lived to make it,
-    /// and dying takes time.
+    /// A lost wake is not counted at once: a ring that died with its ringer was not lost, since
+    /// nobody lived to make it, and dying takes time.
     pub(crate) fn count_rescue(
         &mut self,
         rescue: Rescue,

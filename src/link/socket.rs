@@ -1,5 +1,6 @@
-//! L3: the second transport: the frames of `layout.rs` over a stream socket, for clients that cannot have shared
-//! memory. A state machine that never waits: who waits for the socket, and how, is the drivers' business.
+//! L3: the second transport: the frames of `layout.rs` over a stream socket, for clients that
+//! cannot have shared memory. A state machine that never waits: who waits for the socket, and how,
+//! is the drivers' business.
 //!
 //! ```text
 //!   byte 0             8              16
@@ -9,13 +10,15 @@
 //!        +-------------+--------------+----------------------------
 //! ```
 //!
-//! Little-endian, one frame directly behind the other: no alignment and no padding. A body has at most [`MAX_BODY`]
-//! bytes of payload and [`EXTENSIONS`] of extensions; longer messages travel as the same fragments as in the
-//! rings. So the length of a frame is checked as soon as its header is there, and a length that lies costs
-//! nothing: memory is taken for frames of an acceptable length only, one at a time.
+//! Little-endian, one frame directly behind the other: no alignment and no padding. A body has at
+//! most [`MAX_BODY`] bytes of payload and [`EXTENSIONS`] of extensions; longer messages travel as
+//! the same fragments as in the rings. So the length of a frame is checked as soon as its header is
+//! there, and a length that lies costs nothing: memory is taken for frames of an acceptable length
+//! only, one at a time.
 //!
-//! The two directions are independent. A peer that reads no more has not taken back what it sent before: after
-//! [`Broken`] of [`SocketLink::flush`] there may be frames to read, and what is pushed then goes nowhere.
+//! The two directions are independent. A peer that reads no more has not taken back what it sent
+//! before: after [`Broken`] of [`SocketLink::flush`] there may be frames to read, and what is
+//! pushed then goes nowhere.
 
 use crate::memory::FrameHeader;
 use crate::memory::layout::{FRAME_HEADER, HeaderWord};
@@ -35,7 +38,8 @@ pub(crate) const MAX_BODY: usize = 64 * 1024;
 pub(crate) const EXTENSIONS: usize = 24;
 /// Size of the largest frame in bytes.
 const MAX_FRAME: usize = FRAME_HEADER + MAX_BODY + EXTENSIONS;
-/// Unsent bytes from which on no more frames are taken. The frame that reaches the limit may exceed it.
+/// Unsent bytes from which on no more frames are taken. The frame that reaches the limit may exceed
+/// it.
 pub(crate) const OUT_LIMIT: usize = 256 * 1024;
 /// Size in bytes that a buffer may keep while it is empty, and has for frames that are no larger.
 const KEEP: usize = 16 * 1024;
@@ -130,8 +134,9 @@ impl SocketLink {
         &self.socket
     }
 
-    /// Appends a frame to what is to be sent: `header` (its length is set here), then `words` as the extensions
-    /// that its flags announce, then `payload`, of at most [`MAX_BODY`] bytes. Makes no system call.
+    /// Appends a frame to what is to be sent: `header` (its length is set here), then `words` as
+    /// the extensions that its flags announce, then `payload`, of at most [`MAX_BODY`] bytes. Makes
+    /// no system call.
     ///
     /// Once the outgoing direction is broken the frame is dropped: nobody will read it.
     #[allow(clippy::cast_possible_truncation, reason = "a frame's body is far below 4 GiB")]
@@ -142,7 +147,10 @@ impl SocketLink {
         words: &[u64],
         payload: &[u8],
     ) -> Pushed {
-        debug_assert!(payload.len() <= MAX_BODY && words.len() * 8 <= EXTENSIONS, "fragments are cut to fit");
+        debug_assert!(
+            payload.len() <= MAX_BODY && words.len() * 8 <= EXTENSIONS,
+            "fragments are cut to fit"
+        );
         if self.broken.is_some() {
             return Pushed::Done;
         }
@@ -165,11 +173,12 @@ impl SocketLink {
         Pushed::Done
     }
 
-    /// Hands the socket as much as it takes. Something may be left ([`Self::has_unsent`]): then go on when the
-    /// socket is writable.
+    /// Hands the socket as much as it takes. Something may be left ([`Self::has_unsent`]): then go
+    /// on when the socket is writable.
     ///
     /// # Errors
-    /// The outgoing direction is broken; what was unsent is dropped. Said again by every later call.
+    /// The outgoing direction is broken; what was unsent is dropped. Said again by every later
+    /// call.
     pub(crate) fn flush(&mut self) -> Result<(), Broken> {
         if let Some(broken) = self.broken {
             return Err(broken);
@@ -228,8 +237,11 @@ impl SocketLink {
             return Ok(Filled::Full);
         }
         let Self { socket, incoming, .. } = self;
-        match retry_on_intr(|| rustix::net::recv(&*socket, spare_capacity(incoming), RecvFlags::DONTWAIT)) {
-            // A reset means that the peer is gone and had not read everything: an end, too, for this direction.
+        match retry_on_intr(|| {
+            rustix::net::recv(&*socket, spare_capacity(incoming), RecvFlags::DONTWAIT)
+        }) {
+            // A reset means that the peer is gone and had not read everything: an end, too, for
+            // this direction.
             Ok((_, 0)) | Err(Errno::CONNRESET) => {
                 self.ended = true;
                 Ok(Filled::End)
@@ -261,7 +273,8 @@ impl SocketLink {
         let complete = held >= need;
         let spare = self.incoming.capacity() - self.incoming.len();
         if self.read > 0 && (!complete || (spare == 0 && self.read >= held)) {
-            // What is moved is a part of one frame, which is moved once, or less than what was read before.
+            // What is moved is a part of one frame, which is moved once, or less than what was read
+            // before.
             self.incoming.drain(..self.read);
             self.read = 0;
         }
@@ -272,11 +285,12 @@ impl SocketLink {
         self.incoming.len() < self.incoming.capacity()
     }
 
-    /// The next frame, if all of it is in the buffer. Makes no system call. Found again until it is released.
+    /// The next frame, if all of it is in the buffer. Makes no system call. Found again until it is
+    /// released.
     ///
     /// # Errors
-    /// What comes next is no frame: of unknown kind, padding, with unknown flags, or longer than a frame may be.
-    /// Said as soon as the header is there; nothing behind it can be read any more.
+    /// What comes next is no frame: of unknown kind, padding, with unknown flags, or longer than a
+    /// frame may be. Said as soon as the header is there; nothing behind it can be read any more.
     pub(crate) fn peek(&mut self) -> Result<Option<Frame>, Fault> {
         let held = self.unread().len();
         Ok(self.front()?.filter(|frame| frame.size() <= held))
@@ -318,8 +332,8 @@ impl SocketLink {
         &self.incoming[self.read..]
     }
 
-    /// The next frame, as its header announces it, if that is there. Bytes of the peer become a frame
-    /// here and nowhere else.
+    /// The next frame, as its header announces it, if that is there. Bytes of the peer become a
+    /// frame here and nowhere else.
     #[inline]
     fn front(&self) -> Result<Option<Frame>, Fault> {
         let [word, call, ..] = self.unread().as_chunks().0 else { return Ok(None) };

@@ -1,13 +1,17 @@
 //! L2: counters. Their place in the control page, snapshots and deltas.
 //!
-//! Every counter has one writer, who stores it in its own page; tools read it there without asking anybody.
+//! Every counter has one writer, who stores it in its own page; tools read it there without asking
+//! anybody.
 
 use crate::base::sync::Ordering;
 use crate::memory::OwnWord;
 use crate::memory::layout::COUNTERS;
 
 macro_rules! counters {
-    ($(#[$doc:meta])* $name:ident { $($(#[doc = $field_doc:literal])* $field:ident = $index:literal,)* }) => {
+    (
+        $(#[$doc:meta])*
+        $name:ident { $($(#[doc = $field_doc:literal])* $field:ident = $index:literal,)* }
+    ) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
         #[cfg_attr(feature = "inspect", derive(serde::Serialize, serde::Deserialize), serde(default))]
@@ -16,11 +20,13 @@ macro_rules! counters {
 
         impl $name {
             /// Name and index in the control page of each counter.
-            pub const FIELDS: &'static [(&'static str, usize)] = &[$((stringify!($field), $index),)*];
+            pub const FIELDS: &'static [(&'static str, usize)] =
+                &[$((stringify!($field), $index),)*];
 
             /// What each of them counts, in the same order.
             #[cfg(feature = "metrics")]
-            pub(crate) const MEANINGS: &'static [&'static str] = &[$(concat!($($field_doc),*).trim_ascii(),)*];
+            pub(crate) const MEANINGS: &'static [&'static str] =
+                &[$(concat!($($field_doc),*).trim_ascii(),)*];
 
             /// Reads every counter through `load`, which is given its index.
             pub fn read(load: impl Fn(usize) -> u64) -> Self {
@@ -80,13 +86,15 @@ counters! {
         yields = 11,
         /// Times yields were given up because the machine is crowded.
         slow_episodes = 12,
-        /// Sleeps that only the backstop ended although something had been published: lost wakes. Always 0.
+        /// Sleeps that only the backstop ended although something had been published: lost wakes.
+        /// Always 0.
         backstop_rescues = 13,
         /// Sleeps that the backstop ended while a ringer was between ringing and waking.
         late_rings = 14,
         /// Errors answered (server) or received (client).
         errors = 15,
-        /// Messages set aside while the other ring was full or another answer was awaited, at most, so far.
+        /// Messages set aside while the other ring was full or another answer was awaited, at most,
+        /// so far.
         stash_peak = 16,
         /// Answers that came after the caller had given up.
         late_answers = 17,
@@ -96,7 +104,8 @@ counters! {
         aborts = 19,
         /// Calls without an answer now (client).
         in_flight = 20,
-        /// One of them that is known to wait for long; 0 if the client has not slept while one waited.
+        /// One of them that is known to wait for long; 0 if the client has not slept while one
+        /// waited.
         oldest_call = 21,
         /// Since when it waits at least: when the client first slept over it. CLOCK_MONOTONIC ns.
         oldest_sent_ns = 22,
@@ -140,7 +149,8 @@ counters! {
         slow_episodes = 14,
         /// Sleeps that were called off because something had arrived at the second look.
         arms_called_off = 15,
-        /// Sleeps that only the backstop ended although something had been published: lost wakes. Always 0.
+        /// Sleeps that only the backstop ended although something had been published: lost wakes.
+        /// Always 0.
         backstop_rescues = 16,
         /// Sleeps that the backstop ended while a ringer was between ringing and waking.
         late_rings = 17,
@@ -154,7 +164,8 @@ counters! {
         inline = 21,
         /// Requests that were answered later, from whichever thread.
         dispatched = 22,
-        /// Answers that were complete before their turn and were kept, in sessions that want them in order.
+        /// Answers that were complete before their turn and were kept, in sessions that want them
+        /// in order.
         stashed = 23,
         /// Calls that the client cancelled while they were in flight.
         cancelled = 24,
@@ -177,7 +188,9 @@ impl Words {
     /// The counters of the control page in `window`.
     pub(crate) fn new(window: &crate::memory::Window) -> Self {
         Self(
-            (0..COUNTERS).map(|i| window.own_word(crate::memory::layout::offset::COUNTERS + 8 * i)).collect(),
+            (0..COUNTERS)
+                .map(|i| window.own_word(crate::memory::layout::offset::COUNTERS + 8 * i))
+                .collect(),
         )
     }
 

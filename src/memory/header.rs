@@ -1,13 +1,16 @@
 //! A header word that was checked. What a peer wrote becomes one here and nowhere else, whether it
 //! came through a ring or a socket.
 
-#![allow(unsafe_code, reason = "the kind is checked once, where the header is made, and not at each use")]
+#![allow(
+    unsafe_code,
+    reason = "the kind is checked once, where the header is made, and not at each use"
+)]
 
 use super::layout::{HeaderWord, Kind, flag};
 
 /// A header word with a known kind and known flags. It is made from a kind, or from a word of the
-/// peer by [`Self::check`] or [`Self::check_plain`], which refuse padding as well. It is one word, so
-/// that it travels in a register.
+/// peer by [`Self::check`] or [`Self::check_plain`], which refuse padding as well. It is one word,
+/// so that it travels in a register.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct FrameHeader(HeaderWord);
 
@@ -18,8 +21,9 @@ impl FrameHeader {
         Self(HeaderWord::new(kind, 0, code, 0))
     }
 
-    /// Checks a word that the peer wrote; `None` if its kind or a flag is unknown, or it is padding.
-    /// Whether the length is possible depends on where the frame is: the caller checks that.
+    /// Checks a word that the peer wrote; `None` if its kind or a flag is unknown, or it is
+    /// padding. Whether the length is possible depends on where the frame is: the caller checks
+    /// that.
     #[inline]
     pub const fn check(word: HeaderWord) -> Option<Self> {
         match word.kind() {
@@ -29,8 +33,8 @@ impl FrameHeader {
         }
     }
 
-    /// The same for plain records, `None` for others too. Fast path of [`Self::check`]; `check` is the
-    /// rule.
+    /// The same for plain records, `None` for others too. Fast path of [`Self::check`]; `check` is
+    /// the rule.
     #[inline(always)]
     pub const fn check_plain(word: HeaderWord) -> Option<Self> {
         if word.is_plain() { Some(Self(word)) } else { None }
@@ -54,10 +58,10 @@ impl FrameHeader {
     pub const fn kind(self) -> Kind {
         #[allow(clippy::cast_possible_truncation, reason = "one byte of the word")]
         let kind = (self.0.0 >> 32) as u8;
-        // SAFETY: `Kind` is one byte, and this byte is the number of a kind in every `FrameHeader`. The
-        // field is private to this file, where `new` is given a kind, `check` and `check_plain` let only
-        // known ones pass (a test tries all), and `without_flags_and_length` keeps the kind. The word
-        // is a copy in private memory: no peer can change it.
+        // SAFETY: `Kind` is one byte, and this byte is the number of a kind in every `FrameHeader`.
+        // The field is private to this file, where `new` is given a kind, `check` and `check_plain`
+        // let only known ones pass (a test tries all), and `without_flags_and_length` keeps the
+        // kind. The word is a copy in private memory: no peer can change it.
         unsafe { core::mem::transmute::<u8, Kind>(kind) }
     }
 
@@ -102,8 +106,8 @@ mod tests {
         for kind_and_flags in 0..=u16::MAX {
             let word = HeaderWord(u64::from(kind_and_flags) << 32 | 7 << 48 | 99);
             let checked = FrameHeader::check(word);
-            let known =
-                word.flags() & !flag::ALL == 0 && word.kind().is_some_and(|kind| kind != Kind::Padding);
+            let known = word.flags() & !flag::ALL == 0
+                && word.kind().is_some_and(|kind| kind != Kind::Padding);
             assert_eq!(checked.is_some(), known, "{word:?}");
             if let Some(header) = FrameHeader::check_plain(word) {
                 assert_eq!((Some(header), header.flags()), (checked, 0));

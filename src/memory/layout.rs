@@ -1,10 +1,11 @@
-//! L1: every byte of segments and frames. Constants, packed words and compile-time checks; no behaviour.
+//! L1: every byte of segments and frames. Constants, packed words and compile-time checks; no
+//! behaviour.
 //!
 //! # A segment
 //!
-//! Every segment begins with one control page of the same shape, whatever its kind. Each field stands in a
-//! 128-byte cell of its own (two cache lines, since processors fetch pairs), so that no two fields that
-//! different events change share a line. All-zero bytes are a valid, empty segment.
+//! Every segment begins with one control page of the same shape, whatever its kind. Each field
+//! stands in a 128-byte cell of its own (two cache lines, since processors fetch pairs), so that no
+//! two fields that different events change share a line. All-zero bytes are a valid, empty segment.
 //!
 //! ```text
 //!  offset  cell        request          response         status            bell
@@ -25,12 +26,13 @@
 //!                                                        per domain
 //! ```
 //!
-//! Written by: request, the client; response and status, the server; bell, the clients of one domain. Everyone
-//! else maps read-only.
+//! Written by: request, the client; response and status, the server; bell, the clients of one
+//! domain. Everyone else maps read-only.
 //!
 //! # A record
 //!
-//! A record starts on a 64-byte line and is contiguous; its size is its header and body rounded up to lines.
+//! A record starts on a 64-byte line and is contiguous; its size is its header and body rounded up
+//! to lines.
 //!
 //! ```text
 //!   byte 0        4      5       6      8                16
@@ -41,9 +43,10 @@
 //!        '------- header word ----------'
 //! ```
 //!
-//! The header word is one little-endian u64, always accessed as such and stored last: it publishes the record.
-//! Kinds start at 1, so a header word of 0 means "not published". Extensions are u64 words in this order, each
-//! present if its condition holds: total length (first fragment), deadline (flag), send stamp (flag).
+//! The header word is one little-endian u64, always accessed as such and stored last: it publishes
+//! the record. Kinds start at 1, so a header word of 0 means "not published". Extensions are u64
+//! words in this order, each present if its condition holds: total length (first fragment),
+//! deadline (flag), send stamp (flag).
 
 use core::mem::size_of;
 
@@ -77,9 +80,9 @@ pub const fn zero_window(capacity: u64) -> u64 {
 /// Largest body of one fragment in bytes; smaller rings use less (see [`max_record`]).
 pub const FRAGMENT: usize = 8 * 1024;
 
-/// Largest record of a ring in bytes, header included. Padding (less than a record), the record and the zero
-/// window take at most three quarters of the ring: so every claim succeeds in the end, and a producer that cannot
-/// claim has more than a quarter unread (`ring.rs` builds on that).
+/// Largest record of a ring in bytes, header included. Padding (less than a record), the record and
+/// the zero window take at most three quarters of the ring: so every claim succeeds in the end, and
+/// a producer that cannot claim has more than a quarter unread (`ring.rs` builds on that).
 pub const fn max_record(capacity: u64) -> u64 {
     ((capacity / 4 * 3 - zero_window(capacity)) / 2) & !(LINE - 1)
 }
@@ -129,9 +132,9 @@ pub const COUNTERS: usize = 64;
 /// How many samples a control page holds.
 pub const SAMPLES: usize = 64;
 
-/// One call on its way, as one side saw it. Client and server each keep their own table, for tools: nobody else looks
-/// at it. The two halves of a call have call id and time of sending in common. Times are CLOCK_MONOTONIC, in
-/// nanoseconds.
+/// One call on its way, as one side saw it. Client and server each keep their own table, for tools:
+/// nobody else looks at it. The two halves of a call have call id and time of sending in common.
+/// Times are CLOCK_MONOTONIC, in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Sample {
@@ -141,12 +144,13 @@ pub struct Sample {
     pub sent_ns: u64,
     /// When the server took it from the ring (server); 0 (client).
     pub taken_ns: u64,
-    /// When its answer was complete (server), or taken from the ring (client); 0 if that is still to come.
+    /// When its answer was complete (server), or taken from the ring (client); 0 if that is still
+    /// to come.
     pub done_ns: u64,
 }
 
-/// Bytes from one armed word of the status segment to the next: a line each, so that arming for one domain is
-/// not seen by the others.
+/// Bytes from one armed word of the status segment to the next: a line each, so that arming for one
+/// domain is not seen by the others.
 pub const ARMED_STRIDE: usize = 64;
 
 /// Where the armed word of a domain is in the status segment.
@@ -200,7 +204,8 @@ pub struct Identity {
     pub generation: u64,
     /// The session, or the domain for a bell; 0 for the status segment.
     pub session: u64,
-    /// Capacity of the ring in bytes; for the status segment the number of armed words; 0 for a bell.
+    /// Capacity of the ring in bytes; for the status segment the number of armed words; 0 for a
+    /// bell.
     pub capacity: u64,
     /// Size of the segment in bytes.
     pub total: u64,
@@ -253,7 +258,8 @@ const fn page_up(bytes: u64) -> u64 {
 /// | mode `FUTEX` | about to sleep, or asleep, in a futex wait on `seq == ticket` |
 /// | mode `EVENT` | about to sleep, or asleep, in an event loop that has a descriptor for this |
 ///
-/// Anything else is impossible; a ringer that reads it wakes nobody (the sleeper has hurt itself only).
+/// Anything else is impossible; a ringer that reads it wakes nobody (the sleeper has hurt itself
+/// only).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Armed(pub u64);
 
@@ -323,7 +329,8 @@ impl Armed {
     }
 }
 
-/// Where a side runs: advice for the other side's waiting, never trusted. And whether it sleeps: for tools.
+/// Where a side runs: advice for the other side's waiting, never trusted. And whether it sleeps:
+/// for tools.
 ///
 /// ```text
 ///  63..33   32    31..0
@@ -418,8 +425,9 @@ impl Kind {
     }
 }
 
-/// Items of a streamed answer that may be sent before the client has granted more ([`Kind::Credit`]). The client
-/// keeps items that were not asked for yet, and so bounds what it keeps.
+/// Items of a streamed answer that may be sent before the client has granted more
+/// ([`Kind::Credit`]). The client keeps items that were not asked for yet, and so bounds what it
+/// keeps.
 pub const STREAM_WINDOW: u16 = 64;
 
 /// Flags of a frame.
@@ -546,7 +554,9 @@ const _: () = {
     assert!(offset::SEQ == 4 * CELL && offset::COUNTERS == 5 * CELL);
     assert!(offset::COUNTERS + COUNTERS * 8 == offset::PEER);
     assert!(offset::PEER + CELL == offset::SAMPLES);
-    assert!(offset::SAMPLES + SAMPLES * size_of::<Sample>() <= CONTROL && size_of::<Sample>() == 32);
+    assert!(
+        offset::SAMPLES + SAMPLES * size_of::<Sample>() <= CONTROL && size_of::<Sample>() == 32
+    );
     assert!(core::mem::offset_of!(Sample, sent_ns) == 8);
     assert!(core::mem::offset_of!(Sample, taken_ns) == 16);
     assert!(core::mem::offset_of!(Sample, done_ns) == 24);

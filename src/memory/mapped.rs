@@ -22,7 +22,8 @@ pub struct Window {
 
 // SAFETY: a window is an address range that `keep` keeps mapped, from whichever thread it is used.
 unsafe impl Send for Window {}
-// SAFETY: a shared window only hands out words and lines, whose accesses are atomic or exclusive by `&mut`.
+// SAFETY: a shared window only hands out words and lines, whose accesses are atomic or exclusive by
+// `&mut`.
 unsafe impl Sync for Window {}
 
 impl std::fmt::Debug for Window {
@@ -38,8 +39,9 @@ impl Window {
     /// Makes a window over `len` bytes at `base`.
     ///
     /// # Safety
-    /// The range must be mapped readable (and writable, if `writable`), backed to its end (no SIGBUS), 128-byte
-    /// aligned, and stay so for as long as `keep` lives. No Rust reference to the range may exist.
+    /// The range must be mapped readable (and writable, if `writable`), backed to its end (no
+    /// SIGBUS), 128-byte aligned, and stay so for as long as `keep` lives. No Rust reference to the
+    /// range may exist.
     pub unsafe fn new(base: NonNull<u8>, len: usize, writable: bool, keep: Keep) -> Self {
         debug_assert!(base.addr().get().is_multiple_of(128));
         Self { base, len, writable, keep }
@@ -60,8 +62,9 @@ impl Window {
         let zero = Cell([const { AtomicCell(AtomicU64::new(0)) }; 16]);
         let cells: Arc<Vec<Cell>> = Arc::new(vec![zero; len.div_ceil(128).max(1)]);
         let base = NonNull::from(cells.as_slice()).cast::<u8>();
-        // SAFETY: the vector is never resized or touched through a reference again; `keep` owns it. Its cells
-        // are atomics, so writing through a pointer derived from a shared reference is allowed.
+        // SAFETY: the vector is never resized or touched through a reference again; `keep` owns it.
+        // Its cells are atomics, so writing through a pointer derived from a shared reference is
+        // allowed.
         unsafe { Self::new(base, len, true, cells) }
     }
 
@@ -80,8 +83,8 @@ impl Window {
             offset.is_multiple_of(size_of::<T>()) && offset + size_of::<T>() <= self.len,
             "outside the window"
         );
-        // SAFETY: the assertion keeps the result inside the window; its alignment follows from that of the base
-        // and of the offset.
+        // SAFETY: the assertion keeps the result inside the window; its alignment follows from that
+        // of the base and of the offset.
         unsafe { self.base.byte_add(offset).cast() }
     }
 
@@ -133,7 +136,10 @@ impl Window {
 
     fn lines(&self, offset: usize, capacity: usize) -> Lines {
         assert!(capacity.is_power_of_two() && capacity >= 8 && offset.is_multiple_of(64));
-        assert!(offset.checked_add(capacity).is_some_and(|end| end <= self.len), "outside the window");
+        assert!(
+            offset.checked_add(capacity).is_some_and(|end| end <= self.len),
+            "outside the window"
+        );
         // SAFETY: `offset` is inside the window.
         let base = unsafe { self.base.byte_add(offset) };
         Lines { base, mask: capacity - 1, _keep: self.keep.clone() }
@@ -148,7 +154,8 @@ macro_rules! word_is_send {
         unsafe impl Sync for $word {}
         impl std::fmt::Debug for $word {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.debug_tuple(stringify!($word)).field(&self.cell().load(Ordering::Relaxed)).finish()
+                let value = self.cell().load(Ordering::Relaxed);
+                f.debug_tuple(stringify!($word)).field(&value).finish()
             }
         }
     )*};
@@ -169,8 +176,9 @@ impl OwnWord {
 
     #[inline]
     fn cell(&self) -> &AtomicU64 {
-        // SAFETY: mapped, aligned and in bounds by `Window::at`, alive by `_keep`; other processes access it
-        // with atomic operations of this size only (what a hostile one does cannot be seen by the compiler).
+        // SAFETY: mapped, aligned and in bounds by `Window::at`, alive by `_keep`; other processes
+        // access it with atomic operations of this size only (what a hostile one does cannot be
+        // seen by the compiler).
         unsafe { self.cell.as_ref() }
     }
 
@@ -187,8 +195,8 @@ impl OwnWord {
     }
 }
 
-/// A u64 that another process writes. The mapping may be read-only, which allows relaxed loads only; callers
-/// put a fence behind where they need more.
+/// A u64 that another process writes. The mapping may be read-only, which allows relaxed loads
+/// only; callers put a fence behind where they need more.
 pub struct PeerWord {
     cell: NonNull<AtomicU64>,
     _keep: Keep,
@@ -250,11 +258,11 @@ impl BellWord {
         self.cell().compare_exchange(ticket, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    /// Sleeps while the word holds `ticket`, until woken, until the absolute `until` (CLOCK_MONOTONIC), or for no
-    /// reason at all. The caller looks again in every case.
+    /// Sleeps while the word holds `ticket`, until woken, until the absolute `until`
+    /// (CLOCK_MONOTONIC), or for no reason at all. The caller looks again in every case.
     pub fn wait(&self, ticket: u32, until: Option<rustix::thread::futex::Timespec>) {
-        // Never PRIVATE: the waker is another process. Errors (EAGAIN, EINTR, ETIMEDOUT, and EFAULT for a page
-        // that its owner punched) all mean the same to the caller: look again.
+        // Never PRIVATE: the waker is another process. Errors (EAGAIN, EINTR, ETIMEDOUT, and EFAULT
+        // for a page that its owner punched) all mean the same to the caller: look again.
         let _ = futex::wait_bitset(
             self.cell().as_futex(),
             futex::Flags::empty(),
@@ -284,16 +292,22 @@ impl BellWord {
 ///
 /// `entries` come from [`BellWord::entry`] of words that outlive the call.
 pub(crate) fn wait_any(entries: &[futex::Wait], until: Option<futex::Timespec>) {
-    // The kernel checks the addresses itself and reports EFAULT, which like every other result means: look again.
-    let _ =
-        futex::waitv(entries, futex::WaitvFlags::empty(), until.as_ref(), rustix::thread::ClockId::Monotonic);
+    // The kernel checks the addresses itself and reports EFAULT, which like every other result
+    // means: look again.
+    let _ = futex::waitv(
+        entries,
+        futex::WaitvFlags::empty(),
+        until.as_ref(),
+        rustix::thread::ClockId::Monotonic,
+    );
 }
 
 /// Copies `len` bytes, short ones in moves of falling powers of two.
 ///
-/// The moves do not overlap, so that a copy of the copy, made right behind it by this same function, loads exactly
-/// what was stored: a load that spans two stores waits until both have left the store buffer, which was measured at
-/// 10 ns a time. `memcpy` covers short lengths with two overlapping moves.
+/// The moves do not overlap, so that a copy of the copy, made right behind it by this same
+/// function, loads exactly what was stored: a load that spans two stores waits until both have left
+/// the store buffer, which was measured at 10 ns a time. `memcpy` covers short lengths with two
+/// overlapping moves.
 ///
 /// # Safety
 /// As for `copy_nonoverlapping`.
@@ -309,8 +323,8 @@ unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
     macro_rules! moves {
         ($($width:literal)*) => {$(
             if len & $width != 0 {
-                // SAFETY: the widths that are set in `len` add up to it, so each move lies within the bytes that the
-                // caller vouches for; the accesses are unaligned ones.
+                // SAFETY: the widths that are set in `len` add up to it, so each move lies within
+                // the bytes that the caller vouches for; the accesses are unaligned ones.
                 unsafe {
                     let block = from.add(done).cast::<[u8; $width]>().read_unaligned();
                     to.add(done).cast::<[u8; $width]>().write_unaligned(block);
@@ -341,8 +355,9 @@ impl Lines {
     )]
     fn word(&self, position: u64) -> &AtomicU64 {
         let index = position as usize & self.mask & !7;
-        // SAFETY: masked below the capacity and to a multiple of 8, in memory that `_keep` keeps mapped; header
-        // words are accessed as u64 atomics only while they are header words (see `OwnLines::write`).
+        // SAFETY: masked below the capacity and to a multiple of 8, in memory that `_keep` keeps
+        // mapped; header words are accessed as u64 atomics only while they are header words (see
+        // `OwnLines::write`).
         let word = unsafe { self.base.byte_add(index) }.cast::<AtomicU64>();
         // SAFETY: as above; nothing but atomic accesses through shared references is done with it.
         unsafe { word.as_ref() }
@@ -397,10 +412,11 @@ impl OwnLines {
     #[inline]
     pub fn write(&mut self, position: u64, bytes: &[u8]) {
         let to = self.lines.bytes(position, bytes.len());
-        // SAFETY: in bounds by `bytes`; private and shared memory do not overlap. The peer maps this memory
-        // read-only and, by the ring's protocol, reads these bytes only after the header that publishes them
-        // (Release) and not any more once it has released them, so no well-behaved access races; a hostile
-        // peer's reads are outside this program and change nothing in it.
+        // SAFETY: in bounds by `bytes`; private and shared memory do not overlap. The peer maps
+        // this memory read-only and, by the ring's protocol, reads these bytes only after the
+        // header that publishes them (Release) and not any more once it has released them, so no
+        // well-behaved access races; a hostile peer's reads are outside this program and change
+        // nothing in it.
         unsafe { copy(bytes.as_ptr(), to.as_ptr(), bytes.len()) };
     }
 
@@ -411,7 +427,8 @@ impl OwnLines {
     #[inline(always)]
     pub fn write_record(&mut self, position: u64, second: u64, bytes: &[u8]) {
         let to = self.lines.bytes(position, 16 + bytes.len());
-        // SAFETY: in bounds, as `bytes` found, and a record's position is a multiple of 64, so the word is aligned.
+        // SAFETY: in bounds, as `bytes` found, and a record's position is a multiple of 64, so the
+        // word is aligned.
         let word = unsafe { to.byte_add(8) }.cast::<AtomicU64>();
         // SAFETY: as above; alive while `lines` is borrowed.
         unsafe { word.as_ref() }.store(second, Ordering::Relaxed);
@@ -438,8 +455,9 @@ impl OwnLines {
     #[inline]
     pub fn slice_mut(&mut self, position: u64, len: usize) -> &mut [u8] {
         let to = self.lines.bytes(position, len);
-        // SAFETY: in bounds, initialised (a memfd reads as zeros), exclusively ours to write by the one-writer
-        // rule, and borrowed from `&mut self`; the peer only reads, as argued at `write`.
+        // SAFETY: in bounds, initialised (a memfd reads as zeros), exclusively ours to write by the
+        // one-writer rule, and borrowed from `&mut self`; the peer only reads, as argued at
+        // `write`.
         unsafe { core::slice::from_raw_parts_mut(to.as_ptr(), len) }
     }
 }
@@ -467,8 +485,8 @@ impl PeerLines {
         self.lines.word(position).load(Ordering::Relaxed)
     }
 
-    /// Looks at the word at `position` up to `looks` times, until it is not 0; `between` is called between two looks.
-    /// Whether it was found so. The address is worked out once.
+    /// Looks at the word at `position` up to `looks` times, until it is not 0; `between` is called
+    /// between two looks. Whether it was found so. The address is worked out once.
     #[inline(always)]
     pub fn watch(&self, position: u64, looks: u32, mut between: impl FnMut() -> bool) -> bool {
         let word = self.lines.word(position);
@@ -488,12 +506,14 @@ impl PeerLines {
     pub fn read(&self, position: u64, len: usize, out: &mut Vec<u8>) {
         out.reserve(len);
         let from = self.lines.bytes(position, len);
-        // SAFETY: the spare capacity holds `len` bytes, and private memory does not overlap shared memory.
+        // SAFETY: the spare capacity holds `len` bytes, and private memory does not overlap shared
+        // memory.
         //
-        // The source is in bounds. By the protocol the peer wrote these bytes before it published them and does
-        // not touch them until they are released. A hostile peer may write them meanwhile: the abstract machine
-        // has no word for a race with another process (unsafe-code-guidelines #152); what the copy does on
-        // every supported target is to yield arbitrary initialised bytes, and the caller validates the copy.
+        // The source is in bounds. By the protocol the peer wrote these bytes before it published
+        // them and does not touch them until they are released. A hostile peer may write them
+        // meanwhile: the abstract machine has no word for a race with another process
+        // (unsafe-code-guidelines #152); what the copy does on every supported target is to yield
+        // arbitrary initialised bytes, and the caller validates the copy.
         unsafe { copy(from.as_ptr(), out.spare_capacity_mut().as_mut_ptr().cast(), len) };
         // SAFETY: the bytes up to the new length were just written.
         unsafe { out.set_len(out.len() + len) };

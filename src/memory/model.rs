@@ -1,5 +1,5 @@
-//! Shared memory for the model checker: loom's atomics, one per word. Bytes are copied word by word, relaxed, so
-//! that nothing but the protocol orders them.
+//! Shared memory for the model checker: loom's atomics, one per word. Bytes are copied word by
+//! word, relaxed, so that nothing but the protocol orders them.
 
 use crate::base::sync::{AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
@@ -36,8 +36,8 @@ impl PeerWord {
     }
 }
 
-/// The word that a sleeper waits on and its ringers advance. The kernel's part, waiting and waking, belongs to
-/// the model that uses it.
+/// The word that a sleeper waits on and its ringers advance. The kernel's part, waiting and waking,
+/// belongs to the model that uses it.
 #[derive(Debug)]
 pub struct BellWord(Arc<AtomicU32>);
 
@@ -59,7 +59,9 @@ impl BellWord {
 
     /// Advances it from `ticket` to `ticket + 1`; false if it holds something else.
     pub fn advance(&self, ticket: u32) -> bool {
-        self.0.compare_exchange(ticket, ticket.wrapping_add(1), Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        self.0
+            .compare_exchange(ticket, ticket.wrapping_add(1), Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
     }
 }
 

@@ -1,7 +1,7 @@
 //! L1: knowing that this process is a fork of the one that made something, without a system call.
 //!
-//! A private page is marked to be wiped on fork: in a child it reads as zero. Each process that asks gets a token
-//! of its own, which is what the page holds while that process lives.
+//! A private page is marked to be wiped on fork: in a child it reads as zero. Each process that
+//! asks gets a token of its own, which is what the page holds while that process lives.
 
 #![allow(unsafe_code, reason = "a page with MADV_WIPEONFORK")]
 

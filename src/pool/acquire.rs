@@ -1,11 +1,12 @@
 //! Acquiring for tasks: a future that stands in the same line as the threads that wait.
 //!
-//! A wait is a `Waiter` whoever waits; only what wakes it differs. So order, handing over and giving up are the
-//! state machine's business and the same for both. A future that is dropped gives up its place under the pool's lock, or
-//! finds there that it was served, and passes on what it got.
+//! A wait is a `Waiter` whoever waits; only what wakes it differs. So order, handing over and
+//! giving up are the state machine's business and the same for both. A future that is dropped gives
+//! up its place under the pool's lock, or finds there that it was served, and passes on what it
+//! got.
 //!
-//! Nothing is opened on the task's thread: the pool's keeper opens, and where nothing is kept the runtime's pool for
-//! blocking work does.
+//! Nothing is opened on the task's thread: the pool's keeper opens, and where nothing is kept the
+//! runtime's pool for blocking work does.
 
 use super::core::Opening;
 use super::shared::{GivenOf, PoolInner, WaiterOf};
@@ -51,7 +52,8 @@ pub(super) enum Patience {
     Until(Instant),
 }
 
-/// The right to open an item, on its way to the thread that does. If that never comes, room is made again.
+/// The right to open an item, on its way to the thread that does. If that never comes, room is made
+/// again.
 struct Permit<M: Manager> {
     shared: Arc<PoolInner<M>>,
     opening: Option<Opening>,
@@ -75,24 +77,25 @@ impl<M: Manager> Drop for Permit<M> {
 }
 
 impl<M: Manager> Pool<M> {
-    /// Takes an item out, as [`Self::acquire`] does, for a task of a tokio runtime (feature `tokio`): waits for at most
-    /// `acquire_timeout` from the first poll on, in the same line as the threads that wait.
+    /// Takes an item out, as [`Self::acquire`] does, for a task of a tokio runtime (feature
+    /// `tokio`): waits for at most `acquire_timeout` from the first poll on, in the same line as
+    /// the threads that wait.
     ///
-    /// Nothing is opened on the task's thread. Dropping the guard closes an item that cannot be kept, which may take a
-    /// moment: a worker process is killed, and its end waited for.
+    /// Nothing is opened on the task's thread. Dropping the guard closes an item that cannot be
+    /// kept, which may take a moment: a worker process is killed, and its end waited for.
     ///
     /// # Errors
-    /// [`AcquireError`]; also [`AcquireError::Cancelled`] if the runtime is shut down while it opens an item, which it does
-    /// where nothing is kept (`enabled: false`).
+    /// [`AcquireError`]; also [`AcquireError::Cancelled`] if the runtime is shut down while it
+    /// opens an item, which it does where nothing is kept (`enabled: false`).
     ///
     /// # Panics
-    /// The future does, if it has to wait and time is not enabled on the runtime that polls it, or if nothing is kept and
-    /// it is polled outside of a runtime.
+    /// The future does, if it has to wait and time is not enabled on the runtime that polls it, or
+    /// if nothing is kept and it is polled outside of a runtime.
     ///
     /// # Cancel safety
-    /// Dropping the future gives up its place in the line. What it was being handed at that moment goes to the next one,
-    /// and an item that is being opened for it is opened all the same. Whoever keeps the future without polling it keeps
-    /// what it was handed from others.
+    /// Dropping the future gives up its place in the line. What it was being handed at that moment
+    /// goes to the next one, and an item that is being opened for it is opened all the same.
+    /// Whoever keeps the future without polling it keeps what it was handed from others.
     pub fn acquire_async(&self) -> Acquire<M> {
         let timeout = self.shared().acquire_timeout;
         Acquire::new(self.shared().clone(), timeout.map_or(Patience::Endless, Patience::For))
@@ -124,7 +127,8 @@ impl<T, E> Waiter<T, E> {
         if cell.task.as_ref().is_none_or(|known| !known.will_wake(task)) {
             let before = cell.task.replace(task.clone());
             drop(cell);
-            // Not under the lock: it may be the last of another task, and all that this has goes with it.
+            // Not under the lock: it may be the last of another task, and all that this has goes
+            // with it.
             drop(before);
         }
         Poll::Pending
@@ -167,7 +171,9 @@ impl<M: Manager> Acquire<M> {
                 Stage::Opening(opening) => {
                     let opened = ready!(Pin::new(opening).poll(cx));
                     // The runtime is being shut down.
-                    return Poll::Ready(self.counted(opened.unwrap_or(Err(AcquireError::Cancelled))));
+                    return Poll::Ready(
+                        self.counted(opened.unwrap_or(Err(AcquireError::Cancelled))),
+                    );
                 }
                 Stage::Over => panic!("a future is polled after its end"),
             };
@@ -222,8 +228,8 @@ impl<M: Manager> Acquire<M> {
             let Stage::InLine(waiter) = std::mem::replace(&mut self.stage, Stage::Asking) else {
                 unreachable!("seen above")
             };
-            // Its time is over, unless it was served just now. If that turns out to be of no use it asks once more, and
-            // does not wait.
+            // Its time is over, unless it was served just now. If that turns out to be of no use it
+            // asks once more, and does not wait.
             let given = self.shared.unserved(&waiter, Unserved::TimedOut)?;
             if let Some(guard) = self.accept(given)? {
                 return Poll::Ready(self.counted(Ok(guard)));
@@ -236,7 +242,8 @@ impl<M: Manager> Future for Acquire<M> {
     type Output = Handed<M>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Handed<M>> {
-        // A task that takes items out again and again, and always finds one ready, lets others run now and then.
+        // A task that takes items out again and again, and always finds one ready, lets others run
+        // now and then.
         let budget = ready!(tokio::task::coop::poll_proceed(cx));
         if !self.shared.origin.is_here() {
             // See `drop`.
@@ -256,7 +263,8 @@ impl<M: Manager> Drop for Acquire<M> {
     fn drop(&mut self) {
         let stage = std::mem::replace(&mut self.stage, Stage::Over);
         if !self.shared.origin.is_here() {
-            // What it may have been given is the parent's, and so may the last hold on the others be.
+            // What it may have been given is the parent's, and so may the last hold on the others
+            // be.
             std::mem::forget((stage, self.shared.clone()));
             return;
         }

@@ -1,14 +1,16 @@
 //! Sessions with one server, kept ready: for many threads that call one server.
 
-use super::{AcquireError, BuildError, Guard, Idle, Manager, NotDrained, Pool, PoolStats, Settings};
+use super::{
+    AcquireError, BuildError, Guard, Idle, Manager, NotDrained, Pool, PoolStats, Settings,
+};
 use crate::base::sync::{Ordering, PlainU64};
 use crate::client::{CallError, Client, ConnectOptions};
 use crate::handshake::{ConnectError, RejectReason};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// A session that was ready for longer is looked at before it is handed out; one that was used just now is taken to
-/// be alive, since looking costs as much as some calls do.
+/// A session that was ready for longer is looked at before it is handed out; one that was used just
+/// now is taken to be alive, since looking costs as much as some calls do.
 const TRUSTED: Duration = Duration::from_millis(20);
 
 /// Opens sessions with the server at one path: the manager behind a [`ConnectionPool`].
@@ -19,7 +21,8 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// Sessions with the server at `path`, made as `options` say: over shared memory or over the socket.
+    /// Sessions with the server at `path`, made as `options` say: over shared memory or over the
+    /// socket.
     pub fn new(path: impl Into<PathBuf>, options: ConnectOptions) -> Self {
         Self { path: path.into(), options }
     }
@@ -38,7 +41,8 @@ impl Manager for Connections {
         self.options.clone().connect(&self.path)
     }
 
-    /// A server that is not there may come; one that does not want us, or speaks something else, will not change.
+    /// A server that is not there may come; one that does not want us, or speaks something else,
+    /// will not change.
     fn is_permanent(&self, error: &ConnectError) -> bool {
         match error {
             ConnectError::NotASocket(_)
@@ -74,7 +78,8 @@ impl Manager for Connections {
         client.clean_up()
     }
 
-    /// Whether the server is there. One that is stopped or busy is: a session is not given up for that.
+    /// Whether the server is there. One that is stopped or busy is: a session is not given up for
+    /// that.
     fn check(&self, client: &mut Client) -> bool {
         client.check().is_ok()
     }
@@ -136,10 +141,12 @@ impl std::error::Error for PoolCallError {
     }
 }
 
-/// A connection that was taken out of a [`ConnectionPool`]: a [`Client`] to be used as one's own, until this is dropped.
+/// A connection that was taken out of a [`ConnectionPool`]: a [`Client`] to be used as one's own,
+/// until this is dropped.
 ///
-/// It goes back into the pool only if it is [clean](Client::is_clean) then. After an error that ends the session, call
-/// [`flush`](Guard::flush), so that nobody else gets a session that ended with it.
+/// It goes back into the pool only if it is [clean](Client::is_clean) then. After an error that
+/// ends the session, call [`flush`](Guard::flush), so that nobody else gets a session that ended
+/// with it.
 pub type PooledConnection = Guard<Connections>;
 
 /// Connections to one server, for any number of threads.
@@ -163,8 +170,8 @@ pub struct ConnectionPool {
 }
 
 impl ConnectionPool {
-    /// A pool of connections to the server at `path`, with the defaults of [`ConnectOptions`]. The server need not be
-    /// there yet.
+    /// A pool of connections to the server at `path`, with the defaults of [`ConnectOptions`]. The
+    /// server need not be there yet.
     ///
     /// # Errors
     /// [`BuildError`].
@@ -172,8 +179,9 @@ impl ConnectionPool {
         Self::with_options(path, ConnectOptions::new(), settings)
     }
 
-    /// As [`Self::connect`], with options: over the socket, say, or with other ring sizes. That they wait for the server
-    /// ([`ConnectOptions::wait_for_server`]) is of no use here: the pool does.
+    /// As [`Self::connect`], with options: over the socket, say, or with other ring sizes. That
+    /// they wait for the server ([`ConnectOptions::wait_for_server`]) is of no use here: the pool
+    /// does.
     ///
     /// # Errors
     /// [`BuildError`].
@@ -186,12 +194,12 @@ impl ConnectionPool {
         Ok(Self { pool, retried: PlainU64::new(0) })
     }
 
-    /// One call, over whichever connection is ready. Waits for a connection at most `acquire_timeout`, and for the
-    /// answer for ever.
+    /// One call, over whichever connection is ready. Waits for a connection at most
+    /// `acquire_timeout`, and for the answer for ever.
     ///
-    /// If the server has gone, the other connections to it are closed. A request that was certainly not executed is
-    /// then sent once more, over a fresh connection; one that may have been is not: the caller gets
-    /// `Disconnected { maybe_executed: true }`.
+    /// If the server has gone, the other connections to it are closed. A request that was certainly
+    /// not executed is then sent once more, over a fresh connection; one that may have been is not:
+    /// the caller gets `Disconnected { maybe_executed: true }`.
     ///
     /// # Errors
     /// [`PoolCallError`].
@@ -201,12 +209,16 @@ impl ConnectionPool {
         Ok(response)
     }
 
-    /// As [`Self::call`]; connection and answer together may take `timeout`: `None` is for ever, but for the
-    /// `acquire_timeout`; zero does not wait.
+    /// As [`Self::call`]; connection and answer together may take `timeout`: `None` is for ever,
+    /// but for the `acquire_timeout`; zero does not wait.
     ///
     /// # Errors
     /// [`PoolCallError`].
-    pub fn call_timeout(&self, request: &[u8], timeout: Option<Duration>) -> Result<Vec<u8>, PoolCallError> {
+    pub fn call_timeout(
+        &self,
+        request: &[u8],
+        timeout: Option<Duration>,
+    ) -> Result<Vec<u8>, PoolCallError> {
         self.call_deadline(request, timeout.and_then(|timeout| Instant::now().checked_add(timeout)))
     }
 
@@ -214,7 +226,11 @@ impl ConnectionPool {
     ///
     /// # Errors
     /// [`PoolCallError`].
-    pub fn call_deadline(&self, request: &[u8], deadline: Option<Instant>) -> Result<Vec<u8>, PoolCallError> {
+    pub fn call_deadline(
+        &self,
+        request: &[u8],
+        deadline: Option<Instant>,
+    ) -> Result<Vec<u8>, PoolCallError> {
         let mut response = Vec::new();
         self.call_into(request, &mut response, deadline)?;
         Ok(response)
@@ -242,7 +258,8 @@ impl ConnectionPool {
                 Err(error) => error,
             };
             match error {
-                CallError::Disconnected { maybe_executed } | CallError::ShutDown { maybe_executed } => {
+                CallError::Disconnected { maybe_executed }
+                | CallError::ShutDown { maybe_executed } => {
                     connection.flush();
                     if first && !maybe_executed {
                         first = false;
@@ -259,7 +276,8 @@ impl ConnectionPool {
         }
     }
 
-    /// Takes a connection out, for several calls, streams or events. Waits at most `acquire_timeout`.
+    /// Takes a connection out, for several calls, streams or events. Waits at most
+    /// `acquire_timeout`.
     ///
     /// # Errors
     /// [`AcquireError`].
@@ -267,7 +285,8 @@ impl ConnectionPool {
         self.pool.acquire()
     }
 
-    /// How many requests were sent a second time, because the first time they certainly were not executed.
+    /// How many requests were sent a second time, because the first time they certainly were not
+    /// executed.
     pub fn retried(&self) -> u64 {
         self.retried.load(Ordering::Relaxed)
     }

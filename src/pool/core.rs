@@ -1,17 +1,20 @@
-//! The pool as a state machine: pure, and told the time. It neither opens nor closes anything, and wakes nobody; it
-//! says what is to be done, and by whom. `shared.rs` has it behind a lock and does it.
+//! The pool as a state machine: pure, and told the time. It neither opens nor closes anything, and
+//! wakes nobody; it says what is to be done, and by whom. `shared.rs` has it behind a lock and does
+//! it.
 //!
 //! # Never more than `max_size`
 //!
-//! Every item is counted in exactly one place from before it is opened until after it was closed: opening, idle,
-//! checking, in use, doomed (about to be closed), closing. The sum grows only in `begin_opening`, which needs room.
+//! Every item is counted in exactly one place from before it is opened until after it was closed:
+//! opening, idle, checking, in use, doomed (about to be closed), closing. The sum grows only in
+//! `begin_opening`, which needs room.
 //!
 //! # In order, and none forgotten
 //!
-//! Whoever finds nothing ready stands at the end of one line. While somebody stands there nothing is ready: an item
-//! that becomes free goes to the first in line before it could become idle, and who comes later finds the line and
-//! joins it. Who gives up leaves the line, or finds that it was just served, and passes on what it got; both under the
-//! same lock as the handing out. So no item is lost with a waiter.
+//! Whoever finds nothing ready stands at the end of one line. While somebody stands there nothing
+//! is ready: an item that becomes free goes to the first in line before it could become idle, and
+//! who comes later finds the line and joins it. Who gives up leaves the line, or finds that it was
+//! just served, and passes on what it got; both under the same lock as the handing out. So no item
+//! is lost with a waiter.
 
 mod opening;
 mod upkeep;
@@ -35,8 +38,8 @@ pub(super) struct Entry<T> {
     dies_at: u64,
     idle_since: u64,
     checked_at: u64,
-    /// Its user has said that it is not to be used again. Here rather than in the guard, which is moved about: two
-    /// pointers move faster than two pointers and a byte.
+    /// Its user has said that it is not to be used again. Here rather than in the guard, which is
+    /// moved about: two pointers move faster than two pointers and a byte.
     pub(super) poisoned: bool,
 }
 
@@ -149,7 +152,12 @@ impl<T, W> Core<T, W> {
 
     /// All items, wherever they are.
     pub(super) fn total(&self) -> usize {
-        self.idle.len() + self.doomed.len() + self.in_use + self.opening + self.checking + self.closing
+        self.idle.len()
+            + self.doomed.len()
+            + self.in_use
+            + self.opening
+            + self.checking
+            + self.closing
     }
 
     fn has_room(&self) -> bool {
@@ -195,7 +203,8 @@ impl<T, W> Core<T, W> {
         Taken::Nothing
     }
 
-    /// A caller who found nothing joins the line: at its end, or, if what it got was no good, at its head again.
+    /// A caller who found nothing joins the line: at its end, or, if what it got was no good, at
+    /// its head again.
     pub(super) fn enqueue(&mut self, waiter: W, again: bool) {
         if again {
             self.waiters.push_front(waiter);
@@ -249,7 +258,12 @@ impl<T, W> Core<T, W> {
 
     /// An item that nobody holds is handed to a waiter, becomes idle, or is to be closed.
     #[inline]
-    fn place(&mut self, mut entry: Held<T>, verdict: Option<CloseReason>, now: u64) -> Placed<T, W> {
+    fn place(
+        &mut self,
+        mut entry: Held<T>,
+        verdict: Option<CloseReason>,
+        now: u64,
+    ) -> Placed<T, W> {
         let verdict = verdict.or_else(|| self.sentence(&entry, now));
         if let Some(reason) = verdict {
             self.closing += 1;
@@ -281,8 +295,8 @@ impl<T, W> Core<T, W> {
         }
     }
 
-    /// What items of `epoch` lead to is gone: all of them are closed, those in use when they come back. Told by
-    /// many, it happens once.
+    /// What items of `epoch` lead to is gone: all of them are closed, those in use when they come
+    /// back. Told by many, it happens once.
     pub(super) fn flush(&mut self, epoch: u64) {
         if epoch == self.epoch {
             self.next_epoch();
@@ -303,7 +317,8 @@ impl<T, W> Core<T, W> {
         self.stats.closed.count(reason);
     }
 
-    /// Where items are opened by their users: the first in line, if there is room, and its right to open one.
+    /// Where items are opened by their users: the first in line, if there is room, and its right to
+    /// open one.
     pub(super) fn admit(&mut self) -> Option<(W, Opening)> {
         if self.settings.enabled || self.closed || !self.has_room() {
             return None;
@@ -314,7 +329,8 @@ impl<T, W> Core<T, W> {
 
     // ---- the end ----
 
-    /// From now on nothing is handed out; those who wait get nothing. What is ready is to be closed.
+    /// From now on nothing is handed out; those who wait get nothing. What is ready is to be
+    /// closed.
     pub(super) fn close(&mut self) -> Vec<W> {
         self.closed = true;
         self.doomed.extend(self.idle.drain(..).map(|entry| (entry, CloseReason::Shutdown)));

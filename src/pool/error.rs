@@ -65,7 +65,9 @@ impl<E: std::fmt::Display> std::fmt::Display for AcquireError<E> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::TimedOut { cause: None } => f.write_str("the pool had nothing ready in time"),
-            Self::TimedOut { cause: Some(cause) } => write!(f, "the pool had nothing ready in time: {cause}"),
+            Self::TimedOut { cause: Some(cause) } => {
+                write!(f, "the pool had nothing ready in time: {cause}")
+            }
             Self::Open(failure) => failure.fmt(f),
             Self::Cancelled => f.write_str("waiting for the pool was cancelled"),
             Self::Closed => f.write_str("the pool was closed"),
@@ -130,7 +132,10 @@ pub struct NotDrained {
 impl std::fmt::Display for NotDrained {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { in_use, others } = self;
-        write!(f, "the pool is closed, but {in_use} of its items are in use, and {others} on their way out")
+        write!(
+            f,
+            "the pool is closed, but {in_use} of its items are in use, and {others} on their way out"
+        )
     }
 }
 

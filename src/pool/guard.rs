@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 /// An item that was taken out of a pool; dropping this gives it back.
 ///
-/// It is closed instead, and never used again, if the guard was [poisoned](Self::poison), if the thread panics, if the
-/// manager does not find the item [clean](Manager::is_clean), or if it is stale or too old. That happens on the thread
-/// that drops the guard. In a forked child nothing happens.
+/// It is closed instead, and never used again, if the guard was [poisoned](Self::poison), if the
+/// thread panics, if the manager does not find the item [clean](Manager::is_clean), or if it is
+/// stale or too old. That happens on the thread that drops the guard. In a forked child nothing
+/// happens.
 pub struct Guard<M: Manager> {
     /// Until it is given back.
     entry: Option<Held<M::Item>>,
@@ -34,8 +35,8 @@ impl<M: Manager> Guard<M> {
         self.entry.as_ref().is_some_and(|entry| entry.poisoned)
     }
 
-    /// What the item leads to is gone: poisons it, and closes all that were opened before this was known. Told by many
-    /// guards of one restart, it happens once.
+    /// What the item leads to is gone: poisons it, and closes all that were opened before this was
+    /// known. Told by many guards of one restart, it happens once.
     pub fn flush(&mut self) {
         if let Some(entry) = &mut self.entry {
             self.shared.flush_with(entry);

@@ -10,7 +10,9 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 /// Starts the thread. It lives until the pool is closed and its last item gone.
-pub(super) fn start<M: Manager>(shared: Arc<PoolInner<M>>) -> std::io::Result<std::thread::JoinHandle<()>> {
+pub(super) fn start<M: Manager>(
+    shared: Arc<PoolInner<M>>,
+) -> std::io::Result<std::thread::JoinHandle<()>> {
     std::thread::Builder::new().name("ringbell-pool".into()).spawn(move || keep(&shared))
 }
 
@@ -20,9 +22,12 @@ fn keep<M: Manager>(shared: &PoolInner<M>) {
         match state.core.next_job(now_ns()) {
             Job::End => return,
             Job::Sleep(until) => {
-                // Whoever disturbs holds the lock, so nothing is missed between the decision and the sleep.
+                // Whoever disturbs holds the lock, so nothing is missed between the decision and
+                // the sleep.
                 let time = Duration::from_nanos(until.saturating_sub(now_ns()));
-                drop(shared.keeper.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner));
+                drop(
+                    shared.keeper.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner),
+                );
             }
             Job::Close(entry, reason) => {
                 drop(state);

@@ -6,47 +6,49 @@ use std::time::Duration;
 
 /// Opens, judges and closes the items of a pool.
 ///
-/// None of its methods is called under the pool's lock. One that panics does no harm beyond its own item: the panic is
-/// caught, and counts as a failure, or as a verdict against the item.
+/// None of its methods is called under the pool's lock. One that panics does no harm beyond its own
+/// item: the panic is caught, and counts as a failure, or as a verdict against the item.
 pub trait Manager: Send + Sync + 'static {
     /// What is kept ready.
     type Item: Send + 'static;
     /// Why there is none.
     type Error: std::error::Error + Send + Sync + 'static;
 
-    /// Opens an item, and waits until it is ready. Called on the pool's own thread, one at a time; where nothing is
-    /// kept (`enabled: false`), on the threads of those who acquire.
+    /// Opens an item, and waits until it is ready. Called on the pool's own thread, one at a time;
+    /// where nothing is kept (`enabled: false`), on the threads of those who acquire.
     ///
     /// # Errors
-    /// The pool tries again later, with growing pauses, unless the error [is permanent](Self::is_permanent).
+    /// The pool tries again later, with growing pauses, unless the error
+    /// [is permanent](Self::is_permanent).
     fn open(&self) -> Result<Self::Item, Self::Error>;
 
-    /// Whether trying again is of no use: then those who wait get this error at once, instead of waiting in vain.
-    /// Default: no.
+    /// Whether trying again is of no use: then those who wait get this error at once, instead of
+    /// waiting in vain. Default: no.
     fn is_permanent(&self, _error: &Self::Error) -> bool {
         false
     }
 
-    /// What the item leads to: differs after a restart of it. When an item is opened that differs from those before
-    /// it, those are stale. Default: always the same.
+    /// What the item leads to: differs after a restart of it. When an item is opened that differs
+    /// from those before it, those are stale. Default: always the same.
     fn generation(&self, _item: &Self::Item) -> u64 {
         0
     }
 
-    /// Whether an item that was ready for some time can be handed out. Called for each acquire, on the caller's thread:
-    /// so it should cost next to nothing. Default: yes.
+    /// Whether an item that was ready for some time can be handed out. Called for each acquire, on
+    /// the caller's thread: so it should cost next to nothing. Default: yes.
     fn is_ready(&self, _item: &mut Self::Item, _idle: Idle) -> bool {
         true
     }
 
-    /// Whether an item that comes back can be used again: it is between requests, has seen no error, and has nothing
-    /// left of its last user. Called for each guard that is dropped, on that thread. Default: yes.
+    /// Whether an item that comes back can be used again: it is between requests, has seen no
+    /// error, and has nothing left of its last user. Called for each guard that is dropped, on that
+    /// thread. Default: yes.
     fn is_clean(&self, _item: &mut Self::Item) -> bool {
         true
     }
 
-    /// Looks whether a ready item still works, and may take its time over it, within bounds of its own: the pool opens
-    /// nothing meanwhile. Called on the pool's own thread. Default: yes.
+    /// Looks whether a ready item still works, and may take its time over it, within bounds of its
+    /// own: the pool opens nothing meanwhile. Called on the pool's own thread. Default: yes.
     fn check(&self, _item: &mut Self::Item) -> bool {
         true
     }

@@ -60,13 +60,15 @@ fn step() -> impl Strategy<Value = Step> {
         10 => (any::<usize>(), prop::bool::weighted(0.2))
             .prop_map(|(which, poisoned)| Step::Release { which, poisoned }),
         1 => any::<usize>().prop_map(Step::Flush),
-        12 => (prop::bool::weighted(0.8), 0_u64..2).prop_map(|(well, generation)| Step::Keep { well, generation }),
+        12 => (prop::bool::weighted(0.8), 0_u64..2)
+            .prop_map(|(well, generation)| Step::Keep { well, generation }),
         8 => (prop::bool::weighted(0.8), prop::bool::weighted(0.1))
             .prop_map(|(well, other)| Step::FinishOpen { well, generation: u64::from(other) }),
         6 => prop::bool::weighted(0.8).prop_map(|fit| Step::FinishCheck { fit }),
         8 => any::<usize>().prop_map(Step::FinishClose),
         4 => (1_u64..40).prop_map(Step::Wait),
-        1 => prop::bool::weighted(0.1).prop_map(|close| if close { Step::Close } else { Step::Acquire }),
+        1 => prop::bool::weighted(0.1)
+            .prop_map(|close| if close { Step::Close } else { Step::Acquire }),
     ]
 }
 
@@ -124,7 +126,8 @@ impl Model {
         self.in_use.push(entry);
     }
 
-    /// What the driver does whenever it leaves the lock. If the keeper is to be woken it is awake from then on.
+    /// What the driver does whenever it leaves the lock. If the keeper is to be woken it is awake
+    /// from then on.
     fn leave(&mut self, pool: &mut Pool) {
         let _ = pool.disturb();
         while let Some((waiter, opening)) = pool.admit() {
@@ -174,16 +177,22 @@ impl Model {
             }
             Step::Release { which, poisoned } if !self.in_use.is_empty() => {
                 let entry = self.in_use.swap_remove(which % self.in_use.len());
-                let placed = pool.release(entry, poisoned.then_some(CloseReason::Poisoned), self.now);
+                let placed =
+                    pool.release(entry, poisoned.then_some(CloseReason::Poisoned), self.now);
                 if let Placed::Kept = placed {
-                    assert!(pool.is_due_sooner() || !pool.disturb(), "the keeper is not told of what is due");
+                    assert!(
+                        pool.is_due_sooner() || !pool.disturb(),
+                        "the keeper is not told of what is due"
+                    );
                 }
                 self.place(placed);
             }
             Step::Flush(which) if !self.in_use.is_empty() => {
                 pool.flush(self.in_use[which % self.in_use.len()].epoch());
             }
-            Step::Keep { well, generation } if self.opening.is_none() && self.checking.is_none() => {
+            Step::Keep { well, generation }
+                if self.opening.is_none() && self.checking.is_none() =>
+            {
                 match pool.next_job(self.now) {
                     Job::Open(opening) => {
                         self.opening = Some(opening);
@@ -271,7 +280,8 @@ impl Model {
         }
     }
 
-    /// Lets everything that is under way end well, and time pass as the keeper asks: then nobody waits any more.
+    /// Lets everything that is under way end well, and time pass as the keeper asks: then nobody
+    /// waits any more.
     fn settle(&mut self, pool: &mut Pool, settings: &Settings) {
         for _ in 0..10_000 {
             self.finish_open(pool, true, 0);
@@ -290,11 +300,16 @@ impl Model {
                     if busy {
                         continue;
                     }
-                    let full = pool.stats().idle >= settings.min_idle && pool.total() >= settings.min_size;
+                    let full =
+                        pool.stats().idle >= settings.min_idle && pool.total() >= settings.min_size;
                     if self.line.is_empty() && (full || self.closed || !settings.enabled) {
                         return;
                     }
-                    assert_ne!(until, u64::MAX, "something is wanted, and nothing will ever happen");
+                    assert_ne!(
+                        until,
+                        u64::MAX,
+                        "something is wanted, and nothing will ever happen"
+                    );
                     self.now = until;
                 }
                 Job::End => return,
@@ -311,7 +326,10 @@ proptest! {
     })]
 
     #[test]
-    fn agrees_with_the_model(settings in any_settings(), steps in prop::collection::vec(step(), 1..200)) {
+    fn agrees_with_the_model(
+        settings in any_settings(),
+        steps in prop::collection::vec(step(), 1..200),
+    ) {
         let mut pool = Pool::new(settings.clone(), 1);
         let mut model = Model::default();
         for step in steps {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// Settings of a pool. Plain data: change the fields that matter and leave the others as [`Settings::default`] has
-/// them. A pool checks them when it is built ([`Settings::check`]).
+/// Settings of a pool. Plain data: change the fields that matter and leave the others as
+/// [`Settings::default`] has them. A pool checks them when it is built ([`Settings::check`]).
 ///
 /// In all of them `None` means never, or for ever.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,28 +13,31 @@ use std::time::Duration;
     serde(default, deny_unknown_fields)
 )]
 pub struct Settings {
-    /// Whether items are kept at all. If not, each acquire opens one of its own, on the caller's thread, which is closed
-    /// when its guard is dropped; `max_size` still holds. For looking whether reuse is to blame. Default: yes.
+    /// Whether items are kept at all. If not, each acquire opens one of its own, on the caller's
+    /// thread, which is closed when its guard is dropped; `max_size` still holds. For looking
+    /// whether reuse is to blame. Default: yes.
     pub enabled: bool,
-    /// How many items are kept ready. As soon as one is taken out its replacement is opened, as long as there is room.
-    /// Default 2.
+    /// How many items are kept ready. As soon as one is taken out its replacement is opened, as
+    /// long as there is room. Default 2.
     pub min_idle: usize,
     /// How many items there are at least, those in use included. Default 0.
     pub min_size: usize,
-    /// How many items there are at most: those ready, in use, being opened, being checked and being closed, together.
-    /// Default 16.
+    /// How many items there are at most: those ready, in use, being opened, being checked and being
+    /// closed, together. Default 16.
     pub max_size: usize,
-    /// How long an item may be ready without being used before it is closed, and replaced if fewer than `min_idle` are
-    /// left. Default 30 s.
+    /// How long an item may be ready without being used before it is closed, and replaced if fewer
+    /// than `min_idle` are left. Default 30 s.
     #[cfg_attr(feature = "config", serde(with = "crate::pool::time::optional"))]
     pub idle_timeout: Option<Duration>,
-    /// How long an item may live, however much it is used. One in use is closed when it comes back. Default: for ever.
+    /// How long an item may live, however much it is used. One in use is closed when it comes back.
+    /// Default: for ever.
     #[cfg_attr(feature = "config", serde(with = "crate::pool::time::optional"))]
     pub max_lifetime: Option<Duration>,
     /// How long an acquire without a deadline of its own waits; zero does not wait. Default 5 s.
     #[cfg_attr(feature = "config", serde(with = "crate::pool::time::optional"))]
     pub acquire_timeout: Option<Duration>,
-    /// How long an item may be ready without being looked at by [`Manager::check`](super::Manager::check). Default 10 s.
+    /// How long an item may be ready without being looked at by
+    /// [`Manager::check`](super::Manager::check). Default 10 s.
     #[cfg_attr(feature = "config", serde(with = "crate::pool::time::optional"))]
     pub health_check_interval: Option<Duration>,
     /// When to try again after an item could not be opened.
@@ -57,7 +60,8 @@ impl Default for Settings {
     }
 }
 
-/// Pauses between failed attempts: each twice as long as the one before, less a random part of up to a half.
+/// Pauses between failed attempts: each twice as long as the one before, less a random part of up
+/// to a half.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(
     feature = "config",
@@ -80,7 +84,8 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// The pause after `failures` in a row, which are at least one. `random` decides on the part that is left out.
+    /// The pause after `failures` in a row, which are at least one. `random` decides on the part
+    /// that is left out.
     pub(super) fn pause(&self, failures: u32, random: u64) -> Duration {
         let doublings = failures.saturating_sub(1).min(31);
         let most = self.first.saturating_mul(1 << doublings).min(self.longest);
@@ -125,7 +130,9 @@ pub enum SettingsError {
 impl std::fmt::Display for SettingsError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::MaxSizeZero => f.write_str("max_size is 0: a pool has room for one item at least"),
+            Self::MaxSizeZero => {
+                f.write_str("max_size is 0: a pool has room for one item at least")
+            }
             Self::MinIdleAboveMaxSize { min_idle, max_size } => {
                 write!(f, "min_idle is {min_idle}, more than max_size, which is {max_size}")
             }
@@ -134,7 +141,10 @@ impl std::fmt::Display for SettingsError {
             }
             Self::ZeroTime(name) => write!(f, "{name} is 0"),
             Self::BackoffReversed { first, longest } => {
-                write!(f, "backoff.first is {first:?}, more than backoff.longest, which is {longest:?}")
+                write!(
+                    f,
+                    "backoff.first is {first:?}, more than backoff.longest, which is {longest:?}"
+                )
             }
         }
     }
@@ -229,7 +239,8 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_a_limit_less_a_half_at_most() {
-        let backoff = Backoff { first: Duration::from_millis(4), longest: Duration::from_millis(50) };
+        let backoff =
+            Backoff { first: Duration::from_millis(4), longest: Duration::from_millis(50) };
         for (failures, most) in
             [(1, 4), (2, 8), (3, 16), (4, 32), (5, 50), (6, 50), (1000, 50), (u32::MAX, 50)]
         {

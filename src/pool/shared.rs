@@ -1,5 +1,5 @@
-//! What pool, guards and keeper share: the state machine behind its lock, and what is done about it outside of the lock.
-//! Bringing back, and the end.
+//! What pool, guards and keeper share: the state machine behind its lock, and what is done about it
+//! outside of the lock. Bringing back, and the end.
 
 use super::callbacks::quiet;
 use super::core::{Core, Held, Placed};
@@ -30,7 +30,8 @@ pub(super) struct PoolInner<M: Manager> {
     /// Whoever closes the pool waits here.
     pub(super) drained: Condvar,
     pub(super) origin: Origin,
-    /// How long an acquire without a deadline waits: the setting, beside the lock, which a forked child may never take.
+    /// How long an acquire without a deadline waits: the setting, beside the lock, which a forked
+    /// child may never take.
     pub(super) acquire_timeout: Option<Duration>,
     pub(super) manager: M,
 }
@@ -47,7 +48,8 @@ impl<M: Manager> PoolInner<M> {
         self.return_item(entry, (!clean).then_some(CloseReason::Poisoned));
     }
 
-    /// What the item leads to is gone: it is poisoned, and all that were opened before this was known are closed.
+    /// What the item leads to is gone: it is poisoned, and all that were opened before this was
+    /// known are closed.
     pub(super) fn flush_with(&self, entry: &mut Held<M::Item>) {
         entry.poisoned = true;
         if self.origin.is_here() {
@@ -69,7 +71,8 @@ impl<M: Manager> PoolInner<M> {
     #[inline]
     pub(super) fn act_on_placed(&self, state: MutexGuard<'_, State<M>>, placed: PlacedOf<M>) {
         match placed {
-            // Kept by a pool that keeps things, and is not closed: nothing else can have become due by this.
+            // Kept by a pool that keeps things, and is not closed: nothing else can have become due
+            // by this.
             Placed::Kept if state.core.is_due_sooner() => self.unlock_and_wake(state),
             Placed::Kept => drop(state),
             Placed::Handed(waiter, entry) => {

@@ -46,7 +46,8 @@ pub enum CloseReason {
     Idle,
     /// It was as old as `max_lifetime` allows.
     Lifetime,
-    /// [`Manager::check`](super::Manager::check) or [`Manager::is_ready`](super::Manager::is_ready) refused it.
+    /// [`Manager::check`](super::Manager::check) or [`Manager::is_ready`](super::Manager::is_ready)
+    /// refused it.
     Unhealthy,
     /// Its guard was poisoned, by word, by a panic, or since it was not between requests.
     Poisoned,
@@ -95,13 +96,15 @@ counts! {
     shutdown = Shutdown,
 }
 
-/// Buckets of a [`WaitTimes`]: from 1 us to over half an hour, each twice as wide as the one before.
+/// Buckets of a [`WaitTimes`]: from 1 us to over half an hour, each twice as wide as the one
+/// before.
 const BUCKETS: usize = 32;
 
 /// A histogram of waits: by powers of two, so a percentile is exact to a factor of two.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WaitTimes {
-    /// Bucket `i` has the waits of less than 2^i us that no bucket before has; the last one all others.
+    /// Bucket `i` has the waits of less than 2^i us that no bucket before has; the last one all
+    /// others.
     buckets: [u64; BUCKETS],
     longest: Duration,
 }
@@ -124,8 +127,8 @@ impl WaitTimes {
         self.longest
     }
 
-    /// The time within which `percent` of the waits were over, rounded up to a power of two in microseconds or to the
-    /// longest wait; zero if there was none.
+    /// The time within which `percent` of the waits were over, rounded up to a power of two in
+    /// microseconds or to the longest wait; zero if there was none.
     pub fn percentile(&self, percent: f64) -> Duration {
         let count = self.count();
         if count == 0 {
@@ -137,7 +140,8 @@ impl WaitTimes {
             clippy::cast_precision_loss,
             reason = "clamped to what there is"
         )]
-        let rank = ((percent.clamp(0.0, 100.0) / 100.0 * count as f64).ceil() as u64).clamp(1, count);
+        let rank =
+            ((percent.clamp(0.0, 100.0) / 100.0 * count as f64).ceil() as u64).clamp(1, count);
         let mut seen = 0;
         for (upper, waits) in self.iter() {
             seen += waits;
@@ -148,7 +152,8 @@ impl WaitTimes {
         self.longest
     }
 
-    /// Each bucket: what its waits are shorter than (`None` for the last, which has no bound), and how many they are.
+    /// Each bucket: what its waits are shorter than (`None` for the last, which has no bound), and
+    /// how many they are.
     pub fn iter(&self) -> impl Iterator<Item = (Option<Duration>, u64)> + '_ {
         self.buckets.iter().enumerate().map(|(index, &waits)| {
             let upper = (index + 1 < BUCKETS).then(|| Duration::from_micros(1 << index));

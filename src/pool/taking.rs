@@ -56,7 +56,9 @@ impl<M: Manager> PoolInner<M> {
         None
     }
 
-    pub(super) fn try_acquire(self: &Arc<Self>) -> Result<Option<Guard<M>>, AcquireError<M::Error>> {
+    pub(super) fn try_acquire(
+        self: &Arc<Self>,
+    ) -> Result<Option<Guard<M>>, AcquireError<M::Error>> {
         if let Some(guard) = self.take_ready()? {
             return Ok(Some(guard));
         }
@@ -79,7 +81,11 @@ impl<M: Manager> PoolInner<M> {
         }
     }
 
-    pub(super) fn acquire(self: &Arc<Self>, deadline: Option<Instant>, cancel: Option<&Cancel>) -> Handed<M> {
+    pub(super) fn acquire(
+        self: &Arc<Self>,
+        deadline: Option<Instant>,
+        cancel: Option<&Cancel>,
+    ) -> Handed<M> {
         if !self.origin.is_here() {
             return Err(AcquireError::Forked);
         }
@@ -110,7 +116,8 @@ impl<M: Manager> PoolInner<M> {
         }
     }
 
-    /// Something for a caller, or else a place in the line: at its head, if what the caller was given was no good.
+    /// Something for a caller, or else a place in the line: at its head, if what the caller was
+    /// given was no good.
     pub(super) fn ask(&self, again: bool) -> Result<Asked<M>, AcquireErrorOf<M>> {
         let mut state = lock(&self.state);
         Ok(match state.core.take() {
@@ -140,7 +147,9 @@ impl<M: Manager> PoolInner<M> {
         given: GivenOf<M>,
     ) -> Result<Option<Guard<M>>, AcquireError<M::Error>> {
         match given {
-            Given::Item(entry) => Ok(self.approved(entry).map(|entry| Guard::new(entry, self.clone()))),
+            Given::Item(entry) => {
+                Ok(self.approved(entry).map(|entry| Guard::new(entry, self.clone())))
+            }
             Given::Permit(opening) => self.open_here(opening).map(Some),
             Given::Failed(failure) => Err(AcquireError::Open(failure)),
             Given::Closed => Err(AcquireError::Closed),

@@ -101,7 +101,12 @@ impl Manager for Arc<Numbers> {
 type Numbered = Pool<Arc<Numbers>>;
 
 fn settings(min_idle: usize, max_size: usize) -> Settings {
-    Settings { min_idle, max_size, acquire_timeout: Some(Duration::from_secs(60)), ..Settings::default() }
+    Settings {
+        min_idle,
+        max_size,
+        acquire_timeout: Some(Duration::from_secs(60)),
+        ..Settings::default()
+    }
 }
 
 fn pool(settings: Settings) -> (Numbered, Arc<Numbers>) {
@@ -158,19 +163,21 @@ fn the_cap_holds_under_a_thousand_threads() {
     thread::scope(|scope| {
         for number in 0_u64..1000 {
             let pool = &pool;
-            let started = thread::Builder::new().stack_size(128 << 10).spawn_scoped(scope, move || {
-                for round in 0..5 {
-                    let mut guard = pool.acquire().expect("no deadline");
-                    // Any hold from none to some hundred microseconds, and now and then a poisoned one.
-                    let random = (number * 5 + round).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-                    for _ in 0..random % 20_000 {
-                        std::hint::spin_loop();
+            let started =
+                thread::Builder::new().stack_size(128 << 10).spawn_scoped(scope, move || {
+                    for round in 0..5 {
+                        let mut guard = pool.acquire().expect("no deadline");
+                        // Any hold from none to some hundred microseconds, and now and then a
+                        // poisoned one.
+                        let random = (number * 5 + round).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+                        for _ in 0..random % 20_000 {
+                            std::hint::spin_loop();
+                        }
+                        if random % 16 == 0 {
+                            guard.poison();
+                        }
                     }
-                    if random % 16 == 0 {
-                        guard.poison();
-                    }
-                }
-            });
+                });
             started.expect("a thread");
         }
     });
@@ -269,7 +276,10 @@ fn a_wait_ends_in_time_or_when_it_is_cancelled() {
         cancel.clone().cancel();
         assert!(matches!(waiting.join().expect("no panic"), Err(AcquireError::Cancelled)));
     });
-    assert!(matches!(pool.acquire_cancellable(None, &cancel), Err(AcquireError::Cancelled)), "for good");
+    assert!(
+        matches!(pool.acquire_cancellable(None, &cancel), Err(AcquireError::Cancelled)),
+        "for good"
+    );
     let stats = pool.stats();
     assert_eq!((stats.timeouts, stats.cancelled, stats.waiting, stats.waits), (1, 1, 0, 2));
     drop(held);
@@ -335,10 +345,14 @@ fn ready_items_are_checked_and_expire() {
     });
     drop(pool);
     let (pool, _) = self::pool(Settings { idle_timeout: short, ..settings(1, 4) });
-    wait_until("idle ones are replaced", || pool.stats().closed.idle >= 3 && pool.stats().idle >= 1);
+    wait_until("idle ones are replaced", || {
+        pool.stats().closed.idle >= 3 && pool.stats().idle >= 1
+    });
     drop(pool);
     let (pool, _) = self::pool(Settings { max_lifetime: short, ..settings(1, 4) });
-    wait_until("old ones are replaced", || pool.stats().closed.lifetime >= 3 && pool.stats().idle >= 1);
+    wait_until("old ones are replaced", || {
+        pool.stats().closed.lifetime >= 3 && pool.stats().idle >= 1
+    });
 }
 
 #[test]
@@ -366,12 +380,15 @@ fn a_permanent_failure_reaches_all_who_wait_at_once() {
     numbers.failing.store(true, Ordering::Relaxed);
     numbers.hopeless.store(true, Ordering::Relaxed);
     thread::scope(|scope| {
-        let waiting: Vec<_> = (0..3).map(|_| scope.spawn(|| pool.acquire_deadline(None).map(drop))).collect();
+        let waiting: Vec<_> =
+            (0..3).map(|_| scope.spawn(|| pool.acquire_deadline(None).map(drop))).collect();
         wait_until("they wait", || pool.stats().waiting == 3);
         gate.send(()).expect("it listens");
         for waiting in waiting {
             let error = waiting.join().expect("no panic").expect_err("there is none");
-            assert!(matches!(error, AcquireError::Open(OpenFailure::Error(error)) if *error == NoNumber));
+            assert!(
+                matches!(error, AcquireError::Open(OpenFailure::Error(error)) if *error == NoNumber)
+            );
         }
     });
     drop(gate);
@@ -526,5 +543,8 @@ fn nonsense_is_refused() {
         other => panic!("{other:?}"),
     };
     assert_eq!(refused(settings(0, 0)), SettingsError::MaxSizeZero);
-    assert_eq!(refused(settings(3, 2)), SettingsError::MinIdleAboveMaxSize { min_idle: 3, max_size: 2 });
+    assert_eq!(
+        refused(settings(3, 2)),
+        SettingsError::MinIdleAboveMaxSize { min_idle: 3, max_size: 2 }
+    );
 }

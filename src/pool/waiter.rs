@@ -7,7 +7,8 @@ use std::sync::{Arc, Weak};
 use std::task::Waker;
 use std::time::Instant;
 
-/// What a waiter gets. It is given under the pool's lock, so whoever gives up under that lock knows whether it was.
+/// What a waiter gets. It is given under the pool's lock, so whoever gives up under that lock knows
+/// whether it was.
 #[derive(Debug)]
 pub(super) enum Given<T, E> {
     Item(Held<T>),
@@ -105,7 +106,8 @@ impl<T: Send, E: Send + Sync> Cancellable for Waiter<T, E> {
     }
 }
 
-/// Ends waits from elsewhere: whoever waits with it stops waiting when it is cancelled, and never waits again.
+/// Ends waits from elsewhere: whoever waits with it stops waiting when it is cancelled, and never
+/// waits again.
 ///
 /// Clones are the same token. May be cancelled from any thread, also before anybody waits with it.
 #[derive(Clone, Default)]
@@ -143,7 +145,10 @@ impl Cancel {
     }
 
     /// Has `waiter` cancelled with this token; at once if it was already.
-    pub(super) fn watch<T: Send + 'static, E: Send + Sync + 'static>(&self, waiter: &Arc<Waiter<T, E>>) {
+    pub(super) fn watch<T: Send + 'static, E: Send + Sync + 'static>(
+        &self,
+        waiter: &Arc<Waiter<T, E>>,
+    ) {
         let mut state = lock(&self.0);
         if state.cancelled {
             drop(state);

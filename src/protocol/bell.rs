@@ -1,6 +1,7 @@
 //! L2: the doorbell. Whoever sleeps is woken once; whoever is awake is not disturbed.
 //!
-//! Two words: `armed`, which the sleeper writes, and `seq`, which ringers advance and the sleeper waits on.
+//! Two words: `armed`, which the sleeper writes, and `seq`, which ringers advance and the sleeper
+//! waits on.
 //!
 //! ```text
 //! sleeper                                    ringer
@@ -19,28 +20,31 @@
 //!
 //! Both fences named SLEEP are `SeqCst`, so one comes first.
 //!
-//! - If the sleeper's does, the ringer sees `armed`. Its compare-exchange changes the word that the sleeper waits
-//!   on, so the wait returns at once, or the wake call ends it.
-//! - If the ringer's does, the sleeper's second look sees what was published, and it does not sleep.
+//! - If the sleeper's does, the ringer sees `armed`. Its compare-exchange changes the word that the
+//!   sleeper waits on, so the wait returns at once, or the wake call ends it.
+//! - If the ringer's does, the sleeper's second look sees what was published, and it does not
+//!   sleep.
 //!
-//! A compare-exchange that fails means that `seq` has left the ticket: some other ringer won and wakes, or `armed`
-//! was stale, which is the second case.
+//! A compare-exchange that fails means that `seq` has left the ticket: some other ringer won and
+//! wakes, or `armed` was stale, which is the second case.
 //!
-//! Between the compare-exchange and the wake the sleeper may have called off and armed again, in the other mode,
-//! with the old ticket (its load of `seq` may be stale). The fence MODE pairs with the sleeper's SLEEP: if the
-//! sleeper's comes first, the ringer sees the new mode and wakes in it; if the ringer's does, the sleeper sees
-//! `seq != ticket` and does not sleep.
+//! Between the compare-exchange and the wake the sleeper may have called off and armed again, in
+//! the other mode, with the old ticket (its load of `seq` may be stale). The fence MODE pairs with
+//! the sleeper's SLEEP: if the sleeper's comes first, the ringer sees the new mode and wakes in it;
+//! if the ringer's does, the sleeper sees `seq != ticket` and does not sleep.
 //!
 //! # Why there is at most one wake per arm
 //!
-//! A wake needs a successful compare-exchange from the ticket of an arm, and `seq` never returns to it (before
-//! 2^32 rings). A sleeper that is not armed has no ticket to be found.
+//! A wake needs a successful compare-exchange from the ticket of an arm, and `seq` never returns to
+//! it (before 2^32 rings). A sleeper that is not armed has no ticket to be found.
 //!
-//! A ringer that is stopped between compare-exchange and wake delays a futex sleeper that was already asleep,
-//! until the sleeper's own backstop; a sleeper that arrives later sees `seq != ticket`.
+//! A ringer that is stopped between compare-exchange and wake delays a futex sleeper that was
+//! already asleep, until the sleeper's own backstop; a sleeper that arrives later sees
+//! `seq != ticket`.
 //!
-//! Fences rather than `SeqCst` accesses, because pages mapped read-only allow relaxed loads only, and because loom
-//! models nothing but the fence. The accesses themselves are relaxed: the models in `loom-tests` need no more.
+//! Fences rather than `SeqCst` accesses, because pages mapped read-only allow relaxed loads only,
+//! and because loom models nothing but the fence. The accesses themselves are relaxed: the models
+//! in `loom-tests` need no more.
 
 use crate::base::sync::{Ordering, fence};
 use crate::memory::layout::{Armed, Interest, Mode};
@@ -77,9 +81,9 @@ impl Sleeper {
         Self { armed, seq }
     }
 
-    /// Declares that this side is about to sleep. Then the caller calls [`before_looking_again`], looks at every
-    /// source, and sleeps only if nothing is there and [`Self::rung`] is false. In between several bells may be
-    /// armed: one fence serves all.
+    /// Declares that this side is about to sleep. Then the caller calls [`before_looking_again`],
+    /// looks at every source, and sleeps only if nothing is there and [`Self::rung`] is false. In
+    /// between several bells may be armed: one fence serves all.
     pub fn arm(&self, mode: Mode, interest: Interest) -> Ticket {
         let ticket = self.seq.load();
         // Relaxed: the fence behind orders it.
@@ -87,8 +91,9 @@ impl Sleeper {
         Ticket(ticket)
     }
 
-    /// Arms anew with the ticket of a sleep that goes on: another thread of this side waits, too. With a newer ticket a
-    /// ringer that has won, and not woken yet, would take it for a later sleep. Then as after [`Self::arm`].
+    /// Arms anew with the ticket of a sleep that goes on: another thread of this side waits, too.
+    /// With a newer ticket a ringer that has won, and not woken yet, would take it for a later
+    /// sleep. Then as after [`Self::arm`].
     pub fn arm_for_more(&self, ticket: Ticket, mode: Mode, interest: Interest) {
         // Relaxed: the fence behind orders it.
         self.armed.store(Armed::new(mode, interest, ticket.0).0, Ordering::Relaxed);
@@ -100,8 +105,9 @@ impl Sleeper {
         self.seq.load() != ticket.0
     }
 
-    /// The backstop ended a sleep, this side is still armed, and something was published: tells a lost wake from a
-    /// ringer that was between publishing and waking. Waits a little for the latter.
+    /// The backstop ended a sleep, this side is still armed, and something was published: tells a
+    /// lost wake from a ringer that was between publishing and waking. Waits a little for the
+    /// latter.
     #[cfg(not(ringbell_loom))]
     pub(crate) fn rescue(&self, ticket: Ticket) -> Rescue {
         let until = crate::base::clock::now_ns() + GRACE_NS;
@@ -157,8 +163,8 @@ impl Ringer {
         Self { armed, seq }
     }
 
-    /// Rings after something was published. If it returns a mode, the caller owes exactly one wake in that mode
-    /// ([`Self::seq`] for a futex sleeper).
+    /// Rings after something was published. If it returns a mode, the caller owes exactly one wake
+    /// in that mode ([`Self::seq`] for a futex sleeper).
     #[inline]
     #[must_use = "the sleeper must be woken"]
     pub fn ring(&self, what: Interest) -> Option<Mode> {

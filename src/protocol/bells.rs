@@ -1,9 +1,10 @@
-//! L2: many bells of one sleeper: a private one, and those of its domains. All are armed before the one fence, and all are
-//! looked at behind it.
+//! L2: many bells of one sleeper: a private one, and those of its domains. All are armed before the
+//! one fence, and all are looked at behind it.
 //!
-//! The argument is that of `bell.rs`, bell by bell: the fence behind the last arm comes before or after that of each ringer.
-//! What a sleeper waits for beside its bells, a queue for instance, must be rung for with one of them, or be told of by the
-//! kernel for as long as nobody has asked. `loom-tests/src/embedded.rs` has it with an event loop around it.
+//! The argument is that of `bell.rs`, bell by bell: the fence behind the last arm comes before or
+//! after that of each ringer. What a sleeper waits for beside its bells, a queue for instance, must
+//! be rung for with one of them, or be told of by the kernel for as long as nobody has asked.
+//! `loom-tests/src/embedded.rs` has it with an event loop around it.
 
 #[cfg(not(ringbell_loom))]
 use crate::base::kill_point::kill_point;
@@ -25,7 +26,8 @@ impl Bells {
         Self { private, domains: Vec::new(), tickets: Vec::with_capacity(1) }
     }
 
-    /// The bell of this domain is waited on from the next arm on, if it is not already; `make` makes it.
+    /// The bell of this domain is waited on from the next arm on, if it is not already; `make`
+    /// makes it.
     pub fn watch(&mut self, domain: usize, make: impl FnOnce() -> Sleeper) {
         if self.domains.len() <= domain {
             self.domains.resize_with(domain + 1, || None);
@@ -44,8 +46,8 @@ impl Bells {
 
     /// Arms all of them. `look` looks at every source, behind the fence.
     ///
-    /// `Busy`: it found something, or one of the bells was rung; nothing is armed. `Armed`: whatever comes from now on is
-    /// rung for, in this mode.
+    /// `Busy`: it found something, or one of the bells was rung; nothing is armed. `Armed`:
+    /// whatever comes from now on is rung for, in this mode.
     pub fn arm(&mut self, mode: Mode, interest: Interest, look: impl FnOnce() -> bool) -> Arming {
         self.tickets.clear();
         self.tickets.push((None, self.private.arm(mode, interest)));

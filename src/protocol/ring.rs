@@ -2,17 +2,20 @@
 //!
 //! # Protocol
 //!
-//! Records are published **in band**: the consumer polls the header word of the next record, at its own
-//! position, and the producer stores that word last. A short message so costs one cache-line transfer.
+//! Records are published **in band**: the consumer polls the header word of the next record, at its
+//! own position, and the producer stores that word last. A short message so costs one cache-line
+//! transfer.
 //!
-//! Stale bytes must never be read as a header word. The consumer only looks at the line at its head, which after
-//! the last record is the producer's tail. Hence the invariant
+//! Stale bytes must never be read as a header word. The consumer only looks at the line at its
+//! head, which after the last record is the producer's tail. Hence the invariant
 //!
-//! > **Z**: when the header word of a record that ends at `T` is stored, the header word at `T` is already 0.
+//! > **Z**: when the header word of a record that ends at `T` is stored, the header word at `T` is
+//! already 0.
 //!
-//! The producer keeps **Z** by zeroing line starts ahead of its position: a window of a few lines after each
-//! commit, off the critical path; only a record longer than the window zeroes its successor's place before it is
-//! published. Every claim asks for its size plus the window, so the zeroed lines are always free ones.
+//! The producer keeps **Z** by zeroing line starts ahead of its position: a window of a few lines
+//! after each commit, off the critical path; only a record longer than the window zeroes its
+//! successor's place before it is published. Every claim asks for its size plus the window, so the
+//! zeroed lines are always free ones.
 //!
 //! # Orderings
 //!
@@ -21,26 +24,30 @@
 //! | **PUBLISH** | header word, in [`Producer::commit`] | fence, in `Consumer::load_header` | a body is read before it is written; a stale header word behind it is read as a record |
 //! | **RELEASE** | head, in `Consumer::publish_head` | fence, in `Producer::refresh_head` | bytes are overwritten while they are still being read |
 //!
-//! Loads are relaxed with a fence behind, because the peer's memory is mapped read-only, where only relaxed loads
-//! are allowed.
+//! Loads are relaxed with a fence behind, because the peer's memory is mapped read-only, where only
+//! relaxed loads are allowed.
 //!
 //! # Space
 //!
-//! The head is published lazily: after a quarter of the ring, when a producer that sleeps for space must also be rung
-//! ([`Consumer::release`] says so); and before its consumer sleeps on an empty ring, for tools. That is enough:
+//! The head is published lazily: after a quarter of the ring, when a producer that sleeps for space
+//! must also be rung ([`Consumer::release`] says so); and before its consumer sleeps on an empty
+//! ring, for tools. That is enough:
 //!
-//! - A claim takes at most three quarters of the ring (`layout::max_record`), so a producer that cannot claim has
-//!   more than a quarter unread beyond the head `H` that it saw after it had armed.
-//! - `H` is at least `R`, the head of the last ring: of the two fences of `bell.rs` one comes first; if the
-//!   consumer's did, the producer sees `R`; if the producer's did, the consumer saw it armed and rang.
-//! - So more than a quarter lies beyond `R`, and the consumer rings when it has gone through a quarter of it.
+//! - A claim takes at most three quarters of the ring (`layout::max_record`), so a producer that
+//!   cannot claim has more than a quarter unread beyond the head `H` that it saw after it had
+//!   armed.
+//! - `H` is at least `R`, the head of the last ring: of the two fences of `bell.rs` one comes
+//!   first; if the consumer's did, the producer sees `R`; if the producer's did, the consumer saw
+//!   it armed and rang.
+//! - So more than a quarter lies beyond `R`, and the consumer rings when it has gone through a
+//!   quarter of it.
 //!
 //! # Hostile peers
 //!
-//! Each side keeps its position privately. What the peer wrote (head, header word) is loaded once, at one place,
-//! and checked; an impossible value is a [`Fault`], after which the ring must not be used. A header
-//! word that was checked is a [`FrameHeader`](crate::memory::FrameHeader): only the check makes one
-//! of a peer's word.
+//! Each side keeps its position privately. What the peer wrote (head, header word) is loaded once,
+//! at one place, and checked; an impossible value is a [`Fault`], after which the ring must not be
+//! used. A header word that was checked is a [`FrameHeader`](crate::memory::FrameHeader): only the
+//! check makes one of a peer's word.
 
 mod consumer;
 mod producer;

@@ -1,10 +1,11 @@
-//! One side of a session that sleeps on one bell: it arms, looks again, and sleeps or calls the sleep off.
+//! One side of a session that sleeps on one bell: it arms, looks again, and sleeps or calls the
+//! sleep off.
 //!
 //! ```text
 //! arm(mode, interest, look)     ticket = seq; armed = (mode, interest, ticket); fence SLEEP
 //!                               look() at every source; seq != ticket: rung already
 //!   Busy                        armed = 0: the sleep is called off
-//!   Armed                       sleep: on `seq` (futex), or on the descriptor that wake bytes come to (event)
+//!   Armed                       sleep: on `seq` (futex), or on the descriptor of wake bytes (event)
 //! disarm                        armed = 0
 //! ```
 //!
@@ -12,23 +13,25 @@
 //!
 //! # A second thread of this side
 //!
-//! Two threads may wait on one bell, one for data and one for room. The second one does not sleep on the bell: it adds
-//! its interest to what is armed ([`SideSleeper::arm_for_more`]), looks again, and waits for the first one. It arms with
-//! the **ticket of the sleep that goes on**. A ringer that has advanced `seq` and not woken yet compares tickets behind
-//! its second fence: with a newer one it would take the arm for a later sleep, which has seen its ring, and not wake.
+//! Two threads may wait on one bell, one for data and one for room. The second one does not sleep
+//! on the bell: it adds its interest to what is armed ([`SideSleeper::arm_for_more`]), looks again,
+//! and waits for the first one. It arms with the **ticket of the sleep that goes on**. A ringer
+//! that has advanced `seq` and not woken yet compares tickets behind its second fence: with a newer
+//! one it would take the arm for a later sleep, which has seen its ring, and not wake.
 //!
 //! # Wake bytes
 //!
-//! In event mode a ringer wakes by one byte on a descriptor. If arming is called off, or the loop wakes for something
-//! else, that byte may stay unread, or come later. A descriptor that is full drops a wake, and makes no edge. So a side
-//! reads it empty now and then: whoever sends a byte has advanced `seq` before, by one for each byte, so at most
-//! `seq - seq at the last read` bytes are unread, and one more for a ringer that was about to send then
-//! ([`SideSleeper::must_read`]).
+//! In event mode a ringer wakes by one byte on a descriptor. If arming is called off, or the loop
+//! wakes for something else, that byte may stay unread, or come later. A descriptor that is full
+//! drops a wake, and makes no edge. So a side reads it empty now and then: whoever sends a byte has
+//! advanced `seq` before, by one for each byte, so at most `seq - seq at the last read` bytes are
+//! unread, and one more for a ringer that was about to send then ([`SideSleeper::must_read`]).
 
 use crate::memory::layout::{Interest, Mode};
 use crate::protocol::bell::{Arming, Sleeper, Ticket, before_looking_again};
 
-/// Unread wake bytes from which on the descriptor is read before the next sleep. A socket holds some hundred.
+/// Unread wake bytes from which on the descriptor is read before the next sleep. A socket holds
+/// some hundred.
 #[cfg(not(ringbell_loom))]
 pub const UNREAD_MOST: u32 = 16;
 /// The same for models, which send few.
@@ -54,8 +57,8 @@ impl SideSleeper {
 
     /// Declares that this side is about to sleep. `look` looks at every source, behind the fence.
     ///
-    /// `Armed`: whatever comes from now on is rung for, in this mode. `Busy`: something came, or the bell was rung; the
-    /// side is awake.
+    /// `Armed`: whatever comes from now on is rung for, in this mode. `Busy`: something came, or
+    /// the bell was rung; the side is awake.
     #[inline]
     pub fn arm(&mut self, mode: Mode, interest: Interest, look: impl FnOnce() -> bool) -> Arming {
         let ticket = self.bell.arm(mode, interest);
@@ -68,8 +71,8 @@ impl SideSleeper {
         Arming::Armed
     }
 
-    /// Another thread of this side sleeps: has it woken for `interest`, too. `Busy`: `look` found something for the
-    /// calling thread, or no thread sleeps. The side stays armed in any case.
+    /// Another thread of this side sleeps: has it woken for `interest`, too. `Busy`: `look` found
+    /// something for the calling thread, or no thread sleeps. The side stays armed in any case.
     pub fn arm_for_more(&mut self, interest: Interest, look: impl FnOnce() -> bool) -> Arming {
         let Some((mode, ticket)) = self.asleep else { return Arming::Busy };
         self.bell.arm_for_more(ticket, mode, interest);

@@ -1,29 +1,30 @@
-//! L2: the waiting policy. When to spin, when to yield, when to park: a pure function of the settings, the state,
-//! the clock and what came of the last step. It never touches memory that is shared, never waits itself, and is
-//! tested without threads.
+//! L2: the waiting policy. When to spin, when to yield, when to park: a pure function of the
+//! settings, the state, the clock and what came of the last step. It never touches memory that is
+//! shared, never waits itself, and is tested without threads.
 //!
 //! # The idea
 //!
-//! With a CPU for each side, an answer comes within a microsecond, and a sleeper costs a hundred times that: so
-//! **spin**. When both sides share a CPU, every spin is time taken from the peer: so **yield** at once. When
-//! nothing comes for long, burn nothing: **park**.
+//! With a CPU for each side, an answer comes within a microsecond, and a sleeper costs a hundred
+//! times that: so **spin**. When both sides share a CPU, every spin is time taken from the peer: so
+//! **yield** at once. When nothing comes for long, burn nothing: **park**.
 //!
-//! Which of these is the case is learnt from what happened, not asked: spinning that did not pay is not tried
-//! again until a rare probe finds that it would pay. Three corrections make one setting good everywhere:
+//! Which of these is the case is learnt from what happened, not asked: spinning that did not pay is
+//! not tried again until a rare probe finds that it would pay. Three corrections make one setting
+//! good everywhere:
 //!
-//! - **Turns.** Two processes that spin happily on two CPUs starve a third until the scheduler's slice ends. So
-//!   now and then a waiter that would spin yields first. If the yield comes back at once nobody else was there,
-//!   and the interval grows fourfold; otherwise it shrinks, faster.
-//! - **Spins between yields.** A yield that comes back at once has found nobody who wants the CPU. If spinning has
-//!   paid until now, the waiter then spins again before it yields again, twice as long each time: a peer that
-//!   is held up for a while (by its own work, or by whoever runs the machine) costs a few system calls, not one per
-//!   look.
-//! - **Hints.** Each side says which CPU it runs on. A peer on the waiter's own CPU cannot answer while the waiter
-//!   spins.
-//! - **Slow yields.** On a crowded machine a yield gives the CPU away for whole time slices. Lost time is
-//!   counted in a leaky bucket, whether or not something was found behind the yield; when it overflows yields are
-//!   given up for a while, turns included: the waiter spins for as long as spinning pays, and else parks, which the
-//!   scheduler rewards with an early wake-up.
+//! - **Turns.** Two processes that spin happily on two CPUs starve a third until the scheduler's
+//!   slice ends. So now and then a waiter that would spin yields first. If the yield comes back at
+//!   once nobody else was there, and the interval grows fourfold; otherwise it shrinks, faster.
+//! - **Spins between yields.** A yield that comes back at once has found nobody who wants the CPU.
+//!   If spinning has paid until now, the waiter then spins again before it yields again, twice as
+//!   long each time: a peer that is held up for a while (by its own work, or by whoever runs the
+//!   machine) costs a few system calls, not one per look.
+//! - **Hints.** Each side says which CPU it runs on. A peer on the waiter's own CPU cannot answer
+//!   while the waiter spins.
+//! - **Slow yields.** On a crowded machine a yield gives the CPU away for whole time slices. Lost
+//!   time is counted in a leaky bucket, whether or not something was found behind the yield; when
+//!   it overflows yields are given up for a while, turns included: the waiter spins for as long as
+//!   spinning pays, and else parks, which the scheduler rewards with an early wake-up.
 
 mod settings;
 #[cfg(test)]
@@ -66,8 +67,8 @@ pub struct WaitCounts {
     pub parks: u64,
 }
 
-/// A yield this short gave the CPU to nobody, or to one who had next to nothing to do. Generous, since a tool that
-/// counts system calls makes each take several times as long.
+/// A yield this short gave the CPU to nobody, or to one who had next to nothing to do. Generous,
+/// since a tool that counts system calls makes each take several times as long.
 const BRIEF_NS: u64 = 5_000;
 
 /// How many times `spin_polls` are spun at most between two yields.
@@ -173,8 +174,13 @@ impl Waiter {
 
     #[inline]
     fn begin(&mut self, around: Surroundings, now: impl FnOnce() -> u64) -> Step {
-        let polls = if around.crowded { self.settings.crowded_spin_polls } else { self.settings.spin_polls };
-        let given_up = self.futile >= self.settings.futile_spins && self.unspun < self.settings.spin_probe;
+        let polls = if around.crowded {
+            self.settings.crowded_spin_polls
+        } else {
+            self.settings.spin_polls
+        };
+        let given_up =
+            self.futile >= self.settings.futile_spins && self.unspun < self.settings.spin_probe;
         self.spin_polls = if around.peer_cannot_run || given_up { 0 } else { polls };
         // Only if the last wait's spin paid: this one is an exception then.
         self.spin_between = if around.crowded || self.futile != 0 { 0 } else { self.spin_polls };
@@ -204,7 +210,8 @@ impl Waiter {
         }
         let now = now();
         match self.phase {
-            // No turns either while yields are given up: whoever else wants the CPU waits for a slice's end as it is.
+            // No turns either while yields are given up: whoever else wants the CPU waits for a
+            // slice's end as it is.
             Phase::Turn if self.yield_from == 0 && now >= self.no_yield_until => self.yield_at(now),
             Phase::Turn if self.yield_from == 0 => {
                 self.phase = Phase::Spin;
@@ -273,17 +280,20 @@ impl Waiter {
             self.slow_ns = self.slow_ns.saturating_sub(drained) + took;
             self.slow_at = now;
             if self.slow_ns > ns(self.settings.slow_budget) {
-                let calm = now.saturating_sub(self.no_yield_until) > self.slow_pause.saturating_mul(16);
+                let calm =
+                    now.saturating_sub(self.no_yield_until) > self.slow_pause.saturating_mul(16);
                 if calm {
                     self.slow_pause = ns(self.settings.slow_pause);
                 }
                 self.no_yield_until = now.saturating_add(self.slow_pause);
-                self.slow_pause = self.slow_pause.saturating_mul(2).min(ns(self.settings.slow_pause_most));
+                self.slow_pause =
+                    self.slow_pause.saturating_mul(2).min(ns(self.settings.slow_pause_most));
                 self.slow_ns = 0;
                 self.counts.slow_episodes += 1;
             }
         }
-        // What a yield to nobody costs differs between machines by a factor of five, so it is learnt.
+        // What a yield to nobody costs differs between machines by a factor of five, so it is
+        // learnt.
         self.least_yield = took.min(self.least_yield + self.least_yield / 1024 + 1);
         took < 2 * self.least_yield
     }
@@ -317,15 +327,16 @@ impl Waiter {
                 self.turn_taken(now());
             }
             Phase::Yield => {
-                // What was waited for came during the yield. A slow one counts all the same: on a crowded machine
-                // most answers come so.
+                // What was waited for came during the yield. A slow one counts all the same: on a
+                // crowded machine most answers come so.
                 if self.yield_from != 0 {
                     self.yielded(now());
                 }
                 self.yield_longer();
             }
             Phase::Park => {
-                // Had it yielded for the full time it would not have slept: a sleep that short does not pay.
+                // Had it yielded for the full time it would not have slept: a sleep that short does
+                // not pay.
                 if now().saturating_sub(self.yield_began) < ns(self.settings.yield_for) {
                     self.yield_longer();
                     self.yield_longer();

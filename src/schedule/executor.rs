@@ -1,12 +1,13 @@
-//! L4: tasks, and the executors on which the caller lets them run. Ringbell starts no pool of its own.
+//! L4: tasks, and the executors on which the caller lets them run. Ringbell starts no pool of its
+//! own.
 
 use crate::base::panics::quietly;
 use std::sync::Arc;
 
 /// Something to be run once, on any thread.
 ///
-/// A task that is dropped instead is given up: what it holds is dropped with it, so that a responder in it answers
-/// with an error.
+/// A task that is dropped instead is given up: what it holds is dropped with it, so that a
+/// responder in it answers with an error.
 #[must_use = "a task that is dropped does not run"]
 pub struct Task(Box<dyn Run>);
 
@@ -47,9 +48,10 @@ impl std::fmt::Debug for Task {
 
 /// Runs tasks somewhere: the way to the pool of the caller.
 ///
-/// A closure that takes a [`Task`] is an executor; so is an `Arc` of one. Features bring two more: `threadpool`
-/// (`threadpool::ThreadPool`: a fixed number of threads and one queue, first come, first served: the one to take
-/// unless the program has another pool anyway) and `rayon` (`RayonExecutor`).
+/// A closure that takes a [`Task`] is an executor; so is an `Arc` of one. Features bring two more:
+/// `threadpool` (`threadpool::ThreadPool`: a fixed number of threads and one queue, first come,
+/// first served: the one to take unless the program has another pool anyway) and `rayon`
+/// (`RayonExecutor`).
 ///
 /// ```
 /// use ringbell::{Executor, Task};
@@ -62,22 +64,22 @@ impl std::fmt::Debug for Task {
 ///
 /// # How large a pool
 ///
-/// As large as the caller's budget allows, and no function of the number of CPUs: in a container that number is the
-/// machine's, not the container's share; and tasks that wait (for a disk, a lock, another service) leave their CPU
-/// to others, so that more of them than CPUs are of use.
+/// As large as the caller's budget allows, and no function of the number of CPUs: in a container
+/// that number is the machine's, not the container's share; and tasks that wait (for a disk, a
+/// lock, another service) leave their CPU to others, so that more of them than CPUs are of use.
 ///
 /// # Which pool
 ///
-/// One on which nothing waits that its own tasks must finish. A handler that occupies a thread of the pool, and
-/// waits there for a task that still has to get a thread of the same pool, waits for ever as soon as enough of them
-/// do. The same holds for a task that waits for another one.
+/// One on which nothing waits that its own tasks must finish. A handler that occupies a thread of
+/// the pool, and waits there for a task that still has to get a thread of the same pool, waits for
+/// ever as soon as enough of them do. The same holds for a task that waits for another one.
 pub trait Executor: Send + Sync + 'static {
-    /// Has `task` run, soon, on any thread. Called from any thread, those of the executor included, and by many at
-    /// once.
+    /// Has `task` run, soon, on any thread. Called from any thread, those of the executor included,
+    /// and by many at once.
     ///
-    /// It should return without waiting for the executor's own threads, hence have a queue without a bound. An
-    /// executor that runs tasks before it returns works, and makes the submitter wait. One that has shut down drops
-    /// the task.
+    /// It should return without waiting for the executor's own threads, hence have a queue without
+    /// a bound. An executor that runs tasks before it returns works, and makes the submitter wait.
+    /// One that has shut down drops the task.
     fn execute(&self, task: Task);
 }
 
@@ -113,12 +115,12 @@ mod of_rayon {
 
     /// A rayon pool as an [`Executor`], first come, first served.
     ///
-    /// A rayon thread prefers what it started itself to what came from outside; one key whose writes never end
-    /// could keep all others waiting for ever. So the tasks stand in a queue of their own, and each job given to
-    /// rayon runs the task that is then the first.
+    /// A rayon thread prefers what it started itself to what came from outside; one key whose
+    /// writes never end could keep all others waiting for ever. So the tasks stand in a queue of
+    /// their own, and each job given to rayon runs the task that is then the first.
     ///
-    /// A task that waits inside rayon (`join`, a parallel iterator) may meanwhile run another task on the same
-    /// stack: it should hold no lock then.
+    /// A task that waits inside rayon (`join`, a parallel iterator) may meanwhile run another task
+    /// on the same stack: it should hold no lock then.
     #[derive(Debug, Clone)]
     pub struct RayonExecutor {
         pool: Arc<ThreadPool>,

@@ -1,8 +1,10 @@
-//! L4: reads and writes of things that have a key, in order for each key, on an executor of the caller.
+//! L4: reads and writes of things that have a key, in order for each key, on an executor of the
+//! caller.
 //!
-//! A key in use has a [`line::Line`], which knows who runs and who waits; lines stand in shards, each behind a
-//! mutex. A task that the line lets in goes to the executor with a [`Permit`]; when the permit is dropped, after the
-//! task ran or instead, the line lets the next ones in. An idle key has no line.
+//! A key in use has a [`line::Line`], which knows who runs and who waits; lines stand in shards,
+//! each behind a mutex. A task that the line lets in goes to the executor with a [`Permit`]; when
+//! the permit is dropped, after the task ran or instead, the line lets the next ones in. An idle
+//! key has no line.
 
 mod gate;
 mod line;
@@ -23,7 +25,8 @@ use std::time::Duration;
 /// What a task does with its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Access {
-    /// Reads something that no write changes, such as an old version: never waits, and keeps nobody waiting.
+    /// Reads something that no write changes, such as an old version: never waits, and keeps nobody
+    /// waiting.
     SnapshotRead,
     /// Reads the latest state: sees what was submitted before it written, and nothing else.
     Read,
@@ -31,8 +34,8 @@ pub enum Access {
     Write,
 }
 
-/// Runs tasks on an [`Executor`]: those of one key in order, where that matters, those of different keys
-/// independently.
+/// Runs tasks on an [`Executor`]: those of one key in order, where that matters, those of different
+/// keys independently.
 ///
 /// | | waits for, of the same key and submitted earlier |
 /// |---|---|
@@ -40,11 +43,13 @@ pub enum Access {
 /// | [`read`](Self::read) | writes |
 /// | [`write`](Self::write) | reads and writes |
 ///
-/// Reads that nothing separates run concurrently. Nobody overtakes: a read that was submitted after a write waits
-/// even while that write waits itself, so neither reads nor writes starve. Between submissions by different threads
-/// at the same time, which is earlier is decided by a lock; a thread's own are in its order.
+/// Reads that nothing separates run concurrently. Nobody overtakes: a read that was submitted after
+/// a write waits even while that write waits itself, so neither reads nor writes starve. Between
+/// submissions by different threads at the same time, which is earlier is decided by a lock; a
+/// thread's own are in its order.
 ///
-/// Tasks are `FnOnce`, so a request and its responder are moved in, and the answer is given from inside:
+/// Tasks are `FnOnce`, so a request and its responder are moved in, and the answer is given from
+/// inside:
 ///
 /// ```
 /// use ringbell::{KeyedScheduler, Task};
@@ -71,29 +76,33 @@ pub enum Access {
 ///
 /// # Tasks
 ///
-/// A task may submit others, to its own key too; it holds a clone of the scheduler for that, which is cheap. It must
-/// not wait for them: those behind it in its line never run before it ends, and the others need a thread of the
-/// same executor.
+/// A task may submit others, to its own key too; it holds a clone of the scheduler for that, which
+/// is cheap. It must not wait for them: those behind it in its line never run before it ends, and
+/// the others need a thread of the same executor.
 ///
-/// A task that panics gives its place up like any other, after what it owns is dropped. The panic ends there (the
-/// hook has reported it): it is counted in [`SchedulerStats::panicked`], and the executor does not see it. What the
-/// task left half-written is its author's concern. A task that the executor drops gives its place up too. An
-/// executor whose `execute` panics counts as one that dropped the task.
+/// A task that panics gives its place up like any other, after what it owns is dropped. The panic
+/// ends there (the hook has reported it): it is counted in [`SchedulerStats::panicked`], and the
+/// executor does not see it. What the task left half-written is its author's concern. A task that
+/// the executor drops gives its place up too. An executor whose `execute` panics counts as one that
+/// dropped the task.
 ///
 /// # Memory
 ///
-/// A key is remembered while a task of it (no snapshot read) runs or waits, and forgotten then. Nothing bounds the
-/// number of tasks that wait: who accepts requests must (a server does, for each client).
+/// A key is remembered while a task of it (no snapshot read) runs or waits, and forgotten then.
+/// Nothing bounds the number of tasks that wait: who accepts requests must (a server does, for each
+/// client).
 ///
 /// # The end
 ///
-/// The scheduler is a handle. Dropping the last one abandons nothing: what was submitted runs. After
-/// [`close`](Self::close) nothing more can be submitted, and [`wait_idle`](Self::wait_idle) waits for the rest. The
-/// executor is dropped when the last handle is gone and the last task has ended, perhaps on one of its own threads.
+/// The scheduler is a handle. Dropping the last one abandons nothing: what was submitted runs.
+/// After [`close`](Self::close) nothing more can be submitted, and [`wait_idle`](Self::wait_idle)
+/// waits for the rest. The executor is dropped when the last handle is gone and the last task has
+/// ended, perhaps on one of its own threads.
 ///
 /// # Keys
 ///
-/// `Hash`, `Eq` and `Clone` of the key run under a lock: they must neither panic nor use the scheduler.
+/// `Hash`, `Eq` and `Clone` of the key run under a lock: they must neither panic nor use the
+/// scheduler.
 pub struct KeyedScheduler<K> {
     shared: Arc<SchedulerInner<K>>,
 }
@@ -101,8 +110,8 @@ pub struct KeyedScheduler<K> {
 /// The scheduler is closed. Has the task, which did not run; dropping it drops what it owns.
 pub struct Closed<F>(pub F);
 
-/// What a scheduler does and did. Read without a lock: while tasks come and go, the numbers need not fit together
-/// exactly.
+/// What a scheduler does and did. Read without a lock: while tasks come and go, the numbers need
+/// not fit together exactly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct SchedulerStats {
@@ -147,12 +156,16 @@ impl<K: Hash + Eq + Clone + Send + 'static> KeyedScheduler<K> {
     ///
     /// # Errors
     /// [`Closed`] gives the task back.
-    pub fn snapshot_read<F: FnOnce() + Send + 'static>(&self, key: K, task: F) -> Result<(), Closed<F>> {
+    pub fn snapshot_read<F: FnOnce() + Send + 'static>(
+        &self,
+        key: K,
+        task: F,
+    ) -> Result<(), Closed<F>> {
         self.submit(key, Access::SnapshotRead, task)
     }
 
-    /// Runs `task` after all writes of `key` that were submitted before, and before all that follow; concurrently
-    /// with other reads.
+    /// Runs `task` after all writes of `key` that were submitted before, and before all that
+    /// follow; concurrently with other reads.
     ///
     /// # Errors
     /// [`Closed`] gives the task back.
@@ -160,7 +173,8 @@ impl<K: Hash + Eq + Clone + Send + 'static> KeyedScheduler<K> {
         self.submit(key, Access::Read, task)
     }
 
-    /// Runs `task` after all reads and writes of `key` that were submitted before, and before all that follow.
+    /// Runs `task` after all reads and writes of `key` that were submitted before, and before all
+    /// that follow.
     ///
     /// # Errors
     /// [`Closed`] gives the task back.
@@ -207,16 +221,17 @@ impl<K: Hash + Eq + Clone + Send + 'static> KeyedScheduler<K> {
         Ok(())
     }
 
-    /// Lets nothing more be submitted. What was submitted runs; what its tasks submit is refused, too.
+    /// Lets nothing more be submitted. What was submitted runs; what its tasks submit is refused,
+    /// too.
     ///
     /// May be called any number of times.
     pub fn close(&self) {
         self.shared.gate.close();
     }
 
-    /// Waits until every task that was submitted has ended, for at most `timeout` (`None`: as long as it takes;
-    /// zero: only looks); whether that came about. What the tasks did is visible then. Without
-    /// [`close`](Self::close) the next task may come at any time.
+    /// Waits until every task that was submitted has ended, for at most `timeout` (`None`: as long
+    /// as it takes; zero: only looks); whether that came about. What the tasks did is visible then.
+    /// Without [`close`](Self::close) the next task may come at any time.
     ///
     /// A task that calls this waits for itself.
     pub fn wait_idle(&self, timeout: Option<Duration>) -> bool {
@@ -295,7 +310,8 @@ struct SchedulerInner<K> {
     dropped: PlainU64,
 }
 
-/// A number that goes up and down, and its peak. One's own ups come before one's downs, so it never wraps.
+/// A number that goes up and down, and its peak. One's own ups come before one's downs, so it never
+/// wraps.
 #[derive(Default)]
 struct Gauge {
     now: PlainU64,
@@ -440,9 +456,9 @@ impl<K: Hash + Eq + Clone + Send + 'static> SchedulerInner<K> {
         }
     }
 
-    /// Gives successors to the executor. One that runs or drops them before it returns gets here again, while
-    /// still in here: they are put off then, and the outer call goes through them. So a long line is a loop, and
-    /// no recursion.
+    /// Gives successors to the executor. One that runs or drops them before it returns gets here
+    /// again, while still in here: they are put off then, and the outer call goes through them. So
+    /// a long line is a loop, and no recursion.
     fn start(self: &Arc<Self>, tasks: impl IntoIterator<Item = Task>) {
         let scheduler = Arc::as_ptr(self).addr();
         let mut tasks = Some(tasks);
@@ -486,6 +502,7 @@ thread_local! {
 
 /// The next one that was put off. The variable is not borrowed when this returns.
 fn put_off() -> Option<Task> {
-    let next = |starting: &RefCell<Option<Starting>>| starting.borrow_mut().as_mut()?.put_off.pop_front();
+    let next =
+        |starting: &RefCell<Option<Starting>>| starting.borrow_mut().as_mut()?.put_off.pop_front();
     STARTING.try_with(next).ok().flatten()
 }

@@ -17,7 +17,11 @@ where
     F: FnMut(Request<'_>, &mut Vec<u8>) -> Result<(), HandlerError>,
 {
     #[inline]
-    fn request(&mut self, request: Request<'_>, response: &mut Vec<u8>) -> Result<(), HandlerError> {
+    fn request(
+        &mut self,
+        request: Request<'_>,
+        response: &mut Vec<u8>,
+    ) -> Result<(), HandlerError> {
         (self.0)(request, response)
     }
 }
@@ -43,8 +47,8 @@ impl<H: Handler> Engine for Serial<H> {
     fn request(&mut self, incoming: Incoming<'_>, response: &mut Vec<u8>) -> Outcome {
         let Incoming { session, call, deadline_ns, one_way, payload, .. } = incoming;
         let request = Request::new(session, call, deadline_ns, one_way, payload);
-        // Unwind safety: after a panic the buffer is cleared, and the handler's own state is its author's concern,
-        // as it would be with a lock that is poisoned and used again.
+        // Unwind safety: after a panic the buffer is cleared, and the handler's own state is its
+        // author's concern, as it would be with a lock that is poisoned and used again.
         match catch_unwind(AssertUnwindSafe(|| self.handler.request(request, response))) {
             Ok(Ok(())) => Outcome::Answer,
             Ok(Err(error)) => {

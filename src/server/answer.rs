@@ -10,8 +10,9 @@ pub struct HandlerError {
 }
 
 impl HandlerError {
-    /// An error of the application: `code` counts from 0 in the application's own range, and arrives as
-    /// [`APPLICATION`](crate::layout::code::APPLICATION)` + code` (at most 65 279). A text longer than 1 KiB is cut.
+    /// An error of the application: `code` counts from 0 in the application's own range, and
+    /// arrives as [`APPLICATION`](crate::layout::code::APPLICATION)` + code` (at most 65 279). A
+    /// text longer than 1 KiB is cut.
     pub fn new(code: u16, text: impl Into<String>) -> Self {
         Self { code: code::APPLICATION.saturating_add(code), text: text.into() }
     }
@@ -50,7 +51,8 @@ impl From<&str> for HandlerError {
 pub(crate) fn describe_panic(panic: &(dyn std::any::Any + Send), into: &mut Vec<u8>) {
     into.clear();
     into.extend_from_slice(b"the handler panicked");
-    let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(|s| &**s));
+    let text =
+        panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(|s| &**s));
     if let Some(text) = text {
         into.extend_from_slice(b": ");
         into.extend_from_slice(text.as_bytes());

@@ -2,7 +2,8 @@
 
 use crate::handshake::AnswerOrder;
 use crate::handshake::{
-    BindError, Credentials, InvalidSetting, ListenOptions, Listener, listen, listen_fds, listen_for_parent,
+    BindError, Credentials, InvalidSetting, ListenOptions, Listener, listen, listen_fds,
+    listen_for_parent,
 };
 use crate::link::segment::Segment;
 use crate::memory::{Window, layout};
@@ -57,8 +58,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Capacity of each ring in bytes, for clients that do not ask: a power of two from 2 KiB to 1 GiB. Default
-    /// 64 KiB.
+    /// Capacity of each ring in bytes, for clients that do not ask: a power of two from 2 KiB to 1
+    /// GiB. Default 64 KiB.
     pub fn ring_capacity(mut self, bytes: u64) -> Self {
         self.porter.request_capacity = bytes;
         self.porter.response_capacity = bytes;
@@ -77,7 +78,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Which clients share a bell, and so can disturb each other's wake-ups. Default: those of one uid.
+    /// Which clients share a bell, and so can disturb each other's wake-ups. Default: those of one
+    /// uid.
     pub fn isolation(mut self, isolation: Isolation) -> Self {
         self.porter.isolation = isolation;
         self
@@ -95,7 +97,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Whether shared memory is offered at all. Without it every client gets the socket as transport. Default: yes.
+    /// Whether shared memory is offered at all. Without it every client gets the socket as
+    /// transport. Default: yes.
     ///
     /// A server that may not make memfds goes on as if this were off, if [`Self::fallback`] is on.
     pub fn shared_memory(mut self, offered: bool) -> Self {
@@ -103,9 +106,9 @@ impl ServerBuilder {
         self
     }
 
-    /// Whether the socket is offered as transport: to clients that ask for it, or for whom there is no shared
-    /// memory, because of a limit or because the system refuses it. Without it they are rejected. Clients beyond
-    /// [`Self::max_clients`] are rejected in any case. Default: yes.
+    /// Whether the socket is offered as transport: to clients that ask for it, or for whom there is
+    /// no shared memory, because of a limit or because the system refuses it. Without it they are
+    /// rejected. Clients beyond [`Self::max_clients`] are rejected in any case. Default: yes.
     pub fn fallback(mut self, offered: bool) -> Self {
         self.porter.fallback = offered;
         self
@@ -123,68 +126,76 @@ impl ServerBuilder {
         self
     }
 
-    /// Private memory that incomplete messages of all clients may take together, in bytes. Default 1 GiB.
+    /// Private memory that incomplete messages of all clients may take together, in bytes. Default
+    /// 1 GiB.
     pub fn max_incomplete_bytes(mut self, bytes: u64) -> Self {
         self.budget = bytes;
         self
     }
 
-    /// How many answers may wait for room in a client's ring before its requests are left unread. Default 64.
+    /// How many answers may wait for room in a client's ring before its requests are left unread.
+    /// Default 64.
     pub fn max_queued_answers(mut self, answers: usize) -> Self {
         self.limits.queue = answers;
         self
     }
 
-    /// Bytes of such answers from which on the client's requests are left unread; one answer may exceed it.
-    /// Default 1 MiB.
+    /// Bytes of such answers from which on the client's requests are left unread; one answer may
+    /// exceed it. Default 1 MiB.
     pub fn max_queued_bytes(mut self, bytes: usize) -> Self {
         self.limits.queue_bytes = bytes;
         self
     }
 
-    /// How many requests of one client may be without an answer before no more are handled; they wait in its ring, or,
-    /// while an answer to it is streamed, in memory ([`Self::max_in_flight_bytes`]). Only for concurrent handlers
-    /// ([`Server::run_reactor`]). Default 1024.
+    /// How many requests of one client may be without an answer before no more are handled; they
+    /// wait in its ring, or, while an answer to it is streamed, in memory
+    /// ([`Self::max_in_flight_bytes`]). Only for concurrent handlers ([`Server::run_reactor`]).
+    /// Default 1024.
     pub fn max_in_flight(mut self, requests: usize) -> Self {
         self.limits.in_flight = requests;
         self
     }
 
-    /// Whether handlers of [`Server::run_on`] may run on the reactor's own thread. Default [`Inline::Never`].
+    /// Whether handlers of [`Server::run_on`] may run on the reactor's own thread. Default
+    /// [`Inline::Never`].
     pub fn inline(mut self, inline: Inline) -> Self {
         self.inline = inline;
         self
     }
 
-    /// Bytes of the requests of one client without an answer, and of answers that wait for their turn, from which on
-    /// no more are read; one request may exceed it. Only for concurrent handlers. Default 64 MiB.
+    /// Bytes of the requests of one client without an answer, and of answers that wait for their
+    /// turn, from which on no more are read; one request may exceed it. Only for concurrent
+    /// handlers. Default 64 MiB.
     pub fn max_in_flight_bytes(mut self, bytes: usize) -> Self {
         self.limits.in_flight_bytes = bytes;
         self
     }
 
-    /// How many events ([`Session::push`](crate::Session::push)) of one client may wait to be sent. Default 1024.
+    /// How many events ([`Session::push`](crate::Session::push)) of one client may wait to be sent.
+    /// Default 1024.
     pub fn max_queued_events(mut self, events: u64) -> Self {
         self.limits.events = events;
         self
     }
 
-    /// In which order the answers of each session are sent. A client may ask for [`AnswerOrder::Request`] for itself.
-    /// Default [`AnswerOrder::Completion`].
+    /// In which order the answers of each session are sent. A client may ask for
+    /// [`AnswerOrder::Request`] for itself. Default [`AnswerOrder::Completion`].
     pub fn answer_order(mut self, order: AnswerOrder) -> Self {
         self.porter.ordered = order == AnswerOrder::Request;
         self
     }
 
-    /// Of so many calls of each client one is timed on its way, for `ring-dump` to tell waiting in the rings from working
-    /// in the handler, for clients that do not say otherwise
-    /// ([`ConnectOptions::sample_calls`](crate::ConnectOptions::sample_calls), which says what it costs). 0: none. Default 0.
+    /// Of so many calls of each client one is timed on its way, for `ring-dump` to tell waiting in
+    /// the rings from working in the handler, for clients that do not say otherwise
+    /// ([`ConnectOptions::sample_calls`](crate::ConnectOptions::sample_calls), which says what it
+    /// costs). 0: none. Default 0.
     pub fn sample_calls(mut self, every: u32) -> Self {
         self.porter.sample_every = every;
         self
     }
 
-    /// How long a client may leave answers unread before it is disconnected; `None` for ever. Default 30 s.
+    /// How long a client may leave answers unread before it is disconnected; `None` for ever.
+    /// Default 30 s.
     pub fn slow_client_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.limits.slow_client = timeout;
         self
@@ -231,13 +242,18 @@ impl ServerBuilder {
             }
         }
         if self.porter.max_clients > MAX_CLIENTS {
-            return wrong(format!("max_clients is {}: at most {MAX_CLIENTS}", self.porter.max_clients));
+            return wrong(format!(
+                "max_clients is {}: at most {MAX_CLIENTS}",
+                self.porter.max_clients
+            ));
         }
         if self.porter.max_message > u64::from(u32::MAX) {
             return wrong(format!("max_message is {}: at most 4 GiB - 1", self.porter.max_message));
         }
         if !self.porter.shared_memory && !self.porter.fallback {
-            return wrong("shared_memory and fallback are both off: nothing is left to offer".into());
+            return wrong(
+                "shared_memory and fallback are both off: nothing is left to offer".into(),
+            );
         }
         let need = 2 * layout::ring_segment_size(self.porter.request_capacity);
         let too_much = need > self.porter.bytes_per_client || need > self.porter.bytes_per_uid;
@@ -250,8 +266,8 @@ impl ServerBuilder {
         Ok(())
     }
 
-    /// Listens at `path`. A socket that an earlier server left behind is replaced; one on which somebody listens
-    /// is not.
+    /// Listens at `path`. A socket that an earlier server left behind is replaced; one on which
+    /// somebody listens is not.
     ///
     /// # Errors
     /// [`BindError`] says what is in the way.
@@ -296,17 +312,18 @@ impl ServerBuilder {
         Server::new(self, listener, None)
     }
 
-    /// Serves the process that started this one as a worker (see [`worker`](crate::worker)): on the socket that it
-    /// passed, or at the path that it named.
+    /// Serves the process that started this one as a worker (see [`worker`](crate::worker)): on the
+    /// socket that it passed, or at the path that it named.
     ///
     /// # Errors
     /// [`BindError`]; [`BindError::NoSocketPassed`] if this process was not started as a worker.
     pub fn for_parent(self) -> Result<Server, BindError> {
         self.check()?;
         let variable = |name| std::env::var_os(name);
-        if let Some(listener) =
-            listen_for_parent(variable(environment::LISTEN_FD), variable(environment::LISTEN_PARENT))?
-        {
+        if let Some(listener) = listen_for_parent(
+            variable(environment::LISTEN_FD),
+            variable(environment::LISTEN_PARENT),
+        )? {
             return Server::new(self, listener, None);
         }
         self.bind(PathBuf::from(variable(environment::SOCKET).ok_or(BindError::NoSocketPassed)?))
@@ -337,12 +354,14 @@ impl BytePorter {
     /// Starts the porter, on a thread of its own.
     pub(crate) fn start(self, outbox: impl Outbox + 'static) -> io::Result<PorterHandle> {
         let armed_words = self.config.max_clients;
-        let status = StatusInfo { segment: self.status.segment(), generation: self.generation, armed_words };
+        let status =
+            StatusInfo { segment: self.status.segment(), generation: self.generation, armed_words };
         porter::start(PorterMode::Thread, self.listener, self.config, &status, outbox)
     }
 }
 
-/// Descriptors of one client: lifeline, request and response segment, pidfd; and a bell, if it has one of its own.
+/// Descriptors of one client: lifeline, request and response segment, pidfd; and a bell, if it has
+/// one of its own.
 const DESCRIPTORS_PER_CLIENT: u64 = 5;
 /// Descriptors of one handshake under way.
 const DESCRIPTORS_PER_HANDSHAKE: u64 = 2;

@@ -1,9 +1,10 @@
-//! L4: handlers that run on an executor of the caller, and when one runs on the reactor's own thread instead.
+//! L4: handlers that run on an executor of the caller, and when one runs on the reactor's own
+//! thread instead.
 //!
-//! Handing a request to another thread costs two wake-ups, tens of microseconds where a CPU sleeps. A handler that is
-//! done sooner than that is better run at once, where the request was read; one that waits must never be, since all
-//! sessions would wait with it. Who knows that its handler is short says so ([`Inline::Short`]); who does not can have
-//! it measured ([`Inline::Measured`]).
+//! Handing a request to another thread costs two wake-ups, tens of microseconds where a CPU sleeps.
+//! A handler that is done sooner than that is better run at once, where the request was read; one
+//! that waits must never be, since all sessions would wait with it. Who knows that its handler is
+//! short says so ([`Inline::Short`]); who does not can have it measured ([`Inline::Measured`]).
 
 use crate::base::clock::now_ns;
 use crate::base::sync::{Ordering, PlainU64};
@@ -13,7 +14,8 @@ use crate::server::service::{OwnedRequest, Responder, Service};
 use crate::trace::Span;
 use std::sync::Arc;
 
-/// Whether handlers may run on the reactor's thread: only while nothing else of their session is in flight or waits.
+/// Whether handlers may run on the reactor's thread: only while nothing else of their session is in
+/// flight or waits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Inline {
     /// Never: for handlers that may wait.
@@ -21,9 +23,9 @@ pub enum Inline {
     Never,
     /// Always: the handler takes microseconds, and never waits.
     Short,
-    /// Once 64 runs in a row have each taken less than 10 us. A single longer run sends all requests to the executor
-    /// again, until twice as many in a row were short as the last time. Not for handlers that wait now and then: all
-    /// sessions wait with each that was misjudged.
+    /// Once 64 runs in a row have each taken less than 10 us. A single longer run sends all
+    /// requests to the executor again, until twice as many in a row were short as the last time.
+    /// Not for handlers that wait now and then: all sessions wait with each that was misjudged.
     Measured,
 }
 
@@ -107,9 +109,13 @@ where
         let run = move || {
             // It may have waited for its turn for longer than its caller wants to.
             if request.is_expired() {
-                responder.fail(code::DEADLINE_EXCEEDED, "the deadline passed before the request was run");
+                responder.fail(
+                    code::DEADLINE_EXCEEDED,
+                    "the deadline passed before the request was run",
+                );
             } else if request.is_cancelled() && !request.is_one_way() {
-                responder.fail(code::CANCELLED, "the call was cancelled before the request was run");
+                responder
+                    .fail(code::CANCELLED, "the call was cancelled before the request was run");
             } else if measured {
                 pace.time(|| handler(request, responder));
             } else {

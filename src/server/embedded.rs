@@ -52,11 +52,12 @@ pub enum Turn {
 
 /// A server inside an event loop of the program's own: made by [`Server::embed`].
 ///
-/// It has no threads, never waits, and needs no timer of the loop's: all that it waits for shows at one descriptor
-/// ([`AsFd`]), an epoll of its own, which becomes readable. Watch it for reading, level- or edge-triggered; do not read it.
+/// It has no threads, never waits, and needs no timer of the loop's: all that it waits for shows at
+/// one descriptor ([`AsFd`]), an epoll of its own, which becomes readable. Watch it for reading,
+/// level- or edge-triggered; do not read it.
 ///
 /// ```no_run
-/// # use ringbell::{Arming, Server, Turn};
+/// # use ringbell::{Arming, OwnedRequest, Responder, Server, Turn};
 /// # fn wait_for(_: rustix::fd::BorrowedFd<'_>) {}
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use rustix::fd::AsFd;
@@ -64,7 +65,7 @@ pub enum Turn {
 /// let mut server = Server::bind("/run/app/echo.sock")?.embed()?;
 /// let mut requests = 0;
 /// loop {
-///     let turn = server.pump(&mut |request: ringbell::OwnedRequest, responder: ringbell::Responder| {
+///     let turn = server.pump(&mut |request: OwnedRequest, responder: Responder| {
 ///         requests += 1;
 ///         responder.reply(request.payload());
 ///     })?;
@@ -81,16 +82,17 @@ pub enum Turn {
 /// # }
 /// ```
 ///
-/// Handshakes are made in the loop, too: one maps and touches the memory of a session, which takes some hundred
-/// microseconds with rings of the default size. A client may ask for larger ones, up to
-/// [`max_bytes_per_client`](crate::ServerBuilder::max_bytes_per_client): lower that where clients are not trusted with the
-/// loop's time. Each session has a bell of its own
-/// ([`Isolation::Session`](crate::Isolation::Session)), whatever the settings say, and the waiting policy
-/// ([`ServerBuilder::wait`](crate::ServerBuilder::wait)) is not used: how to wait is the loop's business.
+/// Handshakes are made in the loop, too: one maps and touches the memory of a session, which takes
+/// some hundred microseconds with rings of the default size. A client may ask for larger ones, up
+/// to [`max_bytes_per_client`](crate::ServerBuilder::max_bytes_per_client): lower that where
+/// clients are not trusted with the loop's time. Each session has a bell of its own
+/// ([`Isolation::Session`](crate::Isolation::Session)), whatever the settings say, and the waiting
+/// policy ([`ServerBuilder::wait`](crate::ServerBuilder::wait)) is not used: how to wait is the
+/// loop's business.
 ///
-/// `Send`, so that a loop may move between threads; it belongs to the process that bound. Dropping it ends all sessions
-/// without a goodbye: their clients see `Disconnected`. To part in good order use [`ServerHandle::shutdown`], from
-/// anywhere, and pump until [`Turn::Over`].
+/// `Send`, so that a loop may move between threads; it belongs to the process that bound. Dropping
+/// it ends all sessions without a goodbye: their clients see `Disconnected`. To part in good order
+/// use [`ServerHandle::shutdown`], from anywhere, and pump until [`Turn::Over`].
 #[derive(Debug)]
 pub struct EmbeddedServer {
     reactor: Reactor<Concurrent<Gathered>>,
@@ -110,13 +112,15 @@ impl Server {
     /// [`ServeError`]: no descriptor is left, or this process is a fork of the one that bound.
     pub fn embed(self) -> Result<EmbeddedServer, ServeError> {
         let handle = self.handle();
-        let (mut reactor, status) = self.reactor(Concurrent::new(Gathered::default()), PorterMode::Loop)?;
+        let (mut reactor, status) =
+            self.reactor(Concurrent::new(Gathered::default()), PorterMode::Loop)?;
         reactor.embed().map_err(ServeError::Io)?;
         Ok(EmbeddedServer { reactor, handle, _status: status })
     }
 }
 
-/// The descriptor that the loop watches. It stays the same while the server lives. A forked child must not use it.
+/// The descriptor that the loop watches. It stays the same while the server lives. A forked child
+/// must not use it.
 impl AsFd for EmbeddedServer {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.reactor.descriptor()
@@ -124,9 +128,9 @@ impl AsFd for EmbeddedServer {
 }
 
 impl EmbeddedServer {
-    /// Takes in what has come, and has `service` handle it: one turn for each session, a bounded number of requests.
-    /// Then it sends what is answered. Never waits, if the service does not; responders may be kept, or moved to any
-    /// thread, as with [`Server::run_reactor`].
+    /// Takes in what has come, and has `service` handle it: one turn for each session, a bounded
+    /// number of requests. Then it sends what is answered. Never waits, if the service does not;
+    /// responders may be kept, or moved to any thread, as with [`Server::run_reactor`].
     ///
     /// A service that panics answers that request with an error; the pump goes on.
     ///
@@ -146,7 +150,8 @@ impl EmbeddedServer {
                 Told::Closed(session) => quietly(|| service.closed(&session)),
             }
             if !self.reactor.is_here() {
-                // A handler has forked, and this is the child: what is left is its parent's to handle.
+                // A handler has forked, and this is the child: what is left is its parent's to
+                // handle.
                 return Err(ServeError::Forked);
             }
         }
@@ -164,18 +169,20 @@ impl EmbeddedServer {
     /// Declares that this thread is about to wait for [`as_fd`](Self::as_fd).
     ///
     /// - [`Arming::Busy`]: something came. The server is not armed: pump it again.
-    /// - [`Arming::Armed`]: whatever comes from now on makes the descriptor readable, answers that other threads complete
-    ///   included.
+    /// - [`Arming::Armed`]: whatever comes from now on makes the descriptor readable, answers that
+    ///   other threads complete included.
     ///
     /// Never waits. No system call, while nothing has a time limit.
     ///
-    /// A server that is not armed is not rung for, so a busy loop and its clients pay no wake calls.
+    /// A server that is not armed is not rung for, so a busy loop and its clients pay no wake
+    /// calls.
     pub fn arm(&mut self) -> Arming {
         self.reactor.arm()
     }
 
-    /// Ends what [`arm`](Self::arm) began, and takes in what the descriptor has to say. To be called when the descriptor
-    /// was reported, or when the loop woke for something else and is about to pump. One or two system calls.
+    /// Ends what [`arm`](Self::arm) began, and takes in what the descriptor has to say. To be
+    /// called when the descriptor was reported, or when the loop woke for something else and is
+    /// about to pump. One or two system calls.
     pub fn disarm(&mut self) {
         self.reactor.disarm();
     }

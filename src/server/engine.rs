@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 /// What answers requests.
 pub(crate) trait Engine {
-    /// Whether answers may come later than the handler returns. Then every request gets a [`Flight`].
+    /// Whether answers may come later than the handler returns. Then every request gets a
+    /// [`Flight`].
     const LATER: bool;
 
     /// A session begins.

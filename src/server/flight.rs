@@ -1,12 +1,13 @@
-//! L4: requests whose answer comes later, possibly from another thread, and the queue on which answers come back to
-//! the reactor.
+//! L4: requests whose answer comes later, possibly from another thread, and the queue on which
+//! answers come back to the reactor.
 //!
 //! # Why no answer is missed
 //!
-//! A completer pushes under the lock, stores `any` and rings the reactor's private bell; the ring begins with a fence.
-//! A reactor that is about to sleep arms, fences, and looks at `any` again. Of the two fences one comes first: either
-//! the reactor sees `any`, or the completer sees the bell armed and wakes it, once for each arm. This is the argument
-//! of `bell.rs` for a queue instead of a ring; `loom-tests/src/notify.rs` checks it.
+//! A completer pushes under the lock, stores `any` and rings the reactor's private bell; the ring
+//! begins with a fence. A reactor that is about to sleep arms, fences, and looks at `any` again. Of
+//! the two fences one comes first: either the reactor sees `any`, or the completer sees the bell
+//! armed and wakes it, once for each arm. This is the argument of `bell.rs` for a queue instead of
+//! a ring; `loom-tests/src/notify.rs` checks it.
 
 use crate::base::sync::{Ordering, PlainBool, PlainU64};
 use crate::handshake::AnswerOrder;
@@ -58,8 +59,8 @@ struct Credit {
     left: u64,
     /// Nobody wants more items.
     over: Option<StreamOver>,
-    /// The task that handles the request, and the one that sends items of the answer. A thread that sends
-    /// waits for `more` instead.
+    /// The task that handles the request, and the one that sends items of the answer. A thread that
+    /// sends waits for `more` instead.
     tasks: Tasks,
 }
 
@@ -164,9 +165,12 @@ impl Flight {
         handler.into_iter().chain(sender).for_each(Waker::wake);
     }
 
-    /// Whether nobody wants the answer any more. If not, `waker` is woken when that changes: the lock orders this
-    /// before or behind [`Self::give_up`].
-    #[cfg_attr(not(feature = "tokio"), expect(dead_code, reason = "only tasks of a runtime wait for it"))]
+    /// Whether nobody wants the answer any more. If not, `waker` is woken when that changes: the
+    /// lock orders this before or behind [`Self::give_up`].
+    #[cfg_attr(
+        not(feature = "tokio"),
+        expect(dead_code, reason = "only tasks of a runtime wait for it")
+    )]
     pub(crate) fn is_over(&self, waker: &Waker) -> bool {
         let mut credit = self.credit();
         if credit.over.is_none() {
@@ -189,7 +193,8 @@ impl Flight {
         Poll::Pending
     }
 
-    /// Takes the right to send one item, waiting until `deadline`. `Ok(false)` if there is none in time.
+    /// Takes the right to send one item, waiting until `deadline`. `Ok(false)` if there is none in
+    /// time.
     pub(crate) fn take_credit(&self, deadline: Option<Instant>) -> Result<bool, StreamOver> {
         let mut credit = self.credit();
         loop {
@@ -325,7 +330,8 @@ impl Buffers {
     }
 }
 
-/// The answer of a handler that runs on the reactor's own thread: it needs no queue, no lock and no wake.
+/// The answer of a handler that runs on the reactor's own thread: it needs no queue, no lock and no
+/// wake.
 #[derive(Debug)]
 pub(crate) struct InlineReply {
     /// Address of the flight that is being handled.
@@ -371,7 +377,8 @@ impl InlineReply {
     /// A handler begins on this thread: its answer is expected here. `response` is empty.
     #[inline]
     pub(crate) fn expect(flight: &Arc<Flight>, response: Vec<u8>) {
-        let reply = Self { flight: Arc::as_ptr(flight).addr(), answer: None, response, request: None };
+        let reply =
+            Self { flight: Arc::as_ptr(flight).addr(), answer: None, response, request: None };
         INLINE_REPLY.with(|cell| *cell.borrow_mut() = Some(reply));
     }
 
@@ -388,7 +395,8 @@ impl InlineReply {
         INLINE_REPLY
             .try_with(|cell| {
                 let mut cell = cell.try_borrow_mut().ok()?;
-                let reply = cell.as_mut().filter(|reply| reply.flight == Arc::as_ptr(flight).addr())?;
+                let reply =
+                    cell.as_mut().filter(|reply| reply.flight == Arc::as_ptr(flight).addr())?;
                 Some(change(reply))
             })
             .ok()

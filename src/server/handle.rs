@@ -15,10 +15,12 @@ pub struct ServerHandle {
 }
 
 impl ServerHandle {
-    /// Makes the server stop: it takes no new clients, answers what it has received, for at most `drain`, says
-    /// goodbye and returns from its `run`. `None` drains as long as it takes, zero not at all.
+    /// Makes the server stop: it takes no new clients, answers what it has received, for at most
+    /// `drain`, says goodbye and returns from its `run`. `None` drains as long as it takes, zero
+    /// not at all.
     ///
-    /// Returns at once. May be called from any thread and from a signal handler, any number of times.
+    /// Returns at once. May be called from any thread and from a signal handler, any number of
+    /// times.
     pub fn shutdown(&self, drain: Option<Duration>) {
         let deadline = match drain {
             None => u64::MAX - 1,
@@ -29,7 +31,8 @@ impl ServerHandle {
         self.mailbox.stop(deadline);
     }
 
-    /// What the server counted so far. Brought up to date when it sleeps and when clients come and go.
+    /// What the server counted so far. Brought up to date when it sleeps and when clients come and
+    /// go.
     pub fn stats(&self) -> ServerCounters {
         ServerCounters::read(|index| self.counters[index].load())
     }

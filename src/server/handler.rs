@@ -48,7 +48,8 @@ impl<'a> Request<'a> {
 
     /// Until when the client wants an answer; `None` if it waits for ever, or did not say.
     pub fn deadline(&self) -> Option<Instant> {
-        let left = Duration::from_nanos(self.deadline_ns.saturating_sub(crate::base::clock::now_ns()));
+        let left =
+            Duration::from_nanos(self.deadline_ns.saturating_sub(crate::base::clock::now_ns()));
         (self.deadline_ns != 0).then(|| Instant::now() + left)
     }
 }
@@ -59,7 +60,8 @@ pub trait Handler {
     ///
     /// # Errors
     /// The error is the answer.
-    fn request(&mut self, request: Request<'_>, response: &mut Vec<u8>) -> Result<(), HandlerError>;
+    fn request(&mut self, request: Request<'_>, response: &mut Vec<u8>)
+    -> Result<(), HandlerError>;
 
     /// A session begins.
     fn opened(&mut self, session: &Session) {

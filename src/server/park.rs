@@ -1,11 +1,13 @@
-//! L4: how a reactor sleeps. It waits on several bells at once: a private one, which only its own process can ring,
-//! and one for each domain of clients.
+//! L4: how a reactor sleeps. It waits on several bells at once: a private one, which only its own
+//! process can ring, and one for each domain of clients.
 //!
-//! Chosen anew for each sleep: `futex_waitv` while the bells fit one call and no session is carried by a socket, epoll
-//! otherwise. In epoll clients wake the reactor by a byte on their lifeline, and its own process through an eventfd.
+//! Chosen anew for each sleep: `futex_waitv` while the bells fit one call and no session is carried
+//! by a socket, epoll otherwise. In epoll clients wake the reactor by a byte on their lifeline, and
+//! its own process through an eventfd.
 //!
-//! A server that lives in somebody's loop does not sleep here: the loop watches the epoll, which has the porter's in it
-//! then, and a timer that is set only while something has a time limit. Its bells are armed in event mode.
+//! A server that lives in somebody's loop does not sleep here: the loop watches the epoll, which
+//! has the porter's in it then, and a timer that is set only while something has a time limit. Its
+//! bells are armed in event mode.
 
 use crate::base::clock::{now_ns, timespec};
 use crate::link::readiness::Readiness;
@@ -16,7 +18,8 @@ use crate::protocol::bells::Bells;
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -126,14 +129,16 @@ impl Parker {
         Ok((parker, notifier))
     }
 
-    /// From now on the epoll tells of `porter`, too, and [`Self::set_alarm`] may be used: for somebody's loop, which
-    /// watches the epoll.
+    /// From now on the epoll tells of `porter`, too, and [`Self::set_alarm`] may be used: for
+    /// somebody's loop, which watches the epoll.
     pub(crate) fn embed(&mut self, porter: BorrowedFd<'_>) -> rustix::io::Result<()> {
         use epoll::EventFlags;
         let edges = EventFlags::IN | EventFlags::ET;
         epoll::add(&self.epoll, porter, epoll::EventData::new_u64(PORTER), edges)?;
-        let timer =
-            timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+        let timer = timerfd_create(
+            TimerfdClockId::Monotonic,
+            TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
+        )?;
         epoll::add(&self.epoll, &timer, epoll::EventData::new_u64(ALARM), edges)?;
         self.alarm = Some(Alarm { timer, at: 0 });
         Ok(())
@@ -144,7 +149,8 @@ impl Parker {
     pub(crate) fn set_alarm(&mut self, at: u64) {
         let Some(alarm) = self.alarm.as_mut().filter(|alarm| alarm.at != at) else { return };
         alarm.at = at;
-        let value = Timespec { tv_sec: (at / 1_000_000_000) as i64, tv_nsec: (at % 1_000_000_000) as _ };
+        let value =
+            Timespec { tv_sec: (at / 1_000_000_000) as i64, tv_nsec: (at % 1_000_000_000) as _ };
         let never = Timespec { tv_sec: 0, tv_nsec: 0 };
         // Cannot fail: the descriptor and the values are good.
         let _ = timerfd_settime(
@@ -154,16 +160,22 @@ impl Parker {
         );
     }
 
-    /// Arms all bells for a loop that watches the epoll. `Busy` if one of them was rung meanwhile, or `look` finds
-    /// something: then nothing is armed.
-    pub(crate) fn arm_for_loop(&mut self, interest: Interest, look: impl FnOnce() -> bool) -> Arming {
+    /// Arms all bells for a loop that watches the epoll. `Busy` if one of them was rung meanwhile,
+    /// or `look` finds something: then nothing is armed.
+    pub(crate) fn arm_for_loop(
+        &mut self,
+        interest: Interest,
+        look: impl FnOnce() -> bool,
+    ) -> Arming {
         self.bells.arm(Mode::Event, interest, look)
     }
 
-    /// What the kernel has to say of everything in the epoll, without waiting. Edges that are told here are told
-    /// nowhere else: whoever watches the epoll itself is told of each only once. True if there may be more.
+    /// What the kernel has to say of everything in the epoll, without waiting. Edges that are told
+    /// here are told nowhere else: whoever watches the epoll itself is told of each only once. True
+    /// if there may be more.
     pub(crate) fn harvest(&self, mut woken: impl FnMut(u64, Readiness)) -> bool {
-        // Each descriptor makes one edge until it is told, so this ends; the bound is for those that make new ones.
+        // Each descriptor makes one edge until it is told, so this ends; the bound is for those
+        // that make new ones.
         (0..=2 + (self.in_use + self.sockets) / EVENTS)
             .all(|_| self.wait_epoll(Some(Duration::ZERO), &mut woken) == EVENTS)
     }
@@ -175,9 +187,16 @@ impl Parker {
         }
     }
 
-    /// A session of `domain` joined: its bell `seq` is waited on from now on, and in epoll its lifeline. False if the
-    /// lifeline cannot be watched, so that only a backstop would look after the session.
-    pub(crate) fn join(&mut self, domain: u32, seq: &BellWord, session: u64, lifeline: &OwnedFd) -> bool {
+    /// A session of `domain` joined: its bell `seq` is waited on from now on, and in epoll its
+    /// lifeline. False if the lifeline cannot be watched, so that only a backstop would look after
+    /// the session.
+    pub(crate) fn join(
+        &mut self,
+        domain: u32,
+        seq: &BellWord,
+        session: u64,
+        lifeline: &OwnedFd,
+    ) -> bool {
         let index = domain as usize;
         if self.domains.len() <= index {
             self.domains.resize(index + 1, 0);
@@ -224,8 +243,8 @@ impl Parker {
         }
     }
 
-    /// Sleeps until a bell is rung, at most `backstop`, unless `look` finds something. `woken` is told of the
-    /// sessions whose lifeline or socket had something.
+    /// Sleeps until a bell is rung, at most `backstop`, unless `look` finds something. `woken` is
+    /// told of the sessions whose lifeline or socket had something.
     pub(crate) fn park(
         &mut self,
         interest: Interest,
@@ -233,7 +252,8 @@ impl Parker {
         mut look: impl FnMut() -> bool,
         woken: impl FnMut(u64, Readiness),
     ) -> Slept {
-        let mode = if self.in_use < WAITV_BELLS && self.sockets == 0 { Mode::Futex } else { Mode::Event };
+        let mode =
+            if self.in_use < WAITV_BELLS && self.sockets == 0 { Mode::Futex } else { Mode::Event };
         if self.bells.arm(mode, interest, &mut look) == Arming::Busy {
             return Slept::Not;
         }
@@ -282,17 +302,23 @@ impl Parker {
     }
 
     /// How many events there were.
-    fn wait_epoll(&self, timeout: Option<Duration>, mut woken: impl FnMut(u64, Readiness)) -> usize {
+    fn wait_epoll(
+        &self,
+        timeout: Option<Duration>,
+        mut woken: impl FnMut(u64, Readiness),
+    ) -> usize {
         use epoll::EventFlags;
         let mut events =
-            [epoll::Event { flags: EventFlags::empty(), data: epoll::EventData::new_u64(0) }; EVENTS];
+            [epoll::Event { flags: EventFlags::empty(), data: epoll::EventData::new_u64(0) };
+                EVENTS];
         let timeout = timeout.and_then(|timeout| rustix::event::Timespec::try_from(timeout).ok());
         // EINTR and every other error: look again.
         let count = epoll::wait(&self.epoll, &mut events[..], timeout.as_ref()).unwrap_or(0);
         for event in &events[..count] {
             let (session, flags) = (event.data.u64(), event.flags);
             if session != 0 {
-                let hung_up = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
+                let hung_up =
+                    flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
                 let ready = Readiness {
                     readable: flags.contains(EventFlags::IN),
                     writable: flags.contains(EventFlags::OUT),
@@ -304,7 +330,8 @@ impl Parker {
         count
     }
 
-    /// As [`Sleeper::rescue`], for many bells: whoever published what `look` sees rings one of them.
+    /// As [`Sleeper::rescue`], for many bells: whoever published what `look` sees rings one of
+    /// them.
     fn rescue(&self, mut look: impl FnMut() -> bool) -> Rescue {
         // Short: whoever makes this happen again and again must not cost the other sessions much.
         let until = now_ns() + crate::protocol::bell::GRACE_NS / 5;

@@ -1,11 +1,13 @@
-//! L4: the porter: the server's one helper thread; or, in a server that lives in somebody's loop, a part of that.
+//! L4: the porter: the server's one helper thread; or, in a server that lives in somebody's loop, a
+//! part of that.
 //!
-//! It owns the listener, the half-open handshakes, and of established sessions the hang-up of the lifeline and the
-//! pidfd of the client. What the reactor must know it delivers to an [`Outbox`]; what it must know it is told
-//! through its [`PorterHandle`].
+//! It owns the listener, the half-open handshakes, and of established sessions the hang-up of the
+//! lifeline and the pidfd of the client. What the reactor must know it delivers to an [`Outbox`];
+//! what it must know it is told through its [`PorterHandle`].
 //!
-//! Of a session whose frames go over the socket it watches the pidfd alone. The end of the stream stands behind the
-//! last request, where the reactor finds it when it has read all that is before it.
+//! Of a session whose frames go over the socket it watches the pidfd alone. The end of the stream
+//! stands behind the last request, where the reactor finds it when it has read all that is before
+//! it.
 //!
 //! ```text
 //!              accept            Hello, limits           READY              hang-up, pidfd
@@ -17,9 +19,9 @@
 //!                                                       or the reactor says `closed`
 //! ```
 //!
-//! One epoll, level-triggered, without a periodic timer: it sleeps until something happens or the nearest
-//! handshake deadline passes. A slow or hostile handshake never stalls the reactor, and never another handshake
-//! for longer than one step.
+//! One epoll, level-triggered, without a periodic timer: it sleeps until something happens or the
+//! nearest handshake deadline passes. A slow or hostile handshake never stalls the reactor, and
+//! never another handshake for longer than one step.
 
 mod admission;
 mod quotas;
@@ -43,7 +45,8 @@ use std::time::Duration;
 
 pub(crate) use crate::handshake::{Carrier, Joined, PeerInfo};
 
-/// Where the porter leaves what the reactor must know. Called from the porter's thread; must not wait.
+/// Where the porter leaves what the reactor must know. Called from the porter's thread; must not
+/// wait.
 pub(crate) trait Outbox: Send + Sync {
     /// Queues the event and rings the reactor's private bell.
     fn deliver(&self, event: Event);
@@ -55,7 +58,8 @@ impl Outbox for Box<dyn Outbox> {
     }
 }
 
-/// What the porter has to tell. A session's `Joined` comes before its `Died`, which comes at most once.
+/// What the porter has to tell. A session's `Joined` comes before its `Died`, which comes at most
+/// once.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A client has a session.
@@ -69,19 +73,22 @@ pub(crate) enum Event {
 pub(crate) enum Death {
     /// The client closed its lifeline without a word.
     HungUp,
-    /// The client's process ended, says its pidfd. Somebody else, a forked child, may still hold the lifeline.
+    /// The client's process ended, says its pidfd. Somebody else, a forked child, may still hold
+    /// the lifeline.
     ProcessDied,
     /// The client said goodbye and closed its lifeline.
     Goodbye,
 }
 
-/// How finely domains are cut: which clients share a bell page, and so can disturb each other's wake-ups.
+/// How finely domains are cut: which clients share a bell page, and so can disturb each other's
+/// wake-ups.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Isolation {
     /// One domain for each user.
     #[default]
     Uid,
-    /// One domain for each session. Costs a page and, per sleep of the server, about 160 ns for each client.
+    /// One domain for each session. Costs a page and, per sleep of the server, about 160 ns for
+    /// each client.
     Session,
 }
 
@@ -105,15 +112,18 @@ pub(crate) struct PorterConfig {
     /// Largest message in bytes, either way; a client may ask for less.
     pub(crate) max_message: u64,
     pub(crate) isolation: Isolation,
-    /// Whether the answers of every session are sent in the order of its requests, asked for or not.
+    /// Whether the answers of every session are sent in the order of its requests, asked for or
+    /// not.
     pub(crate) ordered: bool,
-    /// Of so many calls one is sampled, in sessions whose client does not say otherwise; 0 for none.
+    /// Of so many calls one is sampled, in sessions whose client does not say otherwise; 0 for
+    /// none.
     pub(crate) sample_every: u32,
     /// Whether sessions are byte streams, for clients that ask for that.
     pub(crate) bytes: bool,
     /// Whether shared memory is offered at all.
     pub(crate) shared_memory: bool,
-    /// Whether a client that asks for the socket, or cannot have shared memory, is offered the socket as transport.
+    /// Whether a client that asks for the socket, or cannot have shared memory, is offered the
+    /// socket as transport.
     pub(crate) fallback: bool,
 }
 
@@ -151,8 +161,8 @@ pub(crate) struct StatusInfo<'a> {
 
 /// A number that no two starts of a server share, never 0.
 pub(crate) fn generation() -> u64 {
-    // The standard library seeds its hash maps from the kernel's random numbers. The clock and the pid make forks
-    // of one process differ.
+    // The standard library seeds its hash maps from the kernel's random numbers. The clock and the
+    // pid make forks of one process differ.
     let mut hasher = std::hash::RandomState::new().build_hasher();
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     hasher.write_i64(now.tv_sec);
@@ -220,7 +230,8 @@ impl Mailbox {
 
 /// A porter without a thread, as its loop sees it.
 trait LoopPorter: Send + Sync {
-    /// Handles what has happened, without waiting; whether there was anything, so that there may be more.
+    /// Handles what has happened, without waiting; whether there was anything, so that there may be
+    /// more.
     fn turn(&mut self) -> bool;
 
     /// Readable when something has happened. What a turn leaves behind it does not tell again.
@@ -283,7 +294,8 @@ pub(crate) fn start(
     let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
     let mailbox = Arc::new(Mailbox { orders: Mutex::default(), bell });
     let counters = Arc::new(PorterCounters::default());
-    let porter = thread::Porter::new(listener, config, status, outbox, mailbox.clone(), counters.clone())?;
+    let porter =
+        thread::Porter::new(listener, config, status, outbox, mailbox.clone(), counters.clone())?;
     let home = match mode {
         PorterMode::Thread => {
             let thread = std::thread::Builder::new().name("ringbell-porter".into());
@@ -295,7 +307,8 @@ pub(crate) fn start(
 }
 
 impl PorterHandle {
-    /// The reactor has dropped this session: its slot, bytes and domain are free, its lifeline is let go.
+    /// The reactor has dropped this session: its slot, bytes and domain are free, its lifeline is
+    /// let go.
     pub(crate) fn closed(&self, session: u64) {
         self.mailbox.tell(|orders| orders.closed.push(session));
     }
@@ -305,8 +318,8 @@ impl PorterHandle {
         Releaser(self.mailbox.clone())
     }
 
-    /// From now on whoever connects is rejected, and half-open handshakes are given up. A session that was about
-    /// to begin may still be delivered before the porter gets to it. Sessions go on.
+    /// From now on whoever connects is rejected, and half-open handshakes are given up. A session
+    /// that was about to begin may still be delivered before the porter gets to it. Sessions go on.
     pub(crate) fn stop(&self) {
         self.mailbox.tell(|orders| orders.stop = true);
     }
@@ -340,7 +353,8 @@ impl PorterHandle {
         }
     }
 
-    /// Has a porter without a thread do what makes the next client's way shorter; whether there was anything.
+    /// Has a porter without a thread do what makes the next client's way shorter; whether there was
+    /// anything.
     pub(crate) fn use_spare_time(&mut self) -> bool {
         match &mut self.home {
             PorterHome::Loop(porter) => porter.use_spare_time(),
@@ -352,7 +366,8 @@ impl PorterHandle {
     pub(crate) fn end(&mut self) {
         let home = std::mem::replace(&mut self.home, PorterHome::Nowhere);
         if !self.origin.is_here() {
-            // A forked child has a handle of a thread that exists in its parent only, and the parent's epoll.
+            // A forked child has a handle of a thread that exists in its parent only, and the
+            // parent's epoll.
             std::mem::forget(home);
             return;
         }

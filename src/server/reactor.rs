@@ -1,8 +1,9 @@
-//! L4: the one thread that owns all I/O of established sessions. A driver of `session.rs`: it takes turns between
-//! sessions, hands requests to an [`Engine`], sends what the engine answers, and sleeps when there is nothing to do.
+//! L4: the one thread that owns all I/O of established sessions. A driver of `session.rs`: it takes
+//! turns between sessions, hands requests to an [`Engine`], sends what the engine answers, and
+//! sleeps when there is nothing to do.
 //!
-//! It never waits for one client: an answer that finds no room is queued, up to a bound; a session with answers in
-//! its queue is not read from; one that stays so for too long is disconnected.
+//! It never waits for one client: an answer that finds no room is queued, up to a bound; a session
+//! with answers in its queue is not read from; one that stays so for too long is disconnected.
 
 mod answers;
 mod embedded;
@@ -49,7 +50,8 @@ pub(crate) struct Limits {
     pub(crate) queue_bytes: usize,
     /// Requests of one session that may be without an answer before no more are read.
     pub(crate) in_flight: usize,
-    /// Bytes of those requests, and of answers that wait for their turn, from which on no more are read.
+    /// Bytes of those requests, and of answers that wait for their turn, from which on no more are
+    /// read.
     pub(crate) in_flight_bytes: usize,
     /// Events of one session that may wait to be sent.
     pub(crate) events: u64,
@@ -118,7 +120,10 @@ pub(crate) struct Reactor<E> {
 
 impl<E> std::fmt::Debug for Reactor<E> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Reactor").field("sessions", &self.slots.len()).field("stage", &self.stage).finish()
+        f.debug_struct("Reactor")
+            .field("sessions", &self.slots.len())
+            .field("stage", &self.stage)
+            .finish()
     }
 }
 
@@ -164,8 +169,8 @@ pub(crate) struct ReactorParts<E> {
 
 impl<E: Engine> Reactor<E> {
     pub(crate) fn new(parts: ReactorParts<E>) -> Self {
-        let cpus =
-            std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
+        let cpus = std::thread::available_parallelism()
+            .map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
         Self {
             engine: parts.engine,
             origin: Origin::here(),
@@ -241,7 +246,8 @@ impl<E: Engine> Reactor<E> {
         self.waiter.found(now_ns);
     }
 
-    /// One turn for every session that did something lately, and for some of the others; whether anything happened.
+    /// One turn for every session that did something lately, and for some of the others; whether
+    /// anything happened.
     #[inline]
     fn pass(&mut self) -> Result<bool, Forked> {
         let mut worked = false;
@@ -290,7 +296,8 @@ impl<E: Engine> Reactor<E> {
         let slot = &mut self.slots[index];
         if !slot.may_read(&self.limits) || !slot.session.has_pending() {
             if slot.gone.is_none() && slot.session.has_hung_up() {
-                // It is not read to its end, and nobody takes the answers that would be needed for that.
+                // It is not read to its end, and nobody takes the answers that would be needed for
+                // that.
                 slot.mark_gone(Death::HungUp, LAST_TURNS);
                 moved = true;
             }

@@ -1,5 +1,5 @@
-//! L4: what a handler of [`Server::run_reactor`](crate::Server::run_reactor) has in hand: the request, the responder
-//! with which it answers, from any thread and exactly once, and the session.
+//! L4: what a handler of [`Server::run_reactor`](crate::Server::run_reactor) has in hand: the
+//! request, the responder with which it answers, from any thread and exactly once, and the session.
 
 use crate::base::clock::now_ns;
 use crate::base::sync::Ordering;
@@ -7,11 +7,14 @@ use crate::handshake::AnswerOrder;
 use crate::handshake::Transport;
 use crate::memory::layout::{Kind, code};
 use crate::server::answer::HandlerError;
-use crate::server::flight::{Caller, Completion, Flight, InlineReply, StreamOver, To, on_reactor_thread};
+use crate::server::flight::{
+    Caller, Completion, Flight, InlineReply, StreamOver, To, on_reactor_thread,
+};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// One client's attachment, as handlers see it. Cheap to clone; any thread may use it, also after the session is over.
+/// One client's attachment, as handlers see it. Cheap to clone; any thread may use it, also after
+/// the session is over.
 #[derive(Debug, Clone)]
 pub struct Session(pub(crate) Arc<Caller>);
 
@@ -58,8 +61,8 @@ impl Session {
     }
 
     /// Sends an event that belongs to no call; the client receives it by
-    /// [`Client::next_event`](crate::Client::next_event), between answers. Never waits. Events of one thread arrive in
-    /// order.
+    /// [`Client::next_event`](crate::Client::next_event), between answers. Never waits. Events of
+    /// one thread arrive in order.
     ///
     /// # Errors
     /// [`PushError`]. That the client receives it nobody can promise: it may end first.
@@ -79,7 +82,8 @@ impl Session {
         }
         let mut payload = caller.completions.buffers().take();
         payload.extend_from_slice(event);
-        let event = Completion { to: To::Caller(caller.clone()), kind: Kind::Event, code: 0, payload };
+        let event =
+            Completion { to: To::Caller(caller.clone()), kind: Kind::Event, code: 0, payload };
         if caller.completions.push(event) { Ok(()) } else { Err(PushError::Disconnected) }
     }
 }
@@ -107,7 +111,9 @@ pub enum PushError {
 impl std::fmt::Display for PushError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::TooLarge { len, max } => write!(f, "an event of {len} bytes is too large: at most {max}"),
+            Self::TooLarge { len, max } => {
+                write!(f, "an event of {len} bytes is too large: at most {max}")
+            }
             Self::Full { limit } => write!(f, "{limit} events wait to be sent, which is the limit"),
             Self::Disconnected => f.write_str("the session is over"),
         }
@@ -116,7 +122,8 @@ impl std::fmt::Display for PushError {
 
 impl std::error::Error for PushError {}
 
-/// A request that may be moved to any thread. Its bytes are a private copy, which the client cannot change.
+/// A request that may be moved to any thread. Its bytes are a private copy, which the client cannot
+/// change.
 #[derive(Debug)]
 pub struct OwnedRequest {
     payload: Vec<u8>,
@@ -172,8 +179,8 @@ impl OwnedRequest {
         self.flight.is_expired()
     }
 
-    /// Whether the client no longer wants the answer: it gave up, or is gone. Work may be cut short then; the
-    /// responder is to be used or dropped all the same.
+    /// Whether the client no longer wants the answer: it gave up, or is gone. Work may be cut short
+    /// then; the responder is to be used or dropped all the same.
     pub fn is_cancelled(&self) -> bool {
         self.flight.is_cancelled()
     }
@@ -195,8 +202,8 @@ impl Drop for OwnedRequest {
 }
 
 /// Answers one request: from any thread, exactly once. Dropping it answers with an error
-/// ([`code::DROPPED`]; [`code::PANICKED`] while the thread panics; [`code::DEADLINE_EXCEEDED`] if the deadline of the
-/// request has passed), so no caller waits in vain.
+/// ([`code::DROPPED`]; [`code::PANICKED`] while the thread panics; [`code::DEADLINE_EXCEEDED`] if
+/// the deadline of the request has passed), so no caller waits in vain.
 ///
 /// That the client is gone, or the server has shut down, is no error: the answer is dropped.
 #[derive(Debug)]
@@ -211,7 +218,8 @@ impl Responder {
         Self { flight: Some(flight) }
     }
 
-    /// Answers with these bytes. Longer ones than a message may be become an error ([`code::TOO_LARGE`]).
+    /// Answers with these bytes. Longer ones than a message may be become an error
+    /// ([`code::TOO_LARGE`]).
     #[inline]
     pub fn reply(self, payload: &[u8]) {
         self.finish(Kind::Response, 0, |response| response.extend_from_slice(payload));
@@ -222,8 +230,10 @@ impl Responder {
         // Too long an answer is not even allocated: it could not be sent.
         let max = self.flight().caller.max_message;
         if len > max {
-            return self
-                .fail(code::TOO_LARGE, &format!("the answer of {len} bytes is too large: at most {max}"));
+            return self.fail(
+                code::TOO_LARGE,
+                &format!("the answer of {len} bytes is too large: at most {max}"),
+            );
         }
         self.finish(Kind::Response, 0, |response| {
             response.resize(len, 0);
@@ -275,7 +285,11 @@ impl Drop for Responder {
     #[inline]
     fn drop(&mut self) {
         if let Some(flight) = self.flight.take() {
-            answer_for_the_lost(&flight, code::DROPPED, "the handler dropped the request without an answer");
+            answer_for_the_lost(
+                &flight,
+                code::DROPPED,
+                "the handler dropped the request without an answer",
+            );
         }
     }
 }
@@ -302,14 +316,19 @@ fn answer(flight: &Arc<Flight>, kind: Kind, code: u16, fill: impl FnOnce(&mut Ve
         return;
     }
     if flight.one_way {
-        let done =
-            Completion { to: To::Flight(flight.clone()), kind: Kind::OneWay, code: 0, payload: Vec::new() };
+        let done = Completion {
+            to: To::Flight(flight.clone()),
+            kind: Kind::OneWay,
+            code: 0,
+            payload: Vec::new(),
+        };
         if InlineReply::with(flight, |reply| reply.answer = Some((Kind::OneWay, 0))).is_none() {
             completions.push(done);
         }
         return;
     }
-    // The buffer is taken out while `fill` runs, which is the handler's code and may use another responder.
+    // The buffer is taken out while `fill` runs, which is the handler's code and may use another
+    // responder.
     let buffer = InlineReply::with(flight, |reply| std::mem::take(&mut reply.response));
     let is_inline = buffer.is_some();
     let mut payload = buffer.unwrap_or_else(|| completions.buffers().take());
@@ -324,11 +343,11 @@ fn answer(flight: &Arc<Flight>, kind: Kind, code: u16, fill: impl FnOnce(&mut Ve
     }
 }
 
-/// A streamed answer: items, then an end or an error. Dropping it breaks the stream off with an error
-/// ([`code::BROKEN_OFF`]).
+/// A streamed answer: items, then an end or an error. Dropping it breaks the stream off with an
+/// error ([`code::BROKEN_OFF`]).
 ///
-/// The client grants items as it takes them; [`Self::send`] waits for that. Not on the reactor's own thread, where
-/// waiting would be for ever: there it fails with [`StreamError::WouldBlock`].
+/// The client grants items as it takes them; [`Self::send`] waits for that. Not on the reactor's
+/// own thread, where waiting would be for ever: there it fails with [`StreamError::WouldBlock`].
 #[derive(Debug)]
 #[must_use = "dropping a stream breaks it off"]
 pub struct ResponseStream {
@@ -337,24 +356,32 @@ pub struct ResponseStream {
 }
 
 impl ResponseStream {
-    /// Sends an item, waiting until the client takes more, as long as a client may leave answers unread.
+    /// Sends an item, waiting until the client takes more, as long as a client may leave answers
+    /// unread.
     ///
     /// # Errors
-    /// [`StreamError`]; after [`StreamError::Cancelled`] and [`StreamError::Disconnected`] nobody wants more.
+    /// [`StreamError`]; after [`StreamError::Cancelled`] and [`StreamError::Disconnected`] nobody
+    /// wants more.
     pub fn send(&mut self, item: &[u8]) -> Result<(), StreamError> {
         self.send_until(item, None)
     }
 
-    /// As [`Self::send`], waiting at most `timeout`: `None` waits as [`Self::send`] does, zero does not wait.
+    /// As [`Self::send`], waiting at most `timeout`: `None` waits as [`Self::send`] does, zero does
+    /// not wait.
     ///
     /// # Errors
     /// As [`Self::send`], and [`StreamError::WouldBlock`].
-    pub fn send_timeout(&mut self, item: &[u8], timeout: Option<Duration>) -> Result<(), StreamError> {
+    pub fn send_timeout(
+        &mut self,
+        item: &[u8],
+        timeout: Option<Duration>,
+    ) -> Result<(), StreamError> {
         self.send_until(item, timeout.and_then(|timeout| Instant::now().checked_add(timeout)))
     }
 
     /// As [`Self::send`], without keeping a thread waiting: for async handlers, on any executor.
-    /// Waits as long as the client is there and wants the answer; put a timeout around it to wait for less.
+    /// Waits as long as the client is there and wants the answer; put a timeout around it to wait
+    /// for less.
     ///
     /// # Errors
     /// As [`Self::send`], but for [`StreamError::WouldBlock`] and [`StreamError::SlowClient`].
@@ -363,7 +390,10 @@ impl ResponseStream {
     /// Dropped before it is ready, the item is not sent, and the stream goes on.
     pub async fn send_async(&mut self, item: &[u8]) -> Result<(), StreamError> {
         let flight = self.flight();
-        if !flight.one_way && item.len() <= flight.caller.max_message && flight.caller.completions.is_here() {
+        if !flight.one_way
+            && item.len() <= flight.caller.max_message
+            && flight.caller.completions.is_here()
+        {
             let credit = std::future::poll_fn(|cx| flight.poll_credit(cx.waker())).await;
             credit.map_err(StreamError::from)?;
             return Self::send_with_credit(flight, item);
@@ -375,7 +405,8 @@ impl ResponseStream {
     fn send_with_credit(flight: &Arc<Flight>, item: &[u8]) -> Result<(), StreamError> {
         let mut payload = flight.caller.completions.buffers().take();
         payload.extend_from_slice(item);
-        let item = Completion { to: To::Flight(flight.clone()), kind: Kind::StreamItem, code: 0, payload };
+        let item =
+            Completion { to: To::Flight(flight.clone()), kind: Kind::StreamItem, code: 0, payload };
         if flight.caller.completions.push(item) { Ok(()) } else { Err(StreamError::Disconnected) }
     }
 
@@ -455,7 +486,12 @@ fn finish_stream(flight: &Arc<Flight>, kind: Kind, code: u16, text: &str) {
     }
     let kind = if flight.one_way { Kind::OneWay } else { kind };
     let payload = text.as_bytes().to_vec();
-    flight.caller.completions.push(Completion { to: To::Flight(flight.clone()), kind, code, payload });
+    flight.caller.completions.push(Completion {
+        to: To::Flight(flight.clone()),
+        kind,
+        code,
+        payload,
+    });
 }
 
 /// Why an item of a streamed answer was not sent.
@@ -469,10 +505,12 @@ pub enum StreamError {
         /// The limit in bytes.
         max: usize,
     },
-    /// The client took no more items in time, or this is the reactor's thread, which must not wait. The stream goes on.
+    /// The client took no more items in time, or this is the reactor's thread, which must not wait.
+    /// The stream goes on.
     WouldBlock,
     /// The client took no item for as long as a client may leave answers unread
-    /// ([`ServerBuilder::slow_client_timeout`](crate::ServerBuilder::slow_client_timeout)). The stream is over.
+    /// ([`ServerBuilder::slow_client_timeout`](crate::ServerBuilder::slow_client_timeout)). The
+    /// stream is over.
     SlowClient,
     /// The client no longer wants the answer.
     Cancelled,
@@ -492,7 +530,9 @@ impl From<StreamOver> for StreamError {
 impl std::fmt::Display for StreamError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::TooLarge { len, max } => write!(f, "an item of {len} bytes is too large: at most {max}"),
+            Self::TooLarge { len, max } => {
+                write!(f, "an item of {len} bytes is too large: at most {max}")
+            }
             Self::WouldBlock => f.write_str("the client takes no more items yet"),
             Self::SlowClient => f.write_str("the client took nothing for too long"),
             Self::Cancelled => f.write_str("the client no longer wants the answer"),
@@ -503,8 +543,8 @@ impl std::fmt::Display for StreamError {
 
 impl std::error::Error for StreamError {}
 
-/// What answers requests, many at once: what [`Server::run_service`](crate::Server::run_service) runs. All methods are
-/// called on the reactor's thread and must not wait.
+/// What answers requests, many at once: what [`Server::run_service`](crate::Server::run_service)
+/// runs. All methods are called on the reactor's thread and must not wait.
 pub trait Service {
     /// A request. It may be answered before this returns, or later from any thread.
     fn request(&mut self, request: OwnedRequest, responder: Responder);

@@ -7,7 +7,8 @@ use crate::memory::{Window, layout};
 #[derive(Debug)]
 pub(crate) enum Status {
     Shared(Segment),
-    /// Memory of this process alone, where memfds are refused: no client maps it, and no tool sees it.
+    /// Memory of this process alone, where memfds are refused: no client maps it, and no tool sees
+    /// it.
     Private(Window),
 }
 

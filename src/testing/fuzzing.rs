@@ -1,7 +1,9 @@
-//! Whatever a peer, a file or a dump may hold, through every decoder that meets it: the bodies of the fuzz targets.
+//! Whatever a peer, a file or a dump may hold, through every decoder that meets it: the bodies of
+//! the fuzz targets.
 //!
-//! Each takes any bytes and must return, in bounded time. `fuzz/` calls them with what libFuzzer thinks up; the tests below
-//! with noise and with good bytes that were changed, so that they are run with every change, by a stable compiler.
+//! Each takes any bytes and must return, in bounded time. `fuzz/` calls them with what libFuzzer
+//! thinks up; the tests below with noise and with good bytes that were changed, so that they are
+//! run with every change, by a stable compiler.
 
 use crate::base::sync::Ordering;
 use crate::handshake::fuzzed;
@@ -21,7 +23,8 @@ const CAPACITY: usize = 4096;
 /// Longest message that is taken, in bytes.
 const MAX_MESSAGE: usize = 20_000;
 
-/// A copy of a segment, as tools decode it: whether it is one, and how many messages were found in it.
+/// A copy of a segment, as tools decode it: whether it is one, and how many messages were found in
+/// it.
 #[allow(clippy::missing_panics_doc, reason = "it must not")]
 pub fn image(bytes: &[u8]) -> (bool, u64) {
     let decoded = decode(bytes);
@@ -40,9 +43,13 @@ pub fn image(bytes: &[u8]) -> (bool, u64) {
             let mut walked = 0;
             for record in ring.walk(from, to) {
                 assert!(record.payload.len() <= bytes.len());
-                assert!(record.size.is_multiple_of(LINE) && (record.size != 0) == record.flaw.is_none());
+                assert!(
+                    record.size.is_multiple_of(LINE) && (record.size != 0) == record.flaw.is_none()
+                );
                 walked += record.size;
-                found += u64::from(record.begins_message() && intact(capacity, record.position, from, to));
+                found += u64::from(
+                    record.begins_message() && intact(capacity, record.position, from, to),
+                );
             }
             assert!(walked <= capacity);
         }
@@ -50,8 +57,8 @@ pub fn image(bytes: &[u8]) -> (bool, u64) {
     (decoded.is_ok(), found)
 }
 
-/// The content of a ring, as a server or a client reads what its peer wrote: how many messages came of it before a fault, or
-/// before nothing was left. The first byte chooses what was agreed.
+/// The content of a ring, as a server or a client reads what its peer wrote: how many messages came
+/// of it before a fault, or before nothing was left. The first byte chooses what was agreed.
 #[allow(clippy::missing_panics_doc, reason = "it must not")]
 pub fn ring(bytes: &[u8]) -> u64 {
     let (choice, bytes) = bytes.split_first().map_or((0, bytes), |(first, rest)| (*first, rest));
@@ -127,17 +134,21 @@ fn receive_all(session: &mut SessionCore) -> u64 {
     messages
 }
 
-/// A message of the handshake, as server, client and inspector parse it: how many of the parsers took it.
+/// A message of the handshake, as server, client and inspector parse it: how many of the parsers
+/// took it.
 pub fn handshake(bytes: &[u8]) -> usize {
     fuzzed(bytes)
 }
 
-/// Good bytes to begin with: those that [`image`], [`ring`], [`socket`] and [`handshake`] make most of, each with its target.
+/// Good bytes to begin with: those that [`image`], [`ring`], [`socket`] and [`handshake`] make most
+/// of, each with its target.
 #[must_use]
 pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let frames = frames();
-    let mut seeds =
-        vec![("ring", [&[1], &frames[..]].concat()), ("socket", [&[1], &frames_unaligned()[..]].concat())];
+    let mut seeds = vec![
+        ("ring", [&[1], &frames[..]].concat()),
+        ("socket", [&[1], &frames_unaligned()[..]].concat()),
+    ];
     seeds.push(("image", segment(&frames)));
     seeds.extend(crate::handshake::fuzz_seeds().into_iter().map(|bytes| ("handshake", bytes)));
     seeds
@@ -155,8 +166,18 @@ fn records() -> Vec<Vec<u8>> {
         record(Kind::Request, 0, 1, b"hello"),
         record(Kind::Request, flag::DEADLINE, 2, &[word(77), *b"deadline"].concat()),
         record(Kind::Request, flag::STAMP, 3, &[word(78), *b"is timed"].concat()),
-        record(Kind::Request, flag::DEADLINE | flag::STAMP, 4, &[word(77), word(78), *b"has both"].concat()),
-        record(Kind::Request, flag::MORE | flag::STAMP, 5, &[word(16), word(79), *b"fragment"].concat()),
+        record(
+            Kind::Request,
+            flag::DEADLINE | flag::STAMP,
+            4,
+            &[word(77), word(78), *b"has both"].concat(),
+        ),
+        record(
+            Kind::Request,
+            flag::MORE | flag::STAMP,
+            5,
+            &[word(16), word(79), *b"fragment"].concat(),
+        ),
         record(Kind::Ping, 0, 9, &[]),
         record(Kind::Request, flag::CONTINUED, 5, b"the rest"),
         record(Kind::OneWay, 0, 0, &[7; 100]),
@@ -242,7 +263,8 @@ mod tests {
         assert!(of("handshake").iter().all(|parsers| *parsers > 0));
         // Without the agreement the first stamp ends it.
         for target in ["ring", "socket"] {
-            let (_, mut bytes) = seeds().into_iter().find(|(name, _)| *name == target).expect("there is one");
+            let (_, mut bytes) =
+                seeds().into_iter().find(|(name, _)| *name == target).expect("there is one");
             bytes[0] = 0;
             assert_eq!(try_it(target, &bytes), 2, "{target}");
         }
@@ -252,7 +274,8 @@ mod tests {
     #[allow(clippy::cast_possible_truncation, reason = "noise")]
     fn no_bytes_do_harm() {
         // For longer runs, that try what shorter ones do and more.
-        let asked = std::env::var("RINGBELL_FUZZ_ROUNDS").ok().and_then(|rounds| rounds.parse().ok());
+        let asked =
+            std::env::var("RINGBELL_FUZZ_ROUNDS").ok().and_then(|rounds| rounds.parse().ok());
         let rounds = asked.unwrap_or(if cfg!(debug_assertions) { 20_000 } else { 400_000 });
         let seeds = seeds();
         let mut noise = Noise(0x2545_f491_4f6c_dd1d);

@@ -1,8 +1,9 @@
-//! Byte streams in a runtime: an end whose tasks sleep in the runtime's epoll. No driver and no thread stand between: who
-//! polls the stream drives it.
+//! Byte streams in a runtime: an end whose tasks sleep in the runtime's epoll. No driver and no
+//! thread stand between: who polls the stream drives it.
 //!
-//! **Invariant.** Of the two tasks that may wait, one to read and one to write, each is armed for, or has been woken and will
-//! look. The runtime knows one waker for both ([`Sleepers`]), since one descriptor tells of data and of room.
+//! **Invariant.** Of the two tasks that may wait, one to read and one to write, each is armed for,
+//! or has been woken and will look. The runtime knows one waker for both ([`Sleepers`]), since one
+//! descriptor tells of data and of room.
 
 use super::watched::{Watched, drain, look_read, look_write};
 use crate::base::clock::now_ns;
@@ -57,8 +58,8 @@ impl Wake for Sleepers {
 
     fn wake_by_ref(self: &Arc<Self>) {
         // Not under the locks: whoever is woken may poll at once.
-        let wakers =
-            [Direction::Read, Direction::Write].map(|direction| lock(&self.0[direction as usize]).take());
+        let wakers = [Direction::Read, Direction::Write]
+            .map(|direction| lock(&self.0[direction as usize]).take());
         wake_all(wakers.into_iter().flatten());
     }
 }
@@ -66,8 +67,9 @@ impl Wake for Sleepers {
 /// Attempts of one poll, before others get their turn.
 const ROUNDS: u32 = 8;
 
-/// How long to look out. A reader that keeps up makes room for a quarter of the ring at a time, which takes it longer than
-/// what answers are worth waiting for, and spares both sides a sleep each time (`benchmarks/notes.md`).
+/// How long to look out. A reader that keeps up makes room for a quarter of the ring at a time,
+/// which takes it longer than what answers are worth waiting for, and spares both sides a sleep
+/// each time (`benchmarks/notes.md`).
 fn look_outs(direction: Direction) -> WaitSettings {
     match direction {
         Direction::Read => WaitSettings::client(),
@@ -75,17 +77,20 @@ fn look_outs(direction: Direction) -> WaitSettings {
     }
 }
 
-/// A stream of bytes each way between two processes, for tasks of a tokio runtime: [`AsyncRead`] and [`AsyncWrite`].
+/// A stream of bytes each way between two processes, for tasks of a tokio runtime: [`AsyncRead`]
+/// and [`AsyncWrite`].
 ///
-/// As [`ByteStream`], with the same rules for the end and for back-pressure; `shutdown` is what ends this side. For two tasks
-/// `tokio::io::split` makes halves of it. It belongs to the runtime on which it was made, of either flavour.
+/// As [`ByteStream`], with the same rules for the end and for back-pressure; `shutdown` is what
+/// ends this side. For two tasks `tokio::io::split` makes halves of it. It belongs to the runtime
+/// on which it was made, of either flavour.
 ///
-/// Over shared memory nothing is left to be flushed; over the socket what was written goes on with the next poll of any kind,
-/// so that a writer who stops using the stream should flush it, as with every buffered writer.
+/// Over shared memory nothing is left to be flushed; over the socket what was written goes on with
+/// the next poll of any kind, so that a writer who stops using the stream should flush it, as with
+/// every buffered writer.
 ///
 /// # Cancel safety
-/// A read or write that is dropped before it is ready has taken nothing. `write_all`, `read_exact` and the like may have
-/// done a part.
+/// A read or write that is dropped before it is ready has taken nothing. `write_all`, `read_exact`
+/// and the like may have done a part.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -115,8 +120,8 @@ pub struct AsyncByteStream {
 }
 
 impl AsyncByteStream {
-    /// Connects to the [`ByteListener`] or [`AsyncByteListener`] that listens at `path`, with the defaults of
-    /// [`ConnectOptions`].
+    /// Connects to the [`ByteListener`] or [`AsyncByteListener`] that listens at `path`, with the
+    /// defaults of [`ConnectOptions`].
     ///
     /// # Errors
     /// [`ConnectError`] says what is in the way.
@@ -133,12 +138,17 @@ impl AsyncByteStream {
     fn new(mut end: ByteEndpoint) -> io::Result<Self> {
         let is_socket = end.is_socket();
         let (descriptor, process) = (end.shared_lifeline(), end.take_process());
-        let interest = if is_socket { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        let interest =
+            if is_socket { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
         let sleepers = Arc::new(Sleepers::default());
         let waker = Waker::from(sleepers.clone());
         end.wake_at_death(&waker);
         let waiter = |direction| {
-            Waiter::new(WaitSettings { turn_every: 0, yield_for: Duration::ZERO, ..look_outs(direction) })
+            Waiter::new(WaitSettings {
+                turn_every: 0,
+                yield_for: Duration::ZERO,
+                ..look_outs(direction)
+            })
         };
         Ok(Self {
             descriptor: Watched::new(descriptor, interest)?,
@@ -167,7 +177,8 @@ impl AsyncByteStream {
         self.end.stats()
     }
 
-    /// Whether a descriptor was reported; from now on it wakes the sleepers. Fails when the runtime shuts down.
+    /// Whether a descriptor was reported; from now on it wakes the sleepers. Fails when the runtime
+    /// shuts down.
     fn was_reported(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         let descriptor = &self.descriptor;
         let mut reported = drain(|| look_read(descriptor, cx))?;
@@ -183,11 +194,13 @@ impl AsyncByteStream {
         Ok(reported)
     }
 
-    /// Looks out for microseconds, if that has paid lately: an answer that comes at once, or a reader that keeps up, needs
-    /// no sleep, and no wake call. Whether something came. What the other task is armed for it stays armed for. Whoever
-    /// waits already does not look out again: it was polled for something else.
+    /// Looks out for microseconds, if that has paid lately: an answer that comes at once, or a
+    /// reader that keeps up, needs no sleep, and no wake call. Whether something came. What the
+    /// other task is armed for it stays armed for. Whoever waits already does not look out again:
+    /// it was polled for something else.
     fn look_out(&mut self, direction: Direction) -> bool {
-        // Bytes may be long in coming while this side writes; room is not, while the other side reads.
+        // Bytes may be long in coming while this side writes; room is not, while the other side
+        // reads.
         let others = direction == Direction::Read && self.wanted.any();
         if self.is_socket || others || self.wanted.has(direction) {
             return false;
@@ -283,7 +296,11 @@ impl AsyncRead for AsyncByteStream {
 }
 
 impl AsyncWrite for AsyncByteStream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(cx, &[io::IoSlice::new(bytes)])
     }
 
@@ -310,7 +327,8 @@ impl AsyncWrite for AsyncByteStream {
 }
 
 impl ByteStream {
-    /// Makes it a stream of the runtime on which this is called (feature `tokio`). Timeouts are forgotten.
+    /// Makes it a stream of the runtime on which this is called (feature `tokio`). Timeouts are
+    /// forgotten.
     ///
     /// # Errors
     /// If the runtime cannot watch its descriptor.
@@ -323,8 +341,9 @@ impl ByteStream {
 }
 
 impl ConnectOptions {
-    /// As [`connect_bytes`](Self::connect_bytes), for the tasks of the tokio runtime on which it is polled (feature `tokio`).
-    /// The handshake runs on the runtime's pool for blocking work, as that of [`connect_async`](Self::connect_async).
+    /// As [`connect_bytes`](Self::connect_bytes), for the tasks of the tokio runtime on which it is
+    /// polled (feature `tokio`). The handshake runs on the runtime's pool for blocking work, as
+    /// that of [`connect_async`](Self::connect_async).
     ///
     /// # Errors
     /// As [`connect_bytes`](Self::connect_bytes).
@@ -334,7 +353,10 @@ impl ConnectOptions {
     ///
     /// # Cancel safety
     /// A connection that nobody waits for any more is closed as soon as it is made.
-    pub async fn connect_bytes_async(self, path: impl AsRef<Path>) -> Result<AsyncByteStream, ConnectError> {
+    pub async fn connect_bytes_async(
+        self,
+        path: impl AsRef<Path>,
+    ) -> Result<AsyncByteStream, ConnectError> {
         let path = path.as_ref().to_owned();
         match ::tokio::task::spawn_blocking(move || self.connect_bytes(path)).await {
             Ok(stream) => stream?.into_async().map_err(ConnectError::Io),
@@ -344,7 +366,8 @@ impl ConnectOptions {
     }
 }
 
-/// Listens for [`AsyncByteStream`]s: a [`ByteListener`] for tasks. As a [`Stream`] of streams it never ends but with an error.
+/// Listens for [`AsyncByteStream`]s: a [`ByteListener`] for tasks. As a [`Stream`] of streams it
+/// never ends but with an error.
 ///
 /// Not bound to a runtime; what it accepts is, to the one on which it is polled.
 ///
@@ -375,8 +398,8 @@ impl From<ByteListener> for AsyncByteListener {
 }
 
 impl AsyncByteListener {
-    /// Listens at `path` with the default settings. Others: [`ServerBuilder::bind_bytes`](crate::ServerBuilder::bind_bytes), and
-    /// `into()`.
+    /// Listens at `path` with the default settings. Others:
+    /// [`ServerBuilder::bind_bytes`](crate::ServerBuilder::bind_bytes), and `into()`.
     ///
     /// # Errors
     /// As [`ServerBuilder::bind_bytes`](crate::ServerBuilder::bind_bytes).

@@ -30,14 +30,22 @@ struct Offer<'a> {
 
 impl<'a> Offer<'a> {
     fn new(handle: Arc<Handle>, payload: Cow<'a, [u8]>, sort: Sort) -> Self {
-        Self { handle, payload, sending: Sending::new(sort), ticket: None, begun: false, ended: false }
+        Self {
+            handle,
+            payload,
+            sending: Sending::new(sort),
+            ticket: None,
+            begun: false,
+            ended: false,
+        }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<CallId, SendError>> {
         self.begin();
         let Self { handle, payload, sending, ticket, .. } = self;
-        let offered =
-            handle.shared().with(|core, wakes| core.offer(sending, payload, *ticket, cx.waker(), wakes));
+        let offered = handle
+            .shared()
+            .with(|core, wakes| core.offer(sending, payload, *ticket, cx.waker(), wakes));
         self.taken(offered.unwrap_or(Err(SendError::Forked)))
     }
 
@@ -78,7 +86,8 @@ impl Drop for Offer<'_> {
     }
 }
 
-/// A call: see [`AsyncClient::call`](crate::AsyncClient::call) for what it does, and what dropping it does.
+/// A call: see [`AsyncClient::call`](crate::AsyncClient::call) for what it does, and what dropping
+/// it does.
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
 pub struct Call<'a> {
@@ -92,7 +101,11 @@ pub struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    pub(super) fn new(handle: Arc<Handle>, request: Cow<'a, [u8]>, timeout: Option<Duration>) -> Self {
+    pub(super) fn new(
+        handle: Arc<Handle>,
+        request: Cow<'a, [u8]>,
+        timeout: Option<Duration>,
+    ) -> Self {
         let offer = Offer::new(handle, request, Sort::Request);
         Self { offer, timeout, sleep: None, sent: None, span: None }
     }
@@ -197,7 +210,8 @@ impl Call<'_> {
 
     #[inline]
     fn poll_call(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<u8>, CallError>> {
-        // A task that calls again and again, and always finds its answer, lets others run now and then.
+        // A task that calls again and again, and always finds its answer, lets others run now and
+        // then.
         let budget = std::task::ready!(tokio::task::coop::poll_proceed(cx));
         let polled = self.go_on(cx);
         if polled.is_ready() {
@@ -225,7 +239,8 @@ impl Drop for Call<'_> {
     }
 }
 
-/// A message that wants no answer, on its way: see [`AsyncClient::send_one_way`](crate::AsyncClient::send_one_way).
+/// A message that wants no answer, on its way: see
+/// [`AsyncClient::send_one_way`](crate::AsyncClient::send_one_way).
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
 pub struct SendOneWay<'a>(Offer<'a>);
@@ -244,7 +259,8 @@ impl Future for SendOneWay<'_> {
     }
 }
 
-/// A streamed answer that is being asked for: see [`AsyncClient::call_stream`](crate::AsyncClient::call_stream).
+/// A streamed answer that is being asked for: see
+/// [`AsyncClient::call_stream`](crate::AsyncClient::call_stream).
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
 pub struct OpenStream<'a>(Offer<'a>);

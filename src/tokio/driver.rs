@@ -41,7 +41,8 @@ impl Driver {
         is_alone: bool,
     ) -> io::Result<Self> {
         let is_socket = matches!(shared.facts().transport, Transport::Socket { .. });
-        let interest = if is_socket { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        let interest =
+            if is_socket { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
         Ok(Self {
             descriptor: Watched::new(descriptor, interest)?,
             process: process.map(|fd| Watched::new(fd, Interest::READABLE)).transpose()?,
@@ -52,7 +53,8 @@ impl Driver {
         })
     }
 
-    /// Whether a descriptor was reported; from now on it wakes this task. Fails when the runtime shuts down.
+    /// Whether a descriptor was reported; from now on it wakes this task. Fails when the runtime
+    /// shuts down.
     fn was_reported(&self, cx: &mut Context<'_>) -> io::Result<bool> {
         let mut reported = drain(|| look_read(&self.descriptor, cx))?;
         if self.is_socket {
@@ -99,8 +101,9 @@ fn turn(core: &mut Core, reported: bool, look_out: bool, wakes: &mut Wakes) -> N
         core.retry(wakes);
     }
     if !wakes.is_empty() {
-        // Those that it wakes may call again, and they come first: were the client armed meanwhile the server would ring
-        // for the first answer, in the middle of that. A turn that finds nothing arms.
+        // Those that it wakes may call again, and they come first: were the client armed meanwhile
+        // the server would ring for the first answer, in the middle of that. A turn that finds
+        // nothing arms.
         if core.client.stay_awake() {
             core.retry(wakes);
         }

@@ -14,8 +14,9 @@ pub(super) struct Sent {
     index: u32,
 }
 
-/// Calls that were sent, until their answers are asked for. An entry is found without searching: a call knows its index,
-/// and the slot of its id leads to it until it is answered. The slot is the next call's then, the entry is not.
+/// Calls that were sent, until their answers are asked for. An entry is found without searching: a
+/// call knows its index, and the slot of its id leads to it until it is answered. The slot is the
+/// next call's then, the entry is not.
 #[derive(Debug, Default)]
 pub(super) struct Entries {
     entries: Vec<Entry>,
@@ -64,7 +65,8 @@ impl Entries {
         Sent { call, index }
     }
 
-    /// The answer to a call that somebody wants has come; who waits for it. `None` if it was not entered.
+    /// The answer to a call that somebody wants has come; who waits for it. `None` if it was not
+    /// entered.
     pub(super) fn answer(&mut self, call: CallId, outcome: Outcome) -> Option<Waker> {
         let index = self.index_of_slot.get_mut(call.slot())?.take()?;
         self.waiting -= 1;

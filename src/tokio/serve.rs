@@ -21,16 +21,17 @@ use std::task::{Context, Poll, Waker};
 use tokio::io::Interest;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
-/// What answers the requests of [`Server::serve`](crate::Server::serve): each in a task of its own. Closures that return
-/// futures are such services.
+/// What answers the requests of [`Server::serve`](crate::Server::serve): each in a task of its own.
+/// Closures that return futures are such services.
 pub trait AsyncService: Send + 'static {
-    /// Makes the future that answers a request, by `responder`. This method itself is called by the server's own task:
-    /// the work belongs into the future.
+    /// Makes the future that answers a request, by `responder`. This method itself is called by the
+    /// server's own task: the work belongs into the future.
     ///
     /// # Cancel safety
-    /// The future is dropped when nobody wants the answer any more: the caller has dropped or cancelled the call
-    /// (as clients do when a deadline passes), it is gone, or the server has shut down. So it may end at every `.await`; what must be done to
-    /// its end is to be spawned. The future of a one-way message is run to its end.
+    /// The future is dropped when nobody wants the answer any more: the caller has dropped or
+    /// cancelled the call (as clients do when a deadline passes), it is gone, or the server has
+    /// shut down. So it may end at every `.await`; what must be done to its end is to be spawned.
+    /// The future of a one-way message is run to its end.
     fn request(
         &mut self,
         request: OwnedRequest,
@@ -42,7 +43,8 @@ pub trait AsyncService: Send + 'static {
         let _ = session;
     }
 
-    /// A session is over; no request of it follows. Those in flight are cancelled. Called by the server's own task.
+    /// A session is over; no request of it follows. Those in flight are cancelled. Called by the
+    /// server's own task.
     fn closed(&mut self, session: &Session) {
         let _ = session;
     }
@@ -63,9 +65,9 @@ where
 }
 
 impl Server {
-    /// Serves on the current tokio runtime, of either flavour, until it is told to stop ([`Server::handle`]); what was
-    /// counted. `service` makes a future of each request, which is spawned as a task and answers whenever it likes, in
-    /// any order (feature `tokio`).
+    /// Serves on the current tokio runtime, of either flavour, until it is told to stop
+    /// ([`Server::handle`]); what was counted. `service` makes a future of each request, which is
+    /// spawned as a task and answers whenever it likes, in any order (feature `tokio`).
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -82,26 +84,30 @@ impl Server {
     /// # }
     /// ```
     ///
-    /// All I/O is done by the future itself: there is no thread, and nothing waits but in the runtime's epoll. Handshakes
-    /// are made there, too: one maps and touches memory, some hundred microseconds for rings of the default size. While
-    /// requests come in quick succession the future looks out for the next one as the waiting policy says
-    /// ([`ServerBuilder::wait`](crate::ServerBuilder::wait)): microseconds, 50 at most, and none with
-    /// [`park_at_once`](crate::WaitSettings::park_at_once). With [`ServerBuilder::inline`](crate::ServerBuilder::inline)
-    /// a request's future is polled once where it was read, and spawned only if it is not ready then. Each session has
-    /// a bell of its own ([`Isolation::Session`](crate::Isolation::Session)), whatever the settings say.
+    /// All I/O is done by the future itself: there is no thread, and nothing waits but in the
+    /// runtime's epoll. Handshakes are made there, too: one maps and touches memory, some hundred
+    /// microseconds for rings of the default size. While requests come in quick succession the
+    /// future looks out for the next one as the waiting policy says
+    /// ([`ServerBuilder::wait`](crate::ServerBuilder::wait)): microseconds, 50 at most, and none
+    /// with [`park_at_once`](crate::WaitSettings::park_at_once). With
+    /// [`ServerBuilder::inline`](crate::ServerBuilder::inline) a request's future is polled once
+    /// where it was read, and spawned only if it is not ready then. Each session has a bell of its
+    /// own ([`Isolation::Session`](crate::Isolation::Session)), whatever the settings say.
     ///
-    /// A handler that panics answers with an error. On shutdown what was received is answered, for as long as the order
-    /// allows; handlers that are not done by then are cancelled.
+    /// A handler that panics answers with an error. On shutdown what was received is answered, for
+    /// as long as the order allows; handlers that are not done by then are cancelled.
     ///
     /// # Errors
-    /// [`ServeError`]: no descriptor is left, or this process is a fork of the one that bound, or the runtime goes down.
+    /// [`ServeError`]: no descriptor is left, or this process is a fork of the one that bound, or
+    /// the runtime goes down.
     ///
     /// # Panics
     /// Outside of a tokio runtime, or if its I/O is not enabled.
     ///
     /// # Cancel safety
-    /// Dropping the future, or its runtime, ends the server at once: clients see `Disconnected` (or, if the runtime drops
-    /// handlers first, that these gave no answer), and handlers are cancelled.
+    /// Dropping the future, or its runtime, ends the server at once: clients see `Disconnected`
+    /// (or, if the runtime drops handlers first, that these gave no answer), and handlers are
+    /// cancelled.
     pub async fn serve(self, service: impl AsyncService) -> Result<ServerStats, ServeError> {
         Serving::new(self, service)?.await
     }
@@ -150,7 +156,8 @@ impl<S: AsyncService> Serving<S> {
             }
             let dispatched = self.reactor.counts().dispatched;
             if dispatched != self.dispatched {
-                // Handlers that were just made may answer at once: they come first, and nobody has to be woken.
+                // Handlers that were just made may answer at once: they come first, and nobody has
+                // to be woken.
                 self.dispatched = dispatched;
                 break;
             }
@@ -215,9 +222,14 @@ impl<S: AsyncService> Service for Spawning<S> {
             drop(self.runtime.spawn(handling));
             return;
         }
-        let mut handling =
-            Box::pin(handle(flight, measured, Span::current(), self.service.request(request, responder)));
-        // Whom it would wake does not matter: if it is not ready it is polled again, by its own task.
+        let mut handling = Box::pin(handle(
+            flight,
+            measured,
+            Span::current(),
+            self.service.request(request, responder),
+        ));
+        // Whom it would wake does not matter: if it is not ready it is polled again, by its own
+        // task.
         let mut nobody = Context::from_waker(Waker::noop());
         if handling.as_mut().poll(&mut nobody).is_pending() {
             drop(self.runtime.spawn(handling));
@@ -256,7 +268,11 @@ async fn handle(
                     let began = now_ns();
                     let polled = handler.as_mut().poll(cx);
                     // If it is not ready it waits for something: it is long.
-                    pace.ran(if polled.is_ready() { now_ns().saturating_sub(began) } else { u64::MAX });
+                    pace.ran(if polled.is_ready() {
+                        now_ns().saturating_sub(began)
+                    } else {
+                        u64::MAX
+                    });
                     polled
                 }
                 None => handler.as_mut().poll(cx),

@@ -21,8 +21,8 @@ use std::task::{Poll, Waker};
 #[derive(Debug)]
 pub(super) struct SharedClient {
     core: Mutex<Core>,
-    /// Whose session it is. Looked at before the lock is taken: in a forked child it may be held for ever by a thread that is
-    /// not there.
+    /// Whose session it is. Looked at before the lock is taken: in a forked child it may be held
+    /// for ever by a thread that is not there.
     origin: Origin,
     facts: Facts,
 }
@@ -78,7 +78,8 @@ const STORE_TURNS: u32 = 64;
 /// Who is to be woken once the lock is given back.
 #[derive(Debug, Default)]
 pub(super) struct Wakes {
-    /// Those that wait for room: before those that are answered, who may call again, and would join the queue for ever.
+    /// Those that wait for room: before those that are answered, who may call again, and would join
+    /// the queue for ever.
     queued: Vec<Waker>,
     others: Vec<Waker>,
 }
@@ -132,7 +133,8 @@ impl SharedClient {
         &self.facts
     }
 
-    /// Does something under the lock, and wakes behind it. `None` in a forked child: the session is the parent's.
+    /// Does something under the lock, and wakes behind it. `None` in a forked child: the session is
+    /// the parent's.
     pub(super) fn with<T>(&self, work: impl FnOnce(&mut Core, &mut Wakes) -> T) -> Option<T> {
         self.with_room(&mut Wakes::default(), work)
     }
@@ -257,10 +259,11 @@ impl Core {
         Ok(Offered::Queued(ticket))
     }
 
-    /// Whether the write of a request may be left to the driver, which was woken and looks as soon as the task lets it: one
-    /// system call for all. The first request since it looked is written at once, and one again when it has let them wait
-    /// for long. Over rings each is rung for: that is a system call only if the server sleeps, and what is not rung for
-    /// would lie there for as long as the task computes.
+    /// Whether the write of a request may be left to the driver, which was woken and looks as soon
+    /// as the task lets it: one system call for all. The first request since it looked is written
+    /// at once, and one again when it has let them wait for long. Over rings each is rung for: that
+    /// is a system call only if the server sleeps, and what is not rung for would lie there for as
+    /// long as the task computes.
     fn may_put_off(&mut self) -> bool {
         if self.driver.is_some() || !self.client.is_socket() {
             return false;
@@ -305,20 +308,28 @@ impl Core {
     }
 
     /// Gives up a message that was not sent to its end.
-    pub(super) fn withdraw(&mut self, sending: &mut Sending, ticket: Option<u64>, wakes: &mut Wakes) {
+    pub(super) fn withdraw(
+        &mut self,
+        sending: &mut Sending,
+        ticket: Option<u64>,
+        wakes: &mut Wakes,
+    ) {
         self.client.withdraw(sending);
         self.leave_queue(ticket, wakes);
         self.pay(wakes);
     }
 
-    /// Lets those try again that wait for room: the first, and as many behind it as there is room for. They have their
-    /// turns as those before them leave. One by one, a queue would move by one message in a turn of the runtime, and
-    /// whoever calls anew would join it for ever.
+    /// Lets those try again that wait for room: the first, and as many behind it as there is room
+    /// for. They have their turns as those before them leave. One by one, a queue would move by one
+    /// message in a turn of the runtime, and whoever calls anew would join it for ever.
     pub(super) fn retry(&mut self, wakes: &mut Wakes) {
-        // One that was woken and did not look yet will leave, or wake the driver: those behind it need not be woken now.
+        // One that was woken and did not look yet will leave, or wake the driver: those behind it
+        // need not be woken now.
         if self.queue.front().is_some_and(|first| first.waker.is_some()) {
             let room = self.client.room().max(1);
-            wakes.queued.extend(self.queue.iter_mut().take(room).filter_map(|queued| queued.waker.take()));
+            wakes
+                .queued
+                .extend(self.queue.iter_mut().take(room).filter_map(|queued| queued.waker.take()));
         }
     }
 
@@ -327,8 +338,8 @@ impl Core {
         self.calls.enter(call, waker.clone())
     }
 
-    /// Whether a call that is sent now may look out for its answer. Then the client is not armed, and the driver will be
-    /// woken by [`Self::looked_out`].
+    /// Whether a call that is sent now may look out for its answer. Then the client is not armed,
+    /// and the driver will be woken by [`Self::looked_out`].
     pub(super) fn may_look_out(&mut self) -> Option<LookOut> {
         if !self.is_quiet() || self.over.is_some() {
             return None;
@@ -338,9 +349,9 @@ impl Core {
         Some(may)
     }
 
-    /// Looks out for a while. Afterwards the driver arms, in its own time; where there are other threads the call does if it
-    /// was answered. The driver would run behind the task that called, on the same thread: while that computes, nobody on
-    /// the others would learn of an answer.
+    /// Looks out for a while. Afterwards the driver arms, in its own time; where there are other
+    /// threads the call does if it was answered. The driver would run behind the task that called,
+    /// on the same thread: while that computes, nobody on the others would learn of an answer.
     pub(super) fn look_out(&mut self, look_out: LookOut, wakes: &mut Wakes) {
         let mut came = self.client.look_out(look_out);
         for _ in 0..ARM_MOST {
@@ -360,7 +371,11 @@ impl Core {
     }
 
     /// The answer to a call, if it has come.
-    pub(super) fn poll_answer(&mut self, sent: Sent, waker: &Waker) -> Poll<Result<Vec<u8>, CallError>> {
+    pub(super) fn poll_answer(
+        &mut self,
+        sent: Sent,
+        waker: &Waker,
+    ) -> Poll<Result<Vec<u8>, CallError>> {
         self.calls.poll(sent, waker)
     }
 

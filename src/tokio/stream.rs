@@ -11,8 +11,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-/// A streamed answer, item by item; ends with the answer, or with an error as its last item. The server sends a bounded
-/// number of items ahead.
+/// A streamed answer, item by item; ends with the answer, or with an error as its last item. The
+/// server sends a bounded number of items ahead.
 ///
 /// # Cancel safety
 /// A `next()` that is dropped takes no item. Dropping the stream before its end cancels the call.
@@ -44,7 +44,8 @@ impl Stream for ItemStream {
         }
         let budget = std::task::ready!(tokio::task::coop::poll_proceed(cx));
         let call = self.call;
-        let polled = self.handle.shared().with(|core, wakes| core.poll_item(call, cx.waker(), wakes));
+        let polled =
+            self.handle.shared().with(|core, wakes| core.poll_item(call, cx.waker(), wakes));
         let polled = polled.unwrap_or(Poll::Ready(Some(Err(CallError::Forked))));
         if let Poll::Ready(next) = &polled {
             budget.made_progress();
@@ -68,10 +69,12 @@ impl Drop for ItemStream {
 }
 
 /// The events that a server pushes: see [`AsyncClient::events`](crate::AsyncClient::events).
-/// [`EventError::Missed`] is one of its items, and others follow; every other error is the last one.
+/// [`EventError::Missed`] is one of its items, and others follow; every other error is the last
+/// one.
 ///
 /// # Cancel safety
-/// A `next()` that is dropped takes no event. Dropping the stream leaves the events that come to others.
+/// A `next()` that is dropped takes no event. Dropping the stream leaves the events that come to
+/// others.
 #[derive(Debug)]
 #[must_use = "streams do nothing unless polled"]
 pub struct EventStream {

@@ -14,8 +14,8 @@ use tower_service::Service;
 /// Any error, as tower's layers have it.
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Calls the server (feature `tower`). Always ready while the session is there: a call for which there is no room waits
-/// in its future. Limits are a layer's business.
+/// Calls the server (feature `tower`). Always ready while the session is there: a call for which
+/// there is no room waits in its future. Limits are a layer's business.
 ///
 /// # Cancel safety
 /// As [`AsyncClient::call`].
@@ -25,7 +25,8 @@ impl Service<Vec<u8>> for AsyncClient {
     type Future = Call<'static>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), CallError>> {
-        let over = self.handle.shared().with(|core, _| core.over()).unwrap_or(Some(SessionEnd::Forked));
+        let over =
+            self.handle.shared().with(|core, _| core.over()).unwrap_or(Some(SessionEnd::Forked));
         Poll::Ready(over.map_or(Ok(()), |over| Err(over.as_call(false))))
     }
 
@@ -36,9 +37,10 @@ impl Service<Vec<u8>> for AsyncClient {
 
 /// A `tower::Service` of requests, for [`Server::serve`] (feature `tower`).
 ///
-/// Each request is handled by a clone of it, which is called when it is ready: so a layer that limits makes requests wait,
-/// and one that sheds answers them with an error. The response is the answer. An error is one, too: a [`HandlerError`] as
-/// it is, wherever in a box, and any other one by its text, with code 0 of the application.
+/// Each request is handled by a clone of it, which is called when it is ready: so a layer that
+/// limits makes requests wait, and one that sheds answers them with an error. The response is the
+/// answer. An error is one, too: a [`HandlerError`] as it is, wherever in a box, and any other one
+/// by its text, with code 0 of the application.
 #[derive(Debug, Clone)]
 pub struct TowerService<S>(S);
 
@@ -84,7 +86,8 @@ fn handler_error(error: BoxError) -> HandlerError {
 }
 
 impl Server {
-    /// As [`Self::serve`], for a `tower::Service` with whatever layers (feature `tower`); see [`TowerService`].
+    /// As [`Self::serve`], for a `tower::Service` with whatever layers (feature `tower`); see
+    /// [`TowerService`].
     ///
     /// # Errors
     /// As [`Self::serve`].

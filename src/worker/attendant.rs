@@ -1,8 +1,8 @@
 //! The one thread of this process that starts workers, reads what they print, and reaps them.
 //!
-//! It starts them since a parent's death signal goes by thread: a worker is killed when the thread that started it
-//! ends, and this one never does before the process. It reads what they print since somebody must: a worker whose
-//! pipe is full stands still.
+//! It starts them since a parent's death signal goes by thread: a worker is killed when the thread
+//! that started it ends, and this one never does before the process. It reads what they print since
+//! somebody must: a worker whose pipe is full stands still.
 
 use super::tail::Tail;
 use crate::base::sync::{Mutex, lock};
@@ -105,7 +105,8 @@ impl Thread {
             events.clear();
             match epoll::wait(&self.poll, rustix::buffer::spare_capacity(&mut events), None) {
                 Ok(_) | Err(Errno::INTR) => {}
-                // Without it nothing can be read any more; workers that print much would stand still.
+                // Without it nothing can be read any more; workers that print much would stand
+                // still.
                 Err(_) => std::thread::sleep(std::time::Duration::from_millis(10)),
             }
             for event in &events {
@@ -142,7 +143,9 @@ impl Thread {
         let fd = match &watched {
             Watched::Output(fd, _) | Watched::Ending(_, fd) => fd,
         };
-        if epoll::add(&self.poll, fd, epoll::EventData::new_u64(self.next), epoll::EventFlags::IN).is_ok() {
+        if epoll::add(&self.poll, fd, epoll::EventData::new_u64(self.next), epoll::EventFlags::IN)
+            .is_ok()
+        {
             self.watched.insert(self.next, watched);
         } else if let Watched::Output(_, tail) = watched {
             tail.end();
@@ -158,7 +161,8 @@ impl Thread {
             }
             Watched::Output(pipe, tail) => {
                 let mut bytes = [0; 8192];
-                // One read a turn: one worker that prints without end does not keep the others waiting.
+                // One read a turn: one worker that prints without end does not keep the others
+                // waiting.
                 match rustix::io::read(&*pipe, &mut bytes) {
                     Ok(count @ 1..) => {
                         tail.add(&bytes[..count]);

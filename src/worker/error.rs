@@ -42,7 +42,10 @@ pub enum WorkerError {
     Socket(std::io::Error),
 }
 
-pub(super) fn write_printed(f: &mut std::fmt::Formatter<'_>, printed: &[String]) -> std::fmt::Result {
+pub(super) fn write_printed(
+    f: &mut std::fmt::Formatter<'_>,
+    printed: &[String],
+) -> std::fmt::Result {
     if !printed.is_empty() {
         f.write_str("; it said last:")?;
         for line in printed {

@@ -34,8 +34,8 @@ impl LineWorkers {
         self
     }
 
-    /// How to ask a worker for a sign of life: a line to it, and the line that it answers. Without this a worker is
-    /// healthy while it runs.
+    /// How to ask a worker for a sign of life: a line to it, and the line that it answers. Without
+    /// this a worker is healthy while it runs.
     #[must_use]
     pub fn probe(mut self, ask: impl Into<String>, answer: impl Into<String>) -> Self {
         self.probe = Some((ask.into(), answer.into()));
@@ -61,7 +61,10 @@ impl LineWorkers {
                     return Err(WorkerError::Ended { status: worker.process.kill(), printed });
                 }
                 Err(_) => {
-                    return Err(WorkerError::NotReady { after: timeout, printed: worker.printed() });
+                    return Err(WorkerError::NotReady {
+                        after: timeout,
+                        printed: worker.printed(),
+                    });
                 }
             }
         }
@@ -75,9 +78,12 @@ impl Manager for LineWorkers {
     fn open(&self) -> Result<LineWorker, WorkerError> {
         let started = Process::start(&self.command, None, Streams::Piped, None);
         let mut process = started.map_err(|error| self.command.not_started(error))?;
-        let streams = process.take_streams().ok_or_else(|| std::io::Error::other("a pipe is missing"));
+        let streams =
+            process.take_streams().ok_or_else(|| std::io::Error::other("a pipe is missing"));
         let (input, output) = streams.map_err(|error| self.command.not_started(error))?;
-        for result in [rustix::io::ioctl_fionbio(&input, true), rustix::io::ioctl_fionbio(&output, true)] {
+        for result in
+            [rustix::io::ioctl_fionbio(&input, true), rustix::io::ioctl_fionbio(&output, true)]
+        {
             result.map_err(|errno| self.command.not_started(errno.into()))?;
         }
         let mut worker = LineWorker {
@@ -123,8 +129,8 @@ impl Manager for LineWorkers {
     }
 }
 
-/// Why a line was not written or read. Whatever it is, the worker is not used again, a wait that ended apart: then that
-/// is up to whether the caller says that the answer is complete.
+/// Why a line was not written or read. Whatever it is, the worker is not used again, a wait that
+/// ended apart: then that is up to whether the caller says that the answer is complete.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum LineError {
@@ -175,8 +181,9 @@ impl std::error::Error for LineError {
 
 /// A program that speaks lines. Dropping it kills it.
 ///
-/// After the first line was written or read it is in the middle of an answer, until [`complete`](Self::complete), or a
-/// last line of [`read_until`](Self::read_until), says otherwise: given back to the pool before that it is killed.
+/// After the first line was written or read it is in the middle of an answer, until
+/// [`complete`](Self::complete), or a last line of [`read_until`](Self::read_until), says
+/// otherwise: given back to the pool before that it is killed.
 #[derive(Debug)]
 pub struct LineWorker {
     input: ChildStdin,
@@ -195,12 +202,17 @@ pub struct LineWorker {
 const CHUNK: usize = 16 << 10;
 
 impl LineWorker {
-    /// Writes a line; the line break is added. Waits at most `timeout` until the worker takes it: `None` waits for ever,
-    /// zero does not wait. What the worker says meanwhile is kept, as far as a line may be long.
+    /// Writes a line; the line break is added. Waits at most `timeout` until the worker takes it:
+    /// `None` waits for ever, zero does not wait. What the worker says meanwhile is kept, as far as
+    /// a line may be long.
     ///
     /// # Errors
     /// [`LineError`]. After [`LineError::TimedOut`] a part of the line may have been written.
-    pub fn write_line(&mut self, line: impl AsRef<[u8]>, timeout: Option<Duration>) -> Result<(), LineError> {
+    pub fn write_line(
+        &mut self,
+        line: impl AsRef<[u8]>,
+        timeout: Option<Duration>,
+    ) -> Result<(), LineError> {
         let line = line.as_ref();
         if line.contains(&b'\n') {
             return Err(LineError::NotALine);
@@ -233,7 +245,8 @@ impl LineWorker {
         Ok(())
     }
 
-    /// The next line, without its line break. Waits at most `timeout`: `None` waits for ever, zero does not wait.
+    /// The next line, without its line break. Waits at most `timeout`: `None` waits for ever, zero
+    /// does not wait.
     ///
     /// # Errors
     /// [`LineError`].
@@ -253,8 +266,8 @@ impl LineWorker {
         self.next_line(deadline(timeout))
     }
 
-    /// Shows each line to `look` as it comes, until that says that it was the last one of the answer. All of it may take
-    /// `timeout`: `None` waits for ever.
+    /// Shows each line to `look` as it comes, until that says that it was the last one of the
+    /// answer. All of it may take `timeout`: `None` waits for ever.
     ///
     /// # Errors
     /// [`LineError`]. The answer is not complete then.
@@ -277,7 +290,8 @@ impl LineWorker {
         }
     }
 
-    /// The answer is complete: the worker is between requests. If it says more all the same it is not used again.
+    /// The answer is complete: the worker is between requests. If it says more all the same it is
+    /// not used again.
     pub fn complete(&mut self) {
         self.between = true;
     }
@@ -346,8 +360,10 @@ impl LineWorker {
                     Timespec::try_from(left).ok()
                 }
             };
-            let input = if wanted.contains(PollFlags::OUT) { PollFlags::OUT } else { PollFlags::empty() };
-            let output = if self.heard.len() <= self.max_line { PollFlags::IN } else { PollFlags::empty() };
+            let input =
+                if wanted.contains(PollFlags::OUT) { PollFlags::OUT } else { PollFlags::empty() };
+            let output =
+                if self.heard.len() <= self.max_line { PollFlags::IN } else { PollFlags::empty() };
             let mut polled = [
                 PollFd::from_borrowed_fd(self.output.as_fd(), output),
                 PollFd::from_borrowed_fd(self.input.as_fd(), input),
@@ -364,7 +380,9 @@ impl LineWorker {
 
     /// Whether it lives, and nothing that it said is left.
     fn is_quiet(&self) -> bool {
-        self.heard.is_empty() && !readable(&self.output, Duration::ZERO) && !self.process.has_ended()
+        self.heard.is_empty()
+            && !readable(&self.output, Duration::ZERO)
+            && !self.process.has_ended()
     }
 
     fn too_long(&mut self) -> LineError {
@@ -412,6 +430,9 @@ pub type LineWorkerPool = Pool<LineWorkers>;
 ///
 /// # Errors
 /// [`BuildError`].
-pub fn line_workers(workers: LineWorkers, settings: Settings) -> Result<LineWorkerPool, BuildError> {
+pub fn line_workers(
+    workers: LineWorkers,
+    settings: Settings,
+) -> Result<LineWorkerPool, BuildError> {
     Pool::new(workers, settings)
 }

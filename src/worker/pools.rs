@@ -1,8 +1,8 @@
 //! One pool for each kind of worker, made at first use.
 
 use super::{
-    LineWorkerPool, LineWorkers, PooledLineWorker, PooledWorker, SocketWorkers, WorkerError, WorkerPool,
-    line_workers,
+    LineWorkerPool, LineWorkers, PooledLineWorker, PooledWorker, SocketWorkers, WorkerError,
+    WorkerPool, line_workers,
 };
 use crate::base::sync::{Mutex, lock};
 use crate::pool::{AcquireError, BuildError, NotDrained, PoolStats, Settings};
@@ -90,7 +90,8 @@ struct State {
     closed: bool,
 }
 
-/// One pool for each worker id (`node:api`), made when a worker of it is first asked for. Any thread may use it.
+/// One pool for each worker id (`node:api`), made when a worker of it is first asked for. Any
+/// thread may use it.
 ///
 /// ```no_run
 /// use ringbell::pool::Settings;
@@ -114,8 +115,8 @@ pub struct Pools {
 static GLOBAL: Mutex<Option<Arc<Pools>>> = Mutex::new(None);
 
 impl Pools {
-    /// No workers yet. Their sockets will be made in `socket_dir`, and their pools have these settings, unless they have
-    /// their own.
+    /// No workers yet. Their sockets will be made in `socket_dir`, and their pools have these
+    /// settings, unless they have their own.
     pub fn new(socket_dir: impl Into<PathBuf>, settings: Settings) -> Self {
         Self {
             socket_dir: socket_dir.into(),
@@ -134,8 +135,16 @@ impl Pools {
     ///
     /// # Errors
     /// [`PoolsError::DefinedTwice`], [`PoolsError::Closed`], [`PoolsError::Forked`].
-    pub fn define(&self, id: impl Into<String>, command: super::WorkerCommand) -> Result<(), PoolsError> {
-        self.define_with(id, WorkerSpec::Serving(command, super::Attach::Path), self.settings.clone())
+    pub fn define(
+        &self,
+        id: impl Into<String>,
+        command: super::WorkerCommand,
+    ) -> Result<(), PoolsError> {
+        self.define_with(
+            id,
+            WorkerSpec::Serving(command, super::Attach::Path),
+            self.settings.clone(),
+        )
     }
 
     /// As [`Self::define`], of either kind, with settings of its own.
@@ -165,8 +174,8 @@ impl Pools {
         if state.closed { Err(PoolsError::Closed) } else { Ok(state) }
     }
 
-    /// Calls `with` with the pool of an id, which is made now if this is its first use. Whoever comes meanwhile waits for
-    /// that, which does not wait for a worker.
+    /// Calls `with` with the pool of an id, which is made now if this is its first use. Whoever
+    /// comes meanwhile waits for that, which does not wait for a worker.
     fn with_pool<R>(
         &self,
         id: &str,
@@ -183,7 +192,9 @@ impl Pools {
                     let workers = SocketWorkers::new(command, &self.socket_dir, id).attach(attach);
                     Entry::Serving(WorkerPool::of(workers, settings)?)
                 }
-                (WorkerSpec::Lines(workers), settings) => Entry::Lines(line_workers(workers, settings)?),
+                (WorkerSpec::Lines(workers), settings) => {
+                    Entry::Lines(line_workers(workers, settings)?)
+                }
             },
             made => made,
         };
@@ -239,7 +250,8 @@ impl Pools {
         stats.collect()
     }
 
-    /// Closes all pools, and waits at most `timeout` altogether for workers in use (`None` for ever).
+    /// Closes all pools, and waits at most `timeout` altogether for workers in use (`None` for
+    /// ever).
     ///
     /// # Errors
     /// [`NotDrained`] if some were still in use then: how many, of all pools.
@@ -264,7 +276,8 @@ impl Pools {
         }
         let mut left = NotDrained { in_use: 0, others: 0 };
         for entry in workers.values() {
-            let remaining = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let remaining =
+                deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if let Err(NotDrained { in_use, others }) = close(entry, remaining) {
                 left.in_use += in_use;
                 left.others += others;

@@ -16,11 +16,12 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long to wait for the end of a process that was killed. One that the kernel does not let go is left to the
-/// attendant.
+/// How long to wait for the end of a process that was killed. One that the kernel does not let go
+/// is left to the attendant.
 const KILL_WAIT: Duration = Duration::from_secs(1);
 
-/// A process, and what it printed. Dropping it kills it and waits for its end; not in a forked child.
+/// A process, and what it printed. Dropping it kills it and waits for its end; not in a forked
+/// child.
 #[derive(Debug)]
 pub(super) struct Process {
     child: Option<Child>,
@@ -58,8 +59,8 @@ impl Process {
             command.env(environment::LISTEN_FD, listener.as_raw_fd().to_string());
             command.env(environment::LISTEN_PARENT, std::process::id().to_string());
         }
-        // A group of its own: a signal from the terminal is this process's to handle, and what the worker starts can
-        // be killed with it.
+        // A group of its own: a signal from the terminal is this process's to handle, and what the
+        // worker starts can be killed with it.
         command.process_group(0);
         prepare(&mut command, listener.map(AsRawFd::as_raw_fd));
         // The command has a copy of the pipe's other end, which goes with it.
@@ -80,7 +81,8 @@ impl Process {
             }
         };
         let tail = Arc::new(Tail::new(forward));
-        let process = Self { child: Some(child), pid, pidfd, tail: tail.clone(), origin: Origin::here() };
+        let process =
+            Self { child: Some(child), pid, pidfd, tail: tail.clone(), origin: Origin::here() };
         attendant::read(errors, tail)?;
         Ok(process)
     }
@@ -110,11 +112,12 @@ impl Process {
         if self.has_ended() { self.tail.last_lines() } else { self.tail.lines() }
     }
 
-    /// Kills it and whatever it started, and waits for its end, not for long. How it ended, if it has.
+    /// Kills it and whatever it started, and waits for its end, not for long. How it ended, if it
+    /// has.
     pub(super) fn kill(&mut self) -> Option<ExitStatus> {
         let mut child = self.child.take()?;
-        // While it is not waited for, its number and its group's are its own; a program that waits for any child may
-        // have taken it away.
+        // While it is not waited for, its number and its group's are its own; a program that waits
+        // for any child may have taken it away.
         if rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL).is_ok() {
             let _ = rustix::process::kill_process_group(self.pid, Signal::KILL);
         }

@@ -5,7 +5,9 @@ use super::{WorkerCallError, WorkerCommand, WorkerError};
 use crate::base::sync::{Ordering, PlainU64};
 use crate::client::{CallError, Client, ConnectOptions};
 use crate::handshake::ConnectError;
-use crate::pool::{AcquireError, BuildError, Guard, Idle, Manager, NotDrained, Pool, PoolStats, Settings};
+use crate::pool::{
+    AcquireError, BuildError, Guard, Idle, Manager, NotDrained, Pool, PoolStats, Settings,
+};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
@@ -14,9 +16,14 @@ use std::time::{Duration, Instant};
 
 /// How a worker learns where to serve.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "config", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "lowercase"))]
+#[cfg_attr(
+    feature = "config",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "lowercase")
+)]
 pub enum Attach {
-    /// By the path of a socket that it is to make: `{socket}` in its arguments, and the variable `RINGBELL_SOCKET`.
+    /// By the path of a socket that it is to make: `{socket}` in its arguments, and the variable
+    /// `RINGBELL_SOCKET`.
     #[default]
     Path,
     /// It inherits the descriptor of a socket that listens already (`RINGBELL_LISTEN_FD`).
@@ -71,7 +78,11 @@ impl Worker {
     ///
     /// # Errors
     /// [`WorkerCallError::Call`], with what the worker printed if it has ended.
-    pub fn call(&mut self, request: &[u8], timeout: Option<Duration>) -> Result<Vec<u8>, WorkerCallError> {
+    pub fn call(
+        &mut self,
+        request: &[u8],
+        timeout: Option<Duration>,
+    ) -> Result<Vec<u8>, WorkerCallError> {
         match self.client.call_timeout(request, timeout) {
             Ok(answer) => Ok(answer.to_vec()),
             Err(error) => Err(self.failed(error)),
@@ -82,7 +93,10 @@ impl Worker {
         // The session may be gone a moment before its process is.
         let gone = matches!(error, CallError::Disconnected { .. } | CallError::ShutDown { .. })
             && self.process.ends_within(Duration::from_millis(100));
-        WorkerCallError::Call { error, printed: if gone { self.process.printed() } else { Vec::new() } }
+        WorkerCallError::Call {
+            error,
+            printed: if gone { self.process.printed() } else { Vec::new() },
+        }
     }
 
     /// Its process id.
@@ -100,8 +114,8 @@ impl Worker {
 static SOCKETS: PlainU64 = PlainU64::new(0);
 
 impl SocketWorkers {
-    /// Workers that `command` starts, whose sockets are made in `directory` and begin with `name`. The directory is
-    /// made for this user alone, if it is missing.
+    /// Workers that `command` starts, whose sockets are made in `directory` and begin with `name`.
+    /// The directory is made for this user alone, if it is missing.
     pub fn new(command: WorkerCommand, directory: impl Into<PathBuf>, name: &str) -> Self {
         let name = name.chars().map(|char| match char {
             'a'..='z' | 'A'..='Z' | '0'..='9' | '-' | '_' | '.' => char,
@@ -199,7 +213,8 @@ impl Manager for SocketWorkers {
     fn open(&self) -> Result<Worker, WorkerError> {
         let socket = self.new_socket_path().map_err(WorkerError::Socket)?;
         let listener = self.listener(&socket.path).map_err(WorkerError::Socket)?;
-        let started = Process::start(&self.command, Some(&socket.path), Streams::Kept, listener.as_ref());
+        let started =
+            Process::start(&self.command, Some(&socket.path), Streams::Kept, listener.as_ref());
         let mut process = started.map_err(|error| self.command.not_started(error))?;
         // Held by the worker alone, so that nobody waits at the socket of one that is dead.
         drop(listener);
@@ -220,13 +235,15 @@ impl Manager for SocketWorkers {
         worker.client.clean_up()
     }
 
-    /// Whether it answers in time. One that does not is wedged, or stopped, and of no use either way.
+    /// Whether it answers in time. One that does not is wedged, or stopped, and of no use either
+    /// way.
     fn check(&self, worker: &mut Worker) -> bool {
         !worker.process.has_ended() && worker.client.ping(Some(self.command.ping_timeout)).is_ok()
     }
 }
 
-/// A worker that was taken out of a [`WorkerPool`]. It goes back into the pool only if it is between requests then.
+/// A worker that was taken out of a [`WorkerPool`]. It goes back into the pool only if it is
+/// between requests then.
 pub type PooledWorker = Guard<SocketWorkers>;
 
 /// Worker processes kept ready. Clones are the same pool.
@@ -273,13 +290,17 @@ impl WorkerPool {
         self.0.acquire()
     }
 
-    /// One call to whichever worker is ready; the answer may take `timeout` (`None` for ever), waiting for a worker at
-    /// most `acquire_timeout`. If the worker turns out to be dead, and the request was certainly not executed, it is sent
-    /// to another one, once.
+    /// One call to whichever worker is ready; the answer may take `timeout` (`None` for ever),
+    /// waiting for a worker at most `acquire_timeout`. If the worker turns out to be dead, and the
+    /// request was certainly not executed, it is sent to another one, once.
     ///
     /// # Errors
     /// [`WorkerCallError`].
-    pub fn call(&self, request: &[u8], timeout: Option<Duration>) -> Result<Vec<u8>, WorkerCallError> {
+    pub fn call(
+        &self,
+        request: &[u8],
+        timeout: Option<Duration>,
+    ) -> Result<Vec<u8>, WorkerCallError> {
         let mut first = true;
         loop {
             let mut worker = self.acquire()?;

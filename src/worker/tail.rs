@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 const LINES: usize = 20;
 const WIDTH: usize = 512;
 
-/// Is filled by the attendant, and read by whoever tells of a failure. What is in it was written by the worker.
+/// Is filled by the attendant, and read by whoever tells of a failure. What is in it was written by
+/// the worker.
 #[derive(Debug)]
 pub(super) struct Tail {
     state: Mutex<State>,
@@ -33,7 +34,9 @@ impl State {
         }
         let line = String::from_utf8_lossy(&self.partial);
         // It may end up on a terminal.
-        self.lines.push_back(line.chars().map(|char| if char.is_control() { ' ' } else { char }).collect());
+        self.lines.push_back(
+            line.chars().map(|char| if char.is_control() { ' ' } else { char }).collect(),
+        );
         self.partial.clear();
     }
 }
@@ -76,8 +79,8 @@ impl Tail {
         state.lines.iter().cloned().chain((!partial.is_empty()).then_some(partial)).collect()
     }
 
-    /// The same of a process that has ended: waits a moment for what is still under way. A child of it may hold the pipe
-    /// for longer.
+    /// The same of a process that has ended: waits a moment for what is still under way. A child of
+    /// it may hold the pipe for longer.
     pub(super) fn last_lines(&self) -> Vec<String> {
         let until = Instant::now() + Duration::from_millis(200);
         let mut state = lock(&self.state);

@@ -72,7 +72,8 @@ fn parse_line(line: &str) -> Option<(&str, &str, &str, &str)> {
     let (from, rest) = rest.split_once(" -> ")?;
     let (to, rest) = rest.split_once(" (")?;
     let names = rest.strip_suffix(')')?;
-    let is_complete =
-        [graph, from, to].iter().all(|word| !word.is_empty() && !word.contains(char::is_whitespace));
+    let is_complete = [graph, from, to]
+        .iter()
+        .all(|word| !word.is_empty() && !word.contains(char::is_whitespace));
     is_complete.then_some((graph, from, to, names))
 }

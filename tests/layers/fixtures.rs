@@ -40,7 +40,8 @@ fn problem_of_low(low: &str) -> String {
 #[track_caller]
 fn assert_upward(problem: &str, place: &str) {
     assert!(
-        problem.starts_with("src: `low` imports from `high`, which comes later in the list of layers"),
+        problem
+            .starts_with("src: `low` imports from `high`, which comes later in the list of layers"),
         "{problem}"
     );
     assert!(problem.contains(place), "{place} is missing in: {problem}");
@@ -54,17 +55,25 @@ fn assert_sound(files: &[(&str, &str)]) {
 
 #[test]
 fn downward_imports_are_right() {
-    assert_sound(&[ROOT, LOW, ("src/high.rs", "use crate::low::Low;\npub struct High(super::low::Low);\n")]);
+    assert_sound(&[
+        ROOT,
+        LOW,
+        ("src/high.rs", "use crate::low::Low;\npub struct High(super::low::Low);\n"),
+    ]);
 }
 
 #[test]
 fn an_upward_use_is_wrong() {
-    assert_upward(&problem_of_low("\nuse crate::high::High;\n"), "src/low.rs:2: crate::high::High (High)");
+    assert_upward(
+        &problem_of_low("\nuse crate::high::High;\n"),
+        "src/low.rs:2: crate::high::High (High)",
+    );
 }
 
 #[test]
 fn upward_uses_in_a_group_with_other_names_are_wrong() {
-    let problem = problem_of_low("use std::{fmt, io};\nuse crate::{\n    high::{self, High as Tall},\n};\n");
+    let problem =
+        problem_of_low("use std::{fmt, io};\nuse crate::{\n    high::{self, High as Tall},\n};\n");
     assert_upward(&problem, "src/low.rs:3: crate::high (high)");
     assert_upward(&problem, "src/low.rs:3: crate::high::High (High)");
 }
@@ -95,13 +104,21 @@ fn upward_inline_paths_are_wrong() {
         "src/low.rs:1: super::high::climb (climb)",
     );
     assert_upward(&problem_of_low("impl PartialEq<crate::high::High> for () {}"), "src/low.rs:1:");
-    assert_upward(&problem_of_low("fn f(x: u8) { if let crate::high::ONE = x {} }"), "src/low.rs:1:");
+    assert_upward(
+        &problem_of_low("fn f(x: u8) { if let crate::high::ONE = x {} }"),
+        "src/low.rs:1:",
+    );
 }
 
 #[test]
 fn an_upward_path_by_two_parents_is_wrong() {
     let problems = check(
-        &[ROOT, ("src/low.rs", "mod deep;"), ("src/low/deep.rs", "use super::super::high::High;"), HIGH],
+        &[
+            ROOT,
+            ("src/low.rs", "mod deep;"),
+            ("src/low/deep.rs", "use super::super::high::High;"),
+            HIGH,
+        ],
         "",
     );
     assert_eq!(problems.len(), 1, "{problems:?}");
@@ -126,7 +143,10 @@ fn upward_paths_in_macros_are_wrong() {
         &problem_of_low("macro_rules! m { () => { $crate::high::climb() }; }"),
         "crate::high::climb",
     );
-    assert_upward(&problem_of_low("m! { use super::high::{High, a::b}; }"), "super::high::High (High)");
+    assert_upward(
+        &problem_of_low("m! { use super::high::{High, a::b}; }"),
+        "super::high::High (High)",
+    );
 }
 
 #[test]
@@ -139,7 +159,8 @@ fn an_upward_path_in_an_attribute_is_wrong() {
 
 #[test]
 fn an_exported_macro_belongs_to_its_module() {
-    let high = ("src/high.rs", "#[macro_export]\nmacro_rules! kill_point { ($name:literal) => {}; }\n");
+    let high =
+        ("src/high.rs", "#[macro_export]\nmacro_rules! kill_point { ($name:literal) => {}; }\n");
     let low = ("src/low.rs", "fn f() {\n    crate::kill_point!(\"here\");\n}\n");
     let problems = check(&[ROOT, low, high], "");
     assert_eq!(problems.len(), 1, "{problems:?}");
@@ -177,11 +198,17 @@ fn the_library_may_not_use_its_reexports() {
     );
     for (path, name) in [("crate::Low", "Low"), ("super::Low", "Low"), ("crate::Other", "Other")] {
         let high = format!("\nuse {path};\npub struct High;\n");
-        let files =
-            [("src/lib.rs", root.as_str()), ("src/low.rs", "pub struct Low;"), ("src/high.rs", &high)];
+        let files = [
+            ("src/lib.rs", root.as_str()),
+            ("src/low.rs", "pub struct Low;"),
+            ("src/high.rs", &high),
+        ];
         let problems = check(&files, "");
         assert_eq!(problems.len(), 1, "{problems:?}");
-        assert!(problems[0].starts_with("src: `high` uses re-exports of the crate root"), "{problems:?}");
+        assert!(
+            problems[0].starts_with("src: `high` uses re-exports of the crate root"),
+            "{problems:?}"
+        );
         assert!(problems[0].contains(&format!("src/high.rs:2: {path} ({name})")), "{problems:?}");
         assert_eq!(check(&files, &format!("src: high -> crate ({name})")), Vec::<String>::new());
     }
@@ -199,7 +226,8 @@ fn a_reexport_at_the_root_hides_no_upward_import() {
 #[test]
 fn a_reexport_of_a_sibling_hides_no_circle() {
     let root = ("src/lib.rs", "mod pool;\n");
-    let pool = ("src/pool.rs", "mod keeper;\nmod shared;\npub use shared::Shared;\nuse keeper::open;\n");
+    let pool =
+        ("src/pool.rs", "mod keeper;\nmod shared;\npub use shared::Shared;\nuse keeper::open;\n");
     let keeper = ("src/pool/keeper.rs", "use super::Shared;\npub fn open() {}\n");
     let shared = ("src/pool/shared.rs", "pub struct Shared;\nfn f() {\n    super::open();\n}\n");
     let problems = check(&[root, pool, keeper, shared], "");
@@ -231,7 +259,10 @@ fn a_module_that_passes_a_name_on_is_used_too() {
     let b = ("src/b.rs", "use crate::a::Thing;\npub struct Other;\n");
     let problems = check(&[root, a, b, ("src/c.rs", "pub struct Thing;")], "");
     assert_eq!(problems.len(), 1, "{problems:?}");
-    assert!(problems[0].starts_with("src: these modules depend on each other: a, b\n"), "{problems:?}");
+    assert!(
+        problems[0].starts_with("src: these modules depend on each other: a, b\n"),
+        "{problems:?}"
+    );
 }
 
 #[test]
@@ -261,7 +292,10 @@ fn a_circle_of_three_is_wrong() {
     ];
     let problems = check(&files, "src: d -> a (a)");
     assert_eq!(problems.len(), 1, "{problems:?}");
-    assert!(problems[0].starts_with("src: these modules depend on each other: a, b, c\n"), "{problems:?}");
+    assert!(
+        problems[0].starts_with("src: these modules depend on each other: a, b, c\n"),
+        "{problems:?}"
+    );
     assert_eq!(check(&files, "src: d -> a (a)\nsrc: b -> c (C)"), Vec::<String>::new());
 }
 
@@ -310,8 +344,10 @@ fn documentation_imports_nothing() {
 #[test]
 fn other_crates_are_not_confused_with_modules() {
     let root = ("src/lib.rs", "mod tokio;\nmod wait;\n");
-    let tokio =
-        ("src/tokio.rs", "use crate::wait::Wait;\nuse tokio::time::sleep;\npub fn f() { ::wait::g() }\n");
+    let tokio = (
+        "src/tokio.rs",
+        "use crate::wait::Wait;\nuse tokio::time::sleep;\npub fn f() { ::wait::g() }\n",
+    );
     let wait = (
         "src/wait.rs",
         "pub struct Wait;\n\
@@ -322,7 +358,10 @@ fn other_crates_are_not_confused_with_modules() {
 
 #[test]
 fn modules_in_files_elsewhere_are_found() {
-    let root = ("benches/src/main.rs", "#[path = \"../../examples/world/mod.rs\"]\nmod world;\nmod other;\n");
+    let root = (
+        "benches/src/main.rs",
+        "#[path = \"../../examples/world/mod.rs\"]\nmod world;\nmod other;\n",
+    );
     let world = ("examples/world/mod.rs", "mod store;\nuse crate::other::Other;\n");
     let store = ("examples/world/store.rs", "pub struct Store;\n");
     let other = ("benches/src/other.rs", "pub struct Other;\nuse crate::world::Here;\n");
@@ -336,7 +375,8 @@ fn modules_in_files_elsewhere_are_found() {
 
 #[test]
 fn a_module_without_a_file_is_an_error() {
-    let read: ReadFile<'_> = &|path| (path == Path::new("src/lib.rs")).then(|| "mod gone;".to_owned());
+    let read: ReadFile<'_> =
+        &|path| (path == Path::new("src/lib.rs")).then(|| "mod gone;".to_owned());
     let error = read_crate(Path::new("src/lib.rs"), read).expect_err("no file");
     assert_eq!(error, "src/lib.rs: no file for `mod gone`");
 }
@@ -351,14 +391,23 @@ fn a_file_that_cannot_be_parsed_is_an_error() {
 #[test]
 fn every_module_stands_in_the_list_once() {
     let list = |names: &str| {
-        let lines: String = names.split(' ').map(|name| format!("//! {name}  what it is\n")).collect();
-        let root = format!("//! Layers, lowest first:\n//! ```text\n{lines}//! ```\nmod low;\nmod high;\n");
+        let lines: String =
+            names.split(' ').map(|name| format!("//! {name}  what it is\n")).collect();
+        let root = format!(
+            "//! Layers, lowest first:\n//! ```text\n{lines}//! ```\nmod low;\nmod high;\n"
+        );
         check(&[("src/lib.rs", &root), LOW, HIGH], "")
     };
     assert_eq!(list("low high"), Vec::<String>::new());
     assert_eq!(list("low"), ["src: `high` is missing in the list \"Layers, lowest first\""]);
-    assert_eq!(list("low high old"), ["src: `old` in the list \"Layers, lowest first\" is no module"]);
-    assert_eq!(list("low high low"), ["src: `low` stands twice in the list \"Layers, lowest first\""]);
+    assert_eq!(
+        list("low high old"),
+        ["src: `old` in the list \"Layers, lowest first\" is no module"]
+    );
+    assert_eq!(
+        list("low high low"),
+        ["src: `low` stands twice in the list \"Layers, lowest first\""]
+    );
 }
 
 #[test]
@@ -368,11 +417,15 @@ fn lists_of_inner_modules_are_rules_too() {
         "src/pool.rs",
         "//! Layers, lowest first:\n//! ```text\n//! a x\n//! b x\n//! ```\nmod a;\nmod b;\n",
     );
-    let problems =
-        check(&[root, pool, ("src/pool/a.rs", "use super::b::B;"), ("src/pool/b.rs", "pub struct B;")], "");
+    let problems = check(
+        &[root, pool, ("src/pool/a.rs", "use super::b::B;"), ("src/pool/b.rs", "pub struct B;")],
+        "",
+    );
     assert_eq!(problems.len(), 1, "{problems:?}");
     assert!(
-        problems[0].starts_with("src::pool: `a` imports from `b`, which comes later in the list of layers"),
+        problems[0].starts_with(
+            "src::pool: `a` imports from `b`, which comes later in the list of layers"
+        ),
         "{problems:?}"
     );
 }
@@ -411,9 +464,12 @@ fn an_allowed_import_that_is_right_must_leave_the_list() {
 
 #[test]
 fn bad_lines_in_the_list_of_allowed_imports_are_errors() {
-    for line in
-        ["src low -> high (High)", "src: low high (High)", "src: low -> high", "src: low -> high (High) x"]
-    {
+    for line in [
+        "src low -> high (High)",
+        "src: low high (High)",
+        "src: low -> high",
+        "src: low -> high (High) x",
+    ] {
         let error = Allowed::parse(&format!("# Today.\n{line}\n")).expect_err(line);
         assert_eq!(error, format!("2: not `graph: from -> to (names)`: {line}"));
     }

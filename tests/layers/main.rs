@@ -76,7 +76,9 @@ fn check_repository(repository: &Path) -> Vec<String> {
     };
     for root in PACKAGES.iter().flat_map(|package| crate_roots(repository, package)) {
         match read::read_crate(&root, &read) {
-            Ok(tree) => problems.extend(rules::check(&tree, root == Path::new("src/lib.rs"), &mut allowed)),
+            Ok(tree) => {
+                problems.extend(rules::check(&tree, root == Path::new("src/lib.rs"), &mut allowed))
+            }
             Err(problem) => problems.push(problem),
         }
     }
@@ -96,13 +98,18 @@ fn the_library_has_a_list_of_its_layers() {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
     let read = |path: &Path| fs::read_to_string(repository.join(path)).ok();
     let tree = read::read_crate(Path::new("src/lib.rs"), &read).expect("a library");
-    assert!(tree.modules[tree::ROOT].layers.is_some(), "no list \"{}\" in src/lib.rs", read::LAYERS);
+    assert!(
+        tree.modules[tree::ROOT].layers.is_some(),
+        "no list \"{}\" in src/lib.rs",
+        read::LAYERS
+    );
 }
 
 #[test]
 fn all_crates_are_found() {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let found: Vec<_> = PACKAGES.iter().flat_map(|package| crate_roots(repository, package)).collect();
+    let found: Vec<_> =
+        PACKAGES.iter().flat_map(|package| crate_roots(repository, package)).collect();
     for root in [
         "src/lib.rs",
         "benches/src/main.rs",

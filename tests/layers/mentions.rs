@@ -67,7 +67,9 @@ impl<'t> Collector<'t> {
             syn::UseTree::Rename(rename) if rename.ident == "self" => {
                 (prefix.to_vec(), plain(&rename.rename), rename.ident.span())
             }
-            syn::UseTree::Name(name) => (joined(&name.ident), plain(&name.ident), name.ident.span()),
+            syn::UseTree::Name(name) => {
+                (joined(&name.ident), plain(&name.ident), name.ident.span())
+            }
             syn::UseTree::Rename(rename) => {
                 (joined(&rename.ident), plain(&rename.rename), rename.ident.span())
             }
@@ -100,15 +102,22 @@ impl<'t> Collector<'t> {
     }
 
     /// A path that begins with this token; where it ends.
-    fn path_among(&mut self, tokens: &[TokenTree], at: usize, from: Tokens, prefix: &[String]) -> usize {
+    fn path_among(
+        &mut self,
+        tokens: &[TokenTree],
+        at: usize,
+        from: Tokens,
+        prefix: &[String],
+    ) -> usize {
         let is = |at: usize, sign: char| match tokens.get(at) {
             Some(TokenTree::Punct(punct)) => punct.as_char() == sign,
             _ => false,
         };
         let is_path_sign = |at: usize| is(at, ':') && is(at + 1, ':');
         let follows_path_sign = at >= 2 && is_path_sign(at - 2);
-        let is_variable =
-            at >= 1 && is(at - 1, '$') && !matches!(&tokens[at], TokenTree::Ident(i) if i == "crate");
+        let is_variable = at >= 1
+            && is(at - 1, '$')
+            && !matches!(&tokens[at], TokenTree::Ident(i) if i == "crate");
         let follows_dot = at >= 1 && is(at - 1, '.') && !(at >= 2 && is(at - 2, '.'));
         let mut path = prefix.to_vec();
         let mut end = at;
@@ -196,7 +205,8 @@ impl Visit<'_> for Collector<'_> {
     }
 
     fn visit_item_macro(&mut self, item: &syn::ItemMacro) {
-        let Some(name) = item.ident.as_ref().filter(|_| item.mac.path.is_ident("macro_rules")) else {
+        let Some(name) = item.ident.as_ref().filter(|_| item.mac.path.is_ident("macro_rules"))
+        else {
             return visit::visit_item_macro(self, item);
         };
         self.define(&plain(name), Named::Macro);
@@ -289,7 +299,8 @@ fn needs_tests(condition: &syn::Meta) -> bool {
     match condition {
         syn::Meta::Path(path) => path.is_ident("test"),
         syn::Meta::List(list) if list.path.is_ident("all") => {
-            let conditions = syn::punctuated::Punctuated::<syn::Meta, syn::Token![,]>::parse_terminated;
+            let conditions =
+                syn::punctuated::Punctuated::<syn::Meta, syn::Token![,]>::parse_terminated;
             list.parse_args_with(conditions).is_ok_and(|all| all.iter().any(needs_tests))
         }
         _ => false,

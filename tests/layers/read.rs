@@ -39,11 +39,19 @@ fn read_file(tree: &mut Tree, module: usize, read: ReadFile<'_>) -> Result<(), S
 }
 
 /// The file of a declared module, and where the files of its children are.
-fn place(declared: &Declared, parent: &Module, read: ReadFile<'_>) -> Result<(PathBuf, PathBuf), String> {
+fn place(
+    declared: &Declared,
+    parent: &Module,
+    read: ReadFile<'_>,
+) -> Result<(PathBuf, PathBuf), String> {
     if let Some(path) = &declared.path {
         // Paths are relative to the folder of the file that has the attribute, plus inline modules
         // around it.
-        let base = if parent.inline { &parent.folder } else { parent.file.parent().unwrap_or(Path::new("")) };
+        let base = if parent.inline {
+            &parent.folder
+        } else {
+            parent.file.parent().unwrap_or(Path::new(""))
+        };
         let file = normal(&base.join(path));
         let folder = file.parent().unwrap_or(Path::new("")).to_owned();
         return Ok((file, folder));
@@ -86,7 +94,8 @@ fn docs(attributes: &[syn::Attribute]) -> Vec<String> {
 
 /// The first words of the fenced block that follows the announcement of a list of layers.
 fn layers(docs: &[String]) -> Option<Vec<String>> {
-    let mut lines = docs.iter().map(|line| line.trim()).skip_while(|line| !line.starts_with(LAYERS));
+    let mut lines =
+        docs.iter().map(|line| line.trim()).skip_while(|line| !line.starts_with(LAYERS));
     lines.next()?;
     let mut block = lines.skip_while(|line| !line.starts_with("```"));
     block.next()?;

@@ -27,8 +27,13 @@ enum Found {
 
 /// The trail of a path that is mentioned in this module.
 pub(crate) fn trail(tree: &Tree, module: usize, mention: &Mention) -> Trail {
-    let mut resolver =
-        Resolver { tree, kind: mention.kind, strict: false, active: Vec::new(), trail: Trail::default() };
+    let mut resolver = Resolver {
+        tree,
+        kind: mention.kind,
+        strict: false,
+        active: Vec::new(),
+        trail: Trail::default(),
+    };
     if mention.path.len() == 1 && mention.kind == Kind::Inline {
         let name = &mention.path[0];
         // A variable, or a word that means nothing alone, such as `self`.
@@ -96,7 +101,8 @@ impl Resolver<'_> {
             _ => {}
         }
         let found = self.guarded(module, name, |this| {
-            this.candidates(module, here.names.get(name), rest).or_else(|| this.by_globs(module, rest))
+            this.candidates(module, here.names.get(name), rest)
+                .or_else(|| this.by_globs(module, rest))
         });
         found.or_else(|| self.exported_macro(module, rest)).or_else(|| {
             (!self.strict).then(|| {
@@ -107,7 +113,12 @@ impl Resolver<'_> {
     }
 
     /// Follows all that a name may stand for in this module, each as far as it goes.
-    fn candidates(&mut self, module: usize, named: Option<&Vec<Named>>, path: &[String]) -> Option<Found> {
+    fn candidates(
+        &mut self,
+        module: usize,
+        named: Option<&Vec<Named>>,
+        path: &[String],
+    ) -> Option<Found> {
         let (name, after) = path.split_first().expect("a name");
         let named = named?;
         let mut first = None;
@@ -208,7 +219,8 @@ impl Resolver<'_> {
                 child.macro_use && child.parent == Some(ancestor)
             };
             let definer = has(ancestor).then_some(ancestor);
-            let definer = definer.or_else(|| (0..tree.modules.len()).filter(lends).find(|child| has(*child)));
+            let definer =
+                definer.or_else(|| (0..tree.modules.len()).filter(lends).find(|child| has(*child)));
             if let Some(definer) = definer {
                 return Some(self.defined_in(definer, &path[0]));
             }

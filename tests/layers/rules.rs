@@ -70,9 +70,16 @@ fn uses(tree: &Tree) -> (BTreeMap<usize, Graph>, BTreeMap<usize, Vec<Use>>) {
 }
 
 /// The library names what it uses where it is defined.
-fn check_reexports(tree: &Tree, from: usize, uses: Vec<Use>, allowed: &mut Allowed) -> Option<String> {
-    let wrong: Vec<_> =
-        uses.into_iter().filter(|used| !allowed.forgive(&import(tree, ROOT, from, None, used))).collect();
+fn check_reexports(
+    tree: &Tree,
+    from: usize,
+    uses: Vec<Use>,
+    allowed: &mut Allowed,
+) -> Option<String> {
+    let wrong: Vec<_> = uses
+        .into_iter()
+        .filter(|used| !allowed.forgive(&import(tree, ROOT, from, None, used)))
+        .collect();
     (!wrong.is_empty()).then(|| {
         let name = &tree.modules[from].name;
         let graph = &tree.name;
@@ -106,7 +113,8 @@ fn check_order(
             problems.push(format!("{place}: `{layer}` stands twice in the list \"{LAYERS}\""));
         }
     }
-    let position = |module: usize| layers.iter().position(|layer| *layer == tree.modules[module].name);
+    let position =
+        |module: usize| layers.iter().position(|layer| *layer == tree.modules[module].name);
     for (&(from, to), uses) in graph {
         let (Some(high), Some(low)) = (position(from), position(to)) else { continue };
         if low < high {
@@ -152,9 +160,13 @@ fn check_circles(tree: &Tree, parent: usize, graph: &Graph, allowed: &mut Allowe
         if circle.is_empty() || !done.insert(circle.clone()) {
             continue;
         }
-        let names: Vec<_> = circle.iter().map(|module| tree.modules[*module].name.as_str()).collect();
-        let mut problem =
-            format!("{}: these modules depend on each other: {}", tree.place(parent), names.join(", "));
+        let names: Vec<_> =
+            circle.iter().map(|module| tree.modules[*module].name.as_str()).collect();
+        let mut problem = format!(
+            "{}: these modules depend on each other: {}",
+            tree.place(parent),
+            names.join(", ")
+        );
         for ((from, to), uses) in &remaining {
             if circle.contains(from) && circle.contains(to) {
                 let [from, to] = [from, to].map(|module| &tree.modules[*module].name);

@@ -1,16 +1,19 @@
-//! What looking costs the target: one server and one client at full load, and, in slices that take turns within one run, somebody
-//! who looks or nobody. Each slice with the tool is compared with those before and after it, and the median of many such
-//! comparisons is told with the range that holds it in 95 of 100 runs: noise that lasts longer than a slice meets both sides.
-//! Slices in which others used the CPUs do not count; it waits for a quiet moment, for two minutes in each line.
+//! What looking costs the target: one server and one client at full load, and, in slices that take
+//! turns within one run, somebody who looks or nobody. Each slice with the tool is compared with
+//! those before and after it, and the median of many such comparisons is told with the range that
+//! holds it in 95 of 100 runs: noise that lasts longer than a slice meets both sides. Slices in
+//! which others used the CPUs do not count; it waits for a quiet moment, for two minutes in each
+//! line.
 //!
 //! ```sh
 //! cargo build --release --bin ring-dump && cargo run --release -p ringbell-tools --example dump_cost -- 100
 //! ```
 //!
-//! `show` runs once in each of its slices, so that what one costs is seen, and what one a second costs is a tenth of that or so;
-//! `watch` and `tap` run all the time and are stopped (SIGSTOP) in the slices without them. The last column is the
-//! CPU time of the tool itself: on a machine with two CPUs, both of which the pair needs, that is in the figures, too.
-//! Names behind the number of slices choose what is measured.
+//! `show` runs once in each of its slices, so that what one costs is seen, and what one a second
+//! costs is a tenth of that or so; `watch` and `tap` run all the time and are stopped (SIGSTOP) in
+//! the slices without them. The last column is the CPU time of the tool itself: on a machine with
+//! two CPUs, both of which the pair needs, that is in the figures, too. Names behind the number of
+//! slices choose what is measured.
 
 #[allow(dead_code, reason = "the tests read the screen, too")]
 #[path = "../tests/pty/mod.rs"]
@@ -98,9 +101,11 @@ impl Companion {
             _ => None,
         };
         let screen = match looked {
-            Looked::Watch(interval) => {
-                Some(pty::Screen::start(ring_dump(&["watch", &target, "--interval", interval]), 110, 30))
-            }
+            Looked::Watch(interval) => Some(pty::Screen::start(
+                ring_dump(&["watch", &target, "--interval", interval]),
+                110,
+                30,
+            )),
             _ => None,
         };
         // Beginning is not looking.
@@ -147,14 +152,16 @@ struct Found {
     slices: u32,
 }
 
-/// Compares rates with somebody who looks with those without, until `wanted` slices were quiet or the time is up.
+/// Compares rates with somebody who looks with those without, until `wanted` slices were quiet or
+/// the time is up.
 fn compare(connect: &impl Fn(u32) -> Client, server: u32, looked: Looked, wanted: usize) -> Found {
     let mut found = Found::default();
     let mut client = connect(0);
     let mut sampled = if let Looked::Sampled(every) = looked { Some(connect(every)) } else { None };
     let companion = Companion::begin(looked, server);
     let tool = || companion.id().map_or(Duration::ZERO, observe::cpu_time);
-    let ours = |shows| observe::cpu_time(server) + observe::cpu_time(std::process::id()) + tool() + shows;
+    let ours =
+        |shows| observe::cpu_time(server) + observe::cpu_time(std::process::id()) + tool() + shows;
     companion.send(Signal::STOP);
     let until = Instant::now() + PATIENCE;
     while found.comparison.ratios().len() < wanted && Instant::now() < until {

@@ -11,7 +11,16 @@ fn example(name: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let built = Command::new(cargo)
         .current_dir(root)
-        .args(["build", "--release", "--package", "ringbell", "--message-format", "json", "--example", name])
+        .args([
+            "build",
+            "--release",
+            "--package",
+            "ringbell",
+            "--message-format",
+            "json",
+            "--example",
+            name,
+        ])
         .stderr(Stdio::inherit())
         .output()
         .unwrap();
@@ -43,7 +52,8 @@ fn stdout_of(command: &mut Command) -> String {
 /// A file of bytes that do not repeat with any power of two.
 fn file_of(path: &Path, len: usize) {
     let mut file = std::io::BufWriter::new(std::fs::File::create(path).unwrap());
-    let block: Vec<u8> = (0..1_000_003_u32).map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
+    let block: Vec<u8> =
+        (0..1_000_003_u32).map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
     let mut left = len;
     while left > 0 {
         let part = left.min(block.len());
@@ -58,7 +68,8 @@ fn digest_says_what_sha256sum_says() {
     let digest = example("digest");
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("digest.sock");
-    let mut server = Command::new(&digest).arg("serve").arg(&path).stderr(Stdio::piped()).spawn().unwrap();
+    let mut server =
+        Command::new(&digest).arg("serve").arg(&path).stderr(Stdio::piped()).spawn().unwrap();
     let mut first = String::new();
     BufReader::new(server.stderr.take().unwrap()).read_line(&mut first).unwrap();
     let server = Serving(server);
@@ -86,7 +97,10 @@ fn digest_says_what_sha256sum_says() {
 fn digest_shows_itself() {
     let shown = stdout_of(&mut Command::new(example("digest")));
     assert_eq!(shown.lines().filter(|line| line.ends_with(": correct")).count(), 5, "{shown}");
-    assert_eq!(Command::new(example("digest")).arg("nonsense").output().unwrap().status.code(), Some(2));
+    assert_eq!(
+        Command::new(example("digest")).arg("nonsense").output().unwrap().status.code(),
+        Some(2)
+    );
 }
 
 #[test]
@@ -117,7 +131,11 @@ fn a_guest_has_its_sockets_in_a_host() {
     }
     assert!(shown.contains("push: 0 sleeps ended by a timer, 0 by nothing\n"), "{shown}");
     assert!(!shown.contains("poll: 0 sleeps ended by a timer"), "{shown}");
-    assert_eq!(shown.matches("the guest is killed, and its sockets are gone").count(), 2, "{shown}");
+    assert_eq!(
+        shown.matches("the guest is killed, and its sockets are gone").count(),
+        2,
+        "{shown}"
+    );
     assert!(shown.ends_with(" 0 for nothing; 0 lost wakes\n"), "{shown}");
 }
 

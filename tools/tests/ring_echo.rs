@@ -51,8 +51,9 @@ fn check(object: &Value, transport: &str, requests: u64) {
     assert_eq!(object["transport"], transport);
     assert_eq!(object["requests"], requests, "{transport}");
     assert_eq!(object["verified"], requests, "{transport}");
-    let quantiles: Vec<_> =
-        ["p50_ns", "p90_ns", "p99_ns", "p999_ns", "max_ns"].map(|key| object[key].as_u64().unwrap()).into();
+    let quantiles: Vec<_> = ["p50_ns", "p90_ns", "p99_ns", "p999_ns", "max_ns"]
+        .map(|key| object[key].as_u64().unwrap())
+        .into();
     assert!(quantiles.is_sorted() && quantiles[0] > 0, "{quantiles:?}");
     assert!(object["per_second"].as_f64().unwrap() > 0.0);
     assert!(object["cpu_ns_per_request"].as_f64().unwrap() > 0.0);
@@ -75,15 +76,27 @@ fn every_transport_verifies_every_answer() {
 
 #[test]
 fn two_clients_with_requests_in_flight() {
-    let output =
-        output(&["--requests", "600", "--clients", "2", "--pipeline", "8", "--size", "777", "--json"]);
+    let output = output(&[
+        "--requests",
+        "600",
+        "--clients",
+        "2",
+        "--pipeline",
+        "8",
+        "--size",
+        "777",
+        "--json",
+    ]);
     check_all(&output, 600);
     assert!(json(&output).iter().all(|object| object["clients"] == 2 && object["size"] == 777));
 }
 
 #[test]
 fn more_in_flight_than_a_socket_or_a_ring_takes() {
-    check_all(&output(&["--requests", "400", "--pipeline", "300", "--size", "20000", "--json"]), 400);
+    check_all(
+        &output(&["--requests", "400", "--pipeline", "300", "--size", "20000", "--json"]),
+        400,
+    );
 }
 
 #[test]
@@ -107,8 +120,16 @@ fn paced_requests_take_their_time() {
 
 #[test]
 fn transports_are_chosen_and_pinned() {
-    let output =
-        output(&["--requests", "30", "--transport", "uds,shm", "--transport", "shm", "--pin", "--json"]);
+    let output = output(&[
+        "--requests",
+        "30",
+        "--transport",
+        "uds,shm",
+        "--transport",
+        "shm",
+        "--pin",
+        "--json",
+    ]);
     let objects = json(&output);
     assert_eq!(objects.len(), 2);
     check(&objects[0], "uds", 30);
@@ -130,7 +151,8 @@ fn the_table_has_a_line_for_each_transport() {
 
 #[test]
 fn without_tools_the_count_of_system_calls_is_null() {
-    let output = ring_echo(&["--requests", "20", "--json"]).env("PATH", "/nonexistent").output().unwrap();
+    let output =
+        ring_echo(&["--requests", "20", "--json"]).env("PATH", "/nonexistent").output().unwrap();
     check_all(&output, 20);
     assert!(json(&output).iter().all(|object| object["syscalls_per_request"].is_null()));
 }
@@ -138,7 +160,8 @@ fn without_tools_the_count_of_system_calls_is_null() {
 #[test]
 fn nothing_stays_in_the_temporary_directory() {
     let directory = tempfile::tempdir().unwrap();
-    let run = |arguments: &[&str]| ring_echo(arguments).env("TMPDIR", directory.path()).output().unwrap();
+    let run =
+        |arguments: &[&str]| ring_echo(arguments).env("TMPDIR", directory.path()).output().unwrap();
     assert!(run(&["--requests", "20"]).status.success());
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
 
@@ -167,9 +190,12 @@ fn its_processes_die_with_it() {
     let children = || std::fs::read_to_string(&children).unwrap_or_default();
     // The server and the client; before them the tool that is tried out.
     let is_ours = |pid: &str| {
-        std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains("role-"))
+        std::fs::read_to_string(format!("/proc/{pid}/cmdline"))
+            .is_ok_and(|line| line.contains("role-"))
     };
-    await_true("two processes", || children().split_whitespace().filter(|pid| is_ours(pid)).count() == 2);
+    await_true("two processes", || {
+        children().split_whitespace().filter(|pid| is_ours(pid)).count() == 2
+    });
     let pids: Vec<String> = children().split_whitespace().map(str::to_owned).collect();
     child.kill().unwrap();
     child.wait().unwrap();
@@ -200,13 +226,15 @@ fn serve_and_call_are_two_processes_and_a_signal_stops_the_server() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("echo.sock");
         let path = path.to_str().unwrap();
-        let mut served = Served(ring_echo(&["serve", path]).stdout(Stdio::piped()).spawn().unwrap());
+        let mut served =
+            Served(ring_echo(&["serve", path]).stdout(Stdio::piped()).spawn().unwrap());
         let mut said = BufReader::new(served.0.stdout.take().unwrap());
         let mut first = String::new();
         said.read_line(&mut first).unwrap();
         assert!(first.starts_with("serving at "), "{first}");
 
-        let objects = json(&output(&["call", path, "--requests", "500", "--size", "100", "--json"]));
+        let objects =
+            json(&output(&["call", path, "--requests", "500", "--size", "100", "--json"]));
         assert_eq!(objects.len(), 1);
         check(&objects[0], "shm", 500);
         check(
@@ -220,7 +248,11 @@ fn serve_and_call_are_two_processes_and_a_signal_stops_the_server() {
         // A path where somebody listens is not taken away.
         let second = output(&["serve", path]);
         assert_eq!(second.status.code(), Some(1));
-        assert!(text(&second.stderr).contains("another server listens"), "{}", text(&second.stderr));
+        assert!(
+            text(&second.stderr).contains("another server listens"),
+            "{}",
+            text(&second.stderr)
+        );
 
         kill_process(Pid::from_child(&served.0), signal).unwrap();
         let mut rest = String::new();
@@ -247,7 +279,8 @@ fn settings_from_a_file() {
     };
     write("{ min_idle: 1, max_size: 2 }");
     let file = file.to_str().unwrap();
-    let mut served = Served(ring_echo(&["serve", "--config", file]).stdout(Stdio::piped()).spawn().unwrap());
+    let mut served =
+        Served(ring_echo(&["serve", "--config", file]).stdout(Stdio::piped()).spawn().unwrap());
     let mut first = String::new();
     BufReader::new(served.0.stdout.take().unwrap()).read_line(&mut first).unwrap();
     assert!(first.contains("/sockets/echo.sock"), "{first}");
@@ -255,7 +288,11 @@ fn settings_from_a_file() {
     check(&objects[0], "shm", 500);
     let named = output(&["call", "echo.sock", "--config", file, "--requests", "10"]);
     assert!(named.status.success(), "{}", text(&named.stderr));
-    assert!(text(&named.stdout).contains("Through a pool, over the socket"), "{}", text(&named.stdout));
+    assert!(
+        text(&named.stdout).contains("Through a pool, over the socket"),
+        "{}",
+        text(&named.stdout)
+    );
     let pipelined = output(&["call", "--config", file, "--pipeline", "4"]);
     assert_eq!(pipelined.status.code(), Some(2), "{}", text(&pipelined.stderr));
 

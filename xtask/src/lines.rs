@@ -95,7 +95,8 @@ mod tests {
 
     #[test]
     fn comments_and_blank_lines_are_no_code() {
-        let text = "//! What.\n\nfn f() {\n    // Why.\n    g(); // Here.\n    /* Not\n    this */\n}\n";
+        let text =
+            "//! What.\n\nfn f() {\n    // Why.\n    g(); // Here.\n    /* Not\n    this */\n}\n";
         assert_eq!(size(text), Size { files: 1, lines: 8, code: 3 });
         assert_eq!(size("/* a /* b */\nc */ d\ne\n"), Size { files: 1, lines: 3, code: 2 });
         assert_eq!(size("x(\"/*\");\ny(\"http://z\");\n"), Size { files: 1, lines: 2, code: 2 });
@@ -104,19 +105,26 @@ mod tests {
     #[test]
     fn files_belong_to_the_module_at_the_top() {
         let of = |file: &str| module(Path::new(file));
-        assert_eq!([of("pool.rs"), of("pool/core.rs"), of("pool/a/mod.rs")], ["pool", "pool", "pool"]);
+        assert_eq!(
+            [of("pool.rs"), of("pool/core.rs"), of("pool/a/mod.rs")],
+            ["pool", "pool", "pool"]
+        );
         assert_eq!(of("lib.rs"), "lib");
     }
 
     #[test]
     fn the_total_is_the_sum() {
         let one = Size { files: 1, lines: 20, code: 10 };
-        let modules = [("ring".to_owned(), one), ("pool".to_owned(), Size { files: 2, ..one })].into();
+        let modules =
+            [("ring".to_owned(), one), ("pool".to_owned(), Size { files: 2, ..one })].into();
         let rows = [
             "module  files   lines    code",
             "pool        2      20      10",
             "ring        1      20      10",
         ];
-        assert_eq!(table(&modules), format!("{}\ntotal       3      40      20\n", rows.join("\n")));
+        assert_eq!(
+            table(&modules),
+            format!("{}\ntotal       3      40      20\n", rows.join("\n"))
+        );
     }
 }

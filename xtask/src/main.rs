@@ -16,7 +16,8 @@ use tasks::Request;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the folder of this package");
+    let repository =
+        Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the folder of this package");
     let done = match tasks::request(&arguments) {
         Ok(Request::Help(text)) => output::print(&text).map(|()| ExitCode::SUCCESS),
         Ok(Request::Run(task, arguments)) => (task.run)(repository, arguments),

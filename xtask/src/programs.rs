@@ -34,7 +34,15 @@ pub(crate) fn loom(repository: &Path, arguments: &[String]) -> Outcome {
         flags.push(" ");
     }
     flags.push(LOOM);
-    let test = ["test", "--release", "--package", "ringbell-loom-tests", "--target-dir", "target/loom", "--"];
+    let test = [
+        "test",
+        "--release",
+        "--package",
+        "ringbell-loom-tests",
+        "--target-dir",
+        "target/loom",
+        "--",
+    ];
     // A `--` between the filter and what follows is the habit of `cargo test`.
     let arguments = arguments.iter().filter(|argument| *argument != "--");
     run(cargo(repository).env("RUSTFLAGS", flags).args(test).args(arguments))
@@ -47,9 +55,11 @@ pub(crate) fn fuzz(repository: &Path, arguments: &[String]) -> Outcome {
     let mut version = Command::new("rustup");
     let version = version.current_dir(repository).args(nightly).arg("--version").output();
     if !version.is_ok_and(|output| output.status.success()) {
-        return Err("`rustup run nightly cargo fuzz` does not work here. Install what is missing:\n  \
+        return Err(
+            "`rustup run nightly cargo fuzz` does not work here. Install what is missing:\n  \
                     rustup toolchain install nightly\n  cargo install cargo-fuzz"
-            .to_owned());
+                .to_owned(),
+        );
     }
     let seeds = ["run", "--manifest-path", "fuzz/Cargo.toml", "--bin", "seeds"];
     let made = status(cargo(repository).args(seeds))?;
@@ -77,7 +87,10 @@ fn fuzz_targets(folder: &Path) -> Result<Vec<String>, String> {
 }
 
 /// The target that is asked for, and its arguments.
-fn fuzz_target<'a>(targets: &[String], arguments: &'a [String]) -> Result<(&'a str, &'a [String]), String> {
+fn fuzz_target<'a>(
+    targets: &[String],
+    arguments: &'a [String],
+) -> Result<(&'a str, &'a [String]), String> {
     let all = targets.join(", ");
     let (target, rest) =
         arguments.split_first().ok_or_else(|| format!("which target? The targets are {all}"))?;
@@ -96,7 +109,8 @@ fn script(repository: &Path, path: &str) -> Command {
 
 /// The cargo that runs this program.
 fn cargo(repository: &Path) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
+    let mut command =
+        Command::new(std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
     command.current_dir(repository);
     command
 }
@@ -111,7 +125,9 @@ fn status(command: &mut Command) -> Result<ExitStatus, String> {
     command.status().map_err(|error| {
         let name = command.get_program().display();
         match error.kind() {
-            ErrorKind::NotFound => format!("{name} is not there, or the program that should run it"),
+            ErrorKind::NotFound => {
+                format!("{name} is not there, or the program that should run it")
+            }
             _ => format!("{name} cannot be started: {error}"),
         }
     })

@@ -109,7 +109,9 @@ pub(crate) fn request(arguments: &[String]) -> Result<Request<'_>, String> {
     match (name.as_str(), rest) {
         ("-h" | "--help" | "help", []) => Ok(Request::Help(overview())),
         ("-h" | "--help" | "help", [name, ..]) => Ok(Request::Help(find(name)?.help())),
-        (_, [flag, ..]) if flag == "-h" || flag == "--help" => Ok(Request::Help(find(name)?.help())),
+        (_, [flag, ..]) if flag == "-h" || flag == "--help" => {
+            Ok(Request::Help(find(name)?.help()))
+        }
         _ => {
             // `cargo xtask race -- --help`
             let rest = rest.strip_prefix(&["--".to_owned()]).unwrap_or(rest);
@@ -166,7 +168,9 @@ mod tests {
     #[track_caller]
     fn assert_runs(asked: &str, name: &str, arguments: &str) {
         match request(&words(asked)) {
-            Ok(Request::Run(task, passed)) => assert_eq!((task.name, passed), (name, &*words(arguments))),
+            Ok(Request::Run(task, passed)) => {
+                assert_eq!((task.name, passed), (name, &*words(arguments)))
+            }
             other => panic!("{asked}: {other:?}"),
         }
     }

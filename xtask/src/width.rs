@@ -25,7 +25,8 @@ pub(crate) fn run(repository: &Path, _: &[String]) -> Outcome {
     for file in files::rust_files(repository)? {
         look(&file, in_code(&files::read(&file)?));
     }
-    for document in DOCUMENTS.iter().map(|name| repository.join(name)).filter(|file| file.exists()) {
+    for document in DOCUMENTS.iter().map(|name| repository.join(name)).filter(|file| file.exists())
+    {
         look(&document, in_document(&files::read(&document)?));
     }
     output::print(&report)?;
@@ -53,8 +54,8 @@ fn too_wide(line: usize, text: &str) -> Option<Wide> {
     (characters > MOST).then_some(Wide { line, characters })
 }
 
-/// The lines of a source file that are too wide and could be broken. Rows of tables and blocks of code
-/// in comments stay as they are, and so do lines with a text in quotes.
+/// The lines of a source file that are too wide and could be broken. Rows of tables and blocks of
+/// code in comments stay as they are, and so do lines with a text in quotes.
 fn in_code(text: &str) -> Vec<Wide> {
     let mut wide = Vec::new();
     let mut fence: Option<Fence> = None;
@@ -87,7 +88,9 @@ fn in_document(text: &str) -> Vec<Wide> {
         match (&fence, Fence::of(text)) {
             (Some(open), Some(sign)) if sign.closes(open) => fence = None,
             (None, Some(sign)) => fence = Some(sign),
-            (None, None) if !is_row(text) && !is_links_only(text) => wide.extend(too_wide(line, text)),
+            (None, None) if !is_row(text) && !is_links_only(text) => {
+                wide.extend(too_wide(line, text))
+            }
             _ => {}
         }
     }
@@ -109,7 +112,11 @@ impl Fence {
         let after = line.trim_start_matches(sign);
         let length = line.len() - after.len();
         // Code within a line begins with backticks, too.
-        (length >= 3 && !after.contains('`')).then_some(Self { sign, length, is_bare: after.is_empty() })
+        (length >= 3 && !after.contains('`')).then_some(Self {
+            sign,
+            length,
+            is_bare: after.is_empty(),
+        })
     }
 
     fn closes(&self, open: &Self) -> bool {
@@ -220,7 +227,8 @@ mod tests {
     #[test]
     fn code_in_documents_may_be_wide() {
         let wide = prose(101);
-        let text = format!("```sh\n{wide}\n```\n{wide}\n~~~~\n{wide}\n```\n~~~\n{wide}\n~~~~\n{wide}\n");
+        let text =
+            format!("```sh\n{wide}\n```\n{wide}\n~~~~\n{wide}\n```\n~~~\n{wide}\n~~~~\n{wide}\n");
         assert_eq!(lines(in_document(&text)), [4, 11]);
         let text = format!("```code``` in a line\n{wide}\n   ```\n{wide}\n");
         assert_eq!(lines(in_document(&text)), [2]);

@@ -95,5 +95,9 @@ pub(crate) fn compare(counts: &Counts, budgets: &Budgets) -> Vec<Line> {
 /// The largest whole budget that this count exceeds by an instruction or more.
 pub(crate) fn too_low(count: f64) -> Outcome<f64> {
     let budget = ((count - 1.0 - SLACK) / TOLERANCE).floor();
-    if budget < 0.0 { Err(format!("{count:.1} instructions exceed no budget").into()) } else { Ok(budget) }
+    if budget < 0.0 {
+        Err(format!("{count:.1} instructions exceed no budget").into())
+    } else {
+        Ok(budget)
+    }
 }

@@ -47,7 +47,8 @@ const USAGE: &str = "the flags are --steps, --update, --self-check and --allow-s
 /// The C library chooses its `memcpy` by the CPU: some have instructions that copy all at once,
 /// others wider registers. The paths of larger messages would take another number of instructions
 /// on each. Budgets are for AVX2, which all x86_64 servers of the last ten years have.
-const SAME_COPIES: (&str, &str) = ("GLIBC_TUNABLES", "glibc.cpu.hwcaps=-AVX512F,-AVX512VL,-ERMS,-FSRM");
+const SAME_COPIES: (&str, &str) =
+    ("GLIBC_TUNABLES", "glibc.cpu.hwcaps=-AVX512F,-AVX512VL,-ERMS,-FSRM");
 
 /// Starts this program anew, so that the C library copies as where the budgets were made.
 fn with_same_copies() -> Outcome<()> {
@@ -159,7 +160,9 @@ fn check_itself(counts: &Counts, budgets: &Budgets) -> Outcome<()> {
                 let expected = if line.path == *path { expected } else { before.verdict };
                 if line.verdict != expected {
                     let (path, verdict) = (&line.path, line.verdict);
-                    return Err(format!("{path}: {expected:?} was expected, not {verdict:?}").into());
+                    return Err(
+                        format!("{path}: {expected:?} was expected, not {verdict:?}").into()
+                    );
                 }
             }
         }

@@ -219,7 +219,8 @@ fn client_and_server(way: Way, path: &Path, counts: &mut Counts) -> Outcome<()> 
         Ok(())
     });
     let counted = ready.recv().map_err(Into::into).and_then(|()| {
-        let client = ConnectOptions::new().wait(WaitSettings::client().park_at_once()).connect(path)?;
+        let client =
+            ConnectOptions::new().wait(WaitSettings::client().park_at_once()).connect(path)?;
         let meter = Meter::new(way)?;
         let server = handle.clone();
         Bursts { client, meter, server, holds, lets_go, requests: 0 }.count(way, counts)
@@ -259,7 +260,8 @@ impl Bursts {
         }
         counts.insert("client/post 64 B".to_owned(), number(post) / f64::from(BURST - 1));
         counts.insert("client/take an answer of 64 B".to_owned(), number(take) / f64::from(BURST));
-        counts.insert("server/answer a request of 64 B".to_owned(), number(serve) / f64::from(BURST));
+        counts
+            .insert("server/answer a request of 64 B".to_owned(), number(serve) / f64::from(BURST));
         Ok(())
     }
 
@@ -269,7 +271,8 @@ impl Bursts {
         request[0] = order;
         self.client.post(&request)?;
         self.client.flush();
-        let served = self.holds.recv_timeout(PATIENCE).map_err(|_| "the server does not answer")??;
+        let served =
+            self.holds.recv_timeout(PATIENCE).map_err(|_| "the server does not answer")??;
         // The server is awake by now. Before it has taken back its armed word, each post would look
         // at the bell more closely, and how soon that is is the machine's business.
         request[0] = ANSWER;
@@ -294,7 +297,11 @@ impl Bursts {
     }
 
     /// The instructions of this thread, if they are to be counted.
-    fn metered(&mut self, count: bool, work: impl FnOnce(&mut Client) -> Outcome<()>) -> Outcome<u64> {
+    fn metered(
+        &mut self,
+        count: bool,
+        work: impl FnOnce(&mut Client) -> Outcome<()>,
+    ) -> Outcome<u64> {
         if !count {
             return work(&mut self.client).map(|()| 0);
         }

@@ -162,7 +162,11 @@ fn repeats(times: u64) {
             options(nostack, preserves_flags)
         );
     }
-    assert_eq!(to.iter().map(|&byte| u64::from(byte)).sum::<u64>(), 7 * times, "not all was copied");
+    assert_eq!(
+        to.iter().map(|&byte| u64::from(byte)).sum::<u64>(),
+        7 * times,
+        "not all was copied"
+    );
 }
 
 /// Four instructions for each time.

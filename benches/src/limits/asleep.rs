@@ -1,4 +1,5 @@
-//! Round trips between two sides of which at least one sleeps in the kernel, by every means there is, or yields.
+//! Round trips between two sides of which at least one sleeps in the kernel, by every means there
+//! is, or yields.
 #![allow(
     clippy::disallowed_types,
     reason = "the limits are written without the library, and so without its seam"
@@ -24,10 +25,19 @@ use crate::system::{Client, Ready, Setup, System};
 
 /// All limits of this kind.
 pub(crate) static LIMITS: [Asleep; 5] = [
-    Asleep { name: "limit-futex", means: Means::Words { server: Wait::Futex, client: Wait::Futex } },
+    Asleep {
+        name: "limit-futex",
+        means: Means::Words { server: Wait::Futex, client: Wait::Futex },
+    },
     // One wake for each call, the least that an idle server costs: the caller spins for the answer.
-    Asleep { name: "limit-one-wake", means: Means::Words { server: Wait::Futex, client: Wait::Spin } },
-    Asleep { name: "limit-yield", means: Means::Words { server: Wait::Yield, client: Wait::Yield } },
+    Asleep {
+        name: "limit-one-wake",
+        means: Means::Words { server: Wait::Futex, client: Wait::Spin },
+    },
+    Asleep {
+        name: "limit-yield",
+        means: Means::Words { server: Wait::Yield, client: Wait::Yield },
+    },
     Asleep { name: "limit-eventfd", means: Means::Eventfd },
     Asleep { name: "limit-pipe", means: Means::Pipe },
 ];
@@ -143,13 +153,19 @@ impl System for Asleep {
             let (request, answer) = words(adopt(setup, LENGTH)?);
             return Ok(Box::new(WordCaller { request, answer, server, client, number: 0 }));
         }
-        let [requests, answers]: [OwnedFd; 2] = descriptors::receive(&UnixStream::connect(&setup.path)?)?;
+        let [requests, answers]: [OwnedFd; 2] =
+            descriptors::receive(&UnixStream::connect(&setup.path)?)?;
         Ok(Box::new(FileCaller { requests: requests.into(), answers: answers.into() }))
     }
 }
 
 /// Gives the first client that comes its two descriptors.
-fn hand_over(setup: &Setup, ready: Ready<'_>, requests: &impl AsFd, answers: &impl AsFd) -> Outcome<()> {
+fn hand_over(
+    setup: &Setup,
+    ready: Ready<'_>,
+    requests: &impl AsFd,
+    answers: &impl AsFd,
+) -> Outcome<()> {
     let listener = UnixListener::bind(&setup.path)?;
     ready()?;
     descriptors::send(&listener.accept()?.0, &[requests.as_fd(), answers.as_fd()])

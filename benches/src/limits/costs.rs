@@ -110,8 +110,8 @@ fn repeat(mut operation: impl FnMut() + 'static) -> Repeat {
     Box::new(move |count| (0..count).for_each(|_| operation()))
 }
 
-/// Copies [`COPY`] bytes from one place to the next stretch of a destination of `length` bytes, which is touched
-/// beforehand: page faults are not part of the figure.
+/// Copies [`COPY`] bytes from one place to the next stretch of a destination of `length` bytes,
+/// which is touched beforehand: page faults are not part of the figure.
 fn copy_through(length: usize) -> Repeat {
     let source = vec![1_u8; COPY];
     let mut destination = vec![2_u8; length];

@@ -1,7 +1,8 @@
 //! A payload and a flag in a few cache lines: what a message costs without any ring around it.
 //!
-//! The writer fills the payload in place, then stores the flag with Release. The reader spins on the flag with
-//! Acquire, then uses the payload. Requests and answers have lines of their own. What varies is where the flag lies.
+//! The writer fills the payload in place, then stores the flag with Release. The reader spins on
+//! the flag with Acquire, then uses the payload. Requests and answers have lines of their own. What
+//! varies is where the flag lies.
 #![allow(unsafe_code, reason = "payloads lie in memory that another process writes")]
 #![allow(
     clippy::disallowed_types,
@@ -20,11 +21,27 @@ use crate::system::{Client, Ready, Setup, System};
 /// All limits of this kind.
 pub(crate) static LIMITS: [Lines; 6] = [
     // The flag ends the line that the payload begins.
-    Lines { name: "limit-one-line", sizes: &[16, 48, 56], flag: Flag::At(56), answer: Answer::Echo },
+    Lines {
+        name: "limit-one-line",
+        sizes: &[16, 48, 56],
+        flag: Flag::At(56),
+        answer: Answer::Echo,
+    },
     // The payload fills a line; the flag lies in the next one, written last.
-    Lines { name: "limit-two-lines-flag-last", sizes: &[64], flag: Flag::Behind, answer: Answer::Echo },
-    // The flag leads the first line; the payload spills into the second. Still the flag is stored last.
-    Lines { name: "limit-two-lines-flag-first", sizes: &[64], flag: Flag::Front, answer: Answer::Echo },
+    Lines {
+        name: "limit-two-lines-flag-last",
+        sizes: &[64],
+        flag: Flag::Behind,
+        answer: Answer::Echo,
+    },
+    // The flag leads the first line; the payload spills into the second. Still the flag is stored
+    // last.
+    Lines {
+        name: "limit-two-lines-flag-first",
+        sizes: &[64],
+        flag: Flag::Front,
+        answer: Answer::Echo,
+    },
     Lines {
         name: "limit-in-place",
         sizes: &[256, 1 << 10, 4 << 10],
@@ -32,9 +49,19 @@ pub(crate) static LIMITS: [Lines; 6] = [
         answer: Answer::Echo,
     },
     // Written whole, then read whole.
-    Lines { name: "limit-one-way", sizes: &LARGE_SIZES, flag: Flag::Behind, answer: Answer::Number },
+    Lines {
+        name: "limit-one-way",
+        sizes: &LARGE_SIZES,
+        flag: Flag::Behind,
+        answer: Answer::Number,
+    },
     // Published every 8 KiB, so that reading overlaps with writing.
-    Lines { name: "limit-one-way-chunked", sizes: &LARGE_SIZES, flag: Flag::Behind, answer: Answer::Chunks },
+    Lines {
+        name: "limit-one-way-chunked",
+        sizes: &LARGE_SIZES,
+        flag: Flag::Behind,
+        answer: Answer::Chunks,
+    },
 ];
 
 /// What no system can return faster than it crosses once.
@@ -81,7 +108,8 @@ struct Slot {
 }
 
 impl Lines {
-    /// Bytes of one direction, an even number of pages: so that no prefetcher pairs lines of both directions.
+    /// Bytes of one direction, an even number of pages: so that no prefetcher pairs lines of both
+    /// directions.
     fn slot_length(size: usize) -> usize {
         (size + 2 * LINE).next_multiple_of(8 << 10)
     }
@@ -123,8 +151,9 @@ impl System for Lines {
             match self.answer {
                 Answer::Echo => {
                     spin_until(request.flag, number);
-                    // SAFETY: the mapping is leaked. The flag said that the request is written, and the client waits
-                    // for the answer before it writes another or reads the answer's place: both are this side's.
+                    // SAFETY: the mapping is leaked. The flag said that the request is written, and
+                    // the client waits for the answer before it writes another or reads the
+                    // answer's place: both are this side's.
                     unsafe { answer.payload.copy_from(&request.payload) };
                 }
                 Answer::Number => {
@@ -136,9 +165,12 @@ impl System for Lines {
                 }
                 Answer::Chunks => {
                     let expected = expected.stamp(number);
-                    for (step, (chunk, expected)) in (0..).zip(chunks.iter().zip(expected.chunks(CHUNK))) {
+                    for (step, (chunk, expected)) in
+                        (0..).zip(chunks.iter().zip(expected.chunks(CHUNK)))
+                    {
                         spin_past(request.flag, step_flag(number, chunks.len(), step));
-                        // SAFETY: as above, for as much of the request's place as the flag has announced.
+                        // SAFETY: as above, for as much of the request's place as the flag has
+                        // announced.
                         let holds = unsafe { chunk.holds(expected) };
                         assert!(holds, "message {number} arrived damaged");
                     }
@@ -191,20 +223,22 @@ impl Client for Caller {
         self.number += 1;
         if self.kind == Answer::Chunks {
             for (step, (area, bytes)) in (0..).zip(self.chunks.iter().zip(request.chunks(CHUNK))) {
-                // SAFETY: the mapping is leaked; the server has answered all earlier requests, and of this one it
-                // reads only what the flag has announced: this chunk is the client's.
+                // SAFETY: the mapping is leaked; the server has answered all earlier requests, and
+                // of this one it reads only what the flag has announced: this chunk is the
+                // client's.
                 unsafe { area.write(bytes) };
                 self.request.flag.store(step_flag(self.number, self.chunks.len(), step), Release);
             }
         } else {
-            // SAFETY: the mapping is leaked; the server has answered all earlier requests, so this place is the
-            // client's until the flag is stored.
+            // SAFETY: the mapping is leaked; the server has answered all earlier requests, so this
+            // place is the client's until the flag is stored.
             unsafe { self.request.payload.write(request) };
             self.request.flag.store(self.number, Release);
         }
         spin_until(self.answer.flag, self.number);
         if self.kind == Answer::Echo {
-            // SAFETY: the flag said that the answer is written; the server leaves it alone until the next request.
+            // SAFETY: the flag said that the answer is written; the server leaves it alone until
+            // the next request.
             unsafe { self.answer.payload.read(answer) };
         } else {
             answer.clear();

@@ -1,5 +1,9 @@
-//! Memory that the two sides of a limit share: a memfd, handed over through a socket, mapped by both.
-#![allow(unsafe_code, reason = "maps memory that another process writes, and copies to and from it")]
+//! Memory that the two sides of a limit share: a memfd, handed over through a socket, mapped by
+//! both.
+#![allow(
+    unsafe_code,
+    reason = "maps memory that another process writes, and copies to and from it"
+)]
 #![allow(
     clippy::disallowed_types,
     reason = "the limits are written without the library, and so without its seam"
@@ -39,7 +43,8 @@ impl Mapping {
     pub(super) fn of(memory: &OwnedFd, length: usize) -> Outcome<Self> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         let flags = MapFlags::SHARED | MapFlags::POPULATE;
-        // SAFETY: the kernel chooses a free address range, so no existing memory of this process changes.
+        // SAFETY: the kernel chooses a free address range, so no existing memory of this process
+        // changes.
         let base = unsafe { mmap(ptr::null_mut(), length, protection, flags, memory, 0) }?;
         let base = NonNull::new(base.cast()).ok_or("the kernel mapped memory at address 0")?;
         Ok(Self { base, length })
@@ -50,19 +55,24 @@ impl Mapping {
         Box::leak(Box::new(self))
     }
 
-    /// The address of a range, after the check that it lies within the mapping and is aligned for a u64.
+    /// The address of a range, after the check that it lies within the mapping and is aligned for a
+    /// u64.
     fn at(&self, offset: usize, length: usize) -> NonNull<u8> {
         assert!(offset.is_multiple_of(8), "words are aligned");
-        assert!(offset.checked_add(length).is_some_and(|end| end <= self.length), "within the mapping");
-        // SAFETY: `offset` is at most `length`, so the result lies within the mapping, or one past its end.
+        assert!(
+            offset.checked_add(length).is_some_and(|end| end <= self.length),
+            "within the mapping"
+        );
+        // SAFETY: `offset` is at most `length`, so the result lies within the mapping, or one past
+        // its end.
         unsafe { self.base.add(offset) }
     }
 
     /// The eight-byte word at `offset`.
     pub(super) fn word(&self, offset: usize) -> &AtomicU64 {
         let word = self.at(offset, size_of::<AtomicU64>()).cast().as_ptr();
-        // SAFETY: `at` checked bounds and alignment; the mapping outlives the reference; both processes access this
-        // word with eight-byte atomics only.
+        // SAFETY: `at` checked bounds and alignment; the mapping outlives the reference; both
+        // processes access this word with eight-byte atomics only.
         unsafe { AtomicU64::from_ptr(word) }
     }
 
@@ -81,16 +91,16 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the range is the one that `mmap` returned. References borrow from the mapping, so none is left; of
-        // areas the users of `Area` promise it.
+        // SAFETY: the range is the one that `mmap` returned. References borrow from the mapping, so
+        // none is left; of areas the users of `Area` promise it.
         if let Err(error) = unsafe { munmap(self.base.as_ptr().cast(), self.length) } {
             eprintln!("race: munmap: {error}");
         }
     }
 }
 
-/// Plain bytes in shared memory. At any time one side owns them, and a flag that is stored with Release and seen with
-/// Acquire hands them over: that is the contract of every method.
+/// Plain bytes in shared memory. At any time one side owns them, and a flag that is stored with
+/// Release and seen with Acquire hands them over: that is the contract of every method.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Area {
     start: NonNull<u8>,
@@ -102,7 +112,8 @@ impl Area {
     #[inline(always)]
     pub(super) fn part(&self, offset: usize, length: usize) -> Self {
         assert!(offset + length <= self.length, "within the area");
-        // SAFETY: `offset` is at most `length`, so the result lies within the mapping, or one past its end.
+        // SAFETY: `offset` is at most `length`, so the result lies within the mapping, or one past
+        // its end.
         Self { start: unsafe { self.start.add(offset) }, length }
     }
 
@@ -113,7 +124,8 @@ impl Area {
     #[inline(always)]
     pub(super) unsafe fn write(&self, bytes: &[u8]) {
         assert_eq!(bytes.len(), self.length, "a payload fills its area");
-        // SAFETY: lengths agree; private memory does not overlap a mapping; nobody else accesses it (contract).
+        // SAFETY: lengths agree; private memory does not overlap a mapping; nobody else accesses it
+        // (contract).
         unsafe { copy(bytes.as_ptr(), self.start.as_ptr(), self.length) }
     }
 
@@ -125,7 +137,8 @@ impl Area {
     pub(super) unsafe fn read(&self, bytes: &mut Vec<u8>) {
         bytes.clear();
         bytes.reserve(self.length);
-        // SAFETY: the vector has room for `length` bytes; it is private; nobody else writes the area (contract).
+        // SAFETY: the vector has room for `length` bytes; it is private; nobody else writes the
+        // area (contract).
         unsafe { copy(self.start.as_ptr(), bytes.as_mut_ptr(), self.length) };
         // SAFETY: the line above initialized exactly this many bytes.
         unsafe { bytes.set_len(self.length) };
@@ -148,7 +161,8 @@ impl Area {
     /// The mapping is still there and this side owns the area until the call returns.
     #[inline(always)]
     pub(super) unsafe fn holds(&self, bytes: &[u8]) -> bool {
-        // SAFETY: `Mapping::area` checked the bounds, and nobody writes the area while the slice lives (contract).
+        // SAFETY: `Mapping::area` checked the bounds, and nobody writes the area while the slice
+        // lives (contract).
         let area = unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.length) };
         // As arrays where the length is that of a record: vector instructions in place of a call.
         match (<&[u8; LINE]>::try_from(area), <&[u8; LINE]>::try_from(bytes)) {
@@ -158,7 +172,8 @@ impl Area {
     }
 }
 
-/// `memcpy`, with the short lengths known to the compiler: a call would be a tenth of a one-line round trip.
+/// `memcpy`, with the short lengths known to the compiler: a call would be a tenth of a one-line
+/// round trip.
 ///
 /// # Safety
 /// As of [`ptr::copy_nonoverlapping`].

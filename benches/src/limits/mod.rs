@@ -1,7 +1,7 @@
 //! The least that this machine allows: what Ringbell is measured against.
 //!
-//! Each limit is a hand-written [`System`], so that the same loops and the same clock time
-//! it. They do no more than they must: no framing, no bounds of a ring, one client, both sides trusted.
+//! Each limit is a hand-written [`System`], so that the same loops and the same clock time it. They
+//! do no more than they must: no framing, no bounds of a ring, one client, both sides trusted.
 
 mod asleep;
 mod canary;

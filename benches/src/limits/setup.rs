@@ -1,4 +1,5 @@
-//! The least that a set-up over a socket costs: connect, take over a memfd, map it, and one message each way in it.
+//! The least that a set-up over a socket costs: connect, take over a memfd, map it, and one message
+//! each way in it.
 #![allow(
     clippy::disallowed_types,
     reason = "the limits are written without the library, and so without its seam"
@@ -27,8 +28,8 @@ const ANSWER: usize = 2 * LINE;
 /// The only limit of this kind.
 pub(crate) static SETUP: BareSetup = BareSetup;
 
-/// New memory for each client, made by the server. Once both have it they wait by yielding, which is right on one CPU
-/// and nearly as good as spinning on two.
+/// New memory for each client, made by the server. Once both have it they wait by yielding, which
+/// is right on one CPU and nearly as good as spinning on two.
 #[derive(Debug)]
 pub(crate) struct BareSetup;
 
@@ -67,7 +68,10 @@ impl System for BareSetup {
     fn connect(&self, setup: &Setup) -> Outcome<Box<dyn Client>> {
         let introduction = UnixStream::connect(&setup.path)?;
         let [memory] = descriptors::receive(&introduction)?;
-        Ok(Box::new(Attached { mapping: Mapping::of(&memory, LENGTH)?, _introduction: introduction }))
+        Ok(Box::new(Attached {
+            mapping: Mapping::of(&memory, LENGTH)?,
+            _introduction: introduction,
+        }))
     }
 }
 

@@ -1,4 +1,5 @@
-//! One-way records of one cache line through a ring with cursors: the rate at which two CPUs can hand lines over.
+//! One-way records of one cache line through a ring with cursors: the rate at which two CPUs can
+//! hand lines over.
 #![allow(unsafe_code, reason = "records lie in memory that another process writes")]
 #![allow(
     clippy::disallowed_types,
@@ -33,8 +34,8 @@ const HEAD: usize = 4 << 10;
 const RING: usize = 8 << 10;
 const LENGTH: usize = RING + RECORDS * RECORD;
 
-/// Record number `position`. Made anew on both sides, in registers: a template in memory would stall them, since its
-/// eight-byte stamp and its vector-wide load do not match.
+/// Record number `position`. Made anew on both sides, in registers: a template in memory would
+/// stall them, since its eight-byte stamp and its vector-wide load do not match.
 #[inline(always)]
 fn record(position: u64) -> [u8; RECORD] {
     let words = [position, !position, 2, 3, 5, 7, 11, position ^ 0x5555_5555_5555_5555];
@@ -82,7 +83,8 @@ impl System for Stream {
     }
 
     fn cases(&self) -> Vec<Case> {
-        // A message with its header fills a line whether it has 48 bytes, or 64 of which nothing is left for a header.
+        // A message with its header fills a line whether it has 48 bytes, or 64 of which nothing is
+        // left for a header.
         [STREAMED, RECORD].map(|size| Case::new(Scenario::Stream, size)).to_vec()
     }
 
@@ -100,8 +102,8 @@ impl System for Stream {
                 continue;
             }
             while head < tail {
-                // SAFETY: the mapping is leaked; records below `tail` are written, and the producer leaves them alone
-                // until `head` has passed them.
+                // SAFETY: the mapping is leaked; records below `tail` are written, and the producer
+                // leaves them alone until `head` has passed them.
                 let holds = unsafe { ring.place(head).holds(&record(head)) };
                 assert!(holds, "record {head} arrived damaged");
                 head += 1;
@@ -153,8 +155,8 @@ impl Client for Producer {
                 self.ring.tail.store(self.tail, Release);
                 self.await_space();
             }
-            // SAFETY: the mapping is leaked; the consumer has passed this place and will not read it before `tail`
-            // has passed it too.
+            // SAFETY: the mapping is leaked; the consumer has passed this place and will not read
+            // it before `tail` has passed it too.
             unsafe { self.ring.place(self.tail).write(&record(self.tail)) };
             self.tail += 1;
             if self.tail.is_multiple_of(self.every) {

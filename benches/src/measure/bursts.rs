@@ -7,13 +7,15 @@ use crate::outcome::Outcome;
 use crate::payload::Payload;
 use crate::system::Client;
 
-/// One call in so many is timed in pipelined cases. Prime, so that it meets every place in a window.
+/// One call in so many is timed in pipelined cases. Prime, so that it meets every place in a
+/// window.
 const SAMPLE: u64 = 61;
 
 /// Records between two readings of the clock in stream cases.
 const STREAM_BATCH: u64 = 1 << 13;
 
-/// Keeps up to `window` calls in flight: whenever half of them are answered, as many new ones go out.
+/// Keeps up to `window` calls in flight: whenever half of them are answered, as many new ones go
+/// out.
 pub(super) fn pipelined(
     client: &mut dyn Client,
     caller: &mut Caller,
@@ -21,7 +23,8 @@ pub(super) fn pipelined(
     mut meter: Meter,
     start: Start<'_>,
 ) -> Outcome<Figures> {
-    let mut pipe = Pipe { sent: 0, expected: Payload::new(caller.payload.bytes().len(), 0), sample: None };
+    let mut pipe =
+        Pipe { sent: 0, expected: Payload::new(caller.payload.bytes().len(), 0), sample: None };
     // Both payloads have the pattern of salt 0: there is one client.
     let warm = meter.warm_up_end();
     pipe.send(client, caller, window)?;
@@ -103,8 +106,11 @@ pub(super) fn batches(
     let mut batch =
         |client: &mut dyn Client, caller: &mut Caller, meter: Option<&mut Meter>| -> Outcome<()> {
             let numbers = caller.number + 1..=caller.number + window;
-            let stamped: Vec<&[u8]> =
-                requests.iter_mut().zip(numbers).map(|(payload, number)| payload.stamp(number)).collect();
+            let stamped: Vec<&[u8]> = requests
+                .iter_mut()
+                .zip(numbers)
+                .map(|(payload, number)| payload.stamp(number))
+                .collect();
             let begun = Instant::now();
             client.send_all(&stamped)?;
             for _ in 0..window {
@@ -127,7 +133,8 @@ pub(super) fn batches(
     meter.finish(window)
 }
 
-/// Calls that each task makes between two readings of the clock: what it costs to start a task is shared by so many.
+/// Calls that each task makes between two readings of the clock: what it costs to start a task is
+/// shared by so many.
 const CALLS_OF_A_TASK: u64 = 16;
 
 /// Many tasks, each of which calls again as soon as it is answered.
@@ -143,7 +150,8 @@ pub(super) fn tasks(
     let calls = tasks * CALLS_OF_A_TASK;
     let mut all = |client: &mut dyn Client, meter: Option<&mut Meter>| -> Outcome<()> {
         let begun = Instant::now();
-        payloads = client.tasks(std::mem::take(&mut payloads), caller.number + 1, CALLS_OF_A_TASK)?;
+        payloads =
+            client.tasks(std::mem::take(&mut payloads), caller.number + 1, CALLS_OF_A_TASK)?;
         caller.number += calls;
         meter.map_or(Ok(()), |meter| meter.batch(begun, calls))
     };

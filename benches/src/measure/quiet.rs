@@ -44,8 +44,8 @@ pub(super) fn paced(
     meter.finish(0)
 }
 
-/// A call every 20 us, if the last one has been answered by then; else as soon as it is. The pauses are spent spinning,
-/// and count neither as time nor as CPU time of a call.
+/// A call every 20 us, if the last one has been answered by then; else as soon as it is. The pauses
+/// are spent spinning, and count neither as time nor as CPU time of a call.
 pub(super) fn paced_fast(
     client: &mut dyn Client,
     caller: &mut Caller,

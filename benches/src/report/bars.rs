@@ -58,7 +58,8 @@ struct Place {
 /// What a figure is held against.
 #[derive(Clone, Copy, Debug)]
 enum Against {
-    /// The best of the systems whose name is this, or begins with this and a dash, in the same case.
+    /// The best of the systems whose name is this, or begins with this and a dash, in the same
+    /// case.
     System(&'static str),
     /// The same in another case: limits carry eight bytes, or come under another scenario.
     Elsewhere(&'static str, Place),
@@ -68,7 +69,8 @@ enum Against {
     Number,
 }
 
-/// One comparison. `most`: the figure may be at most so many times the other; else it must be at least that.
+/// One comparison. `most`: the figure may be at most so many times the other; else it must be at
+/// least that.
 #[derive(Clone, Copy, Debug)]
 struct Bar {
     who: &'static str,
@@ -121,7 +123,10 @@ const fn of(who: &'static str, bar: Bar) -> Bar {
 const fn guest(place: Place) -> [Bar; 2] {
     [
         of("sockets-guest-push", most(place, Figure::P50, 2.5, Against::System("sockets-native"))),
-        of("sockets-guest-push", most(place, Figure::P50, 0.2, Against::System("sockets-guest-poll"))),
+        of(
+            "sockets-guest-push",
+            most(place, Figure::P50, 0.2, Against::System("sockets-guest-poll")),
+        ),
     ]
 }
 
@@ -160,7 +165,12 @@ const BARS: [Bar; 37] = [
     most(at("paced", 64), Figure::Cpu, 1.1, UDS),
     least(many("clients", 8), Figure::Rate, 4.0, UDS),
     most(many("clients", 8), Figure::P99, 0.5, UDS),
-    least(many("clients", 32), Figure::Rate, 0.75, Against::Elsewhere("ringbell", many("clients", 8))),
+    least(
+        many("clients", 32),
+        Figure::Rate,
+        0.75,
+        Against::Elsewhere("ringbell", many("clients", 8)),
+    ),
     most(many("clients", 32), Figure::P99, 0.5, UDS),
     most(many("crowded", 1), Figure::P99, 1.0, UDS),
     most(many("crowded", 4), Figure::P99, 1.0, UDS),
@@ -206,8 +216,8 @@ fn bars() -> Vec<Bar> {
     bars
 }
 
-/// Calls and wakes are counted in one run of a few thousand operations, in which the machine may disturb somebody once or
-/// twice: so little is none.
+/// Calls and wakes are counted in one run of a few thousand operations, in which the machine may
+/// disturb somebody once or twice: so little is none.
 const TOLERANCE: f64 = 0.0005;
 
 impl Place {
@@ -223,7 +233,9 @@ fn best<'a>(figure: Figure, lines: impl Iterator<Item = &'a Line>) -> Option<(&'
     lines
         .map(|line| (line.system.as_str(), figure.of(line)))
         .filter(|(_, value)| !value.is_nan())
-        .reduce(|best, next| if (next.1 < best.1) != (figure == Figure::Rate) { next } else { best })
+        .reduce(
+            |best, next| if (next.1 < best.1) != (figure == Figure::Rate) { next } else { best },
+        )
 }
 
 impl Bar {
@@ -232,15 +244,18 @@ impl Bar {
         let own = record.rows.iter().filter(here).find(|line| line.system == self.who);
         let value = own.map_or(f64::NAN, |line| self.figure.of(line));
         let is = |line: &Line, name: &str| {
-            line.system.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+            line.system
+                .strip_prefix(name)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
         };
         let other = match self.against {
             Against::System(name) => {
                 best(self.figure, record.rows.iter().filter(here).filter(|line| is(line, name)))
             }
-            Against::Elsewhere(name, place) => {
-                best(self.figure, record.rows.iter().filter(|line| place.holds(line) && line.system == name))
-            }
+            Against::Elsewhere(name, place) => best(
+                self.figure,
+                record.rows.iter().filter(|line| place.holds(line) && line.system == name),
+            ),
             Against::EveryPeer => {
                 best(self.figure, record.rows.iter().filter(here).filter(|line| line.is_peer()))
             }
@@ -264,12 +279,18 @@ impl Bar {
             (Against::EveryPeer, Some((name, other))) => {
                 (format!("{figure} better than every peer's (`{name}`)"), value / other)
             }
-            (_, Some((name, other))) => (format!("{figure} {sign} {factor} x `{name}`"), value / other),
+            (_, Some((name, other))) => {
+                (format!("{figure} {sign} {factor} x `{name}`"), value / other)
+            }
         };
         let met = if found.is_nan() {
             None
         } else if self.most {
-            Some(found <= factor + if matches!(self.against, Against::Number) { TOLERANCE } else { 0.0 })
+            Some(
+                found
+                    <= factor
+                        + if matches!(self.against, Against::Number) { TOLERANCE } else { 0.0 },
+            )
         } else {
             Some(found >= factor)
         };
@@ -301,8 +322,14 @@ mod tests {
         let judged = |rows| bar.judge(&record(rows)).met;
         let ours = |p50| line("echo", "ringbell", 64, p50, 1.0);
         let theirs = |name, p50| line("echo", name, 64, p50, 1.0);
-        assert_eq!(judged(vec![ours(40.0), theirs("peer-a", 100.0), theirs("peer", 120.0)]), Some(true));
-        assert_eq!(judged(vec![ours(55.0), theirs("peer-a", 100.0), theirs("peer", 120.0)]), Some(false));
+        assert_eq!(
+            judged(vec![ours(40.0), theirs("peer-a", 100.0), theirs("peer", 120.0)]),
+            Some(true)
+        );
+        assert_eq!(
+            judged(vec![ours(55.0), theirs("peer-a", 100.0), theirs("peer", 120.0)]),
+            Some(false)
+        );
         assert_eq!(judged(vec![ours(40.0), theirs("peerless", 1.0)]), None);
         assert_eq!(judged(vec![ours(40.0), theirs("peer", f64::NAN)]), None);
         assert_eq!(judged(vec![theirs("peer", 1.0)]), None);
@@ -312,7 +339,8 @@ mod tests {
     fn rates_are_held_against_the_highest() {
         let bar = least(at("stream", 48), Figure::Rate, 2.0, Against::System("peer"));
         let row = |name, rate| line("stream", name, 48, 1.0, rate);
-        let rows = |own| record(vec![row("ringbell", own), row("peer-a", 10.0), row("peer-b", 20.0)]);
+        let rows =
+            |own| record(vec![row("ringbell", own), row("peer-a", 10.0), row("peer-b", 20.0)]);
         assert_eq!(bar.judge(&rows(39.0)).met, Some(false));
         assert_eq!(bar.judge(&rows(41.0)).met, Some(true));
     }

@@ -36,16 +36,29 @@ const SIZE: (u32, u32) = (960, 560);
 /// Makes all plots for which there are rows.
 pub(super) fn draw(record: &Record, directory: &Path) -> Outcome<Vec<Plot>> {
     let mut plots = Vec::new();
-    let mut plot = |file: &str, labels: Labels<'_>, curves: Vec<Curve<'_>>, axis: Axis| -> Outcome<()> {
-        if curves.iter().any(|curve| !curve.points.is_empty()) {
-            lines(&directory.join(file), labels, &curves, axis)?;
-            plots.push(Plot { file: file.to_owned(), caption: labels.caption.to_owned() });
-        }
-        Ok(())
-    };
+    let mut plot =
+        |file: &str, labels: Labels<'_>, curves: Vec<Curve<'_>>, axis: Axis| -> Outcome<()> {
+            if curves.iter().any(|curve| !curve.points.is_empty()) {
+                lines(&directory.join(file), labels, &curves, axis)?;
+                plots.push(Plot { file: file.to_owned(), caption: labels.caption.to_owned() });
+            }
+            Ok(())
+        };
     for (scenario, placement, clients, file, caption) in [
-        ("echo", "two-cpus", 1, "latency-echo.svg", "Latency distributions: echo of 64 B, two CPUs"),
-        ("paced", "two-cpus", 1, "latency-paced.svg", "Latency distributions: a request every ms, 64 B"),
+        (
+            "echo",
+            "two-cpus",
+            1,
+            "latency-echo.svg",
+            "Latency distributions: echo of 64 B, two CPUs",
+        ),
+        (
+            "paced",
+            "two-cpus",
+            1,
+            "latency-paced.svg",
+            "Latency distributions: a request every ms, 64 B",
+        ),
         (
             "clients",
             "unpinned",
@@ -67,20 +80,26 @@ pub(super) fn draw(record: &Record, directory: &Path) -> Outcome<Vec<Plot>> {
                 && line.clients == clients
                 && line.size == 64
         });
-        let curves = rows.map(|line| Curve { name: &line.system, points: nines(line, &record.quantiles) });
+        let curves =
+            rows.map(|line| Curve { name: &line.system, points: nines(line, &record.quantiles) });
         let labels = Labels { caption, x: "percentile", y: "ns" };
         plot(file, labels, curves.collect(), Axis::Nines)?;
     }
-    let labels = Labels { caption: "Cost over size: echo, two CPUs", x: "bytes each way", y: "p50, ns" };
-    let sizes = series(record, |line| line.scenario == "echo", |line| (whole(line.size), line.p50_ns));
+    let labels =
+        Labels { caption: "Cost over size: echo, two CPUs", x: "bytes each way", y: "p50, ns" };
+    let sizes =
+        series(record, |line| line.scenario == "echo", |line| (whole(line.size), line.p50_ns));
     plot("size.svg", labels, sizes, Axis::Log)?;
     let labels = Labels {
         caption: "Throughput over clients, unpinned",
         x: "clients",
         y: "requests a second, all together",
     };
-    let clients =
-        series(record, |line| line.scenario == "clients", |line| (f64::from(line.clients), line.per_second));
+    let clients = series(
+        record,
+        |line| line.scenario == "clients",
+        |line| (f64::from(line.clients), line.per_second),
+    );
     plot("clients.svg", labels, clients, Axis::Log)?;
     for (scenario, placement, file, caption) in [
         ("echo", "two-cpus", "cpu-echo.svg", "CPU against latency: echo of 64 B, two CPUs"),
@@ -88,10 +107,14 @@ pub(super) fn draw(record: &Record, directory: &Path) -> Outcome<Vec<Plot>> {
         ("one-cpu", "one-cpu", "cpu-one-cpu.svg", "CPU against latency: both sides on one CPU"),
     ] {
         let rows = chosen(record, |line| {
-            line.scenario == scenario && line.placement == placement && (line.size == 64 || line.size == 8)
+            line.scenario == scenario
+                && line.placement == placement
+                && (line.size == 64 || line.size == 8)
         });
-        let points =
-            rows.map(|line| Curve { name: &line.system, points: vec![(line.p50_ns, line.cpu_ns_per_op)] });
+        let points = rows.map(|line| Curve {
+            name: &line.system,
+            points: vec![(line.p50_ns, line.cpu_ns_per_op)],
+        });
         let labels = Labels { caption, x: "p50, ns", y: "CPU of both sides for each call, ns" };
         plot(file, labels, points.collect(), Axis::Log)?;
     }
@@ -99,7 +122,10 @@ pub(super) fn draw(record: &Record, directory: &Path) -> Outcome<Vec<Plot>> {
 }
 
 /// The measured rows that a plot is of.
-fn chosen<'a>(record: &'a Record, wanted: impl Fn(&Line) -> bool + 'a) -> impl Iterator<Item = &'a Line> {
+fn chosen<'a>(
+    record: &'a Record,
+    wanted: impl Fn(&Line) -> bool + 'a,
+) -> impl Iterator<Item = &'a Line> {
     record.rows.iter().filter(move |line| line.error.is_none() && wanted(line))
 }
 
@@ -194,7 +220,8 @@ where
     X: AsRangedCoord<Value = f64>,
     X::CoordDescType: Ranged<ValueType = f64> + ValueFormatter<f64>,
 {
-    let (low, high) = span(curves.iter().flat_map(|curve| curve.points.iter().map(|point| point.1)));
+    let (low, high) =
+        span(curves.iter().flat_map(|curve| curve.points.iter().map(|point| point.1)));
     let (chart_area, legend) = area.split_horizontally(740);
     let mut chart = ChartBuilder::on(&chart_area)
         .caption(labels.caption, ("sans-serif", 20))
@@ -214,7 +241,8 @@ where
         let color = color(curve.name, place);
         let style = color.stroke_width(if curve.name == "ringbell" { 3 } else { 1 });
         chart.draw_series(LineSeries::new(curve.points.iter().copied(), style))?;
-        chart.draw_series(curve.points.iter().map(|point| Circle::new(*point, 3, color.filled())))?;
+        chart
+            .draw_series(curve.points.iter().map(|point| Circle::new(*point, 3, color.filled())))?;
         let top = 40 + 17 * i32::try_from(place)?;
         legend.draw(&Circle::new((8, top), 4, color.filled()))?;
         legend.draw(&Text::new(curve.name.to_owned(), (18, top - 6), ("sans-serif", 13)))?;

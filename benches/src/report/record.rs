@@ -30,7 +30,8 @@ pub(super) struct Run {
     pub(super) remarks: Vec<String>,
 }
 
-/// One row. A figure that is null in the file is NaN here, which is neither better nor worse than anything.
+/// One row. A figure that is null in the file is NaN here, which is neither better nor worse than
+/// anything.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Line {
     pub(super) scenario: String,
@@ -99,7 +100,8 @@ impl Line {
 
     /// Whether it is somebody else than Ringbell who moves requests between processes.
     pub(super) fn is_peer(&self) -> bool {
-        let own = ["ringbell", "in-process", "sockets-"].iter().any(|name| self.system.starts_with(name));
+        let own =
+            ["ringbell", "in-process", "sockets-"].iter().any(|name| self.system.starts_with(name));
         // Other protocols over a byte stream of Ringbell.
         !self.is_limit() && !own && !self.system.contains("-bytes")
     }

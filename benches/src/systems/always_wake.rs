@@ -5,7 +5,8 @@ use std::sync::atomic::AtomicU32;
 
 use rustix::thread::futex;
 
-/// Nobody waits here. In memory of this process, which the kernel looks up as it looks up shared memory.
+/// Nobody waits here. In memory of this process, which the kernel looks up as it looks up shared
+/// memory.
 static WORD: AtomicU32 = AtomicU32::new(0);
 
 /// What a sender costs that does not know whether somebody sleeps.

@@ -1,7 +1,7 @@
 //! Length-prefixed frames over a byte stream: what a careful user of a socket or a pipe writes.
 //!
-//! Small frames: one write each, and a read takes whatever has arrived. Large frames: header and payload in one
-//! vectored write, and the payload is read straight to its place.
+//! Small frames: one write each, and a read takes whatever has arrived. Large frames: header and
+//! payload in one vectored write, and the payload is read straight to its place.
 
 use std::io::{self, IoSlice, Read, Write};
 
@@ -53,7 +53,8 @@ impl<R: Read> FrameReader<R> {
         self.start += PREFIX;
         let length = usize::try_from(u32::from_le_bytes(prefix))?;
         let buffered = length.min(self.end - self.start);
-        // `resize` writes zeros only where the vector grows: not at all when frames are of one size.
+        // `resize` writes zeros only where the vector grows: not at all when frames are of one
+        // size.
         payload.resize(length, 0);
         payload[..buffered].copy_from_slice(&self.buffer[self.start..self.start + buffered]);
         self.start += buffered;

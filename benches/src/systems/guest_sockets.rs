@@ -1,5 +1,6 @@
-//! A program with sockets, seen by those who talk to it: on sockets of its own, and in a guest whose sockets live in a
-//! host, which pushes or is polled. The client is the same for all: plain blocking sockets.
+//! A program with sockets, seen by those who talk to it: on sockets of its own, and in a guest
+//! whose sockets live in a host, which pushes or is polled. The client is the same for all: plain
+//! blocking sockets.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -24,8 +25,10 @@ pub(crate) static NATIVE: Sockets = Sockets { name: "sockets-native", guest: Non
 pub(crate) static PUSH: Sockets = Sockets { name: "sockets-guest-push", guest: Some(Pace::Push) };
 
 /// The program in a guest that looks every 4 ms.
-pub(crate) static POLL: Sockets =
-    Sockets { name: "sockets-guest-poll", guest: Some(Pace::Poll(std::time::Duration::from_millis(4))) };
+pub(crate) static POLL: Sockets = Sockets {
+    name: "sockets-guest-poll",
+    guest: Some(Pace::Poll(std::time::Duration::from_millis(4))),
+};
 
 /// Where the program's sockets are.
 #[derive(Debug)]
@@ -105,7 +108,8 @@ impl System for Sockets {
     }
 
     fn connect(&self, setup: &Setup) -> Outcome<Box<dyn Client>> {
-        let address = || -> Outcome<SocketAddr> { Ok(fs::read_to_string(beside(setup, ADDRESS))?.parse()?) };
+        let address =
+            || -> Outcome<SocketAddr> { Ok(fs::read_to_string(beside(setup, ADDRESS))?.parse()?) };
         let unix = beside(setup, ECHO);
         Ok(match setup.case.scenario {
             Scenario::UdpEchoSmall => {

@@ -1,5 +1,6 @@
-//! What a service costs without any transport: clients are threads of the server's own process, and hand their
-//! requests to its store, which answers from its pool through a queue. The yardstick of the service scenarios.
+//! What a service costs without any transport: clients are threads of the server's own process, and
+//! hand their requests to its store, which answers from its pool through a queue. The yardstick of
+//! the service scenarios.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -40,7 +41,8 @@ impl System for InProcess {
     }
 
     fn connect(&self, setup: &Setup) -> Outcome<Box<dyn Client>> {
-        let fill = || world_state::filled(&setup.case, world_state::on(Pool::new(THREADS, be_punctual)?));
+        let fill =
+            || world_state::filled(&setup.case, world_state::on(Pool::new(THREADS, be_punctual)?));
         // Whoever comes first waits for nobody: all others find it filled, or wait for that.
         static FILLING: Mutex<()> = Mutex::new(());
         let _one = FILLING.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,5 +1,5 @@
-//! Baseline over two pipes, which the server makes and hands over through a socket. Their capacity is the default,
-//! 64 KiB.
+//! Baseline over two pipes, which the server makes and hands over through a socket. Their capacity
+//! is the default, 64 KiB.
 
 use std::fs::File;
 use std::io;

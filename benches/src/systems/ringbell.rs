@@ -19,16 +19,23 @@ use crate::work::{Handler, THREADS, Work};
 use crate::world_state::{self, Asking, Call, Failure, Queued};
 
 /// The blocking client and the serial server.
-pub(crate) static SERIAL: Ringbell =
-    Ringbell { name: "ringbell", serving: Serving::Serial, transport: TransportChoice::SharedMemory };
+pub(crate) static SERIAL: Ringbell = Ringbell {
+    name: "ringbell",
+    serving: Serving::Serial,
+    transport: TransportChoice::SharedMemory,
+};
 
 /// The same, and requests of a burst are handed over together.
-pub(crate) static BATCH: Ringbell =
-    Ringbell { name: "ringbell-batch", serving: Serving::Batch, transport: TransportChoice::SharedMemory };
+pub(crate) static BATCH: Ringbell = Ringbell {
+    name: "ringbell-batch",
+    serving: Serving::Batch,
+    transport: TransportChoice::SharedMemory,
+};
 
-/// The same with a wake call for every message, on both sides, as systems make it whose bells are not latched. Whoever
-/// sleeps is woken all the same by the call that Ringbell makes itself. The server makes its call before it publishes,
-/// where others make it after: it costs the same, but less of it is hidden behind the other side's work.
+/// The same with a wake call for every message, on both sides, as systems make it whose bells are
+/// not latched. Whoever sleeps is woken all the same by the call that Ringbell makes itself. The
+/// server makes its call before it publishes, where others make it after: it costs the same, but
+/// less of it is hidden behind the other side's work.
 pub(crate) static ALWAYS_WAKE: Ringbell = Ringbell {
     name: "ringbell-always-wake",
     serving: Serving::AlwaysWake,
@@ -40,12 +47,18 @@ pub(crate) static SERIAL_UDS: Ringbell =
     Ringbell { name: "ringbell-uds", serving: Serving::Serial, transport: TransportChoice::Socket };
 
 /// Handlers on a pool.
-pub(crate) static REACTOR: Ringbell =
-    Ringbell { name: "ringbell-reactor", serving: Serving::Pool, transport: TransportChoice::SharedMemory };
+pub(crate) static REACTOR: Ringbell = Ringbell {
+    name: "ringbell-reactor",
+    serving: Serving::Pool,
+    transport: TransportChoice::SharedMemory,
+};
 
 /// The same over the socket.
-pub(crate) static REACTOR_UDS: Ringbell =
-    Ringbell { name: "ringbell-reactor-uds", serving: Serving::Pool, transport: TransportChoice::Socket };
+pub(crate) static REACTOR_UDS: Ringbell = Ringbell {
+    name: "ringbell-reactor-uds",
+    serving: Serving::Pool,
+    transport: TransportChoice::Socket,
+};
 
 /// Requests and answers as with a pool, but the handler answers on the reactor's own thread.
 pub(crate) static INLINE: Ringbell = Ringbell {
@@ -77,19 +90,22 @@ enum Serving {
     Pool,
 }
 
-/// What a client that never reads sends: to a serial server so much that the ring of answers is full, as many answers
-/// as may wait do so, and no request is read any more; to a pool somewhat less than a client may have in flight. Not
-/// quite as much as there is room for: a client that waits for room takes answers in to make some.
+/// What a client that never reads sends: to a serial server so much that the ring of answers is
+/// full, as many answers as may wait do so, and no request is read any more; to a pool somewhat
+/// less than a client may have in flight. Not quite as much as there is room for: a client that
+/// waits for room takes answers in to make some.
 const FLOOD: usize = 1000;
 
-/// It sends so many at a time, and lets the server take them in before it goes on: again so that there is room.
+/// It sends so many at a time, and lets the server take them in before it goes on: again so that
+/// there is room.
 const WAVE: usize = 100;
 const EBB: Duration = Duration::from_millis(4);
 
 /// The server of this process, once it is there.
 static SERVER: OnceLock<ServerHandle> = OnceLock::new();
 
-/// As many clients come at the same moment in one case; by default a server takes so many for a flood.
+/// As many clients come at the same moment in one case; by default a server takes so many for a
+/// flood.
 const MOST_CLIENTS: u32 = 32;
 
 /// The waiting policy of one side: the default, but for the case in which everybody must sleep.
@@ -134,7 +150,8 @@ impl System for Ringbell {
     }
 
     fn work(&self, case: &Case) -> Work {
-        // Beside a client that never reads, a pool must not be kept by its requests: so they take some time there.
+        // Beside a client that never reads, a pool must not be kept by its requests: so they take
+        // some time there.
         match self.serving {
             Serving::Pool if case.scenario == Scenario::SlowClient => Work::Wait,
             _ => Work::of(case),
@@ -158,7 +175,10 @@ impl System for Ringbell {
                 let answers = Arc::new(Queue::new());
                 ready()?;
                 server.run(|request, answer| {
-                    world.serve(Queued { request: request.payload().to_vec(), answers: answers.clone() });
+                    world.serve(Queued {
+                        request: request.payload().to_vec(),
+                        answers: answers.clone(),
+                    });
                     answer.extend_from_slice(&answers.pop());
                     Ok(())
                 })?;
@@ -167,7 +187,8 @@ impl System for Ringbell {
                 let pool = Pool::new(THREADS, be_punctual)?;
                 let world = world_state::filled(&setup.case, world_state::on(pool))?;
                 ready()?;
-                server.run_reactor(|request, responder| world.serve(Asked { request, responder }))?;
+                server
+                    .run_reactor(|request, responder| world.serve(Asked { request, responder }))?;
             }
             Serving::Serial if setup.case.scenario == Scenario::Stream => {
                 ready()?;
@@ -225,9 +246,12 @@ impl System for Ringbell {
             .wait(waiting(setup, WaitSettings::client()))
             .connect(&setup.path)?;
         Ok(match self.serving {
-            Serving::Batch => {
-                Box::new(Gatherer { client, gathered: Vec::new(), calls: Vec::new(), size: setup.case.size })
-            }
+            Serving::Batch => Box::new(Gatherer {
+                client,
+                gathered: Vec::new(),
+                calls: Vec::new(),
+                size: setup.case.size,
+            }),
             Serving::AlwaysWake => Box::new(AlwaysWaker { client }),
             _ if self.work(&setup.case) == Work::World => Box::new(Asking::new(Caller { client })),
             _ => Box::new(Caller { client }),
@@ -257,7 +281,9 @@ impl Call for Asked {
     fn answer(self, answer: Result<&[u8], Failure>) {
         match answer {
             Ok(answer) => self.responder.reply(answer),
-            Err(failure) => self.responder.error(HandlerError::new(failure.code(), failure.to_string())),
+            Err(failure) => {
+                self.responder.error(HandlerError::new(failure.code(), failure.to_string()))
+            }
         }
     }
 }

@@ -1,12 +1,13 @@
-//! Baseline over a `SOCK_SEQPACKET` socket: the kernel keeps messages apart, so no prefix and no partial read.
+//! Baseline over a `SOCK_SEQPACKET` socket: the kernel keeps messages apart, so no prefix and no
+//! partial read.
 
 use std::os::fd::OwnedFd;
 use std::thread;
 
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect,
-    listen, recv, send, socket_with,
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with,
+    bind, connect, listen, recv, send, socket_with,
 };
 
 use crate::outcome::Outcome;
@@ -66,7 +67,8 @@ fn answer_all(stream: &OwnedFd, mut handler: Handler) -> Outcome<()> {
     let mut answer = Vec::new();
     loop {
         let length = match recv(stream, &mut buffer[..], RecvFlags::empty()) {
-            // A client that detaches with an answer unread resets the connection: an end like any other.
+            // A client that detaches with an answer unread resets the connection: an end like any
+            // other.
             Ok((_, 0)) | Err(Errno::CONNRESET) => return Ok(()),
             received => received?.1,
         };

@@ -14,7 +14,8 @@ use crate::work::Handler;
 /// One connection for all calls; one write for each message.
 pub(crate) static STREAM: UdsStream = UdsStream { name: "uds-stream", batched: false };
 
-/// One connection; messages of a burst share their writes, on both sides. Differs from [`STREAM`] in bursts only.
+/// One connection; messages of a burst share their writes, on both sides. Differs from [`STREAM`]
+/// in bursts only.
 pub(crate) static BATCHED: UdsStream = UdsStream { name: "uds-stream-batched", batched: true };
 
 /// A connection for each call.
@@ -123,8 +124,8 @@ impl<R: Read, W: Write> Client for Connection<R, W> {
     }
 }
 
-/// Connect, ask, hear, hang up, for each call. The server answers in its accept loop: a thread for one request would
-/// cost more than the request.
+/// Connect, ask, hear, hang up, for each call. The server answers in its accept loop: a thread for
+/// one request would cost more than the request.
 #[derive(Debug)]
 pub(crate) struct UdsDial;
 
@@ -161,6 +162,10 @@ impl Client for Dialer {
     fn call(&mut self, request: &[u8], answer: &mut Vec<u8>) -> Outcome<()> {
         let stream = UnixStream::connect(&self.0)?;
         FrameWriter::new(&stream).write(request)?;
-        if FrameReader::new(&stream, BRIEF).read(answer)? { Ok(()) } else { Err("the server hung up".into()) }
+        if FrameReader::new(&stream, BRIEF).read(answer)? {
+            Ok(())
+        } else {
+            Err("the server hung up".into())
+        }
     }
 }

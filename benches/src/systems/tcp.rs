@@ -1,5 +1,5 @@
-//! Baselines over TCP on the loopback interface: blocking, length-prefixed, one thread for each connection, exactly as
-//! [`stream`](super::stream).
+//! Baselines over TCP on the loopback interface: blocking, length-prefixed, one thread for each
+//! connection, exactly as [`stream`](super::stream).
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};

@@ -36,8 +36,11 @@ pub(super) fn measure(extent: Extent, directory: &Path, rows: &mut Vec<Row>) -> 
     // Connections are judged each time, when they are taken and when they come back.
     let path = directory.join("acquire");
     let _server = ServerProcess::start(&path, None)?;
-    let connections =
-        ConnectionPool::with_options(&path, options(TransportChoice::SharedMemory), settings(1, 2))?;
+    let connections = ConnectionPool::with_options(
+        &path,
+        options(TransportChoice::SharedMemory),
+        settings(1, 2),
+    )?;
     drop((connections.acquire()?, connections.acquire()?));
     let (mut by_mutexes, mut by_pool, mut by_connections) =
         (Found::default(), Found::default(), Found::default());

@@ -23,14 +23,19 @@ pub(super) fn measure(extent: Extent, directory: &Path, rows: &mut Vec<Row>) -> 
         let (mut pooled, mut dialled) = (Found::default(), Found::default());
         let mut remark = String::new();
         for _ in 0..extent.rounds {
-            let pool = ConnectionPool::with_options(&path, options(transport), settings(0, CONNECTIONS))?;
+            let pool =
+                ConnectionPool::with_options(&path, options(transport), settings(0, CONNECTIONS))?;
             let (times, wall) = crowd(each, |request| Ok(pool.call(request)?))?;
             pooled.add(times, wall);
             let stats = pool.stats();
             if stats.opened != CONNECTIONS as u64 {
                 return Err(format!("{} dials for {CONNECTIONS} connections", stats.opened).into());
             }
-            remark = format!("{} dials; waited p99 {:.1?}", stats.opened, stats.wait_times.percentile(99.0));
+            remark = format!(
+                "{} dials; waited p99 {:.1?}",
+                stats.opened,
+                stats.wait_times.percentile(99.0)
+            );
             drop(pool);
             // A caller who is turned away at the door comes again.
             let (times, wall) = crowd((each / 4).max(2), |request| {
@@ -62,7 +67,10 @@ pub(super) fn measure(extent: Extent, directory: &Path, rows: &mut Vec<Row>) -> 
 }
 
 /// All callers at once, each with so many requests, timed one by one.
-fn crowd(each: u64, call: impl Fn(&[u8]) -> Outcome<Vec<u8>> + Sync) -> Outcome<(Vec<u64>, Duration)> {
+fn crowd(
+    each: u64,
+    call: impl Fn(&[u8]) -> Outcome<Vec<u8>> + Sync,
+) -> Outcome<(Vec<u64>, Duration)> {
     let began = Instant::now();
     let times = thread::scope(|scope| -> Outcome<Vec<u64>> {
         let callers: Vec<_> = (0..CALLERS)

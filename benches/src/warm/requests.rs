@@ -29,5 +29,10 @@ pub(super) const TRANSPORTS: [(&str, TransportChoice); 2] =
     [("shm", TransportChoice::SharedMemory), ("uds", TransportChoice::Socket)];
 
 pub(super) fn settings(min_idle: usize, max_size: usize) -> Settings {
-    Settings { min_idle, max_size, acquire_timeout: Some(Duration::from_secs(60)), ..Settings::default() }
+    Settings {
+        min_idle,
+        max_size,
+        acquire_timeout: Some(Duration::from_secs(60)),
+        ..Settings::default()
+    }
 }

@@ -14,7 +14,8 @@ pub(super) fn measure(extent: Extent, directory: &Path, rows: &mut Vec<Row>) -> 
     let command = || WorkerCommand::new("/proc/self/exe").arg("pool-worker");
     let (mut warm, mut spawned) = (Found::default(), Found::default());
     let pool = WorkerPool::new(command(), directory, settings(1, 1))?;
-    let per_use = WorkerPool::new(command(), directory, Settings { enabled: false, ..settings(0, 1) })?;
+    let per_use =
+        WorkerPool::new(command(), directory, Settings { enabled: false, ..settings(0, 1) })?;
     drop(pool.acquire()?);
     for _ in 0..extent.rounds {
         let (times, wall) = time(extent.requests / 10, |number| {
@@ -37,7 +38,8 @@ pub(super) fn measure(extent: Extent, directory: &Path, rows: &mut Vec<Row>) -> 
     rows.push(warm.row("pool-workers", "warm", "unpinned"));
     let mut row = spawned.row("pool-workers", "spawned", "unpinned");
     row.ratio = Some(row.p50_ns / warm.median(|found| found.0));
-    "acquire, use nothing, release; the worker takes 300 ms to be ready".clone_into(&mut row.remark);
+    "acquire, use nothing, release; the worker takes 300 ms to be ready"
+        .clone_into(&mut row.remark);
     rows.push(row);
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! A socket that is held for a guest, and what the kernel has not taken of it.
 
-use super::super::protocol::{ADDRESS, HEAD, Offence, PIECE, WINDOW, address, datagram_cost, head, sign};
+use super::super::protocol::{
+    ADDRESS, HEAD, Offence, PIECE, WINDOW, address, datagram_cost, head, sign,
+};
 use super::super::socket::{Socket, State};
 use rustix::io::Errno;
 use std::collections::VecDeque;
@@ -50,7 +52,8 @@ pub(super) enum Read {
     Wait,
     /// The other side sends no more.
     End,
-    /// The first `len` bytes of the buffer are the news of it, but for the socket's number; no more is there if `last`.
+    /// The first `len` bytes of the buffer are the news of it, but for the socket's number; no more
+    /// is there if `last`.
     Some { len: usize, cost: u32, last: bool },
 }
 
@@ -79,7 +82,11 @@ impl Held {
             };
             buffer[..HEAD].copy_from_slice(&head(sign::DATAGRAM, 0, 0));
             buffer[HEAD..HEAD + ADDRESS].copy_from_slice(&address(from));
-            return Ok(Read::Some { len: HEAD + ADDRESS + count, cost: datagram_cost(count), last: false });
+            return Ok(Read::Some {
+                len: HEAD + ADDRESS + count,
+                cost: datagram_cost(count),
+                last: false,
+            });
         }
         let most = room.min(PIECE);
         if most == 0 {
@@ -92,7 +99,8 @@ impl Held {
                 buffer[..HEAD].copy_from_slice(&head(sign::DATA, 0, 0));
                 #[allow(clippy::cast_possible_truncation, reason = "at most a piece")]
                 let cost = count as u32;
-                // Less than asked for: no more is there now. An end that was seen is still to be read.
+                // Less than asked for: no more is there now. An end that was seen is still to be
+                // read.
                 Ok(Read::Some { len: HEAD + count, cost, last: count < most && !self.hung_up })
             }
         }
@@ -101,7 +109,8 @@ impl Held {
     /// Keeps bytes until the rest of them has come.
     pub(super) fn keep(&mut self, bytes: &[u8]) -> Result<(), Offence> {
         self.outbox.charge(u32::try_from(bytes.len()).unwrap_or(u32::MAX))?;
-        let kept = if self.socket.is_udp() { &mut self.outbox.partial } else { &mut self.outbox.stream };
+        let kept =
+            if self.socket.is_udp() { &mut self.outbox.partial } else { &mut self.outbox.stream };
         kept.extend_from_slice(bytes);
         Ok(())
     }
@@ -129,7 +138,11 @@ impl Held {
         self.flush()
     }
 
-    pub(super) fn send_datagram(&mut self, to: Option<SocketAddr>, bytes: &[u8]) -> Result<(), Fail> {
+    pub(super) fn send_datagram(
+        &mut self,
+        to: Option<SocketAddr>,
+        bytes: &[u8],
+    ) -> Result<(), Fail> {
         if !self.socket.is_udp() {
             return Err(Fail::Socket(Errno::OPNOTSUPP));
         }
@@ -141,8 +154,8 @@ impl Held {
             whole.extend_from_slice(bytes);
             &whole
         };
-        let sent =
-            self.outbox.datagrams.is_empty() && self.socket.send_datagram(to, bytes).map_err(Fail::Socket)?;
+        let sent = self.outbox.datagrams.is_empty()
+            && self.socket.send_datagram(to, bytes).map_err(Fail::Socket)?;
         if sent {
             self.outbox.sent(datagram_cost(bytes.len()) as usize);
         } else {
@@ -161,7 +174,8 @@ impl Held {
             return Ok(());
         }
         while self.outbox.from < self.outbox.stream.len() {
-            let sent = self.socket.send(&self.outbox.stream[self.outbox.from..]).map_err(Fail::Socket)?;
+            let sent =
+                self.socket.send(&self.outbox.stream[self.outbox.from..]).map_err(Fail::Socket)?;
             self.outbox.from += sent;
             self.outbox.sent(sent);
             if sent == 0 {

@@ -1,4 +1,5 @@
-//! The service without its transport: a store, the bytes of requests and answers, and who waits for whom.
+//! The service without its transport: a store, the bytes of requests and answers, and who waits for
+//! whom.
 //!
 //! A directory module, so that a benchmark can take it in with one `#[path]`.
 

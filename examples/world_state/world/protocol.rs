@@ -215,7 +215,8 @@ impl<'a> Request<'a> {
     /// Appends the request to `out`.
     ///
     /// # Panics
-    /// If it takes longer than a u32 of microseconds, or has more or longer items than their counts can say.
+    /// If it takes longer than a u32 of microseconds, or has more or longer items than their counts
+    /// can say.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         let op = match self.op {
             Op::Fork => FORK,
@@ -350,7 +351,13 @@ mod tests {
     type Owned = (u8, Vec<u8>, u64);
 
     /// Requests over bytes that somebody else owns.
-    fn request(op: u8, fork: u64, take: u32, version: u64, items: &[(Vec<u8>, Owned)]) -> Request<'_> {
+    fn request(
+        op: u8,
+        fork: u64,
+        take: u32,
+        version: u64,
+        items: &[(Vec<u8>, Owned)],
+    ) -> Request<'_> {
         let keys = || items.iter().map(|(key, _)| key.as_slice());
         let changes = || {
             items.iter().map(|(key, (kind, value, more))| {
@@ -372,7 +379,10 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
 
         #[test]
         fn requests_come_back(
@@ -389,7 +399,8 @@ mod tests {
             prop_assert_eq!(Request::decode(&bytes), Ok(request.clone()));
             let head = Head::decode(&bytes).unwrap();
             prop_assert_eq!((head.fork, head.take), (request.fork, request.take));
-            prop_assert_eq!(Request::decode(&bytes[..cut.index(bytes.len())]), Err(Failure::Malformed));
+            let cut = &bytes[..cut.index(bytes.len())];
+            prop_assert_eq!(Request::decode(cut), Err(Failure::Malformed));
             bytes.push(0);
             prop_assert_eq!(Request::decode(&bytes), Err(Failure::Malformed));
         }

@@ -30,8 +30,8 @@ impl World {
         Self { store: Arc::new(Store::new(limits)), scheduler: KeyedScheduler::new(executor) }
     }
 
-    /// Answers `call`, later and from another thread. Two calls of one thread to one fork are executed as if one
-    /// after the other, unless they are snapshot reads.
+    /// Answers `call`, later and from another thread. Two calls of one thread to one fork are
+    /// executed as if one after the other, unless they are snapshot reads.
     pub(crate) fn serve(&self, call: impl Call) {
         let head = match Head::decode(call.request()) {
             Ok(head) => head,
@@ -56,7 +56,8 @@ impl World {
         let _ = self.scheduler.submit(head.fork, head.access, task);
     }
 
-    /// Takes no more calls and waits for those under way, for at most `timeout`; whether they all ended.
+    /// Takes no more calls and waits for those under way, for at most `timeout`; whether they all
+    /// ended.
     pub(crate) fn close(&self, timeout: Option<Duration>) -> bool {
         self.scheduler.close();
         self.scheduler.wait_idle(timeout)

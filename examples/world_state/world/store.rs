@@ -1,11 +1,12 @@
 //! An in-memory key-value store that keeps every version, and forks.
 //!
-//! A fork begins as the latest state of its parent and goes on by itself. Each write makes one version; numbers go
-//! on from the parent's, so that a version before the fork is the parent's version of that number.
+//! A fork begins as the latest state of its parent and goes on by itself. Each write makes one
+//! version; numbers go on from the parent's, so that a version before the fork is the parent's
+//! version of that number.
 //!
-//! All methods take `&self`, and no lock is held between two calls. A write is two calls, [`Store::prepare`] and
-//! [`Store::commit`]; that no other write of the fork comes between them is for the caller to see to. If one does,
-//! the commit fails.
+//! All methods take `&self`, and no lock is held between two calls. A write is two calls,
+//! [`Store::prepare`] and [`Store::commit`]; that no other write of the fork comes between them is
+//! for the caller to see to. If one does, the commit fails.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -72,7 +73,8 @@ struct History {
     keys: HashMap<Box<[u8]>, Vec<Entry>>,
 }
 
-/// The version at which a fork wrote a key, and what; `None` where it removed. The oldest comes first.
+/// The version at which a fork wrote a key, and what; `None` where it removed. The oldest comes
+/// first.
 type Entry = (u64, Option<Value>);
 
 /// A write that is worked out, and not made yet.
@@ -84,7 +86,8 @@ pub(crate) struct Prepared {
     changed: BTreeMap<Box<[u8]>, Option<Value>>,
 }
 
-// What is locked is consistent between any two statements, so a panic elsewhere is no reason to stop.
+// What is locked is consistent between any two statements, so a panic elsewhere is no reason to
+// stop.
 fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
 }
@@ -150,7 +153,12 @@ impl Store {
         keys.into_iter().map(|key| self.value_at(fork, version, key)).collect()
     }
 
-    fn value_at(&self, mut fork: u64, mut version: u64, key: &[u8]) -> Result<Option<Value>, StoreError> {
+    fn value_at(
+        &self,
+        mut fork: u64,
+        mut version: u64,
+        key: &[u8],
+    ) -> Result<Option<Value>, StoreError> {
         loop {
             let of = self.get(fork)?;
             if let Some(value) = read(&of.history).at(version, key) {
@@ -161,7 +169,8 @@ impl Store {
         }
     }
 
-    /// Works out a write to the latest version of `fork`: all of `changes`, one after the other, or none.
+    /// Works out a write to the latest version of `fork`: all of `changes`, one after the other, or
+    /// none.
     pub(crate) fn prepare<'c>(
         &self,
         fork: u64,
@@ -179,9 +188,9 @@ impl Store {
                         None => self.value_at(fork, version, key)?,
                     };
                     let old = match old {
-                        Some(old) => {
-                            u64::from_le_bytes((*old).try_into().map_err(|_| StoreError::NotANumber)?)
-                        }
+                        Some(old) => u64::from_le_bytes(
+                            (*old).try_into().map_err(|_| StoreError::NotANumber)?,
+                        ),
                         None => 0,
                     };
                     Some(old.wrapping_add(more).to_le_bytes().as_slice().into())
@@ -189,8 +198,10 @@ impl Store {
             };
             changed.insert(key.into(), value);
         }
-        let bytes =
-            changed.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, |v| v.len())).sum();
+        let bytes = changed
+            .iter()
+            .map(|(key, value)| key.len() + value.as_ref().map_or(0, |v| v.len()))
+            .sum();
         Ok(Prepared { fork, version, bytes, changed })
     }
 
@@ -280,7 +291,8 @@ mod tests {
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let change = (0..4_u8, prop::option::weighted(0.8, prop::collection::vec(any::<u8>(), 0..9)));
+        let change =
+            (0..4_u8, prop::option::weighted(0.8, prop::collection::vec(any::<u8>(), 0..9)));
         let step = prop_oneof![
             1 => any::<usize>().prop_map(|parent| Step::Fork { parent }),
             3 => (any::<usize>(), prop::collection::vec(change, 0..4))
@@ -294,7 +306,10 @@ mod tests {
     type State = BTreeMap<u8, Vec<u8>>;
 
     proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
 
         /// The oracle copies the whole state for each version of each fork.
         #[test]
@@ -320,7 +335,8 @@ mod tests {
                             };
                         }
                         let changes = changes.iter().map(|(key, value)| {
-                            let change = value.as_ref().map_or(Change::Remove, |value| Change::Put(value));
+                            let change =
+                                value.as_ref().map_or(Change::Remove, |value| Change::Put(value));
                             (std::slice::from_ref(key), change)
                         });
                         let prepared = store.prepare(fork as u64, changes).unwrap();
@@ -334,13 +350,15 @@ mod tests {
                             None => Some(0),
                             Some(old) => old.as_slice().try_into().ok().map(u64::from_le_bytes),
                         };
-                        let prepared = store.prepare(fork as u64, [([key].as_slice(), Change::Add(more))]);
+                        let changes = [([key].as_slice(), Change::Add(more))];
+                        let prepared = store.prepare(fork as u64, changes);
                         let Some(old) = old else {
                             prop_assert_eq!(prepared.err(), Some(StoreError::NotANumber));
                             continue;
                         };
                         state.insert(key, old.wrapping_add(more).to_le_bytes().to_vec());
-                        prop_assert_eq!(store.commit(prepared.unwrap()), Ok(oracle[fork].len() as u64));
+                        let committed = store.commit(prepared.unwrap());
+                        prop_assert_eq!(committed, Ok(oracle[fork].len() as u64));
                         oracle[fork].push(state);
                     }
                 }

@@ -41,7 +41,9 @@ pub fn map(fd: impl AsFd, len: u64, writable: bool) -> rustix::io::Result<Window
     let len = usize::try_from(len).expect("64 bits");
     let protection = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
     // SAFETY: a new mapping, which replaces nothing.
-    let base = unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, protection, MapFlags::SHARED, fd, 0) }?;
+    let base = unsafe {
+        rustix::mm::mmap(std::ptr::null_mut(), len, protection, MapFlags::SHARED, fd, 0)
+    }?;
     let base = NonNull::new(base).expect("never at 0");
     let keep = Arc::new(Mapping { base, len });
     // SAFETY: mapped above and kept by `keep`; no reference to it exists. The descriptors of this
@@ -77,8 +79,8 @@ pub struct Segments {
 /// If there can be none.
 #[must_use]
 pub fn segment(identity: &Identity, size: u64, seals: SealFlags) -> (OwnedFd, Window) {
-    let fd =
-        rustix::fs::memfd_create("fake", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).expect("memfd");
+    let fd = rustix::fs::memfd_create("fake", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+        .expect("memfd");
     rustix::fs::ftruncate(&fd, size.max(4096)).expect("ftruncate");
     let window = map(&fd, size.max(4096), true).expect("map");
     let pair = |first: u32, second: u32| u64::from(first) | u64::from(second) << 32;
@@ -92,7 +94,9 @@ pub fn segment(identity: &Identity, size: u64, seals: SealFlags) -> (OwnedFd, Wi
         identity.created_ns,
     ];
     for (index, word) in words.into_iter().enumerate() {
-        window.own_word(offset::IDENTITY + 8 * index).store(word, ringbell::sync::Ordering::Relaxed);
+        window
+            .own_word(offset::IDENTITY + 8 * index)
+            .store(word, ringbell::sync::Ordering::Relaxed);
     }
     rustix::fs::ftruncate(&fd, size).expect("ftruncate");
     rustix::fs::fcntl_add_seals(&fd, seals).expect("seals");
@@ -103,13 +107,19 @@ pub fn segment(identity: &Identity, size: u64, seals: SealFlags) -> (OwnedFd, Wi
 #[must_use]
 pub fn identity(welcome: &Welcome, kind: SegmentKind) -> Identity {
     let (session, capacity, total) = match kind {
-        SegmentKind::Request => {
-            (welcome.session, welcome.request_capacity, layout::ring_segment_size(welcome.request_capacity))
+        SegmentKind::Request => (
+            welcome.session,
+            welcome.request_capacity,
+            layout::ring_segment_size(welcome.request_capacity),
+        ),
+        SegmentKind::Response => (
+            welcome.session,
+            welcome.response_capacity,
+            layout::ring_segment_size(welcome.response_capacity),
+        ),
+        SegmentKind::Status => {
+            (0, welcome.armed_words, layout::status_segment_size(welcome.armed_words))
         }
-        SegmentKind::Response => {
-            (welcome.session, welcome.response_capacity, layout::ring_segment_size(welcome.response_capacity))
-        }
-        SegmentKind::Status => (0, welcome.armed_words, layout::status_segment_size(welcome.armed_words)),
         SegmentKind::Bell => (u64::from(welcome.domain), 0, layout::BELL_SEGMENT_SIZE),
     };
     Identity {

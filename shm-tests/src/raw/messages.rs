@@ -3,8 +3,8 @@
 use ringbell::layout::{self};
 use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
 };
 use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -38,7 +38,14 @@ pub const GOODBYE: u8 = b'G';
 #[must_use]
 pub fn message(kind: u16, body: &[u8]) -> Vec<u8> {
     let length = u32::try_from(body.len()).expect("a short body");
-    [&MAGIC.to_le_bytes()[..], &length.to_le_bytes(), &kind.to_le_bytes(), &1u16.to_le_bytes(), body].concat()
+    [
+        &MAGIC.to_le_bytes()[..],
+        &length.to_le_bytes(),
+        &kind.to_le_bytes(),
+        &1u16.to_le_bytes(),
+        body,
+    ]
+    .concat()
 }
 
 /// Where the features stand in a Hello.
@@ -104,7 +111,8 @@ impl Welcome {
     }
 
     pub(crate) fn parse(body: &[u8]) -> Self {
-        let u64_at = |at: usize| u64::from_le_bytes(body[at..at + 8].try_into().expect("eight bytes"));
+        let u64_at =
+            |at: usize| u64::from_le_bytes(body[at..at + 8].try_into().expect("eight bytes"));
         Self {
             domain: u32::from_le_bytes(body[4..8].try_into().expect("four bytes")),
             generation: u64_at(8),
@@ -162,7 +170,8 @@ pub fn receive(mut stream: &UnixStream) -> Option<Received> {
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let count = loop {
         let flags = RecvFlags::CMSG_CLOEXEC;
-        match rustix::net::recvmsg(stream, &mut [IoSliceMut::new(&mut header)], &mut control, flags) {
+        match rustix::net::recvmsg(stream, &mut [IoSliceMut::new(&mut header)], &mut control, flags)
+        {
             Err(rustix::io::Errno::INTR) => {}
             Err(rustix::io::Errno::CONNRESET) => return None,
             other => break other.expect("recvmsg").bytes,
@@ -179,7 +188,8 @@ pub fn receive(mut stream: &UnixStream) -> Option<Received> {
     }
     stream.read_exact(&mut header[count..]).expect("a whole header");
     assert_eq!(header[..8], MAGIC.to_le_bytes());
-    let mut body = vec![0; u32::from_le_bytes(header[8..12].try_into().expect("four bytes")) as usize];
+    let mut body =
+        vec![0; u32::from_le_bytes(header[8..12].try_into().expect("four bytes")) as usize];
     stream.read_exact(&mut body).expect("a whole body");
     let kind = u16::from_le_bytes(header[12..14].try_into().expect("two bytes"));
     Some(Received { kind, body, descriptors })
@@ -212,7 +222,8 @@ pub fn send(mut stream: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     assert!(control.push(SendAncillaryMessage::ScmRights(descriptors)));
-    let sent = rustix::net::sendmsg(stream, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL);
+    let sent =
+        rustix::net::sendmsg(stream, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL);
     assert_eq!(sent, Ok(bytes.len()));
 }
 

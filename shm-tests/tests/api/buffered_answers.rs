@@ -20,7 +20,11 @@ pub(crate) fn answers_set_aside_by_calls_count_as_in_flight() -> Ran {
     // Each answer to `send` is set aside by the `call` behind it.
     while client.send(b"e").is_ok() {
         sent += 1;
-        assert!(client.in_flight() <= LIMIT, "{} calls are in flight, {LIMIT} may be", client.in_flight());
+        assert!(
+            client.in_flight() <= LIMIT,
+            "{} calls are in flight, {LIMIT} may be",
+            client.in_flight()
+        );
         let _ = client.call(b"e");
     }
     finish(client);
@@ -37,7 +41,11 @@ pub(crate) fn answers_set_aside_for_room_count_as_in_flight() -> Ran {
         if let Err(error) = client.send(&[b'e'; 200]) {
             break error;
         }
-        assert!(client.in_flight() <= LIMIT, "{} calls are in flight, {LIMIT} may be", client.in_flight());
+        assert!(
+            client.in_flight() <= LIMIT,
+            "{} calls are in flight, {LIMIT} may be",
+            client.in_flight()
+        );
     };
     assert_eq!(error, SendError::TooManyInFlight { limit: LIMIT });
     for _ in 0..LIMIT {
@@ -60,9 +68,12 @@ pub(crate) fn answers_are_set_aside() -> Ran {
         if round % 1000 == 0 {
             tick();
         }
-        let len =
-            usize::try_from(if chance.below(50) == 0 { chance.below(20_000) } else { chance.below(300) })
-                .expect("small");
+        let len = usize::try_from(if chance.below(50) == 0 {
+            chance.below(20_000)
+        } else {
+            chance.below(300)
+        })
+        .expect("small");
         let mut body = vec![0; len];
         body.fill_with(|| chance.draw().to_le_bytes()[0]);
         let request = [b"e", &body[..]].concat();
@@ -78,7 +89,9 @@ pub(crate) fn answers_are_set_aside() -> Ran {
             3 => assert_eq!(&*client.call(&request).expect("call"), &body[..]),
             4 => {
                 let mut seen = vec![0; body.len()];
-                client.call_view(&request, None, |view| view.copy_to(0, &mut seen)).expect("call_view");
+                client
+                    .call_view(&request, None, |view| view.copy_to(0, &mut seen))
+                    .expect("call_view");
                 assert_eq!(seen, body);
             }
             _ => {
@@ -88,7 +101,8 @@ pub(crate) fn answers_are_set_aside() -> Ran {
                     _ => client.recv(None).ok(),
                 };
                 if let Some(answer) = answer {
-                    let wanted = waiting.remove(&answer.call).expect("the answer to a call in flight");
+                    let wanted =
+                        waiting.remove(&answer.call).expect("the answer to a call in flight");
                     assert_eq!(answer.outcome.as_deref(), Ok(&wanted[..]));
                 }
             }
@@ -131,7 +145,8 @@ pub(crate) fn both_rings_full() -> Ran {
     let server = Server::prepare("verify").with("ring_capacity", 2048).start();
     // All at once, as far as the limit goes: nothing is received before everything is sent.
     let options = options().max_in_flight(usize::try_from(count).expect("small"));
-    let mut client = Verified::connect(server.path(), options, Pattern::new(1, 400).with_large(500, 5000));
+    let mut client =
+        Verified::connect(server.path(), options, Pattern::new(1, 400).with_large(500, 5000));
     for number in 0..count {
         if number % 1024 == 0 {
             tick();
@@ -146,5 +161,9 @@ pub(crate) fn both_rings_full() -> Ran {
     assert!(counts.stash_peak * 2 > count, "{counts:?}");
     let stats = server.shut_down();
     assert_eq!((stats.requests, stats.slow_clients), (count + 1, 0));
-    done!("{count} calls, {} answers set aside; the server queued {}", counts.stash_peak, stats.queued)
+    done!(
+        "{count} calls, {} answers set aside; the server queued {}",
+        counts.stash_peak,
+        stats.queued
+    )
 }

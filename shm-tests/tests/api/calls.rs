@@ -33,15 +33,23 @@ pub(crate) fn messages_of_no_length() -> Ran {
 pub(crate) fn errors_and_panics_of_the_handler() -> Ran {
     let server = doing();
     let mut client = connect(&server);
-    let error = |number: u16, text: &str| [&b"x"[..], &number.to_le_bytes(), text.as_bytes()].concat();
+    let error =
+        |number: u16, text: &str| [&b"x"[..], &number.to_le_bytes(), text.as_bytes()].concat();
     let remote = |code, text: &str| CallError::Remote(RemoteError { code, text: text.into() });
-    assert_eq!(client.call(&error(7, "seven")).unwrap_err(), remote(code::APPLICATION + 7, "seven"));
+    assert_eq!(
+        client.call(&error(7, "seven")).unwrap_err(),
+        remote(code::APPLICATION + 7, "seven")
+    );
     assert_eq!(client.call(&error(0, "")).unwrap_err(), remote(code::APPLICATION, ""));
     assert_eq!(client.call(&error(65_279, "most")).unwrap_err(), remote(u16::MAX, "most"));
     assert_eq!(client.call(&error(u16::MAX, "beyond")).unwrap_err(), remote(u16::MAX, "beyond"));
     match client.call(&error(1, &"ä".repeat(2000))).unwrap_err() {
         CallError::Remote(error) => {
-            assert!(error.text.len() >= 1000 && error.text.len() <= 1024, "{} bytes", error.text.len());
+            assert!(
+                error.text.len() >= 1000 && error.text.len() <= 1024,
+                "{} bytes",
+                error.text.len()
+            );
             assert!(error.text.chars().all(|c| c == 'ä'), "the text is cut between characters");
         }
         other => panic!("{other:?}"),
@@ -63,7 +71,10 @@ pub(crate) fn errors_and_panics_of_the_handler() -> Ran {
     let call = client.send(&error(3, "three")).expect("send");
     let answer = client.recv(None).expect("recv");
     assert_eq!(answer.call, call);
-    assert_eq!(answer.outcome, Err(RemoteError { code: code::APPLICATION + 3, text: "three".into() }));
+    assert_eq!(
+        answer.outcome,
+        Err(RemoteError { code: code::APPLICATION + 3, text: "three".into() })
+    );
     assert_eq!(&*client.call(b"eon").expect("the session goes on"), b"on");
     assert_eq!(client.stats().errors, 9);
     finish(client);
@@ -109,9 +120,12 @@ pub(crate) fn views_and_buffers() -> Ran {
     let mut chance = Chance::new(seed());
     let mut buffer = Vec::new();
     for _ in 0..count {
-        let len =
-            usize::try_from(if chance.below(20) == 0 { chance.below(10_000) } else { chance.below(1000) })
-                .expect("small");
+        let len = usize::try_from(if chance.below(20) == 0 {
+            chance.below(10_000)
+        } else {
+            chance.below(1000)
+        })
+        .expect("small");
         let mut request = vec![b'e'; 1 + len];
         request[1..].fill_with(|| chance.draw().to_le_bytes()[0]);
         let from = usize::try_from(chance.below(len as u64 + 1)).expect("small");
@@ -128,7 +142,8 @@ pub(crate) fn views_and_buffers() -> Ran {
     let loud = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
     let beyond = client.call_view(b"e1234", None, |view| {
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| view.copy_to(2, &mut [0; 3]))).is_err()
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| view.copy_to(2, &mut [0; 3])))
+            .is_err()
     });
     std::panic::set_hook(loud);
     assert_eq!(beyond, Ok(true));
@@ -147,7 +162,9 @@ pub(crate) fn batches() -> Ran {
         let requests: Vec<Vec<u8>> =
             (0..round % 60).map(|n| [&b"e"[..], &n.to_le_bytes(), &[7; 90]].concat()).collect();
         calls.clear();
-        client.send_batch(requests.iter().map(|request| &request[..]), &mut calls).expect("a batch");
+        client
+            .send_batch(requests.iter().map(|request| &request[..]), &mut calls)
+            .expect("a batch");
         assert_eq!(calls.len(), requests.len());
         for (call, request) in calls.iter().zip(&requests) {
             let answer = client.recv(None).expect("recv");
@@ -170,7 +187,9 @@ pub(crate) fn posts_and_flushes() -> Ran {
         }
         let count = chance.below(50);
         let calls: Vec<CallId> = (0..count)
-            .map(|number| client.post(&[&b"e"[..], &number.to_le_bytes(), &[1; 100]].concat()).expect("post"))
+            .map(|number| {
+                client.post(&[&b"e"[..], &number.to_le_bytes(), &[1; 100]].concat()).expect("post")
+            })
             .collect();
         // Flushed, or not: whoever waits for an answer has flushed.
         if chance.below(2) == 0 {
@@ -218,12 +237,16 @@ pub(crate) fn sent_and_dropped() -> Ran {
 pub(crate) fn numbers_of_both_sides_agree() -> Ran {
     let count = scaled(5000);
     let mut server = Server::verifying();
-    let mut client = Verified::connect(server.path(), options().name("counted"), Pattern::new(1, 700));
+    let mut client =
+        Verified::connect(server.path(), options().name("counted"), Pattern::new(1, 700));
     assert_eq!(client.client().server_pid(), server.id());
     assert_ne!(client.client().generation(), 0);
     client.pipeline(count, 10);
     let counts = client.client().stats();
-    assert_eq!((counts.sent, counts.received, counts.in_flight, counts.errors), (count + 1, count + 1, 0, 0));
+    assert_eq!(
+        (counts.sent, counts.received, counts.in_flight, counts.errors),
+        (count + 1, count + 1, 0, 0)
+    );
     assert!(counts.bytes_sent > count * 100 && counts.bytes_received > count * 100);
     let stats = server.stats();
     assert_eq!((stats.sessions, stats.accepted), (1, 1));

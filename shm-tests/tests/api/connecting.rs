@@ -39,12 +39,14 @@ pub(crate) fn waiting_for_a_server() -> Ran {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("test.sock");
     let waiting = |timeout| options().wait_for_server(true).timeout(timeout);
-    let waited =
-        takes(Duration::from_millis(100), || waiting(Some(Duration::from_millis(100))).connect(&path));
+    let waited = takes(Duration::from_millis(100), || {
+        waiting(Some(Duration::from_millis(100))).connect(&path)
+    });
     assert!(matches!(waited, Err(ConnectError::NoSuchSocket(_))), "{waited:?}");
     at_once(|| assert!(waiting(Some(Duration::ZERO)).connect(&path).is_err()));
     std::thread::scope(|scope| {
-        let clients: Vec<_> = (0..8).map(|_| scope.spawn(|| waiting(None).connect(&path))).collect();
+        let clients: Vec<_> =
+            (0..8).map(|_| scope.spawn(|| waiting(None).connect(&path))).collect();
         std::thread::sleep(Duration::from_millis(30));
         assert!(clients.iter().all(|client| !client.is_finished()));
         let server = Server::prepare_at(&path, "do").start();

@@ -25,7 +25,10 @@ pub(crate) fn a_request_that_is_too_large_is_not_written() -> Ran {
         client.call_into(&larger, &mut Vec::new(), None).unwrap_err(),
         CallError::TooLarge { len, max }
     );
-    assert_eq!(client.call_view(&larger, None, |_| ()).unwrap_err(), CallError::TooLarge { len, max });
+    assert_eq!(
+        client.call_view(&larger, None, |_| ()).unwrap_err(),
+        CallError::TooLarge { len, max }
+    );
     assert_eq!(client.send(&larger).unwrap_err(), SendError::TooLarge { len, max });
     assert_eq!(
         client.send_timeout(&larger, Some(Duration::ZERO)).unwrap_err(),
@@ -64,7 +67,10 @@ pub(crate) fn an_answer_that_is_too_large_is_an_error() -> Ran {
     for len in [max + 1, 1 << 30] {
         match client.call(&ask(b'l', len, b"")) {
             Err(CallError::Remote(RemoteError { code: code::TOO_LARGE, text })) => {
-                assert!(text.contains(&len.to_string()) && text.contains(&max.to_string()), "{text}");
+                assert!(
+                    text.contains(&len.to_string()) && text.contains(&max.to_string()),
+                    "{text}"
+                );
             }
             other => panic!("{:?}", other.map(|answer| answer.len())),
         }
@@ -74,7 +80,11 @@ pub(crate) fn an_answer_that_is_too_large_is_an_error() -> Ran {
     let stats = server.stats();
     server.wait_for_sessions(0);
     // What the large answers took is given back.
-    assert!(observe::private_bytes(server.id()) < 100 << 20, "{} bytes", observe::private_bytes(server.id()));
+    assert!(
+        observe::private_bytes(server.id()) < 100 << 20,
+        "{} bytes",
+        observe::private_bytes(server.id())
+    );
     assert_eq!(server.shut_down().errors, 2);
     done!("1 GiB, and one byte too many; {stats:?}")
 }
@@ -89,9 +99,15 @@ pub(crate) fn too_many_in_flight() -> Ran {
     assert_eq!(client.send(b"e").unwrap_err(), SendError::TooManyInFlight { limit });
     assert_eq!(client.call(b"e").unwrap_err(), CallError::TooManyInFlight { limit });
     assert_eq!(client.claim(1, None).map(drop), Err(SendError::TooManyInFlight { limit }));
-    assert_eq!(client.call_view(b"e", None, |_| ()).unwrap_err(), CallError::TooManyInFlight { limit });
+    assert_eq!(
+        client.call_view(b"e", None, |_| ()).unwrap_err(),
+        CallError::TooManyInFlight { limit }
+    );
     let mut calls = Vec::new();
-    assert_eq!(client.send_batch([&b"e"[..]], &mut calls), Err(SendError::TooManyInFlight { limit }));
+    assert_eq!(
+        client.send_batch([&b"e"[..]], &mut calls),
+        Err(SendError::TooManyInFlight { limit })
+    );
     client.recv(None).expect("recv");
     client.send(b"e").expect("room again");
     for _ in 0..3 {
@@ -127,7 +143,9 @@ pub(crate) fn lazy(arguments: &Arguments) {
     // answers, which fill the response ring, and then the server's queue.
     let mut sent = 0;
     while sent < 400 {
-        client.send_timeout(&ask(b'l', 3000, b""), Some(Duration::ZERO)).expect("room for 400 lines");
+        client
+            .send_timeout(&ask(b'l', 3000, b""), Some(Duration::ZERO))
+            .expect("room for 400 lines");
         sent += 1;
     }
     say(&format!("sent {sent}"));
@@ -171,7 +189,8 @@ pub(crate) fn a_client_that_does_not_read_is_put_out() -> Ran {
 }
 
 pub(crate) fn limits_of_options() -> Ran {
-    let server = Server::prepare("do").with("ring_capacity", 16 * 1024).with("fallback", "off").start();
+    let server =
+        Server::prepare("do").with("ring_capacity", 16 * 1024).with("fallback", "off").start();
     let with = |options: ConnectOptions| options.connect(server.path());
     for bytes in [1, 1024, 3000, (2 << 30), u64::MAX] {
         assert!(
@@ -208,18 +227,26 @@ pub(crate) fn limits_of_options() -> Ran {
         ("max_message", ringbell::Server::builder().max_message(1 << 32)),
         ("rings", ringbell::Server::builder().ring_capacity(1 << 30)),
     ] {
-        let error = builder.bind(server.path().with_extension("other")).err().map(|error| error.to_string());
+        let error = builder
+            .bind(server.path().with_extension("other"))
+            .err()
+            .map(|error| error.to_string());
         assert!(error.as_ref().is_some_and(|text| text.contains(name)), "{name}: {error:?}");
     }
-    assert!(matches!(ringbell::Server::bind(server.path()), Err(ringbell::BindError::AlreadyListening(_))));
+    assert!(matches!(
+        ringbell::Server::bind(server.path()),
+        Err(ringbell::BindError::AlreadyListening(_))
+    ));
     server.shut_down();
     done!("options of client and server")
 }
 
 pub(crate) fn memory_for_requests_is_limited() -> Ran {
     let rounds = scaled(50);
-    let mut server =
-        Server::prepare("do").with("ring_capacity", 16_384).with("max_incomplete_bytes", 300_000).start();
+    let mut server = Server::prepare("do")
+        .with("ring_capacity", 16_384)
+        .with("max_incomplete_bytes", 300_000)
+        .start();
     let large = vec![b'e'; 250_000];
     let larger = vec![b'e'; 350_000];
     let mut client = connect(&server);

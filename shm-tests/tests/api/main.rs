@@ -87,7 +87,10 @@ fn takes<T>(time: Duration, body: impl FnOnce() -> T) -> T {
     let result = body();
     let took = watch.elapsed();
     assert!(took >= time, "took {took:?} instead of {time:?}");
-    assert!(watch.awake() < time * 2 + Duration::from_millis(500), "took {took:?} instead of {time:?}");
+    assert!(
+        watch.awake() < time * 2 + Duration::from_millis(500),
+        "took {took:?} instead of {time:?}"
+    );
     result
 }
 

@@ -26,7 +26,8 @@ pub(crate) fn shutdown_with_calls_in_flight() -> Ran {
         server.process().tell("shutdown 5000");
         // What was received before the shutdown is answered, then the server says goodbye.
         for number in 0..20u8 {
-            let answer = client.recv(None).unwrap_or_else(|error| panic!("answer {number}: {error}"));
+            let answer =
+                client.recv(None).unwrap_or_else(|error| panic!("answer {number}: {error}"));
             assert_eq!(answer.outcome.as_deref(), Ok(&[b'0' + number][..]));
         }
         let (more, error) = until_the_goodbye(&mut client);
@@ -85,7 +86,10 @@ pub(crate) fn shutdown_without_draining() -> Ran {
         };
         assert!(matches!(error, CallError::ShutDown { .. }), "{error:?}");
         let (first, second) = asleep.join().expect("a thread");
-        assert!(matches!(first, Ok(0) | Err(CallError::ShutDown { maybe_executed: true })), "{first:?}");
+        assert!(
+            matches!(first, Ok(0) | Err(CallError::ShutDown { maybe_executed: true })),
+            "{first:?}"
+        );
         assert!(matches!(second, CallError::ShutDown { .. }), "{second:?}");
     });
     server.ended();
@@ -138,7 +142,10 @@ pub(crate) fn shutdown_while_clients_connect() -> Ran {
         match options().connect(server.path()) {
             Ok(mut client) => {
                 let (calls, error) = until_the_goodbye(&mut client);
-                assert!(matches!(error, CallError::ShutDown { .. }), "after {calls} calls: {error:?}");
+                assert!(
+                    matches!(error, CallError::ShutDown { .. }),
+                    "after {calls} calls: {error:?}"
+                );
                 with_session += u64::from(calls > 0);
                 without += u64::from(calls == 0);
             }

@@ -50,9 +50,16 @@ pub(crate) fn a_stopped_handler_and_every_timeout() -> Ran {
         let past = Instant::now().checked_sub(Duration::from_secs(1));
         assert_eq!(at_once(|| client.call_deadline(b"e0", past).unwrap_err()), late);
         assert_eq!(at_once(|| client.call_timeout(b"e1", Some(Duration::ZERO)).unwrap_err()), late);
-        assert_eq!(takes(SHORT, || client.call_into(b"e2", &mut Vec::new(), Some(SHORT)).unwrap_err()), late);
-        assert_eq!(takes(SHORT, || client.call_view(b"e3", Some(SHORT), |_| ()).unwrap_err()), late);
-        let call = at_once(|| client.send_timeout(b"e4", Some(Duration::ZERO)).expect("there is room"));
+        assert_eq!(
+            takes(SHORT, || client.call_into(b"e2", &mut Vec::new(), Some(SHORT)).unwrap_err()),
+            late
+        );
+        assert_eq!(
+            takes(SHORT, || client.call_view(b"e3", Some(SHORT), |_| ()).unwrap_err()),
+            late
+        );
+        let call =
+            at_once(|| client.send_timeout(b"e4", Some(Duration::ZERO)).expect("there is room"));
         assert_eq!(takes(SHORT, || client.recv(Some(SHORT)).unwrap_err()), RecvError::TimedOut);
         assert_eq!(at_once(|| client.recv(Some(Duration::ZERO)).unwrap_err()), RecvError::TimedOut);
         assert_eq!(at_once(|| client.try_recv()), Ok(None));
@@ -89,11 +96,20 @@ pub(crate) fn no_room_and_every_timeout() -> Ran {
     let full = || Err(SendError::TimedOut);
     assert_eq!(at_once(|| client.send_timeout(&[b'e'; 400], Some(Duration::ZERO))), full());
     assert_eq!(takes(SHORT, || client.send_timeout(&[b'e'; 400], Some(SHORT))), full());
-    assert_eq!(at_once(|| client.claim(400, Some(Duration::ZERO)).map(drop)), Err(SendError::TimedOut));
+    assert_eq!(
+        at_once(|| client.claim(400, Some(Duration::ZERO)).map(drop)),
+        Err(SendError::TimedOut)
+    );
     assert_eq!(takes(SHORT, || client.claim(400, Some(SHORT)).map(drop)), Err(SendError::TimedOut));
     let not_sent = CallError::TimedOut { maybe_executed: false };
-    assert_eq!(takes(SHORT, || client.call_timeout(&[b'e'; 400], Some(SHORT)).unwrap_err()), not_sent);
-    assert_eq!(at_once(|| client.call_timeout(&[b'e'; 400], Some(Duration::ZERO)).unwrap_err()), not_sent);
+    assert_eq!(
+        takes(SHORT, || client.call_timeout(&[b'e'; 400], Some(SHORT)).unwrap_err()),
+        not_sent
+    );
+    assert_eq!(
+        at_once(|| client.call_timeout(&[b'e'; 400], Some(Duration::ZERO)).unwrap_err()),
+        not_sent
+    );
     // A message in fragments, given up half-way: its beginning is there, its end never comes.
     let long = vec![b'e'; 10_000];
     assert_eq!(takes(SHORT, || client.send_timeout(&long, Some(SHORT))), full());
@@ -133,13 +149,17 @@ pub(crate) fn timeouts_at_any_moment() -> Ran {
         body.resize(9 + len, byte);
         if chance.below(100) == 0 {
             // Over this the handler sleeps for a while, and rings fill up.
-            not_sent += u64::from(client.send_timeout(&ask(b's', 1, b""), Some(Duration::ZERO)).is_err());
+            not_sent +=
+                u64::from(client.send_timeout(&ask(b's', 1, b""), Some(Duration::ZERO)).is_err());
         }
         let timeout = Duration::from_nanos(chance.below(60_000));
         match client.call_timeout(&body, Some(timeout)) {
             Ok(answer) => {
                 answered += 1;
-                assert!(answer.payload() == &body[1..], "the answer to call {round} is another's, or torn");
+                assert!(
+                    answer.payload() == &body[1..],
+                    "the answer to call {round} is another's, or torn"
+                );
             }
             Err(CallError::TimedOut { maybe_executed: true }) => late += 1,
             Err(CallError::TimedOut { maybe_executed: false }) => not_sent += 1,

@@ -36,7 +36,10 @@ pub(crate) fn a_thousand_tasks_share_a_session() -> Ran {
         let server = Server::prepare("react").start();
         let counts = runtime.block_on(async {
             let client = options().connect_async(server.path()).await.expect("connect");
-            assert_eq!(matches!(client.transport(), ringbell::Transport::Socket { .. }), over_socket());
+            assert_eq!(
+                matches!(client.transport(), ringbell::Transport::Socket { .. }),
+                over_socket()
+            );
             all(crowd(&client, 1000, calls, 100)).await;
             assert_eq!(client.in_flight(), 0);
             client.stats()
@@ -100,7 +103,11 @@ pub(crate) fn dropping_a_call_affects_no_other() -> Ran {
         for ring in [2048, 65536] {
             let server = Server::prepare("react").with("ring_capacity", ring).start();
             let (dropped, late) = runtime.block_on(async {
-                let client = options().max_in_flight(64).connect_async(server.path()).await.expect("connect");
+                let client = options()
+                    .max_in_flight(64)
+                    .connect_async(server.path())
+                    .await
+                    .expect("connect");
                 let others = crowd(&client, 20, calls / 40, 3000);
                 let mut chance = Chance::new(seed());
                 let mut dropped = 0_u64;
@@ -113,7 +120,8 @@ pub(crate) fn dropping_a_call_affects_no_other() -> Ran {
                     // in flight, answered.
                     let polls = chance.below(4);
                     for poll in 0..=polls {
-                        let ready = poll_fn(|cx| std::task::Poll::Ready(call.as_mut().poll(cx))).await;
+                        let ready =
+                            poll_fn(|cx| std::task::Poll::Ready(call.as_mut().poll(cx))).await;
                         if let std::task::Poll::Ready(answer) = ready {
                             assert_eq!(answer.expect("an answer"), stamped(&client, number, &rest));
                             break;

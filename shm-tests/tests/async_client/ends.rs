@@ -16,8 +16,9 @@ async fn in_flight(
     client: &AsyncClient,
     count: usize,
 ) -> Vec<tokio::task::JoinHandle<Result<Vec<u8>, CallError>>> {
-    let calls: Vec<_> =
-        (0..count).map(|number| tokio::spawn(client.call_owned(ask(b'h', number as u64, 1, b"")))).collect();
+    let calls: Vec<_> = (0..count)
+        .map(|number| tokio::spawn(client.call_owned(ask(b'h', number as u64, 1, b""))))
+        .collect();
     while client.in_flight() < count {
         tokio::task::yield_now().await;
     }
@@ -40,7 +41,10 @@ pub(crate) fn a_death_ends_all_calls() -> Ran {
                 let killer = std::thread::spawn(move || {
                     std::thread::sleep(Duration::from_micros(round * 137 % 2000));
                     let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
-                    rustix::process::kill_process(pid.expect("a pid"), rustix::process::Signal::KILL)
+                    rustix::process::kill_process(
+                        pid.expect("a pid"),
+                        rustix::process::Signal::KILL,
+                    )
                 });
                 for call in calls {
                     let answer = call.await.expect("a task");
@@ -48,7 +52,10 @@ pub(crate) fn a_death_ends_all_calls() -> Ran {
                 }
                 assert_eq!(waiting.await.expect("a task"), Some(Err(EventError::Disconnected)));
                 killer.join().expect("a thread").expect("kill");
-                assert_eq!(client.call(b"e").await, Err(CallError::Disconnected { maybe_executed: false }));
+                assert_eq!(
+                    client.call(b"e").await,
+                    Err(CallError::Disconnected { maybe_executed: false })
+                );
                 assert_eq!(client.send_one_way(b"e").await, Err(SendError::Disconnected));
             });
             server.process().is_killed();
@@ -99,7 +106,10 @@ pub(crate) fn a_runtime_is_dropped_with_calls_in_flight() -> Ran {
         has_begun.recv().expect("it was polled");
         server.wait_for_sessions(1);
         runtime.shutdown_background();
-        assert_eq!(other.join().expect("a thread"), Err(CallError::Disconnected { maybe_executed: true }));
+        assert_eq!(
+            other.join().expect("a thread"),
+            Err(CallError::Disconnected { maybe_executed: true })
+        );
         drop(calls);
         // The server has been told, though the client is still there.
         server.wait_for_sessions(0);

@@ -19,8 +19,9 @@ pub(crate) fn one_way_messages() -> Ran {
             }
             // What was sent before is executed before.
             let notes = client.call(&ask(b'q', messages, 0, b"")).await.expect("an answer");
-            let noted =
-                notes[16..].chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("8")));
+            let noted = notes[16..]
+                .chunks_exact(8)
+                .map(|word| u64::from_le_bytes(word.try_into().expect("8")));
             assert!(noted.eq(0..messages), "they are executed in order");
         });
         server.shut_down();

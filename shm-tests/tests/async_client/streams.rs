@@ -32,7 +32,10 @@ pub(crate) fn streams_and_events() -> Ran {
                     while got < most
                         && let Some(found) = next(&mut stream).await
                     {
-                        assert_eq!(found.expect("an item"), item(client.session(), number, got, 100));
+                        assert_eq!(
+                            found.expect("an item"),
+                            item(client.session(), number, got, 100)
+                        );
                         got += 1;
                         tick();
                     }
@@ -76,7 +79,8 @@ impl Wake for Bell {
 pub(crate) fn a_stream_of_events_keeps_one_waker() -> Ran {
     let polls = 1000;
     let server = Server::prepare("react").start();
-    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let runtime =
+        Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let client = options().connect_async(server.path()).await.expect("connect");
         let mut streams = [client.events(), client.events()];

@@ -24,7 +24,8 @@ pub(crate) fn requests_need_nobody_to_run_behind_them() -> Ran {
         let client = runtime.block_on(options().connect_async(server.path())).expect("connect");
         for round in 0..rounds {
             runtime.block_on(async {
-                let requests = [0, 1, 2, 3, 4, 5].map(|number| ask(b'e', 6 * round + number, 0, b""));
+                let requests =
+                    [0, 1, 2, 3, 4, 5].map(|number| ask(b'e', 6 * round + number, 0, b""));
                 let mut waiting = Vec::new();
                 for request in &requests {
                     let mut call = Box::pin(client.call(request));
@@ -44,7 +45,11 @@ pub(crate) fn requests_need_nobody_to_run_behind_them() -> Ran {
         }
         drop(client);
         runtime.block_on(tokio::task::yield_now());
-        assert_eq!(server.shut_down().backstop_rescues, 0, "nothing lay there until somebody looked");
+        assert_eq!(
+            server.shut_down().backstop_rescues,
+            0,
+            "nothing lay there until somebody looked"
+        );
     }
     done!("{rounds} times six requests")
 }
@@ -53,7 +58,8 @@ pub(crate) fn requests_need_nobody_to_run_behind_them() -> Ran {
 /// another worker.
 pub(crate) fn a_task_that_computes_keeps_no_answer_from_others() -> Ran {
     let rounds = scaled(100).max(20);
-    let runtime = Builder::new_multi_thread().worker_threads(3).enable_all().build().expect("a runtime");
+    let runtime =
+        Builder::new_multi_thread().worker_threads(3).enable_all().build().expect("a runtime");
     let server = Server::prepare("react").start();
     runtime.block_on(async {
         let client = options().connect_async(server.path()).await.expect("connect");
@@ -117,7 +123,8 @@ pub(crate) fn a_waker_that_panics_keeps_nobody_asleep() -> Ran {
         // Of each kind one that is answered, and one that learns of the end.
         let good: Vec<Arc<Bell>> = (0..2).map(|_| Arc::default()).collect();
         let faulty = || Waker::from(Arc::new(Faulty));
-        let wakers = [faulty(), Waker::from(good[0].clone()), faulty(), Waker::from(good[1].clone())];
+        let wakers =
+            [faulty(), Waker::from(good[0].clone()), faulty(), Waker::from(good[1].clone())];
         let mut calls: Vec<_> = (0..4)
             .map(|number| Box::pin(client.call_owned(ask(b'h', number, 1 + number / 2, b""))))
             .collect();

@@ -188,7 +188,10 @@ pub(crate) fn a_writer_that_goes_with_bytes_that_were_not_taken() -> Ran {
         let read: usize = words.next().expect("a count").parse().expect("a number");
         assert_eq!(words.next(), Some("Err(Some(Gone))"), "{said}");
         assert!(read <= written, "{read} of {written}");
-        assert!(over_socket() || read == written, "rings keep what was written: {read} of {written}");
+        assert!(
+            over_socket() || read == written,
+            "rings keep what was written: {read} of {written}"
+        );
         told.push(written - read);
         serving.stop();
         tick();

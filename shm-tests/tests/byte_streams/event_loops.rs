@@ -64,7 +64,8 @@ pub(crate) fn a_client_in_a_loop_is_told_of_every_byte() -> Ran {
     let count = scaled_for(300_000, 100_000);
     let mut told = String::new();
     for ring in [64 << 10, 4096] {
-        let serving = Serving::prepare("blocking", |start| start.with("wait", "patient").with("ring", ring));
+        let serving =
+            Serving::prepare("blocking", |start| start.with("wait", "patient").with("ring", ring));
         for trigger in TRIGGERS {
             let mut reports = 0;
             let mut round = |verb, traffic: Traffic, seed| {
@@ -322,7 +323,8 @@ fn kill_in(process: &mut Process, delay: Option<Duration>, mut while_that: impl 
 /// When to kill: before the loop sleeps, and at any time.
 fn delays() -> Vec<Option<Duration>> {
     let rounds = scaled_for(20, 20).max(4);
-    let delay = |round: u64| (!round.is_multiple_of(4)).then(|| Duration::from_micros(round * 137 % 1000));
+    let delay =
+        |round: u64| (!round.is_multiple_of(4)).then(|| Duration::from_micros(round * 137 % 1000));
     (0..rounds).map(delay).collect()
 }
 
@@ -390,7 +392,8 @@ pub(crate) fn a_loop_is_told_of_a_client_that_left_a_child() -> Ran {
     for trigger in TRIGGERS {
         let listening = Listening::new(64 << 10);
         let (born, over) = (listening.file("born"), listening.file("over"));
-        let start = listening.client("leaving").with("born", born.display()).with("over", over.display());
+        let start =
+            listening.client("leaving").with("born", born.display()).with("over", over.display());
         let mut client = start.start();
         let mut stream = listening.accept();
         stream.read_exact(&mut [0; 17]).expect("an ask");
@@ -445,7 +448,12 @@ pub(crate) fn a_loop_is_told_of_a_server_that_left_a_child() -> Ran {
 
 /// Another thread reads, and `waits` once it certainly waits: `arm` says so, and neither it nor
 /// `disarm` keeps that thread from being woken. Without a backstop a lost wake hangs.
-fn arm_beside_a_reader(serving: &Serving, wait: WaitSettings, round: u64, waits: impl Fn(&ByteStream, Pid)) {
+fn arm_beside_a_reader(
+    serving: &Serving,
+    wait: WaitSettings,
+    round: u64,
+    waits: impl Fn(&ByteStream, Pid),
+) {
     let options = options().wait(waiting("patient", wait));
     let mut stream = options.connect_bytes(serving.path()).expect("connect");
     stream.write_all(&ask(b'e', round, 0)).expect("room");

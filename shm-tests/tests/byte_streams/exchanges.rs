@@ -109,7 +109,10 @@ pub(crate) fn a_writer_that_is_not_read_waits() -> Ran {
                 Any::Blocking(stream) => {
                     stream.set_write_timeout(Some(Duration::from_millis(300)));
                     loop {
-                        match ByteStream::write(stream, &all[usize::try_from(taken).expect("64 bits")..]) {
+                        match ByteStream::write(
+                            stream,
+                            &all[usize::try_from(taken).expect("64 bits")..],
+                        ) {
                             Ok(count) => taken += count as u64,
                             Err(error) => break error.kind(),
                         }
@@ -137,7 +140,9 @@ pub(crate) fn a_writer_that_is_not_read_waits() -> Ran {
             if let Any::Blocking(stream) = &mut stream {
                 stream.set_write_timeout(None);
             }
-            stream.write_all(&all[usize::try_from(taken).expect("64 bits")..]).expect("room, in time");
+            stream
+                .write_all(&all[usize::try_from(taken).expect("64 bits")..])
+                .expect("room, in time");
             stream.end().expect("an end");
             let counted = stream.read_to_end().expect("a count");
             assert_eq!(counted, (all.len() as u64).to_le_bytes());
@@ -192,10 +197,12 @@ pub(crate) fn rounds_leave_nothing_behind() -> Ran {
         }
         let us = std::process::id();
         let them = serving.process.id();
-        let sessions =
-            || observe::descriptor_targets(them).iter().filter(|name| name.contains("memfd:")).count();
+        let sessions = || {
+            observe::descriptor_targets(them).iter().filter(|name| name.contains("memfd:")).count()
+        };
         wait_until("the warm-up is over", || sessions() <= 5);
-        let before = (observe::descriptors(us), observe::descriptors(them), observe::memfd_mappings(us));
+        let before =
+            (observe::descriptors(us), observe::descriptors(them), observe::memfd_mappings(us));
         for number in 0..rounds {
             round(number, runtime.as_ref());
         }

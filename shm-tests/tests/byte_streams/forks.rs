@@ -17,7 +17,9 @@ fn is_forked<T>(result: std::io::Result<T>) -> bool {
 }
 
 /// One poll, by whoever does not wait.
-fn polled<T>(poll: impl FnOnce(&mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<T>>) -> bool {
+fn polled<T>(
+    poll: impl FnOnce(&mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<T>>,
+) -> bool {
     let mut nobody = std::task::Context::from_waker(std::task::Waker::noop());
     match poll(&mut nobody) {
         std::task::Poll::Ready(result) => is_forked(result),
@@ -81,7 +83,8 @@ pub(crate) fn a_forked_child_touches_nothing() -> Ran {
     let rounds = scaled(20).max(3);
     for flavour in FLAVOURS {
         let serving = Serving::start("blocking");
-        let start = Start::role("forking").with("path", serving.path().display()).with("flavour", flavour);
+        let start =
+            Start::role("forking").with("path", serving.path().display()).with("flavour", flavour);
         let mut process = start.with("rounds", rounds).start();
         process.expect("done");
         process.succeed();

@@ -65,7 +65,8 @@ impl Watch {
             let data = epoll::EventData::new_u64(0);
             epoll::modify(&self.epoll, stream.as_fd(), data, self.flags()).expect("modify");
         }
-        let none = epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) };
+        let none =
+            epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) };
         let mut events = [none; 2];
         loop {
             match epoll::wait(&self.epoll, &mut events[..], None) {
@@ -211,7 +212,8 @@ impl Traffic {
                 }
                 Ok(count) => {
                     self.theirs.check(&some[..count]);
-                    self.to_receive = self.to_receive.checked_sub(count as u64).expect("no more than that");
+                    self.to_receive =
+                        self.to_receive.checked_sub(count as u64).expect("no more than that");
                     self.on_their_way = self.on_their_way.saturating_sub(count as u64);
                     match self.chance.below(8) {
                         0 => return true,

@@ -3,7 +3,9 @@
 use crate::traffic::{Bytes, size};
 use ringbell::layout::{self, HeaderWord, Kind, flag, offset};
 use ringbell::ring::Producer;
-use ringbell::{ByteListener, ByteStream, ByteStreamError, ConnectError, PeerFault, Server, TransportChoice};
+use ringbell::{
+    ByteListener, ByteStream, ByteStreamError, ConnectError, PeerFault, Server, TransportChoice,
+};
 use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::Chance;
 use ringbell_shm_tests::progress::tick;
@@ -35,11 +37,12 @@ pub(crate) fn calls_and_streams_do_not_meet() -> Ran {
 /// What no chunk is: kind, flags, body. The last column is what it is called.
 fn no_chunks() -> Vec<(Kind, u8, Vec<u8>, PeerFault)> {
     let fragment = [100u64.to_le_bytes(), [0; 8]].concat();
-    let mut all: Vec<_> = [Kind::Request, Kind::Response, Kind::Error, Kind::Event, Kind::StreamItem]
-        .into_iter()
-        .chain([Kind::StreamEnd, Kind::Cancel, Kind::Ping, Kind::Pong, Kind::Credit])
-        .map(|kind| (kind, 0, vec![1, 2, 3], PeerFault::UnexpectedKind(kind)))
-        .collect();
+    let mut all: Vec<_> =
+        [Kind::Request, Kind::Response, Kind::Error, Kind::Event, Kind::StreamItem]
+            .into_iter()
+            .chain([Kind::StreamEnd, Kind::Cancel, Kind::Ping, Kind::Pong, Kind::Credit])
+            .map(|kind| (kind, 0, vec![1, 2, 3], PeerFault::UnexpectedKind(kind)))
+            .collect();
     let deadline = PeerFault::UnexpectedKind(Kind::OneWay);
     all.push((Kind::OneWay, flag::DEADLINE, vec![1; 9], deadline));
     all.push((Kind::OneWay, flag::STAMP, vec![1; 9], deadline));
@@ -57,9 +60,10 @@ fn is_at_fault(stream: &mut ByteStream, fault: PeerFault) {
     stream.read_exact(&mut good).expect("what came before is good");
     assert_eq!(&good, b"good");
     for _ in 0..2 {
-        for error in
-            [stream.read(&mut [0; 8]).expect_err("a fault"), stream.write(b"!").expect_err("a fault")]
-        {
+        for error in [
+            stream.read(&mut [0; 8]).expect_err("a fault"),
+            stream.write(b"!").expect_err("a fault"),
+        ] {
             assert_eq!(error.kind(), ErrorKind::InvalidData, "{error:?}");
             assert_eq!(ByteStreamError::of(&error), Some(ByteStreamError::PeerFault(fault)));
         }
@@ -134,7 +138,10 @@ pub(crate) fn clients_that_send_what_is_no_stream() -> Ran {
     session.request.own_word(offset::HEAD).store(1 << 40, ringbell::sync::Ordering::Relaxed);
     let error = stream.write_all(&[0; 20_000]).expect_err("an impossible head");
     assert_eq!(error.kind(), ErrorKind::InvalidData, "{error:?}");
-    assert!(matches!(ByteStreamError::of(&error), Some(ByteStreamError::PeerFault(PeerFault::Ring(_)))));
+    assert!(matches!(
+        ByteStreamError::of(&error),
+        Some(ByteStreamError::PeerFault(PeerFault::Ring(_)))
+    ));
     beside.goes_on();
     done!("{} cases", cases + 2)
 }
@@ -178,7 +185,12 @@ pub(crate) fn any_bytes_over_the_socket() -> Ran {
             );
             faults += u64::from(error.kind() == ErrorKind::InvalidData);
         }
-        assert!(got.starts_with(&sent) && got.len() <= sent.len() + 64, "{} of {}", got.len(), sent.len());
+        assert!(
+            got.starts_with(&sent) && got.len() <= sent.len() + 64,
+            "{} of {}",
+            got.len(),
+            sent.len()
+        );
         tick();
     }
     beside.goes_on();
@@ -203,7 +215,11 @@ pub(crate) fn servers_that_send_what_is_no_stream() -> Ran {
     for (kind, flags, body, fault) in cases {
         let connecting = std::thread::spawn({
             let path = path.clone();
-            move || ringbell::ConnectOptions::new().transport(TransportChoice::Socket).connect_bytes(path)
+            move || {
+                ringbell::ConnectOptions::new()
+                    .transport(TransportChoice::Socket)
+                    .connect_bytes(path)
+            }
         });
         let server = raw::accept(&listener);
         let mut answer = raw::fallback(1 << 20);

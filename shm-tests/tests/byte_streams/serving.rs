@@ -1,8 +1,11 @@
 //! Servers and clients in processes of their own, which do what the first bytes of a stream say.
 
-use crate::traffic::{Any, Bytes, ask, asked, echo, exchange, exchange_in_tasks, is_reset, runtime};
+use crate::traffic::{
+    Any, Bytes, ask, asked, echo, exchange, exchange_in_tasks, is_reset, runtime,
+};
 use ringbell::{
-    AsyncByteListener, AsyncByteStream, ByteStream, ByteStreamError, Server, Transport, WaitSettings,
+    AsyncByteListener, AsyncByteStream, ByteStream, ByteStreamError, Server, Transport,
+    WaitSettings,
 };
 use ringbell_shm_tests::process::{Arguments, Process, Start, hear, say};
 use ringbell_shm_tests::server::waiting;
@@ -46,7 +49,8 @@ pub(crate) fn serve(arguments: &Arguments) {
         Some(ring) => builder.ring_capacity(ring),
         None => builder,
     };
-    let builder = builder.wait(waiting(arguments.get("wait").unwrap_or("default"), WaitSettings::server()));
+    let builder =
+        builder.wait(waiting(arguments.get("wait").unwrap_or("default"), WaitSettings::server()));
     let listener = builder.bind_bytes(&path).expect("bind");
     let flavour = arguments.text("flavour").to_owned();
     if flavour == "blocking" {
@@ -125,14 +129,20 @@ fn obey(mut stream: &ByteStream) {
             let mut all = Vec::new();
             let end = stream.read_to_end(&mut all);
             Bytes::new(seed).check(&all);
-            say(&format!("read {} {:?}", all.len(), end.map_err(|error| ByteStreamError::of(&error))));
+            say(&format!(
+                "read {} {:?}",
+                all.len(),
+                end.map_err(|error| ByteStreamError::of(&error))
+            ));
         }
         verb => panic!("no such verb: {verb}"),
     }
 }
 
 fn wait_for_a_file(number: u64) {
-    wait_until("the test goes on", || Path::new(&format!("/tmp/.ringbell-bytes-{number}")).exists());
+    wait_until("the test goes on", || {
+        Path::new(&format!("/tmp/.ringbell-bytes-{number}")).exists()
+    });
 }
 
 async fn obey_in_a_task(mut stream: AsyncByteStream) {
@@ -177,7 +187,11 @@ async fn obey_in_a_task(mut stream: AsyncByteStream) {
             let mut all = Vec::new();
             let end = stream.read_to_end(&mut all).await;
             Bytes::new(seed).check(&all);
-            say(&format!("read {} {:?}", all.len(), end.map_err(|error| ByteStreamError::of(&error))));
+            say(&format!(
+                "read {} {:?}",
+                all.len(),
+                end.map_err(|error| ByteStreamError::of(&error))
+            ));
         }
         verb => panic!("no such verb: {verb}"),
     }
@@ -198,7 +212,8 @@ impl Serving {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("s");
         let mut process =
-            more(Start::role("serve").with("path", path.display()).with("flavour", flavour)).start();
+            more(Start::role("serve").with("path", path.display()).with("flavour", flavour))
+                .start();
         process.expect("ready");
         Self { process, directory }
     }

@@ -125,7 +125,12 @@ pub(crate) fn echo(mut stream: &ByteStream, seed: u64) {
     }
 }
 
-pub(crate) async fn exchange_in_tasks(stream: AsyncByteStream, seed: u64, count: u64, client: bool) {
+pub(crate) async fn exchange_in_tasks(
+    stream: AsyncByteStream,
+    seed: u64,
+    count: u64,
+    client: bool,
+) {
     let (ours, theirs) = seeds(seed, client);
     let (mut reader, mut writer) = tokio::io::split(stream);
     let writes = tokio::spawn(async move {

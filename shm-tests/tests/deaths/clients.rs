@@ -17,8 +17,11 @@ use std::time::Duration;
 pub(crate) fn victim(arguments: &Arguments) {
     let settings = waiting(arguments.text("wait"), WaitSettings::client());
     let pattern = Pattern::new(arguments.number("sender"), 700).with_large(20, 10_000);
-    let mut client =
-        Verified::connect(Path::new(arguments.text("path")), ConnectOptions::new().wait(settings), pattern);
+    let mut client = Verified::connect(
+        Path::new(arguments.text("path")),
+        ConnectOptions::new().wait(settings),
+        pattern,
+    );
     say("ready");
     // A pause lets the server fall asleep, so that there is somebody to ring for.
     let pause = Duration::from_micros(arguments.number("pause_us"));
@@ -53,8 +56,11 @@ pub(crate) fn start_victim(
 
 /// Calls until it is told to stop; how many calls. It must not notice anything.
 fn witness(path: &Path, stop: &PlainU64) -> u64 {
-    let mut client =
-        Verified::connect(path, ConnectOptions::new(), Pattern::new(1 << 32, 700).with_large(50, 20_000));
+    let mut client = Verified::connect(
+        path,
+        ConnectOptions::new(),
+        Pattern::new(1 << 32, 700).with_large(50, 20_000),
+    );
     while stop.load(Ordering::Relaxed) == 0 {
         client.call(None).expect("the witness notices nothing");
         std::thread::sleep(Duration::from_micros(500));
@@ -67,8 +73,11 @@ fn witness(path: &Path, stop: &PlainU64) -> u64 {
 pub(crate) fn clients_die() -> Ran {
     let rounds = scaled(500);
     let mut chance = Chance::new(mix(seed(), 1));
-    let mut server =
-        Server::prepare("verify").with("ring_capacity", 2048).with("wait", "park").with("sigpipe", 1).start();
+    let mut server = Server::prepare("verify")
+        .with("ring_capacity", 2048)
+        .with("wait", "park")
+        .with("sigpipe", 1)
+        .start();
     let stop = PlainU64::new(0);
     let path = server.path().to_owned();
     let points: Vec<&str> =
@@ -79,35 +88,43 @@ pub(crate) fn clients_die() -> Ran {
         let witness = scope.spawn(|| witness(&path, &stop));
         let stop = StopOnDrop(&stop);
         server.wait_for_sessions(1);
-        let mut round = |number: u64, server: &mut Server, chance: &mut Chance, times: &mut Times| {
-            tick();
-            // Every second round at a point, the others whenever it happens to be.
-            let point = usize::try_from(number / 2).expect("small") % points.len();
-            let at_point = number.is_multiple_of(2).then(|| points[point]);
-            let alone = matches!(at_point, Some("rung" | "client-armed"));
-            let depth = if alone || chance.below(2) == 0 { 1 } else { 1 + chance.below(30) };
-            let wait = if at_point == Some("client-armed") {
-                "park"
-            } else {
-                ["default", "park", "spin", "yield"][usize::try_from(chance.below(4)).expect("small")]
+        let mut round =
+            |number: u64, server: &mut Server, chance: &mut Chance, times: &mut Times| {
+                tick();
+                // Every second round at a point, the others whenever it happens to be.
+                let point = usize::try_from(number / 2).expect("small") % points.len();
+                let at_point = number.is_multiple_of(2).then(|| points[point]);
+                let alone = matches!(at_point, Some("rung" | "client-armed"));
+                let depth = if alone || chance.below(2) == 0 { 1 } else { 1 + chance.below(30) };
+                let wait = if at_point == Some("client-armed") {
+                    "park"
+                } else {
+                    ["default", "park", "spin", "yield"]
+                        [usize::try_from(chance.below(4)).expect("small")]
+                };
+                let count =
+                    if at_point.is_some_and(once_a_session) { 1 } else { 1 + chance.below(60) };
+                let mut victim = start_victim(
+                    server,
+                    number,
+                    wait,
+                    depth,
+                    at_point.map(|at| format!("{at}:{count}")),
+                );
+                if at_point.is_none() {
+                    victim.expect("ready");
+                    std::thread::sleep(Duration::from_micros(chance.below(5000)));
+                    victim.kill();
+                } else {
+                    victim.is_killed();
+                }
+                let died = Stopwatch::start();
+                wait_until("the server is rid of the dead client", || server.stats().sessions == 1);
+                times.add(died.elapsed(), died.elapsed().saturating_sub(died.awake()), || {
+                    format!("the server, of a client at {at_point:?}:{count}")
+                });
+                killed_at[if at_point.is_some() { point } else { points.len() }] += 1;
             };
-            let count = if at_point.is_some_and(once_a_session) { 1 } else { 1 + chance.below(60) };
-            let mut victim =
-                start_victim(server, number, wait, depth, at_point.map(|at| format!("{at}:{count}")));
-            if at_point.is_none() {
-                victim.expect("ready");
-                std::thread::sleep(Duration::from_micros(chance.below(5000)));
-                victim.kill();
-            } else {
-                victim.is_killed();
-            }
-            let died = Stopwatch::start();
-            wait_until("the server is rid of the dead client", || server.stats().sessions == 1);
-            times.add(died.elapsed(), died.elapsed().saturating_sub(died.awake()), || {
-                format!("the server, of a client at {at_point:?}:{count}")
-            });
-            killed_at[if at_point.is_some() { point } else { points.len() }] += 1;
-        };
         // Whatever the server keeps from a first client on it has after these.
         for number in 0..2 * points.len() as u64 {
             round(number, &mut server, &mut chance, &mut times);
@@ -122,8 +139,14 @@ pub(crate) fn clients_die() -> Ran {
             after = Holdings::of(server.id());
             after.descriptors.len() <= before.descriptors.len() && after.mappings <= before.mappings
         });
-        assert!(after.shared_bytes <= before.shared_bytes + 256 * 1024, "{before:?}, then {after:?}");
-        assert!(after.private_bytes <= before.private_bytes + 4 * 1024 * 1024, "{before:?}, then {after:?}");
+        assert!(
+            after.shared_bytes <= before.shared_bytes + 256 * 1024,
+            "{before:?}, then {after:?}"
+        );
+        assert!(
+            after.private_bytes <= before.private_bytes + 4 * 1024 * 1024,
+            "{before:?}, then {after:?}"
+        );
         drop(stop);
         witness.join().expect("the witness")
     });

@@ -54,8 +54,10 @@ pub(crate) fn a_lost_ring_does_not_delay_the_news() -> Ran {
         tick();
         // The first ring is for the answer to the opening.
         let point = if round % 2 == 0 { "rung:2" } else { "rung:3" };
-        let server =
-            Server::prepare("verify").with("ring_capacity", 2048).env("RINGBELL_KILL_AT", point).start();
+        let server = Server::prepare("verify")
+            .with("ring_capacity", 2048)
+            .env("RINGBELL_KILL_AT", point)
+            .start();
         let watched = observe::open_pidfd(server.id());
         let options = ConnectOptions::new().wait(WaitSettings::client().park_at_once());
         // All messages are long.

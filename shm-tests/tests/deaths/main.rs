@@ -42,7 +42,9 @@ fn who(point: &str) -> &'static [&'static str] {
         "request-claimed" | "request-posted" => &["client"],
         "response-posted" | "request-taken" => &["server"],
         point if point.starts_with("client-") => &["client"],
-        point if ["server-", "porter-", "handshake-"].iter().any(|word| point.starts_with(word)) => {
+        point
+            if ["server-", "porter-", "handshake-"].iter().any(|word| point.starts_with(word)) =>
+        {
             &["server"]
         }
         point => panic!("say who comes by the point {point}"),
@@ -59,7 +61,12 @@ struct Times {
 
 impl Times {
     /// Takes note of a time, in which the machine stood still for `stalled`.
-    pub(crate) fn add(&mut self, needed: Duration, stalled: Duration, what: impl FnOnce() -> String) {
+    pub(crate) fn add(
+        &mut self,
+        needed: Duration,
+        stalled: Duration,
+        what: impl FnOnce() -> String,
+    ) {
         if needed.saturating_sub(stalled) > IN_TIME {
             self.late.push(format!("{}: after {needed:?}", what()));
         } else if needed > IN_TIME {
@@ -77,7 +84,9 @@ impl Times {
             self.late.join("\n")
         );
         self.needed.sort_unstable();
-        let at = |part: usize| self.needed.get(self.needed.len() * part / 100).copied().unwrap_or_default();
+        let at = |part: usize| {
+            self.needed.get(self.needed.len() * part / 100).copied().unwrap_or_default()
+        };
         let most = self.needed.last().copied().unwrap_or_default();
         let excused = self.excused;
         format!(

@@ -44,11 +44,12 @@ pub(crate) fn a_client_that_receives_with_short_timeouts_learns_of_the_death() -
 
 pub(crate) fn a_client_that_calls_with_short_timeouts_learns_of_the_death() -> Ran {
     let (_server, mut client) = dead_server();
-    let (said, after) = until_it_says(|| match client.call_timeout(b"", Some(Duration::from_micros(50))) {
-        Err(CallError::TimedOut { .. }) => Ok(()),
-        Err(error) => Err(error),
-        Ok(answer) => panic!("{answer:?}"),
-    });
+    let (said, after) =
+        until_it_says(|| match client.call_timeout(b"", Some(Duration::from_micros(50))) {
+            Err(CallError::TimedOut { .. }) => Ok(()),
+            Err(error) => Err(error),
+            Ok(answer) => panic!("{answer:?}"),
+        });
     assert!(
         matches!(said, Some(CallError::Disconnected { .. })),
         "call(50 us) again and again, for {after:?}: {said:?}"
@@ -61,7 +62,8 @@ pub(crate) fn a_client_that_only_sends_learns_of_the_death() -> Ran {
     let (_server, mut client) = dead_server();
     let (said, after) = until_it_says(|| {
         std::thread::sleep(Duration::from_millis(1));
-        client.send_timeout(&[0; 1000], Some(Duration::ZERO)).map(drop).or_else(|error| match error {
+        client.send_timeout(&[0; 1000], Some(Duration::ZERO)).map(drop).or_else(|error| match error
+        {
             SendError::TimedOut => Ok(()),
             error => Err(error),
         })

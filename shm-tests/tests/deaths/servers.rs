@@ -2,7 +2,9 @@
 
 use crate::{Times, who};
 use ringbell::stats::SessionCounters;
-use ringbell::{CallError, ConnectError, ConnectOptions, RecvError, SendError, WaitSettings, kill_point};
+use ringbell::{
+    CallError, ConnectError, ConnectOptions, RecvError, SendError, WaitSettings, kill_point,
+};
 use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::{Chance, Pattern, mix};
 use ringbell_shm_tests::process::readable;
@@ -66,7 +68,8 @@ fn survive(path: &Path, sender: u64, habit: Habit) -> Option<Survived> {
         Err(ConnectError::ServerDied | ConnectError::NobodyListens(_)) => return None,
         Err(error) => panic!("an unexpected error of connect: {error:?}"),
     };
-    let mut client = match Verified::open(client, Pattern::new(sender, 700).with_large(30, 20_000)) {
+    let mut client = match Verified::open(client, Pattern::new(sender, 700).with_large(30, 20_000))
+    {
         Ok(client) => client,
         Err(CallError::Disconnected { .. }) => return None,
         Err(error) => panic!("an unexpected error of the first call: {error:?}"),
@@ -178,7 +181,9 @@ pub(crate) fn servers_die() -> Ran {
         } else {
             ["default", "park", "spin", "yield"][usize::try_from(chance.below(4)).expect("small")]
         };
-        let count = if at_point.is_some_and(|at| at.starts_with("handshake-") || at.starts_with("porter-")) {
+        let count = if at_point
+            .is_some_and(|at| at.starts_with("handshake-") || at.starts_with("porter-"))
+        {
             1
         } else {
             1 + chance.below(100)
@@ -240,7 +245,10 @@ pub(crate) fn servers_die() -> Ran {
             });
             let own: Vec<u64> =
                 executed.iter().filter(|(by, _)| *by == sender).map(|(_, seq)| *seq).collect();
-            assert!(own.iter().copied().eq(0..own.len() as u64), "executed in order and once: {own:?}");
+            assert!(
+                own.iter().copied().eq(0..own.len() as u64),
+                "executed in order and once: {own:?}"
+            );
             let count = own.len() as u64;
             assert!(
                 survived.answered <= count && count <= survived.sent,
@@ -255,12 +263,15 @@ pub(crate) fn servers_die() -> Ran {
         drop(watched);
         drop(server);
         if number == 20 {
-            before =
-                Some((observe::descriptors(std::process::id()), observe::memfd_mappings(std::process::id())));
+            before = Some((
+                observe::descriptors(std::process::id()),
+                observe::memfd_mappings(std::process::id()),
+            ));
         }
     }
     if let Some(before) = before {
-        let after = (observe::descriptors(std::process::id()), observe::memfd_mappings(std::process::id()));
+        let after =
+            (observe::descriptors(std::process::id()), observe::memfd_mappings(std::process::id()));
         assert_eq!(after, before, "descriptors and mappings of the survivor");
     }
     done!(

@@ -60,13 +60,16 @@ pub(crate) fn handlers_whose_answer_nobody_wants_are_dropped() -> Ran {
             wait_until("the handlers are dropped", || read(&here.counts.dropped) == count);
             tick();
         };
-        let begun = |count: u64| wait_until("they are handled", || read(&here.counts.begun) == count);
+        let begun =
+            |count: u64| wait_until("they are handled", || read(&here.counts.begun) == count);
         let runtime = runtime_of_two();
         let client = runtime.block_on(here.client());
         let start = |from: u64, timeout| {
             let spawn = |number| {
                 let client = client.clone();
-                runtime.spawn(async move { client.call_timeout(&ask(b'n', number, 0, b""), timeout).await })
+                runtime.spawn(async move {
+                    client.call_timeout(&ask(b'n', number, 0, b""), timeout).await
+                })
             };
             (from..from + calls).map(spawn).collect::<Vec<_>>()
         };
@@ -119,7 +122,10 @@ pub(crate) fn streams_wait_for_their_client() -> Ran {
                     while got < items / (1 + number % 2)
                         && let Some(found) = next(&mut stream).await
                     {
-                        assert_eq!(found.expect("an item"), item(client.session(), number, got, 100));
+                        assert_eq!(
+                            found.expect("an item"),
+                            item(client.session(), number, got, 100)
+                        );
                         got += 1;
                         tick();
                     }
@@ -148,7 +154,8 @@ pub(crate) fn events_are_pushed() -> Ran {
     let events = scaled_for(20_000, 10_000);
     Here::each(|_, here| {
         block_on(async {
-            let client = options().max_events(1 << 20).connect_async(&here.path).await.expect("connect");
+            let client =
+                options().max_events(1 << 20).connect_async(&here.path).await.expect("connect");
             let mut pushed = client.events();
             let call = tokio::spawn(client.call_owned(ask(b'v', 1, events, b"")));
             for index in 0..events {
@@ -188,8 +195,9 @@ pub(crate) fn shutdown_waits_for_handlers() -> Ran {
         let runtime = runtime_of_two();
         let client = runtime.block_on(here.client());
         let mut events = client.events();
-        let calls: Vec<_> =
-            (0..100).map(|n| runtime.spawn(client.call_owned(ask(b'z', n, 20_000 + n, b"")))).collect();
+        let calls: Vec<_> = (0..100)
+            .map(|n| runtime.spawn(client.call_owned(ask(b'z', n, 20_000 + n, b""))))
+            .collect();
         wait_until("they are handled", || read(&here.counts.begun) == 100);
         let counts = here.counts.clone();
         let stats = here.stop(Duration::from_secs(20));

@@ -46,7 +46,8 @@ pub(crate) fn the_example_serves_in_its_loop() -> Ran {
     client.call(b"stop").expect("a call");
     let said = process.expect("served");
     process.succeed();
-    let counts: Vec<u64> = said.split_whitespace().map(|word| word.parse().expect("a number")).collect();
+    let counts: Vec<u64> =
+        said.split_whitespace().map(|word| word.parse().expect("a number")).collect();
     let [requests, parks, rescues, threads] = counts[..] else { panic!("{said}") };
     assert_eq!(requests, calls / 2 + 10 * (calls / 20) + 12);
     assert!(parks > 0 && rescues == 0 && threads == 1, "{said}");

@@ -137,8 +137,11 @@ impl Here {
     pub(crate) fn new(runtime: fn() -> Runtime, inline: Inline) -> Self {
         let place = tempfile::tempdir().expect("a directory");
         let path = place.path().join("here.sock");
-        let server =
-            ringbell::Server::builder().inline(inline).max_in_flight(5000).bind(&path).expect("bind");
+        let server = ringbell::Server::builder()
+            .inline(inline)
+            .max_in_flight(5000)
+            .bind(&path)
+            .expect("bind");
         let handle = server.handle();
         let counts = Arc::new(Counts::default());
         let service = Waiting(counts.clone());
@@ -176,7 +179,8 @@ impl Here {
     /// Shuts it down, waiting for handlers for so long; what it counted.
     pub(crate) fn stop(self, drain: Duration) -> ringbell::ServerStats {
         self.handle.shutdown(Some(drain));
-        let stats = self.thread.join().expect("a thread").expect("it was not cut off").expect("it serves");
+        let stats =
+            self.thread.join().expect("a thread").expect("it was not cut off").expect("it serves");
         assert_eq!(read(&self.counts.opened), stats.accepted);
         assert_eq!(read(&self.counts.closed), stats.accepted);
         assert_eq!(stats.backstop_rescues, 0);

@@ -38,7 +38,8 @@ pub(crate) fn many_clients_at_once() -> Ran {
         std::thread::scope(|scope| {
             for client in 0..4 {
                 scope.spawn(move || {
-                    let mut client = (Asking::connect(path, options()), Chance::new(seed() + client));
+                    let mut client =
+                        (Asking::connect(path, options()), Chance::new(seed() + client));
                     for call in 0..calls / 4 {
                         one_of_many(&mut client.0, &mut client.1, call);
                     }
@@ -48,7 +49,12 @@ pub(crate) fn many_clients_at_once() -> Ran {
         });
         let stats = server.shut_down();
         assert_eq!((stats.accepted, stats.peer_faults, stats.sessions), (4, 0, 0));
-        told += &format!("; {}: slept {}, called off {}", driver.name(), stats.parks, stats.arms_called_off);
+        told += &format!(
+            "; {}: slept {}, called off {}",
+            driver.name(),
+            stats.parks,
+            stats.arms_called_off
+        );
     });
     done!("{calls} calls of 4 clients each{told}")
 }
@@ -70,9 +76,13 @@ fn one_of_many(client: &mut Asking, chance: &mut Chance, call: u64) {
             let stream = client.client().open_stream(&request, None).expect("a stream");
             assert_eq!(client.read_stream(stream, number, 300).expect("its end"), items);
         }
-        2 => client.echoes(b'e', 0, &vec![7; usize::try_from(chance.below(200_000)).expect("small")]),
+        2 => {
+            client.echoes(b'e', 0, &vec![7; usize::try_from(chance.below(200_000)).expect("small")])
+        }
         3 => busy_for(Duration::from_micros(chance.below(200))),
-        4 if call.is_multiple_of(10) => std::thread::sleep(Duration::from_micros(chance.below(3000))),
+        4 if call.is_multiple_of(10) => {
+            std::thread::sleep(Duration::from_micros(chance.below(3000)))
+        }
         _ => client.echoes(b'e', 0, b"at once"),
     }
 }
@@ -91,7 +101,12 @@ pub(crate) fn both_sides_asleep_again_and_again() -> Ran {
         }
         client.finish();
         let stats = server.shut_down();
-        told += &format!("; {}: slept {}, called off {}", driver.name(), stats.parks, stats.arms_called_off);
+        told += &format!(
+            "; {}: slept {}, called off {}",
+            driver.name(),
+            stats.parks,
+            stats.arms_called_off
+        );
     });
     done!("{calls} calls each{told}")
 }
@@ -144,7 +159,9 @@ pub(crate) fn sessions_come_and_go() -> Ran {
             tick();
         }
         server.wait_for_sessions(0);
-        wait_until("no descriptor is left", || observe::descriptors(server.id()) <= before + observe::SPARE);
+        wait_until("no descriptor is left", || {
+            observe::descriptors(server.id()) <= before + observe::SPARE
+        });
         let stats = server.shut_down();
         assert_eq!(stats.accepted, rounds + 1);
     });
@@ -217,7 +234,10 @@ pub(crate) fn shutdown_drains() -> Ran {
 
 pub(crate) fn a_handshake_that_does_not_end() -> Ran {
     each(|driver| {
-        let server = Server::prepare("react").with("driver", driver.name()).with("handshake_ms", 100).start();
+        let server = Server::prepare("react")
+            .with("driver", driver.name())
+            .with("handshake_ms", 100)
+            .start();
         let mut silent = std::os::unix::net::UnixStream::connect(server.path()).expect("connect");
         let mut heard = Vec::new();
         // Until the server hangs up.

@@ -25,12 +25,42 @@ pub(crate) fn servers_that_write_nonsense() -> Ran {
         ("too long", word(Kind::Response, 0, max + 1), vec![], ring(RingFault::Length)),
         ("padding at the start", word(Kind::Padding, 0, 2032), vec![], ring(RingFault::Padding)),
         ("padding that ends early", word(Kind::Padding, 0, 48), vec![], ring(RingFault::Padding)),
-        ("a request", word(Kind::Request, 0, 0), vec![], fault(PeerFault::UnexpectedKind(Kind::Request))),
-        ("a cancel", word(Kind::Cancel, 0, 0), vec![], fault(PeerFault::UnexpectedKind(Kind::Cancel))),
-        ("a credit", word(Kind::Credit, 0, 0), vec![], fault(PeerFault::UnexpectedKind(Kind::Credit))),
-        ("an item of nothing", word(Kind::StreamItem, 0, 0), vec![], fault(PeerFault::UnknownCall(0))),
-        ("an end of no stream", word(Kind::StreamEnd, 0, 0), vec![], fault(PeerFault::UnknownCall(0))),
-        ("an answer to nothing", word(Kind::Response, 0, 0), vec![], fault(PeerFault::UnknownCall(0))),
+        (
+            "a request",
+            word(Kind::Request, 0, 0),
+            vec![],
+            fault(PeerFault::UnexpectedKind(Kind::Request)),
+        ),
+        (
+            "a cancel",
+            word(Kind::Cancel, 0, 0),
+            vec![],
+            fault(PeerFault::UnexpectedKind(Kind::Cancel)),
+        ),
+        (
+            "a credit",
+            word(Kind::Credit, 0, 0),
+            vec![],
+            fault(PeerFault::UnexpectedKind(Kind::Credit)),
+        ),
+        (
+            "an item of nothing",
+            word(Kind::StreamItem, 0, 0),
+            vec![],
+            fault(PeerFault::UnknownCall(0)),
+        ),
+        (
+            "an end of no stream",
+            word(Kind::StreamEnd, 0, 0),
+            vec![],
+            fault(PeerFault::UnknownCall(0)),
+        ),
+        (
+            "an answer to nothing",
+            word(Kind::Response, 0, 0),
+            vec![],
+            fault(PeerFault::UnknownCall(0)),
+        ),
         ("an error to nothing", word(Kind::Error, 0, 0), vec![], fault(PeerFault::UnknownCall(0))),
         (
             "the end of nothing",
@@ -38,9 +68,24 @@ pub(crate) fn servers_that_write_nonsense() -> Ran {
             vec![0; 8],
             fault(PeerFault::Fragment),
         ),
-        ("too much", word(Kind::Response, flag::MORE, 16), total(1 << 40), fault(PeerFault::TooLong)),
-        ("more than said", word(Kind::Response, flag::MORE, 16), total(3), fault(PeerFault::Fragment)),
-        ("a goodbye", word(Kind::Goodbye, 0, 0), vec![], CallError::ShutDown { maybe_executed: true }),
+        (
+            "too much",
+            word(Kind::Response, flag::MORE, 16),
+            total(1 << 40),
+            fault(PeerFault::TooLong),
+        ),
+        (
+            "more than said",
+            word(Kind::Response, flag::MORE, 16),
+            total(3),
+            fault(PeerFault::Fragment),
+        ),
+        (
+            "a goodbye",
+            word(Kind::Goodbye, 0, 0),
+            vec![],
+            CallError::ShutDown { maybe_executed: true },
+        ),
     ] {
         let mut attached = attached(&fake);
         attached.lines.write(16, &body);
@@ -91,7 +136,10 @@ pub(crate) fn servers_that_write_nonsense() -> Ran {
     }
     assert_eq!(twice.client.recv(None).expect("the first").call, call);
     let again = twice.client.send(b"x").map(|_| twice.client.recv(None).map(drop));
-    assert_eq!(again, Ok(Err(ringbell::RecvError::PeerFault(PeerFault::UnknownCall(call.as_u64())))));
+    assert_eq!(
+        again,
+        Ok(Err(ringbell::RecvError::PeerFault(PeerFault::UnknownCall(call.as_u64()))))
+    );
     // A head that cannot be, seen when the request ring is full.
     for lie in [!63, 1, 1 << 20] {
         let mut attached = attached(&fake);
@@ -101,7 +149,11 @@ pub(crate) fn servers_that_write_nonsense() -> Ran {
                 break error;
             }
         };
-        assert_eq!(error, ringbell::SendError::PeerFault(PeerFault::Ring(RingFault::Position)), "{lie:#x}");
+        assert_eq!(
+            error,
+            ringbell::SendError::PeerFault(PeerFault::Ring(RingFault::Position)),
+            "{lie:#x}"
+        );
         cases += 1;
     }
     // On the lifeline.
@@ -119,13 +171,19 @@ pub(crate) fn servers_that_write_nonsense() -> Ran {
     // A server that lives and says nothing: no error, just no answer.
     let mut silent = attached(&fake);
     raw::send(&silent.stream, &[raw::WAKE; 5000], &[]);
-    let error = silent.client.call_timeout(b"x", Some(Duration::from_millis(120))).map(|answer| answer.len());
+    let error = silent
+        .client
+        .call_timeout(b"x", Some(Duration::from_millis(120)))
+        .map(|answer| answer.len());
     assert_eq!(error, Err(CallError::TimedOut { maybe_executed: true }));
     // Status words that lie.
     let status = &silent.segments.status;
     status.own_word(offset::HINTS).store(u64::MAX, Ordering::Relaxed);
     status.own_word(layout::CONTROL).store(u64::MAX, Ordering::Relaxed);
-    let error = silent.client.call_timeout(b"x", Some(Duration::from_millis(120))).map(|answer| answer.len());
+    let error = silent
+        .client
+        .call_timeout(b"x", Some(Duration::from_millis(120)))
+        .map(|answer| answer.len());
     assert_eq!(error, Err(CallError::TimedOut { maybe_executed: true }));
     done!("{} ways", cases + 3)
 }
@@ -161,14 +219,21 @@ pub(crate) fn any_bytes_in_the_response_ring() -> Ran {
             while stop.load(Ordering::Relaxed) == 0 {
                 let position = read.load();
                 // Answers to calls that exist, among others.
-                lines.store(position + 8, chance.below(3) << 32 | chance.below(4), Ordering::Relaxed);
+                lines.store(
+                    position + 8,
+                    chance.below(3) << 32 | chance.below(4),
+                    Ordering::Relaxed,
+                );
                 let header = match chance.below(3) {
                     0 => word(Kind::Response, 0, u32::try_from(chance.below(200)).expect("small")),
                     _ => hostile_word(&mut chance),
                 };
                 lines.store(position + 64 * chance.below(2), header, Ordering::Release);
                 if chance.below(50) == 0 {
-                    segments.response.own_word(offset::HEAD).store(chance.below(1 << 14), Ordering::Relaxed);
+                    segments
+                        .response
+                        .own_word(offset::HEAD)
+                        .store(chance.below(1 << 14), Ordering::Relaxed);
                 }
                 std::thread::yield_now();
             }

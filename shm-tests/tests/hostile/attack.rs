@@ -35,8 +35,11 @@ pub(crate) fn beside<T>(server: Prepared, attack: impl FnOnce(&mut Server) -> T)
     let stop = PlainU64::new(0);
     let (result, calls, slowest) = std::thread::scope(|scope| {
         let honest = scope.spawn(|| {
-            let mut client =
-                Verified::connect(&path, ConnectOptions::new(), Pattern::new(9, 700).with_large(50, 20_000));
+            let mut client = Verified::connect(
+                &path,
+                ConnectOptions::new(),
+                Pattern::new(9, 700).with_large(50, 20_000),
+            );
             let mut slowest = Duration::ZERO;
             while stop.load(Ordering::Relaxed) == 0 {
                 let watch = Stopwatch::start();
@@ -75,9 +78,10 @@ pub(crate) fn is_put_out(session: &Session, what: &str) {
 
 /// The request ring, to be written at will.
 pub(crate) fn lines(session: &Session) -> OwnLines {
-    session
-        .request
-        .own_lines(layout::CONTROL, usize::try_from(session.welcome.request_capacity).expect("small"))
+    session.request.own_lines(
+        layout::CONTROL,
+        usize::try_from(session.welcome.request_capacity).expect("small"),
+    )
 }
 
 /// The same, to be written as it should be.

@@ -45,7 +45,11 @@ fn connect(path: &Path) -> Result<Client, ConnectError> {
 }
 
 /// Sends a Welcome with these segments, and waits for the client's end.
-pub(crate) fn welcome_with(stream: &UnixStream, welcome: &raw::Welcome, segments: &[std::os::fd::OwnedFd]) {
+pub(crate) fn welcome_with(
+    stream: &UnixStream,
+    welcome: &raw::Welcome,
+    segments: &[std::os::fd::OwnedFd],
+) {
     let descriptors: Vec<_> = segments.iter().map(AsFd::as_fd).collect();
     raw::send(stream, &welcome.encode(), &descriptors);
     let _ = raw::last_words(stream);
@@ -70,7 +74,8 @@ pub(crate) fn attached(fake: &Fake) -> Attached {
         let descriptors: Vec<_> = segments.descriptors.iter().map(AsFd::as_fd).collect();
         raw::send(&stream, &welcome.encode(), &descriptors);
         let client = client.join().expect("the client does not panic").expect("connect");
-        let lines = segments.response.own_lines(layout::CONTROL, usize::try_from(CAPACITY).expect("small"));
+        let lines =
+            segments.response.own_lines(layout::CONTROL, usize::try_from(CAPACITY).expect("small"));
         Attached { client, stream, segments, lines }
     })
 }

@@ -2,8 +2,8 @@
 
 use crate::CAPACITY;
 use crate::attack::{
-    PEER_FAULT, Records, beside, beside_an_honest_client, hostile_word, hung_up, is_put_out, lines, producer,
-    publish, word,
+    PEER_FAULT, Records, beside, beside_an_honest_client, hostile_word, hung_up, is_put_out, lines,
+    producer, publish, word,
 };
 use ringbell::layout::{self, Kind, flag, offset};
 use ringbell::ring::Consumer;
@@ -25,7 +25,10 @@ pub(crate) fn records_that_cannot_be() -> Ran {
         ("kind 0 with a length".into(), vec![(8, vec![])]),
         ("kind 255, all bits".into(), vec![(u64::MAX, vec![])]),
         ("an unknown flag".into(), vec![(word(Kind::Request, 0x20, 0), vec![])]),
-        ("a deadline without room for it".into(), vec![(word(Kind::Request, flag::DEADLINE, 7), vec![0; 7])]),
+        (
+            "a deadline without room for it".into(),
+            vec![(word(Kind::Request, flag::DEADLINE, 7), vec![0; 7])],
+        ),
         (
             "a first fragment without its deadline".into(),
             vec![(word(Kind::Request, flag::MORE | flag::DEADLINE, 8), total(100))],
@@ -37,14 +40,20 @@ pub(crate) fn records_that_cannot_be() -> Ran {
                 (word(Kind::Request, flag::CONTINUED | flag::DEADLINE | flag::MORE, 8), total(1)),
             ],
         ),
-        ("a stamp that was not agreed".into(), vec![(word(Kind::Request, flag::STAMP, 8), total(1))]),
+        (
+            "a stamp that was not agreed".into(),
+            vec![(word(Kind::Request, flag::STAMP, 8), total(1))],
+        ),
         ("too long by one".into(), vec![(word(Kind::Request, 0, max + 1), vec![])]),
         ("too long by far".into(), vec![(word(Kind::Request, 0, u32::MAX), vec![])]),
         ("padding at the start".into(), vec![(word(Kind::Padding, 0, 2048 - 16), vec![])]),
         ("padding that ends early".into(), vec![(word(Kind::Padding, 0, 48), vec![])]),
         ("padding with flags".into(), vec![(word(Kind::Padding, 1, 2048 - 16), vec![])]),
         ("the middle of nothing".into(), vec![(word(Kind::Request, flag::CONTINUED, 8), total(8))]),
-        ("the end of nothing".into(), vec![(word(Kind::Request, flag::CONTINUED | flag::ABORT, 0), vec![])]),
+        (
+            "the end of nothing".into(),
+            vec![(word(Kind::Request, flag::CONTINUED | flag::ABORT, 0), vec![])],
+        ),
         (
             "an abort that goes on".into(),
             vec![
@@ -59,8 +68,14 @@ pub(crate) fn records_that_cannot_be() -> Ran {
                 (word(Kind::Request, flag::CONTINUED | flag::ABORT, 8), total(0)),
             ],
         ),
-        ("a first fragment without a total".into(), vec![(word(Kind::Request, flag::MORE, 4), vec![0; 4])]),
-        ("a first fragment without a byte".into(), vec![(word(Kind::Request, flag::MORE, 8), total(100))]),
+        (
+            "a first fragment without a total".into(),
+            vec![(word(Kind::Request, flag::MORE, 4), vec![0; 4])],
+        ),
+        (
+            "a first fragment without a byte".into(),
+            vec![(word(Kind::Request, flag::MORE, 8), total(100))],
+        ),
         (
             "a total beyond all limits".into(),
             vec![(word(Kind::Request, flag::MORE, 16), [total(u64::MAX), total(0)].concat())],
@@ -131,9 +146,10 @@ pub(crate) fn records_that_cannot_be() -> Ran {
         wait_until("all are gone", || server.stats().sessions == 1);
         assert_eq!(server.stats().peer_faults, before.peer_faults + count);
         // One at the end of the ring, where the record would go beyond it, and double padding.
-        for (what, last) in
-            [("beyond the end", word(Kind::Request, 0, 100)), ("padding twice", word(Kind::Padding, 0, 48))]
-        {
+        for (what, last) in [
+            ("beyond the end", word(Kind::Request, 0, 100)),
+            ("padding twice", word(Kind::Padding, 0, 48)),
+        ] {
             let session = Session::open(server.path(), CAPACITY);
             let mut producer = producer(&session);
             for number in 0..31u64 {
@@ -210,9 +226,12 @@ pub(crate) fn stamps_that_lie() -> Ran {
         // Times from nowhere, and the same call again and again: each is answered like any other.
         let session = Session::open(server.path(), CAPACITY);
         let mut producer = producer(&session);
-        let lines = session.response.peer_lines(layout::CONTROL, usize::try_from(CAPACITY).expect("small"));
+        let lines =
+            session.response.peer_lines(layout::CONTROL, usize::try_from(CAPACITY).expect("small"));
         let mut consumer = Consumer::new(lines, session.request.own_word(offset::HEAD), 0);
-        for (number, stamp) in (0..200u64).zip([0, 1, u64::MAX, u64::MAX / 2, 7].into_iter().cycle()) {
+        for (number, stamp) in
+            (0..200u64).zip([0, 1, u64::MAX, u64::MAX / 2, 7].into_iter().cycle())
+        {
             let call = if number % 2 == 0 { 5 } else { u64::MAX - number };
             // Several at once: more than are kept under way.
             for _ in 0..4 {
@@ -222,14 +241,19 @@ pub(crate) fn stamps_that_lie() -> Ran {
             session.ring();
             for _ in 0..4 {
                 wait_until("an answer", || consumer.has_pending());
-                let record = consumer.peek().expect("the server writes as it should").expect("it is there");
+                let record =
+                    consumer.peek().expect("the server writes as it should").expect("it is there");
                 assert_eq!(record.call, call);
                 let _ = consumer.release(record);
                 consumer.settle();
                 answered += 1;
             }
         }
-        assert_eq!(server.stats().peer_faults, before + cases.len() as u64, "lies about time are no fault");
+        assert_eq!(
+            server.stats().peer_faults,
+            before + cases.len() as u64,
+            "lies about time are no fault"
+        );
     });
     done!("{} stamps out of place, {answered} that lie; {beside}", cases.len())
 }
@@ -246,7 +270,8 @@ pub(crate) fn any_bytes_in_the_request_ring() -> Ran {
             let until = Instant::now() + Duration::from_millis(20);
             while !hung_up(&session.stream) && Instant::now() < until {
                 // Where the server looks next, as far as it has said; behind it; and anywhere.
-                for position in [read.load(), read.load() + 64 * chance.below(8), chance.below(CAPACITY) & !7]
+                for position in
+                    [read.load(), read.load() + 64 * chance.below(8), chance.below(CAPACITY) & !7]
                 {
                     lines.store(position, hostile_word(&mut chance), Ordering::Release);
                 }

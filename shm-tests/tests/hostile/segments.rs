@@ -19,7 +19,8 @@ pub(crate) fn segments_that_clients_tamper_with() -> Ran {
         let size = layout::ring_segment_size(CAPACITY);
         // Sealed against writing for good: the server cannot make it what it should be.
         let session = fresh(server);
-        rustix::fs::fcntl_add_seals(&session.descriptors[0], SealFlags::SEAL).expect("a client may do that");
+        rustix::fs::fcntl_add_seals(&session.descriptors[0], SealFlags::SEAL)
+            .expect("a client may do that");
         raw::send(&session.stream, &[raw::READY], &[]);
         let _ = raw::last_words(&session.stream);
         // Punched before READY: harmless, all-zero bytes are an empty ring.
@@ -29,7 +30,11 @@ pub(crate) fn segments_that_clients_tamper_with() -> Ran {
         let mut pings = producer(&session);
         publish(&mut pings, word(Kind::Ping, 0, 0), 1, &[]);
         session.ring();
-        assert!(becomes_true(Duration::from_secs(5), || session.response.peer_word(offset::TAIL).load() > 0));
+        assert!(becomes_true(Duration::from_secs(5), || session
+            .response
+            .peer_word(offset::TAIL)
+            .load()
+            > 0));
         // And not afterwards.
         assert_eq!(raw::punch(&session.descriptors[0], size), Err(Errno::PERM));
         assert_eq!(rustix::fs::ftruncate(&session.descriptors[0], 0), Err(Errno::PERM));

@@ -31,7 +31,8 @@ pub(crate) fn servers_with_wrong_segments() -> Ran {
         let with = |fd: std::os::fd::OwnedFd| {
             let mut descriptors = Segments::honest(&welcome).descriptors;
             descriptors[index] = fd;
-            fake.greets(|stream| welcome_with(&stream, &welcome, &descriptors)).expect_err("refused")
+            fake.greets(|stream| welcome_with(&stream, &welcome, &descriptors))
+                .expect_err("refused")
         };
         let honest = raw::identity(&welcome, kind);
         let seals = raw::seals(kind);
@@ -45,7 +46,8 @@ pub(crate) fn servers_with_wrong_segments() -> Ran {
             cases += 1;
         }
         if matches!(kind, SegmentKind::Request | SegmentKind::Bell) {
-            let error = with(raw::segment(&honest, honest.total, seals | SealFlags::FUTURE_WRITE).0);
+            let error =
+                with(raw::segment(&honest, honest.total, seals | SealFlags::FUTURE_WRITE).0);
             assert!(
                 matches!(error, ConnectError::BadSegment(SegmentError::Seals { .. })),
                 "{kind:?}: {error:?}"
@@ -145,7 +147,10 @@ pub(crate) fn servers_that_answer_nonsense() -> Ran {
     not_ringbell("zeros", &[0; 64]);
     not_ringbell("a Hello", &raw::hello(CAPACITY));
     not_ringbell("an unknown kind", &raw::message(9, &[0; 72]));
-    not_ringbell("a body beyond all measure", &[&raw::MAGIC.to_le_bytes()[..], &[0xff; 8]].concat());
+    not_ringbell(
+        "a body beyond all measure",
+        &[&raw::MAGIC.to_le_bytes()[..], &[0xff; 8]].concat(),
+    );
     not_ringbell("a short Welcome", &raw::message(raw::kind::WELCOME, &[0; 71]));
     not_ringbell("a Welcome of zeros", &raw::message(raw::kind::WELCOME, &[0; 72]));
     not_ringbell("a short reject", &raw::message(raw::kind::REJECT, &[0; 3]));
@@ -176,7 +181,9 @@ pub(crate) fn servers_that_answer_nonsense() -> Ran {
             let _ = raw::last_words(&stream);
         });
         assert!(matches!(error, Err(ConnectError::TimedOut)), "{what}: {error:?}");
-        assert!(watch.elapsed() >= Duration::from_millis(300) && watch.awake() < Duration::from_secs(2));
+        assert!(
+            watch.elapsed() >= Duration::from_millis(300) && watch.awake() < Duration::from_secs(2)
+        );
     };
     late("nothing", b"");
     late("half a header", &none.encode()[..7]);
@@ -198,6 +205,9 @@ pub(crate) fn servers_that_answer_nonsense() -> Ran {
         refused(raw::kind::REJECT, 4711),
         ConnectError::Rejected(ringbell::RejectReason::Unknown(4711))
     ));
-    assert!(matches!(refused(raw::kind::FALLBACK, 8), ConnectError::NotRingbell), "without a session");
+    assert!(
+        matches!(refused(raw::kind::FALLBACK, 8), ConnectError::NotRingbell),
+        "without a session"
+    );
     done!("{} answers", cases + 10)
 }

@@ -64,7 +64,8 @@ pub(crate) fn words_that_lie_about_sleep() -> Ran {
     let ((), beside) = beside_an_honest_client(|server| {
         let session = Session::open(server.path(), CAPACITY);
         let mut producer = producer(&session);
-        let lines = session.response.peer_lines(layout::CONTROL, usize::try_from(CAPACITY).expect("small"));
+        let lines =
+            session.response.peer_lines(layout::CONTROL, usize::try_from(CAPACITY).expect("small"));
         let mut consumer = Consumer::new(lines, session.request.own_word(offset::HEAD), 0);
         let armed = session.request.own_word(offset::ARMED);
         let hints = session.request.own_word(offset::HINTS);
@@ -130,9 +131,12 @@ pub(crate) fn floods_of_the_lifeline() -> Ran {
     let ((told, cost), beside) = beside_an_honest_client(|server| {
         let mut told = String::new();
         let mut cost = Duration::ZERO;
-        for (what, byte) in
-            [("wake bytes", raw::WAKE), ("READY again", raw::READY), ("noise", b'x'), ("farewells", 0x80)]
-        {
+        for (what, byte) in [
+            ("wake bytes", raw::WAKE),
+            ("READY again", raw::READY),
+            ("noise", b'x'),
+            ("farewells", 0x80),
+        ] {
             tick();
             let session = Session::open(server.path(), CAPACITY);
             server.wait_for_sessions(2);

@@ -18,7 +18,11 @@ pub(crate) fn pools_by_id() -> Ran {
     let pools = Pools::new(&sockets, settings(1, 2));
     pools.define("node:api", worker_command()).expect("it is new");
     pools
-        .define_with("cat", WorkerSpec::Lines(LineWorkers::new(WorkerCommand::new("cat"))), settings(0, 1))
+        .define_with(
+            "cat",
+            WorkerSpec::Lines(LineWorkers::new(WorkerCommand::new("cat"))),
+            settings(0, 1),
+        )
         .expect("new");
     assert!(
         matches!(pools.define("cat", worker_command()), Err(PoolsError::DefinedTwice(id)) if id == "cat")
@@ -64,7 +68,11 @@ pub(crate) fn pools_by_id() -> Ran {
 
 pub(crate) fn spawn_per_use() -> Ran {
     let dir = tempfile::tempdir().expect("a directory");
-    let pool = WorkerPool::new(worker_command(), dir.path(), Settings { enabled: false, ..settings(2, 3) });
+    let pool = WorkerPool::new(
+        worker_command(),
+        dir.path(),
+        Settings { enabled: false, ..settings(2, 3) },
+    );
     let pool = pool.expect("a pool");
     let ids = Mutex::new(Vec::new());
     std::thread::scope(|scope| {

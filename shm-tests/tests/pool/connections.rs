@@ -30,7 +30,8 @@ pub(crate) fn serve(server: ringbell::Server) {
 }
 
 pub(crate) fn echo_server(arguments: &Arguments) {
-    let server = ringbell::Server::builder().max_clients(256).bind(arguments.text("path")).expect("bind");
+    let server =
+        ringbell::Server::builder().max_clients(256).bind(arguments.text("path")).expect("bind");
     say("ready");
     serve(server);
 }
@@ -73,7 +74,8 @@ pub(crate) fn a_server_that_is_killed_again_and_again() -> Ran {
         }
         let stopper = Stop(&stop);
         for caller in 0..CALLERS {
-            let (pool, stop, calls, lost, unsent, last) = (&pool, &stop, &calls, &lost, &unsent, &last);
+            let (pool, stop, calls, lost, unsent, last) =
+                (&pool, &stop, &calls, &lost, &unsent, &last);
             scope.spawn(move || {
                 let mut number = 0_u64;
                 while !stop.load(Ordering::Relaxed) {
@@ -140,8 +142,10 @@ pub(crate) fn a_hundred_callers_and_sixteen_connections() -> Ran {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("test.sock");
     let _server = start_server(&path);
-    let pool =
-        connections(&path, Settings { health_check_interval: None, idle_timeout: None, ..settings(0, 16) });
+    let pool = connections(
+        &path,
+        Settings { health_check_interval: None, idle_timeout: None, ..settings(0, 16) },
+    );
     let calls = scaled(200).max(20);
     std::thread::scope(|scope| {
         for caller in 0_u64..100 {

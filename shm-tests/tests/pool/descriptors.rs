@@ -23,8 +23,10 @@ fn open_all_but(spare: usize) -> Vec<std::fs::File> {
 pub(crate) fn exhausted(arguments: &Arguments) {
     let path = Path::new(arguments.text("path"));
     limit_descriptors(Some(32));
-    let pool =
-        connections(path, Settings { acquire_timeout: Some(Duration::from_millis(300)), ..settings(0, 4) });
+    let pool = connections(
+        path,
+        Settings { acquire_timeout: Some(Duration::from_millis(300)), ..settings(0, 4) },
+    );
     let first = pool.acquire().expect("descriptors are left");
     let files = open_all_but(0);
     match pool.acquire() {

@@ -14,7 +14,8 @@ use std::path::Path;
 pub(crate) fn forking(arguments: &Arguments) {
     let path = Path::new(arguments.text("path"));
     let pool = connections(path, settings(1, 4));
-    let workers = WorkerPool::new(worker_command(), path.parent().expect("a directory"), settings(1, 2));
+    let workers =
+        WorkerPool::new(worker_command(), path.parent().expect("a directory"), settings(1, 2));
     let workers = workers.expect("a pool");
     let mut lines = Vec::new();
     for _ in 0..arguments.number("rounds") {
@@ -22,7 +23,8 @@ pub(crate) fn forking(arguments: &Arguments) {
         connection.call(b"x").expect("an answer");
         let worker = workers.acquire().expect("a worker");
         let id = worker.id();
-        let line = line_workers(LineWorkers::new(WorkerCommand::new("cat")), settings(1, 1)).expect("a pool");
+        let line = line_workers(LineWorkers::new(WorkerCommand::new("cat")), settings(1, 1))
+            .expect("a pool");
         let mut cat = line.acquire().expect("a cat");
         cat.write_line("before", None).expect("it takes it");
         let mut parents = Some((connection, worker, cat));
@@ -57,7 +59,8 @@ pub(crate) fn a_forked_child_touches_nothing() -> Ran {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("test.sock");
     let _server = start_server(&path);
-    let mut process = Start::role("forking").with("path", path.display()).with("rounds", rounds).start();
+    let mut process =
+        Start::role("forking").with("path", path.display()).with("rounds", rounds).start();
     process.expect("done");
     process.succeed();
     done!("{rounds} children that dropped guards and pools")

@@ -16,8 +16,10 @@ fn shell(script: &str) -> LineWorkers {
 pub(crate) fn line_workers_and_their_answers() -> Ran {
     let soon = Some(Duration::from_secs(30));
     let script = r#"echo starting; echo go; while read -r n; do i=0; while [ $i -lt $n ]; do echo "line $i in $HERE at $PWD"; i=$((i+1)); done; echo .; done"#;
-    let command = WorkerCommand::new("sh").args(["-c", script]).env("HERE", "this test").current_dir("/");
-    let pool = line_workers(LineWorkers::new(command).ready_line("go"), settings(1, 1)).expect("a pool");
+    let command =
+        WorkerCommand::new("sh").args(["-c", script]).env("HERE", "this test").current_dir("/");
+    let pool =
+        line_workers(LineWorkers::new(command).ready_line("go"), settings(1, 1)).expect("a pool");
     let mut worker = pool.acquire().expect("a shell");
     let id = worker.id();
     // An answer of known length, said to be complete.
@@ -50,8 +52,8 @@ pub(crate) fn line_workers_and_their_answers() -> Ran {
     assert_ne!(worker.id(), id);
     drop(worker);
     // Said to be complete, and it is not: more has come.
-    let pool =
-        line_workers(shell(r"while read -r x; do printf '1\n2\n'; done"), settings(1, 1)).expect("a pool");
+    let pool = line_workers(shell(r"while read -r x; do printf '1\n2\n'; done"), settings(1, 1))
+        .expect("a pool");
     let mut worker = pool.acquire().expect("a shell");
     let id = worker.id();
     worker.write_line("x", soon).expect("it takes it");
@@ -77,7 +79,8 @@ pub(crate) fn line_workers_that_misbehave() -> Ran {
     drop(worker);
     assert_eq!(pool.stats().closed.poisoned, 1, "a part of a line was written");
     // Ends in the middle, and says why.
-    let pool = line_workers(shell("read x; echo half; echo 'out of cheese' >&2; exit 4"), settings(0, 1));
+    let pool =
+        line_workers(shell("read x; echo half; echo 'out of cheese' >&2; exit 4"), settings(0, 1));
     let pool = pool.expect("a pool");
     let mut worker = pool.acquire().expect("a shell");
     worker.write_line("x", soon).expect("it takes it");
@@ -87,14 +90,15 @@ pub(crate) fn line_workers_that_misbehave() -> Ran {
     }
     drop(worker);
     // Says a line without an end, and what is no text.
-    let endless =
-        shell("while :; do printf xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; done").max_line(10_000);
+    let endless = shell("while :; do printf xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; done")
+        .max_line(10_000);
     let pool = line_workers(endless, settings(0, 1)).expect("a pool");
     assert!(matches!(
         pool.acquire().map(|mut w| w.read_line(soon)),
         Ok(Err(LineError::TooLong { max: 10_000 })) | Err(AcquireError::TimedOut { .. })
     ));
-    let pool = line_workers(shell(r"read x; printf '\377\n'; sleep 600"), settings(0, 1)).expect("a pool");
+    let pool =
+        line_workers(shell(r"read x; printf '\377\n'; sleep 600"), settings(0, 1)).expect("a pool");
     let mut worker = pool.acquire().expect("a shell");
     worker.write_line("x", soon).expect("it takes it");
     assert!(matches!(worker.read_line(soon), Err(LineError::NotText)));

@@ -43,7 +43,12 @@ suite! {
 }
 
 fn settings(min_idle: usize, max_size: usize) -> Settings {
-    Settings { min_idle, max_size, acquire_timeout: Some(Duration::from_secs(30)), ..Settings::default() }
+    Settings {
+        min_idle,
+        max_size,
+        acquire_timeout: Some(Duration::from_secs(30)),
+        ..Settings::default()
+    }
 }
 
 /// Sets the soft limit, for this process and those it starts; `None` for as many as it may.

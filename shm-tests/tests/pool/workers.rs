@@ -47,9 +47,12 @@ pub(crate) fn is_gone(id: u32) -> bool {
 /// Children of this process that have ended and were not waited for.
 pub(crate) fn zombies() -> Vec<u32> {
     let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
-    let children = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    let children =
+        tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
     let children: Vec<u32> = children
-        .flat_map(|text| text.split_whitespace().filter_map(|id| id.parse().ok()).collect::<Vec<_>>())
+        .flat_map(|text| {
+            text.split_whitespace().filter_map(|id| id.parse().ok()).collect::<Vec<_>>()
+        })
         .collect();
     children.into_iter().filter(|id| observe::state(*id) == Some('Z')).collect()
 }
@@ -59,8 +62,11 @@ pub(crate) fn workers_are_replaced_when_they_die_or_hang() -> Ran {
     let dir = tempfile::tempdir().expect("a directory");
     let command = worker_command().ping_timeout(Duration::from_millis(300));
     let interval = Some(Duration::from_millis(50));
-    let pool =
-        WorkerPool::new(command, dir.path(), Settings { health_check_interval: interval, ..settings(2, 4) });
+    let pool = WorkerPool::new(
+        command,
+        dir.path(),
+        Settings { health_check_interval: interval, ..settings(2, 4) },
+    );
     let pool = pool.expect("a pool");
     let mut seen = BTreeSet::new();
     for round in 0..rounds {
@@ -111,7 +117,10 @@ pub(crate) fn workers_are_replaced_when_they_die_or_hang() -> Ran {
     wait_until("workers are ready", || pool.stats().idle >= 2);
     assert_eq!(zombies(), [], "zombies");
     let stats = pool.stats();
-    assert!(stats.closed.unhealthy > 0 && stats.closed.poisoned > 0 && stats.peak <= 4, "{stats:?}");
+    assert!(
+        stats.closed.unhealthy > 0 && stats.closed.poisoned > 0 && stats.peak <= 4,
+        "{stats:?}"
+    );
     let worker = pool.acquire().expect("a worker");
     let id = worker.id();
     drop(worker);
@@ -119,7 +128,9 @@ pub(crate) fn workers_are_replaced_when_they_die_or_hang() -> Ran {
     // The keeper may be checking its health at this moment, and closes it afterwards.
     wait_until("a pool that is dropped takes its workers with it", || is_gone(id));
     // One may have been starting when the pool was dropped.
-    wait_until("their sockets are gone", || std::fs::read_dir(dir.path()).expect("it").next().is_none());
+    wait_until("their sockets are gone", || {
+        std::fs::read_dir(dir.path()).expect("it").next().is_none()
+    });
     assert_eq!(zombies(), [], "zombies");
     done!("{rounds} workers killed, stopped, dead or hanging; {} opened", stats.opened)
 }
@@ -128,7 +139,8 @@ pub(crate) fn workers_that_never_serve_say_why() -> Ran {
     let dir = tempfile::tempdir().expect("a directory");
     let short = Settings { acquire_timeout: Some(Duration::from_secs(2)), ..settings(0, 2) };
     let pool = |command| WorkerPool::new(command, dir.path(), short.clone()).expect("a pool");
-    let error = pool(worker_command().arg("kind=crash")).acquire().map(drop).expect_err("it crashes");
+    let error =
+        pool(worker_command().arg("kind=crash")).acquire().map(drop).expect_err("it crashes");
     assert!(matches!(error, AcquireError::TimedOut { cause: Some(_) }), "{error:?}");
     let text = error.to_string();
     assert!(text.contains("first line") && text.contains("no such table: users"), "{text}");
@@ -144,20 +156,28 @@ pub(crate) fn workers_that_never_serve_say_why() -> Ran {
     );
     match missing.expect("a pool").acquire() {
         Err(AcquireError::Open(failure)) => {
-            assert!(failure.to_string().contains("/nonexistent/program cannot be started"), "{failure}");
+            assert!(
+                failure.to_string().contains("/nonexistent/program cannot be started"),
+                "{failure}"
+            );
         }
         other => panic!("{other:?}"),
     }
     assert_eq!(zombies(), [], "zombies");
     let nonsense = WorkerPool::new(worker_command(), dir.path(), settings(3, 2)).map(drop);
-    assert!(matches!(nonsense, Err(BuildError::Settings(SettingsError::MinIdleAboveMaxSize { .. }))));
+    assert!(matches!(
+        nonsense,
+        Err(BuildError::Settings(SettingsError::MinIdleAboveMaxSize { .. }))
+    ));
     done!("crashed, mute and missing")
 }
 
 /// Has workers of each kind, tells who they are, and waits for its end.
 pub(crate) fn owner(arguments: &Arguments) {
-    let pool = WorkerPool::new(worker_command(), arguments.text("dir"), settings(2, 4)).expect("a pool");
-    let lines = line_workers(LineWorkers::new(WorkerCommand::new("cat")), settings(1, 2)).expect("a pool");
+    let pool =
+        WorkerPool::new(worker_command(), arguments.text("dir"), settings(2, 4)).expect("a pool");
+    let lines =
+        line_workers(LineWorkers::new(WorkerCommand::new("cat")), settings(1, 2)).expect("a pool");
     let first = pool.acquire().expect("a worker");
     let second = pool.acquire().expect("another");
     let cat = lines.acquire().expect("a cat");
@@ -168,7 +188,8 @@ pub(crate) fn owner(arguments: &Arguments) {
 pub(crate) fn workers_die_with_their_parent() -> Ran {
     let dir = tempfile::tempdir().expect("a directory");
     let mut owner = Start::role("owner").with("dir", dir.path().display()).start();
-    let workers: Vec<u32> = owner.expect("workers").split(' ').map(|id| id.parse().expect("an id")).collect();
+    let workers: Vec<u32> =
+        owner.expect("workers").split(' ').map(|id| id.parse().expect("an id")).collect();
     assert!(workers.iter().all(|id| !is_gone(*id)));
     owner.kill();
     for worker in &workers {
@@ -182,7 +203,8 @@ pub(crate) fn workers_outlive_the_thread_that_asked_for_them() -> Ran {
     let dir = tempfile::tempdir().expect("a directory");
     // Kept or not: where nothing is kept, the caller's own thread opens them.
     for enabled in [true, false] {
-        let pool = WorkerPool::new(worker_command(), dir.path(), Settings { enabled, ..settings(0, 1) });
+        let pool =
+            WorkerPool::new(worker_command(), dir.path(), Settings { enabled, ..settings(0, 1) });
         let pool = pool.expect("a pool");
         let asking = std::thread::spawn(move || pool.acquire().expect("a worker"));
         let mut worker = asking.join().expect("no panic");
@@ -200,12 +222,14 @@ pub(crate) fn workers_outlive_the_thread_that_asked_for_them() -> Ran {
 
 pub(crate) fn a_worker_that_inherits_its_socket() -> Ran {
     let dir = tempfile::tempdir().expect("a directory");
-    let workers = SocketWorkers::new(worker_command(), dir.path(), "node:api").attach(Attach::Descriptor);
+    let workers =
+        SocketWorkers::new(worker_command(), dir.path(), "node:api").attach(Attach::Descriptor);
     let pool = WorkerPool::of(workers, settings(1, 2)).expect("a pool");
     for _ in 0..10 {
         pool.call(b"hello", None).expect("an answer");
     }
-    let name = std::fs::read_dir(dir.path()).expect("it").flatten().next().expect("a socket").file_name();
+    let name =
+        std::fs::read_dir(dir.path()).expect("it").flatten().next().expect("a socket").file_name();
     assert!(name.to_string_lossy().starts_with("node_api-"), "{name:?}");
     let crashing = SocketWorkers::new(worker_command().arg("kind=crash"), dir.path(), "x");
     let short = Settings { acquire_timeout: Some(Duration::from_secs(2)), ..settings(0, 1) };

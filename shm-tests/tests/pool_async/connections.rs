@@ -13,17 +13,23 @@ pub(crate) fn connections_for_tasks() -> Ran {
     let calls = scaled_for(200, 40).max(5);
     for runtime in flavours() {
         let server = Server::prepare("react").start();
-        let settings =
-            pool::Settings { min_idle: 0, max_size: 4, acquire_timeout: None, ..pool::Settings::default() };
-        let pool =
-            Arc::new(ConnectionPool::with_options(server.path(), options(), settings).expect("a pool"));
+        let settings = pool::Settings {
+            min_idle: 0,
+            max_size: 4,
+            acquire_timeout: None,
+            ..pool::Settings::default()
+        };
+        let pool = Arc::new(
+            ConnectionPool::with_options(server.path(), options(), settings).expect("a pool"),
+        );
         runtime.block_on(async {
             let tasks: Vec<_> = (0..32_u64)
                 .map(|task| {
                     let pool = pool.clone();
                     tokio::spawn(async move {
                         for call in 0..calls {
-                            let mut connection = pool.pool().acquire_async().await.expect("no deadline");
+                            let mut connection =
+                                pool.pool().acquire_async().await.expect("no deadline");
                             let number = task * 1_000_000 + call;
                             // A call blocks, and has a thread for that.
                             let called = tokio::task::spawn_blocking(move || {
@@ -34,7 +40,10 @@ pub(crate) fn connections_for_tasks() -> Ran {
                             });
                             let (session, answer) = called.await.expect("no panic");
                             let bytes = number.to_le_bytes();
-                            assert_eq!(answer, [&session.to_le_bytes()[..], &bytes, &bytes].concat());
+                            assert_eq!(
+                                answer,
+                                [&session.to_le_bytes()[..], &bytes, &bytes].concat()
+                            );
                             tick();
                         }
                     })

@@ -12,7 +12,8 @@ use tokio::task::yield_now;
 pub(crate) fn waits_of_tasks_end_in_time() -> Ran {
     for runtime in flavours() {
         runtime.block_on(async {
-            let (pool, _) = shop(Settings { acquire_timeout: Some(Duration::from_millis(5)), ..settings(1) });
+            let (pool, _) =
+                shop(Settings { acquire_timeout: Some(Duration::from_millis(5)), ..settings(1) });
             let held = pool.acquire_async().await.expect("the only one");
             let began = Instant::now();
             let late = pool.acquire_async().await.map(drop);
@@ -24,7 +25,9 @@ pub(crate) fn waits_of_tasks_end_in_time() -> Ran {
             let stats = pool.stats();
             assert_eq!((stats.timeouts, stats.waits, stats.waiting), (2, 2, 0));
             drop(held);
-            drop(pool.acquire_async_deadline(soon).await.expect("one is ready, however late it is"));
+            drop(
+                pool.acquire_async_deadline(soon).await.expect("one is ready, however late it is"),
+            );
         });
     }
     // Without a clock: zero does not wait, and who waits for ever needs none.
@@ -34,7 +37,10 @@ pub(crate) fn waits_of_tasks_end_in_time() -> Ran {
         let held = pool.acquire_async().await.expect("the only one");
         assert!(matches!(pool.acquire_async().await, Err(AcquireError::TimedOut { cause: None })));
         let past = Some(Instant::now());
-        assert!(matches!(pool.acquire_async_deadline(past).await, Err(AcquireError::TimedOut { .. })));
+        assert!(matches!(
+            pool.acquire_async_deadline(past).await,
+            Err(AcquireError::TimedOut { .. })
+        ));
         let waiting = tokio::spawn({
             let pool = pool.clone();
             async move { pool.acquire_async_deadline(None).await.map(|guard| *guard) }
@@ -88,7 +94,11 @@ pub(crate) fn failures_reach_tasks() -> Ran {
             let soon = Some(Instant::now() + Duration::from_millis(5));
             let late = pool.acquire_async_deadline(soon).await.map(drop);
             assert!(
-                matches!(&late, Err(AcquireError::TimedOut { cause: Some(OpenFailure::Error(error)) }) if **error == NoNumber),
+                matches!(
+                    &late,
+                    Err(AcquireError::TimedOut { cause: Some(OpenFailure::Error(error)) })
+                        if **error == NoNumber
+                ),
                 "{late:?}"
             );
             shop.0.hopeless.store(true, Ordering::Relaxed);

@@ -84,7 +84,9 @@ pub(crate) fn what_a_dropped_future_was_handed_goes_to_the_next() -> Ran {
     assert_eq!((bells[0].rings(), bells[2].rings()), (1, 0));
     drop(line.pop_front());
     assert_eq!((bells[1].rings(), bells[2].rings()), (0, 1), "who has left is not rung for");
-    let Poll::Ready(Ok(guard)) = poll(&mut line[0], &bells[2]) else { panic!("it was handed over") };
+    let Poll::Ready(Ok(guard)) = poll(&mut line[0], &bells[2]) else {
+        panic!("it was handed over")
+    };
     assert_eq!((*guard, pool.stats().in_use, pool.stats().waiting), (item, 1, 0));
     drop(guard);
     // A thread after a task.
@@ -113,7 +115,11 @@ pub(crate) fn what_a_dropped_future_was_handed_goes_to_the_next() -> Ran {
     assert!(poll(&mut future, &before).is_ready());
     drop(future);
     let stats = pool.stats();
-    assert_eq!((stats.idle, stats.in_use, stats.waiting, stats.cancelled), (1, 0, 0, 4), "{stats:?}");
+    assert_eq!(
+        (stats.idle, stats.in_use, stats.waiting, stats.cancelled),
+        (1, 0, 0, 4),
+        "{stats:?}"
+    );
     done!("left, served, passed on; to tasks and to threads")
 }
 
@@ -144,9 +150,11 @@ async fn fickle(pool: Pool<Shop>, caller: u64, rounds: u64) -> u64 {
                 Some(pool.acquire_async_deadline(Some(soon)).await)
             }
             // Dropped by a timer, which may fire just when it is served.
-            _ => tokio::time::timeout(Duration::from_micros(random / 4 % 2000), pool.acquire_async())
-                .await
-                .ok(),
+            _ => {
+                tokio::time::timeout(Duration::from_micros(random / 4 % 2000), pool.acquire_async())
+                    .await
+                    .ok()
+            }
         };
         match acquired {
             Some(Ok(mut guard)) => {
@@ -175,7 +183,8 @@ fn fickle_thread(pool: &Pool<Shop>, caller: u64, rounds: u64) -> u64 {
         let cancel = Cancel::new();
         let acquired = match random % 3 {
             0 => pool.acquire(),
-            1 => pool.acquire_deadline(Some(Instant::now() + Duration::from_micros(random / 4 % 300))),
+            1 => pool
+                .acquire_deadline(Some(Instant::now() + Duration::from_micros(random / 4 % 300))),
             _ => std::thread::scope(|scope| {
                 scope.spawn(|| {
                     for _ in 0..random / 4 % 3000 {
@@ -210,8 +219,9 @@ pub(crate) fn tasks_that_give_up_at_any_moment_take_nothing_with_them() -> Ran {
                         })
                     })
                     .collect();
-                let tasks: Vec<_> =
-                    (0..40).map(|caller| runtime.spawn(fickle(pool.clone(), caller, rounds))).collect();
+                let tasks: Vec<_> = (0..40)
+                    .map(|caller| runtime.spawn(fickle(pool.clone(), caller, rounds)))
+                    .collect();
                 let by_tasks = runtime.block_on(async {
                     let mut got = 0;
                     for task in tasks {
@@ -219,7 +229,11 @@ pub(crate) fn tasks_that_give_up_at_any_moment_take_nothing_with_them() -> Ran {
                     }
                     got
                 });
-                by_tasks + threads.into_iter().map(|thread| thread.join().expect("no panic")).sum::<u64>()
+                by_tasks
+                    + threads
+                        .into_iter()
+                        .map(|thread| thread.join().expect("no panic"))
+                        .sum::<u64>()
             });
             // What was opened for those who gave up is on its way back.
             wait_until("all came back", || {
@@ -233,7 +247,10 @@ pub(crate) fn tasks_that_give_up_at_any_moment_take_nothing_with_them() -> Ran {
             // Nothing was lost: all three can be had at once.
             let all: Vec<_> = (0..3).map(|_| pool.acquire().expect("no deadline")).collect();
             drop(all);
-            told += &format!("; {got} got one, {} gave up, {} were late", stats.cancelled, stats.timeouts);
+            told += &format!(
+                "; {got} got one, {} gave up, {} were late",
+                stats.cancelled, stats.timeouts
+            );
             pool.close(None).expect("nobody holds anything");
             assert_eq!(shop.0.open.load(Ordering::SeqCst), 0);
         }

@@ -65,7 +65,8 @@ impl Model {
     fn freed(&mut self) {
         match self.line.pop_front() {
             Some(number) => {
-                let wait = self.waits.iter_mut().find(|wait| wait.number == number).expect("it waits");
+                let wait =
+                    self.waits.iter_mut().find(|wait| wait.number == number).expect("it waits");
                 wait.served = true;
                 wait_until("the first in line is woken", || wait.bell.rings() == 1);
             }
@@ -100,11 +101,14 @@ impl Model {
                         self.held.push(acquired.expect("open"));
                         self.waits.swap_remove(which);
                     }
-                    Poll::Pending => assert!(!wait.served, "it was handed something, and does not have it"),
+                    Poll::Pending => {
+                        assert!(!wait.served, "it was handed something, and does not have it")
+                    }
                 }
             }
             Step::Drop(which) if !self.waits.is_empty() => {
-                let Wait { number, future, served, .. } = self.waits.swap_remove(which % self.waits.len());
+                let Wait { number, future, served, .. } =
+                    self.waits.swap_remove(which % self.waits.len());
                 drop(future);
                 if served {
                     self.freed();
@@ -120,7 +124,8 @@ impl Model {
                 }
                 drop(guard);
                 if poisoned {
-                    let (pool, opened) = (&self.pool, self.pool.stats().peak as u64 + self.poisoned);
+                    let (pool, opened) =
+                        (&self.pool, self.pool.stats().peak as u64 + self.poisoned);
                     wait_until("it is replaced", || pool.stats().opened == opened);
                 }
                 self.freed();
@@ -139,8 +144,11 @@ impl Model {
 
 pub(crate) fn futures_agree_with_a_model() -> Ran {
     let cases = u32::try_from(scaled(2000).max(50)).expect("few");
-    let mut runner =
-        TestRunner::new(ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() });
+    let mut runner = TestRunner::new(ProptestConfig {
+        cases,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
     let strategy = (1_usize..4, prop::collection::vec(step(), 1..80));
     let agreed = runner.run(&strategy, |(size, steps)| {
         tick();

@@ -58,7 +58,8 @@ pub(crate) fn nothing_waits_on_the_reactor_in_callbacks() -> Ran {
         .with("wait", "patient")
         .with("slow_client_ms", "never")
         .start();
-    let connect = |server: &Server| without_rescue_options().connect(server.path()).expect("connect");
+    let connect =
+        |server: &Server| without_rescue_options().connect(server.path()).expect("connect");
     let mut client = connect(&server);
     let stream = client.open_stream(b"stream", None).expect("send");
     wait_until("the stream is there", || server.stats().requests == 1);

@@ -13,7 +13,8 @@ pub(crate) fn events_between_answers() -> Ran {
     const THREADS: u64 = 4;
     let rounds = scaled(100);
     let each = 500;
-    let server = Server::prepare("react").with("ring_capacity", 8192).with("max_queued_events", 64).start();
+    let server =
+        Server::prepare("react").with("ring_capacity", 8192).with("max_queued_events", 64).start();
     // Events that come while a call is waited for are kept.
     let most = usize::try_from(THREADS * each).expect("small");
     let mut client = Asking::connect(server.path(), options().max_events(most));

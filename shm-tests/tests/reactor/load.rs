@@ -65,8 +65,10 @@ pub(crate) fn pipelined_through_the_smallest_ring() -> Ran {
 pub(crate) fn a_full_response_queue_beside_others() -> Ran {
     const LAZY: u64 = 400;
     let calls = scaled(10_000);
-    let mut server =
-        Server::prepare("react").with("ring_capacity", 64 * 1024).with("max_queued_answers", 8).start();
+    let mut server = Server::prepare("react")
+        .with("ring_capacity", 64 * 1024)
+        .with("max_queued_answers", 8)
+        .start();
     let mut lazy = connect(&server);
     for number in 0..LAZY {
         // 1.2 MB of answers, which nobody reads.
@@ -96,7 +98,9 @@ pub(crate) fn a_full_response_queue_beside_others() -> Ran {
     }
     lazy.finish();
     assert_eq!(server.shut_down().slow_clients, 0);
-    done!("{LAZY} answers waited while two others made {calls} calls each, the slowest in {slowest:?}")
+    done!(
+        "{LAZY} answers waited while two others made {calls} calls each, the slowest in {slowest:?}"
+    )
 }
 
 pub(crate) fn at_most_so_many_in_flight() -> Ran {
@@ -109,7 +113,9 @@ pub(crate) fn at_most_so_many_in_flight() -> Ran {
         client.send(b'h', 1, b"", None).expect("send");
     }
     for round in 0..4 {
-        wait_until("as many as may be are held", || server.stats().dispatched == (round + 1) * LIMIT);
+        wait_until("as many as may be are held", || {
+            server.stats().dispatched == (round + 1) * LIMIT
+        });
         // More are not even read, while others are served.
         for _ in 0..20 {
             other.echoes(b'e', 0, b"");
@@ -166,7 +172,12 @@ fn a_bit_of_everything(path: &Path, index: u64, rounds: u64) -> (u64, u64) {
                 client.send(b't', us, &rest, None).expect("send");
                 filler.insert(number, rest);
             }
-            4 => match client.ask_within(b't', us, &rest, Some(Duration::from_micros(chance.below(150)))) {
+            4 => match client.ask_within(
+                b't',
+                us,
+                &rest,
+                Some(Duration::from_micros(chance.below(150))),
+            ) {
                 Ok(answer) => assert_eq!(answer, rest),
                 Err(CallError::TimedOut { .. } | CallError::TooManyInFlight { .. }) => late += 1,
                 Err(error) => panic!("{error:?}"),
@@ -192,7 +203,10 @@ fn a_bit_of_everything(path: &Path, index: u64, rounds: u64) -> (u64, u64) {
             }
             _ => {
                 if let Ok((number, outcome)) = client.recv(Some(Duration::from_micros(50))) {
-                    assert_eq!(outcome.expect("an answer"), filler.remove(&number).expect("a request"));
+                    assert_eq!(
+                        outcome.expect("an answer"),
+                        filler.remove(&number).expect("a request")
+                    );
                     answered += 1;
                 }
             }

@@ -32,7 +32,8 @@ pub(crate) fn holds_one_way_messages(arguments: &Arguments) {
                 responder.reply(b"");
             }
             b"counts" => {
-                let counts = [&STREAMS, &ONE_WAY].map(|count| count.load(Ordering::SeqCst).to_le_bytes());
+                let counts =
+                    [&STREAMS, &ONE_WAY].map(|count| count.load(Ordering::SeqCst).to_le_bytes());
                 responder.reply(&counts.concat());
             }
             b"stream" => {
@@ -77,7 +78,8 @@ impl Held {
     /// How many streams are being sent, and how many one-way messages were handled.
     fn counts(&mut self) -> (u64, u64) {
         let answer = self.watcher.call_timeout(b"counts", Some(SOON)).expect("an answer");
-        let count = |at: usize| u64::from_le_bytes(answer[at..at + 8].try_into().expect("eight bytes"));
+        let count =
+            |at: usize| u64::from_le_bytes(answer[at..at + 8].try_into().expect("eight bytes"));
         (count(0), count(8))
     }
 
@@ -94,7 +96,10 @@ impl Held {
                     Ok(()) => sent += 1,
                     // The server may still be reading.
                     Err(SendError::TimedOut) => {
-                        match self.client.send_one_way(&vec![1; size], Some(Duration::from_millis(50))) {
+                        match self
+                            .client
+                            .send_one_way(&vec![1; size], Some(Duration::from_millis(50)))
+                        {
                             Ok(()) => sent += 1,
                             Err(SendError::TimedOut) => break,
                             Err(error) => panic!("{error}"),

@@ -2,7 +2,8 @@
 //! client has left.
 
 use crate::{
-    SOON, connect, connect_without_rescue, with_and_without_executor, without_rescue, without_rescue_options,
+    SOON, connect, connect_without_rescue, with_and_without_executor, without_rescue,
+    without_rescue_options,
 };
 use ringbell::{RecvError, TransportChoice};
 use ringbell_shm_tests::harness::Ran;
@@ -59,7 +60,8 @@ pub(crate) fn a_refused_one_way_message_hurts_nothing() -> Ran {
         client.send_one_way(&vec![1; 1 << 20], Some(SOON)).expect("send");
         for _ in 0..2 {
             // Both handlers echo the end of it.
-            let answer = client.call_timeout(&ask(b'e', 1, 0, b"on"), Some(SOON)).expect("an answer");
+            let answer =
+                client.call_timeout(&ask(b'e', 1, 0, b"on"), Some(SOON)).expect("an answer");
             assert!(answer.ends_with(b"on"), "{answer:?}");
         }
         drop(client);
@@ -129,8 +131,10 @@ pub(crate) fn a_goodbye_is_noticed_beside_a_socket() -> Ran {
     const EACH: u64 = 500;
     let mut server = without_rescue("react").start();
     let mut watcher = connect_without_rescue(&server);
-    let beside =
-        without_rescue_options().transport(TransportChoice::Socket).connect(server.path()).expect("connect");
+    let beside = without_rescue_options()
+        .transport(TransportChoice::Socket)
+        .connect(server.path())
+        .expect("connect");
     for _ in 0..CLIENTS {
         let mut client = connect_without_rescue(&server);
         for _ in 0..EACH {

@@ -100,7 +100,10 @@ pub(crate) fn streams_and_errors_in_order() -> Ran {
             let answer = client.client().recv(Some(SOON)).expect("an answer");
             order.push((answer.call, answer.outcome.as_ref().err().map_or(0, |error| error.code)));
         }
-        assert_eq!(order, [(slow, 0), (dropped, code::DROPPED), (panicked, code::PANICKED), (last, 0)]);
+        assert_eq!(
+            order,
+            [(slow, 0), (dropped, code::DROPPED), (panicked, code::PANICKED), (last, 0)]
+        );
         assert_eq!(client.read_stream(stream, number, 100), Ok(20));
     }
     for client in [client, opener] {
@@ -118,11 +121,15 @@ pub(crate) fn an_expired_request_keeps_its_turn() -> Ran {
         let mut client = connect_without_rescue(&server);
         let client_itself = client.client();
         let slow = client_itself.send(&ask(b'k', 0, GATE, &[0; 8])).expect("send");
-        let expired = client_itself.call_timeout(&ask(b'e', 0, 0, b""), Some(Duration::from_nanos(1)));
+        let expired =
+            client_itself.call_timeout(&ask(b'e', 0, 0, b""), Some(Duration::from_nanos(1)));
         // Not by the server's answer, whose turn it is not.
         assert_eq!(expired.map(|_| ()), Err(CallError::TimedOut { maybe_executed: true }));
         wait_until("the request is refused", || server.stats().expired == 1);
-        assert_eq!(client_itself.try_recv().map(|answer| answer.map(|answer| answer.call)), Ok(None));
+        assert_eq!(
+            client_itself.try_recv().map(|answer| answer.map(|answer| answer.call)),
+            Ok(None)
+        );
         assert_eq!(client_itself.stats().late_answers, 0, "the refusal overtook an answer");
         server.process().tell(&format!("open {GATE}"));
         assert_eq!(client_itself.recv(Some(SOON)).map(|answer| answer.call), Ok(slow));

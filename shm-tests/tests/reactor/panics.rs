@@ -3,7 +3,8 @@
 use crate::{SOON, connect, reacting, remote, without_rescue_options};
 use ringbell::layout::code;
 use ringbell::{
-    CallError, Handler, HandlerError, OwnedRequest, RemoteError, Request, Responder, Service, Session, Task,
+    CallError, Handler, HandlerError, OwnedRequest, RemoteError, Request, Responder, Service,
+    Session, Task,
 };
 use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::process::Arguments;
@@ -55,7 +56,11 @@ fn panic_spitefully() -> ! {
 struct Panics;
 
 impl Handler for Panics {
-    fn request(&mut self, request: Request<'_>, response: &mut Vec<u8>) -> Result<(), HandlerError> {
+    fn request(
+        &mut self,
+        request: Request<'_>,
+        response: &mut Vec<u8>,
+    ) -> Result<(), HandlerError> {
         if request.payload() == b"panic" {
             panic_spitefully();
         }
@@ -107,7 +112,10 @@ pub(crate) fn panics_everywhere(arguments: &Arguments) {
             let (tasks, worker) = channel::<Task>();
             let working = std::thread::spawn(move || worker.into_iter().for_each(Task::run));
             serve_with(arguments, |server| {
-                server.run_on(move |task| tasks.send(task).expect("the worker lives"), answer_or_panic)
+                server.run_on(
+                    move |task| tasks.send(task).expect("the worker lives"),
+                    answer_or_panic,
+                )
             });
             working.join().expect("the worker lives");
         }
@@ -118,8 +126,9 @@ pub(crate) fn panics_everywhere(arguments: &Arguments) {
 pub(crate) fn payloads_that_panic_when_dropped() -> Ran {
     const ROUNDS: u64 = 10;
     for engine in ["serial", "reactor", "inline", "executor"] {
-        let mut prepared =
-            Server::prepare_role("panics_everywhere").with("wait", "patient").with("engine", engine);
+        let mut prepared = Server::prepare_role("panics_everywhere")
+            .with("wait", "patient")
+            .with("engine", engine);
         if engine == "inline" {
             prepared = prepared.with("inline", "short");
         }
@@ -130,7 +139,10 @@ pub(crate) fn payloads_that_panic_when_dropped() -> Ran {
                 Err(CallError::Remote(error)) => assert_eq!(error.code, code::PANICKED, "{engine}"),
                 other => panic!("{engine}: {other:?}"),
             }
-            assert_eq!(client.call_timeout(b"call", Some(SOON)).expect("an answer").payload(), b"answer");
+            assert_eq!(
+                client.call_timeout(b"call", Some(SOON)).expect("an answer").payload(),
+                b"answer"
+            );
         }
         drop(client);
         server.wait_for_sessions(0);

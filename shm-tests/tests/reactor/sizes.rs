@@ -21,7 +21,10 @@ pub(crate) fn too_large_either_way() -> Ran {
     );
     for verb in [b'z', b'Z', b'Z', b'Z'] {
         let request = client.request(verb, MOST, b"");
-        assert_eq!(client.client().call(&request).expect("as large as may be").payload(), &[0; 100_000]);
+        assert_eq!(
+            client.client().call(&request).expect("as large as may be").payload(),
+            &[0; 100_000]
+        );
         let error = client.ask(verb, MOST + 1, b"").expect_err("too large");
         assert_eq!(remote(&error), code::TOO_LARGE, "{error}");
         client.echoes(b'e', 0, b"on");

@@ -14,12 +14,17 @@ pub(crate) fn streams_arrive_in_order() -> Ran {
     let items = scaled(50_000);
     let server = Server::prepare("react").with("ring_capacity", 16 * 1024).start();
     let mut client = connect(&server);
-    for (items, longest) in [(items, 300), (items / 20 + 1, 20_000), (0, 10), (1, 10), (64, 0), (65, 0)] {
+    for (items, longest) in
+        [(items, 300), (items / 20 + 1, 20_000), (0, 10), (1, 10), (64, 0), (65, 0)]
+    {
         let number = client.next_number();
         let request = client.request(b's', items, &stream_of(longest, StreamEnd::Good));
         let call = client.client().open_stream(&request, None).expect("send");
         assert_eq!(client.read_stream(call, number, longest.into()), Ok(items));
-        assert_eq!(client.client().next_item(call, &mut Vec::new(), None), Err(CallError::NotAStream));
+        assert_eq!(
+            client.client().next_item(call, &mut Vec::new(), None),
+            Err(CallError::NotAStream)
+        );
     }
     client.finish();
     server.shut_down();
@@ -154,7 +159,11 @@ pub(crate) fn streams_that_end_badly() -> Ran {
                 for _ in 0..items {
                     assert!(stream.next(Some(SOON)).expect("an item").is_some());
                 }
-                assert_eq!(remote(&stream.next(Some(SOON)).expect_err("an end")), wanted, "{end:?}");
+                assert_eq!(
+                    remote(&stream.next(Some(SOON)).expect_err("an end")),
+                    wanted,
+                    "{end:?}"
+                );
                 assert_eq!(stream.next(Some(SOON)), Err(CallError::NotAStream));
             }
         }
@@ -213,7 +222,8 @@ pub(crate) fn one_response_is_a_stream_of_one_item() -> Ran {
         assert_eq!(stream.next(Some(SOON)), Ok(None));
         assert_eq!(stream.next(Some(SOON)), Err(CallError::NotAStream));
     }
-    for (verb, wanted) in [(b'x', code::APPLICATION), (b'd', code::DROPPED), (b'p', code::PANICKED)] {
+    for (verb, wanted) in [(b'x', code::APPLICATION), (b'd', code::DROPPED), (b'p', code::PANICKED)]
+    {
         let request = client.request(verb, 0, b"");
         let mut stream = client.client().call_stream(&request).expect("send");
         assert_eq!(remote(&stream.next(Some(SOON)).expect_err("an error")), wanted);
@@ -257,7 +267,8 @@ pub(crate) fn a_producer_does_not_wait_for_ever_for_a_client_that_takes_nothing(
         for _ in 0..STREAM_WINDOW {
             assert_eq!(client.client().next_item(stream, &mut Vec::new(), Some(SOON)), Ok(true));
         }
-        let end = client.client().next_item(stream, &mut Vec::new(), Some(SOON)).expect_err("an end");
+        let end =
+            client.client().next_item(stream, &mut Vec::new(), Some(SOON)).expect_err("an end");
         assert_eq!(remote(&end), code::BROKEN_OFF);
         client.finish();
         server.shut_down();

@@ -77,7 +77,11 @@ pub(crate) fn timeouts_race_answers() -> Ran {
     let stats = server.shut_down();
     assert_eq!((stats.peer_faults, stats.panics), (0, 0));
     assert!(stats.cancelled > 0, "{stats:?}");
-    done!("{answered} answered, {late} too late, {} cancelled, {} expired", stats.cancelled, stats.expired)
+    done!(
+        "{answered} answered, {late} too late, {} cancelled, {} expired",
+        stats.cancelled,
+        stats.expired
+    )
 }
 
 pub(crate) fn handlers_see_that_they_are_cancelled() -> Ran {
@@ -190,10 +194,15 @@ pub(crate) fn requests_tell_of_themselves() -> Ran {
     let told = client.words(b'a', 0, b"");
     assert_eq!(told[1..], [0, u64::MAX, 0]);
     let call = told[0];
-    let told = words(&client.ask_within(b'a', 0, b"", Some(Duration::from_millis(999))).expect("a call"));
-    assert!(told[0] != call && told[1] == 0 && (1..=999).contains(&told[2]) && told[3] == 0, "{told:?}");
+    let told =
+        words(&client.ask_within(b'a', 0, b"", Some(Duration::from_millis(999))).expect("a call"));
+    assert!(
+        told[0] != call && told[1] == 0 && (1..=999).contains(&told[2]) && told[3] == 0,
+        "{told:?}"
+    );
     // So far off that the server is not told.
-    let told = words(&client.ask_within(b'a', 0, b"", Some(Duration::from_secs(1))).expect("a call"));
+    let told =
+        words(&client.ask_within(b'a', 0, b"", Some(Duration::from_secs(1))).expect("a call"));
     assert_eq!(told[1..], [0, u64::MAX, 0]);
     let far = Some(Duration::MAX);
     assert_eq!(words(&client.ask_within(b'a', 0, b"", far).expect("a call"))[3], 0);

@@ -71,7 +71,9 @@ pub(crate) fn answers_whose_client_has_died() -> Ran {
         wait_until("its stream has ended", || client.count(Count::Gone) == round);
         wait_until("its handler has seen it", || client.count(Count::CancelSeen) == round);
     }
-    wait_until("descriptors are closed", || observe::descriptors(server.id()) <= before + observe::SPARE);
+    wait_until("descriptors are closed", || {
+        observe::descriptors(server.id()) <= before + observe::SPARE
+    });
     client.finish();
     server.wait_for_sessions(0);
     let stats = server.shut_down();
@@ -106,7 +108,8 @@ pub(crate) fn sessions_one_after_the_other_with_answers_under_way() -> Ran {
     for round in 0..rounds {
         let mut client = connect(&server);
         for _ in 0..chance.below(12) {
-            let verb = [b't', b't', b'e', b'D', b'L'][usize::try_from(chance.below(5)).expect("small")];
+            let verb =
+                [b't', b't', b'e', b'D', b'L'][usize::try_from(chance.below(5)).expect("small")];
             client.send(verb, chance.below(300), b"left behind", None).expect("send");
         }
         if chance.below(4) == 0 {
@@ -123,7 +126,9 @@ pub(crate) fn sessions_one_after_the_other_with_answers_under_way() -> Ran {
     }
     first.echoes(b't', 0, b"still there");
     wait_until("all sessions are over", || first.count(Count::Closed) == rounds);
-    wait_until("descriptors are closed", || observe::descriptors(server.id()) <= before + observe::SPARE);
+    wait_until("descriptors are closed", || {
+        observe::descriptors(server.id()) <= before + observe::SPARE
+    });
     wait_until("nothing is in flight", || server.stats().in_flight == 0);
     first.finish();
     // Its goodbye and the order to shut down take different ways.

@@ -35,14 +35,18 @@ pub(crate) fn a_server_without_shared_memory() -> Ran {
     let server = Server::prepare("verify").with("shared_memory", "off").start();
     let maps = observe::memfd_mappings(std::process::id());
     for number in 0..3 {
-        let mut client = Verified::connect(server.path(), ConnectOptions::new(), Pattern::new(number, 700));
+        let mut client =
+            Verified::connect(server.path(), ConnectOptions::new(), Pattern::new(number, 700));
         assert_eq!(reason(client.client()), FallbackReason::Server(RejectReason::SharedMemoryOff));
         client.pipeline(1000, 10);
         assert_eq!(observe::memfd_mappings(std::process::id()), maps, "nothing is mapped");
         client.finish();
     }
     let refused = over_rings().connect(server.path());
-    assert!(matches!(refused, Err(ConnectError::SharedMemoryRefused(_) | ConnectError::Rejected(_))));
+    assert!(matches!(
+        refused,
+        Err(ConnectError::SharedMemoryRefused(_) | ConnectError::Rejected(_))
+    ));
     assert_eq!(server.shut_down().fallbacks, 3);
     done!("3 clients")
 }
@@ -54,7 +58,8 @@ pub(crate) fn a_user_who_has_used_up_the_memory() -> Ran {
     let mut first = Verified::connect(server.path(), ConnectOptions::new(), Pattern::new(1, 700));
     assert_eq!(first.client().transport(), &Transport::SharedMemory);
     for number in 0..rounds {
-        let mut client = Verified::connect(server.path(), ConnectOptions::new(), Pattern::new(number, 700));
+        let mut client =
+            Verified::connect(server.path(), ConnectOptions::new(), Pattern::new(number, 700));
         let limit = RejectReason::BytesPerUid { limit: need };
         assert_eq!(reason(client.client()), FallbackReason::Server(limit));
         client.pipeline(100, 10);
@@ -131,7 +136,10 @@ pub(crate) fn client(arguments: &Arguments) {
     let mut client = Verified::connect(Path::new(arguments.text("path")), options, pattern);
     say("ready");
     let _ = hear();
-    client.pipeline(arguments.number("count"), usize::try_from(arguments.number("depth")).expect("small"));
+    client.pipeline(
+        arguments.number("count"),
+        usize::try_from(arguments.number("depth")).expect("small"),
+    );
     client.finish();
     say("done");
 }

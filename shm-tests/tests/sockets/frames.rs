@@ -50,7 +50,8 @@ pub(crate) fn frames_that_cannot_be() -> Ran {
         bad("a fragment of nothing", &first(10, flag::MORE, b""));
         bad("a first fragment with all of it", &first(3, flag::MORE, b"all"));
         bad("more than the total", &first(3, flag::MORE, b"1234"));
-        for flags in [flag::CONTINUED, flag::CONTINUED | flag::MORE, flag::CONTINUED | flag::ABORT] {
+        for flags in [flag::CONTINUED, flag::CONTINUED | flag::MORE, flag::CONTINUED | flag::ABORT]
+        {
             bad("a fragment out of nowhere", &frame(Kind::Request, flags, 0, 5, b"x"));
         }
         bad("an abort of nothing", &frame(Kind::Request, flag::ABORT, 0, 5, b""));
@@ -68,7 +69,13 @@ pub(crate) fn frames_that_cannot_be() -> Ran {
         bad("no fragment", &behind(frame(Kind::Request, flag::CONTINUED | flag::MORE, 0, 5, b"")));
         bad(
             "a deadline in the middle",
-            &behind(frame(Kind::Request, flag::CONTINUED | flag::MORE | flag::DEADLINE, 0, 5, &[0; 9])),
+            &behind(frame(
+                Kind::Request,
+                flag::CONTINUED | flag::MORE | flag::DEADLINE,
+                0,
+                5,
+                &[0; 9],
+            )),
         );
         wait_until("all of them are counted", || server.stats().peer_faults == count);
     });
@@ -128,8 +135,11 @@ pub(crate) fn any_bytes() -> Ran {
             // Some that look like frames, until one does not.
             for _ in 0..chance.below(4) {
                 let kind = u8::try_from(chance.below(15)).expect("small");
-                let flags =
-                    if chance.below(2) == 0 { 0 } else { u8::try_from(chance.below(40)).expect("small") };
+                let flags = if chance.below(2) == 0 {
+                    0
+                } else {
+                    u8::try_from(chance.below(40)).expect("small")
+                };
                 let length = u32::try_from(chance.below(200)).expect("small");
                 bytes.extend(header(kind, flags, length));
                 bytes.extend((0..length).map(|_| chance.draw().to_le_bytes()[0]));
@@ -244,7 +254,9 @@ pub(crate) fn byte_by_byte() -> Ran {
             send(seq + 2, &payload);
             let answer = session.receive().expect("an answer");
             assert_eq!((answer.kind(), answer.call), (Some(Kind::Response), seq + 2));
-            pattern.check(seq, Way::Response, &answer.body).unwrap_or_else(|wrong| panic!("{}", wrong.0));
+            pattern
+                .check(seq, Way::Response, &answer.body)
+                .unwrap_or_else(|wrong| panic!("{}", wrong.0));
         }
     });
     done!("{count} requests{honest}")
@@ -290,12 +302,17 @@ pub(crate) fn small_buffers() -> Ran {
                 assert!(count > 0, "the server hangs up");
                 bytes.extend_from_slice(&part[..count]);
                 while let Some((header, body)) = bytes.split_at_checked(16) {
-                    let word = HeaderWord(u64::from_le_bytes(header[..8].try_into().expect("eight bytes")));
+                    let word = HeaderWord(u64::from_le_bytes(
+                        header[..8].try_into().expect("eight bytes"),
+                    ));
                     let length = word.length() as usize;
                     if body.len() < length {
                         break;
                     }
-                    assert_eq!((word.kind(), &header[8..]), (Some(Kind::Response), &call.to_le_bytes()[..]));
+                    assert_eq!(
+                        (word.kind(), &header[8..]),
+                        (Some(Kind::Response), &call.to_le_bytes()[..])
+                    );
                     let from = if word.flags() == flag::MORE { 8 } else { 0 };
                     got.extend_from_slice(&body[from..length]);
                     whole = word.flags() & flag::MORE == 0;
@@ -316,8 +333,11 @@ pub(crate) fn deadlines_that_have_passed() -> Ran {
     let timed = |call: u64, until: u64| {
         frame(Kind::Request, flag::DEADLINE, 0, call, &[&until.to_le_bytes()[..], b"n"].concat())
     };
-    let handled = |answer: &raw::Frame| u64::from_le_bytes(answer.body[..8].try_into().expect("a number"));
-    assert!(session.send(&[timed(1, 1), timed(2, u64::MAX), timed(3, 1), timed(4, u64::MAX)].concat()));
+    let handled =
+        |answer: &raw::Frame| u64::from_le_bytes(answer.body[..8].try_into().expect("a number"));
+    assert!(
+        session.send(&[timed(1, 1), timed(2, u64::MAX), timed(3, 1), timed(4, u64::MAX)].concat())
+    );
     for (call, wanted) in [(1, None), (2, Some(1)), (3, None), (4, Some(2))] {
         let answer = session.receive().expect("an answer");
         assert_eq!(answer.call, call);
@@ -326,7 +346,9 @@ pub(crate) fn deadlines_that_have_passed() -> Ran {
                 (answer.kind(), answer.header.code()),
                 (Some(Kind::Error), code::DEADLINE_EXCEEDED)
             ),
-            Some(count) => assert_eq!((answer.kind(), handled(&answer)), (Some(Kind::Response), count)),
+            Some(count) => {
+                assert_eq!((answer.kind(), handled(&answer)), (Some(Kind::Response), count))
+            }
         }
     }
     let stats = server.shut_down();

@@ -24,7 +24,11 @@ pub(crate) fn a_client_that_never_reads() -> Ran {
     let began = Instant::now();
     let (mut sent, mut calls, mut slowest) = (0, 0, Duration::ZERO);
     while server.stats().slow_clients == 0 {
-        assert!(began.elapsed() < SOON, "it is never put out, having sent {sent}: {:?}", server.stats());
+        assert!(
+            began.elapsed() < SOON,
+            "it is never put out, having sent {sent}: {:?}",
+            server.stats()
+        );
         // As long as the server takes them.
         sent += u64::from((&lazy.stream).write(&request).is_ok_and(|count| count == request.len()));
         for other in &mut others {
@@ -50,7 +54,9 @@ pub(crate) fn a_client_that_never_reads() -> Ran {
     drop(others);
     let stats = server.shut_down();
     assert_eq!((stats.slow_clients, stats.peer_faults), (1, 0));
-    done!("put out after {took:?} and {sent} requests; {calls} calls of others, the slowest in {slowest:?}")
+    done!(
+        "put out after {took:?} and {sent} requests; {calls} calls of others, the slowest in {slowest:?}"
+    )
 }
 
 /// A server that SIGPIPE would kill.
@@ -82,7 +88,9 @@ pub(crate) fn clients_that_do_not_wait_for_their_answers() -> Ran {
     assert_eq!(&*client.call(b"ehello").expect("it lives"), b"hello");
     drop(client);
     server.wait_for_sessions(0);
-    wait_until("descriptors are closed", || observe::descriptors(server.id()) <= before + observe::SPARE);
+    wait_until("descriptors are closed", || {
+        observe::descriptors(server.id()) <= before + observe::SPARE
+    });
     assert_eq!(server.shut_down().peer_faults, 0);
     done!("{rounds} clients")
 }
@@ -109,7 +117,9 @@ pub(crate) fn killed_clients() -> Ran {
             let took = killed.awake();
             assert!(took < Duration::from_secs(1), "noticed after {took:?}");
         }
-        wait_until("descriptors are closed", || observe::descriptors(server.id()) <= before + observe::SPARE);
+        wait_until("descriptors are closed", || {
+            observe::descriptors(server.id()) <= before + observe::SPARE
+        });
     });
     done!("{rounds}{honest}")
 }
@@ -145,7 +155,9 @@ pub(crate) fn killed_servers() -> Ran {
             });
             if round % 3 == 0 {
                 wait_until("the handler runs", || {
-                    observe::main_thread_in_futex(server.id()) || { observe::all_threads_sleep(server.id()) }
+                    observe::main_thread_in_futex(server.id()) || {
+                        observe::all_threads_sleep(server.id())
+                    }
                 });
             }
             server.process().kill();
@@ -158,7 +170,10 @@ pub(crate) fn killed_servers() -> Ran {
         });
         assert!(matches!(error, CallError::Disconnected { .. }), "{error:?}");
         assert_eq!(client.recv(None).unwrap_err(), RecvError::Disconnected);
-        assert!(matches!(client.call(b"e"), Err(CallError::Disconnected { maybe_executed: false })));
+        assert!(matches!(
+            client.call(b"e"),
+            Err(CallError::Disconnected { maybe_executed: false })
+        ));
     }
     done!("{rounds} servers, noticed after {longest:?} at most")
 }

@@ -82,7 +82,8 @@ fn beside_honest_clients<T>(attack: impl FnOnce(&mut Server) -> T) -> (T, String
     let path = server.path().to_owned();
     let stop = PlainU64::new(0);
     let honest = |options: ConnectOptions, sender| {
-        let mut client = Verified::connect(&path, options, Pattern::new(sender, 700).with_large(50, 200_000));
+        let mut client =
+            Verified::connect(&path, options, Pattern::new(sender, 700).with_large(50, 200_000));
         let mut slowest = Duration::ZERO;
         while stop.load(Ordering::Relaxed) == 0 {
             let watch = Stopwatch::start();
@@ -95,8 +96,10 @@ fn beside_honest_clients<T>(attack: impl FnOnce(&mut Server) -> T) -> (T, String
         (calls, slowest)
     };
     let (result, calls, slowest) = std::thread::scope(|scope| {
-        let both =
-            [scope.spawn(|| honest(over_socket(), 8)), scope.spawn(|| honest(ConnectOptions::new(), 9))];
+        let both = [
+            scope.spawn(|| honest(over_socket(), 8)),
+            scope.spawn(|| honest(ConnectOptions::new(), 9)),
+        ];
         let stop = Stop(&stop);
         server.wait_for_sessions(2);
         let result = attack(&mut server);

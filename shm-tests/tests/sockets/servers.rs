@@ -68,7 +68,9 @@ pub(crate) fn servers_that_send_nonsense() -> Ran {
         frame(Kind::Response, flag::MORE, 0, call, &[&100_001u64.to_le_bytes()[..], b"x"].concat())
     });
     assert_eq!(said, PeerFault::TooLong);
-    fault("a fragment out of nowhere", &|call| frame(Kind::Response, flag::CONTINUED, 0, call, b"x"));
+    fault("a fragment out of nowhere", &|call| {
+        frame(Kind::Response, flag::CONTINUED, 0, call, b"x")
+    });
     let mut chance = Chance::new(seed());
     for round in 0..scaled(300) {
         let mut bytes = Vec::new();
@@ -83,7 +85,9 @@ pub(crate) fn servers_that_send_nonsense() -> Ran {
         assert!(
             matches!(
                 result,
-                Err(CallError::PeerFault(_) | CallError::Disconnected { .. } | CallError::ShutDown { .. })
+                Err(CallError::PeerFault(_)
+                    | CallError::Disconnected { .. }
+                    | CallError::ShutDown { .. })
             ),
             "round {round}: {result:?}"
         );
@@ -106,7 +110,11 @@ pub(crate) fn servers_that_break_off() -> Ran {
     // What is whole is good, whatever comes behind it.
     for behind in [&b""[..], b"half a header"] {
         let result = hear_from_server(|stream, call| {
-            raw::send(stream, &[&frame(Kind::Response, 0, 0, call, b"the answer"), behind].concat(), &[]);
+            raw::send(
+                stream,
+                &[&frame(Kind::Response, 0, 0, call, b"the answer"), behind].concat(),
+                &[],
+            );
             stream.shutdown(std::net::Shutdown::Both).expect("shutdown");
         });
         assert_eq!(result.as_deref(), Ok(&b"the answer"[..]));
@@ -128,7 +136,10 @@ pub(crate) fn what_errors_of_a_server_mean() -> Ran {
             raw::send(stream, &frame(Kind::Error, 0, code, call, b"text"), &[]);
         })
     };
-    assert_eq!(answered(code::DEADLINE_EXCEEDED), Err(CallError::TimedOut { maybe_executed: false }));
+    assert_eq!(
+        answered(code::DEADLINE_EXCEEDED),
+        Err(CallError::TimedOut { maybe_executed: false })
+    );
     assert_eq!(answered(code::SHUTTING_DOWN), Err(CallError::ShutDown { maybe_executed: false }));
     for code in [code::PANICKED, code::EXHAUSTED, code::APPLICATION, u16::MAX] {
         match answered(code) {

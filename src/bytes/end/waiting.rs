@@ -1,5 +1,5 @@
-//! How an end gets ready to sleep, and what it learns of its peer. Sleeping is its driver's business: a thread, or an
-//! event loop.
+//! How an end gets ready to sleep, and what it learns of its peer. Sleeping is its driver's
+//! business: a thread, or an event loop.
 
 use super::{ByteEndpoint, Direction, Peer, TakenIn, Wanted};
 use crate::base::clock::now_ns;
@@ -16,7 +16,8 @@ use crate::protocol::sleeper::SideSleeper;
 use crate::protocol::wait::Surroundings;
 use crate::trace;
 
-/// Which of those who wait may find something now that they did not find before. `gone`: the peer is.
+/// Which of those who wait may find something now that they did not find before. `gone`: the peer
+/// is.
 fn came(session: &mut SessionCore, gone: bool, taken_in: TakenIn, wanted: Wanted) -> Wanted {
     let found = match taken_in {
         TakenIn::Unread => true,
@@ -25,8 +26,8 @@ fn came(session: &mut SessionCore, gone: bool, taken_in: TakenIn, wanted: Wanted
         TakenIn::Nothing => session.has_pending() || session.has_ended(),
     };
     let read = wanted.read && (gone || found);
-    let write =
-        wanted.write && (gone || session.is_broken() || (session.room_appeared() && !session.has_unsent()));
+    let write = wanted.write
+        && (gone || session.is_broken() || (session.room_appeared() && !session.has_unsent()));
     Wanted { read, write }
 }
 
@@ -37,8 +38,8 @@ impl ByteEndpoint {
         came(&mut self.session, self.gone, taken_in, wanted)
     }
 
-    /// Looks at the lifeline and the peer's process: whether the peer is gone is known afterwards. A socket that carries
-    /// the session tells in turn with what it carries.
+    /// Looks at the lifeline and the peer's process: whether the peer is gone is known afterwards.
+    /// A socket that carries the session tells in turn with what it carries.
     pub(crate) fn check_peer(&mut self) {
         if !self.origin.is_here() || self.gone {
             return;
@@ -47,9 +48,9 @@ impl ByteEndpoint {
         let over_to = &self.peer;
         let heard = side.hear(self.session.lifeline()).find_map(|said| match (said, over_to) {
             (Said::Wake, _) => None,
-            (Said::HungUp, _) | (Said::Goodbye, Peer::Client(_)) | (Said::Farewell(_), Peer::Server) => {
-                Some(Ok(()))
-            }
+            (Said::HungUp, _)
+            | (Said::Goodbye, Peer::Client(_))
+            | (Said::Farewell(_), Peer::Server) => Some(Ok(())),
             _ => Some(Err(PeerFault::Lifeline)),
         });
         if let Some(Err(fault)) = heard {
@@ -121,16 +122,16 @@ impl ByteEndpoint {
         &mut self.session.counts
     }
 
-    /// Publishes how far an empty ring was read. The head of any other is published with a ring for space, or not at all:
-    /// a writer that slept for it would find room that nobody rang for.
+    /// Publishes how far an empty ring was read. The head of any other is published with a ring for
+    /// space, or not at all: a writer that slept for it would find room that nobody rang for.
     fn publish_empty(&mut self) {
         if !self.session.has_pending() {
             self.session.publish_head();
         }
     }
 
-    /// Declares that this side is about to sleep on its bell, over rings. `Busy` if something came for one of those who
-    /// wait.
+    /// Declares that this side is about to sleep on its bell, over rings. `Busy` if something came
+    /// for one of those who wait.
     pub(in crate::bytes) fn arm_bell(&mut self, wanted: Wanted, mode: Mode) -> Arming {
         self.session.flush();
         self.publish_empty();
@@ -138,8 +139,9 @@ impl ByteEndpoint {
         self.hint(true);
         let taken_in = self.taken_in();
         let Self { side: Some(side), session, gone, .. } = self else { return Arming::Busy };
-        let arming =
-            side.sleeper.arm(mode, wanted.interest(), || came(session, *gone, taken_in, wanted).any());
+        let arming = side
+            .sleeper
+            .arm(mode, wanted.interest(), || came(session, *gone, taken_in, wanted).any());
         match arming {
             Arming::Armed => trace::bytes_armed(self.number),
             Arming::Busy => {
@@ -150,14 +152,20 @@ impl ByteEndpoint {
         arming
     }
 
-    /// Another thread sleeps already: has it woken for all of those who wait. `Busy` if something came for `direction`.
-    pub(in crate::bytes) fn arm_for_more(&mut self, wanted: Wanted, direction: Direction) -> Arming {
+    /// Another thread sleeps already: has it woken for all of those who wait. `Busy` if something
+    /// came for `direction`.
+    pub(in crate::bytes) fn arm_for_more(
+        &mut self,
+        wanted: Wanted,
+        direction: Direction,
+    ) -> Arming {
         self.session.flush();
         self.publish_empty();
         let taken_in = self.taken_in();
         let Self { side: Some(side), session, gone, .. } = self else { return Arming::Busy };
-        side.sleeper
-            .arm_for_more(wanted.interest(), || came(session, *gone, taken_in, Wanted::one(direction)).any())
+        side.sleeper.arm_for_more(wanted.interest(), || {
+            came(session, *gone, taken_in, Wanted::one(direction)).any()
+        })
     }
 
     /// A sleep on the bell has ended, by the clock if `out`: awake again.
@@ -176,8 +184,8 @@ impl ByteEndpoint {
         }
     }
 
-    /// As [`Client::arm`](crate::Client::arm), for those who wait. Over a socket what the kernel said of it must be known
-    /// ([`Self::ready`]).
+    /// As [`Client::arm`](crate::Client::arm), for those who wait. Over a socket what the kernel
+    /// said of it must be known ([`Self::ready`]).
     pub(crate) fn arm(&mut self, wanted: Wanted) -> Arming {
         if !self.origin.is_here() || self.over.is_some() {
             return Arming::Busy;

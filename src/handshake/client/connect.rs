@@ -9,10 +9,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// A connected, non-blocking socket.
-pub(in crate::handshake) fn connect(path: &Path, deadline: Option<Instant>) -> Result<OwnedFd, ConnectError> {
+pub(in crate::handshake) fn connect(
+    path: &Path,
+    deadline: Option<Instant>,
+) -> Result<OwnedFd, ConnectError> {
     let address = address(path).map_err(|bad| match bad {
         BadPath::TooLong(len) => ConnectError::PathTooLong { len, max: MAX_PATH },
-        BadPath::Invalid => ConnectError::InvalidOption("the path of the socket is empty or has a NUL byte"),
+        BadPath::Invalid => {
+            ConnectError::InvalidOption("the path of the socket is empty or has a NUL byte")
+        }
     })?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
@@ -36,7 +41,8 @@ pub(in crate::handshake) fn connect(path: &Path, deadline: Option<Instant>) -> R
     }
 }
 
-/// Waits in the kernel for room in the backlog. There, and not by asking again: nothing would tell when.
+/// Waits in the kernel for room in the backlog. There, and not by asking again: nothing would tell
+/// when.
 fn connect_in_turn(
     socket: &OwnedFd,
     address: &SocketAddrUnix,
@@ -65,7 +71,9 @@ fn refused(path: PathBuf) -> ConnectError {
     match std::fs::metadata(&path) {
         Ok(meta) if !meta.file_type().is_socket() => ConnectError::NotASocket(path),
         // A new server has removed what an old one had left.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => ConnectError::NoSuchSocket(path),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            ConnectError::NoSuchSocket(path)
+        }
         _ => ConnectError::NobodyListens(path),
     }
 }

@@ -41,11 +41,12 @@ pub enum ConnectError {
     Rejected(RejectReason),
     /// The server answers calls; byte streams are not what it takes.
     NoByteStreams,
-    /// The server offers this client its socket as transport only, and the client takes nothing but shared memory
-    /// ([`TransportChoice::SharedMemory`](crate::TransportChoice::SharedMemory)).
+    /// The server offers this client its socket as transport only, and the client takes nothing but
+    /// shared memory ([`TransportChoice::SharedMemory`](crate::TransportChoice::SharedMemory)).
     SharedMemoryRefused(RejectReason),
-    /// This process may not use futexes, without which there is no shared memory as transport, and takes nothing
-    /// else ([`TransportChoice::SharedMemory`](crate::TransportChoice::SharedMemory)).
+    /// This process may not use futexes, without which there is no shared memory as transport, and
+    /// takes nothing else
+    /// ([`TransportChoice::SharedMemory`](crate::TransportChoice::SharedMemory)).
     FutexRefused,
     /// The server sent another number of descriptors than it announced.
     BadDescriptors {
@@ -72,9 +73,14 @@ impl std::fmt::Display for ConnectError {
             Self::NoSuchSocket(path) => write!(f, "there is no socket at {}", path.display()),
             Self::NotASocket(path) => write!(f, "{} is not a socket", path.display()),
             Self::NobodyListens(path) => write!(f, "no server listens at {}", path.display()),
-            Self::PermissionDenied(path) => write!(f, "no permission to connect to {}", path.display()),
+            Self::PermissionDenied(path) => {
+                write!(f, "no permission to connect to {}", path.display())
+            }
             Self::PathTooLong { len, max } => {
-                write!(f, "the path of the socket has {len} bytes, more than the {max} that are possible")
+                write!(
+                    f,
+                    "the path of the socket has {len} bytes, more than the {max} that are possible"
+                )
             }
             Self::TimedOut => f.write_str("the server did not answer in time"),
             Self::ServerDied => f.write_str("the server hung up during the handshake"),
@@ -89,11 +95,15 @@ impl std::fmt::Display for ConnectError {
             Self::SharedMemoryRefused(reason) => {
                 write!(f, "the server offers this client no shared memory: {reason}")
             }
-            Self::FutexRefused => f.write_str("this process may not use futexes, which shared memory needs"),
+            Self::FutexRefused => {
+                f.write_str("this process may not use futexes, which shared memory needs")
+            }
             Self::BadDescriptors { want, have } => {
                 write!(f, "the server sent {have} descriptors, not {want}")
             }
-            Self::BadSegment(error) => write!(f, "the server's memory is not what it should be: {error}"),
+            Self::BadSegment(error) => {
+                write!(f, "the server's memory is not what it should be: {error}")
+            }
             Self::OutOfDescriptors => f.write_str("no descriptor is left"),
             Self::OutOfMemory => f.write_str("no memory is left"),
             Self::InvalidOption(what) => f.write_str(what),

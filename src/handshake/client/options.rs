@@ -66,11 +66,20 @@ impl HelloOptions {
         })
     }
 
-    /// Whether what the server chose is acceptable. It may lower what was asked for, and choose what was not.
-    pub(super) fn check(&self, version: u16, features: u32, max_message: u64) -> Result<(), ConnectError> {
+    /// Whether what the server chose is acceptable. It may lower what was asked for, and choose
+    /// what was not.
+    pub(super) fn check(
+        &self,
+        version: u16,
+        features: u32,
+        max_message: u64,
+    ) -> Result<(), ConnectError> {
         let (min, max) = wire::VERSIONS;
         if !(min..=max).contains(&version) {
-            return Err(ConnectError::VersionMismatch { ours: wire::VERSIONS, theirs: (version, version) });
+            return Err(ConnectError::VersionMismatch {
+                ours: wire::VERSIONS,
+                theirs: (version, version),
+            });
         }
         if self.bytes && features & FEATURE_BYTES == 0 {
             return Err(ConnectError::NoByteStreams);

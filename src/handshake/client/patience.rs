@@ -46,7 +46,11 @@ impl Patience {
         }
     }
 
-    pub(in crate::handshake) fn send(&self, socket: &OwnedFd, mut bytes: &[u8]) -> Result<(), ConnectError> {
+    pub(in crate::handshake) fn send(
+        &self,
+        socket: &OwnedFd,
+        mut bytes: &[u8],
+    ) -> Result<(), ConnectError> {
         while !bytes.is_empty() {
             match rustix::net::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
                 Ok(sent) => bytes = &bytes[sent..],
@@ -58,7 +62,11 @@ impl Patience {
         Ok(())
     }
 
-    pub(in crate::handshake) fn read(&self, socket: &OwnedFd, bytes: &mut [u8]) -> Result<(), ConnectError> {
+    pub(in crate::handshake) fn read(
+        &self,
+        socket: &OwnedFd,
+        bytes: &mut [u8],
+    ) -> Result<(), ConnectError> {
         let mut have = 0;
         while have < bytes.len() {
             match rustix::net::recv(socket, &mut bytes[have..], RecvFlags::DONTWAIT) {
@@ -72,8 +80,8 @@ impl Patience {
         Ok(())
     }
 
-    /// Gives a session up before it began, and waits until the server has given up what it holds for it: the next
-    /// one may need its place.
+    /// Gives a session up before it began, and waits until the server has given up what it holds
+    /// for it: the next one may need its place.
     pub(super) fn leave(&self, socket: &OwnedFd) -> Result<(), ConnectError> {
         match rustix::net::shutdown(socket, rustix::net::Shutdown::Write) {
             Ok(()) | Err(Errno::NOTCONN) => {}
@@ -91,8 +99,8 @@ impl Patience {
         }
     }
 
-    /// Reads the header of the answer, and at most `most` descriptors on its first byte. Whether these are good matters to
-    /// a Welcome only, so their error is handed on beside the header.
+    /// Reads the header of the answer, and at most `most` descriptors on its first byte. Whether
+    /// these are good matters to a Welcome only, so their error is handed on beside the header.
     #[allow(clippy::type_complexity, reason = "a header and a result of descriptors")]
     pub(in crate::handshake) fn header(
         &self,
@@ -114,7 +122,8 @@ impl Patience {
     }
 }
 
-/// One receive with room for descriptors. More than there is room for is cut off by the kernel and reported.
+/// One receive with room for descriptors. More than there is room for is cut off by the kernel and
+/// reported.
 fn first_bytes(
     socket: &OwnedFd,
     bytes: &mut [u8],
@@ -123,7 +132,8 @@ fn first_bytes(
     let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(most))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-    let received = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(bytes)], &mut control, flags)?;
+    let received =
+        rustix::net::recvmsg(socket, &mut [IoSliceMut::new(bytes)], &mut control, flags)?;
     let mut descriptors = Vec::new();
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = message {

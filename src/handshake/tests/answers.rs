@@ -72,7 +72,8 @@ fn an_answer_byte_by_byte_is_an_answer() {
 
 #[test]
 fn a_rejection_before_the_hello_was_read_is_understood() {
-    // A full server answers and closes at once: the Hello then hits a closed socket, or is thrown away unread.
+    // A full server answers and closes at once: the Hello then hits a closed socket, or is thrown
+    // away unread.
     let scratch = Scratch::new();
     let path = scratch.path("s");
     let listener = UnixListener::bind(&path).expect("bound");
@@ -85,7 +86,10 @@ fn a_rejection_before_the_hello_was_read_is_understood() {
         });
         for _ in 0..200 {
             let result = try_attach(&path);
-            assert!(matches!(result, Err(ConnectError::Rejected(RejectReason::ShuttingDown))), "{result:?}");
+            assert!(
+                matches!(result, Err(ConnectError::Rejected(RejectReason::ShuttingDown))),
+                "{result:?}"
+            );
         }
         server.join().expect("no panic");
     });

@@ -25,7 +25,8 @@ fn a_socket_is_made_and_removed_with_its_directory_private() {
 fn the_mode_of_the_socket_is_configurable() {
     let scratch = Scratch::new();
     let path = scratch.path("s");
-    let _listener = listen(&path, &ListenOptions { mode: 0o666, ..ListenOptions::default() }).expect("bound");
+    let _listener =
+        listen(&path, &ListenOptions { mode: 0o666, ..ListenOptions::default() }).expect("bound");
     assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o666);
 }
 
@@ -39,10 +40,14 @@ fn a_live_server_is_not_replaced() {
 
     let other = scratch.path("datagram");
     let _datagram = UnixDatagram::bind(&other).expect("bound");
-    assert!(matches!(bind(&other), Err(BindError::AlreadyListening(_))), "a socket of another type");
+    assert!(
+        matches!(bind(&other), Err(BindError::AlreadyListening(_))),
+        "a socket of another type"
+    );
 
     let full = scratch.path("full");
-    let _full = listen(&full, &ListenOptions { backlog: 0, ..ListenOptions::default() }).expect("bound");
+    let _full =
+        listen(&full, &ListenOptions { backlog: 0, ..ListenOptions::default() }).expect("bound");
     let _waiting = UnixStream::connect(&full).expect("the only place");
     assert!(matches!(bind(&full), Err(BindError::AlreadyListening(_))), "a full backlog");
 }
@@ -67,7 +72,9 @@ fn of_many_that_bind_one_wins() {
         threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
     });
     assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1, "{results:?}");
-    assert!(results.iter().all(|result| matches!(result, Ok(_) | Err(BindError::AlreadyListening(_)))));
+    assert!(
+        results.iter().all(|result| matches!(result, Ok(_) | Err(BindError::AlreadyListening(_))))
+    );
     UnixStream::connect(&path).expect("the winner listens");
 }
 

@@ -48,7 +48,10 @@ fn paths_that_cannot_be_connected_to() {
     let file = scratch.path("file");
     std::fs::write(&file, "").expect("written");
     assert!(matches!(try_attach(&file), Err(ConnectError::NotASocket(at)) if at == file));
-    assert!(matches!(try_attach(&scratch.path("")), Err(ConnectError::NotASocket(_))), "a directory");
+    assert!(
+        matches!(try_attach(&scratch.path("")), Err(ConnectError::NotASocket(_))),
+        "a directory"
+    );
     let stale = scratch.path("stale");
     drop(UnixListener::bind(&stale).expect("bound"));
     assert!(matches!(try_attach(&stale), Err(ConnectError::NobodyListens(_))));
@@ -77,7 +80,8 @@ fn options_that_cannot_be() {
 fn a_server_that_never_accepts_or_never_answers_is_left_at_the_deadline() {
     let scratch = Scratch::new();
     let path = scratch.path("s");
-    let listener = listen(&path, &ListenOptions { backlog: 0, ..ListenOptions::default() }).expect("bound");
+    let listener =
+        listen(&path, &ListenOptions { backlog: 0, ..ListenOptions::default() }).expect("bound");
     let briefly = || Some(Instant::now() + Duration::from_millis(30));
     let silent = attach(&path, &HelloOptions::default(), briefly());
     assert!(matches!(silent, Err(ConnectError::TimedOut)), "{silent:?}");
@@ -92,7 +96,8 @@ fn a_server_that_never_accepts_or_never_answers_is_left_at_the_deadline() {
 fn a_client_gets_its_turn_when_the_backlog_is_full() {
     let scratch = Scratch::new();
     let path = scratch.path("s");
-    let bound = listen(&path, &ListenOptions { backlog: 0, ..ListenOptions::default() }).expect("bound");
+    let bound =
+        listen(&path, &ListenOptions { backlog: 0, ..ListenOptions::default() }).expect("bound");
     let listener = UnixListener::from(bound.socket.try_clone().expect("duplicated"));
     let _first = UnixStream::connect(&path).expect("the only place");
     std::thread::scope(|scope| {

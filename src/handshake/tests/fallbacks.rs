@@ -8,8 +8,8 @@ use std::io::Write;
 
 type Server = Box<dyn FnOnce(UnixStream, Hello) + Send>;
 
-/// Lets `servers` answer one connection each, and returns what the client made of it. Every one of them must be
-/// needed, and none is there beyond them.
+/// Lets `servers` answer one connection each, and returns what the client made of it. Every one of
+/// them must be needed, and none is there beyond them.
 fn against_each(
     options: &HelloOptions,
     futex_refused: bool,
@@ -64,7 +64,10 @@ fn the_socket_is_used_where_the_server_offers_no_shared_memory() {
         let server = falls_back(TransportAsked::Shared, Fallback { reason, ..a_fallback() });
         let got = by_socket(against_each(&HelloOptions::default(), false, vec![server]));
         assert_eq!(got.reason, FallbackReason::Server(reason));
-        assert_eq!((got.session, got.generation, got.max_message, got.server_pid), (5, 77, 1 << 20, 1234));
+        assert_eq!(
+            (got.session, got.generation, got.max_message, got.server_pid),
+            (5, 77, 1 << 20, 1234)
+        );
         assert!(!got.ordered && !got.reason.to_string().is_empty());
         let mut bytes = [0; 5];
         assert_eq!(rustix::io::read(&got.socket, &mut bytes), Ok(5));
@@ -138,13 +141,14 @@ fn a_server_that_gives_something_else_than_the_socket() {
     assert!(matches!(more, Err(ConnectError::NotRingbell)), "a larger message than asked for");
 }
 
-/// Sends segments whose request segment this process may not write, and sees that the client gives them up before it
-/// lets go of its end.
+/// Sends segments whose request segment this process may not write, and sees that the client gives
+/// them up before it lets go of its end.
 fn unwritable() -> Server {
     Box::new(|mut stream, hello| {
         assert_eq!(hello.transport, TransportAsked::Shared);
         let mut sent = good_segments();
-        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&sent.descriptors[0]));
+        let path =
+            format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&sent.descriptors[0]));
         sent.descriptors[0] = std::fs::File::open(path).expect("opened read-only").into();
         let descriptors: Vec<_> = sent.descriptors.iter().map(|fd| fd.as_fd()).collect();
         send(&stream, &sent.welcome.encode(), &descriptors);
@@ -172,7 +176,10 @@ fn a_client_that_cannot_map_asks_for_the_socket() {
         stream.write_all(&full.encode_reject()).expect("written");
     });
     let got = against_each(&HelloOptions::default(), false, vec![unwritable(), full]);
-    assert!(matches!(got, Err(ConnectError::Rejected(RejectReason::TooManyClients { .. }))), "{got:?}");
+    assert!(
+        matches!(got, Err(ConnectError::Rejected(RejectReason::TooManyClients { .. }))),
+        "{got:?}"
+    );
 }
 
 #[test]
@@ -191,9 +198,15 @@ fn spoilt_segments_are_not_followed_by_another_try() {
         let real = &sent.descriptors[1];
         sent.descriptors[1] = memfd(size_of_fd(real), SealFlags::empty(), Some(real));
     });
-    assert!(matches!(unsealed, Err(ConnectError::BadSegment(SegmentError::Seals { .. }))), "{unsealed:?}");
+    assert!(
+        matches!(unsealed, Err(ConnectError::BadSegment(SegmentError::Seals { .. }))),
+        "{unsealed:?}"
+    );
     let another = spoilt(|sent| sent.welcome.generation += 1);
-    assert!(matches!(another, Err(ConnectError::BadSegment(SegmentError::Identity(_)))), "{another:?}");
+    assert!(
+        matches!(another, Err(ConnectError::BadSegment(SegmentError::Identity(_)))),
+        "{another:?}"
+    );
     let fewer = spoilt(|sent| sent.descriptors.truncate(2));
     assert!(matches!(fewer, Err(ConnectError::BadDescriptors { .. })), "{fewer:?}");
 }

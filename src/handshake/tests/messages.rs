@@ -5,8 +5,13 @@ use crate::link::lifeline;
 
 #[test]
 fn messages_survive_the_wire() {
-    let hello =
-        Hello { features: 9, request_capacity: 4096, max_message: 7, name: "ä".repeat(24), ..a_hello() };
+    let hello = Hello {
+        features: 9,
+        request_capacity: 4096,
+        max_message: 7,
+        name: "ä".repeat(24),
+        ..a_hello()
+    };
     let bytes = hello.encode();
     let (header, body) = split(&bytes);
     assert_eq!((header.kind, Hello::parse(body)), (MessageKind::Hello, Ok(hello)));
@@ -51,7 +56,9 @@ fn a_long_name_is_cut_at_a_character() {
 
 proptest::proptest! {
     #[test]
-    fn no_bytes_make_a_parser_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+    fn no_bytes_make_a_parser_panic(
+        bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200),
+    ) {
         if let Some(head) = bytes.first_chunk() {
             let _ = Header::parse(head);
         }
@@ -62,7 +69,10 @@ proptest::proptest! {
     }
 
     #[test]
-    fn no_change_of_a_valid_message_makes_a_parser_panic(at in 0usize..88, value in proptest::num::u8::ANY) {
+    fn no_change_of_a_valid_message_makes_a_parser_panic(
+        at in 0usize..88,
+        value in proptest::num::u8::ANY,
+    ) {
         for mut body in [a_hello().encode(), a_welcome().encode(), a_fallback().encode()] {
             body.drain(..HEADER);
             if let Some(byte) = body.get_mut(at) {

@@ -47,7 +47,8 @@ impl Drop for Scratch {
     }
 }
 
-/// Runs a test again in a process of its own, for what is counted per process. True in that process.
+/// Runs a test again in a process of its own, for what is counted per process. True in that
+/// process.
 ///
 /// `module` is the `module_path!()` of the test.
 pub(crate) fn alone(module: &str, test: &str) -> bool {
@@ -192,7 +193,8 @@ fn send(stream: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(32))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     assert!(descriptors.is_empty() || control.push(SendAncillaryMessage::ScmRights(descriptors)));
-    let sent = rustix::net::sendmsg(stream, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL);
+    let sent =
+        rustix::net::sendmsg(stream, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL);
     assert_eq!(sent, Ok(bytes.len()));
 }
 
@@ -207,9 +209,14 @@ fn good_segments() -> SentSegments {
     let welcome = Welcome { has_pidfd: true, ..a_welcome() };
     let status = Segment::status(welcome.generation, welcome.armed_words, &me).expect("made");
     let bell = Segment::bell(welcome.generation, welcome.domain).expect("made");
-    let pair = SegmentPair::create(welcome.request_capacity, welcome.response_capacity).expect("made");
-    let (request, response) = pair.assign(welcome.generation, welcome.session, &me).expect("labelled");
-    let pidfd = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty());
+    let pair =
+        SegmentPair::create(welcome.request_capacity, welcome.response_capacity).expect("made");
+    let (request, response) =
+        pair.assign(welcome.generation, welcome.session, &me).expect("labelled");
+    let pidfd = rustix::process::pidfd_open(
+        rustix::process::getpid(),
+        rustix::process::PidfdFlags::empty(),
+    );
     let [response, status, bell] = [response, status, bell]
         .map(|segment| std::sync::Arc::into_inner(segment.fd).expect("not shared yet"));
     let descriptors = vec![request.fd, response, status, bell, pidfd.expect("opened")];
@@ -237,7 +244,8 @@ fn deliver_to(
 
 /// A memfd with a size and seals, and the identity of a segment if there is one.
 fn memfd(size: u64, seals: SealFlags, like: Option<&OwnedFd>) -> OwnedFd {
-    let fd = rustix::fs::memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).expect("made");
+    let fd = rustix::fs::memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+        .expect("made");
     rustix::fs::ftruncate(&fd, size).expect("sized");
     if let Some(like) = like {
         let mut head = [0; 64];

@@ -21,7 +21,8 @@ fn sealed_segments_cannot_be_written_by_others() {
 #[test]
 fn a_request_segment_is_accepted_whole_or_not_at_all() {
     let me = Peer { pid: 1, uid: 2, name: [7; layout::NAME] };
-    let make = || SegmentPair::create(4096, 4096).expect("made").assign(9, 8, &me).expect("labelled");
+    let make =
+        || SegmentPair::create(4096, 4096).expect("made").assign(9, 8, &me).expect("labelled");
     let punch = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
 
     let (request, response) = make();
@@ -30,7 +31,10 @@ fn a_request_segment_is_accepted_whole_or_not_at_all() {
     assert_eq!(segment.window.peer_word(0).load(), 0, "punched, and there");
     assert_eq!(rustix::fs::fstat(&segment.fd).expect("known").st_blocks, 8192 / 512);
     assert!(rustix::fs::fallocate(&segment.fd, punch, 0, 8192).is_err());
-    assert_eq!(response.window.peer_word(layout::offset::PEER + 8).load(), u64::from_ne_bytes([7; 8]));
+    assert_eq!(
+        response.window.peer_word(layout::offset::PEER + 8).load(),
+        u64::from_ne_bytes([7; 8])
+    );
 
     let (request, _) = make();
     rustix::fs::fcntl_add_seals(&request.fd, SealFlags::SEAL).expect("the client may seal");

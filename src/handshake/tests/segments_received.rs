@@ -23,7 +23,9 @@ fn good_segments_are_accepted() {
 fn a_wrong_number_of_descriptors_is_refused() {
     for keep in 0..5 {
         let result = deliver(|sent| sent.descriptors.truncate(keep));
-        assert!(matches!(result, Err(ConnectError::BadDescriptors { want: 5, have }) if have == keep));
+        assert!(
+            matches!(result, Err(ConnectError::BadDescriptors { want: 5, have }) if have == keep)
+        );
     }
     for extra in [1, 2, 20] {
         let result = deliver(|sent| {
@@ -32,7 +34,10 @@ fn a_wrong_number_of_descriptors_is_refused() {
                 sent.descriptors.push(more);
             }
         });
-        assert!(matches!(result, Err(ConnectError::BadDescriptors { want: 5, .. })), "{extra}: {result:?}");
+        assert!(
+            matches!(result, Err(ConnectError::BadDescriptors { want: 5, .. })),
+            "{extra}: {result:?}"
+        );
     }
     let unannounced = deliver(|sent| sent.welcome.has_pidfd = false);
     assert!(matches!(unannounced, Err(ConnectError::BadDescriptors { want: 4, have: 5 })));
@@ -44,7 +49,10 @@ fn a_wrong_number_of_descriptors_is_refused() {
         send(&stream, &bytes[HEADER..], &descriptors);
         let _ = stream.read(&mut [0]);
     });
-    assert!(matches!(late, Err(ConnectError::BadDescriptors { want: 5, have: 0 })), "not on the first byte");
+    assert!(
+        matches!(late, Err(ConnectError::BadDescriptors { want: 5, have: 0 })),
+        "not on the first byte"
+    );
 }
 
 #[test]
@@ -54,8 +62,21 @@ fn wrong_seals_are_refused() {
     let all = sized | S::FUTURE_WRITE | S::SEAL;
     let wrong = [
         (0, vec![S::empty(), S::SHRINK, S::GROW, all, sized | S::WRITE, sized | S::FUTURE_WRITE]),
-        (1, vec![S::empty(), sized, sized | S::SEAL, all - S::SHRINK, all - S::GROW, all - S::SEAL]),
-        (2, vec![S::empty(), sized, sized | S::SEAL, all - S::SHRINK, all - S::GROW, all - S::FUTURE_WRITE]),
+        (
+            1,
+            vec![S::empty(), sized, sized | S::SEAL, all - S::SHRINK, all - S::GROW, all - S::SEAL],
+        ),
+        (
+            2,
+            vec![
+                S::empty(),
+                sized,
+                sized | S::SEAL,
+                all - S::SHRINK,
+                all - S::GROW,
+                all - S::FUTURE_WRITE,
+            ],
+        ),
         (3, vec![S::empty(), sized, S::SHRINK | S::SEAL, S::GROW | S::SEAL, all]),
     ];
     for (index, seals) in wrong {
@@ -77,8 +98,12 @@ fn wrong_seals_are_refused() {
 fn a_wrong_size_is_refused() {
     use SealFlags as S;
     let sized = S::SHRINK | S::GROW;
-    let seals =
-        [sized, sized | S::FUTURE_WRITE | S::SEAL, sized | S::FUTURE_WRITE | S::SEAL, sized | S::SEAL];
+    let seals = [
+        sized,
+        sized | S::FUTURE_WRITE | S::SEAL,
+        sized | S::FUTURE_WRITE | S::SEAL,
+        sized | S::SEAL,
+    ];
     for (index, seals) in seals.into_iter().enumerate() {
         for change in [-4096, -1, 1, 4096] {
             let result = deliver(|sent| {
@@ -109,7 +134,9 @@ fn what_is_no_memory_is_refused() {
             assert!(
                 matches!(
                     result,
-                    Err(ConnectError::BadSegment(SegmentError::NotMemory | SegmentError::Seals { .. }))
+                    Err(ConnectError::BadSegment(
+                        SegmentError::NotMemory | SegmentError::Seals { .. }
+                    ))
                 ),
                 "{result:?}"
             );

@@ -62,7 +62,8 @@ impl SessionCore {
             {
                 return Err(PeerFault::Fragment);
             }
-            let total = usize::try_from(self.link.word(&piece, 0)).map_err(|_| PeerFault::TooLong)?;
+            let total =
+                usize::try_from(self.link.word(&piece, 0)).map_err(|_| PeerFault::TooLong)?;
             if total > self.max_message {
                 return Err(PeerFault::TooLong);
             }
@@ -72,8 +73,16 @@ impl SessionCore {
             let charged = if self.budget.take(reused) { reused } else { 0 };
             let mut bytes = if charged == reused { std::mem::take(into) } else { Vec::new() };
             bytes.clear();
-            self.assembly =
-                Some(Assembly { head, until, stamp, bytes, total, got: 0, charged, refused: false });
+            self.assembly = Some(Assembly {
+                head,
+                until,
+                stamp,
+                bytes,
+                total,
+                got: 0,
+                charged,
+                refused: false,
+            });
         }
         let Some(assembly) = &mut self.assembly else { return Err(PeerFault::Fragment) };
         if assembly.head != head {

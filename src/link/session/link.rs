@@ -22,7 +22,8 @@ pub(crate) struct Rings {
 }
 
 impl Rings {
-    /// What one side has: it writes one segment and reads the other one. Capacities in bytes, as they were checked.
+    /// What one side has: it writes one segment and reads the other one. Capacities in bytes, as
+    /// they were checked.
     #[allow(clippy::cast_possible_truncation, reason = "usize is 64 bits; capacities were checked")]
     pub(crate) fn between(
         (own, own_capacity): (&Window, u64),
@@ -46,7 +47,10 @@ impl Rings {
     }
 }
 
-#[allow(clippy::large_enum_variant, reason = "most sessions have rings, and nothing may stand between them")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "most sessions have rings, and nothing may stand between them"
+)]
 #[derive(Debug)]
 pub(super) enum Link {
     Rings(Rings),
@@ -182,8 +186,8 @@ impl Link {
         }
     }
 
-    /// How many messages of `body` bytes there is room for, more or less. A fault counts as room for one: it
-    /// shows at the attempt.
+    /// How many messages of `body` bytes there is room for, more or less. A fault counts as room
+    /// for one: it shows at the attempt.
     pub(super) fn room_for(&mut self, body: usize) -> u64 {
         match self {
             Self::Rings(rings) => {
@@ -208,7 +212,8 @@ impl Socket {
         payload: &[u8],
     ) -> Result<(), ClaimError> {
         if self.ended {
-            // Nobody will read it: the driver learns that the peer is gone once all that came from it is read.
+            // Nobody will read it: the driver learns that the peer is gone once all that came from
+            // it is read.
             return Ok(());
         }
         match self.link.try_push(header, call, words, payload) {
@@ -226,9 +231,11 @@ impl Socket {
                 return Ok(None);
             }
             match self.link.fill() {
-                // Less than there was space for is all that there was. An end of which the kernel has told is still to
-                // be read: it tells once.
-                Ok(Filled::Some(_)) => self.ready.readable = self.ready.hung_up || !self.link.has_space(),
+                // Less than there was space for is all that there was. An end of which the kernel
+                // has told is still to be read: it tells once.
+                Ok(Filled::Some(_)) => {
+                    self.ready.readable = self.ready.hung_up || !self.link.has_space()
+                }
                 Ok(Filled::Nothing) => self.ready.readable = false,
                 Ok(Filled::Full) => return Ok(None),
                 Ok(Filled::End) | Err(_) => {

@@ -16,8 +16,8 @@ pub(super) fn size_of_times(flags: u8) -> usize {
 }
 
 impl SessionCore {
-    /// Takes the next message, or the next fragment. On [`Received::Message`] `into` holds the payload: a private
-    /// copy, which the peer cannot change any more.
+    /// Takes the next message, or the next fragment. On [`Received::Message`] `into` holds the
+    /// payload: a private copy, which the peer cannot change any more.
     ///
     /// Fast path of [`Self::receive_slowly`]; `receive_slowly` is the rule.
     #[inline(always)]
@@ -25,7 +25,9 @@ impl SessionCore {
         let Link::Rings(rings) = &mut self.link else { return self.receive_slowly(into) };
         match rings.incoming.poll_plain() {
             Polled::Nothing => Ok(Received::Nothing),
-            Polled::Plain(plain) if self.assembly.is_none() && plain.header().len() <= self.max_message => {
+            Polled::Plain(plain)
+                if self.assembly.is_none() && plain.header().len() <= self.max_message =>
+            {
                 let header = plain.header();
                 let (call, released) = rings.incoming.take_plain(plain, into);
                 let head = Head::of(header, call);
@@ -46,7 +48,8 @@ impl SessionCore {
     pub(crate) fn peek(&mut self) -> Result<Option<(Head, Record)>, PeerFault> {
         let Link::Rings(rings) = &mut self.link else { return Ok(None) };
         let Some(record) = rings.incoming.peek()? else { return Ok(None) };
-        if record.header.flags() != 0 || self.assembly.is_some() || record.len() > self.max_message {
+        if record.header.flags() != 0 || self.assembly.is_some() || record.len() > self.max_message
+        {
             return Ok(None);
         }
         let head = Head::of(record.header, record.call);
@@ -121,7 +124,8 @@ impl SessionCore {
         Ok(self.message(head, until, stamp))
     }
 
-    /// Deadline and stamp of a message, whose words begin at `offset` of its first piece. 0 for none.
+    /// Deadline and stamp of a message, whose words begin at `offset` of its first piece. 0 for
+    /// none.
     pub(super) fn times(&self, piece: &Piece, mut offset: usize) -> (u64, u64) {
         let mut word = |flag| {
             if piece.header().flags() & flag == 0 {
@@ -133,8 +137,8 @@ impl SessionCore {
         (word(flag::DEADLINE), word(flag::STAMP))
     }
 
-    /// When the message was sent that was received last, as its sender says; 0 if it says nothing, or that was asked
-    /// before.
+    /// When the message was sent that was received last, as its sender says; 0 if it says nothing,
+    /// or that was asked before.
     pub(crate) fn take_stamp(&mut self) -> u64 {
         std::mem::take(&mut self.stamp)
     }
@@ -142,6 +146,10 @@ impl SessionCore {
     #[inline]
     pub(super) fn message(&mut self, head: Head, until: u64, stamp: u64) -> Received {
         self.stamp = stamp;
-        if until == 0 && stamp == 0 { Received::Message(head) } else { Received::Until(head, until) }
+        if until == 0 && stamp == 0 {
+            Received::Message(head)
+        } else {
+            Received::Until(head, until)
+        }
     }
 }

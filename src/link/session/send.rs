@@ -1,4 +1,5 @@
-//! Sending: records and fragments, claims that are written in place, and the ringing for all of them.
+//! Sending: records and fragments, claims that are written in place, and the ringing for all of
+//! them.
 
 use super::link::{Link, SessionClaim};
 use super::{Head, PeerFault, SendProgress, Sent, SessionCore, is_control, wake};
@@ -6,8 +7,8 @@ use crate::memory::layout::{Interest, flag};
 use crate::protocol::ring::ClaimError;
 
 impl SessionCore {
-    /// Sends a message, or as much of it as there is room for, and rings. `until` is the time at which nobody will
-    /// want it any more, in CLOCK_MONOTONIC ns; 0 for none.
+    /// Sends a message, or as much of it as there is room for, and rings. `until` is the time at
+    /// which nobody will want it any more, in CLOCK_MONOTONIC ns; 0 for none.
     #[inline(always)]
     pub(crate) fn send(
         &mut self,
@@ -21,8 +22,8 @@ impl SessionCore {
         Ok(sent)
     }
 
-    /// Sends without ringing. A peer that sleeps learns of it at the next [`Self::flush`], which the caller owes
-    /// before it does anything else that may take time.
+    /// Sends without ringing. A peer that sleeps learns of it at the next [`Self::flush`], which
+    /// the caller owes before it does anything else that may take time.
     ///
     /// Fast path of [`Self::post_slowly`]; `post_slowly` is the rule.
     #[inline(always)]
@@ -33,8 +34,15 @@ impl SessionCore {
         payload: &[u8],
         progress: &mut SendProgress,
     ) -> Result<Sent, PeerFault> {
-        debug_assert!(payload.len() <= self.max_message, "checked by the driver, before anything is written");
-        if payload.len() > self.max_body || self.abort.is_some() || until != 0 || progress.stamp != 0 {
+        debug_assert!(
+            payload.len() <= self.max_message,
+            "checked by the driver, before anything is written"
+        );
+        if payload.len() > self.max_body
+            || self.abort.is_some()
+            || until != 0
+            || progress.stamp != 0
+        {
             return self.post_slowly(head, until, payload, progress);
         }
         let pushed = match &mut self.link {
@@ -109,14 +117,16 @@ impl SessionCore {
         Ok(Sent::Done)
     }
 
-    /// Gives up a message that was sent in part. The abort travels before the next message at the latest.
+    /// Gives up a message that was sent in part. The abort travels before the next message at the
+    /// latest.
     pub(crate) fn abort(&mut self, head: Head) -> Result<(), PeerFault> {
         self.counts.aborts += 1;
         self.abort = Some(head);
         self.retry_abort()
     }
 
-    /// Sends an abort that found no room, if one is owed: for a side that waits and may not send again for long.
+    /// Sends an abort that found no room, if one is owed: for a side that waits and may not send
+    /// again for long.
     pub(crate) fn retry_abort(&mut self) -> Result<(), PeerFault> {
         self.push_owed_abort()?;
         self.flush();
@@ -137,7 +147,13 @@ impl SessionCore {
         Ok(sent)
     }
 
-    fn record(&mut self, head: Head, flags: u8, words: &[u64], payload: &[u8]) -> Result<Sent, PeerFault> {
+    fn record(
+        &mut self,
+        head: Head,
+        flags: u8,
+        words: &[u64],
+        payload: &[u8],
+    ) -> Result<Sent, PeerFault> {
         match self.link.push(|len| head.record(flags, len), head.call, words, payload) {
             Ok(()) => {
                 self.owed = true;
@@ -179,7 +195,9 @@ impl SessionCore {
                     Err(error) => self.not_claimed(error, len).map(|_| None),
                 }
             }
-            Link::Socket(socket) if socket.has_room() => Ok(Some(SessionClaim::Private(vec![0; len]))),
+            Link::Socket(socket) if socket.has_room() => {
+                Ok(Some(SessionClaim::Private(vec![0; len])))
+            }
             Link::Socket(_) => self.not_claimed(ClaimError::Full, len).map(|_| None),
         }
     }
@@ -221,8 +239,8 @@ impl SessionCore {
         self.flush();
     }
 
-    /// Rings for what was published, and prepares the ring for the next message, off the critical path. On a socket
-    /// it writes what the socket takes.
+    /// Rings for what was published, and prepares the ring for the next message, off the critical
+    /// path. On a socket it writes what the socket takes.
     #[inline(always)]
     pub(crate) fn flush(&mut self) {
         if self.owed {

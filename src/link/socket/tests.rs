@@ -73,7 +73,10 @@ fn a_frame_is_what_the_page_says() {
     other.write_all(&want).expect("written");
     assert_eq!(link.fill(), Ok(Filled::Some(35)));
     let frame = link.peek().expect("no fault").expect("a frame");
-    assert_eq!((frame.header.word(), frame.call), (word.with(word.flags(), 19), 0x0102_0304_0506_0708));
+    assert_eq!(
+        (frame.header.word(), frame.call),
+        (word.with(word.flags(), 19), 0x0102_0304_0506_0708)
+    );
     assert_eq!(link.body(&frame), &want[16..]);
     link.release(frame);
     assert!(!link.has_frame());
@@ -82,7 +85,8 @@ fn a_frame_is_what_the_page_says() {
 #[test]
 fn frames_arrive_byte_by_byte() {
     let (mut link, mut other) = one();
-    let stream = [bytes(header(Kind::Ping), 1, b""), bytes(header(Kind::Request), 2, b"hello")].concat();
+    let stream =
+        [bytes(header(Kind::Ping), 1, b""), bytes(header(Kind::Request), 2, b"hello")].concat();
     assert_eq!(link.fill(), Ok(Filled::Nothing));
     let mut got = Vec::new();
     for byte in stream {
@@ -104,7 +108,8 @@ fn frames_arrive_byte_by_byte() {
 #[test]
 fn an_end_inside_a_frame_is_told_from_one_between_frames() {
     let whole =
-        [bytes(header(Kind::Request), 1, b"hello"), bytes(header(Kind::Request), 2, b"world")].concat();
+        [bytes(header(Kind::Request), 1, b"hello"), bytes(header(Kind::Request), 2, b"world")]
+            .concat();
     for cut in 0..=whole.len() {
         let (mut link, mut other) = one();
         other.write_all(&whole[..cut]).expect("written");
@@ -323,7 +328,12 @@ fn deeds() -> impl Strategy<Value = Vec<Deed>> {
     let words = proptest::collection::vec(any::<u64>(), 0..=3);
     let push = (1u8..=11, 0u8..=flag::ALL, any::<u16>(), words, len)
         .prop_map(|(kind, flags, code, words, len)| Deed::Push { kind, flags, code, words, len });
-    let deed = prop_oneof![3 => push, 2 => Just(Deed::Flush), 4 => Just(Deed::Fill), 4 => Just(Deed::Take)];
+    let deed = prop_oneof![
+        3 => push,
+        2 => Just(Deed::Flush),
+        4 => Just(Deed::Fill),
+        4 => Just(Deed::Take),
+    ];
     proptest::collection::vec(deed, 0..200)
 }
 
@@ -361,7 +371,8 @@ proptest! {
                     let payload = vec![call.to_le_bytes()[0]; len];
                     let word = HeaderWord::new(Kind::from_u8(kind).expect("known"), flags, code, 0);
                     if left.try_push(word, call, &words, &payload) == Pushed::Done {
-                        let mut body = words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>();
+                        let bytes = words.iter().flat_map(|word| word.to_le_bytes());
+                        let mut body = bytes.collect::<Vec<_>>();
                         body.extend(payload);
                         let length = u32::try_from(body.len()).expect("short");
                         oracle.push_back((word.with(flags, length).0, call, body));
@@ -391,7 +402,10 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_make_a_link_panic(noise in proptest::collection::vec(any::<u8>(), 0..300), cut in 0usize..300) {
+    fn no_bytes_make_a_link_panic(
+        noise in proptest::collection::vec(any::<u8>(), 0..300),
+        cut in 0usize..300,
+    ) {
         let (mut link, mut other) = one();
         for part in [&noise[..cut.min(noise.len())], &noise[cut.min(noise.len())..]] {
             other.write_all(part).expect("written");
@@ -431,11 +445,17 @@ fn interruptions_are_not_seen() {
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = ignore as *const () as libc::sighandler_t;
     // SAFETY: the handler does nothing.
-    assert_eq!(unsafe { libc::sigaction(libc::SIGALRM, &raw const action, std::ptr::null_mut()) }, 0);
+    assert_eq!(
+        unsafe { libc::sigaction(libc::SIGALRM, &raw const action, std::ptr::null_mut()) },
+        0
+    );
     let often = libc::timeval { tv_sec: 0, tv_usec: 50 };
     let timer = libc::itimerval { it_interval: often, it_value: often };
     // SAFETY: reads the timer, which is there.
-    assert_eq!(unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) }, 0);
+    assert_eq!(
+        unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) },
+        0
+    );
     let (mut left, mut right) = two();
     let payload = vec![5; 50_000];
     let until = Instant::now() + std::time::Duration::from_millis(200);

@@ -15,7 +15,8 @@ impl<T, W> Core<T, W> {
         self.place(entry, None, now)
     }
 
-    /// As [`Self::opened`], by a caller who uses it. If the pool was closed meanwhile it is closed when it comes back.
+    /// As [`Self::opened`], by a caller who uses it. If the pool was closed meanwhile it is closed
+    /// when it comes back.
     pub(in crate::pool) fn opened_by_user(
         &mut self,
         opening: Opening,
@@ -41,8 +42,11 @@ impl<T, W> Core<T, W> {
             self.next_epoch();
             self.flushed = self.generation;
             epoch = self.epoch;
-        } else if epoch + 1 == self.epoch && self.flushed.is_some_and(|flushed| flushed != generation) {
-            // Those before it were found to be stale while it was opened; it is not, it leads elsewhere.
+        } else if epoch + 1 == self.epoch
+            && self.flushed.is_some_and(|flushed| flushed != generation)
+        {
+            // Those before it were found to be stale while it was opened; it is not, it leads
+            // elsewhere.
             epoch = self.epoch;
         }
         if epoch == self.epoch {

@@ -1,7 +1,8 @@
 //! What the keeper does, and when.
 //!
-//! The keeper sleeps until the moment that `next_job` gave it. `disturb` compares that with what has changed since, so
-//! that it is woken only for something that cannot wait for that moment, and once.
+//! The keeper sleeps until the moment that `next_job` gave it. `disturb` compares that with what
+//! has changed since, so that it is woken only for something that cannot wait for that moment, and
+//! once.
 
 use super::{Core, Entry, Held, NEVER, Opening, Placed};
 use crate::pool::CloseReason;
@@ -23,7 +24,8 @@ pub(in crate::pool) enum Job<T> {
 }
 
 impl<T, W> Core<T, W> {
-    /// Whether an item should be opened, if there is room and it is time. `fresh` of those that are ready will stay.
+    /// Whether an item should be opened, if there is room and it is time. `fresh` of those that are
+    /// ready will stay.
     fn wants_more(&self, fresh: usize) -> bool {
         let Settings { enabled, min_idle, min_size, .. } = self.settings;
         if self.closed || !enabled || self.opening > 0 {
@@ -57,7 +59,8 @@ impl<T, W> Core<T, W> {
         // One that has expired goes when its replacement is there, or where there can be none.
         if fresh < self.idle.len() && (!can_open || self.failures > 0) {
             let expired = self.idle.iter().enumerate();
-            let mut expired = expired.filter_map(|(at, entry)| Some((at, self.expiry(entry, now)?)));
+            let mut expired =
+                expired.filter_map(|(at, entry)| Some((at, self.expiry(entry, now)?)));
             if let Some((at, reason)) = expired.next() {
                 self.closing += 1;
                 return Job::Close(self.idle.remove(at), reason);
@@ -125,7 +128,12 @@ impl<T, W> Core<T, W> {
     }
 
     /// An item was looked at. `fit`: whether it can be used.
-    pub(in crate::pool) fn checked(&mut self, mut entry: Held<T>, fit: bool, now: u64) -> Placed<T, W> {
+    pub(in crate::pool) fn checked(
+        &mut self,
+        mut entry: Held<T>,
+        fit: bool,
+        now: u64,
+    ) -> Placed<T, W> {
         self.checking -= 1;
         entry.checked_at = now;
         let idle_since = entry.idle_since;

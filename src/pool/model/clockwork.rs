@@ -6,7 +6,8 @@ use crate::pool::settings::Settings;
 use crate::pool::stats::CloseReason;
 use std::time::Duration;
 
-/// Does what the keeper would do now, until it would sleep; until when. Opening brings `next`, and counts it up.
+/// Does what the keeper would do now, until it would sleep; until when. Opening brings `next`, and
+/// counts it up.
 fn keep(pool: &mut Pool, now: u64, next: &mut u64) -> u64 {
     loop {
         match pool.next_job(now) {
@@ -65,9 +66,14 @@ fn pauses_grow_while_opening_fails_and_end_with_success() {
     let placed = pool.opened(opening, 1, 0, now);
     assert!(matches!(placed, Placed::Kept));
     let _held = taken(&mut pool);
-    let Job::Open(opening) = pool.next_job(now) else { panic!("after a success there is no pause") };
+    let Job::Open(opening) = pool.next_job(now) else {
+        panic!("after a success there is no pause")
+    };
     pool.open_failed(opening, now);
-    assert!(matches!(pool.next_job(now), Job::Sleep(until) if until <= now + 10 * MS), "it begins anew");
+    assert!(
+        matches!(pool.next_job(now), Job::Sleep(until) if until <= now + 10 * MS),
+        "it begins anew"
+    );
 }
 
 #[test]
@@ -87,7 +93,11 @@ fn what_is_taken_out_is_replaced_as_long_as_there_is_room() {
         keep(&mut pool, 0, &mut next);
         assert_eq!((pool.stats().idle, pool.total()), (1, total));
         held.push(taken(&mut pool));
-        assert_eq!(pool.disturb(), total < 4, "the keeper is woken for a replacement, not for nothing");
+        assert_eq!(
+            pool.disturb(),
+            total < 4,
+            "the keeper is woken for a replacement, not for nothing"
+        );
         assert!(!pool.disturb(), "and once");
     }
     keep(&mut pool, 0, &mut next);
@@ -116,9 +126,17 @@ fn what_is_not_used_is_closed_and_replaced() {
     pool.release(two, None, 2 * MS);
     assert_eq!((pool.stats().idle, until), (2, 30 * MS));
     let until = keep(&mut pool, 31 * MS - 1, &mut next);
-    assert_eq!((pool.stats().idle, pool.stats().closed.idle, until), (2, 0, 31 * MS), "not too early");
+    assert_eq!(
+        (pool.stats().idle, pool.stats().closed.idle, until),
+        (2, 0, 31 * MS),
+        "not too early"
+    );
     keep(&mut pool, 31 * MS, &mut next);
-    assert_eq!((pool.stats().idle, pool.stats().closed.idle, next), (1, 1, 2), "one more than is kept ready");
+    assert_eq!(
+        (pool.stats().idle, pool.stats().closed.idle, next),
+        (1, 1, 2),
+        "one more than is kept ready"
+    );
     // The other one is the last.
     let Job::Open(opening) = pool.next_job(32 * MS) else { panic!("its replacement comes first") };
     assert!(matches!(pool.opened(opening, next, 0, 32 * MS), Placed::Kept));
@@ -139,7 +157,10 @@ fn without_room_for_its_replacement_an_expired_one_goes_first() {
     let (mut pool, mut next) = (Pool::new(settings, 0), 0);
     keep(&mut pool, 0, &mut next);
     keep(&mut pool, 30 * MS, &mut next);
-    assert_eq!((pool.stats().idle, pool.stats().closed.idle, pool.stats().peak, next), (1, 1, 1, 2));
+    assert_eq!(
+        (pool.stats().idle, pool.stats().closed.idle, pool.stats().peak, next),
+        (1, 1, 1, 2)
+    );
 }
 
 #[test]
@@ -251,7 +272,8 @@ fn an_attempt_that_nobody_waited_for_opens_one() {
 
 #[test]
 fn a_least_size_counts_those_in_use() {
-    let (mut pool, mut next) = (Pool::new(Settings { min_idle: 0, min_size: 2, ..settings() }, 0), 0);
+    let (mut pool, mut next) =
+        (Pool::new(Settings { min_idle: 0, min_size: 2, ..settings() }, 0), 0);
     keep(&mut pool, 0, &mut next);
     assert_eq!(pool.stats().idle, 2);
     let _held = taken(&mut pool);

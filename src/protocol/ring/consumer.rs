@@ -110,7 +110,8 @@ impl Consumer {
         self.lines.load(self.head) != 0
     }
 
-    /// Looks for a record up to `looks` times; `between` is called between two looks and may end it. Changes nothing.
+    /// Looks for a record up to `looks` times; `between` is called between two looks and may end
+    /// it. Changes nothing.
     #[cfg(not(ringbell_loom))]
     #[inline(always)]
     pub fn watch(&self, looks: u32, between: impl FnMut() -> bool) -> bool {
@@ -118,8 +119,8 @@ impl Consumer {
     }
 
     /// The next header if its record is there and plain: of known kind, in one piece, without
-    /// extensions and in bounds. After [`Polled::Other`], [`Self::peek`] loads the header word anew,
-    /// checks that copy, and says what it is.
+    /// extensions and in bounds. After [`Polled::Other`], [`Self::peek`] loads the header word
+    /// anew, checks that copy, and says what it is.
     ///
     /// Fast path of [`Self::peek`]; `peek` is the rule.
     #[inline(always)]
@@ -131,18 +132,23 @@ impl Consumer {
         }
     }
 
-    /// Takes the record that [`Self::poll_plain`] just found: replaces `out` with its body, and gives
-    /// its space back.
+    /// Takes the record that [`Self::poll_plain`] just found: replaces `out` with its body, and
+    /// gives its space back.
     ///
     /// Fast path of [`Self::read`] and [`Self::release`]; they are the rule.
     #[inline(always)]
-    pub fn take_plain(&mut self, PlainHeader(header): PlainHeader, out: &mut Vec<u8>) -> (u64, Released) {
+    pub fn take_plain(
+        &mut self,
+        PlainHeader(header): PlainHeader,
+        out: &mut Vec<u8>,
+    ) -> (u64, Released) {
         let call = self.lines.read_record(self.head, header.len(), out);
         (call, self.advance(layout::record_size(header.len())))
     }
 
-    /// Publishes the head as far as it has come: for a consumer that found the ring empty and is about to wait for
-    /// longer than a spin. No producer depends on it; tools then see an empty ring as empty.
+    /// Publishes the head as far as it has come: for a consumer that found the ring empty and is
+    /// about to wait for longer than a spin. No producer depends on it; tools then see an empty
+    /// ring as empty.
     pub fn settle(&mut self) {
         if self.head != self.published {
             self.publish_head();
@@ -177,8 +183,8 @@ impl Consumer {
         self.check(word).map(Some)
     }
 
-    /// The header word at the head, loaded once; `None` if no record is published there. What is made
-    /// of the producer's header words is loaded here and nowhere else.
+    /// The header word at the head, loaded once; `None` if no record is published there. What is
+    /// made of the producer's header words is loaded here and nowhere else.
     #[inline(always)]
     fn load_header(&self) -> Option<HeaderWord> {
         let word = HeaderWord(self.lines.load(self.head));
@@ -223,7 +229,8 @@ impl Consumer {
         self.lines.load(record.position.wrapping_add((FRAME_HEADER + offset) as u64))
     }
 
-    /// Appends the body of `record`, from `offset` on, to `out`. The copy is then the caller's to validate.
+    /// Appends the body of `record`, from `offset` on, to `out`. The copy is then the caller's to
+    /// validate.
     ///
     /// # Panics
     /// If `offset` is beyond the body.

@@ -8,7 +8,8 @@ use crate::memory::{OwnLines, OwnWord, PeerWord};
 /// Why nothing was claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClaimError {
-    /// No room until the consumer releases some. Never said of a ring that its consumer found empty.
+    /// No room until the consumer releases some. Never said of a ring that its consumer found
+    /// empty.
     Full,
     /// A record of this ring cannot be that long; the limit in bytes of body is given.
     TooLarge(usize),
@@ -49,7 +50,8 @@ pub struct Producer {
     tail: u64,
     /// The line starts in the next so many bytes behind the tail are 0.
     ahead: u64,
-    /// So many bytes behind the tail may have been written through a claim, line starts but the first included.
+    /// So many bytes behind the tail may have been written through a claim, line starts but the
+    /// first included.
     dirty: u64,
     /// The consumer's head when it was last looked at.
     head: u64,
@@ -101,13 +103,14 @@ impl Producer {
         self.paddings
     }
 
-    /// The fullest that the ring was found, in bytes. It is looked at when it seems to be full, once in a lap or so.
+    /// The fullest that the ring was found, in bytes. It is looked at when it seems to be full,
+    /// once in a lap or so.
     pub fn fill_peak(&self) -> u64 {
         self.fill_peak
     }
 
-    /// Claims room for a record with `body` bytes. Nothing is visible to the consumer before [`Self::commit`],
-    /// except padding in front of it.
+    /// Claims room for a record with `body` bytes. Nothing is visible to the consumer before
+    /// [`Self::commit`], except padding in front of it.
     #[inline(always)]
     pub fn try_claim(&mut self, body: usize) -> Result<RingClaim, ClaimError> {
         if body > self.max_body {
@@ -131,11 +134,17 @@ impl Producer {
     /// Fast path of [`Self::try_claim`], [`Self::write`] and [`Self::commit`]; they are the rule.
     #[inline(always)]
     #[allow(clippy::cast_possible_truncation, reason = "a record's body is far below 4 GiB")]
-    pub fn try_push(&mut self, header: HeaderWord, call: u64, body: &[u8]) -> Result<(), ClaimError> {
+    pub fn try_push(
+        &mut self,
+        header: HeaderWord,
+        call: u64,
+        body: &[u8],
+    ) -> Result<(), ClaimError> {
         let size = layout::record_size(body.len());
         let to_end = self.capacity - (self.tail & (self.capacity - 1));
-        let free =
-            self.capacity - self.window - self.tail.wrapping_sub(self.head).min(self.capacity - self.window);
+        let free = self.capacity
+            - self.window
+            - self.tail.wrapping_sub(self.head).min(self.capacity - self.window);
         if body.len() > self.max_body || size > to_end || size > free {
             // Too long, at the end of the buffer, or possibly full.
             let _ = self.try_claim(body.len())?;
@@ -169,8 +178,8 @@ impl Producer {
         self.lines.write(claim.position.wrapping_add((FRAME_HEADER + offset) as u64), bytes);
     }
 
-    /// Publishes a claim; the header's length may be shorter than what was claimed. The consumer may be asleep:
-    /// the caller rings, and then calls [`Self::zero_ahead`].
+    /// Publishes a claim; the header's length may be shorter than what was claimed. The consumer
+    /// may be asleep: the caller rings, and then calls [`Self::zero_ahead`].
     ///
     /// # Panics
     /// If the header's length is larger than the claim.
@@ -183,8 +192,8 @@ impl Producer {
         self.publish(header, layout::record_size(body));
     }
 
-    /// Zeroes the line starts of the window behind the last record, off the critical path. Not calling it costs
-    /// time, not correctness.
+    /// Zeroes the line starts of the window behind the last record, off the critical path. Not
+    /// calling it costs time, not correctness.
     #[inline]
     pub fn zero_ahead(&mut self) {
         while self.ahead < self.window {
@@ -196,8 +205,8 @@ impl Producer {
 
     /// Whether `body` bytes can be claimed now; looks at the consumer's head if need be.
     pub fn has_room(&mut self, body: usize) -> Result<bool, Fault> {
-        // As if the record needed the most padding it can need; only a waiter asks, so too late does no harm
-        // as long as it is not never, which `max_record` sees to.
+        // As if the record needed the most padding it can need; only a waiter asks, so too late
+        // does no harm as long as it is not never, which `max_record` sees to.
         let size = layout::record_size(body.min(self.max_body));
         let to_end = self.capacity - (self.tail & (self.capacity - 1));
         let padding = if size > to_end { to_end } else { 0 };
@@ -235,7 +244,8 @@ impl Producer {
     /// The one place where the consumer's head is read.
     fn refresh_head(&mut self) -> Result<(), Fault> {
         let head = self.head_word.load();
-        // RELEASE: pairs with the store in `publish_head`. What the consumer read before, it has read.
+        // RELEASE: pairs with the store in `publish_head`. What the consumer read before, it has
+        // read.
         fence(Ordering::Acquire);
         let advanced = head.wrapping_sub(self.head);
         if advanced > self.tail.wrapping_sub(self.head) || !head.is_multiple_of(LINE) {
@@ -259,7 +269,8 @@ impl Producer {
     fn publish(&mut self, header: HeaderWord, size: u64) {
         let end = self.tail.wrapping_add(size);
         if self.ahead < size + LINE || size < self.dirty {
-            // Z, for a record longer than the window or shorter than what was claimed. Relaxed: PUBLISH orders it.
+            // Z, for a record longer than the window or shorter than what was claimed. Relaxed:
+            // PUBLISH orders it.
             self.lines.store(end, 0, Ordering::Relaxed);
             self.ahead = size + LINE;
         }

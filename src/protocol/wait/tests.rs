@@ -4,8 +4,8 @@ use super::*;
 
 const FREE: Surroundings = Surroundings { peer_cannot_run: false, crowded: false };
 
-/// Runs one wait in which nothing is ever found until it parks; the steps, with a clock that a yield advances
-/// by `yield_ns`.
+/// Runs one wait in which nothing is ever found until it parks; the steps, with a clock that a
+/// yield advances by `yield_ns`.
 fn steps_to_park(waiter: &mut Waiter, clock: &mut u64, yield_ns: u64) -> Vec<Step> {
     let mut steps = Vec::new();
     loop {
@@ -285,7 +285,11 @@ fn a_sleeper_looks_soon_and_then_ever_more_rarely() {
         waiter.found(|| clock);
     }
     let late = WaitSettings { first_look: Duration::MAX, ..WaitSettings::client() };
-    assert_eq!(Waiter::new(late).longest_sleep(0), Duration::from_millis(50), "never beyond the backstop");
+    assert_eq!(
+        Waiter::new(late).longest_sleep(0),
+        Duration::from_millis(50),
+        "never beyond the backstop"
+    );
 }
 
 #[test]

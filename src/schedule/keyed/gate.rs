@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 #[derive(Debug)]
 pub(super) struct Gate {
-    /// How many are inside, and [`CLOSED`]: in one word, so that after closing nobody gets in unseen.
+    /// How many are inside, and [`CLOSED`]: in one word, so that after closing nobody gets in
+    /// unseen.
     inside: AtomicU64,
     /// How many wait for it to be empty.
     waiters: Mutex<usize>,
@@ -32,8 +33,8 @@ impl Gate {
     pub(super) fn leave(&self) {
         // IDLE: pairs with the load in `is_empty`. What was done inside comes before.
         let inside = self.inside.fetch_sub(1, Ordering::Release);
-        // Either the waiter takes the lock later, and then sees the new number (the lock orders it), or it has
-        // begun to wait, and counts as a waiter.
+        // Either the waiter takes the lock later, and then sees the new number (the lock orders
+        // it), or it has begun to wait, and counts as a waiter.
         if inside & !CLOSED == 1 && *lock(&self.waiters) > 0 {
             self.empty.notify_all();
         }
@@ -44,7 +45,8 @@ impl Gate {
     }
 
     fn is_empty(&self) -> bool {
-        // IDLE: pairs with `leave`, with each of those that left: their changes of the word are one chain.
+        // IDLE: pairs with `leave`, with each of those that left: their changes of the word are one
+        // chain.
         self.inside.load(Ordering::Acquire) & !CLOSED == 0
     }
 
@@ -58,7 +60,9 @@ impl Gate {
             if self.is_empty() {
                 break true;
             }
-            waiters = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+            waiters = match deadline
+                .map(|deadline| deadline.saturating_duration_since(Instant::now()))
+            {
                 Some(Duration::ZERO) => break false,
                 Some(left) => {
                     self.empty.wait_timeout(waiters, left).unwrap_or_else(PoisonError::into_inner).0

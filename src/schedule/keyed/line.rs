@@ -37,7 +37,8 @@ impl<T> Line<T> {
         Self { running: Running::Nobody, waiting: VecDeque::new() }
     }
 
-    /// Whether a task may run at once; it counts as running then. Otherwise it is to [`Self::wait`].
+    /// Whether a task may run at once; it counts as running then. Otherwise it is to
+    /// [`Self::wait`].
     pub(super) fn enter(&mut self, access: Access) -> bool {
         if !self.waiting.is_empty() {
             return false;

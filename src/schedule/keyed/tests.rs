@@ -1,4 +1,5 @@
-//! The scheduler against a sequential oracle, on threads and on an executor that picks at random; and its edges.
+//! The scheduler against a sequential oracle, on threads and on an executor that picks at random;
+//! and its edges.
 
 use super::*;
 use crate::base::sync::PlainBool;
@@ -59,7 +60,8 @@ fn meant() {
 
 // ---- the oracle ----
 
-/// What one key guards. Enters and leaves by itself, so that the scheduler alone keeps it consistent.
+/// What one key guards. Enters and leaves by itself, so that the scheduler alone keeps it
+/// consistent.
 #[derive(Default)]
 struct Thing {
     readers: usize,
@@ -125,14 +127,18 @@ struct Operation {
 const KEYS: usize = 3;
 
 fn program() -> impl Strategy<Value = Vec<Operation>> {
-    let access =
-        prop_oneof![1 => Just(Access::SnapshotRead), 3 => Just(Access::Read), 3 => Just(Access::Write)];
+    let access = prop_oneof![
+        1 => Just(Access::SnapshotRead),
+        3 => Just(Access::Read),
+        3 => Just(Access::Write),
+    ];
     let operation = (access, 0..KEYS, prop::bool::weighted(0.1), 0..3_usize)
         .prop_map(|(access, key, panics, run)| Operation { access, key, panics, run });
     prop::collection::vec(operation, 1..80)
 }
 
-/// Submits `program`, with `between` after each operation, then `finish`; compares with the sequential run.
+/// Submits `program`, with `between` after each operation, then `finish`; compares with the
+/// sequential run.
 fn check(
     program: &[Operation],
     scheduler: &KeyedScheduler<usize>,
@@ -178,7 +184,10 @@ fn check(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(300)
+    })]
 
     #[test]
     fn oracle_on_threads(program in program(), threads in 1..6_usize) {
@@ -186,7 +195,10 @@ proptest! {
     }
 
     #[test]
-    fn oracle_in_random_order(program in program(), picks in prop::collection::vec(any::<usize>(), 256)) {
+    fn oracle_in_random_order(
+        program in program(),
+        picks in prop::collection::vec(any::<usize>(), 256),
+    ) {
         let deck = Deck::default();
         let scheduler = KeyedScheduler::new(deck.clone());
         let mut picks = picks.into_iter().cycle();
@@ -298,7 +310,9 @@ fn a_long_line_on_an_inline_executor() {
             for number in 0..LONG {
                 let counter = counter.clone();
                 let task = move || assert_eq!(counter.fetch_add(1, Ordering::Relaxed), number);
-                again.submit(0, if number % 3 == 0 { Access::Read } else { Access::Write }, task).unwrap();
+                again
+                    .submit(0, if number % 3 == 0 { Access::Read } else { Access::Write }, task)
+                    .unwrap();
             }
         };
         scheduler.write(0, first).unwrap();
@@ -354,7 +368,8 @@ fn a_long_line_on_an_executor_that_drops_tasks() {
     });
 }
 
-/// Two schedulers with inline executors, each of whose tasks submits to the other one and relies on it.
+/// Two schedulers with inline executors, each of whose tasks submits to the other one and relies on
+/// it.
 #[test]
 fn schedulers_nest() {
     let outer = KeyedScheduler::new(|task: Task| task.run());
@@ -369,11 +384,16 @@ fn schedulers_nest() {
                 let task = move || {
                     for _ in 0..10 {
                         let counter = counter.clone();
-                        again.write(0, move || _ = counter.fetch_add(1, Ordering::Relaxed)).unwrap();
+                        again
+                            .write(0, move || _ = counter.fetch_add(1, Ordering::Relaxed))
+                            .unwrap();
                     }
                 };
                 other.write(0, task).unwrap();
-                assert!(other.wait_idle(Some(Duration::ZERO)), "not put off by the outer scheduler");
+                assert!(
+                    other.wait_idle(Some(Duration::ZERO)),
+                    "not put off by the outer scheduler"
+                );
             };
             again.write(0, nested).unwrap();
         }
@@ -443,7 +463,9 @@ fn close_refuses_and_the_rest_runs() {
     scheduler.close();
     scheduler.close();
     let (sender, receiver) = mpsc::channel();
-    let Err(Closed(task)) = scheduler.snapshot_read(0, move || sender.send(7).unwrap()) else { panic!() };
+    let Err(Closed(task)) = scheduler.snapshot_read(0, move || sender.send(7).unwrap()) else {
+        panic!()
+    };
     task();
     assert_eq!(receiver.recv(), Ok(7), "the refused task is the one that was given");
     assert!(!scheduler.wait_idle(Some(Duration::ZERO)));

@@ -3,8 +3,8 @@
 use super::quotas::{Denied, Limits, Quotas};
 use super::{PorterConfig, StatusInfo};
 use crate::handshake::{
-    Credentials, FEATURE_BYTES, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, Hello, Host, InspectorReply,
-    Offer, PeerInfo, RejectReason, SharedOffer, TransportAsked, VERSIONS, Welcome,
+    Credentials, FEATURE_BYTES, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, Hello, Host,
+    InspectorReply, Offer, PeerInfo, RejectReason, SharedOffer, TransportAsked, VERSIONS, Welcome,
 };
 use crate::link::segment::{Segment, SegmentError, SegmentPair};
 use crate::memory::layout;
@@ -27,11 +27,13 @@ pub(super) struct Admission {
     response_capacity: u64,
     max_message: u64,
     quotas: Quotas,
-    /// The segments of every session that has some, for inspectors. Both are sealed against writing.
+    /// The segments of every session that has some, for inspectors. Both are sealed against
+    /// writing.
     segments: BTreeMap<u64, [Arc<OwnedFd>; 2]>,
     /// Made ahead, with the default capacities.
     spare: Option<SegmentPair>,
-    /// Whether to make a spare when there is time. Not again after a failure until the next handshake.
+    /// Whether to make a spare when there is time. Not again after a failure until the next
+    /// handshake.
     wants_spare: bool,
     next_session: u64,
     generation: u64,
@@ -104,7 +106,12 @@ impl Admission {
     }
 
     /// Offers the socket, or, if that is not on offer, rejects.
-    fn instead(&mut self, uid: u32, terms: &Terms, reason: RejectReason) -> Result<Offer, RejectReason> {
+    fn instead(
+        &mut self,
+        uid: u32,
+        terms: &Terms,
+        reason: RejectReason,
+    ) -> Result<Offer, RejectReason> {
         if !self.fallback {
             return Err(reason);
         }
@@ -138,7 +145,11 @@ impl Admission {
     /// Makes the pair of segments that the next handshake will need.
     pub(super) fn make_spare(&mut self) {
         self.wants_spare = false;
-        if self.spare.is_none() && self.shared_memory && self.status.is_some() && self.quotas.has_room() {
+        if self.spare.is_none()
+            && self.shared_memory
+            && self.status.is_some()
+            && self.quotas.has_room()
+        {
             // Without one the next handshake makes its own, and says what is wrong.
             self.spare = SegmentPair::create(self.request_capacity, self.response_capacity).ok();
         }
@@ -199,7 +210,8 @@ impl Host for Admission {
             max_message: or(hello.max_message, self.max_message).min(self.max_message),
         };
         if hello.transport == TransportAsked::Socket {
-            let reason = if self.fallback { RejectReason::SocketAsked } else { RejectReason::SocketOff };
+            let reason =
+                if self.fallback { RejectReason::SocketAsked } else { RejectReason::SocketOff };
             return self.instead(peer.uid, &terms, reason);
         }
         let Some(status) = self.status.clone().filter(|_| self.shared_memory) else {
@@ -214,13 +226,16 @@ impl Host for Admission {
         let session = self.next_session;
         let bytes = SegmentPair::bytes(request_capacity, response_capacity);
         let generation = self.generation;
-        let reserved =
-            self.quotas.reserve(session, peer.uid, bytes, |domain| Segment::bell(generation, domain));
+        let reserved = self
+            .quotas
+            .reserve(session, peer.uid, bytes, |domain| Segment::bell(generation, domain));
         // Without a free slot the socket is not offered, either: whichever limit is said first.
         let (domain, bell) = match reserved {
             Ok(granted) => granted,
             Err(Denied::Limit(reason)) => return self.instead(peer.uid, &terms, reason),
-            Err(Denied::Segment(error)) => return self.instead(peer.uid, &terms, reason_of(&error)),
+            Err(Denied::Segment(error)) => {
+                return self.instead(peer.uid, &terms, reason_of(&error));
+            }
         };
         let pair = self
             .pair(request_capacity, response_capacity)
@@ -249,7 +264,14 @@ impl Host for Admission {
             sample_every: self.sample_every,
         };
         let server = self.server.clone();
-        Ok(Offer::Shared(Box::new(SharedOffer { welcome, request, response, status, bell, server })))
+        Ok(Offer::Shared(Box::new(SharedOffer {
+            welcome,
+            request,
+            response,
+            status,
+            bell,
+            server,
+        })))
     }
 
     fn inspect(&mut self, peer: &PeerInfo, hello: &Hello) -> Result<InspectorReply, RejectReason> {
@@ -266,12 +288,20 @@ impl Host for Admission {
         })
     }
 
-    fn offer_socket(&mut self, welcome: &Welcome, reason: RejectReason) -> Result<Fallback, RejectReason> {
+    fn offer_socket(
+        &mut self,
+        welcome: &Welcome,
+        reason: RejectReason,
+    ) -> Result<Fallback, RejectReason> {
         if !self.fallback {
             return Err(reason);
         }
         self.quotas.release_memory(welcome.session);
         let Welcome { version, features, max_message, .. } = *welcome;
-        Ok(self.terms_of_a_socket(welcome.session, &Terms { version, features, max_message }, reason))
+        Ok(self.terms_of_a_socket(
+            welcome.session,
+            &Terms { version, features, max_message },
+            reason,
+        ))
     }
 }

@@ -124,7 +124,8 @@ impl Quotas {
         };
         let limit = self.limits.domains;
         let full = || Denied::Limit(RejectReason::TooManyClients { limit: limit.into() });
-        let known = |slot: &Option<Domain>| slot.as_ref().is_some_and(|domain| domain.owner == owner);
+        let known =
+            |slot: &Option<Domain>| slot.as_ref().is_some_and(|domain| domain.owner == owner);
         if let Some(at) = self.domains.iter().position(known)
             && let Some(domain) = &mut self.domains[at]
         {

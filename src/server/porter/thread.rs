@@ -5,8 +5,8 @@ use super::{Death, Event, LoopPorter, Mailbox, Outbox, PorterConfig, PorterCount
 use crate::base::kill_point::kill_point;
 use crate::base::sync::{Ordering, PlainU64};
 use crate::handshake::{
-    Carrier, Closed, Credentials, Handshake, HandshakeProgress, Joined, Listener, RejectReason, identify,
-    reject,
+    Carrier, Closed, Credentials, Handshake, HandshakeProgress, Joined, Listener, RejectReason,
+    identify, reject,
 };
 use crate::link::lifeline::{self, Hearing, Said};
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -18,13 +18,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long to look out for the next step of a handshake before sleeping: a CPU that sleeps takes 50 us to wake.
-/// Granted twice to a handshake, at accept and at Welcome, so that nobody can keep the porter busy for long.
+/// How long to look out for the next step of a handshake before sleeping: a CPU that sleeps takes
+/// 50 us to wake. Granted twice to a handshake, at accept and at Welcome, so that nobody can keep
+/// the porter busy for long.
 const ATTENTION: Duration = Duration::from_micros(100);
 /// How many connections to accept before others get their turn.
 const ACCEPTS: usize = 16;
-/// When to try again to accept, after there was neither a descriptor nor a way to say so. Other parts of the
-/// process may have given some back, which nobody tells.
+/// When to try again to accept, after there was neither a descriptor nor a way to say so. Other
+/// parts of the process may have given some back, which nobody tells.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// What an event of the epoll is about.
@@ -150,7 +151,8 @@ impl<O: Outbox> Porter<O> {
             let attentive = now < self.attentive_until;
             // Something may wait to be done when there is nothing else to do.
             let spare_time = self.wants_spare();
-            let wait = if attentive || spare_time { Some(Duration::ZERO) } else { self.time_left(now) };
+            let wait =
+                if attentive || spare_time { Some(Duration::ZERO) } else { self.time_left(now) };
             match self.look(wait) {
                 Looked::Nothing if spare_time && !attentive => self.admission.make_spare(),
                 Looked::Nothing if attentive => rustix::thread::sched_yield(),
@@ -184,9 +186,11 @@ impl<O: Outbox> Porter<O> {
 
     /// Until the nearest deadline; `None` if there is none.
     fn time_left(&self, now: Instant) -> Option<Duration> {
-        let handshake = self.half_open.first_key_value().map(|(_, first)| first.handshake.deadline());
+        let handshake =
+            self.half_open.first_key_value().map(|(_, first)| first.handshake.deadline());
         let nearest = [handshake, self.accept_paused_until].into_iter().flatten().min()?;
-        // Rounded up: a kernel without epoll_pwait2 counts milliseconds, and 0 would be a busy loop.
+        // Rounded up: a kernel without epoll_pwait2 counts milliseconds, and 0 would be a busy
+        // loop.
         Some(nearest.saturating_duration_since(now) + Duration::from_millis(1))
     }
 
@@ -255,13 +259,16 @@ impl<O: Outbox> Porter<O> {
         }
     }
 
-    /// There is no descriptor for a new client: gives up the reserve to tell it so. False if that failed, too.
+    /// There is no descriptor for a new client: gives up the reserve to tell it so. False if that
+    /// failed, too.
     fn turn_away(&mut self) -> bool {
         if self.reserve.take().is_none() {
             return false;
         }
-        let accepted =
-            rustix::net::accept_with(&self.listener.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK);
+        let accepted = rustix::net::accept_with(
+            &self.listener.socket,
+            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        );
         if let Ok(socket) = &accepted {
             add(&self.counters.accepted);
             self.reject(socket, RejectReason::OutOfDescriptors);
@@ -280,15 +287,24 @@ impl<O: Outbox> Porter<O> {
 
     /// Whoever connects has to wait: watching the listener would be a busy loop.
     fn pause_accepting(&mut self) {
-        let _ =
-            epoll::modify(&self.epoll, &self.listener.socket, Token::Listener.data(), EventFlags::empty());
+        let _ = epoll::modify(
+            &self.epoll,
+            &self.listener.socket,
+            Token::Listener.data(),
+            EventFlags::empty(),
+        );
         self.accept_paused_until = Some(Instant::now() + ACCEPT_RETRY);
     }
 
     fn resume_accepting(&mut self) {
         if self.accept_paused_until.take().is_some() {
             self.refill_reserve();
-            let _ = epoll::modify(&self.epoll, &self.listener.socket, Token::Listener.data(), EventFlags::IN);
+            let _ = epoll::modify(
+                &self.epoll,
+                &self.listener.socket,
+                Token::Listener.data(),
+                EventFlags::IN,
+            );
         }
     }
 
@@ -324,7 +340,9 @@ impl<O: Outbox> Porter<O> {
         };
         let id = self.next_handshake;
         self.next_handshake += 1;
-        if epoll::add(&self.epoll, handshake.socket(), Token::HalfOpen(id).data(), EventFlags::IN).is_err() {
+        if epoll::add(&self.epoll, handshake.socket(), Token::HalfOpen(id).data(), EventFlags::IN)
+            .is_err()
+        {
             return self.reject(handshake.socket(), RejectReason::OutOfMemory);
         }
         self.half_open.insert(id, HalfOpen { handshake, writing: false });
@@ -333,7 +351,8 @@ impl<O: Outbox> Porter<O> {
         self.pump(id);
     }
 
-    /// The limit, if it is reached. Where several users are served, one of them cannot lock the others out.
+    /// The limit, if it is reached. Where several users are served, one of them cannot lock the
+    /// others out.
     fn too_many_handshakes(&self, uid: u32) -> Option<u32> {
         let all = self.half_open.len();
         if all >= self.max_handshakes as usize {
@@ -354,7 +373,8 @@ impl<O: Outbox> Porter<O> {
 
     /// Takes a handshake as far as it goes.
     fn pump(&mut self, id: u64) {
-        // Whoever is gone makes room for who comes after: the order may stand behind this in the epoll.
+        // Whoever is gone makes room for who comes after: the order may stand behind this in the
+        // epoll.
         let closed = std::mem::take(&mut self.mailbox.orders().closed);
         self.release_closed(closed);
         let Some(half_open) = self.half_open.get_mut(&id) else { return };
@@ -371,7 +391,12 @@ impl<O: Outbox> Porter<O> {
                 if *writing != want {
                     *writing = want;
                     let flags = if want { EventFlags::OUT } else { EventFlags::IN };
-                    let _ = epoll::modify(&self.epoll, handshake.socket(), Token::HalfOpen(id).data(), flags);
+                    let _ = epoll::modify(
+                        &self.epoll,
+                        handshake.socket(),
+                        Token::HalfOpen(id).data(),
+                        flags,
+                    );
                 }
                 return;
             }
@@ -441,10 +466,17 @@ impl<O: Outbox> Porter<O> {
     fn watch(&self, session: u64, watched: &WatchedSession) -> Result<(), Errno> {
         if let Some(lifeline) = &watched.lifeline {
             // Not IN: wake bytes are the reactor's business. HUP and ERR are always watched.
-            epoll::modify(&self.epoll, lifeline, Token::Lifeline(session).data(), EventFlags::RDHUP)?;
+            epoll::modify(
+                &self.epoll,
+                lifeline,
+                Token::Lifeline(session).data(),
+                EventFlags::RDHUP,
+            )?;
         }
         match &watched.process {
-            Some(process) => epoll::add(&self.epoll, process, Token::Process(session).data(), EventFlags::IN),
+            Some(process) => {
+                epoll::add(&self.epoll, process, Token::Process(session).data(), EventFlags::IN)
+            }
             None => Ok(()),
         }
     }
@@ -458,14 +490,14 @@ impl<O: Outbox> Porter<O> {
         }
     }
 
-    /// A client is gone. The reactor is told; what the client had is given back when the reactor lets go of it.
+    /// A client is gone. The reactor is told; what the client had is given back when the reactor
+    /// lets go of it.
     fn report_death(&mut self, session: u64, why: Death) {
         let Some(watched) = self.watched.remove(&session) else { return };
         self.unwatch(&watched);
-        let goodbye = watched
-            .lifeline
-            .as_ref()
-            .is_some_and(|lifeline| Hearing::last_words(lifeline).any(|said| said == Said::Goodbye));
+        let goodbye = watched.lifeline.as_ref().is_some_and(|lifeline| {
+            Hearing::last_words(lifeline).any(|said| said == Said::Goodbye)
+        });
         let why = if goodbye { Death::Goodbye } else { why };
         add(&self.counters.deaths);
         self.outbox.deliver(Event::Died { session, why });

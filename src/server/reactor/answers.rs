@@ -10,8 +10,8 @@ use crate::server::engine::Engine;
 use crate::server::flight::{Completion, To, is_final};
 
 impl<E: Engine> Reactor<E> {
-    /// Sends the answer in the response buffer that belongs to a flight, or keeps it until its turn. `None`: the
-    /// flight is over without an answer.
+    /// Sends the answer in the response buffer that belongs to a flight, or keeps it until its
+    /// turn. `None`: the flight is over without an answer.
     #[inline]
     pub(super) fn answer_of(
         &mut self,
@@ -63,7 +63,8 @@ impl<E: Engine> Reactor<E> {
                     if let Err(end) = self.complete(index, to, kind, code) {
                         over.push((id, end));
                     }
-                    // It may go on now with what waited for that, and its client is likely to call again.
+                    // It may go on now with what waited for that, and its client is likely to call
+                    // again.
                     self.turns.heat(index);
                     // Rung for once, if those of one session follow each other.
                     if answered.last() != Some(&index) {
@@ -114,7 +115,8 @@ impl<E: Engine> Reactor<E> {
         if head.kind() == Kind::Error {
             self.cut_error(index, head.code());
         } else if self.response.len() > max {
-            let text = format!("the answer of {} bytes is too large: at most {max}", self.response.len());
+            let text =
+                format!("the answer of {} bytes is too large: at most {max}", self.response.len());
             self.response = text.into_bytes();
             self.cut_error(index, code::TOO_LARGE);
             head = Head::error(code::TOO_LARGE, head.call);
@@ -130,7 +132,8 @@ impl<E: Engine> Reactor<E> {
             self.counts.panics += 1;
         }
         let session = &self.slots[index].session;
-        let mut end = self.response.len().min(session.max_body()).min(session.max_message()).min(1024);
+        let mut end =
+            self.response.len().min(session.max_body()).min(session.max_message()).min(1024);
         // Not in the middle of a character, if it is UTF-8.
         while end > 0 && self.response.get(end).is_some_and(|byte| byte & 0xc0 == 0x80) {
             end -= 1;
@@ -157,7 +160,8 @@ impl<E: Engine> Reactor<E> {
 
     #[cold]
     pub(super) fn queue(&mut self, index: usize, head: Head, progress: SendProgress) {
-        let payload = if head.kind() == Kind::Pong { Vec::new() } else { std::mem::take(&mut self.response) };
+        let payload =
+            if head.kind() == Kind::Pong { Vec::new() } else { std::mem::take(&mut self.response) };
         let slot = &mut self.slots[index];
         slot.queue_bytes += payload.len();
         slot.queue.push_back(Queued { head, payload, progress });

@@ -7,16 +7,18 @@
 //!             disarm
 //! ```
 //!
-//! The parts are those of [`Reactor::run`]; what differs is who sleeps, and that there is no backstop. So everything that
-//! the reactor waits for must show at the one descriptor: bells by a byte on the lifeline, its own process by the
-//! notifier's eventfd, sockets, the porter's epoll, and, only while something has a time limit (a handshake, a client
-//! that does not read its answers, an order to shut down), a timer.
+//! The parts are those of [`Reactor::run`]; what differs is who sleeps, and that there is no
+//! backstop. So everything that the reactor waits for must show at the one descriptor: bells by a
+//! byte on the lifeline, its own process by the notifier's eventfd, sockets, the porter's epoll,
+//! and, only while something has a time limit (a handshake, a client that does not read its
+//! answers, an order to shut down), a timer.
 //!
 //! # Why nothing is overlooked
 //!
-//! [`Reactor::disarm`] takes all edges out of the epoll before anything is looked at, so whatever comes later makes a new
-//! one; what it took is remembered until a pump has looked there. Between the last look and the sleep stand the arm, the
-//! fence and the second look of `bells.rs`. `loom-tests/src/embedded.rs` has all of this as a model.
+//! [`Reactor::disarm`] takes all edges out of the epoll before anything is looked at, so whatever
+//! comes later makes a new one; what it took is remembered until a pump has looked there. Between
+//! the last look and the sleep stand the arm, the fence and the second look of `bells.rs`.
+//! `loom-tests/src/embedded.rs` has all of this as a model.
 
 use super::sleep::find_work;
 use super::{Forked, LAST_TIME, Reactor};
@@ -151,8 +153,8 @@ impl<E: Engine> Reactor<E> {
         }
     }
 
-    /// Declares that the loop is about to wait for the descriptor. `Busy` if there is something to do: then nothing is
-    /// armed, and the next thing is a pump.
+    /// Declares that the loop is about to wait for the descriptor. `Busy` if there is something to
+    /// do: then nothing is armed, and the next thing is a pump.
     pub(crate) fn arm(&mut self) -> Arming {
         if !self.origin.is_here() || self.stage == Some(Stage::Over) {
             return Arming::Busy;
@@ -199,8 +201,9 @@ impl<E: Engine> Reactor<E> {
             let gone = slot.gone.map(|gone| (gone.since, LAST_TIME));
             [stuck, gone]
         });
-        let limits =
-            slots.flatten().map(|(since, limit)| since.saturating_add(ns(limit.saturating_add(MARGIN))));
+        let limits = slots
+            .flatten()
+            .map(|(since, limit)| since.saturating_add(ns(limit.saturating_add(MARGIN))));
         let earliest = limits.chain(porter).chain(stop_at).min();
         earliest.filter(|at| *at < now_ns().saturating_add(ns(FOR_EVER))).map_or(0, |at| at.max(1))
     }

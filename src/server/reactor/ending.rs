@@ -25,8 +25,8 @@ impl<E: Engine> Reactor<E> {
             }
             let completed = self.completions.any() && self.read_completions();
             self.poll_sockets();
-            // Looked at anew each time: a second order to stop may be more urgent. And before anything more is handled:
-            // who gives no time to drain wants none of it.
+            // Looked at anew each time: a second order to stop may be more urgent. And before
+            // anything more is handled: who gives no time to drain wants none of it.
             if now_ns() >= self.mailbox.stop_at().unwrap_or(0) {
                 break;
             }
@@ -71,7 +71,8 @@ impl<E: Engine> Reactor<E> {
                 Ok(moved) => {
                     worked |= moved;
                     let slot = &mut self.slots[index];
-                    // What was in the ring when the order came is a ring's worth of records at most.
+                    // What was in the ring when the order came is a ring's worth of records at
+                    // most.
                     slot.drain_turns += 1;
                     let ringful = slot.records_most / u64::from(self.limits.turn) + 1;
                     slot.drained |= !slot.session.has_pending() || slot.drain_turns > ringful;

@@ -1,4 +1,5 @@
-//! A reactor without a thread whose loop is a task of a runtime: what to do while there is nothing to do.
+//! A reactor without a thread whose loop is a task of a runtime: what to do while there is nothing
+//! to do.
 
 use super::Reactor;
 use crate::base::clock::now_ns;
@@ -23,7 +24,8 @@ impl<E: Engine> Reactor<E> {
         }
     }
 
-    /// What the waiting policy says of a reactor that has nothing to do. Looks out itself, for microseconds.
+    /// What the waiting policy says of a reactor that has nothing to do. Looks out itself, for
+    /// microseconds.
     pub(crate) fn idle(&mut self) -> Idling {
         if self.slots.len() == self.sockets {
             // A socket is not seen by looking.

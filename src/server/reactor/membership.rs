@@ -20,7 +20,8 @@ use crate::trace;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Frames of a socket that may have been sent before the order to shut down came: there is no telling.
+/// Frames of a socket that may have been sent before the order to shut down came: there is no
+/// telling.
 const SOCKET_FRAMES: u64 = 4096;
 
 impl<E: Engine> Reactor<E> {
@@ -37,8 +38,9 @@ impl<E: Engine> Reactor<E> {
         Ok(())
     }
 
-    /// A client is gone. Who said goodbye may have sent requests before: they are handled, if nobody waits for the
-    /// answers. So are the last ones over a socket, where a goodbye stands among them.
+    /// A client is gone. Who said goodbye may have sent requests before: they are handled, if
+    /// nobody waits for the answers. So are the last ones over a socket, where a goodbye stands
+    /// among them.
     fn part_from(&mut self, session: u64, why: Death) {
         let Some(&index) = self.places.get(&session) else { return };
         let slot = &mut self.slots[index];
@@ -53,8 +55,16 @@ impl<E: Engine> Reactor<E> {
 
     #[allow(clippy::cast_possible_truncation, reason = "usize is 64 bits; capacities were checked")]
     fn join(&mut self, joined: Joined) {
-        let Joined { session: id, peer, lifeline, max_message, ordered: in_order, sampled, carrier, .. } =
-            joined;
+        let Joined {
+            session: id,
+            peer,
+            lifeline,
+            max_message,
+            ordered: in_order,
+            sampled,
+            carrier,
+            ..
+        } = joined;
         let caller = service::Session(Arc::new(Caller {
             id,
             peer,
@@ -88,7 +98,8 @@ impl<E: Engine> Reactor<E> {
                 request_capacity,
                 response_capacity,
             } => {
-                let watched = self.parker.join(domain, &domain_bell.bell_word(offset::SEQ), id, &lifeline);
+                let watched =
+                    self.parker.join(domain, &domain_bell.bell_word(offset::SEQ), id, &lifeline);
                 if !watched && self.stage.is_some() {
                     // With a backstop it could be served all the same.
                     self.parker.remove(Some(domain), &lifeline);
@@ -101,8 +112,12 @@ impl<E: Engine> Reactor<E> {
                 let rings = server_rings((from, request_capacity), (to, response_capacity));
                 let (words, hints) = (Words::new(to), PeerHints::new(from));
                 samples = sampled.then(|| Box::new(Samples::new(to)));
-                let shared =
-                    ClientMemory { domain, hints, _domain_bell: domain_bell, _segments: [request, response] };
+                let shared = ClientMemory {
+                    domain,
+                    hints,
+                    _domain_bell: domain_bell,
+                    _segments: [request, response],
+                };
                 (Some(rings), Some(words), Some(shared))
             }
         };
@@ -159,7 +174,9 @@ impl<E: Engine> Reactor<E> {
         match end {
             End::Fault(fault) => trace::server_lost(id, peer, &fault),
             End::Gone(Death::HungUp) => trace::server_lost(id, peer, &"the client hung up"),
-            End::Gone(Death::ProcessDied) => trace::server_lost(id, peer, &"the client's process has ended"),
+            End::Gone(Death::ProcessDied) => {
+                trace::server_lost(id, peer, &"the client's process has ended")
+            }
             End::Slow => trace::server_lost(id, peer, &"the client does not read its answers"),
             End::Gone(Death::Goodbye) => trace::server_left(id, peer, "goodbye"),
             End::ShutDown => trace::server_left(id, peer, "the server shuts down"),
@@ -186,8 +203,8 @@ impl<E: Engine> Reactor<E> {
                 send_byte(&slot.lifeline, reason as u8);
             }
             if end == End::ShutDown || slot.shared.is_none() {
-                // In the ring as well: a client that sleeps there is woken at once. Without room it learns from
-                // the lifeline.
+                // In the ring as well: a client that sleeps there is woken at once. Without room it
+                // learns from the lifeline.
                 let goodbye = Head::with_code(Kind::Goodbye, reason as u16, 0);
                 let _ = slot.session.send(goodbye, 0, &[], &mut SendProgress::default());
             }

@@ -14,8 +14,8 @@ use crate::trace;
 
 /// Buffers larger than this are not kept when they are no longer needed.
 const KEEP_BUFFER: usize = 4 << 20;
-/// Only if requests take less than this on average is a ring put off at all: behind a handler that takes its time
-/// every answer is rung for at once.
+/// Only if requests take less than this on average is a ring put off at all: behind a handler that
+/// takes its time every answer is rung for at once.
 const SHORT_NS: u64 = 1_000;
 
 impl<E: Engine> Reactor<E> {
@@ -52,8 +52,8 @@ impl<E: Engine> Reactor<E> {
                 }
             }
             handled += 1;
-            // The first answer is rung for at once. While more requests are there and are short, one ring then
-            // serves several answers.
+            // The first answer is rung for at once. While more requests are there and are short,
+            // one ring then serves several answers.
             let slot = &mut self.slots[index];
             if slot.session.is_owed() {
                 unrung += 1;
@@ -84,8 +84,9 @@ impl<E: Engine> Reactor<E> {
         Ok(handled != 0)
     }
 
-    /// A request that is answered before anything else happens, all in one piece: what [`Self::message`] and those that
-    /// it calls do for all kinds of requests and answers takes half as long again.
+    /// A request that is answered before anything else happens, all in one piece: what
+    /// [`Self::message`] and those that it calls do for all kinds of requests and answers takes
+    /// half as long again.
     #[inline(always)]
     fn serve(&mut self, index: usize, head: Head) -> Result<(), End> {
         kill_point!("request-taken");
@@ -101,8 +102,11 @@ impl<E: Engine> Reactor<E> {
             alone: false,
         };
         let about = (self.slots[index].id, head.call, request.payload.len(), false);
-        let outcome =
-            trace::handle(about, || self.engine.request(request, &mut self.response), Outcome::name);
+        let outcome = trace::handle(
+            about,
+            || self.engine.request(request, &mut self.response),
+            Outcome::name,
+        );
         if !self.origin.is_here() {
             return Err(End::Forked);
         }
@@ -163,8 +167,16 @@ impl<E: Engine> Reactor<E> {
     }
 
     #[inline(always)]
-    fn request(&mut self, index: usize, head: Head, deadline_ns: u64, one_way: bool) -> Result<(), End> {
-        if (deadline_ns != 0 || self.slots[index].drained) && self.is_too_late(index, head, deadline_ns)? {
+    fn request(
+        &mut self,
+        index: usize,
+        head: Head,
+        deadline_ns: u64,
+        one_way: bool,
+    ) -> Result<(), End> {
+        if (deadline_ns != 0 || self.slots[index].drained)
+            && self.is_too_late(index, head, deadline_ns)?
+        {
             return Ok(());
         }
         if E::LATER {
@@ -182,7 +194,9 @@ impl<E: Engine> Reactor<E> {
     pub(super) fn read_backlog(&mut self, index: usize) -> Result<bool, End> {
         let mut moved = false;
         while self.slots[index].may_begin(&self.limits) {
-            let Some((head, deadline_ns, payload)) = self.slots[index].backlog.next() else { break };
+            let Some((head, deadline_ns, payload)) = self.slots[index].backlog.next() else {
+                break;
+            };
             moved = true;
             self.request = payload;
             if deadline_ns == 0 || !self.is_too_late(index, head, deadline_ns)? {
@@ -195,15 +209,24 @@ impl<E: Engine> Reactor<E> {
 
     /// Gives a request to the engine.
     #[inline(always)]
-    fn begin(&mut self, index: usize, head: Head, deadline_ns: u64, one_way: bool) -> Result<(), End> {
+    fn begin(
+        &mut self,
+        index: usize,
+        head: Head,
+        deadline_ns: u64,
+        one_way: bool,
+    ) -> Result<(), End> {
         self.counts.requests += 1;
         self.response.clear();
         let slot = &mut self.slots[index];
         let alone = E::LATER && slot.flights.len() == 0 && !slot.session.has_pending();
         let len = self.request.len();
-        let flight = E::LATER.then(|| slot.flights.prepare(&slot.caller.0, head.call, deadline_ns, one_way));
+        let flight =
+            E::LATER.then(|| slot.flights.prepare(&slot.caller.0, head.call, deadline_ns, one_way));
         let table_index = match &flight {
-            Some(flight) if slot.flights.are_in_order() => Some(slot.flights.enter(flight.clone(), len)),
+            Some(flight) if slot.flights.are_in_order() => {
+                Some(slot.flights.enter(flight.clone(), len))
+            }
             _ => None,
         };
         if let Some(flight) = &flight
@@ -222,8 +245,11 @@ impl<E: Engine> Reactor<E> {
             alone,
         };
         let about = (slot.id, head.call, len, one_way);
-        let outcome =
-            trace::handle(about, || self.engine.request(request, &mut self.response), Outcome::name);
+        let outcome = trace::handle(
+            about,
+            || self.engine.request(request, &mut self.response),
+            Outcome::name,
+        );
         if !self.origin.is_here() {
             return Err(End::Forked);
         }
@@ -241,7 +267,11 @@ impl<E: Engine> Reactor<E> {
             }
         };
         let Some(flight) = flight else {
-            return if one_way { Ok(()) } else { answer.map_or(Ok(()), |answer| self.answer(index, answer)) };
+            return if one_way {
+                Ok(())
+            } else {
+                answer.map_or(Ok(()), |answer| self.answer(index, answer))
+            };
         };
         self.counts.inline += 1;
         if let Some(table_index) = table_index {

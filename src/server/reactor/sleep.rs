@@ -54,7 +54,9 @@ impl<E: Engine> Reactor<E> {
         let has_pending = |slot: &Slot| slot.may_read(limits) && slot.session.has_pending();
         let cold = self.turns.cold_turns(0);
         for _ in 0..polls {
-            if self.has_news() || self.turns.hot().iter().any(|place| has_pending(&self.slots[*place])) {
+            if self.has_news()
+                || self.turns.hot().iter().any(|place| has_pending(&self.slots[*place]))
+            {
                 return true;
             }
             for _ in 0..cold {
@@ -115,7 +117,12 @@ impl<E: Engine> Reactor<E> {
     }
 
     /// `stopping`: whether the order to stop is known.
-    pub(super) fn sleep(&mut self, interest: Interest, backstop: Duration, stopping: bool) -> Slept {
+    pub(super) fn sleep(
+        &mut self,
+        interest: Interest,
+        backstop: Duration,
+        stopping: bool,
+    ) -> Slept {
         let Self { parker, slots, turns, mailbox, completions, limits, woken, .. } = self;
         let look = || {
             mailbox.has_mail()
@@ -123,7 +130,8 @@ impl<E: Engine> Reactor<E> {
                 || mailbox.is_stopping() != stopping
                 || find_work(slots, limits, turns)
         };
-        let slept = parker.park(interest, backstop, look, |session, ready| woken.push((session, ready)));
+        let slept =
+            parker.park(interest, backstop, look, |session, ready| woken.push((session, ready)));
         self.read_woken();
         slept
     }
@@ -155,15 +163,16 @@ impl<E: Engine> Reactor<E> {
         self.woken = woken;
     }
 
-    /// Empties a lifeline of wake bytes, so that there is room for the next one. What else stands there the porter
-    /// sees as well, when the client hangs up.
+    /// Empties a lifeline of wake bytes, so that there is room for the next one. What else stands
+    /// there the porter sees as well, when the client hangs up.
     fn read_wake_bytes(&mut self, session: u64) {
-        let Some(slot) = self.places.get(&session).and_then(|index| self.slots.get_mut(*index)) else {
+        let Some(slot) = self.places.get(&session).and_then(|index| self.slots.get_mut(*index))
+        else {
             return;
         };
         // A goodbye the porter would look for in vain.
-        slot.said_goodbye |=
-            Hearing::glance(&slot.lifeline).fold(false, |found, said| found | (said == Said::Goodbye));
+        slot.said_goodbye |= Hearing::glance(&slot.lifeline)
+            .fold(false, |found, said| found | (said == Said::Goodbye));
     }
 
     /// Of those that did something lately.
@@ -196,7 +205,8 @@ impl<E: Engine> Reactor<E> {
     }
 }
 
-/// Whether anybody has something to do: the second look before a sleep, at everybody. Who is found is hot.
+/// Whether anybody has something to do: the second look before a sleep, at everybody. Who is found
+/// is hot.
 pub(super) fn find_work(slots: &mut [Slot], limits: &Limits, turns: &mut Turns) -> bool {
     let found = slots.iter_mut().position(|slot| slot.has_work(limits));
     if let Some(place) = found {

@@ -51,7 +51,8 @@ impl Backlog {
         self.requests.is_empty()
     }
 
-    /// Bounded by memory alone: how many requests stand before the credit of a stream is the client's choice.
+    /// Bounded by memory alone: how many requests stand before the credit of a stream is the
+    /// client's choice.
     fn has_room(&self, limits: &Limits) -> bool {
         self.bytes < limits.in_flight_bytes
     }
@@ -108,7 +109,8 @@ impl Slot {
     /// Whether a request may be taken: its answer might have to be queued.
     #[inline]
     pub(super) fn may_read(&self, limits: &Limits) -> bool {
-        (self.queue.is_empty() || (self.queue.len() < limits.queue && self.queue_bytes < limits.queue_bytes))
+        (self.queue.is_empty()
+            || (self.queue.len() < limits.queue && self.queue_bytes < limits.queue_bytes))
             && (self.may_begin(limits) && self.backlog.is_empty()
                 // A stream waits for credit, which stands behind requests: those are set aside.
                 || self.flights.streams != 0 && self.backlog.has_room(limits))
@@ -124,7 +126,8 @@ impl Slot {
     #[inline]
     pub(super) fn may_begin(&self, limits: &Limits) -> bool {
         self.flights.len() == 0
-            || (self.flights.len() < limits.in_flight && self.flights.bytes < limits.in_flight_bytes)
+            || (self.flights.len() < limits.in_flight
+                && self.flights.bytes < limits.in_flight_bytes)
     }
 
     /// Whether a turn would find something to do: the second look before a sleep.
@@ -145,7 +148,8 @@ impl Slot {
         }
     }
 
-    /// An answer is complete, though it may have to wait for its turn, or for room. Of several the first counts.
+    /// An answer is complete, though it may have to wait for its turn, or for room. Of several the
+    /// first counts.
     #[inline]
     pub(super) fn answered(&mut self, head: Head) {
         if let Some(samples) = &mut self.samples {
@@ -240,7 +244,10 @@ impl Flights {
     }
 
     /// Enters a flight into the table; its place.
-    #[allow(clippy::cast_possible_truncation, reason = "bounded by the limit of requests in flight")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "bounded by the limit of requests in flight"
+    )]
     pub(super) fn enter(&mut self, flight: Arc<Flight>, bytes: usize) -> u32 {
         let place = self.free.pop().unwrap_or_else(|| {
             self.table.push(None);
@@ -272,7 +279,8 @@ impl Flights {
 
     /// Whether the flight is one of these, and not over.
     pub(super) fn has(&self, flight: &Arc<Flight>) -> bool {
-        matches!(self.table.get(flight.table_index() as usize), Some(Some(entry)) if Arc::ptr_eq(&entry.flight, flight))
+        let entry = self.table.get(flight.table_index() as usize);
+        matches!(entry, Some(Some(entry)) if Arc::ptr_eq(&entry.flight, flight))
     }
 
     /// The flight of a call. For frames that are rare: it searches.

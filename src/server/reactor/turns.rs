@@ -1,16 +1,20 @@
-//! Who has a turn in a pass of the reactor: every session that did something lately (**hot**), and some of the others
-//! (**cold**): a few, and more the longer it is since the last pass. So theirs comes every 64 passes at the latest; however
-//! long requests take, a thousand have theirs within about 130 us and one pass; and all of them behind a sleep.
+//! Who has a turn in a pass of the reactor: every session that did something lately (**hot**), and
+//! some of the others (**cold**): a few, and more the longer it is since the last pass. So theirs
+//! comes every 64 passes at the latest; however long requests take, a thousand have theirs within
+//! about 130 us and one pass; and all of them behind a sleep.
 //!
-//! A look at a ring that is not used costs about ten nanoseconds, most of them for lines that other sessions have
-//! pushed out of the cache: little for ten sessions, and a round trip of twelve microseconds in place of a quarter of one
-//! for a thousand. What is hot is the reactor's private knowledge: there is no word that clients share.
+//! A look at a ring that is not used costs about ten nanoseconds, most of them for lines that other
+//! sessions have pushed out of the cache: little for ten sessions, and a round trip of twelve
+//! microseconds in place of a quarter of one for a thousand. What is hot is the reactor's private
+//! knowledge: there is no word that clients share.
 //!
-//! Nothing depends on it but time. Before it sleeps the reactor looks at everybody, and whoever is found then is hot.
+//! Nothing depends on it but time. Before it sleeps the reactor looks at everybody, and whoever is
+//! found then is hot.
 
-/// A session that did nothing for so long to twice as long, in nanoseconds, is cold when that is looked at next: every 64
-/// passes, and before each sleep. More than a few time slices: clients that wait for a CPU are not idle, and that they are
-/// there is a reason for the reactor to give its own away.
+/// A session that did nothing for so long to twice as long, in nanoseconds, is cold when that is
+/// looked at next: every 64 passes, and before each sleep. More than a few time slices: clients
+/// that wait for a CPU are not idle, and that they are there is a reason for the reactor to give
+/// its own away.
 const HOT_NS: u64 = 20_000_000;
 /// So many are hot whatever they do: looking at them costs next to nothing.
 const HOT_LEAST: usize = 4;
@@ -113,7 +117,8 @@ impl Turns {
         }
     }
 
-    /// Lets those cool that did nothing for long; `cooled` is told of each. To be called now and then.
+    /// Lets those cool that did nothing for long; `cooled` is told of each. To be called now and
+    /// then.
     #[cold]
     pub(super) fn cool(&mut self, now: u64, mut cooled: impl FnMut(usize)) {
         if now.saturating_sub(self.era_at) < HOT_NS {

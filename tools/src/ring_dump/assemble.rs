@@ -114,11 +114,20 @@ fn session(
         bell: response.bell,
         place: request.place,
         request: request_ring.state(at(0), client.fill_peak, between_ns, &response_ring.answered()),
-        response: response_ring.state(at(1), response.counters.fill_peak, between_ns, &BTreeSet::new()),
+        response: response_ring.state(
+            at(1),
+            response.counters.fill_peak,
+            between_ns,
+            &BTreeSet::new(),
+        ),
         in_flight: client.in_flight,
         oldest_call: oldest.then_some(client.oldest_call),
         oldest_age_ns: oldest.then(|| at_ns.saturating_sub(client.oldest_sent_ns)),
-        samples: samples::join(&samples::settled(request_image), &samples::settled(response_image), at_ns),
+        samples: samples::join(
+            &samples::settled(request_image),
+            &samples::settled(response_image),
+            at_ns,
+        ),
         client,
         server: response.counters,
         rates: then.responses.get(&key).map_or_else(BTreeMap::new, |(before, _)| {
@@ -146,8 +155,9 @@ fn strays(now: &Decoded<'_>) -> Vec<Stray> {
         .map(|(segment, image)| (&segment.identity, image))
         .chain(now.responses.values().map(|(segment, image)| (&segment.identity, image)))
         .chain(now.statuses.values().map(|(segment, image)| (&segment.identity, image)));
-    let damaged = segments.filter(|(identity, _)| !identity.flaws.is_empty()).map(|(identity, image)| {
-        Stray { found: image.found.clone(), why: identity.flaws.join(", "), spare: false }
-    });
+    let damaged =
+        segments.filter(|(identity, _)| !identity.flaws.is_empty()).map(|(identity, image)| {
+            Stray { found: image.found.clone(), why: identity.flaws.join(", "), spare: false }
+        });
     now.strays.iter().cloned().chain(alone).chain(damaged).collect()
 }

@@ -1,7 +1,9 @@
-//! What was copied of a target: bytes, processes, times. The same whether it is live, a saved file or a core dump.
+//! What was copied of a target: bytes, processes, times. The same whether it is live, a saved file
+//! or a core dump.
 //!
-//! A saved file: `RINGSAVE`, version u32, length of the header u32, the header as JSON, then the bytes of all images
-//! one behind the other (all little-endian). Lengths in the header say where each ends.
+//! A saved file: `RINGSAVE`, version u32, length of the header u32, the header as JSON, then the
+//! bytes of all images one behind the other (all little-endian). Lengths in the header say where
+//! each ends.
 
 use crate::process::Process;
 use crate::{Failure, Unattachable};
@@ -144,8 +146,8 @@ impl Capture {
         }
         let header = bytes.get(..length as usize).ok_or("it is cut off in its header")?;
         bytes = &bytes[length as usize..];
-        let mut capture: Self =
-            serde_json::from_slice(header).map_err(|error| format!("its header is damaged: {error}"))?;
+        let mut capture: Self = serde_json::from_slice(header)
+            .map_err(|error| format!("its header is damaged: {error}"))?;
         for blob in capture.blobs() {
             let length = blob.as_slice().try_into().map_or(0, u64::from_le_bytes);
             // What is missing at the end is missing: the rest is still good.
@@ -159,7 +161,8 @@ impl Capture {
 
     /// Reads a saved file.
     pub(crate) fn load(path: &Path) -> Result<Self, Unattachable> {
-        let unreadable = |why: String| Unattachable(format!("{} cannot be read: {why}", path.display()));
+        let unreadable =
+            |why: String| Unattachable(format!("{} cannot be read: {why}", path.display()));
         let bytes = std::fs::read(path).map_err(|error| unreadable(error.to_string()))?;
         Self::read(&bytes).map_err(unreadable)
     }
@@ -187,9 +190,15 @@ pub(crate) mod tests {
             body: vec![2; 50],
             after: vec![],
         };
-        let process = Process { pid: 9, state: State::Stopped, name: "n".into(), started_ns: 1, busy: true };
-        let take =
-            Take { at_ns: 1, unix_ms: 2, images: vec![image], processes: vec![process], sockets: None };
+        let process =
+            Process { pid: 9, state: State::Stopped, name: "n".into(), started_ns: 1, busy: true };
+        let take = Take {
+            at_ns: 1,
+            unix_ms: 2,
+            images: vec![image],
+            processes: vec![process],
+            sockets: None,
+        };
         Capture {
             target: "t".into(),
             origin: Origin::Process,

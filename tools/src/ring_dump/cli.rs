@@ -8,13 +8,15 @@ use std::time::Duration;
 
 /// Look into live, stuck and dead rings, without writing to them.
 ///
-/// Without a command it lists every server on this machine. A TARGET is the socket of a server, the pid of a server or
-/// of a client, a file written by `save`, or a core dump.
+/// Without a command it lists every server on this machine. A TARGET is the socket of a server, the
+/// pid of a server or of a client, a file written by `save`, or a core dump.
 ///
-/// Nothing of a target is mapped or opened for writing, and the target is not asked for anything but, at a socket, for
-/// read-only descriptors: it may run, be stopped, spin or be stuck. That takes the target's own user, or root.
+/// Nothing of a target is mapped or opened for writing, and the target is not asked for anything
+/// but, at a socket, for read-only descriptors: it may run, be stopped, spin or be stuck. That
+/// takes the target's own user, or root.
 ///
-/// Status: 0 all is well, 1 something is wrong with what was looked at, 2 wrong use, 3 the target cannot be looked at.
+/// Status: 0 all is well, 1 something is wrong with what was looked at, 2 wrong use, 3 the target
+/// cannot be looked at.
 #[derive(Debug, Parser)]
 #[command(name = "ring-dump", version, max_term_width = 100)]
 pub(crate) struct Cli {
@@ -81,8 +83,8 @@ pub(crate) struct List {
 pub(crate) struct Look {
     /// A socket, a pid, a saved file or a core dump.
     pub(crate) target: String,
-    /// Between the two looks that rates and verdicts come from. Longer than 50 ms, or a sleeper's backstop may not
-    /// have had its chance.
+    /// Between the two looks that rates and verdicts come from. Longer than 50 ms, or a sleeper's
+    /// backstop may not have had its chance.
     #[arg(long, default_value = "100ms", value_parser = duration, value_name = "TIME")]
     pub(crate) interval: Duration,
 }
@@ -137,7 +139,8 @@ pub(crate) struct Frames {
     pub(crate) target: String,
     #[command(flatten)]
     pub(crate) choice: Choice,
-    /// Also records that were given back, as far as they are still there: those of this lap of the ring.
+    /// Also records that were given back, as far as they are still there: those of this lap of the
+    /// ring.
     #[arg(long)]
     pub(crate) all: bool,
 }
@@ -165,13 +168,15 @@ pub(crate) struct Tap {
     /// End after so long.
     #[arg(long, value_parser = duration, value_name = "TIME")]
     pub(crate) time: Option<Duration>,
-    /// How much of one CPU's time it may take, in per cent: looking, printing and being switched to. More misses less.
+    /// How much of one CPU's time it may take, in per cent: looking, printing and being switched
+    /// to. More misses less.
     #[arg(long, default_value = "1", value_parser = percent, value_name = "PERCENT")]
     pub(crate) budget: f64,
     /// Between two looks at least; what the budget allows may be longer.
     #[arg(long, default_value = "1ms", value_parser = duration, value_name = "TIME")]
     pub(crate) every: Duration,
-    /// Miss as little as possible, without a budget and at normal priority: takes a CPU from a target that is busy.
+    /// Miss as little as possible, without a budget and at normal priority: takes a CPU from a
+    /// target that is busy.
     #[arg(long, conflicts_with = "budget")]
     pub(crate) all: bool,
 }
@@ -215,15 +220,18 @@ impl Choice {
 /// A kind of record, by the name that it has in JSON.
 fn kind() -> impl TypedValueParser<Value = Kind> {
     let named = || {
-        (0..=u8::MAX).filter_map(Kind::from_u8).filter(|kind| *kind != Kind::Padding).filter_map(|kind| {
-            match serde_json::to_value(kind) {
+        (0..=u8::MAX).filter_map(Kind::from_u8).filter(|kind| *kind != Kind::Padding).filter_map(
+            |kind| match serde_json::to_value(kind) {
                 Ok(serde_json::Value::String(name)) => Some((name, kind)),
                 _ => None,
-            }
-        })
+            },
+        )
     };
     PossibleValuesParser::new(named().map(|(name, _)| name)).try_map(move |given| {
-        named().find(|(name, _)| *name == given).map(|(_, kind)| kind).ok_or("there is no such kind")
+        named()
+            .find(|(name, _)| *name == given)
+            .map(|(_, kind)| kind)
+            .ok_or("there is no such kind")
     })
 }
 

@@ -10,9 +10,11 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-/// The segments in a core dump. A mapping whose bytes begin like a segment is one: the decoder says whether it is good.
+/// The segments in a core dump. A mapping whose bytes begin like a segment is one: the decoder says
+/// whether it is good.
 pub(crate) fn segments(path: &Path) -> Result<Vec<Handle>, Unattachable> {
-    let unattachable = |why: &dyn std::fmt::Display| Unattachable(format!("{}: {why}", path.display()));
+    let unattachable =
+        |why: &dyn std::fmt::Display| Unattachable(format!("{}: {why}", path.display()));
     let file = File::open(path).map_err(|error| unattachable(&error))?;
     let size = file.metadata().map_err(|error| unattachable(&error))?.len();
     let data = ReadCache::new(&file);
@@ -25,7 +27,9 @@ pub(crate) fn segments(path: &Path) -> Result<Vec<Handle>, Unattachable> {
     let ranges: Vec<_> = mappings
         .iter()
         .filter(|mapping| mapping.p_type(endian) == PT_LOAD)
-        .map(|mapping| (mapping.p_vaddr(endian), mapping.p_offset(endian), mapping.p_filesz(endian)))
+        .map(|mapping| {
+            (mapping.p_vaddr(endian), mapping.p_offset(endian), mapping.p_filesz(endian))
+        })
         // A damaged header may point anywhere.
         .filter(|(_, offset, _)| *offset < size)
         .map(|(address, offset, length)| (address, offset, length.min(size - offset)))

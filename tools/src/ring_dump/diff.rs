@@ -38,7 +38,9 @@ impl Changes {
         prefix: &str,
         pairs: impl Iterator<Item = ((&'static str, u64), (&'static str, u64))>,
     ) {
-        for ((name, before), (_, after)) in pairs.filter(|((_, before), (_, after))| before != after) {
+        for ((name, before), (_, after)) in
+            pairs.filter(|((_, before), (_, after))| before != after)
+        {
             self.numbers.insert(format!("{prefix}{name}"), (before, after));
         }
     }
@@ -56,18 +58,22 @@ impl Changes {
 
 fn of_session(before: &Session, after: &Session) -> Changes {
     let mut changes = Changes::default();
-    for (prefix, before, after) in
-        [("request.", &before.request, &after.request), ("response.", &before.response, &after.response)]
-    {
+    for (prefix, before, after) in [
+        ("request.", &before.request, &after.request),
+        ("response.", &before.response, &after.response),
+    ] {
         let fields = ["tail", "head", "fill", "messages"];
-        let values = |ring: &crate::report::RingState| [ring.tail, ring.head, ring.fill, ring.messages];
-        let pairs = fields.into_iter().zip(values(before)).zip(fields.into_iter().zip(values(after)));
+        let values =
+            |ring: &crate::report::RingState| [ring.tail, ring.head, ring.fill, ring.messages];
+        let pairs =
+            fields.into_iter().zip(values(before)).zip(fields.into_iter().zip(values(after)));
         changes.numbers(prefix, pairs);
     }
     changes.numbers("client.", before.client.iter().zip(after.client.iter()));
     changes.numbers("server.", before.server.iter().zip(after.server.iter()));
     changes.word("process", before.state.word().to_owned(), after.state.word().to_owned());
-    let sleep = |session: &Session| anstream::adapter::strip_str(&show::sleep(session.sleep)).to_string();
+    let sleep =
+        |session: &Session| anstream::adapter::strip_str(&show::sleep(session.sleep)).to_string();
     changes.word("sleep", sleep(before), sleep(after));
     changes
 }
@@ -78,7 +84,8 @@ pub(crate) fn diff(before: &Report, after: &Report) -> Diff {
     let mut sessions: BTreeMap<u64, Changes> = BTreeMap::new();
     let only = |presence| Changes { presence: Some(presence), ..Changes::default() };
     for server in &before.servers {
-        let changes = match after.servers.iter().find(|other| other.generation == server.generation) {
+        let changes = match after.servers.iter().find(|other| other.generation == server.generation)
+        {
             None => only("ended"),
             Some(other) => {
                 let mut changes = Changes::default();
@@ -108,7 +115,8 @@ pub(crate) fn diff(before: &Report, after: &Report) -> Diff {
     servers.retain(|_, changes| !changes.is_empty());
     sessions.retain(|_, changes| !changes.is_empty());
     let missing = |from: &Report, other: &Report| {
-        let same = |one: &Finding, other: &Finding| (one.code, one.session) == (other.code, other.session);
+        let same =
+            |one: &Finding, other: &Finding| (one.code, one.session) == (other.code, other.session);
         let all = from.findings.iter();
         all.filter(|one| !other.findings.iter().any(|other| same(one, other))).cloned().collect()
     };
@@ -132,7 +140,9 @@ pub(crate) fn text(diff: &Diff) -> String {
         .servers
         .iter()
         .map(|(generation, changes)| (format!("server {generation:016x}"), changes))
-        .chain(diff.sessions.iter().map(|(session, changes)| (format!("session {session}"), changes)));
+        .chain(
+            diff.sessions.iter().map(|(session, changes)| (format!("session {session}"), changes)),
+        );
     for (name, changes) in all {
         let presence = changes.presence.map_or_else(String::new, |presence| format!(" {presence}"));
         let _ = writeln!(out, "{HEAD}{name}{END}{presence}");
@@ -141,7 +151,11 @@ pub(crate) fn text(diff: &Diff) -> String {
         }
         for (name, (before, after)) in &changes.numbers {
             let sign = if after >= before { '+' } else { '-' };
-            let _ = writeln!(out, "  {name:<28} {before} -> {after} ({sign}{})", after.abs_diff(*before));
+            let _ = writeln!(
+                out,
+                "  {name:<28} {before} -> {after} ({sign}{})",
+                after.abs_diff(*before)
+            );
         }
     }
     for finding in &diff.new_findings {

@@ -1,4 +1,5 @@
-//! Whether this machine, as this process sees it, is good for rings; what each finding means, and what to do.
+//! Whether this machine, as this process sees it, is good for rings; what each finding means, and
+//! what to do.
 
 mod cgroups;
 
@@ -85,7 +86,10 @@ pub(crate) fn examine() -> Health {
         memlock(getrlimit(Resource::Memlock).current),
         mappings(number("/proc/sys/vm/max_map_count")),
         seccomp(&read_to_string("/proc/self/status").unwrap_or_default()),
-        cpus(rustix::thread::sched_getaffinity(None).map_or(0, |set| set.count()), &WaitSettings::client()),
+        cpus(
+            rustix::thread::sched_getaffinity(None).map_or(0, |set| set.count()),
+            &WaitSettings::client(),
+        ),
         siblings(),
         cpu_quota(&Cgroups::of_this_process().cpu()),
         memory_limit(&Cgroups::of_this_process().memory()),
@@ -102,7 +106,10 @@ fn kernel(release: &str) -> Check {
         (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= KERNEL => check,
         (Some(Ok(_)), Some(Ok(_))) => check.but(
             Level::Bad,
-            format!("older than {}.{}, which has the calls that a server sleeps with", KERNEL.0, KERNEL.1),
+            format!(
+                "older than {}.{}, which has the calls that a server sleeps with",
+                KERNEL.0, KERNEL.1
+            ),
             "use a newer kernel",
         ),
         _ => check.but(Level::Note, "not a version number that is understood", ""),
@@ -123,7 +130,11 @@ fn memfd() -> Check {
             Ok(_) => Err(Errno::NOTSUP),
         }
     };
-    call("memfd and seals", try_it(), "there is no shared memory that is safe; sessions run over the socket")
+    call(
+        "memfd and seals",
+        try_it(),
+        "there is no shared memory that is safe; sessions run over the socket",
+    )
 }
 
 fn call(name: &'static str, result: Result<(), Errno>, means: &str) -> Check {
@@ -140,23 +151,36 @@ fn call(name: &'static str, result: Result<(), Errno>, means: &str) -> Check {
 }
 
 /// A wait that must return at once, since the word has another value.
-#[allow(clippy::disallowed_types, reason = "the kernel takes a plain word, and no protocol is in it")]
+#[allow(
+    clippy::disallowed_types,
+    reason = "the kernel takes a plain word, and no protocol is in it"
+)]
 fn futex_wait() -> Result<(), Errno> {
     let word = std::sync::atomic::AtomicU32::new(1);
     match futex::wait(&word, futex::Flags::empty(), 0, None) {
-        Ok(()) | Err(Errno::AGAIN | Errno::INTR) => futex::wake(&word, futex::Flags::empty(), 1).map(drop),
+        Ok(()) | Err(Errno::AGAIN | Errno::INTR) => {
+            futex::wake(&word, futex::Flags::empty(), 1).map(drop)
+        }
         Err(errno) => Err(errno),
     }
 }
 
-#[allow(clippy::disallowed_types, reason = "the kernel takes a plain word, and no protocol is in it")]
+#[allow(
+    clippy::disallowed_types,
+    reason = "the kernel takes a plain word, and no protocol is in it"
+)]
 fn futex_waitv() -> Result<(), Errno> {
     let word = std::sync::atomic::AtomicU32::new(1);
     let mut entry = futex::Wait::new();
     entry.val = 0;
     entry.uaddr = futex::WaitPtr::new(word.as_ptr().cast());
     entry.flags = futex::WaitFlags::SIZE_U32;
-    match futex::waitv(&[entry], futex::WaitvFlags::empty(), None, rustix::thread::ClockId::Monotonic) {
+    match futex::waitv(
+        &[entry],
+        futex::WaitvFlags::empty(),
+        None,
+        rustix::thread::ClockId::Monotonic,
+    ) {
         Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(()),
         Err(errno) => Err(errno),
     }
@@ -173,8 +197,10 @@ fn epoll() -> Result<(), Errno> {
 fn descriptors(limit: Option<u64>) -> Check {
     let Some(limit) = limit else { return good("RLIMIT_NOFILE", "unlimited") };
     let sessions = limit.saturating_sub(32) / PER_SESSION;
-    let check =
-        good("RLIMIT_NOFILE", format!("{limit} descriptors: about {sessions} sessions of one server"));
+    let check = good(
+        "RLIMIT_NOFILE",
+        format!("{limit} descriptors: about {sessions} sessions of one server"),
+    );
     if sessions >= SESSIONS {
         return check;
     }
@@ -193,11 +219,16 @@ fn memlock(limit: Option<u64>) -> Check {
 
 fn mappings(limit: Option<u64>) -> Check {
     let Some(limit) = limit else { return good("max_map_count", "not to be seen") };
-    let check = good("max_map_count", format!("{limit} mappings; a session takes two in the server"));
+    let check =
+        good("max_map_count", format!("{limit} mappings; a session takes two in the server"));
     if limit >= 4096 {
         return check;
     }
-    check.but(Level::Poor, "a server with many clients runs out of mappings", "raise vm.max_map_count")
+    check.but(
+        Level::Poor,
+        "a server with many clients runs out of mappings",
+        "raise vm.max_map_count",
+    )
 }
 
 fn seccomp(status: &str) -> Check {
@@ -280,7 +311,11 @@ fn memory_limit(limit: &Limit<u64>) -> Check {
     let check = good("cgroup memory limit", format!("{} MiB", bytes >> 20));
     // A session with default rings takes 136 KiB; messages may take 64 MiB each.
     if bytes >= 256 << 20 {
-        return check.but(Level::Note, "shared memory is charged to the server, which makes it", "");
+        return check.but(
+            Level::Note,
+            "shared memory is charged to the server, which makes it",
+            "",
+        );
     }
     check.but(
         Level::Poor,
@@ -294,11 +329,12 @@ fn tracing(scope: Option<String>) -> Check {
     match scope.as_deref().map(str::trim) {
         None | Some("0") => good("looking into processes", "allowed for one's own"),
         Some(_) if me => good("looking into processes", "restricted, but this is root"),
-        Some(scope) => good("looking into processes", format!("yama's ptrace_scope is {scope}")).but(
-            Level::Note,
-            "ring-dump may look at servers through their socket, not by pid",
-            "run it as root, or set kernel.yama.ptrace_scope to 0",
-        ),
+        Some(scope) => good("looking into processes", format!("yama's ptrace_scope is {scope}"))
+            .but(
+                Level::Note,
+                "ring-dump may look at servers through their socket, not by pid",
+                "run it as root, or set kernel.yama.ptrace_scope to 0",
+            ),
     }
 }
 
@@ -367,9 +403,14 @@ mod tests {
                 "{check:?}"
             );
         }
-        assert_eq!(descriptors(Some(128)).found, "128 descriptors: about 24 sessions of one server");
+        assert_eq!(
+            descriptors(Some(128)).found,
+            "128 descriptors: about 24 sessions of one server"
+        );
         let quota = cpu_quota(&Limit::Set((0.5, 100_000.0)));
-        assert!(quota.found == "0.50 CPUs" && quota.means.is_some_and(|text| text.contains("100 ms")));
+        assert!(
+            quota.found == "0.50 CPUs" && quota.means.is_some_and(|text| text.contains("100 ms"))
+        );
         assert_eq!(seccomp("Seccomp:\t2\n").level, Level::Note);
         assert_eq!(cpus(1, &WaitSettings::client()).level, Level::Note);
         assert!(

@@ -101,7 +101,11 @@ impl Frame {
             position: record.position,
             size: record.size,
             kind,
-            flags: FLAGS.iter().filter(|(bit, _)| flags & bit != 0).map(|(_, name)| *name).collect(),
+            flags: FLAGS
+                .iter()
+                .filter(|(bit, _)| flags & bit != 0)
+                .map(|(_, name)| *name)
+                .collect(),
             code: record.header.code(),
             call: record.call,
             length: record.header.length(),
@@ -127,7 +131,8 @@ impl Frame {
         if self.code != 0 {
             let _ = write!(notes, "  code {}", self.code);
         }
-        for (name, value) in [("total", self.total), ("deadline", self.deadline_ns), ("sent", self.stamp_ns)]
+        for (name, value) in
+            [("total", self.total), ("deadline", self.deadline_ns), ("sent", self.stamp_ns)]
         {
             if let Some(value) = value {
                 let _ = write!(notes, "  {name} {value}");
@@ -151,9 +156,12 @@ impl Frame {
         }
         for (index, line) in self.bytes.chunks(16).enumerate() {
             let hex = hex(line, " ");
-            let ascii: String =
-                line.iter().map(|&byte| if (32..127).contains(&byte) { byte as char } else { '.' }).collect();
-            let _ = writeln!(out, "              {DIM}{:04x}{END}  {hex:<48} |{ascii}|", index * 16);
+            let ascii: String = line
+                .iter()
+                .map(|&byte| if (32..127).contains(&byte) { byte as char } else { '.' })
+                .collect();
+            let _ =
+                writeln!(out, "              {DIM}{:04x}{END}  {hex:<48} |{ascii}|", index * 16);
         }
         let left = self.payload_bytes - self.bytes.len();
         if left != 0 && !self.bytes.is_empty() {
@@ -177,7 +185,9 @@ pub(crate) struct Listing {
 pub(crate) fn frames(capture: &Capture, choice: &Choice, all: bool) -> Vec<Listing> {
     let decoded = Decoded::of(capture.last());
     let mut listings = Vec::new();
-    for key in decoded.sessions().filter(|key| choice.session.is_none_or(|session| session == key.1)) {
+    for key in
+        decoded.sessions().filter(|key| choice.session.is_none_or(|session| session == key.1))
+    {
         let Some(both) = rings(&decoded, key) else { continue };
         for (image, ring) in both.into_iter().zip([Which::Request, Which::Response]) {
             if choice.ring.is_none_or(|wanted| wanted == ring) {
@@ -200,11 +210,23 @@ fn listing(image: &RingImage<'_>, origin: Origin, choice: &Choice, all: bool) ->
         // The record at the start of a lap is the only one behind the head whose place is known.
         if all && start != head && good(start) {
             for record in ring.walk(start, head).filter(wanted) {
-                frames.push(Frame::of(&record, origin, choice.max_bytes, true, !good(record.position)));
+                frames.push(Frame::of(
+                    &record,
+                    origin,
+                    choice.max_bytes,
+                    true,
+                    !good(record.position),
+                ));
             }
         }
         for record in ring.walk(head, tail).filter(wanted) {
-            frames.push(Frame::of(&record, origin, choice.max_bytes, false, !good(record.position)));
+            frames.push(Frame::of(
+                &record,
+                origin,
+                choice.max_bytes,
+                false,
+                !good(record.position),
+            ));
         }
     }
     let consistent = head == head_after && tail == tail_after;
@@ -213,7 +235,10 @@ fn listing(image: &RingImage<'_>, origin: Origin, choice: &Choice, all: bool) ->
 
 /// Whether nothing is wrong with any of them.
 pub(crate) fn are_sound(listings: &[Listing]) -> bool {
-    listings.iter().flat_map(|listing| &listing.frames).all(|frame| frame.flaw.is_none() || frame.torn)
+    listings
+        .iter()
+        .flat_map(|listing| &listing.frames)
+        .all(|frame| frame.flaw.is_none() || frame.torn)
 }
 
 /// For people.

@@ -84,8 +84,8 @@ impl Handle {
         matches!(Self::kind(control), Some(SegmentKind::Request | SegmentKind::Response))
     }
 
-    /// A copy of the control page; of a status segment or a bell, of all of it. Of what is not in use, or is none, there is
-    /// nothing more to know.
+    /// A copy of the control page; of a status segment or a bell, of all of it. Of what is not in
+    /// use, or is none, there is nothing more to know.
     pub(crate) fn image(&self) -> Image {
         let mut control = self.read(0, layout::CONTROL as u64);
         if matches!(Self::kind(&control), Some(SegmentKind::Status | SegmentKind::Bell)) {

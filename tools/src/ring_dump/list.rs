@@ -49,16 +49,22 @@ pub(crate) struct Listing {
 
 /// Looks for servers: in all processes, and at the sockets of a directory.
 pub(crate) fn list(asked: &List) -> Result<Listing, Failure> {
-    let mut listing =
-        Listing { version: JSON_VERSION, servers: Vec::new(), closed_processes: 0, sockets: Vec::new() };
+    let mut listing = Listing {
+        version: JSON_VERSION,
+        servers: Vec::new(),
+        closed_processes: 0,
+        sockets: Vec::new(),
+    };
     let mut targets = Vec::new();
     for pid in process::all() {
         match source::descriptors(pid) {
-            // Whoever holds a status segment is its server; in a forked child it may be another one's.
+            // Whoever holds a status segment is its server; in a forked child it may be another
+            // one's.
             Ok(handles) => {
                 let mut decoded = handles.iter().filter_map(Handle::decode);
                 let own = decoded.any(|segment| {
-                    matches!(segment, Segment::Status(status) if status.server.pid == pid || status.server.pid == 0)
+                    let Segment::Status(status) = segment else { return false };
+                    status.server.pid == pid || status.server.pid == 0
                 });
                 if own {
                     targets.push(Target::Process(pid));
@@ -105,10 +111,9 @@ impl Listing {
         let report = report(capture);
         for server in report.servers.iter().filter(|server| known.insert(server.generation)) {
             let of_it = |generation: Option<u64>| generation == Some(server.generation);
-            let problems = report
-                .findings
-                .iter()
-                .filter(|finding| finding.severity == Severity::Problem && of_it(finding.generation));
+            let problems = report.findings.iter().filter(|finding| {
+                finding.severity == Severity::Problem && of_it(finding.generation)
+            });
             self.servers.push(Line {
                 pid: server.peer.pid,
                 uid: server.peer.uid,
@@ -138,7 +143,8 @@ impl Listing {
                 0 => String::new(),
                 count => format!("  {BAD}{count} wrong{END}"),
             };
-            let at = if line.listens_at.is_empty() { "-".to_owned() } else { line.listens_at.join(" ") };
+            let at =
+                if line.listens_at.is_empty() { "-".to_owned() } else { line.listens_at.join(" ") };
             let _ = writeln!(
                 out,
                 "{:>8} {:>6} {:<20} {:<10} {:>8} {:>12}  {at}{problems}",

@@ -1,8 +1,9 @@
 //! ring-dump: looks into live, stuck and dead rings, and says who is late.
 //!
-//! [`source`] finds segments (in a [`process`], at a socket, in a [`core_dump`]) and copies them; a [`capture`] is
-//! what was copied. [`report`] is what it says ([`samples`]: of calls that were timed), [`verdict`] what is wrong with it. [`show`], [`prometheus`], [`frames`],
-//! [`diff`], [`list`], [`watch`] and [`tap`] (at a [`pace`]) print. [`doctor`] looks at the machine instead.
+//! [`source`] finds segments (in a [`process`], at a socket, in a [`core_dump`]) and copies them; a
+//! [`capture`] is what was copied. [`report`] is what it says ([`samples`]: of calls that were
+//! timed), [`verdict`] what is wrong with it. [`show`], [`prometheus`], [`frames`], [`diff`],
+//! [`list`], [`watch`] and [`tap`] (at a [`pace`]) print. [`doctor`] looks at the machine instead.
 
 mod assemble;
 mod capture;

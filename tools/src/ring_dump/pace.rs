@@ -1,25 +1,31 @@
-//! How to look without taking the CPU from whoever is looked at: at the lowest priority, and for a share of the time.
+//! How to look without taking the CPU from whoever is looked at: at the lowest priority, and for a
+//! share of the time.
 
 use rustix::time::{ClockId, clock_gettime};
 use std::time::Duration;
 
-/// What a look costs others beside its own time: whoever ran on that CPU is switched out and in, and its peer waits for
-/// it meanwhile, yields, and may go to sleep.
+/// What a look costs others beside its own time: whoever ran on that CPU is switched out and in,
+/// and its peer waits for it meanwhile, yields, and may go to sleep.
 const SWITCH: Duration = Duration::from_micros(50);
 
 /// CPU time of this thread.
-#[allow(clippy::cast_sign_loss, clippy::cast_possible_truncation, reason = "a clock that counts from 0")]
+#[allow(
+    clippy::cast_sign_loss,
+    clippy::cast_possible_truncation,
+    reason = "a clock that counts from 0"
+)]
 pub(crate) fn cpu_time() -> Duration {
     let now = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }
 
-/// Lets this thread, and those that it starts, run only when a CPU has nothing better to do (`SCHED_IDLE`). It takes no
-/// right; a sandbox may refuse it.
+/// Lets this thread, and those that it starts, run only when a CPU has nothing better to do
+/// (`SCHED_IDLE`). It takes no right; a sandbox may refuse it.
 #[allow(unsafe_code)]
 pub(crate) fn give_way() -> std::io::Result<()> {
     let parameters = libc::sched_param { sched_priority: 0 };
-    // SAFETY: 0 is this thread; the parameters are read during the call, and nothing else of this process is touched.
+    // SAFETY: 0 is this thread; the parameters are read during the call, and nothing else of this
+    // process is touched.
     match unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) } {
         0 => Ok(()),
         _ => Err(std::io::Error::last_os_error()),
@@ -83,7 +89,8 @@ mod tests {
             give_way().expect("not refused here");
             let stat = std::fs::read_to_string("/proc/thread-self/stat").expect("read");
             // Field 41, counted from behind the name.
-            let policy = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().nth(38));
+            let policy =
+                stat.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().nth(38));
             assert_eq!(policy, Some("5"), "SCHED_IDLE: {stat}");
             let before = cpu_time();
             while cpu_time() - before < Duration::from_micros(100) {

@@ -77,7 +77,9 @@ pub(crate) fn look(pid: u32, since_ns: u64) -> Process {
     }
     let stat = match fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(stat) => stat,
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return gone(State::Unknown),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            return gone(State::Unknown);
+        }
         Err(_) => return gone(State::Dead),
     };
     let Some(parsed) = parse(&stat) else { return gone(State::Unknown) };
@@ -151,7 +153,8 @@ fn listening(table: &str, inodes: &[String]) -> Vec<PathBuf> {
             let inode = *fields.get(6)?;
             // The path may have spaces.
             let path = line.split_once(&format!(" {inode} "))?.1;
-            (flags & LISTENS != 0 && inodes.iter().any(|known| known == inode)).then(|| PathBuf::from(path))
+            (flags & LISTENS != 0 && inodes.iter().any(|known| known == inode))
+                .then(|| PathBuf::from(path))
         })
         .collect()
 }
@@ -162,7 +165,8 @@ mod tests {
 
     #[test]
     fn a_name_may_contain_anything() {
-        let stat = "812 (a ) (b)) T 1 812 812 0 -1 4194560 110 0 0 0 0 0 0 0 20 0 1 0 4321 2936832 177";
+        let stat =
+            "812 (a ) (b)) T 1 812 812 0 -1 4194560 110 0 0 0 0 0 0 0 20 0 1 0 4321 2936832 177";
         assert_eq!(parse(stat), Some(("a ) (b)", 'T', 4321)));
         for cut in 0..stat.len() {
             let _ = parse(&stat[..cut]);
@@ -185,6 +189,9 @@ mod tests {
             ffff9d: 00000002 00000000 00010000 0001 01 23296 /run/a.sock\n\
             ffff9e: 00000003 00000000 00000000 0001 03 23297 /run/a.sock\n\
             ffff9f: 00000002 00000000 00010000 0001 01 23298 /run/b.sock\n";
-        assert_eq!(listening(table, &["23296".into(), "23297".into()]), [PathBuf::from("/run/a.sock")]);
+        assert_eq!(
+            listening(table, &["23296".into(), "23297".into()]),
+            [PathBuf::from("/run/a.sock")]
+        );
     }
 }

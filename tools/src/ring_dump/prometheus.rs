@@ -1,4 +1,5 @@
-//! A report in Prometheus's text format: <https://prometheus.io/docs/instrumenting/exposition_formats/>.
+//! A report in Prometheus's text format:
+//! <https://prometheus.io/docs/instrumenting/exposition_formats/>.
 
 use crate::finding::Severity;
 use crate::process::State;
@@ -8,8 +9,15 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 /// Counters whose value goes up and down.
-const GAUGES: [&str; 7] =
-    ["sessions", "sessions_peak", "in_flight", "oldest_call", "oldest_sent_ns", "fill_peak", "stash_peak"];
+const GAUGES: [&str; 7] = [
+    "sessions",
+    "sessions_peak",
+    "in_flight",
+    "oldest_call",
+    "oldest_sent_ns",
+    "fill_peak",
+    "stash_peak",
+];
 /// Of no use to a monitor.
 const LEFT_OUT: [&str; 2] = ["oldest_call", "oldest_sent_ns"];
 
@@ -27,7 +35,12 @@ impl Metrics {
     }
 
     #[allow(clippy::cast_precision_loss, reason = "the format's numbers are f64")]
-    fn counters(&mut self, prefix: &str, labels: &str, counters: impl Iterator<Item = (&'static str, u64)>) {
+    fn counters(
+        &mut self,
+        prefix: &str,
+        labels: &str,
+        counters: impl Iterator<Item = (&'static str, u64)>,
+    ) {
         for (name, value) in counters.filter(|(name, _)| !LEFT_OUT.contains(name)) {
             if GAUGES.contains(&name) {
                 self.add(&format!("{prefix}_{name}"), "gauge", labels, value as f64);
@@ -52,7 +65,9 @@ impl Metrics {
             if spread.calls == 0 {
                 continue;
             }
-            for (quantile, ns) in [("0.5", spread.median_ns), ("0.9", spread.p90_ns), ("1", spread.most_ns)] {
+            for (quantile, ns) in
+                [("0.5", spread.median_ns), ("0.9", spread.p90_ns), ("1", spread.most_ns)]
+            {
                 let labels = format!("{labels},quantile=\"{quantile}\"");
                 self.add("ringbell_timed_call_seconds", "gauge", &labels, ns as f64 / 1e9);
             }

@@ -1,4 +1,5 @@
-//! What a capture says: servers, sessions, rings, with what moved between its moments. The shape of `--json`.
+//! What a capture says: servers, sessions, rings, with what moved between its moments. The shape of
+//! `--json`.
 
 use crate::capture::{Image, Take};
 use crate::finding::Finding;
@@ -106,14 +107,15 @@ pub(crate) struct RingState {
     pub(crate) capacity: u64,
     /// Where the producer is, in bytes since the start.
     pub(crate) tail: u64,
-    /// How far the consumer has given space back. It does so in quarters of the ring, and before it sleeps.
+    /// How far the consumer has given space back. It does so in quarters of the ring, and before it
+    /// sleeps.
     pub(crate) head: u64,
     /// Bytes that are not given back.
     pub(crate) fill: u64,
     /// The most that was ever not given back, as far as known.
     pub(crate) high_water: u64,
-    /// Messages in these bytes, but for requests that were answered, or stand before one that was. Some of the rest
-    /// may have been read, too, unless the consumer sleeps.
+    /// Messages in these bytes, but for requests that were answered, or stand before one that was.
+    /// Some of the rest may have been read, too, unless the consumer sleeps.
     pub(crate) messages: u64,
     /// Call id of the first of them that is a message.
     pub(crate) first_call: Option<u64>,
@@ -202,7 +204,9 @@ const SEALS: [(u32, &str); 6] =
 
 impl Memory {
     pub(crate) fn of(image: &Image) -> Self {
-        let names = |seals: u32| SEALS.iter().filter(move |(bit, _)| seals & bit != 0).map(|(_, name)| *name);
+        let names = |seals: u32| {
+            SEALS.iter().filter(move |(bit, _)| seals & bit != 0).map(|(_, name)| *name)
+        };
         Self {
             found: image.found.clone(),
             size: image.size,
@@ -230,7 +234,11 @@ impl<'a> Decoded<'a> {
                 Ok(segment) => segment,
                 Err(why) => {
                     let spare = why == inspect::Unreadable::Magic(0);
-                    all.strays.push(Stray { found: image.found.clone(), why: why.to_string(), spare });
+                    all.strays.push(Stray {
+                        found: image.found.clone(),
+                        why: why.to_string(),
+                        spare,
+                    });
                     continue;
                 }
             };
@@ -297,8 +305,9 @@ pub(crate) fn rings<'a>(decoded: &Decoded<'a>, key: (u64, u64)) -> Option<[RingI
 }
 
 impl RingImage<'_> {
-    /// Whether the positions can be those of one ring. They are read one after the other while the ring goes on; but
-    /// a head never lies beyond a tail that was read later, nor a tail more than a ring beyond a head that was.
+    /// Whether the positions can be those of one ring. They are read one after the other while the
+    /// ring goes on; but a head never lies beyond a tail that was read later, nor a tail more than
+    /// a ring beyond a head that was.
     fn is_possible(&self) -> bool {
         let at_most = |position: u64, limit: u64| limit.wrapping_sub(position) < 1 << 63;
         [self.head, self.tail, self.head_after, self.tail_after]
@@ -317,15 +326,17 @@ impl RingImage<'_> {
         if fill >= 1 << 63 { 0 } else { fill.min(self.capacity) }
     }
 
-    /// The calls that answers in this ring belong to, as far as they are still there: those of this lap.
+    /// The calls that answers in this ring belong to, as far as they are still there: those of this
+    /// lap.
     pub(crate) fn answered(&self) -> BTreeSet<u64> {
         let whole = self.image.whole();
         let Some(ring) = Ring::new(&whole, self.capacity) else { return BTreeSet::new() };
         let good = |position| intact(self.capacity, position, self.head_after, self.tail_after);
         let start = lap_start(self.tail, self.capacity);
         let from = if good(start) { start } else { self.tail.wrapping_sub(self.fill()) };
-        let records =
-            ring.walk(from, self.tail).filter(|record| record.flaw.is_none() && good(record.position));
+        let records = ring
+            .walk(from, self.tail)
+            .filter(|record| record.flaw.is_none() && good(record.position));
         let answers = records.filter(|record| {
             matches!(
                 record.header.kind(),
@@ -337,7 +348,8 @@ impl RingImage<'_> {
 
     /// What it looked like; `before` is the same ring at the first look.
     ///
-    /// `answered` are calls whose requests were read for certain. Records are read in order: so was all before them.
+    /// `answered` are calls whose requests were read for certain. Records are read in order: so was
+    /// all before them.
     pub(crate) fn state(
         &self,
         before: Option<&RingImage<'_>>,
@@ -368,7 +380,9 @@ impl RingImage<'_> {
                         // A head that was cut to the capacity is none.
                         Some(_) if fill == self.capacity => {}
                         Some(found) => flaw = Some(format!("{found} at {}", record.position)),
-                        None if answered.contains(&record.call) => (messages, first_call) = (0, None),
+                        None if answered.contains(&record.call) => {
+                            (messages, first_call) = (0, None)
+                        }
                         None if record.begins_message() => {
                             messages += 1;
                             first_call = first_call.or(Some(record.call));

@@ -1,4 +1,5 @@
-//! Waiting told from working: calls that were timed on their way, put together from the client's half and the server's.
+//! Waiting told from working: calls that were timed on their way, put together from the client's
+//! half and the server's.
 
 use crate::capture::Image;
 use ringbell::inspect::{self, Sample, Segment};
@@ -44,7 +45,9 @@ impl Spread {
     fn of(mut spans: Vec<u64>) -> Self {
         spans.sort_unstable();
         // Of n values in order, the one below which no less than that share lies.
-        let at = |tenths: usize| spans.get((spans.len() * tenths).div_ceil(10).saturating_sub(1)).copied();
+        let at = |tenths: usize| {
+            spans.get((spans.len() * tenths).div_ceil(10).saturating_sub(1)).copied()
+        };
         Self {
             calls: spans.len() as u64,
             median_ns: at(5).unwrap_or(0),
@@ -84,7 +87,8 @@ pub(crate) struct Samples {
 /// A time that is later than that of the look by more is none.
 const AHEAD_NS: u64 = 1_000_000_000;
 
-/// The latest time that segments tell of: of those in a core dump nobody knows when they were written.
+/// The latest time that segments tell of: of those in a core dump nobody knows when they were
+/// written.
 pub(crate) fn latest(images: &[Image]) -> Option<u64> {
     let times = |image: &Image| {
         let segment = inspect::decode(&image.control).ok()?;
@@ -94,7 +98,8 @@ pub(crate) fn latest(images: &[Image]) -> Option<u64> {
             Segment::Response(segment) => (segment.counters, &segment.samples[..]),
             _ => return Some(created),
         };
-        let sampled = samples.iter().flat_map(|sample| [sample.sent_ns, sample.taken_ns, sample.done_ns]);
+        let sampled =
+            samples.iter().flat_map(|sample| [sample.sent_ns, sample.taken_ns, sample.done_ns]);
         sampled.chain([created, counters.oldest_sent_ns]).max()
     };
     images.iter().filter_map(times).max()
@@ -113,13 +118,19 @@ pub(crate) fn settled(image: &Image) -> Vec<Sample> {
     }
     let after = of(&image.after);
     // What is written word by word may gain its end in between, and nothing else.
-    let same = |a: &Sample, b: &Sample| (a.call, a.sent_ns, a.taken_ns) == (b.call, b.sent_ns, b.taken_ns);
-    let again = |before: &Sample| after.iter().find(|now| same(before, now)).map(|now| (*before, *now));
-    let kept = samples.iter().filter_map(again).filter(|(before, now)| before == now || before.done_ns == 0);
+    let same =
+        |a: &Sample, b: &Sample| (a.call, a.sent_ns, a.taken_ns) == (b.call, b.sent_ns, b.taken_ns);
+    let again =
+        |before: &Sample| after.iter().find(|now| same(before, now)).map(|now| (*before, *now));
+    let kept = samples
+        .iter()
+        .filter_map(again)
+        .filter(|(before, now)| before == now || before.done_ns == 0);
     kept.map(|(_, now)| now).collect()
 }
 
-/// What the two halves say at `now`; `None` if no call was timed. Times that contradict each other are left out.
+/// What the two halves say at `now`; `None` if no call was timed. Times that contradict each other
+/// are left out.
 pub(crate) fn join(client: &[Sample], server: &[Sample], now: u64) -> Option<Samples> {
     let latest = now.saturating_add(AHEAD_NS);
     let possible = |times: &[u64]| times.is_sorted() && times.iter().all(|at| *at <= latest);
@@ -141,17 +152,18 @@ pub(crate) fn join(client: &[Sample], server: &[Sample], now: u64) -> Option<Sam
             lay.push(own.done_ns - sample.done_ns);
         }
     }
-    let on_its_way = client.iter().filter(|(_, sample)| sample.done_ns == 0).filter_map(|(key, own)| {
-        let (stage, since) = match server.get(key) {
-            None => (Stage::RequestRing, own.sent_ns),
-            Some(sample) if sample.done_ns == 0 => (Stage::Handler, sample.taken_ns),
-            Some(sample) => (Stage::ResponseRing, sample.done_ns),
-        };
-        possible(&[own.sent_ns, since]).then(|| {
-            sent.push(own.sent_ns);
-            OnItsWay { call: own.call, stage, age_ns: now.saturating_sub(since) }
-        })
-    });
+    let on_its_way =
+        client.iter().filter(|(_, sample)| sample.done_ns == 0).filter_map(|(key, own)| {
+            let (stage, since) = match server.get(key) {
+                None => (Stage::RequestRing, own.sent_ns),
+                Some(sample) if sample.done_ns == 0 => (Stage::Handler, sample.taken_ns),
+                Some(sample) => (Stage::ResponseRing, sample.done_ns),
+            };
+            possible(&[own.sent_ns, since]).then(|| {
+                sent.push(own.sent_ns);
+                OnItsWay { call: own.call, stage, age_ns: now.saturating_sub(since) }
+            })
+        });
     let on_its_way = on_its_way.max_by_key(|call| call.age_ns);
     let (first, last) = (sent.iter().min()?, sent.iter().max()?);
     Some(Samples {
@@ -202,7 +214,11 @@ mod tests {
         };
         let at = |stage, age_ns| Some(OnItsWay { call: 7, stage, age_ns });
         assert_eq!(stage(&[[7, 10, 0, 0]], &[]), at(Stage::RequestRing, 90));
-        assert_eq!(stage(&[[7, 10, 0, 0]], &[[7, 9, 20, 0]]), at(Stage::RequestRing, 90), "another call");
+        assert_eq!(
+            stage(&[[7, 10, 0, 0]], &[[7, 9, 20, 0]]),
+            at(Stage::RequestRing, 90),
+            "another call"
+        );
         assert_eq!(stage(&[[7, 10, 0, 0]], &[[7, 10, 20, 0]]), at(Stage::Handler, 80));
         assert_eq!(stage(&[[7, 10, 0, 0]], &[[7, 10, 20, 40]]), at(Stage::ResponseRing, 60));
         assert_eq!(stage(&[[7, 10, 0, 50]], &[[7, 10, 20, 40]]), None);
@@ -210,7 +226,8 @@ mod tests {
 
     #[test]
     fn contradictions_are_left_out() {
-        let server = samples(&[[1, 10, 9, 8], [2, 20, u64::MAX, u64::MAX], [3, 1, 2, 4], [0, 1, 2, 3]]);
+        let server =
+            samples(&[[1, 10, 9, 8], [2, 20, u64::MAX, u64::MAX], [3, 1, 2, 4], [0, 1, 2, 3]]);
         let client = samples(&[[3, 1, 0, 3], [4, u64::MAX, 0, 0]]);
         let joined = join(&client, &server, 1000).expect("there is one");
         assert_eq!((joined.handler.calls, joined.response_ring.calls), (1, 0));

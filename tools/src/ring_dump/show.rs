@@ -129,7 +129,10 @@ fn server_lines(out: &mut String, report: &Report, server: &Server) {
         Some(0) => String::new(),
         Some(sockets) => format!(", of which {sockets} over the socket"),
         None if counters.sessions > report.sessions.len() as u64 => {
-            format!(", of which {} not in shared memory", counters.sessions - report.sessions.len() as u64)
+            format!(
+                ", of which {} not in shared memory",
+                counters.sessions - report.sessions.len() as u64
+            )
         }
         None => String::new(),
     };
@@ -191,7 +194,8 @@ fn server_lines(out: &mut String, report: &Report, server: &Server) {
 /// A bar with what is in it, and up to where it was once: `[####>>...]`.
 #[allow(clippy::cast_possible_truncation, reason = "at most BAR")]
 pub(crate) fn bar(ring: &RingState, width: u64) -> String {
-    let share = |bytes: u64| (bytes.min(ring.capacity) * width).div_ceil(ring.capacity.max(1)) as usize;
+    let share =
+        |bytes: u64| (bytes.min(ring.capacity) * width).div_ceil(ring.capacity.max(1)) as usize;
     let (fill, peak) = (share(ring.fill), share(ring.high_water));
     let rest = width as usize - peak.max(fill);
     format!("[{}{}{}]", "#".repeat(fill), "-".repeat(peak.saturating_sub(fill)), " ".repeat(rest))
@@ -308,10 +312,12 @@ fn session_lines(out: &mut String, report: &Report, session: &Session) {
 /// Where the time of calls went.
 fn sample_lines(out: &mut String, samples: &Samples) {
     let [request, handler, response] =
-        [&samples.request_ring, &samples.handler, &samples.response_ring].map(|spread| match spread.calls {
-            0 => "-".to_owned(),
-            _ => format!("{} (at most {})", time(spread.median_ns), time(spread.most_ns)),
-        });
+        [&samples.request_ring, &samples.handler, &samples.response_ring].map(
+            |spread| match spread.calls {
+                0 => "-".to_owned(),
+                _ => format!("{} (at most {})", time(spread.median_ns), time(spread.most_ns)),
+            },
+        );
     let _ = writeln!(
         out,
         "  split     request ring {request}, handler {handler}, response ring {response}: median of {}, the last {} ago",

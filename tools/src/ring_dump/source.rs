@@ -1,6 +1,7 @@
-//! Where segments are found: at a socket, in a process, in a saved file, in a core dump. Everything is opened for
-//! reading alone and read with `pread`: nothing is mapped, nothing can be written, and no page that its owner
-//! punches can raise a signal here. The target is not asked, but by the handshake of an inspector.
+//! Where segments are found: at a socket, in a process, in a saved file, in a core dump. Everything
+//! is opened for reading alone and read with `pread`: nothing is mapped, nothing can be written,
+//! and no page that its owner punches can raise a signal here. The target is not asked, but by the
+//! handshake of an inspector.
 
 use crate::capture::{Capture, Image, Origin, Take};
 use crate::handle::Handle;
@@ -43,12 +44,15 @@ impl Target {
             return Ok(Self::Process(pid));
         }
         let path = PathBuf::from(word);
-        let metadata = std::fs::metadata(&path).map_err(|error| Unattachable(format!("{word}: {error}")))?;
+        let metadata =
+            std::fs::metadata(&path).map_err(|error| Unattachable(format!("{word}: {error}")))?;
         if metadata.file_type().is_socket() {
             return Ok(Self::Socket(path));
         }
         if !metadata.is_file() {
-            return Err(Unattachable(format!("{word} is neither a socket nor a file nor a process")));
+            return Err(Unattachable(format!(
+                "{word} is neither a socket nor a file nor a process"
+            )));
         }
         let mut magic = [0; 8];
         let file = File::open(&path).map_err(|error| Unattachable(format!("{word}: {error}")))?;
@@ -122,9 +126,11 @@ fn is_in_use(handle: &Handle) -> bool {
 }
 
 fn find_at_socket(path: &Path) -> Result<Found, Unattachable> {
-    let unattachable = |error: &dyn std::fmt::Display| Unattachable(format!("{}: {error}", path.display()));
+    let unattachable =
+        |error: &dyn std::fmt::Display| Unattachable(format!("{}: {error}", path.display()));
     let listens_at = vec![path.to_owned()];
-    let inspector = Inspector::connect(path, Some(PATIENCE)).map_err(|error| unattachable(&error))?;
+    let inspector =
+        Inspector::connect(path, Some(PATIENCE)).map_err(|error| unattachable(&error))?;
     let listener = inspector.listener();
     let as_process = || listener.and_then(|pid| find_in_process(pid).ok());
     if listener.is_some_and(|pid| process::look(pid, u64::MAX / 2).state.is_halted()) {
@@ -146,11 +152,12 @@ fn find_at_socket(path: &Path) -> Result<Found, Unattachable> {
         let handle = Handle::memfd(File::from(segment), format!("handed out, {index}"));
         handles.push(handle.map_err(|error| unattachable(&error))?);
     }
-    // Bells are not handed out: whoever holds one can ring it. Where the process may be looked into they are read
-    // there, since a verdict on a sleeper is better with them.
+    // Bells are not handed out: whoever holds one can ring it. Where the process may be looked into
+    // they are read there, since a verdict on a sleeper is better with them.
     let bells = listener.map(|pid| descriptors(pid).unwrap_or_default()).unwrap_or_default();
     handles.extend(bells.into_iter().filter(|handle| {
-        matches!(handle.decode(), Some(Segment::Bell(bell)) if bell.identity.generation == survey.generation)
+        let Some(Segment::Bell(bell)) = handle.decode() else { return false };
+        bell.identity.generation == survey.generation
     }));
     Ok(Found { handles, over_sockets: Some(survey.sockets), listens_at, dead: false })
 }
@@ -162,7 +169,9 @@ pub(crate) fn descriptors(pid: u32) -> std::io::Result<Vec<Handle>> {
     for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
         let Ok(entry) = entry else { continue };
         let Ok(link) = std::fs::read_link(entry.path()) else { continue };
-        let Some(name) = link.to_str().and_then(|link| link.strip_prefix("/memfd:")) else { continue };
+        let Some(name) = link.to_str().and_then(|link| link.strip_prefix("/memfd:")) else {
+            continue;
+        };
         if !name.starts_with(PREFIX) || handles.len() >= MOST {
             continue;
         }
@@ -188,14 +197,21 @@ fn mappings(pid: u32) -> Vec<Handle> {
             continue;
         }
         let found = format!("mapped at {:x}", mapping.from);
-        // As a file, if this process may: then seals can be seen. The memory of the process otherwise.
+        // As a file, if this process may: then seals can be seen. The memory of the process
+        // otherwise.
         let range = format!("/proc/{pid}/map_files/{:x}-{:x}", mapping.from, mapping.to);
         let opened = File::open(range).and_then(|file| Handle::memfd(file, found.clone()));
         match (opened, &memory) {
             (Ok(handle), _) => handles.push(handle),
             (Err(_), Some(memory)) => {
                 let size = mapping.to - mapping.from;
-                handles.push(Handle::range(memory.clone(), mapping.from, size, mapping.inode, found));
+                handles.push(Handle::range(
+                    memory.clone(),
+                    mapping.from,
+                    size,
+                    mapping.inode,
+                    found,
+                ));
             }
             (Err(_), None) => {}
         }
@@ -227,11 +243,13 @@ fn parse_mapping(line: &str) -> Option<Mapping> {
 #[allow(clippy::cast_possible_truncation, reason = "milliseconds since 1970")]
 pub(crate) fn take(found: &Found, whole: bool) -> Take {
     let at_ns = process::now_ns();
-    let unix_ms = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_millis());
+    let unix_ms =
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_millis());
     let mut images: Vec<Image> = found.handles.iter().map(Handle::image).collect();
     let has_ring: Vec<bool> = images.iter().map(|image| Handle::has_ring(&image.control)).collect();
     let each = || found.handles.iter().zip(&has_ring);
-    // What a bell says is read behind the rings: a request that was rung for is then not taken for one that was not.
+    // What a bell says is read behind the rings: a request that was rung for is then not taken for
+    // one that was not.
     for (image, (handle, _)) in images.iter_mut().zip(each()) {
         if matches!(Handle::kind(&image.control), Some(SegmentKind::Status | SegmentKind::Bell)) {
             *image = handle.image();
@@ -245,8 +263,9 @@ pub(crate) fn take(found: &Found, whole: bool) -> Take {
                 image.body = handle.read(layout::CONTROL as u64, handle.size);
             }
         }
-        // And what is not overwritten by these positions was not when it was copied. All of them behind all of the
-        // first ones: a head of the first round then never lies beyond a tail of the last.
+        // And what is not overwritten by these positions was not when it was copied. All of them
+        // behind all of the first ones: a head of the first round then never lies beyond a tail of
+        // the last.
         fence(Ordering::Acquire);
         for (image, (handle, has_ring)) in images.iter_mut().zip(each()) {
             if *has_ring {
@@ -299,7 +318,11 @@ pub(crate) fn capture_all(
                     } else {
                         Origin::Process
                     },
-                    sockets: found.listens_at.iter().map(|path| path.display().to_string()).collect(),
+                    sockets: found
+                        .listens_at
+                        .iter()
+                        .map(|path| path.display().to_string())
+                        .collect(),
                     takes: vec![first, take(&found, true)],
                 })
             });
@@ -308,7 +331,8 @@ pub(crate) fn capture_all(
         .collect()
 }
 
-/// Looks at a target twice, `interval` apart, the second time at everything; at what cannot change, as it is.
+/// Looks at a target twice, `interval` apart, the second time at everything; at what cannot change,
+/// as it is.
 pub(crate) fn capture(target: &Target, interval: Duration) -> Result<Capture, Failure> {
     let origin = match target {
         Target::Saved(path) => return Ok(Capture::load(path)?),

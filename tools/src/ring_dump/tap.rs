@@ -1,8 +1,10 @@
-//! Records as they pass, as tcpdump shows packets. What is looked at is not slowed: `tap` runs when a CPU has nothing
-//! better to do, for a share of one CPU that is small unless asked for more ([`crate::pace`]), printing included. A look
-//! reads a few lines of a ring ([`follow`]); what came in between and is overwritten is counted as missed, not waited for.
+//! Records as they pass, as tcpdump shows packets. What is looked at is not slowed: `tap` runs when
+//! a CPU has nothing better to do, for a share of one CPU that is small unless asked for more
+//! ([`crate::pace`]), printing included. A look reads a few lines of a ring ([`follow`]); what came
+//! in between and is overwritten is counted as missed, not waited for.
 //!
-//! A ring holds its last lap at most, so of a stream that goes round it between two looks a part is seen.
+//! A ring holds its last lap at most, so of a stream that goes round it between two looks a part is
+//! seen.
 
 mod follow;
 
@@ -101,12 +103,16 @@ impl Tapping<'_> {
                 }
                 Some(Segment::Response(segment)) => {
                     let identity = segment.identity;
-                    responses.insert((identity.generation, identity.session), (handle, identity.capacity));
+                    responses.insert(
+                        (identity.generation, identity.session),
+                        (handle, identity.capacity),
+                    );
                 }
                 _ => {}
             }
         }
-        let is_over = |key: &&(u64, u64)| !(requests.contains_key(*key) && responses.contains_key(*key));
+        let is_over =
+            |key: &&(u64, u64)| !(requests.contains_key(*key) && responses.contains_key(*key));
         let over: Vec<_> = self.rings.keys().filter(is_over).copied().collect();
         for key in over {
             if let Some(mut rings) = self.rings.remove(&key) {
@@ -155,7 +161,13 @@ impl Tapping<'_> {
             }
             let at = self.began.elapsed().as_secs_f64();
             for event in self.events.drain(..) {
-                write_event(&mut self.out.text, &event, followed.ring(), at, self.asked.choice.json)?;
+                write_event(
+                    &mut self.out.text,
+                    &event,
+                    followed.ring(),
+                    at,
+                    self.asked.choice.json,
+                )?;
             }
         }
         Ok(())
@@ -195,7 +207,8 @@ impl Tapping<'_> {
             writeln_json(&mut self.out.text, &summary)?;
             self.out.flush()?;
         }
-        let Passed { bytes, records, left_out, missed_bytes, missed_records_at_most, .. } = self.passed;
+        let Passed { bytes, records, left_out, missed_bytes, missed_records_at_most, .. } =
+            self.passed;
         let left_out = match left_out {
             0 => String::new(),
             records => format!(", {records} of other kinds"),
@@ -220,7 +233,13 @@ fn writeln_json(to: &mut String, value: &impl Serialize) -> Result<(), Failure> 
 }
 
 /// A record, or a gap in their row.
-fn write_event(to: &mut String, event: &Event, ring: Which, at: f64, json: bool) -> Result<(), Failure> {
+fn write_event(
+    to: &mut String,
+    event: &Event,
+    ring: Which,
+    at: f64,
+    json: bool,
+) -> Result<(), Failure> {
     let arrow = match ring {
         Which::Request => '>',
         Which::Response => '<',
@@ -230,10 +249,15 @@ fn write_event(to: &mut String, event: &Event, ring: Which, at: f64, json: bool)
         Event::Gap(gap) if json => writeln_json(to, gap)?,
         Event::Frame(frame) => {
             let text = frame.text();
-            *to += &format!("{DIM}{at:10.6}{END} {arrow} session {} {}", frame.session, text.trim_start());
+            *to += &format!(
+                "{DIM}{at:10.6}{END} {arrow} session {} {}",
+                frame.session,
+                text.trim_start()
+            );
         }
         Event::Gap(gap) => {
-            let (session, missed, records) = (gap.session, gap.missed_bytes, gap.missed_records_at_most);
+            let (session, missed, records) =
+                (gap.session, gap.missed_bytes, gap.missed_records_at_most);
             *to += &format!(
                 "{DIM}{at:10.6}{END} {arrow} session {session} {WARN}missed {missed} bytes, at most {records} records{END}\n"
             );
@@ -286,7 +310,11 @@ pub(crate) fn run(asked: &Tap) -> Result<Healthy, Failure> {
     };
     tapping.refresh()?;
     // Whoever waits for the first record to send something needs to know.
-    anstream::eprintln!("{DIM}following {} sessions of {}{END}", tapping.rings.len(), tapping.target);
+    anstream::eprintln!(
+        "{DIM}following {} sessions of {}{END}",
+        tapping.rings.len(),
+        tapping.target
+    );
     // Beginning is not looking.
     let cpu_before = pace::cpu_time();
     let mut refresh_at = Instant::now() + refreshes.pause();

@@ -1,8 +1,9 @@
 //! What is wrong, and who is late: a pure function of what two looks at a target saw.
 //!
-//! A head is published lazily: up to a quarter of a ring may have been read and not given back, unless the consumer
-//! sleeps (it publishes before that). So what lies in the ring of a sleeper is unread for certain; in that of a side
-//! that is awake only what exceeds a quarter, or what nobody has touched while the whole process moved nothing.
+//! A head is published lazily: up to a quarter of a ring may have been read and not given back,
+//! unless the consumer sleeps (it publishes before that). So what lies in the ring of a sleeper is
+//! unread for certain; in that of a side that is awake only what exceeds a quarter, or what nobody
+//! has touched while the whole process moved nothing.
 
 use crate::finding::{Code, Finding, Severity};
 use crate::process::State;
@@ -18,8 +19,11 @@ const LATE_NS: u64 = 1_000_000_000;
 pub(crate) fn judge(report: &Report) -> Vec<Finding> {
     let mut findings = Vec::new();
     for server in &report.servers {
-        let sessions: Vec<&Session> =
-            report.sessions.iter().filter(|session| session.generation == server.generation).collect();
+        let sessions: Vec<&Session> = report
+            .sessions
+            .iter()
+            .filter(|session| session.generation == server.generation)
+            .collect();
         judge_server(report, server, &sessions, &mut findings);
         for session in sessions {
             judge_session(&Scene { report, server: Some(server), session }, &mut findings);
@@ -40,7 +44,8 @@ pub(crate) fn judge(report: &Report) -> Vec<Finding> {
             text: format!("a segment ({}) is damaged: {}", stray.found, stray.why),
         });
     }
-    findings.sort_by_key(|finding| (std::cmp::Reverse(finding.severity), finding.session.is_some()));
+    findings
+        .sort_by_key(|finding| (std::cmp::Reverse(finding.severity), finding.session.is_some()));
     findings
 }
 
@@ -73,7 +78,12 @@ fn under_way(side: &str) -> String {
     format!("a thread of the {side} runs or waits for a CPU, so the wake may be under way")
 }
 
-fn judge_server(report: &Report, server: &Server, sessions: &[&Session], findings: &mut Vec<Finding>) {
+fn judge_server(
+    report: &Report,
+    server: &Server,
+    sessions: &[&Session],
+    findings: &mut Vec<Finding>,
+) {
     let pid = server.peer.pid;
     let mut push = |severity, code, text| {
         let generation = Some(server.generation);
@@ -118,10 +128,18 @@ fn judge_server(report: &Report, server: &Server, sessions: &[&Session], finding
         );
     }
     if server.domains.iter().any(|domain| matches!(domain.sleep, Sleep::Impossible { .. })) {
-        push(Severity::Problem, Code::Damaged, "the server's armed words are impossible ones".into());
+        push(
+            Severity::Problem,
+            Code::Damaged,
+            "the server's armed words are impossible ones".into(),
+        );
     }
     if lacks(server.memory.seals.as_ref(), &["shrink", "grow", "future-write", "seal"]) {
-        push(Severity::Problem, Code::Unsealed, "the status segment is not sealed against writing".into());
+        push(
+            Severity::Problem,
+            Code::Unsealed,
+            "the status segment is not sealed against writing".into(),
+        );
     }
 }
 
@@ -133,7 +151,9 @@ fn lacks(seals: Option<&Vec<&'static str>>, wanted: &[&str]) -> bool {
 fn is_busy(report: &Report, server: &Server, sessions: &[&Session]) -> bool {
     let awake = server.domains.iter().all(|domain| domain.sleep == Sleep::Awake);
     let moves = server.rates.values().any(|rate| *rate > 0.0)
-        || sessions.iter().any(|session| session.request.consumed != 0 || session.response.produced != 0);
+        || sessions
+            .iter()
+            .any(|session| session.request.consumed != 0 || session.response.produced != 0);
     report.between_ns != 0
         && awake
         && !moves
@@ -203,7 +223,12 @@ fn judge_session(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     }
     if matches!(session.sleep, Sleep::Impossible { .. }) {
         let text = "the client's armed word is an impossible one: nobody will wake it";
-        findings.push(scene.finding(Severity::Problem, Code::Damaged, Some(session.peer.pid), text));
+        findings.push(scene.finding(
+            Severity::Problem,
+            Code::Damaged,
+            Some(session.peer.pid),
+            text,
+        ));
     }
     let seals = ["shrink", "grow", "future-write", "seal"];
     if lacks(session.request.memory.seals.as_ref(), &seals)
@@ -217,7 +242,12 @@ fn judge_session(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
             "the client was not woken for {} and found them by the clock: a bug, report it",
             count(session.client.backstop_rescues, "wake")
         );
-        findings.push(scene.finding(Severity::Problem, Code::Rescued, Some(session.peer.pid), &text));
+        findings.push(scene.finding(
+            Severity::Problem,
+            Code::Rescued,
+            Some(session.peer.pid),
+            &text,
+        ));
     }
     judge_client(scene, findings);
     judge_requests(scene, findings);
@@ -233,7 +263,9 @@ fn judge_client(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
             let mut text = format!("the client {}", halted(session.state));
             match session.response.messages {
                 0 => {}
-                answers => write!(text, "; up to {} unread", count(answers, "answer")).unwrap_or(()),
+                answers => {
+                    write!(text, "; up to {} unread", count(answers, "answer")).unwrap_or(())
+                }
             }
             findings.push(scene.finding(Severity::Problem, Code::ClientStopped, pid, &text));
         }
@@ -257,8 +289,11 @@ fn judge_requests(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     let Scene { session, report, .. } = scene;
     let Some(server) = scene.server else { return };
     let ring = &session.request;
-    let asleep: Vec<_> =
-        server.domains.iter().filter(|domain| matches!(domain.sleep, Sleep::Armed { .. })).collect();
+    let asleep: Vec<_> = server
+        .domains
+        .iter()
+        .filter(|domain| matches!(domain.sleep, Sleep::Armed { .. }))
+        .collect();
     let queued = format!("{} queued{}", count(ring.messages, "request"), scene.oldest());
     let stays = scene.stays(ring) && ring.messages != 0;
     if stays && !asleep.is_empty() {
@@ -278,25 +313,41 @@ fn judge_requests(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
                 Code::ServerStopped,
                 format!("the server (pid {}) {}", server.peer.pid, halted(server.state)),
             ),
-            State::Dead => (Code::ServerDead, format!("the server (pid {}) is dead", server.peer.pid)),
-            _ if rung == Some(true) && server.busy => (Code::LostWake, under_way("server")),
-            _ if rung == Some(true) => {
-                (Code::LostWake, "lost wake, or a ringer that was stopped before it woke the server".into())
+            State::Dead => {
+                (Code::ServerDead, format!("the server (pid {}) is dead", server.peer.pid))
             }
+            _ if rung == Some(true) && server.busy => (Code::LostWake, under_way("server")),
+            _ if rung == Some(true) => (
+                Code::LostWake,
+                "lost wake, or a ringer that was stopped before it woke the server".into(),
+            ),
             _ => (Code::LostWake, "lost wake".into()),
         };
         // At a single moment a request may be there whose ring is about to come.
-        let settled = asleep.iter().any(|domain| domain.since_before) || server.state != State::Alive;
+        let settled =
+            asleep.iter().any(|domain| domain.since_before) || server.state != State::Alive;
         let woken = rung == Some(true) && server.busy && server.state == State::Alive;
-        let severity =
-            if settled && !woken && report.between_ns != 0 { Severity::Problem } else { Severity::Note };
+        let severity = if settled && !woken && report.between_ns != 0 {
+            Severity::Problem
+        } else {
+            Severity::Note
+        };
         if settled || report.between_ns == 0 {
             let text = format!("{queued}, server asleep {bell}: {why}");
             findings.push(scene.finding(severity, code, scene.server_pid(), &text));
         }
     } else if stays && server.state.is_halted() {
-        let text = format!("up to {queued}: the server (pid {}) {}", server.peer.pid, halted(server.state));
-        findings.push(scene.finding(Severity::Problem, Code::ServerStopped, scene.server_pid(), &text));
+        let text = format!(
+            "up to {queued}: the server (pid {}) {}",
+            server.peer.pid,
+            halted(server.state)
+        );
+        findings.push(scene.finding(
+            Severity::Problem,
+            Code::ServerStopped,
+            scene.server_pid(),
+            &text,
+        ));
     }
     let wants_room = matches!(session.sleep, Sleep::Armed { space: true, .. });
     if ring.stuck && ring.full {
@@ -309,11 +360,16 @@ fn judge_requests(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
         );
         findings.push(scene.finding(Severity::Problem, Code::FullRing, scene.server_pid(), &text));
     }
-    if !stays && session.response.fill == 0 && session.oldest_age_ns.is_some_and(|age| age >= LATE_NS) {
+    if !stays
+        && session.response.fill == 0
+        && session.oldest_age_ns.is_some_and(|age| age >= LATE_NS)
+    {
         let text = format!(
             "call {} waits {} for its answer, which is not in the ring: the request was read, and its handler is not done",
             session.oldest_call.unwrap_or(0),
-            session.oldest_age_ns.map_or_else(String::new, |age| format!("for at least {}", time(age))),
+            session
+                .oldest_age_ns
+                .map_or_else(String::new, |age| format!("for at least {}", time(age))),
         );
         findings.push(scene.finding(Severity::Note, Code::LateAnswer, scene.server_pid(), &text));
     }
@@ -322,19 +378,23 @@ fn judge_requests(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
 /// Calls that are timed on their way: they say where a call is whatever its client does meanwhile.
 fn judge_timed_calls(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
     let session = scene.session;
-    let Some(call) = session.samples.as_ref().and_then(|samples| samples.on_its_way) else { return };
+    let Some(call) = session.samples.as_ref().and_then(|samples| samples.on_its_way) else {
+        return;
+    };
     let said = findings.iter().any(|finding| finding.session == Some(session.session));
     if said || call.age_ns < LATE_NS {
         return;
     }
     let (id, age) = (call.call, time(call.age_ns));
     let (pid, text) = match call.stage {
-        Stage::RequestRing => {
-            (scene.server_pid(), format!("call {id} was sent {age} ago, and the server has not taken it"))
-        }
-        Stage::Handler => {
-            (scene.server_pid(), format!("call {id} was taken {age} ago, and its handler is not done"))
-        }
+        Stage::RequestRing => (
+            scene.server_pid(),
+            format!("call {id} was sent {age} ago, and the server has not taken it"),
+        ),
+        Stage::Handler => (
+            scene.server_pid(),
+            format!("call {id} was taken {age} ago, and its handler is not done"),
+        ),
         Stage::ResponseRing => (
             Some(session.peer.pid),
             format!("call {id} was answered {age} ago, and the client has not taken the answer"),

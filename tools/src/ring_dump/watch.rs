@@ -154,7 +154,9 @@ impl App {
             Sort::Session => {}
             Sort::Fill => sessions.sort_by_key(|session| std::cmp::Reverse(fill(session))),
             Sort::Rate => sessions.sort_by_key(|session| std::cmp::Reverse(rate(session))),
-            Sort::Oldest => sessions.sort_by_key(|session| std::cmp::Reverse(session.oldest_age_ns)),
+            Sort::Oldest => {
+                sessions.sort_by_key(|session| std::cmp::Reverse(session.oldest_age_ns))
+            }
         }
         sessions
     }
@@ -162,7 +164,9 @@ impl App {
     fn key(&mut self, key: KeyEvent) -> Next {
         let last = self.report.as_ref().map_or(0, |report| report.sessions.len().saturating_sub(1));
         match key.code {
-            KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => return Next::Quit,
+            KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => {
+                return Next::Quit;
+            }
             KeyCode::Char('q') => return Next::Quit,
             KeyCode::Esc if self.open => self.open = false,
             KeyCode::Esc => return Next::Quit,

@@ -14,15 +14,24 @@ const ROUNDS: u64 = 5;
 
 impl Load {
     fn new(arguments: &LoadArgs, client: u32, requests: u64) -> Self {
-        Self { client, size: arguments.size, requests, pipeline: arguments.pipeline, paced: arguments.paced }
+        Self {
+            client,
+            size: arguments.size,
+            requests,
+            pipeline: arguments.pipeline,
+            paced: arguments.paced,
+        }
     }
 
     /// What is sent before anything is measured: caches, memory and the scheduler's habits.
     fn warm_up(&self) -> Self {
         let bytes = 64 << 20;
         let affordable = bytes / self.size.max(1) as u64;
-        let requests =
-            if self.paced.is_some() { 20 } else { 2000.min(affordable).min(self.requests / 4).max(1) };
+        let requests = if self.paced.is_some() {
+            20
+        } else {
+            2000.min(affordable).min(self.requests / 4).max(1)
+        };
         Self { requests, paced: None, ..*self }
     }
 }
@@ -60,7 +69,10 @@ pub(crate) fn run_role(arguments: &RoleCall) -> Result<(), Failure> {
     }
 }
 
-fn follow_orders(load: &Load, mut run: impl FnMut(&Load) -> Result<Report, Failure>) -> Result<(), Failure> {
+fn follow_orders(
+    load: &Load,
+    mut run: impl FnMut(&Load) -> Result<Report, Failure>,
+) -> Result<(), Failure> {
     warm_up(&load.warm_up(), &mut run)?;
     role::say("ready")?;
     while let Some(order) = role::order()? {
@@ -86,9 +98,10 @@ pub(crate) fn call_pooled(
     arguments: &LoadArgs,
 ) -> Result<(Measurement, String), Failure> {
     if arguments.pipeline != 1 {
-        return Err(
-            Usage("--pipeline and --config: over a pool there is one request at a time".into()).into()
-        );
+        return Err(Usage(
+            "--pipeline and --config: over a pool there is one request at a time".into(),
+        )
+        .into());
     }
     let mut channel = Pooled::connect(path, ipc)?;
     check_size(arguments, channel.max_message()?)?;
@@ -100,7 +113,8 @@ fn check_size(arguments: &LoadArgs, max: usize) -> Result<(), Failure> {
     if arguments.size <= max {
         return Ok(());
     }
-    let text = format!("--size {}: this server takes messages of at most {max} bytes", arguments.size);
+    let text =
+        format!("--size {}: this server takes messages of at most {max} bytes", arguments.size);
     Err(Usage(text).into())
 }
 

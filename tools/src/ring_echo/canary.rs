@@ -1,6 +1,9 @@
 //! Whether this machine can give figures that mean anything: an atomic ping-pong between two CPUs.
 
-#![allow(clippy::disallowed_types, reason = "one word between two threads, no protocol of Ringbell's")]
+#![allow(
+    clippy::disallowed_types,
+    reason = "one word between two threads, no protocol of Ringbell's"
+)]
 
 use crate::role::{cpus, pin_to};
 use std::hint::spin_loop;
@@ -14,8 +17,9 @@ pub(crate) const SIBLINGS: Duration = Duration::from_nanos(90);
 const BALLS: u64 = 1_000;
 const GAMES: usize = 40;
 
-/// How long a word takes to another CPU and back; `None` with one CPU. The lower quartile of many games: what other
-/// programs disturb is left out, and so is a moment at which the host had both CPUs on one core.
+/// How long a word takes to another CPU and back; `None` with one CPU. The lower quartile of many
+/// games: what other programs disturb is left out, and so is a moment at which the host had both
+/// CPUs on one core.
 pub(crate) fn ping_pong() -> Option<Duration> {
     let [first, second, ..] = cpus()[..] else { return None };
     // Threads of their own, since pinning stays.
@@ -54,9 +58,8 @@ fn play(other_cpu: usize) -> Option<Duration> {
             }
         }
         let took = from.elapsed();
-        pinned
-            .join()
-            .ok()?
-            .then(|| Duration::from_nanos(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX) / BALLS))
+        pinned.join().ok()?.then(|| {
+            Duration::from_nanos(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX) / BALLS)
+        })
     })
 }

@@ -25,7 +25,8 @@ pub(crate) trait Pipeline {
         tickets: &mut Vec<Ticket>,
     ) -> Result<(), Failure>;
 
-    /// The next answer; with `wait` there must be one in flight, without it `None` says that none has come.
+    /// The next answer; with `wait` there must be one in flight, without it `None` says that none
+    /// has come.
     fn receive(&mut self, wait: bool) -> Result<Option<(Ticket, &[u8])>, Failure>;
 }
 
@@ -110,7 +111,8 @@ impl Pipeline for Shm {
 
     #[inline]
     fn receive(&mut self, wait: bool) -> Result<Option<(Ticket, &[u8])>, Failure> {
-        let answer = if wait { Some(self.client.recv(Some(PATIENCE))?) } else { self.client.try_recv()? };
+        let answer =
+            if wait { Some(self.client.recv(Some(PATIENCE))?) } else { self.client.try_recv()? };
         let Some(answer) = answer else { return Ok(None) };
         Ok(Some((answer.call.as_u64(), answer.outcome?.payload())))
     }

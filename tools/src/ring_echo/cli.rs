@@ -16,16 +16,17 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Verified requests over Ringbell, and over plain Unix domain sockets beside it: one table.
 ///
-/// Without a command it starts a server process and client processes for each transport, and takes turns between
-/// them. Every answer is compared with what was sent, byte for byte: client, sequence number and a pattern.
+/// Without a command it starts a server process and client processes for each transport, and takes
+/// turns between them. Every answer is compared with what was sent, byte for byte: client, sequence
+/// number and a pattern.
 ///
-/// Each request is timed on its own, and the figures contain the clock: 19 to 25 ns. CPU time is that of client and
-/// server together, waiting and verifying included. System calls are counted from outside, in a round of their own,
-/// by `perf` or else `strace`, if there is one that may. Latencies and rates are medians over 5 interleaved rounds;
-/// max is the worst of all rounds.
+/// Each request is timed on its own, and the figures contain the clock: 19 to 25 ns. CPU time is
+/// that of client and server together, waiting and verifying included. System calls are counted
+/// from outside, in a round of their own, by `perf` or else `strace`, if there is one that may.
+/// Latencies and rates are medians over 5 interleaved rounds; max is the worst of all rounds.
 ///
-/// Transports: `shm` is Ringbell; `uds` a persistent connection, blocking, with length-prefixed messages and a
-/// thread per connection; `uds-dial` a new connection for each request.
+/// Transports: `shm` is Ringbell; `uds` a persistent connection, blocking, with length-prefixed
+/// messages and a thread per connection; `uds-dial` a new connection for each request.
 #[derive(Debug, Parser)]
 #[command(name = "ring-echo", version, args_conflicts_with_subcommands = true)]
 pub(crate) struct Cli {
@@ -43,12 +44,13 @@ pub(crate) enum Command {
     Serve {
         #[command(flatten)]
         place: Place,
-        /// Time one of so many calls on its way, for ring-dump to tell waiting from working; 0 for none.
+        /// Time one of so many calls on its way, for ring-dump to tell waiting from working; 0 for
+        /// none.
         #[arg(long, default_value_t = 0, value_name = "CALLS")]
         sample: u32,
     },
-    /// Send requests to the server at PATH (`ring-echo serve`). CPU time is the client's alone. With --config each
-    /// request takes a connection out of a warm pool, and gives it back.
+    /// Send requests to the server at PATH (`ring-echo serve`). CPU time is the client's alone.
+    /// With --config each request takes a connection out of a warm pool, and gives it back.
     Call {
         #[command(flatten)]
         place: Place,
@@ -84,7 +86,9 @@ pub(crate) struct Place {
 impl Place {
     /// The path of the socket, and the settings if there are some.
     pub(crate) fn resolve(&self) -> Result<(PathBuf, Option<Ipc>), Failure> {
-        let Some(file) = &self.config else { return Ok((self.path.clone().unwrap_or_default(), None)) };
+        let Some(file) = &self.config else {
+            return Ok((self.path.clone().unwrap_or_default(), None));
+        };
         let config = match Config::read(file) {
             Ok(config) => config,
             Err(error @ ConfigError::Io { .. }) => return Err(error.into()),
@@ -109,9 +113,9 @@ pub(crate) struct Compare {
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Transport::ALL)]
     pub(crate) transport: Vec<Transport>,
 
-    /// Pin the server to the first CPU and the clients to the others in turn. Off by default: the scheduler places
-    /// processes as it would in production. On an idle machine it may put both ends of a socket on one CPU, where a
-    /// wake-up is cheap; pinned, each is on its own.
+    /// Pin the server to the first CPU and the clients to the others in turn. Off by default: the
+    /// scheduler places processes as it would in production. On an idle machine it may put both
+    /// ends of a socket on one CPU, where a wake-up is cheap; pinned, each is on its own.
     #[arg(long)]
     pub(crate) pin: bool,
 
@@ -123,8 +127,8 @@ pub(crate) struct Compare {
 /// What a client does.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct LoadArgs {
-    /// Requests per transport, all clients and rounds together. [default: 200000 for shm, 50000 for sockets; fewer
-    /// with a large --size, four seconds' worth with --paced]
+    /// Requests per transport, all clients and rounds together. [default: 200000 for shm, 50000 for
+    /// sockets; fewer with a large --size, four seconds' worth with --paced]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000_000))]
     pub(crate) requests: Option<u64>,
 
@@ -132,12 +136,13 @@ pub(crate) struct LoadArgs {
     #[arg(long, default_value_t = 64, value_parser = size)]
     pub(crate) size: usize,
 
-    /// Requests that each client keeps in flight. uds-dial has one per connection, whatever is asked for.
+    /// Requests that each client keeps in flight. uds-dial has one per connection, whatever is
+    /// asked for.
     #[arg(long, default_value_t = 1, value_parser = pipeline)]
     pub(crate) pipeline: usize,
 
-    /// Requests per second and client, evenly spaced; a request that is late because the one before it took too
-    /// long is timed from when it was due. [default: as fast as possible]
+    /// Requests per second and client, evenly spaced; a request that is late because the one before
+    /// it took too long is timed from when it was due. [default: as fast as possible]
     #[arg(long, value_name = "RATE", conflicts_with = "pipeline",
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) paced: Option<u32>,

@@ -39,7 +39,8 @@ pub(crate) fn compare(asked: &Compare) -> Result<Comparison, Failure> {
     clean_up_on_signals(directory.path())?;
     let result = Bench::new(asked, directory.path()).and_then(Bench::run);
     while SIGNALLED.get().is_some() {
-        // What has just failed did so because the directory is being removed; this process is about to end.
+        // What has just failed did so because the directory is being removed; this process is about
+        // to end.
         std::thread::park();
     }
     directory.close()?;
@@ -49,7 +50,8 @@ pub(crate) fn compare(asked: &Compare) -> Result<Comparison, Failure> {
 /// Set when a signal is about to end this process.
 static SIGNALLED: OnceLock<()> = OnceLock::new();
 
-/// A signal ends this process without unwinding; the others end with it, and the directory must not stay behind.
+/// A signal ends this process without unwinding; the others end with it, and the directory must not
+/// stay behind.
 fn clean_up_on_signals(directory: &Path) -> Result<(), Failure> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     let directory = directory.to_owned();
@@ -102,12 +104,13 @@ impl<'a> Bench<'a> {
     }
 
     fn run(mut self) -> Result<Comparison, Failure> {
-        let fewest = self.transports.iter().map(|&transport| self.requests(transport)).min().unwrap_or(1);
+        let fewest =
+            self.transports.iter().map(|&transport| self.requests(transport)).min().unwrap_or(1);
         let rounds = ROUNDS.min(fewest / u64::from(self.asked.clients)).max(1);
         let turns = self.transports.len() as u64 * (rounds + u64::from(self.tool.is_ok()));
         self.progress.set_length(turns);
-        let style =
-            ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}").expect("the template is right");
+        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}")
+            .expect("the template is right");
         self.progress.set_style(style);
 
         let mut done: Vec<Vec<Round>> = self.transports.iter().map(|_| Vec::new()).collect();
@@ -122,7 +125,8 @@ impl<'a> Bench<'a> {
         let mut measurements = Vec::new();
         for (&transport, rounds) in self.transports.clone().iter().zip(&done) {
             let syscalls = self.count_syscalls(transport, rounds[0].requests)?;
-            let setting = Setting { transport, size: self.asked.load.size, clients: self.asked.clients };
+            let setting =
+                Setting { transport, size: self.asked.load.size, clients: self.asked.clients };
             measurements.push(combine(&setting, rounds, syscalls));
         }
         self.progress.finish_and_clear();
@@ -134,7 +138,11 @@ impl<'a> Bench<'a> {
     }
 
     /// System calls per request of client and server, in a round that is not measured.
-    fn count_syscalls(&mut self, transport: Transport, requests: u64) -> Result<Option<f64>, Failure> {
+    fn count_syscalls(
+        &mut self,
+        transport: Transport,
+        requests: u64,
+    ) -> Result<Option<f64>, Failure> {
         let Ok(tool) = self.tool else { return Ok(None) };
         self.progress.set_message(format!("system calls, with {}: {transport}", tool.name()));
         let most = if tool == Tool::Strace { MOST_UNDER_STRACE } else { u64::MAX };
@@ -156,12 +164,18 @@ impl<'a> Bench<'a> {
         let clients = u64::from(self.asked.clients);
         let mut callers = (0..self.asked.clients)
             .map(|client| {
-                self.start_client(transport, client, share(requests, u64::from(client), clients), tool)
+                self.start_client(
+                    transport,
+                    client,
+                    share(requests, u64::from(client), clients),
+                    tool,
+                )
             })
             .collect::<Result<Vec<_>, _>>()?;
 
         let pids: Vec<u32> = std::iter::once(&server).chain(&callers).map(Role::pid).collect();
-        let mut counter = tool.map(|tool| Counter::attach(tool, &pids, self.directory)).transpose()?;
+        let mut counter =
+            tool.map(|tool| Counter::attach(tool, &pids, self.directory)).transpose()?;
         let cpu_before = cpu_of(&mut server)?;
         for caller in &mut callers {
             caller.tell("go")?;

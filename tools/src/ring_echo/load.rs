@@ -43,7 +43,8 @@ pub(crate) fn histogram() -> Histogram<u64> {
 
 fn read_clock(clock: ClockId) -> u64 {
     let time = clock_gettime(clock);
-    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000
+        + u64::try_from(time.tv_nsec).unwrap_or(0)
 }
 
 /// CPU time of this process in nanoseconds.
@@ -126,8 +127,8 @@ impl Pace {
         Self { due: Instant::now(), every: Duration::from_secs(1) / rate }
     }
 
-    /// Waits until the next request is due; from when it is to be timed. That the sleep takes longer than asked is
-    /// not the transport's doing; that the answer before came too late is.
+    /// Waits until the next request is due; from when it is to be timed. That the sleep takes
+    /// longer than asked is not the transport's doing; that the answer before came too late is.
     fn next(&mut self) -> Instant {
         let due = self.due;
         self.due += self.every;
@@ -148,17 +149,19 @@ struct Flying {
     from: Instant,
 }
 
-/// Keeps `load.pipeline` requests in flight: sends as many as there is room for at once, waits for an answer, and
-/// takes those that came with it.
+/// Keeps `load.pipeline` requests in flight: sends as many as there is room for at once, waits for
+/// an answer, and takes those that came with it.
 pub(crate) fn pipelined(channel: &mut impl Pipeline, load: &Load) -> Result<Report, Failure> {
-    let mut messages: Vec<_> = (0..load.pipeline).map(|_| Message::new(load.client, load.size)).collect();
+    let mut messages: Vec<_> =
+        (0..load.pipeline).map(|_| Message::new(load.client, load.size)).collect();
     let mut free: Vec<usize> = (0..load.pipeline).rev().collect();
     let mut flying: VecDeque<Flying> = VecDeque::with_capacity(load.pipeline);
     let mut tickets = Vec::with_capacity(load.pipeline);
     let mut sequence = 0;
     let mut meter = Meter::start();
     while meter.requests < load.requests {
-        let room = usize::try_from(load.requests - sequence).map_or(free.len(), |left| left.min(free.len()));
+        let room = usize::try_from(load.requests - sequence)
+            .map_or(free.len(), |left| left.min(free.len()));
         let slots = free.split_off(free.len() - room);
         for slot in &slots {
             messages[*slot].stamp(sequence);
@@ -168,7 +171,11 @@ pub(crate) fn pipelined(channel: &mut impl Pipeline, load: &Load) -> Result<Repo
             tickets.clear();
             let from = Instant::now();
             channel.send(slots.iter().map(|slot| messages[*slot].bytes()), &mut tickets)?;
-            flying.extend(tickets.iter().zip(slots).map(|(&ticket, slot)| Flying { ticket, slot, from }));
+            flying.extend(tickets.iter().zip(slots).map(|(&ticket, slot)| Flying {
+                ticket,
+                slot,
+                from,
+            }));
         }
         let mut wait = true;
         while !flying.is_empty()

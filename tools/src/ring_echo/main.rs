@@ -1,8 +1,10 @@
-//! ring-echo: verified requests over Ringbell, and over plain Unix domain sockets beside it, in one table.
+//! ring-echo: verified requests over Ringbell, and over plain Unix domain sockets beside it, in one
+//! table.
 //!
-//! [`compare`] starts the processes of a comparison ([`role`]): servers ([`service`]) and clients ([`caller`]), which
-//! send a [`load`] of requests ([`pattern`]) over a [`channel`] or its baseline ([`uds`]). What they report becomes a
-//! measurement in [`measure`], with the system calls from [`syscalls`], and is shown by [`table`] or as JSON.
+//! [`compare`] starts the processes of a comparison ([`role`]): servers ([`service`]) and clients
+//! ([`caller`]), which send a [`load`] of requests ([`pattern`]) over a [`channel`] or its baseline
+//! ([`uds`]). What they report becomes a measurement in [`measure`], with the system calls from
+//! [`syscalls`], and is shown by [`table`] or as JSON.
 
 mod caller;
 mod canary;
@@ -77,14 +79,19 @@ fn run_call(place: &Place, load: &LoadArgs, json: bool) -> Result<(), Failure> {
     let (path, ipc) = place.resolve()?;
     let (measured, note) = match &ipc {
         None => (caller::call(&path, load)?, String::new()),
-        Some(ipc) => caller::call_pooled(&path, ipc, load).map(|(measured, note)| (measured, note + "\n"))?,
+        Some(ipc) => {
+            caller::call_pooled(&path, ipc, load).map(|(measured, note)| (measured, note + "\n"))?
+        }
     };
     let measured = [measured];
     if json {
         show(&(serde_json::to_string_pretty(&measured)? + "\n"))?;
     } else {
         let (table, histogram) = (table::table(&measured), table::histograms(&measured));
-        show(&format!("{table}\n{histogram}\n{note}CPU is the client's alone. {}\n", counts(&measured)))?;
+        show(&format!(
+            "{table}\n{histogram}\n{note}CPU is the client's alone. {}\n",
+            counts(&measured)
+        ))?;
     }
     verified(&measured)
 }
@@ -102,7 +109,8 @@ fn verified(measurements: &[Measurement]) -> Result<(), Failure> {
     match measurements.iter().find(|m| m.verified != m.requests) {
         Some(m) => {
             let wrong = m.requests - m.verified;
-            Err(format!("{}: {wrong} of {} answers are not what was sent", m.transport, m.requests).into())
+            Err(format!("{}: {wrong} of {} answers are not what was sent", m.transport, m.requests)
+                .into())
         }
         None => Ok(()),
     }
@@ -118,8 +126,11 @@ fn counts(measurements: &[Measurement]) -> String {
 
 fn describe(asked: &Compare, comparison: &Comparison) -> String {
     let load = &asked.load;
-    let clients =
-        if asked.clients == 1 { "1 client".to_owned() } else { format!("{} clients", asked.clients) };
+    let clients = if asked.clients == 1 {
+        "1 client".to_owned()
+    } else {
+        format!("{} clients", asked.clients)
+    };
     let manner = match (load.paced, load.pipeline) {
         (Some(rate), _) => format!("{rate} requests/s each"),
         (None, 1) => "one request at a time".to_owned(),
@@ -150,7 +161,9 @@ fn canary_line() -> String {
              figures say little",
             took.as_nanos()
         ),
-        Some(took) => format!("{cpus} CPUs, {} ns for a word to another one and back", took.as_nanos()),
+        Some(took) => {
+            format!("{cpus} CPUs, {} ns for a word to another one and back", took.as_nanos())
+        }
     }
 }
 
@@ -173,8 +186,12 @@ fn notes(asked: &Compare, comparison: &Comparison) -> Vec<String> {
                 .to_owned(),
         );
     }
-    if asked.load.pipeline > 1 && comparison.measurements.iter().any(|m| m.transport == Transport::UdsDial) {
-        notes.push("uds-dial has one request per connection, and one connection at a time.".to_owned());
+    if asked.load.pipeline > 1
+        && comparison.measurements.iter().any(|m| m.transport == Transport::UdsDial)
+    {
+        notes.push(
+            "uds-dial has one request per connection, and one connection at a time.".to_owned(),
+        );
     }
     notes
 }

@@ -72,7 +72,11 @@ impl Round {
 }
 
 /// Medians over the rounds; sums and the maximum over all of them.
-pub(crate) fn combine(setting: &Setting, rounds: &[Round], syscalls_per_request: Option<f64>) -> Measurement {
+pub(crate) fn combine(
+    setting: &Setting,
+    rounds: &[Round],
+    syscalls_per_request: Option<f64>,
+) -> Measurement {
     let quantile = |quantile| median(rounds.iter().map(|round| round.quantile(quantile)));
     let mut latencies = histogram();
     for round in rounds {
@@ -125,7 +129,8 @@ mod tests {
     #[test]
     fn medians_sums_and_the_worst() {
         let setting = Setting { transport: Transport::Uds, size: 1, clients: 1 };
-        let combined = combine(&setting, &[round(10, 100), round(1_000_003, 100), round(20, 50)], Some(0.5));
+        let combined =
+            combine(&setting, &[round(10, 100), round(1_000_003, 100), round(20, 50)], Some(0.5));
         assert_eq!((combined.requests, combined.verified), (250, 250));
         assert_eq!((combined.p50_ns, combined.p999_ns, combined.max_ns), (20, 20, 1_000_003));
         assert!((combined.per_second - 100_000.0).abs() < 1e-6, "{}", combined.per_second);

@@ -1,4 +1,5 @@
-//! What a request contains, so that no answer to another one, and no stale byte, passes for its answer.
+//! What a request contains, so that no answer to another one, and no stale byte, passes for its
+//! answer.
 
 /// Every so many bytes stand the sequence number and the client's number anew.
 const STAMP_EVERY: usize = 1024;
@@ -12,7 +13,8 @@ pub(crate) struct Message {
 }
 
 impl Message {
-    /// A request of `size` bytes: a pattern of this client's own. What is too short for a stamp has its beginning.
+    /// A request of `size` bytes: a pattern of this client's own. What is too short for a stamp has
+    /// its beginning.
     pub(crate) fn new(client: u32, size: usize) -> Self {
         let mut state = u64::from(client);
         let mut bytes = vec![0; size];

@@ -1,11 +1,14 @@
-//! The processes of a comparison: this program again, in a hidden role, told what to do over its standard input.
+//! The processes of a comparison: this program again, in a hidden role, told what to do over its
+//! standard input.
 //!
-//! A line is an order or its answer. Both roles say "ready" first, and end when their input does; so none outlives
-//! the comparison, and the kernel kills them if their parent is killed.
+//! A line is an order or its answer. Both roles say "ready" first, and end when their input does;
+//! so none outlives the comparison, and the kernel kills them if their parent is killed.
 
 use crate::Failure;
 use crate::cli::RoleCommon;
-use rustix::process::{PTracer, Pid, Signal, getppid, set_parent_process_death_signal, set_ptracer};
+use rustix::process::{
+    PTracer, Pid, Signal, getppid, set_parent_process_death_signal, set_ptracer,
+};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
@@ -25,7 +28,8 @@ pub(crate) struct Role {
 }
 
 impl Role {
-    /// Starts a process, and waits until it is ready. Only for the main thread: its end is the child's.
+    /// Starts a process, and waits until it is ready. Only for the main thread: its end is the
+    /// child's.
     pub(crate) fn start<A: AsRef<OsStr>>(
         name: String,
         arguments: impl IntoIterator<Item = A>,

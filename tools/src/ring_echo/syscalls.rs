@@ -1,4 +1,5 @@
-//! Counting system calls from outside: `perf` or `strace` attaches to processes that are ready to go.
+//! Counting system calls from outside: `perf` or `strace` attaches to processes that are ready to
+//! go.
 
 use crate::Failure;
 use rustix::process::{Pid, Signal, kill_process};
@@ -24,7 +25,8 @@ impl Tool {
         }
     }
 
-    /// The best tool that there is and that may count, tried on this process's own child; or why there is none.
+    /// The best tool that there is and that may count, tried on this process's own child; or why
+    /// there is none.
     pub(crate) fn find(directory: &Path) -> Result<Self, String> {
         let mut reasons = Vec::new();
         for tool in [Self::Perf, Self::Strace] {
@@ -104,7 +106,8 @@ impl Counter {
     /// How many calls there were.
     pub(crate) fn count(&mut self) -> Result<u64, Failure> {
         if self.tool == Tool::Perf {
-            // Fails if the counted processes have ended, and perf with them: it has counted all the same.
+            // Fails if the counted processes have ended, and perf with them: it has counted all the
+            // same.
             let _ = self.control("disable");
         }
         if self.child.try_wait()?.is_none() {
@@ -138,7 +141,8 @@ impl Counter {
                 None => return Err("may not count (ptrace_scope?)".into()),
             }
         }
-        // What it says from now on nobody reads; it must not be stopped by a pipe that is full or closed.
+        // What it says from now on nobody reads; it must not be stopped by a pipe that is full or
+        // closed.
         std::thread::spawn(move || lines.for_each(drop));
         Ok(())
     }
@@ -157,7 +161,7 @@ fn parse_perf(text: &str) -> Option<u64> {
     line.split(',').next()?.parse().ok()
 }
 
-/// `100.00    0.129546           5     25320        91 total`; nothing at all if there were no calls.
+/// `100.00 0.129546 5 25320 91 total`; nothing at all if there were no calls.
 fn parse_strace(text: &str) -> Option<u64> {
     match text.lines().find(|line| line.ends_with(" total")) {
         Some(line) => line.split_whitespace().nth(3)?.parse().ok(),
@@ -171,8 +175,7 @@ mod tests {
 
     #[test]
     fn perf_is_understood() {
-        let text =
-            "# started on Sat Nov 21 23:58:57 2026\n\n1157379,,raw_syscalls:sys_enter,908640377,100.00,,\n";
+        let text = "# started on Sat Nov 21 23:58:57 2026\n\n1157379,,raw_syscalls:sys_enter,908640377,100.00,,\n";
         assert_eq!(parse_perf(text), Some(1_157_379));
         assert_eq!(parse_perf("<not counted>,,raw_syscalls:sys_enter,0,100.00,,\n"), None);
         assert_eq!(parse_perf(""), None);
@@ -184,7 +187,10 @@ mod tests {
                     ------ ----------- ----------- --------- --------- ----------------\n\
                     100.00    0.129546           5     25320        91 total\n";
         assert_eq!(parse_strace(text), Some(25_320));
-        assert_eq!(parse_strace("100.00    0.000000           0        29           total\n"), Some(29));
+        assert_eq!(
+            parse_strace("100.00    0.000000           0        29           total\n"),
+            Some(29)
+        );
         assert_eq!(parse_strace(""), Some(0));
     }
 }

@@ -4,8 +4,17 @@ use crate::measure::Measurement;
 use hdrhistogram::Histogram;
 use std::fmt::Write;
 
-const HEADS: [&str; 9] =
-    ["transport", "p50", "p90", "p99", "p99.9", "max", "requests/s", "CPU/request", "syscalls/request"];
+const HEADS: [&str; 9] = [
+    "transport",
+    "p50",
+    "p90",
+    "p99",
+    "p99.9",
+    "max",
+    "requests/s",
+    "CPU/request",
+    "syscalls/request",
+];
 
 /// One line for each measurement.
 pub(crate) fn table(measurements: &[Measurement]) -> String {
@@ -102,7 +111,9 @@ pub(crate) fn histograms(measurements: &[Measurement]) -> String {
     }
     let mut ticks = format!("{:label$} ", "");
     for decade in first..=first + decades {
-        let tick = time(10f64.powi(i32::try_from(decade).unwrap_or(0))).replace(".00", "").replace(".0", "");
+        let tick = time(10f64.powi(i32::try_from(decade).unwrap_or(0)))
+            .replace(".00", "")
+            .replace(".0", "");
         let _ = write!(ticks, "{tick:<0$}", PER_DECADE as usize);
     }
     let _ = writeln!(text, "{}", ticks.trim_end());

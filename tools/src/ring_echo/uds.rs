@@ -1,7 +1,8 @@
 //! The baseline: the same requests over plain Unix domain sockets, length-prefixed, blocking.
 //!
-//! As a good program would do it: a message and its length are one write, all that is there is read at once, and a
-//! server that finds many requests answers them with one write, out of the buffer into which it read them.
+//! As a good program would do it: a message and its length are one write, all that is there is read
+//! at once, and a server that finds many requests answers them with one write, out of the buffer
+//! into which it read them.
 
 use crate::Failure;
 use crate::channel::{Call, Pipeline, Ticket};
@@ -85,7 +86,8 @@ impl Frames {
 }
 
 fn append_frame(out: &mut Vec<u8>, message: &[u8]) -> io::Result<()> {
-    let length = u32::try_from(message.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let length =
+        u32::try_from(message.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     out.extend_from_slice(&length.to_le_bytes());
     out.extend_from_slice(message);
     Ok(())
@@ -157,8 +159,9 @@ impl Uds {
         })
     }
 
-    /// Writes what is to be written. Waits for room for one request if there is no answer to wait for, and not
-    /// otherwise: a server that finds no room for answers reads no requests, and both would wait for ever.
+    /// Writes what is to be written. Waits for room for one request if there is no answer to wait
+    /// for, and not otherwise: a server that finds no room for answers reads no requests, and both
+    /// would wait for ever.
     fn flush(&mut self) -> Result<(), Failure> {
         while self.written < self.out.len() {
             let rest = &self.out[self.written..];
@@ -260,7 +263,8 @@ mod tests {
         for message in &messages {
             append_frame(&mut bytes, message).unwrap();
         }
-        let writing = std::thread::spawn(move || bytes.chunks(7).try_for_each(|chunk| near.write_all(chunk)));
+        let writing =
+            std::thread::spawn(move || bytes.chunks(7).try_for_each(|chunk| near.write_all(chunk)));
         let mut frames = Frames::default();
         for message in &messages {
             assert_eq!(&frames.next(&far).unwrap().unwrap()[PREFIX..], message);

@@ -27,7 +27,8 @@ impl Saved {
         for take in header["takes"].as_array().expect("takes") {
             for image in take["images"].as_array().expect("images") {
                 for blob in ["control", "body", "after"] {
-                    let (blob, left) = rest.split_at(image[blob].as_u64().expect("a length") as usize);
+                    let (blob, left) =
+                        rest.split_at(image[blob].as_u64().expect("a length") as usize);
                     blobs.push(blob.to_vec());
                     rest = left;
                 }
@@ -235,14 +236,19 @@ pub(crate) fn a_core_dump_reads_as_the_live_target() -> Ran {
         let core = format!("{prefix}.{pid}");
         match made {
             Ok(made) if made.status.success() && Path::new(&core).exists() => {}
-            Ok(made) => return Ran::Skipped(format!("gcore makes no dump here: {}", text(&made.stderr))),
+            Ok(made) => {
+                return Ran::Skipped(format!("gcore makes no dump here: {}", text(&made.stderr)));
+            }
             Err(error) => return Ran::Skipped(format!("no gcore here: {error}")),
         }
         tick();
         // A debugger leaves a stopped process running.
         let frames = |target: &str| say_of(&["frames", target, "--all"]).0;
         let listed = frames(&core);
-        assert!(listed.contains("|echo answered by|") && listed.contains("|echo taken by no|"), "{listed}");
+        assert!(
+            listed.contains("|echo answered by|") && listed.contains("|echo taken by no|"),
+            "{listed}"
+        );
         let (report, _) = report(&core);
         assert_eq!(report["sessions"][0]["peer"]["pid"], client.id());
         assert_eq!(report["servers"][0]["peer"]["pid"], scene.server.id());
@@ -298,12 +304,19 @@ pub(crate) fn garbage_is_described_and_not_believed() -> Ran {
     for image in saved.of_kind(SegmentKind::Response) {
         for page in [0, 2] {
             put(&mut image[page], offset::HEAD, u64::MAX);
-            put(&mut image[page], offset::IDENTITY + std::mem::offset_of!(layout::Identity, total), 3);
+            put(
+                &mut image[page],
+                offset::IDENTITY + std::mem::offset_of!(layout::Identity, total),
+                3,
+            );
         }
     }
     saved.write(&bad);
     let texts = finds(&bad, "damaged", "problem");
-    assert!(texts.contains("impossible positions") && texts.contains("a size of 3 bytes"), "{texts}");
+    assert!(
+        texts.contains("impossible positions") && texts.contains("a size of 3 bytes"),
+        "{texts}"
+    );
     // Whatever is missing, nothing crashes.
     let whole = std::fs::read(&file).expect("read");
     let cuts = 60;

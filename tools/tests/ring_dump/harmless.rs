@@ -32,14 +32,17 @@ pub(crate) fn nothing_is_written_and_nothing_is_mapped() -> Ran {
     assert_eq!(segments(scene.server.id()), before);
 
     // While it looks it holds nothing that could be written, and maps nothing.
-    let mut tap = ring_dump(&["tap", &scene.pid()]).stderr(Stdio::piped()).spawn().expect("started");
+    let mut tap =
+        ring_dump(&["tap", &scene.pid()]).stderr(Stdio::piped()).spawn().expect("started");
     let mut said = String::new();
     BufReader::new(tap.stderr.take().expect("piped")).read_line(&mut said).expect("read");
     assert!(said.contains("following 1 sessions"), "{said}");
     let maps = std::fs::read_to_string(format!("/proc/{}/maps", tap.id())).expect("read");
     assert!(!maps.contains("memfd"), "{maps}");
     let mut held = 0;
-    for entry in std::fs::read_dir(format!("/proc/{}/fd", tap.id())).expect("its descriptors").flatten() {
+    for entry in
+        std::fs::read_dir(format!("/proc/{}/fd", tap.id())).expect("its descriptors").flatten()
+    {
         let link = std::fs::read_link(entry.path()).unwrap_or_default();
         if link.to_string_lossy().starts_with("/memfd:ringbell:") {
             let info = format!("/proc/{}/fdinfo/{}", tap.id(), entry.file_name().to_string_lossy());
@@ -67,13 +70,18 @@ pub(crate) fn other_users_are_refused() -> Ran {
     }
     let scene = Scene::with(&[("anyone", "yes")]);
     let _client = scene.client();
-    std::fs::set_permissions(scene.directory.path(), PermissionsExt::from_mode(0o755)).expect("set");
+    std::fs::set_permissions(scene.directory.path(), PermissionsExt::from_mode(0o755))
+        .expect("set");
     // Where everybody may start it.
     let program = scene.directory.path().join("ring-dump");
     std::fs::copy(env!("CARGO_BIN_EXE_ring-dump"), &program).expect("copied");
     let as_nobody = |arguments: &[&str]| {
-        let output =
-            Command::new(&program).args(arguments).uid(NOBODY).gid(NOBODY).output().expect("started");
+        let output = Command::new(&program)
+            .args(arguments)
+            .uid(NOBODY)
+            .gid(NOBODY)
+            .output()
+            .expect("started");
         (output.status.code(), text(&output.stderr))
     };
     let (status, why) = as_nobody(&["show", &scene.pid()]);
@@ -84,7 +92,8 @@ pub(crate) fn other_users_are_refused() -> Ran {
     done!("another uid, by pid and by socket of a server that serves anyone")
 }
 
-/// What it asks of the kernel while it looks, as `strace` sees it: nothing but to read. How many bytes of segments it read.
+/// What it asks of the kernel while it looks, as `strace` sees it: nothing but to read. How many
+/// bytes of segments it read.
 fn only_reads(trace: &str, own_file: &str) -> u64 {
     let mut read = 0;
     for line in trace.lines() {
@@ -100,7 +109,11 @@ fn only_reads(trace: &str, own_file: &str) -> u64 {
             // Waking somebody of its own is not shared.
             "futex" => assert!(call.contains("_PRIVATE"), "a futex of others: {line}"),
             "pread64" => {
-                read += call.rsplit(" = ").next().and_then(|count| count.parse::<u64>().ok()).unwrap_or(0)
+                read += call
+                    .rsplit(" = ")
+                    .next()
+                    .and_then(|count| count.parse::<u64>().ok())
+                    .unwrap_or(0)
             }
             _ => assert!(
                 name.starts_with("+++") || name.starts_with("---") || name.starts_with("<..."),
@@ -142,7 +155,10 @@ pub(crate) fn nothing_is_opened_for_writing() -> Ran {
         match traced(command).output() {
             Err(error) => return Ran::Skipped(format!("no strace here: {error}")),
             Ok(output) if output.status.code().is_none_or(|code| code > 1) => {
-                return Ran::Skipped(format!("strace may not trace here: {}", text(&output.stderr)));
+                return Ran::Skipped(format!(
+                    "strace may not trace here: {}",
+                    text(&output.stderr)
+                ));
             }
             Ok(_) => {}
         }
@@ -161,7 +177,11 @@ pub(crate) fn nothing_is_opened_for_writing() -> Ran {
     only_reads(&std::fs::read_to_string(&trace).expect("a trace"), &file);
     client.tell("stop");
     client.expect("done");
-    done!("{} commands and the screen beside full load; show read {} lines", commands.len(), lines[0])
+    done!(
+        "{} commands and the screen beside full load; show read {} lines",
+        commands.len(),
+        lines[0]
+    )
 }
 
 /// Calls a second, for at least so long, and until `over`.
@@ -178,7 +198,8 @@ fn rate(client: &mut Client, mut over: impl FnMut() -> bool) -> f64 {
     calls as f64 / began.elapsed().as_secs_f64()
 }
 
-/// What a look may cost, of one CPU and of the rate, once a second. Built for debugging it is slower.
+/// What a look may cost, of one CPU and of the rate, once a second. Built for debugging it is
+/// slower.
 const COST: f64 = if cfg!(debug_assertions) { 0.06 } else { 0.02 };
 
 pub(crate) fn show_once_a_second_costs_next_to_nothing() -> Ran {
@@ -190,7 +211,8 @@ pub(crate) fn show_once_a_second_costs_next_to_nothing() -> Ran {
     for _ in 0..looks {
         let before = rate(&mut client, || true);
         let began = Instant::now();
-        let mut show = ring_dump(&["show", &scene.pid()]).stdout(Stdio::null()).spawn().expect("started");
+        let mut show =
+            ring_dump(&["show", &scene.pid()]).stdout(Stdio::null()).spawn().expect("started");
         let id = show.id();
         let with = rate(&mut client, || observe::state(id) == Some('Z'));
         lengths.push(began.elapsed());
@@ -204,8 +226,9 @@ pub(crate) fn show_once_a_second_costs_next_to_nothing() -> Ran {
     cpu.sort();
     let used = cpu[cpu.len() / 2].as_secs_f64();
     assert!(used <= COST / 2.0, "{used} s of CPU time for a look: {cpu:?}");
-    // Of its speed the target lost in each slice what one look costs; one a second costs that once a second. On a machine
-    // on which others work this is known within limits only: it fails when even the upper one is too low.
+    // Of its speed the target lost in each slice what one look costs; one a second costs that once
+    // a second. On a machine on which others work this is known within limits only: it fails when
+    // even the upper one is too low.
     lengths.sort();
     let lost = |ratio: f64| (1.0 - ratio) * lengths[lengths.len() / 2].as_secs_f64();
     let [low, middle, high] =
@@ -224,8 +247,11 @@ pub(crate) fn watch_takes_little_of_a_cpu() -> Ran {
     let scene = Scene::new();
     let mut client = scene.client();
     client.tell("load 0");
-    let mut screen = pty::Screen::start(ring_dump(&["watch", &scene.pid(), "--interval", "100ms"]), 110, 30);
-    screen.wait_for("rates", |text| text.contains(&client.id().to_string()) && text.contains("all is well"));
+    let mut screen =
+        pty::Screen::start(ring_dump(&["watch", &scene.pid(), "--interval", "100ms"]), 110, 30);
+    screen.wait_for("rates", |text| {
+        text.contains(&client.id().to_string()) && text.contains("all is well")
+    });
     let id = screen.id();
     let (before, switches) = (observe::cpu_time(id), observe::voluntary_switches(id));
     // It waits once for each look, and hardly ever besides.

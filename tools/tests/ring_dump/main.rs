@@ -1,4 +1,5 @@
-//! ring-dump against servers and clients that are well, stopped, stuck, slow and dead: real processes each time.
+//! ring-dump against servers and clients that are well, stopped, stuck, slow and dead: real
+//! processes each time.
 
 #![allow(clippy::cast_possible_truncation, reason = "positions in small rings")]
 

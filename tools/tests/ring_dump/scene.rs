@@ -1,6 +1,8 @@
 //! A server and clients that do what they are told, and what ring-dump says of them.
 
-use ringbell::{AnswerOrder, Client, ConnectOptions, Credentials, Server, TransportChoice, WaitSettings};
+use ringbell::{
+    AnswerOrder, Client, ConnectOptions, Credentials, Server, TransportChoice, WaitSettings,
+};
 use ringbell_shm_tests::process::{Arguments, Process, Start, hear, say};
 use ringbell_shm_tests::progress::tick;
 use ringbell_shm_tests::{becomes_true, busy_for, observe, wait_until};
@@ -12,8 +14,8 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// A server that does what it is told by requests: `echo ...`, `sleep MS`, `await PATH` (until there is such a file),
-/// `size BYTES`.
+/// A server that does what it is told by requests: `echo ...`, `sleep MS`, `await PATH` (until
+/// there is such a file), `size BYTES`.
 pub(crate) fn service(arguments: &Arguments) {
     let mut builder = Server::builder().slow_client_timeout(None);
     if let Some(bytes) = arguments.maybe_number("ring") {
@@ -44,7 +46,9 @@ pub(crate) fn service(arguments: &Arguments) {
     let result = server.run(|request, response| {
         let text = String::from_utf8_lossy(request.payload());
         match text.split_once(' ') {
-            Some(("sleep", ms)) => std::thread::sleep(Duration::from_millis(ms.parse().expect("a number"))),
+            Some(("sleep", ms)) => {
+                std::thread::sleep(Duration::from_millis(ms.parse().expect("a number")))
+            }
             Some(("await", path)) => wait_until("the gate is open", || Path::new(path).exists()),
             Some(("size", bytes)) => response.resize(bytes.parse().expect("a number"), b'x'),
             _ => response.extend_from_slice(request.payload()),
@@ -271,11 +275,13 @@ pub(crate) fn segments(pid: u32) -> Vec<Vec<u8>> {
     let mut paths: Vec<_> = directory.flatten().map(|entry| entry.path()).collect();
     paths.sort();
     let ours = paths.into_iter().filter(|path| {
-        std::fs::read_link(path).is_ok_and(|link| link.to_string_lossy().starts_with("/memfd:ringbell:"))
+        std::fs::read_link(path)
+            .is_ok_and(|link| link.to_string_lossy().starts_with("/memfd:ringbell:"))
     });
     ours.map(|path| {
         let file = std::fs::File::open(path).expect("opened");
-        let mut bytes = vec![0; usize::try_from(file.metadata().expect("a file").len()).expect("small")];
+        let mut bytes =
+            vec![0; usize::try_from(file.metadata().expect("a file").len()).expect("small")];
         file.read_exact_at(&mut bytes, 0).expect("read");
         bytes
     })

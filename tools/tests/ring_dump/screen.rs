@@ -14,7 +14,8 @@ pub(crate) fn watch_on_a_terminal() -> Ran {
     // A picture is for people, who look for longer.
     let picture = std::env::var_os("RINGBELL_SCREENSHOT");
     let interval = if picture.is_some() { "1s" } else { "100ms" };
-    let mut screen = pty::Screen::start(ring_dump(&["watch", &scene.pid(), "--interval", interval]), 110, 30);
+    let mut screen =
+        pty::Screen::start(ring_dump(&["watch", &scene.pid(), "--interval", interval]), 110, 30);
     screen.wait_for("both sessions", |text| {
         text.contains(" 2 sessions ")
             && text.contains(&client.id().to_string())
@@ -52,7 +53,9 @@ pub(crate) fn watch_on_a_terminal() -> Ran {
     other.expect("done");
     assert!(screen.text().contains("is stopped by a signal"), "nothing changes in a pause");
     screen.press(b"p");
-    screen.wait_for("the end of the pause", |text| !text.contains("PAUSED") && text.contains("all is well"));
+    screen.wait_for("the end of the pause", |text| {
+        !text.contains("PAUSED") && text.contains("all is well")
+    });
     screen.press(b"q");
     assert!(screen.end().success());
     client.tell("stop");

@@ -106,15 +106,16 @@ fn sum(of: &[Value], field: &str) -> u64 {
     of.iter().filter_map(|line| line[field].as_u64()).sum()
 }
 
-/// Waits until the server sleeps behind all of `calls` calls: a producer says how far it has come behind the record itself,
-/// which its peer may have read by then.
+/// Waits until the server sleeps behind all of `calls` calls: a producer says how far it has come
+/// behind the record itself, which its peer may have read by then.
 fn settled(scene: &Scene, calls: u64) {
     let requests =
         || report(&scene.pid()).0["servers"][0]["counters"]["requests"].as_u64().expect("a number");
     wait_until("the server has counted all of it", || requests() >= calls);
 }
 
-/// That a tap which was there all the time accounts for every byte of `calls` calls, each a line each way.
+/// That a tap which was there all the time accounts for every byte of `calls` calls, each a line
+/// each way.
 fn accounts_for(calls: u64, lines: &[Value], last: &Value) {
     let end = &last["end"];
     let part = |name: &str| end[name].as_u64().expect("a number");
@@ -193,12 +194,14 @@ pub(crate) fn tap_waits_for_nobody() -> Ran {
     let scene = Scene::new();
     let mut client = scene.client();
     let tap = Tap::start(&scene.pid(), &["--budget", "50"]);
-    // One page, which what it prints at one look fills, or leaves no room in for the next: pages are not shared by writes that
-    // do not fit.
+    // One page, which what it prints at one look fills, or leaves no room in for the next: pages
+    // are not shared by writes that do not fit.
     rustix::pipe::fcntl_setpipe_size(tap.lines.get_ref(), 4096).expect("a pipe");
     client.tell("load 0");
     // Nobody reads what it prints.
-    wait_until("it prints", || rustix::io::ioctl_fionread(tap.lines.get_ref()).expect("a pipe") > 0);
+    wait_until("it prints", || {
+        rustix::io::ioctl_fionread(tap.lines.get_ref()).expect("a pipe") > 0
+    });
     let requests =
         || report(&scene.pid()).0["servers"][0]["counters"]["requests"].as_u64().expect("a number");
     let before = requests();
@@ -209,7 +212,10 @@ pub(crate) fn tap_waits_for_nobody() -> Ran {
     tap.interrupt();
     let (lines, last) = tap.rest();
     accounts_for(calls, &lines, &last);
-    assert!(last["end"]["missed_bytes"].as_u64() > Some(10_000 * layout::LINE), "nothing was queued: {last}");
+    assert!(
+        last["end"]["missed_bytes"].as_u64() > Some(10_000 * layout::LINE),
+        "nothing was queued: {last}"
+    );
     done!("{calls} calls beside a tap that cannot print")
 }
 
@@ -222,7 +228,10 @@ pub(crate) fn tap_shows_what_was_asked_for() -> Ran {
             client.expect("done");
         }
     };
-    let tap = Tap::start(&scene.socket(), &["--kind", "response,error", "--session", "2", "--count", "15"]);
+    let tap = Tap::start(
+        &scene.socket(),
+        &["--kind", "response,error", "--session", "2", "--count", "15"],
+    );
     batch();
     let (lines, last) = tap.rest();
     assert_eq!((lines.len(), &last["end"]["records"]), (15, &15.into()), "no more than that");

@@ -66,20 +66,27 @@ pub(crate) fn waiting_is_told_from_working() -> Ran {
                 .flatten()
                 .map(|pair| pair.1.to_owned())
         };
-        let seconds: f64 = metrics.lines().find_map(of_it).expect("a metric").parse().expect("a number");
+        let seconds: f64 =
+            metrics.lines().find_map(of_it).expect("a metric").parse().expect("a number");
         assert!(seconds >= LONG.as_secs_f64(), "{part}: {seconds}");
     }
     // And from a file.
     let file = scene.file("saved");
     say_of(&["save", &scene.pid(), &file]);
     assert_eq!(samples(&file)["handler"]["most_ns"].as_u64(), Some(most("handler")));
-    let mut screen = pty::Screen::start(ring_dump(&["watch", &scene.pid(), "--interval", "100ms"]), 110, 30);
-    screen.wait_for("the columns", |text| text.contains("WAIT  WORK  WAIT") && text.contains("all is well"));
+    let mut screen =
+        pty::Screen::start(ring_dump(&["watch", &scene.pid(), "--interval", "100ms"]), 110, 30);
+    screen.wait_for("the columns", |text| {
+        text.contains("WAIT  WORK  WAIT") && text.contains("all is well")
+    });
     screen.press(b"\r");
     screen.wait_for("one session", |text| text.contains("split    request ring "));
     screen.press(b"q");
     assert!(screen.end().success());
-    done!("a request behind one that takes {} ms and more, an answer that lies as long", LONG.as_millis())
+    done!(
+        "a request behind one that takes {} ms and more, an answer that lies as long",
+        LONG.as_millis()
+    )
 }
 
 pub(crate) fn calls_are_timed_on_all_ways() -> Ran {
@@ -90,7 +97,8 @@ pub(crate) fn calls_are_timed_on_all_ways() -> Ran {
         // The client asks, the server does not.
         let scene = Scene::with(&[way, &[("ring", "4096")]].concat());
         let mut client = scene.client_with(&[("sample", "1")]);
-        for order in ["call echo", "large 3000", "large 100000", "large 0", "view echo", "post echo", "take"]
+        for order in
+            ["call echo", "large 3000", "large 100000", "large 0", "view echo", "post echo", "take"]
         {
             client.tell(order);
             client.expect("done");
@@ -105,7 +113,8 @@ pub(crate) fn calls_are_timed_on_all_ways() -> Ran {
         client.tell("load 0");
         wait_until("all places are taken", || {
             let samples = samples(&scene.pid());
-            samples["handler"]["calls"].as_u64() >= Some(60) && samples["request_ring"]["most_ns"] != 0
+            samples["handler"]["calls"].as_u64() >= Some(60)
+                && samples["request_ring"]["most_ns"] != 0
         });
         client.tell("stop");
         client.expect("done");

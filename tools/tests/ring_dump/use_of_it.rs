@@ -18,7 +18,8 @@ pub(crate) fn the_list_and_its_directory() -> Ran {
     let listing: Value = serde_json::from_str(&text).expect("JSON");
     let servers = listing["servers"].as_array().expect("an array");
     for (scene, sessions) in scenes.iter().zip([1, 0]) {
-        let lines: Vec<_> = servers.iter().filter(|line| line["pid"] == scene.server.id()).collect();
+        let lines: Vec<_> =
+            servers.iter().filter(|line| line["pid"] == scene.server.id()).collect();
         assert_eq!(lines.len(), 1, "found in its process, and once only: {listing:#}");
         assert_eq!((&lines[0]["sessions"], &lines[0]["problems"]), (&sessions.into(), &0.into()));
         assert_eq!(lines[0]["listens_at"][0], scene.socket());
@@ -54,7 +55,8 @@ pub(crate) fn wrong_use_has_its_status() -> Ran {
     say_of(&["save", &scene.pid(), &file]);
     assert_eq!(output(&["tap", &file]).status.code(), Some(2), "nothing passes in a file");
     // The sentence about NO_COLOR.
-    let coloured = |command: &mut Command| text(&command.output().expect("started").stdout).contains('\x1b');
+    let coloured =
+        |command: &mut Command| text(&command.output().expect("started").stdout).contains('\x1b');
     assert!(coloured(&mut ring_dump(&["show", &file, "--color", "always"])));
     assert!(!coloured(&mut ring_dump(&["show", &file])), "not a terminal");
     assert!(!coloured(ring_dump(&["show", &file]).env("NO_COLOR", "1")));
@@ -70,7 +72,9 @@ pub(crate) fn help_for_shells_and_manuals() -> Ran {
         }
     }
     let (page, _) = say_of(&["man"]);
-    for word in [".TH ring-dump 1", "Status: 0", "TAP", "\\-\\-every", "\\-\\-budget", "\\-\\-prometheus"] {
+    for word in
+        [".TH ring-dump 1", "Status: 0", "TAP", "\\-\\-every", "\\-\\-budget", "\\-\\-prometheus"]
+    {
         assert!(page.contains(word), "{word}");
     }
     let (health, _) = say_of(&["doctor", "--json"]);

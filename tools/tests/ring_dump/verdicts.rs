@@ -77,7 +77,10 @@ pub(crate) fn a_stopped_server() -> Ran {
         });
     }
     let (shown, status) = say_of(&["show", &pid, "--color", "never"]);
-    assert!(status == 1 && shown.contains("problem  session 1") && !shown.contains('\x1b'), "{shown}");
+    assert!(
+        status == 1 && shown.contains("problem  session 1") && !shown.contains('\x1b'),
+        "{shown}"
+    );
     scene.server.go_on();
     client.expect("done");
     wait_until("all is well", || report(&pid).1 == 0);
@@ -93,7 +96,10 @@ pub(crate) fn a_stopped_client() -> Ran {
     client.expect("done");
     client.stop();
     let texts = finds(&scene.socket(), "client-stopped", "problem");
-    assert!(texts.contains(&format!("session 1 (pid {}): the client is stopped", client.id())), "{texts}");
+    assert!(
+        texts.contains(&format!("session 1 (pid {}): the client is stopped", client.id())),
+        "{texts}"
+    );
     assert!(texts.contains("1 answer unread") || texts.contains("2 answers unread"), "{texts}");
     client.go_on();
     wait_until("all is well", || report(&scene.pid()).1 == 0);
@@ -171,7 +177,8 @@ pub(crate) fn a_call_that_takes_long() -> Ran {
     client.tell("call echo 1");
     client.expect("done");
     client.tell("call sleep 600000");
-    // One request: it was read, and its place not given back, since the server does not sleep meanwhile.
+    // One request: it was read, and its place not given back, since the server does not sleep
+    // meanwhile.
     let texts = finds(&scene.pid(), "server-busy", "problem");
     assert!(texts.contains("in its rings: a handler runs that long"), "{texts}");
     wait_until("its age is told", || {

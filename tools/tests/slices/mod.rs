@@ -1,10 +1,11 @@
-//! Whether something costs speed, told from noise: many short slices, with it and without in turns, and only those in which
-//! nobody else used the CPUs.
+//! Whether something costs speed, told from noise: many short slices, with it and without in turns,
+//! and only those in which nobody else used the CPUs.
 
 use ringbell_shm_tests::observe;
 use std::time::{Duration, Instant};
 
-/// What others may use of the CPUs in a slice that counts: a twentieth of one. The clock of the machine's time is coarse.
+/// What others may use of the CPUs in a slice that counts: a twentieth of one. The clock of the
+/// machine's time is coarse.
 const OTHERS: f64 = 0.05;
 
 /// How much CPU time is used by others than the processes that are measured.
@@ -58,8 +59,9 @@ impl Comparison {
         self.0.push(triple);
     }
 
-    /// Each slice with it, of the mean of its neighbours, in order of size. Where those are slow somebody has been there
-    /// before, and the target has not come out of it yet: that is judged without a look at what is measured.
+    /// Each slice with it, of the mean of its neighbours, in order of size. Where those are slow
+    /// somebody has been there before, and the target has not come out of it yet: that is judged
+    /// without a look at what is measured.
     pub(crate) fn ratios(&self) -> Vec<f64> {
         self.ratios_where(0.6)
     }
@@ -74,7 +76,8 @@ impl Comparison {
         ratios
     }
 
-    /// The median of the ratios, between what it is at least and at most in 95 of 100 such runs. `None` of too few.
+    /// The median of the ratios, between what it is at least and at most in 95 of 100 such runs.
+    /// `None` of too few.
     pub(crate) fn median(&self) -> Option<[f64; 3]> {
         median(&self.ratios())
     }
@@ -87,7 +90,8 @@ impl Comparison {
 
     /// The median rate without it.
     pub(crate) fn alone(&self) -> f64 {
-        let mut rates: Vec<f64> = self.0.iter().flat_map(|triple| [triple.before, triple.after]).collect();
+        let mut rates: Vec<f64> =
+            self.0.iter().flat_map(|triple| [triple.before, triple.after]).collect();
         rates.sort_by(f64::total_cmp);
         rates.get(rates.len() / 2).copied().unwrap_or(0.0)
     }

@@ -1,6 +1,6 @@
-//! Aeron IPC, through rusteron. Its media driver runs in the server's process, on a thread of its own that may use every
-//! CPU: so its CPU time is counted with the server's. Each client has a stream of its own for answers, named after the
-//! session of its requests.
+//! Aeron IPC, through rusteron. Its media driver runs in the server's process, on a thread of its
+//! own that may use every CPU: so its CPU time is counted with the server's. Each client has a
+//! stream of its own for answers, named after the session of its requests.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
@@ -11,7 +11,8 @@ use std::thread;
 use std::time::Duration;
 
 use rusteron_client::{
-    Aeron, AeronContext, AeronExclusivePublication, AeronHeader, AeronSubscription, Handlers, IntoCString,
+    Aeron, AeronContext, AeronExclusivePublication, AeronHeader, AeronSubscription, Handlers,
+    IntoCString,
 };
 use rusteron_media_driver::bindings::aeron_threading_mode_t;
 use rusteron_media_driver::{AeronDriver, AeronDriverContext};
@@ -24,10 +25,12 @@ use crate::scenario::{Case, Scenario};
 use crate::system::{Client, Ready, Setup, System};
 use crate::work::Handler;
 
-/// Both sides poll without a pause; terms that stay in the caches, and fragments as large as they may be.
+/// Both sides poll without a pause; terms that stay in the caches, and fragments as large as they
+/// may be.
 pub(crate) static SPINNING: AeronIpc = AeronIpc { name: "aeron-spin", tuned: true };
 
-/// As it comes, with the idle strategy that is its default: spin, yield, then sleeps of 1 us up to 1 ms.
+/// As it comes, with the idle strategy that is its default: spin, yield, then sleeps of 1 us up to
+/// 1 ms.
 pub(crate) static BACK_OFF: AeronIpc = AeronIpc { name: "aeron-backoff", tuned: false };
 
 /// A way to use Aeron.
@@ -117,7 +120,8 @@ impl Idle {
         self.turns = 0;
     }
 
-    /// The default strategy's numbers: 10 spins, 20 yields, then sleeps from 1 us, doubling up to 1 ms.
+    /// The default strategy's numbers: 10 spins, 20 yields, then sleeps from 1 us, doubling up to 1
+    /// ms.
     fn nothing(&mut self) -> Outcome<()> {
         const SPINS: u32 = 10;
         const YIELDS: u32 = 20;

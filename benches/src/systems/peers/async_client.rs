@@ -1,5 +1,5 @@
-//! Ringbell's client of many tasks, on a runtime of one thread; the server is the usual one. No peer, but it needs tokio,
-//! and is compared with it: with `tokio-uds-one-thread`.
+//! Ringbell's client of many tasks, on a runtime of one thread; the server is the usual one. No
+//! peer, but it needs tokio, and is compared with it: with `tokio-uds-one-thread`.
 
 use ringbell::{AsyncClient, ConnectOptions, Server};
 use tokio::runtime::Runtime;

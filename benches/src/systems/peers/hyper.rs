@@ -25,7 +25,8 @@ use crate::system::{Client, Ready, Setup, System};
 pub(crate) static DEFAULT: Hyper = Hyper { name: "hyper", workers: true, bytes: false };
 
 /// Everything on the thread that calls or serves.
-pub(crate) static ONE_THREAD: Hyper = Hyper { name: "hyper-one-thread", workers: false, bytes: false };
+pub(crate) static ONE_THREAD: Hyper =
+    Hyper { name: "hyper-one-thread", workers: false, bytes: false };
 
 /// As [`DEFAULT`], over a byte stream.
 pub(crate) static BYTES: Hyper = Hyper { name: "hyper-bytes", workers: true, bytes: true };
@@ -34,7 +35,8 @@ pub(crate) static BYTES: Hyper = Hyper { name: "hyper-bytes", workers: true, byt
 pub(crate) static BYTES_ONE_THREAD: Hyper =
     Hyper { name: "hyper-bytes-one-thread", workers: false, bytes: true };
 
-/// Requests over connections that stay: as many as there are calls in flight, since each has one at a time.
+/// Requests over connections that stay: as many as there are calls in flight, since each has one at
+/// a time.
 #[derive(Debug)]
 pub(crate) struct Hyper {
     name: &'static str,
@@ -75,7 +77,8 @@ impl System for Hyper {
     fn serve(&self, setup: &Setup, ready: Ready<'_>) -> Outcome<()> {
         runtime(self.workers)?.block_on(async {
             if self.bytes {
-                let listener = ringbell::Server::builder().max_clients(256).bind_bytes(&setup.path)?;
+                let listener =
+                    ringbell::Server::builder().max_clients(256).bind_bytes(&setup.path)?;
                 let listener = AsyncByteListener::from(listener);
                 ready()?;
                 loop {
@@ -110,7 +113,9 @@ impl System for Hyper {
 type Connection = SendRequest<Full<Bytes>>;
 
 /// A connection, driven by a task.
-async fn shake_hands(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Outcome<Connection> {
+async fn shake_hands(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> Outcome<Connection> {
     let (connection, driver) = handshake(TokioIo::new(stream)).await?;
     tokio::spawn(driver);
     Ok(connection)

@@ -1,4 +1,5 @@
-//! iceoryx2: its request-response service, polled without a pause, or with an event service for each side that sleeps.
+//! iceoryx2: its request-response service, polled without a pause, or with an event service for
+//! each side that sleeps.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs;
@@ -38,7 +39,8 @@ type Ipc = ipc::Service;
 const CLIENTS: usize = 40;
 
 /// Requests, with the number of the client who asks.
-type Port = iceoryx2::service::port_factory::request_response::PortFactory<Ipc, [u8], u64, [u8], ()>;
+type Port =
+    iceoryx2::service::port_factory::request_response::PortFactory<Ipc, [u8], u64, [u8], ()>;
 
 /// Everything that is named after the trial.
 struct Space {
@@ -73,11 +75,16 @@ impl Space {
 
     fn event(&self, name: &str) -> Outcome<event::PortFactory<Ipc>> {
         let service = self.node.service_builder(&name.try_into()?).event();
-        Ok(service.max_notifiers(CLIENTS).max_listeners(2).max_nodes(CLIENTS + 2).open_or_create()?)
+        Ok(service
+            .max_notifiers(CLIENTS)
+            .max_listeners(2)
+            .max_nodes(CLIENTS + 2)
+            .open_or_create()?)
     }
 }
 
-/// What the names of this trial's shared memory begin with: the trial's directory, which is named after a process.
+/// What the names of this trial's shared memory begin with: the trial's directory, which is named
+/// after a process.
 fn prefix(setup: &Setup) -> String {
     let directory = setup.path.parent().and_then(|parent| parent.file_name()).unwrap_or_default();
     format!("{}_", directory.to_string_lossy().replace('-', "_"))

@@ -1,10 +1,13 @@
-//! ipc-channel: a pair of its byte channels for each client, over sockets. Its default is all the configuration it has.
+//! ipc-channel: a pair of its byte channels for each client, over sockets. Its default is all the
+//! configuration it has.
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
 
-use ipc_channel::ipc::{IpcBytesReceiver, IpcBytesSender, IpcOneShotServer, IpcSender, bytes_channel};
+use ipc_channel::ipc::{
+    IpcBytesReceiver, IpcBytesSender, IpcOneShotServer, IpcSender, bytes_channel,
+};
 
 use crate::outcome::Outcome;
 use crate::scenario::Case;
@@ -31,7 +34,8 @@ impl System for IpcChannel {
     }
 
     fn serve(&self, setup: &Setup, ready: Ready<'_>) -> Outcome<()> {
-        // Where clients leave the names of their one-shot servers: the library has no listener that stays.
+        // Where clients leave the names of their one-shot servers: the library has no listener that
+        // stays.
         let listener = UnixListener::bind(&setup.path)?;
         let handler = Handler::of(&setup.case);
         ready()?;
@@ -64,7 +68,11 @@ impl System for IpcChannel {
 }
 
 /// Answers requests until the client hangs up.
-fn answer_all(requests: &IpcBytesReceiver, answers: &IpcBytesSender, mut handler: Handler) -> Outcome<()> {
+fn answer_all(
+    requests: &IpcBytesReceiver,
+    answers: &IpcBytesSender,
+    mut handler: Handler,
+) -> Outcome<()> {
     // The error of a client that is gone is that of any other.
     while let Ok(request) = requests.recv() {
         if handler.admits(&request) {

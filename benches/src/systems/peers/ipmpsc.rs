@@ -1,4 +1,5 @@
-//! ipmpsc: one ring for all requests, and one of each client for its answers. Messages are serialized with bincode.
+//! ipmpsc: one ring for all requests, and one of each client for its answers. Messages are
+//! serialized with bincode.
 #![allow(clippy::disallowed_types, reason = "a number of attachments, no protocol")]
 
 use std::collections::HashMap;
@@ -62,7 +63,8 @@ impl System for Ipmpsc {
     fn connect(&self, setup: &Setup) -> Outcome<Box<dyn Client>> {
         // Unique in the trial: a process may attach several times.
         static ATTACHED: AtomicU32 = AtomicU32::new(0);
-        let number = u64::from(process::id()) << 32 | u64::from(ATTACHED.fetch_add(1, Ordering::Relaxed));
+        let number =
+            u64::from(process::id()) << 32 | u64::from(ATTACHED.fetch_add(1, Ordering::Relaxed));
         let path = setup.path.with_extension(number.to_string());
         let answers = Receiver::new(SharedRingBuffer::create(text(&path)?, CAPACITY)?);
         let requests = Sender::new(SharedRingBuffer::open(text(&setup.path)?)?);

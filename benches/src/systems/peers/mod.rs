@@ -1,6 +1,8 @@
-//! Peers that take long to build, each behind a feature of its own. Without it, it has one row, which says so.
+//! Peers that take long to build, each behind a feature of its own. Without it, it has one row,
+//! which says so.
 //!
-//! To add one: `<name>.rs` with a [`System`], a feature in `Cargo.toml`, a line in [`all`] and one in `benches/peers`.
+//! To add one: `<name>.rs` with a [`System`], a feature in `Cargo.toml`, a line in [`all`] and one
+//! in `benches/peers`.
 
 #[cfg(feature = "peer-aeron")]
 mod aeron;
@@ -58,11 +60,19 @@ type Entry = (Option<&'static str>, &'static dyn System);
 /// All of them; with the feature that brought it, if it was built.
 fn each() -> Vec<Entry> {
     [
-        peer!("peer-tokio", "tokio-uds", [&tokio_uds::DEFAULT, &tokio_uds::ONE_THREAD, &async_client::ASYNC]),
+        peer!(
+            "peer-tokio",
+            "tokio-uds",
+            [&tokio_uds::DEFAULT, &tokio_uds::ONE_THREAD, &async_client::ASYNC]
+        ),
         peer!("peer-iceoryx2", "iceoryx2", [&iceoryx2::SPINNING, &iceoryx2::EVENTS]),
         peer!("peer-aeron", "aeron", [&aeron::SPINNING, &aeron::BACK_OFF]),
         peer!("peer-ipc-channel", "ipc-channel", [&ipc_channel::BYTES]),
-        peer!("peer-tonic", "tonic", [&tonic::DEFAULT, &tonic::TUNED, &tonic::BYTES, &tonic::BYTES_TUNED]),
+        peer!(
+            "peer-tonic",
+            "tonic",
+            [&tonic::DEFAULT, &tonic::TUNED, &tonic::BYTES, &tonic::BYTES_TUNED]
+        ),
         peer!(
             "peer-hyper",
             "hyper",
@@ -110,7 +120,9 @@ impl System for Missing {
 
     fn absence(&self) -> Option<String> {
         let feature = self.feature;
-        Some(format!("built without `--features {feature}`; `benches/peers` installs what that needs"))
+        Some(format!(
+            "built without `--features {feature}`; `benches/peers` installs what that needs"
+        ))
     }
 
     fn serve(&self, _setup: &Setup, _ready: Ready<'_>) -> Outcome<()> {

@@ -8,7 +8,8 @@ use crate::payload::Payload;
 
 /// A runtime that uses all CPUs, or the calling thread alone.
 pub(super) fn runtime(workers: bool) -> Outcome<Runtime> {
-    let mut builder = if workers { Builder::new_multi_thread() } else { Builder::new_current_thread() };
+    let mut builder =
+        if workers { Builder::new_multi_thread() } else { Builder::new_current_thread() };
     Ok(builder.enable_all().build()?)
 }
 
@@ -19,8 +20,8 @@ pub(super) trait Caller: Clone + Send + 'static {
     fn call(&self, request: &[u8]) -> impl Future<Output = Outcome<Vec<u8>>> + Send;
 }
 
-/// [`Client::tasks`](crate::system::Client::tasks) with tasks of this runtime. They are started by one of them: whoever
-/// is outside has to wake the runtime for each.
+/// [`Client::tasks`](crate::system::Client::tasks) with tasks of this runtime. They are started by
+/// one of them: whoever is outside has to wake the runtime for each.
 #[cfg(feature = "peer-tokio")]
 pub(super) fn tasks(
     runtime: &Runtime,

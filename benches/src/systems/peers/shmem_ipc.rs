@@ -1,5 +1,9 @@
-//! shmem-ipc: two of its byte rings for each client, which sleep on eventfds. They carry the frames of a stream socket.
-#![allow(unsafe_code, reason = "the ring hands out addresses in memory that another process writes")]
+//! shmem-ipc: two of its byte rings for each client, which sleep on eventfds. They carry the frames
+//! of a stream socket.
+#![allow(
+    unsafe_code,
+    reason = "the ring hands out addresses in memory that another process writes"
+)]
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -85,8 +89,8 @@ impl Write for In {
             let mut taken = 0;
             let write = |place: *mut u8, room: usize| {
                 taken = room.min(bytes.len());
-                // SAFETY: the ring says that `room` bytes there are the producer's until this closure returns; private
-                // memory does not overlap a mapping.
+                // SAFETY: the ring says that `room` bytes there are the producer's until this
+                // closure returns; private memory does not overlap a mapping.
                 unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), place, taken) };
                 taken
             };
@@ -112,8 +116,8 @@ impl Read for Out {
             let mut taken = 0;
             let read = |place: *const u8, there: usize| {
                 taken = there.min(bytes.len());
-                // SAFETY: the ring says that `there` bytes are written and the consumer's until this closure returns;
-                // private memory does not overlap a mapping.
+                // SAFETY: the ring says that `there` bytes are written and the consumer's until
+                // this closure returns; private memory does not overlap a mapping.
                 unsafe { ptr::copy_nonoverlapping(place, bytes.as_mut_ptr(), taken) };
                 taken
             };

@@ -1,4 +1,5 @@
-//! shmipc (cloudwego): a stream in shared memory for each client, whose wake-ups go over a socket or an eventfd.
+//! shmipc (cloudwego): a stream in shared memory for each client, whose wake-ups go over a socket
+//! or an eventfd.
 
 use std::os::unix::net::SocketAddr;
 
@@ -37,7 +38,8 @@ impl Shmipc {
         let mut config = Config::new();
         config.share_memory_buffer_cap = MEMORY;
         // Names that no other trial has, beside its socket.
-        config.share_memory_path_prefix = setup.path.with_extension("buffers").to_string_lossy().into_owned();
+        config.share_memory_path_prefix =
+            setup.path.with_extension("buffers").to_string_lossy().into_owned();
         config.queue_path = setup.path.with_extension("queue").to_string_lossy().into_owned();
         if self.eventfd { config.with_v4_eventfd() } else { config }
     }
@@ -68,7 +70,8 @@ impl System for Shmipc {
 
     fn connect(&self, setup: &Setup) -> Outcome<Box<dyn Client>> {
         let runtime = runtime(true)?;
-        let sessions = SessionManagerConfig::new().with_config(self.config(setup)).with_session_num(1);
+        let sessions =
+            SessionManagerConfig::new().with_config(self.config(setup)).with_session_num(1);
         let (manager, stream) = runtime.block_on(async {
             let address = SocketAddr::from_pathname(&setup.path)?;
             let manager = SessionManager::new(sessions, DefaultUnixConnect, address)

@@ -155,8 +155,9 @@ impl Client for Connection {
 /// A call on its way to the connection: the request, and where its answer goes.
 type Ask = (Vec<u8>, oneshot::Sender<Vec<u8>>);
 
-/// One connection that many tasks share, as a careful user shares it: one task writes what all of them ask, in one go
-/// what has gathered; another reads, and gives each answer to whose turn it is, since answers come in order.
+/// One connection that many tasks share, as a careful user shares it: one task writes what all of
+/// them ask, in one go what has gathered; another reads, and gives each answer to whose turn it is,
+/// since answers come in order.
 struct Shared {
     runtime: Runtime,
     asks: Asks,
@@ -195,7 +196,8 @@ impl Shared {
                 let mut payload = vec![0; length];
                 reader.read_exact(&mut payload).await?;
                 let turn = turns.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-                let turn: oneshot::Sender<Vec<u8>> = turn.ok_or("an answer that nobody waits for")?;
+                let turn: oneshot::Sender<Vec<u8>> =
+                    turn.ok_or("an answer that nobody waits for")?;
                 if turn.send(payload).is_err() {
                     return Outcome::Ok(());
                 }

@@ -1,4 +1,5 @@
-//! gRPC with tonic over a Unix domain socket, and the same over a byte stream of Ringbell. The service is written out, which spares the machine a protobuf compiler.
+//! gRPC with tonic over a Unix domain socket, and the same over a byte stream of Ringbell. The
+//! service is written out, which spares the machine a protobuf compiler.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -36,7 +37,8 @@ pub(crate) static TUNED: Tonic = Tonic { name: "tonic-tuned", tuned: true, bytes
 pub(crate) static BYTES: Tonic = Tonic { name: "tonic-bytes", tuned: false, bytes: true };
 
 /// As [`TUNED`], over a byte stream.
-pub(crate) static BYTES_TUNED: Tonic = Tonic { name: "tonic-bytes-tuned", tuned: true, bytes: true };
+pub(crate) static BYTES_TUNED: Tonic =
+    Tonic { name: "tonic-bytes-tuned", tuned: true, bytes: true };
 
 /// Calls over a connection that stays.
 #[derive(Debug)]
@@ -118,17 +120,23 @@ impl System for Tonic {
         runtime(!self.tuned)?.block_on(async {
             let mut server = Server::builder();
             if self.tuned {
-                server = server.initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW);
+                server = server
+                    .initial_stream_window_size(WINDOW)
+                    .initial_connection_window_size(WINDOW);
             }
             if self.bytes {
-                let listener = ringbell::Server::builder().max_clients(256).bind_bytes(&setup.path)?;
+                let listener =
+                    ringbell::Server::builder().max_clients(256).bind_bytes(&setup.path)?;
                 ready()?;
                 let incoming = Incoming::from(AsyncByteListener::from(listener));
                 server.add_service(Echo).serve_with_incoming(incoming).await?;
             } else {
                 let listener = UnixListener::bind(&setup.path)?;
                 ready()?;
-                server.add_service(Echo).serve_with_incoming(UnixListenerStream::new(listener)).await?;
+                server
+                    .add_service(Echo)
+                    .serve_with_incoming(UnixListenerStream::new(listener))
+                    .await?;
             }
             Ok(())
         })
@@ -140,12 +148,16 @@ impl System for Tonic {
         // The address is not used: the connector knows where to go.
         let mut endpoint = Endpoint::try_from("http://localhost")?;
         if self.tuned {
-            endpoint = endpoint.initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW);
+            endpoint =
+                endpoint.initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW);
         }
         let channel = if self.bytes {
             let connector = tower::service_fn(move |_| {
                 let path = path.clone();
-                async move { Ok::<_, ConnectError>(TokioIo::new(AsyncByteStream::connect(path).await?)) }
+                async move {
+                    let stream = AsyncByteStream::connect(path).await?;
+                    Ok::<_, ConnectError>(TokioIo::new(stream))
+                }
             });
             runtime.block_on(endpoint.connect_with_connector(connector))?
         } else {

@@ -1,4 +1,5 @@
-//! ZeroMQ over its `ipc` transport: a DEALER for each client and one ROUTER, which allow many calls at once.
+//! ZeroMQ over its `ipc` transport: a DEALER for each client and one ROUTER, which allow many calls
+//! at once.
 
 use crate::outcome::Outcome;
 use crate::scenario::Case;

@@ -1,4 +1,5 @@
-//! What is counted per process: descriptors, mappings, threads. Each test runs in a process of its own.
+//! What is counted per process: descriptors, mappings, threads. Each test runs in a process of its
+//! own.
 
 use super::*;
 use crate::handshake::tests::alone;
@@ -30,7 +31,8 @@ fn a_thousand_rounds_leave_nothing_behind() {
         drop(server);
         fixture.handle().closed(session);
     };
-    let settled = |fds, maps| eventually("nothing left", || (descriptors(), mappings("")) == (fds, maps));
+    let settled =
+        |fds, maps| eventually("nothing left", || (descriptors(), mappings("")) == (fds, maps));
     round();
     // The spare, which it makes when it has time, and no domain.
     eventually("idle, with a spare", || (mappings("response"), mappings("bell")) == (1, 0));
@@ -51,7 +53,10 @@ fn a_thousand_rounds_leave_nothing_behind() {
 
 #[test]
 fn without_descriptors_clients_are_told_so_and_the_porter_does_not_spin() {
-    if !alone(module_path!(), "without_descriptors_clients_are_told_so_and_the_porter_does_not_spin") {
+    if !alone(
+        module_path!(),
+        "without_descriptors_clients_are_told_so_and_the_porter_does_not_spin",
+    ) {
         return;
     }
     let fixture = Fixture::new(settings());
@@ -73,11 +78,13 @@ fn without_descriptors_clients_are_told_so_and_the_porter_does_not_spin() {
         let open = || std::fs::read_dir("/proc/self/fd").map(Iterator::count).ok();
         let before = open();
         let result = fixture.attach();
-        // Until the porter has its reserve again, one descriptor less is open; filled up now, there would be none.
+        // Until the porter has its reserve again, one descriptor less is open; filled up now, there
+        // would be none.
         eventually("settled", || before.is_some() && open() == before);
         let got = matches!(
             result,
-            Err(ConnectError::Rejected(RejectReason::OutOfDescriptors) | ConnectError::OutOfDescriptors)
+            Err(ConnectError::Rejected(RejectReason::OutOfDescriptors)
+                | ConnectError::OutOfDescriptors)
         );
         assert!(got, "{result:?}");
         while let Ok(one) = server.lifeline.try_clone() {
@@ -116,7 +123,8 @@ fn an_idle_porter_sleeps() {
 fn porter_task() -> PathBuf {
     let tasks = std::fs::read_dir("/proc/self/task").expect("procfs");
     let is_porter = |path: &Path| {
-        std::fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim() == "ringbell-porter")
+        std::fs::read_to_string(path.join("comm"))
+            .is_ok_and(|name| name.trim() == "ringbell-porter")
     };
     tasks.filter_map(|task| Some(task.ok()?.path())).find(|path| is_porter(path)).expect("it runs")
 }

@@ -34,13 +34,17 @@ fn a_client_that_asks_for_the_socket_gets_it() {
         transport: TransportChoice::Socket,
         ..HelloOptions::default()
     };
-    let Attached::Socket(client) = handshake::attach(&fixture.path, &options, soon()).expect("attached")
+    let Attached::Socket(client) =
+        handshake::attach(&fixture.path, &options, soon()).expect("attached")
     else {
         panic!("shared memory");
     };
     let server = fixture.joined();
     assert_eq!(by_socket(&server), RejectReason::SocketAsked);
-    assert_eq!((client.session, client.generation, client.reason), (1, GENERATION, FallbackReason::Asked));
+    assert_eq!(
+        (client.session, client.generation, client.reason),
+        (1, GENERATION, FallbackReason::Asked)
+    );
     assert_eq!((client.max_message, client.server_pid), (1000, std::process::id()));
     assert_eq!((server.session, server.max_message), (1, 1000));
     assert_eq!((server.peer.pid, &*server.peer.name), (std::process::id(), "tester"));
@@ -63,7 +67,8 @@ fn without_shared_memory_every_client_gets_the_socket() {
         frames_travel(client, &server);
     }
     let result = fixture.attach();
-    let refused = matches!(result, Err(ConnectError::SharedMemoryRefused(RejectReason::SharedMemoryOff)));
+    let refused =
+        matches!(result, Err(ConnectError::SharedMemoryRefused(RejectReason::SharedMemoryOff)));
     assert!(refused, "{result:?}");
     eventually("its place is free", || count(&fixture.handle().counters().half_open) == 0);
     assert_eq!(count(&fixture.handle().counters().fallbacks), 2);
@@ -83,10 +88,14 @@ fn a_server_without_memfds_has_the_socket() {
     let fixture = Fixture::new(lenient());
     let info = StatusInfo { segment: None, generation: 1, armed_words: 1 };
     let mut admission = admission::Admission::new(&lenient(), &info).expect("made");
-    let peer = PeerInfo { pid: 1, uid: rustix::process::geteuid().as_raw(), gid: 3, name: String::new() };
+    let peer =
+        PeerInfo { pid: 1, uid: rustix::process::geteuid().as_raw(), gid: 3, name: String::new() };
     let offer = admission.admit(&peer, &a_hello());
     let off = RejectReason::SharedMemoryOff;
-    assert!(matches!(offer, Ok(Offer::Socket(Fallback { reason, .. })) if reason == off), "{offer:?}");
+    assert!(
+        matches!(offer, Ok(Offer::Socket(Fallback { reason, .. })) if reason == off),
+        "{offer:?}"
+    );
     let mut admission = admission::Admission::new(&settings(), &info).expect("made");
     assert_eq!(admission.admit(&peer, &a_hello()).err(), Some(off));
     drop(fixture);
@@ -106,7 +115,9 @@ fn limits_of_memory_lead_to_the_socket() {
     let full = RejectReason::BytesPerUid { limit: pair };
     let others: Vec<_> = (0..3).map(|_| fixture.join_by_socket()).collect();
     assert!(others.iter().all(|(_, server)| by_socket(server) == full));
-    assert!(matches!(fixture.attach(), Err(ConnectError::SharedMemoryRefused(reason)) if reason == full));
+    assert!(
+        matches!(fixture.attach(), Err(ConnectError::SharedMemoryRefused(reason)) if reason == full)
+    );
     for (_, other) in &others {
         fixture.handle().closed(other.session);
     }
@@ -123,9 +134,13 @@ fn clients_on_the_socket_are_clients() {
     let (_first, server) = fixture.join_by_socket();
     let _second = fixture.join_by_socket();
     let full = RejectReason::TooManyClients { limit: 2 };
-    for transport in [TransportChoice::Auto, TransportChoice::Socket, TransportChoice::SharedMemory] {
+    for transport in [TransportChoice::Auto, TransportChoice::Socket, TransportChoice::SharedMemory]
+    {
         let result = fixture.attach_somehow(transport);
-        assert!(matches!(result, Err(ConnectError::Rejected(reason)) if reason == full), "{result:?}");
+        assert!(
+            matches!(result, Err(ConnectError::Rejected(reason)) if reason == full),
+            "{result:?}"
+        );
     }
     fixture.handle().closed(server.session);
     fixture.join_by_socket();
@@ -149,9 +164,12 @@ fn a_socket_is_left_to_the_reactor() {
     let mut bytes = [0; 8];
     assert_eq!(rustix::io::read(&server.lifeline, &mut bytes), Ok(1), "and has read nothing");
     assert_eq!(rustix::io::read(&server.lifeline, &mut bytes), Ok(0));
-    let epoll = rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC).expect("made");
-    let (data, flags) = (rustix::event::epoll::EventData::new_u64(1), rustix::event::epoll::EventFlags::IN);
-    rustix::event::epoll::add(&epoll, &server.lifeline, data, flags).expect("watched by somebody else");
+    let epoll =
+        rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC).expect("made");
+    let (data, flags) =
+        (rustix::event::epoll::EventData::new_u64(1), rustix::event::epoll::EventFlags::IN);
+    rustix::event::epoll::add(&epoll, &server.lifeline, data, flags)
+        .expect("watched by somebody else");
     fixture.handle().closed(server.session);
     assert_eq!(count(&fixture.handle().counters().deaths), 0);
 }
@@ -159,7 +177,9 @@ fn a_socket_is_left_to_the_reactor() {
 /// A client that was offered the socket, and has not answered yet.
 fn offered(fixture: &Fixture) -> UnixStream {
     let mut stream = fixture.raw();
-    stream.write_all(&Hello { transport: TransportAsked::Socket, ..a_hello() }.encode()).expect("written");
+    stream
+        .write_all(&Hello { transport: TransportAsked::Socket, ..a_hello() }.encode())
+        .expect("written");
     let mut message = [0; 16 + 64];
     stream.read_exact(&mut message).expect("an answer");
     assert_eq!((message[12], message[8]), (3, 64), "a fallback");
@@ -171,7 +191,10 @@ fn whoever_was_offered_the_socket_and_does_not_come_leaves_its_place() {
     let fixture = Fixture::new(PorterConfig { max_clients: 1, ..lenient() });
     for _ in 0..3 {
         let stream = offered(&fixture);
-        assert!(matches!(fixture.attach(), Err(ConnectError::Rejected(RejectReason::TooManyClients { .. }))));
+        assert!(matches!(
+            fixture.attach(),
+            Err(ConnectError::Rejected(RejectReason::TooManyClients { .. }))
+        ));
         drop(stream);
         eventually("the place is free", || count(&fixture.handle().counters().half_open) == 0);
     }
@@ -248,7 +271,9 @@ fn features_are_granted_as_far_as_they_are_known() {
     }
     for (transport, at) in [(TransportAsked::Shared, 16 + 68), (TransportAsked::Socket, 16 + 28)] {
         let mut stream = fixture.raw();
-        stream.write_all(&Hello { features: u32::MAX, transport, ..a_hello() }.encode()).expect("written");
+        stream
+            .write_all(&Hello { features: u32::MAX, transport, ..a_hello() }.encode())
+            .expect("written");
         let mut message = [0; 16 + 64];
         stream.read_exact(&mut message).expect("an answer");
         let mut rest = [0; 8];
@@ -272,8 +297,10 @@ fn features_are_granted_as_far_as_they_are_known() {
 #[test]
 fn a_welcome_that_cannot_be_sent_is_replaced() {
     let fixture = Fixture::new(settings());
-    let info = StatusInfo { segment: Some(&fixture._status), generation: GENERATION, armed_words: 2 };
-    let peer = PeerInfo { pid: 1, uid: rustix::process::geteuid().as_raw(), gid: 3, name: String::new() };
+    let info =
+        StatusInfo { segment: Some(&fixture._status), generation: GENERATION, armed_words: 2 };
+    let peer =
+        PeerInfo { pid: 1, uid: rustix::process::geteuid().as_raw(), gid: 3, name: String::new() };
     let bytes_per_uid = crate::link::segment::SegmentPair::bytes(SMALL, SMALL);
     let config = PorterConfig { max_clients: 2, bytes_per_uid, ..lenient() };
     let mut admission = admission::Admission::new(&config, &info).expect("made");
@@ -284,11 +311,17 @@ fn a_welcome_that_cannot_be_sent_is_replaced() {
     let hello = Hello { features: FEATURE_ORDERED, ..a_hello() };
     let first = welcome(admission.admit(&peer, &hello));
     let fallback = admission.offer_socket(&first, RejectReason::OutOfDescriptors).expect("offered");
-    assert_eq!((fallback.session, fallback.reason), (first.session, RejectReason::OutOfDescriptors));
+    assert_eq!(
+        (fallback.session, fallback.reason),
+        (first.session, RejectReason::OutOfDescriptors)
+    );
     assert_eq!((fallback.features, fallback.max_message), (FEATURE_ORDERED, first.max_message));
     // Its memory is free, its slot is not.
     welcome(admission.admit(&peer, &hello));
-    assert_eq!(admission.admit(&peer, &hello).err(), Some(RejectReason::TooManyClients { limit: 2 }));
+    assert_eq!(
+        admission.admit(&peer, &hello).err(),
+        Some(RejectReason::TooManyClients { limit: 2 })
+    );
     admission.release_quota(first.session);
     assert!(matches!(admission.admit(&peer, &hello), Ok(Offer::Socket(_))));
 

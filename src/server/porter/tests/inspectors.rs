@@ -31,7 +31,9 @@ fn an_inspector_sees_all_sessions_and_can_write_nothing() {
         match decoded(segment) {
             Decoded::Status(_) => assert_eq!(index, 0),
             Decoded::Request(request) => sessions.push(request.identity.session),
-            Decoded::Response(response) => assert_eq!(Some(&response.identity.session), sessions.last()),
+            Decoded::Response(response) => {
+                assert_eq!(Some(&response.identity.session), sessions.last())
+            }
             Decoded::Bell(bell) => panic!("whoever holds it can write it: {bell:?}"),
         }
         assert!(rustix::io::pwrite(segment, &[1], 0).is_err(), "it is sealed");
@@ -51,11 +53,15 @@ fn an_inspector_sees_all_sessions_and_can_write_nothing() {
 #[test]
 fn whoever_could_trace_the_server_is_no_client_for_it() {
     let me = rustix::process::geteuid().as_raw();
-    let fixture = Fixture::new(PorterConfig { credentials: Credentials::Uids(vec![me + 1]), ..settings() });
+    let fixture =
+        Fixture::new(PorterConfig { credentials: Credentials::Uids(vec![me + 1]), ..settings() });
     let denied = RejectReason::PermissionDenied.encode_reject();
     assert_eq!(fixture.refusal(a_hello()), denied);
     assert_eq!(survey(&fixture).segments.len(), 1);
     let shut = PeerInfo { pid: 1, uid: me.max(1) + 1, gid: 0, name: String::new() };
     assert!(!shut.may_inspect());
-    assert_eq!(fixture.refusal(Hello { versions: (7, 9), role: Role::Inspector, ..a_hello() })[12], 4);
+    assert_eq!(
+        fixture.refusal(Hello { versions: (7, 9), role: Role::Inspector, ..a_hello() })[12],
+        4
+    );
 }

@@ -65,7 +65,8 @@ impl Fixture {
         let status = Segment::status(GENERATION, armed_words.into(), &me).expect("made");
         let (outbox, events) = channel();
         let info = StatusInfo { segment: Some(&status), generation: GENERATION, armed_words };
-        let handle = Some(start(PorterMode::Thread, listener, config, &info, outbox).expect("started"));
+        let handle =
+            Some(start(PorterMode::Thread, listener, config, &info, outbox).expect("started"));
         Self { path, handle, events, _status: status, _scratch: scratch }
     }
 
@@ -79,7 +80,11 @@ impl Fixture {
 
     /// Attaches with whatever transport it gets.
     fn attach_somehow(&self, transport: TransportChoice) -> Result<Attached, ConnectError> {
-        handshake::attach(&self.path, &HelloOptions { transport, ..HelloOptions::default() }, soon())
+        handshake::attach(
+            &self.path,
+            &HelloOptions { transport, ..HelloOptions::default() },
+            soon(),
+        )
     }
 
     /// A session over the socket, for a client that would have liked rings.
@@ -150,16 +155,21 @@ struct SharedCarrier<'a> {
 
 fn shared(joined: &Joined) -> SharedCarrier<'_> {
     match &joined.carrier {
-        Carrier::Shared { request, response, domain, domain_bell, request_capacity, response_capacity } => {
-            SharedCarrier {
-                request,
-                response,
-                domain: *domain,
-                domain_bell,
-                request_capacity: *request_capacity,
-                response_capacity: *response_capacity,
-            }
-        }
+        Carrier::Shared {
+            request,
+            response,
+            domain,
+            domain_bell,
+            request_capacity,
+            response_capacity,
+        } => SharedCarrier {
+            request,
+            response,
+            domain: *domain,
+            domain_bell,
+            request_capacity: *request_capacity,
+            response_capacity: *response_capacity,
+        },
         Carrier::Socket { reason } => panic!("a socket: {reason}"),
     }
 }

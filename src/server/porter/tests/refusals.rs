@@ -15,7 +15,10 @@ fn reason(config: PorterConfig) -> RejectReason {
 fn other_users_are_rejected() {
     let me = rustix::process::getuid().as_raw();
     let others = Credentials::Uids(vec![me + 1, me + 2]);
-    assert_eq!(reason(PorterConfig { credentials: others, ..settings() }), RejectReason::PermissionDenied);
+    assert_eq!(
+        reason(PorterConfig { credentials: others, ..settings() }),
+        RejectReason::PermissionDenied
+    );
     for credentials in [Credentials::SameUid, Credentials::Anyone, Credentials::Uids(vec![me])] {
         Fixture::new(PorterConfig { credentials, ..settings() }).join();
     }
@@ -29,7 +32,10 @@ fn one_client_too_many_is_rejected_until_there_is_room() {
     for _ in 0..3 {
         let result = fixture.attach();
         let full = RejectReason::TooManyClients { limit: 2 };
-        assert!(matches!(result, Err(ConnectError::Rejected(reason)) if reason == full), "{result:?}");
+        assert!(
+            matches!(result, Err(ConnectError::Rejected(reason)) if reason == full),
+            "{result:?}"
+        );
     }
     assert_eq!(fixture.rejected(RejectReason::TooManyClients { limit: 0 }), 3);
     drop(first);
@@ -151,8 +157,16 @@ fn wishes_are_checked() {
     let fixture = Fixture::new(settings());
     let bad = RejectReason::BadCapacity.encode_reject();
     for wanted in [1, 3, 1024, 2048 + 64, 1 << 31, 1 << 63, u64::MAX] {
-        assert_eq!(fixture.refusal(Hello { request_capacity: wanted, ..a_hello() }), bad, "{wanted}");
-        assert_eq!(fixture.refusal(Hello { response_capacity: wanted, ..a_hello() }), bad, "{wanted}");
+        assert_eq!(
+            fixture.refusal(Hello { request_capacity: wanted, ..a_hello() }),
+            bad,
+            "{wanted}"
+        );
+        assert_eq!(
+            fixture.refusal(Hello { response_capacity: wanted, ..a_hello() }),
+            bad,
+            "{wanted}"
+        );
     }
     let much = RejectReason::BytesPerClient { limit: 64 << 20 }.encode_reject();
     assert_eq!(fixture.refusal(Hello { request_capacity: 1 << 30, ..a_hello() }), much);
@@ -165,7 +179,10 @@ fn wishes_are_checked() {
     stream.read_exact(&mut head).expect("an answer");
     assert_eq!(head[12], 2, "welcome: unknown features and further versions are no obstacle");
 
-    assert_eq!(reason(PorterConfig { shared_memory: false, ..settings() }), RejectReason::SharedMemoryOff);
+    assert_eq!(
+        reason(PorterConfig { shared_memory: false, ..settings() }),
+        RejectReason::SharedMemoryOff
+    );
     assert_eq!(fixture.rejected(RejectReason::SocketOff), 1);
 }
 

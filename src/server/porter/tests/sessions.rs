@@ -7,7 +7,8 @@ use crate::memory::layout::offset;
 #[test]
 fn a_client_joins_and_both_see_the_same_memory() {
     let fixture = Fixture::new(settings());
-    let options = HelloOptions { name: "tester".into(), max_message: 1000, ..HelloOptions::default() };
+    let options =
+        HelloOptions { name: "tester".into(), max_message: 1000, ..HelloOptions::default() };
     let client = attach(&fixture.path, &options, soon()).expect("attached");
     let server = fixture.joined();
     assert_eq!((client.session, server.session, client.generation), (1, 1, GENERATION));
@@ -44,11 +45,20 @@ fn wanted_capacities_are_granted() {
         };
         let client = attach(&fixture.path, &options, soon()).expect("attached");
         let or = |wanted| if wanted == 0 { SMALL } else { wanted };
-        assert_eq!((client.request_capacity, client.response_capacity), (or(request), or(response)));
+        assert_eq!(
+            (client.request_capacity, client.response_capacity),
+            (or(request), or(response))
+        );
         assert_eq!(client.max_message, 64 << 20, "no more than the server's");
         let server = fixture.joined();
-        assert_eq!(shared(&server).request.window.len() as u64, layout::ring_segment_size(or(request)));
-        assert_eq!(shared(&server).response.window.len() as u64, layout::ring_segment_size(or(response)));
+        assert_eq!(
+            shared(&server).request.window.len() as u64,
+            layout::ring_segment_size(or(request))
+        );
+        assert_eq!(
+            shared(&server).response.window.len() as u64,
+            layout::ring_segment_size(or(response))
+        );
         clients.push(client);
     }
 }
@@ -96,14 +106,17 @@ fn sessions_are_numbered_and_domains_shared_by_a_user() {
     let clients: Vec<_> = (0..5).map(|_| fixture.join()).collect();
     let sessions: Vec<_> = clients.iter().map(|(_, server)| server.session).collect();
     assert_eq!(sessions, [1, 2, 3, 4, 5]);
-    assert!(clients.iter().all(|(client, server)| (client.domain, shared(server).domain) == (0, 0)));
+    assert!(
+        clients.iter().all(|(client, server)| (client.domain, shared(server).domain) == (0, 0))
+    );
     clients[0].0.bell.window.own_word(offset::SEQ).store(5, Ordering::Relaxed);
     assert_eq!(shared(&clients[4].1).domain_bell.peer_word(offset::SEQ).load(), 5, "one bell");
 }
 
 #[test]
 fn isolated_sessions_have_domains_of_their_own_which_are_used_again() {
-    let fixture = Fixture::new(PorterConfig { isolation: Isolation::Session, max_clients: 3, ..settings() });
+    let fixture =
+        Fixture::new(PorterConfig { isolation: Isolation::Session, max_clients: 3, ..settings() });
     let mut clients: Vec<_> = (0..3).map(|_| fixture.join()).collect();
     let domains = |clients: &[(Attachment, Box<Joined>)]| -> Vec<_> {
         clients.iter().map(|(client, _)| client.domain).collect()
@@ -137,7 +150,8 @@ fn unknown_sessions_cannot_be_closed() {
 
 #[test]
 fn many_join_at_once() {
-    let fixture = Fixture::new(PorterConfig { max_clients: 1024, max_handshakes: 64, ..settings() });
+    let fixture =
+        Fixture::new(PorterConfig { max_clients: 1024, max_handshakes: 64, ..settings() });
     let path = &fixture.path;
     let attach = || attach(path, &HelloOptions::default(), soon()).expect("attached");
     let clients: Vec<_> = std::thread::scope(|scope| {

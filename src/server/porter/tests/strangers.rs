@@ -6,7 +6,8 @@ use std::os::fd::AsFd;
 
 #[test]
 fn a_silent_client_is_left_at_the_deadline() {
-    let fixture = Fixture::new(PorterConfig { handshake_deadline: Duration::from_millis(20), ..settings() });
+    let fixture =
+        Fixture::new(PorterConfig { handshake_deadline: Duration::from_millis(20), ..settings() });
     assert_eq!(fixture.answer(&[]), []);
     assert_eq!(fixture.answer(b"RING"), [], "half a header");
     assert_eq!(fixture.answer(&a_hello().encode()[..50]), [], "half a hello");
@@ -23,7 +24,10 @@ fn whoever_was_admitted_and_does_not_come_leaves_its_place() {
     let fixture = Fixture::new(PorterConfig { max_clients: 1, ..settings() });
     for _ in 0..3 {
         let (stream, _) = welcomed(&fixture);
-        assert!(matches!(fixture.attach(), Err(ConnectError::Rejected(RejectReason::TooManyClients { .. }))));
+        assert!(matches!(
+            fixture.attach(),
+            Err(ConnectError::Rejected(RejectReason::TooManyClients { .. }))
+        ));
         drop(stream);
         eventually("the place is free", || count(&fixture.handle().counters().half_open) == 0);
     }
@@ -68,7 +72,12 @@ fn descriptors_from_a_client_are_refused() {
     let mut control = SendAncillaryBuffer::new(&mut space);
     assert!(control.push(SendAncillaryMessage::ScmRights(&rights)));
     let hello = a_hello().encode();
-    match rustix::net::sendmsg(&stream, &[std::io::IoSlice::new(&hello)], &mut control, SendFlags::NOSIGNAL) {
+    match rustix::net::sendmsg(
+        &stream,
+        &[std::io::IoSlice::new(&hello)],
+        &mut control,
+        SendFlags::NOSIGNAL,
+    ) {
         // The kernel knows SO_PASSRIGHTS.
         Err(rustix::io::Errno::PERM) => {}
         // It does not: there is no room for them.
@@ -88,7 +97,8 @@ fn a_client_that_seals_its_segment_is_turned_out() {
     let mut control = rustix::net::RecvAncillaryBuffer::new(&mut space);
     let mut bytes = [0; 256];
     let flags = rustix::net::RecvFlags::CMSG_CLOEXEC;
-    let got = rustix::net::recvmsg(&stream, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags);
+    let got =
+        rustix::net::recvmsg(&stream, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags);
     assert!(got.expect("a welcome").bytes > 16);
     let fds: Vec<OwnedFd> = control
         .drain()

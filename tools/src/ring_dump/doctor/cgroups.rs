@@ -26,12 +26,14 @@ impl Cgroups {
         Self { own, root: "/sys/fs/cgroup".into() }
     }
 
-    /// The directories of this process's group and of those above it, for a controller of version 1, or for version 2.
+    /// The directories of this process's group and of those above it, for a controller of version
+    /// 1, or for version 2.
     fn directories(&self, controller: Option<&str>) -> Vec<PathBuf> {
         let mut all = Vec::new();
         for line in self.own.lines() {
             let mut fields = line.splitn(3, ':');
-            let (Some(_), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next())
+            let (Some(_), Some(controllers), Some(path)) =
+                (fields.next(), fields.next(), fields.next())
             else {
                 continue;
             };
@@ -39,12 +41,15 @@ impl Cgroups {
                 Some(wanted) if controllers.split(',').any(|name| name == wanted) => {
                     vec![self.root.join(controllers), self.root.join(wanted)]
                 }
-                None if controllers.is_empty() => vec![self.root.clone(), self.root.join("unified")],
+                None if controllers.is_empty() => {
+                    vec![self.root.clone(), self.root.join("unified")]
+                }
                 _ => continue,
             };
             for mount in mounts {
                 let group = mount.join(path.trim_start_matches('/'));
-                // In a container the path may be that of the host: then the mount itself is the group.
+                // In a container the path may be that of the host: then the mount itself is the
+                // group.
                 all.extend(
                     group
                         .ancestors()
@@ -64,7 +69,10 @@ impl Cgroups {
         second: impl Fn(&Path) -> Option<Limit<T>>,
     ) -> Limit<T> {
         let mut least = Limit::Unseen;
-        let first = self.directories(Some(controller)).into_iter().filter_map(|directory| first(&directory));
+        let first = self
+            .directories(Some(controller))
+            .into_iter()
+            .filter_map(|directory| first(&directory));
         let second = self.directories(None).into_iter().filter_map(|directory| second(&directory));
         for limit in first.chain(second) {
             least = match (least, limit) {
@@ -140,7 +148,11 @@ mod tests {
         put("a/cpu.max", "50000 100000\n");
         put("a/b/cpu.max", "max 100000\n");
         put("a/b/memory.max", "max\n");
-        assert_eq!(groups("0::/a/b\n").cpu(), Limit::Set((0.5, 100_000.0)), "the one above is tighter");
+        assert_eq!(
+            groups("0::/a/b\n").cpu(),
+            Limit::Set((0.5, 100_000.0)),
+            "the one above is tighter"
+        );
         assert_eq!(groups("0::/a/b\n").memory(), Limit::None);
         assert_eq!(groups("0::/\n").cpu(), Limit::Unseen);
         put("a/b/memory.max", "1048576\n");

@@ -1,5 +1,6 @@
-//! One ring that is followed. A look reads the tail, and if it moved the head and a bounded stretch of what is new; what
-//! lies behind that waits for the next look, and what the producer overwrites until then was missed.
+//! One ring that is followed. A look reads the tail, and if it moved the head and a bounded stretch
+//! of what is new; what lies behind that waits for the next look, and what the producer overwrites
+//! until then was missed.
 
 use crate::cli::{Choice, Which};
 use crate::frames::{Frame, Origin};
@@ -10,7 +11,8 @@ use ringbell::layout::{self, FRAME_HEADER, Kind, offset};
 use ringbell::sync::{Ordering, fence};
 use serde::Serialize;
 
-/// How much of one ring a look reads at most, so that it takes few lines from those who use them, and little time.
+/// How much of one ring a look reads at most, so that it takes few lines from those who use them,
+/// and little time.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Burst {
     pub(super) records: u64,
@@ -22,7 +24,8 @@ impl Burst {
     pub(super) const ALL: Self = Self { records: u64::MAX, bytes: u64::MAX };
 }
 
-/// What passed through the rings that are followed. All bytes of it are in one of the parts, and in one only.
+/// What passed through the rings that are followed. All bytes of it are in one of the parts, and in
+/// one only.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(super) struct Passed {
     /// How far the rings went forward.
@@ -99,7 +102,15 @@ impl Followed {
         }
         let next = if from_the_first { 0 } else { own.word(offset::TAIL)? };
         let copy = vec![0; layout::CONTROL + capacity as usize];
-        Some(Self { origin, own: own.clone(), other: other.clone(), capacity, next, gap: None, copy })
+        Some(Self {
+            origin,
+            own: own.clone(),
+            other: other.clone(),
+            capacity,
+            next,
+            gap: None,
+            copy,
+        })
     }
 
     pub(super) fn ring(&self) -> Which {
@@ -122,7 +133,8 @@ impl Followed {
         }
     }
 
-    /// What came since the last look, as far as `burst` goes; no more than `limit` records of it are shown.
+    /// What came since the last look, as far as `burst` goes; no more than `limit` records of it
+    /// are shown.
     pub(super) fn look(
         &mut self,
         choice: &Choice,
@@ -136,8 +148,8 @@ impl Followed {
             Some(tail) if tail != self.next && tail.wrapping_sub(self.next) < 1 << 63 => {}
             _ => return,
         }
-        // What is overwritten while it is copied is not believed. Who is overtaken again and again gives up until the
-        // next look.
+        // What is overwritten while it is copied is not believed. Who is overtaken again and again
+        // gives up until the next look.
         for _ in 0..3 {
             let Some((tail, head)) = self.positions() else { return };
             if !self.is_intact(head, tail) {
@@ -145,7 +157,8 @@ impl Followed {
             }
             // The tail says that the records before it are there.
             fence(Ordering::Acquire);
-            let beginning = (FRAME_HEADER + 24).saturating_add(choice.max_bytes).saturating_add(64) as u64;
+            let beginning =
+                (FRAME_HEADER + 24).saturating_add(choice.max_bytes).saturating_add(64) as u64;
             let most = burst.bytes.max(beginning) & !(layout::LINE - 1);
             let end = self.next.wrapping_add(tail.wrapping_sub(self.next).min(most));
             self.copy(self.next, end);
@@ -161,7 +174,8 @@ impl Followed {
     }
 
     fn is_intact(&self, head: u64, tail: u64) -> bool {
-        tail.wrapping_sub(self.next) <= self.capacity && intact(self.capacity, self.next, head, tail)
+        tail.wrapping_sub(self.next) <= self.capacity
+            && intact(self.capacity, self.next, head, tail)
     }
 
     /// Takes records out of the copy, which ends at `end`: earlier than the ring, perhaps.
@@ -214,8 +228,9 @@ impl Followed {
         }
     }
 
-    /// Goes on at the first place of which it is known that a record begins there, and that is not about to be
-    /// overwritten: the start of a lap, or the head; else the tail, where the next one will.
+    /// Goes on at the first place of which it is known that a record begins there, and that is not
+    /// about to be overwritten: the start of a lap, or the head; else the tail, where the next one
+    /// will.
     fn skip(&mut self, head: u64, tail: u64, passed: &mut Passed) {
         let behind = tail.wrapping_sub(self.next);
         if behind == 0 || behind >= 1 << 63 {

@@ -43,8 +43,12 @@ pub(super) fn draw(app: &App, frame: &mut Frame<'_>) {
         _ => table(app, &sessions, frame, body),
     }
     let verdicts_block = Block::bordered().title(" verdicts ");
-    frame.render_widget(Paragraph::new(findings).wrap(Wrap { trim: true }).block(verdicts_block), verdicts);
-    let paused = if app.paused { Span::styled(" PAUSED ", BOLD.fg(Color::Yellow)) } else { Span::raw("") };
+    frame.render_widget(
+        Paragraph::new(findings).wrap(Wrap { trim: true }).block(verdicts_block),
+        verdicts,
+    );
+    let paused =
+        if app.paused { Span::styled(" PAUSED ", BOLD.fg(Color::Yellow)) } else { Span::raw("") };
     let help = format!("q quit  p pause  s sort: {}  up/down select  enter open", app.sort.name());
     frame.render_widget(Line::from(vec![paused, Span::styled(help, DIM)]), keys);
 }
@@ -68,7 +72,8 @@ fn findings<'a>(app: &'a App, report: &'a Report) -> Vec<Line<'a>> {
 }
 
 fn header(app: &App, report: &Report, frame: &mut Frame<'_>, area: Rect) {
-    let [text, line] = Layout::horizontal([Constraint::Min(40), Constraint::Length(40)]).areas(area);
+    let [text, line] =
+        Layout::horizontal([Constraint::Min(40), Constraint::Length(40)]).areas(area);
     let mut lines = Vec::new();
     for server in &report.servers {
         lines.push(Line::from(vec![
@@ -77,7 +82,8 @@ fn header(app: &App, report: &Report, frame: &mut Frame<'_>, area: Rect) {
             state(server.state),
             Span::raw(format!("  {}", report.listens_at.join(" "))),
         ]));
-        let rate = |name: &str| server.rates.get(name).map_or_else(|| "-".to_owned(), |rate| short(*rate));
+        let rate =
+            |name: &str| server.rates.get(name).map_or_else(|| "-".to_owned(), |rate| short(*rate));
         lines.push(Line::raw(format!(
             "{} sessions, {} requests/s, {} in handlers",
             server.counters.sessions,
@@ -215,8 +221,9 @@ fn table(app: &App, sessions: &[&Session], frame: &mut Frame<'_>, area: Rect) {
 /// Waiting, working, waiting: in the request ring, the handler, the response ring.
 fn split(samples: Option<&Samples>) -> Line<'static> {
     let Some(samples) = samples else { return Line::raw("-") };
-    let [request, handler, response] = [samples.request_ring, samples.handler, samples.response_ring]
-        .map(|spread| if spread.calls == 0 { "-".to_owned() } else { brief(spread.median_ns) });
+    let [request, handler, response] =
+        [samples.request_ring, samples.handler, samples.response_ring]
+            .map(|spread| if spread.calls == 0 { "-".to_owned() } else { brief(spread.median_ns) });
     // Most of the time stands out.
     let worked = samples.handler.median_ns;
     let waited = samples.request_ring.median_ns.max(samples.response_ring.median_ns);
@@ -256,7 +263,8 @@ fn split_line(samples: Option<&Samples>) -> Line<'static> {
     if let Some(call) = &samples.on_its_way
         && call.age_ns > LONG_NS
     {
-        text += &format!("; call {} in the {} for {}", call.call, call.stage.name(), time(call.age_ns));
+        text +=
+            &format!("; call {} in the {} for {}", call.call, call.stage.name(), time(call.age_ns));
     }
     Line::raw(text)
 }
@@ -268,11 +276,15 @@ fn one(app: &App, session: &Session, frame: &mut Frame<'_>, area: Rect) {
         Line::from(vec![
             Span::raw(format!("{name:<9}")),
             Span::styled(show::bar(ring, 3 * BAR), ring_style(ring)),
-            Span::raw(format!(" {} of {} B, at most {} B", ring.fill, ring.capacity, ring.high_water)),
+            Span::raw(format!(
+                " {} of {} B, at most {} B",
+                ring.fill, ring.capacity, ring.high_water
+            )),
         ])
     };
-    let oldest =
-        session.oldest_age_ns.map_or_else(String::new, |age| format!(", oldest at least {}", time(age)));
+    let oldest = session
+        .oldest_age_ns
+        .map_or_else(String::new, |age| format!(", oldest at least {}", time(age)));
     let client = &session.client;
     let content = vec![
         ring("requests", &session.request),
@@ -291,13 +303,22 @@ fn one(app: &App, session: &Session, frame: &mut Frame<'_>, area: Rect) {
             session.server.wakes_sent, session.server.full_stalls, session.server.fragments_sent
         )),
     ];
-    let title = format!(" session {} {} (pid {}) ", session.session, session.peer.name, session.peer.pid);
+    let title =
+        format!(" session {} {} (pid {}) ", session.session, session.peer.name, session.peer.pid);
     frame.render_widget(Paragraph::new(content).block(Block::bordered().title(title)), text);
     let Some(past) = app.past.get(&(session.generation, session.session)) else { return };
     let [rates, requests, responses] =
-        Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1), Constraint::Fill(1)]).areas(lines);
+        Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1), Constraint::Fill(1)])
+            .areas(lines);
     spark(&past.rates, "requests/s", Color::Cyan, None, frame, rates);
-    spark(&past.requests, "request ring, B", Color::Green, Some(session.request.capacity), frame, requests);
+    spark(
+        &past.requests,
+        "request ring, B",
+        Color::Green,
+        Some(session.request.capacity),
+        frame,
+        requests,
+    );
     spark(
         &past.responses,
         "response ring, B",
