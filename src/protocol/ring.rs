@@ -10,7 +10,7 @@
 //! head, which after the last record is the producer's tail. Hence the invariant
 //!
 //! > **Z**: when the header word of a record that ends at `T` is stored, the header word at `T` is
-//! already 0.
+//! > already 0.
 //!
 //! The producer keeps **Z** by zeroing line starts ahead of its position: a window of a few lines
 //! after each commit, off the critical path; only a record longer than the window zeroes its

@@ -350,7 +350,8 @@ mod tests {
                             None => Some(0),
                             Some(old) => old.as_slice().try_into().ok().map(u64::from_le_bytes),
                         };
-                        let changes = [([key].as_slice(), Change::Add(more))];
+                        let slice = [key];
+                        let changes = [(slice.as_slice(), Change::Add(more))];
                         let prepared = store.prepare(fork as u64, changes);
                         let Some(old) = old else {
                             prop_assert_eq!(prepared.err(), Some(StoreError::NotANumber));

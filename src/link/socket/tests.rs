@@ -445,17 +445,13 @@ fn interruptions_are_not_seen() {
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = ignore as *const () as libc::sighandler_t;
     // SAFETY: the handler does nothing.
-    assert_eq!(
-        unsafe { libc::sigaction(libc::SIGALRM, &raw const action, std::ptr::null_mut()) },
-        0
-    );
+    let set = unsafe { libc::sigaction(libc::SIGALRM, &raw const action, std::ptr::null_mut()) };
+    assert_eq!(set, 0);
     let often = libc::timeval { tv_sec: 0, tv_usec: 50 };
     let timer = libc::itimerval { it_interval: often, it_value: often };
     // SAFETY: reads the timer, which is there.
-    assert_eq!(
-        unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) },
-        0
-    );
+    let set = unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) };
+    assert_eq!(set, 0);
     let (mut left, mut right) = two();
     let payload = vec![5; 50_000];
     let until = Instant::now() + std::time::Duration::from_millis(200);
