@@ -1,4 +1,4 @@
-//! L4: byte streams: a session as a pipe in each direction.
+//! Byte streams: a session as a pipe in each direction.
 //!
 //! ```text
 //!   client  --- chunks, as one-way messages ---> request ring  --->  server

@@ -1,4 +1,4 @@
-//! L4: the blocking client. A driver of `session.rs`: it adds waiting, deadlines and the pairing of
+//! The blocking client. A driver of `session.rs`: it adds waiting, deadlines and the pairing of
 //! answers.
 
 mod call;

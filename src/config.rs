@@ -1,4 +1,4 @@
-//! L5: settings from YAML files (feature `config`).
+//! Settings from YAML files (feature `config`).
 //!
 //! ```yaml
 //! ipc:

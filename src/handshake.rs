@@ -1,4 +1,4 @@
-//! L3: the handshake: the only parser of a peer that is not accepted yet.
+//! The handshake: the only parser of a peer that is not accepted yet.
 //!
 //! ```text
 //! client                                        server
@@ -15,10 +15,10 @@
 //! session's lifeline: whoever closes it ends the session, and single bytes on it ([`lifeline`])
 //! wake a peer that sleeps in an event loop, or say why the session ends.
 //!
-//! After a Fallback there is nothing to map: READY is followed by frames (`uds.rs`), and the socket
-//! carries nothing else from there on. A client that cannot use what came with a Welcome, for want
-//! of memory, descriptors or permission, shuts its side down, waits until the server has let go of
-//! it, and connects once more to ask for the socket.
+//! After a Fallback there is nothing to map: READY is followed by frames (`link/socket.rs`), and
+//! the socket carries nothing else from there on. A client that cannot use what came with a
+//! Welcome, for want of memory, descriptors or permission, shuts its side down, waits until the
+//! server has let go of it, and connects once more to ask for the socket.
 //!
 //! An inspector says Hello, too, and gets the descriptors of everything that is sealed against
 //! writing, in as many messages as it takes; then the server hangs up.

@@ -1,4 +1,4 @@
-//! L4: what is in segments and rings, looked at from outside: for tools (feature `inspect`).
+//! What is in segments and rings, looked at from outside: for tools (feature `inspect`).
 //!
 //! Nothing here maps, writes or wakes anything. A tool copies the bytes of segments from wherever
 //! it finds them (the descriptors that an [`Inspector`] is shown, the descriptors or the memory of

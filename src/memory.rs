@@ -1,4 +1,4 @@
-//! L0: memory that two processes share, as words and lines with one writer each.
+//! Memory that two processes share, as words and lines with one writer each.
 //!
 //! The types are the roles: what a process may write it holds as [`OwnWord`] and [`OwnLines`], what
 //! its peer writes as [`PeerWord`] and [`PeerLines`], which can only load. [`BellWord`] is the one

@@ -1,4 +1,4 @@
-//! L5: what is counted, published to the recorder of the `metrics` facade (feature `metrics`).
+//! What is counted, published to the recorder of the `metrics` facade (feature `metrics`).
 //!
 //! Nothing is told to a recorder while calls are made: the library counts anyway, in memory that
 //! tools read, and a program publishes what was counted since the last time whenever it likes:

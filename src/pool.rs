@@ -1,4 +1,4 @@
-//! L4: things kept ready, so that nobody waits for a connection to be made or a process to be
+//! Things kept ready, so that nobody waits for a connection to be made or a process to be
 //! started.
 //!
 //! A [`Pool`] holds items of whatever kind its [`Manager`] opens. It is a sliding window:

@@ -1,4 +1,4 @@
-//! L5: the client of many tasks, on a tokio runtime (feature `tokio`).
+//! The client of many tasks, on a tokio runtime (feature `tokio`).
 //!
 //! ```text
 //!   Call, ItemStream, ..  --lock-->  Core { Client, who waits for what }  <--lock--  Driver (a task)

@@ -1,4 +1,4 @@
-//! L4: spans and events, for subscribers of `tracing` (feature `tracing`). The only file that names
+//! Spans and events, for subscribers of `tracing` (feature `tracing`). The only file that names
 //! that crate.
 //!
 //! | what | name | target | level | fields |

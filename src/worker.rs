@@ -1,4 +1,4 @@
-//! L4: worker processes kept ready, so that nobody waits for one to start.
+//! Worker processes kept ready, so that nobody waits for one to start.
 //!
 //! Workers come in two kinds. Those that **serve** are Ringbell servers: they are told where, by a
 //! path or an inherited descriptor ([`ServerBuilder::for_parent`](crate::ServerBuilder::for_parent)

@@ -26,7 +26,7 @@ fn publish(word: &OwnWord, bell: &Bell, times: u64) {
 /// Two ringers publish once each; the sleeper goes on until it has seen both, one at a time, so
 /// that it also arms again behind a ring that it did not sleep through.
 fn two_ringers(mode: fn(usize) -> Mode) {
-    let (mut bed, bell) = bell();
+    let (mut sleeping, bell) = bell();
     let other_bell = bell.share();
     let (word, mine) = word_pair();
     let (other_word, other) = word_pair();
@@ -34,26 +34,26 @@ fn two_ringers(mode: fn(usize) -> Mode) {
     let other_ringer = thread::spawn(move || publish(&other_word, &other_bell, 1));
     let mut words = vec![mine, other];
     while !words.is_empty() {
-        bed.sleep_until(mode, Interest::DATA, || {
+        sleeping.sleep_until(mode, Interest::DATA, || {
             let found = words.iter().position(|word: &PeerWord| word.load() != 0);
             found.is_some_and(|i| words.swap_remove(i).load() != 0)
         });
     }
     ringer.join().unwrap();
     other_ringer.join().unwrap();
-    bed.check_wakes();
+    sleeping.check_wakes();
 }
 
 /// One ringer publishes twice; the sleeper sleeps for each.
 fn one_ringer(mode: fn(usize) -> Mode) {
-    let (mut bed, bell) = bell();
+    let (mut sleeping, bell) = bell();
     let (word, seen) = word_pair();
     let ringer = thread::spawn(move || publish(&word, &bell, 2));
     for value in 1..=2 {
-        bed.sleep_until(mode, Interest::DATA, || seen.load() >= value);
+        sleeping.sleep_until(mode, Interest::DATA, || seen.load() >= value);
     }
     ringer.join().unwrap();
-    bed.check_wakes();
+    sleeping.check_wakes();
 }
 
 /// SLEEP: no wake is lost, and there is at most one for each arm. Futex. Bound 4.
@@ -109,25 +109,25 @@ fn two_ringers_event_then_futex() {
 #[test]
 fn to_and_fro() {
     explore(Some(3), || {
-        let (mut left_bed, left_bell) = bell();
-        let (mut right_bed, right_bell) = bell();
+        let (mut left_sleeping, left_bell) = bell();
+        let (mut right_sleeping, right_bell) = bell();
         let (request, requests) = word_pair();
         let (answer, answers) = word_pair();
         let right = thread::spawn(move || {
             for call in 1..=2 {
-                right_bed.sleep_until(EVENT, Interest::DATA, || requests.load() == call);
+                right_sleeping.sleep_until(EVENT, Interest::DATA, || requests.load() == call);
                 answer.store(call, Ordering::Relaxed);
                 left_bell.ring(Interest::DATA);
             }
-            right_bed
+            right_sleeping
         });
         for call in 1..=2 {
             request.store(call, Ordering::Relaxed);
             right_bell.ring(Interest::DATA);
-            left_bed.sleep_until(FUTEX, Interest::DATA, || answers.load() == call);
+            left_sleeping.sleep_until(FUTEX, Interest::DATA, || answers.load() == call);
         }
         right.join().unwrap().check_wakes();
-        left_bed.check_wakes();
+        left_sleeping.check_wakes();
     });
 }
 
@@ -138,7 +138,7 @@ fn to_and_fro() {
 #[test]
 fn ringer_stopped_before_its_wake() {
     explore(Some(3), || {
-        let (mut bed, bell) = bell();
+        let (mut sleeping, bell) = bell();
         let other_bell = bell.share();
         let (word, seen) = word_pair();
         let (stopped_word, stopped) = word_pair();
@@ -146,17 +146,17 @@ fn ringer_stopped_before_its_wake() {
             let _never = other_bell.ring_and_stop(Interest::DATA);
             stopped_word.store(1, Ordering::Relaxed);
         });
-        bed.arm(Mode::Futex, Interest::DATA);
+        sleeping.arm(Mode::Futex, Interest::DATA);
         before_looking_again();
         while stopped.load() == 0 {
             thread::yield_now();
         }
-        bed.sleeper.disarm();
+        sleeping.sleeper.disarm();
         let ringer = thread::spawn(move || publish(&word, &bell, 1));
-        bed.sleep_until(FUTEX, Interest::DATA, || seen.load() != 0);
+        sleeping.sleep_until(FUTEX, Interest::DATA, || seen.load() != 0);
         stopping.join().unwrap();
         ringer.join().unwrap();
-        bed.check_wakes();
+        sleeping.check_wakes();
     });
 }
 
@@ -165,7 +165,7 @@ fn ringer_stopped_before_its_wake() {
 #[test]
 fn awake_is_not_disturbed() {
     explore(None, || {
-        let (mut bed, bell) = bell();
+        let (mut sleeping, bell) = bell();
         let (word, seen) = word_pair();
         let ringer = thread::spawn(move || {
             publish(&word, &bell, 2);
@@ -176,7 +176,7 @@ fn awake_is_not_disturbed() {
         }
         let bell = ringer.join().unwrap();
         assert_eq!((bell.rings(), bell.wakes()), (0, 0), "never armed");
-        bed.sleep_until(FUTEX, Interest::DATA, || seen.load() == 2);
+        sleeping.sleep_until(FUTEX, Interest::DATA, || seen.load() == 2);
         let ringer = thread::spawn(move || {
             assert!(!bell.ring(Interest::DATA), "not armed any more");
             assert_eq!((bell.rings(), bell.wakes()), (0, 0));
@@ -190,7 +190,7 @@ fn awake_is_not_disturbed() {
 #[test]
 fn interest_in_space_only() {
     explore(Some(3), || {
-        let (mut bed, bell) = bell();
+        let (mut sleeping, bell) = bell();
         let data_bell = bell.share();
         let (word, space) = word_pair();
         let data =
@@ -199,10 +199,10 @@ fn interest_in_space_only() {
             word.store(1, Ordering::Relaxed);
             bell.ring(Interest::SPACE);
         });
-        bed.sleep_until(FUTEX, Interest::SPACE, || space.load() != 0);
+        sleeping.sleep_until(FUTEX, Interest::SPACE, || space.load() != 0);
         data.join().unwrap();
         ringer.join().unwrap();
-        bed.check_wakes();
+        sleeping.check_wakes();
     });
 }
 
@@ -211,7 +211,7 @@ fn interest_in_space_only() {
 #[test]
 fn interest_changes() {
     explore(Some(3), || {
-        let (mut bed, bell) = bell();
+        let (mut sleeping, bell) = bell();
         let space_bell = bell.share();
         let (data_word, data) = word_pair();
         let (space_word, space) = word_pair();
@@ -220,11 +220,11 @@ fn interest_changes() {
             space_word.store(1, Ordering::Relaxed);
             space_bell.ring(Interest::SPACE);
         });
-        bed.sleep_until(FUTEX_FIRST, Interest::SPACE, || space.load() != 0);
-        bed.sleep_until(FUTEX_FIRST, Interest::DATA, || data.load() != 0);
+        sleeping.sleep_until(FUTEX_FIRST, Interest::SPACE, || space.load() != 0);
+        sleeping.sleep_until(FUTEX_FIRST, Interest::DATA, || data.load() != 0);
         data_ringer.join().unwrap();
         space_ringer.join().unwrap();
-        bed.check_wakes();
+        sleeping.check_wakes();
     });
 }
 

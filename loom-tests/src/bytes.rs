@@ -76,13 +76,13 @@ impl Side {
 }
 
 fn side() -> (Arc<Side>, Bell, [OwnWord; 2]) {
-    let (bed, bell) = bell();
+    let (sleeping, bell) = bell();
     let ((data, read), (head, seen)) = (word_pair(), word_pair());
-    let inner = Inner { sleeper: bed.sleeper, asleep: false, waiting: [false; 2] };
+    let inner = Inner { sleeper: sleeping.sleeper, asleep: false, waiting: [false; 2] };
     let side = Side {
         inner: Mutex::new(inner),
         awake: Condvar::new(),
-        kernel: bed.kernel,
+        kernel: sleeping.kernel,
         words: [read, seen],
     };
     (Arc::new(side), bell, [data, head])

@@ -30,7 +30,7 @@ fn goodbye(out: &mut Out) {
 fn goodbye_behind_data() {
     explore(Some(4), || {
         let (mut out, mut input) = worn(256, 0_u64.wrapping_sub(LINE));
-        let (mut bed, bell) = bell();
+        let (mut sleeping, bell) = bell();
         let producer = thread::spawn(move || {
             assert!(out.try_commit(0, 1));
             bell.ring(Interest::DATA);
@@ -39,13 +39,13 @@ fn goodbye_behind_data() {
             bell.ring(Interest::DATA);
         });
         let calls = drain(&mut input, |input| {
-            bed.sleep_until(FUTEX, Interest::DATA, || input.ring.has_pending());
+            sleeping.sleep_until(FUTEX, Interest::DATA, || input.ring.has_pending());
         });
         assert_eq!(calls, [1]);
         assert!(!input.ring.has_pending());
         producer.join().unwrap();
         assert_eq!(input.try_receive(0), None);
-        bed.check_wakes();
+        sleeping.check_wakes();
     });
 }
 
@@ -57,28 +57,28 @@ fn goodbye_from_both() {
     explore(Some(3), || {
         let (mut requests_out, mut requests_in) = worn(256, 256);
         let (mut answers_out, mut answers_in) = fresh(256, 0);
-        let (mut client_bed, client_bell) = bell();
-        let (mut server_bed, server_bell) = bell();
+        let (mut client_sleeping, client_bell) = bell();
+        let (mut server_sleeping, server_bell) = bell();
         let server = thread::spawn(move || {
             let calls = drain(&mut requests_in, |input| {
-                server_bed.sleep_until(FUTEX, Interest::DATA, || input.ring.has_pending());
+                server_sleeping.sleep_until(FUTEX, Interest::DATA, || input.ring.has_pending());
             });
             for call in calls {
                 assert!(answers_out.try_commit(0, call));
             }
             goodbye(&mut answers_out);
             client_bell.ring(Interest::DATA);
-            server_bed
+            server_sleeping
         });
         assert!(requests_out.try_commit(0, 1));
         server_bell.ring(Interest::DATA);
         goodbye(&mut requests_out);
         server_bell.ring(Interest::DATA);
         let calls = drain(&mut answers_in, |input| {
-            client_bed.sleep_until(FUTEX, Interest::DATA, || input.ring.has_pending());
+            client_sleeping.sleep_until(FUTEX, Interest::DATA, || input.ring.has_pending());
         });
         assert_eq!(calls, [1]);
         server.join().unwrap().check_wakes();
-        client_bed.check_wakes();
+        client_sleeping.check_wakes();
     });
 }

@@ -81,7 +81,7 @@ impl Kernel {
 }
 
 /// A sleeper and its place in the kernel.
-pub(crate) struct Bed {
+pub(crate) struct SleepingSide {
     pub(crate) sleeper: SideSleeper,
     pub(crate) kernel: Arc<Kernel>,
     /// How often it armed.
@@ -97,20 +97,20 @@ pub(crate) struct Bell {
 }
 
 /// A bell whose sleeper sleeps in `kernel`.
-pub(crate) fn bell_in(kernel: Arc<Kernel>) -> (Bed, Bell) {
+pub(crate) fn bell_in(kernel: Arc<Kernel>) -> (SleepingSide, Bell) {
     let (own, armed) = word_pair();
     let seq = BellWord::private();
-    let bed = Bed {
+    let sleeping = SleepingSide {
         sleeper: SideSleeper::new(Sleeper::new(own, seq.share())),
         kernel: kernel.clone(),
         arms: 0,
     };
     let ringer = Ringer::new(armed.clone(), seq.share());
-    (bed, Bell { ringer, armed, seq, kernel })
+    (sleeping, Bell { ringer, armed, seq, kernel })
 }
 
 /// A bell and a kernel of its own.
-pub(crate) fn bell() -> (Bed, Bell) {
+pub(crate) fn bell() -> (SleepingSide, Bell) {
     bell_in(Kernel::new())
 }
 
@@ -150,7 +150,7 @@ impl Bell {
     }
 }
 
-impl Bed {
+impl SleepingSide {
     /// Arms the bell alone, without a second look.
     pub(crate) fn arm(&mut self, mode: Mode, interest: Interest) -> Ticket {
         self.arms += 1;

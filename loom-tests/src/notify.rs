@@ -20,14 +20,14 @@ fn complete(queue: &Queue, bell: &Bell, call: u64) {
 /// Two completers, one completion each; the reactor takes one at a time and sleeps for the next.
 fn two_completers(mode: fn(usize) -> Mode) {
     let queue = Queue::default();
-    let (mut bed, bell) = bell();
+    let (mut sleeping, bell) = bell();
     let completers = [1, 2].map(|call| {
         let (queue, bell) = (queue.clone(), bell.share());
         thread::spawn(move || complete(&queue, &bell, call))
     });
     let mut answered = 0;
     for _ in 0..2 {
-        bed.sleep_until(mode, Interest::DATA, || {
+        sleeping.sleep_until(mode, Interest::DATA, || {
             let call = queue.lock().unwrap().pop_front();
             answered += call.unwrap_or(0);
             call.is_some()
@@ -37,7 +37,7 @@ fn two_completers(mode: fn(usize) -> Mode) {
     for completer in completers {
         completer.join().unwrap();
     }
-    bed.check_wakes();
+    sleeping.check_wakes();
 }
 
 /// SLEEP: a completion that lands while the reactor is about to sleep is never missed; at most one
@@ -62,7 +62,7 @@ fn two_completers_across_modes() {
 fn one_completer_twice() {
     explore(Some(4), || {
         let queue = Queue::default();
-        let (mut bed, bell) = bell();
+        let (mut sleeping, bell) = bell();
         let completer = thread::spawn({
             let queue = queue.clone();
             move || (1..=2).for_each(|call| complete(&queue, &bell, call))
@@ -73,10 +73,10 @@ fn one_completer_twice() {
                 assert!(taken.is_none() || taken == Some(call));
                 taken.is_some()
             };
-            bed.sleep_until(|_| Mode::Futex, Interest::DATA, look);
+            sleeping.sleep_until(|_| Mode::Futex, Interest::DATA, look);
         }
         completer.join().unwrap();
-        bed.check_wakes();
+        sleeping.check_wakes();
     });
 }
 
@@ -87,7 +87,7 @@ fn a_flag_beside_the_queue() {
     explore(Some(3), || {
         let any = Arc::new(AtomicBool::new(false));
         let queue = Queue::default();
-        let (mut bed, bell) = bell();
+        let (mut sleeping, bell) = bell();
         let completers = [1, 2].map(|call| {
             let (queue, any, bell) = (queue.clone(), any.clone(), bell.share());
             thread::spawn(move || {
@@ -100,7 +100,7 @@ fn a_flag_beside_the_queue() {
         });
         let mut answered = 0;
         while answered != 3 {
-            bed.sleep_until(|_| Mode::Futex, Interest::DATA, || any.load(Ordering::Relaxed));
+            sleeping.sleep_until(|_| Mode::Futex, Interest::DATA, || any.load(Ordering::Relaxed));
             let mut queue = queue.lock().unwrap();
             any.store(false, Ordering::Relaxed);
             answered += queue.drain(..).sum::<u64>();
@@ -108,6 +108,6 @@ fn a_flag_beside_the_queue() {
         for completer in completers {
             completer.join().unwrap();
         }
-        bed.check_wakes();
+        sleeping.check_wakes();
     });
 }

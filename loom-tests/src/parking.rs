@@ -1,7 +1,7 @@
 //! Ring and bell together: sleeping for data and for space.
 
 use crate::explore;
-use crate::kernel::{Bed, Bell, bell, bell_in};
+use crate::kernel::{Bell, SleepingSide, bell, bell_in};
 use crate::ring::{In, Out, fresh, worn};
 use loom::thread;
 use ringbell::layout::{Interest, LINE, Mode};
@@ -13,14 +13,14 @@ const FUTEX: fn(usize) -> Mode = |_| Mode::Futex;
 /// woke.
 fn produce(
     out: &mut Out,
-    bed: &mut Bed,
+    sleeping: &mut SleepingSide,
     bell: &Bell,
     words: usize,
     calls: impl Iterator<Item = u64>,
 ) {
     for call in calls {
         while !out.try_commit(words, call) {
-            bed.sleep_until(FUTEX, Interest::SPACE, || {
+            sleeping.sleep_until(FUTEX, Interest::SPACE, || {
                 out.ring.has_room(8 * words).expect("a fault")
             });
         }
@@ -31,12 +31,17 @@ fn produce(
 
 /// Takes one record after the other, sleeping for data, ringing for space only where `release` says
 /// so.
-fn consume(input: &mut In, bed: &mut Bed, bell: &Bell, calls: impl Iterator<Item = (u64, usize)>) {
+fn consume(
+    input: &mut In,
+    sleeping: &mut SleepingSide,
+    bell: &Bell,
+    calls: impl Iterator<Item = (u64, usize)>,
+) {
     for (call, words) in calls {
         let (_, found, released) = loop {
             match input.try_take(words) {
                 Some(taken) => break taken,
-                None => bed.sleep_until(FUTEX, Interest::DATA, || input.ring.has_pending()),
+                None => sleeping.sleep_until(FUTEX, Interest::DATA, || input.ring.has_pending()),
             }
         };
         assert_eq!(found, call);
@@ -53,7 +58,7 @@ fn consume(input: &mut In, bed: &mut Bed, bell: &Bell, calls: impl Iterator<Item
 fn sleep_for_data() {
     explore(Some(4), || {
         let (mut out, mut input) = worn(256, 0_u64.wrapping_sub(LINE));
-        let (mut bed, bell) = bell();
+        let (mut sleeping, bell) = bell();
         let producer = thread::spawn(move || {
             for call in 1..=2 {
                 assert!(out.try_commit(1, call));
@@ -62,11 +67,11 @@ fn sleep_for_data() {
             }
         });
         for call in 1..=2 {
-            bed.sleep_until(FUTEX, Interest::DATA, || input.ring.has_pending());
+            sleeping.sleep_until(FUTEX, Interest::DATA, || input.ring.has_pending());
             assert_eq!(input.try_receive(1), Some(call));
         }
         producer.join().unwrap();
-        bed.check_wakes();
+        sleeping.check_wakes();
     });
 }
 
@@ -75,7 +80,7 @@ fn sleep_for_data() {
 fn sleep_for_data_across_modes() {
     explore(Some(3), || {
         let (mut out, mut input) = fresh(256, 0_u64.wrapping_sub(LINE));
-        let (mut bed, bell) = bell();
+        let (mut sleeping, bell) = bell();
         let producer = thread::spawn(move || {
             for call in 1..=2 {
                 assert!(out.try_commit(1, call));
@@ -85,11 +90,11 @@ fn sleep_for_data_across_modes() {
         });
         let mode = |arms: usize| if arms.is_multiple_of(2) { Mode::Event } else { Mode::Futex };
         for call in 1..=2 {
-            bed.sleep_until(mode, Interest::DATA, || input.ring.has_pending());
+            sleeping.sleep_until(mode, Interest::DATA, || input.ring.has_pending());
             assert_eq!(input.try_receive(1), Some(call));
         }
         producer.join().unwrap();
-        bed.check_wakes();
+        sleeping.check_wakes();
     });
 }
 
@@ -101,16 +106,16 @@ fn full_ring(capacity: usize, at: u64, lines: u64, words: usize, more: u64) {
         assert!(out.try_send(0, call));
     }
     assert!(!out.try_send(words, lines), "not full");
-    let (mut producer_bed, producer_bell) = bell();
-    let (mut consumer_bed, consumer_bell) = bell();
+    let (mut producer_sleeping, producer_bell) = bell();
+    let (mut consumer_sleeping, consumer_bell) = bell();
     let producer = thread::spawn(move || {
-        produce(&mut out, &mut producer_bed, &consumer_bell, words, lines..lines + more);
-        producer_bed
+        produce(&mut out, &mut producer_sleeping, &consumer_bell, words, lines..lines + more);
+        producer_sleeping
     });
     let calls = (0..lines + more).map(|call| (call, if call < lines { 0 } else { words }));
-    consume(&mut input, &mut consumer_bed, &producer_bell, calls);
+    consume(&mut input, &mut consumer_sleeping, &producer_bell, calls);
     producer.join().unwrap().check_wakes();
-    consumer_bed.check_wakes();
+    consumer_sleeping.check_wakes();
 }
 
 /// SLEEP, RELEASE: both sides sleep for each other over a ring of four lines, and never both for
@@ -144,7 +149,7 @@ fn an_answer_does_not_wake_for_space() {
         for call in 1..=3 {
             assert!(requests_out.try_send(0, call));
         }
-        let (mut bed, bell) = bell();
+        let (mut sleeping, bell) = bell();
         let server = thread::spawn(move || {
             assert!(answers_out.try_commit(0, 9));
             assert!(!bell.ring(Interest::DATA), "woken for data");
@@ -152,11 +157,13 @@ fn an_answer_does_not_wake_for_space() {
             assert_eq!(released, Released::Quarter);
             bell.ring(Interest::SPACE);
         });
-        bed.sleep_until(FUTEX, Interest::SPACE, || requests_out.ring.has_room(0).expect("a fault"));
+        sleeping.sleep_until(FUTEX, Interest::SPACE, || {
+            requests_out.ring.has_room(0).expect("a fault")
+        });
         assert!(requests_out.try_send(0, 4));
         server.join().unwrap();
         assert_eq!(answers_in.try_receive(0), Some(9));
-        bed.check_wakes();
+        sleeping.check_wakes();
     });
 }
 
@@ -170,7 +177,7 @@ fn data_or_space() {
         for call in 1..=3 {
             assert!(requests_out.try_send(0, call));
         }
-        let (mut bed, bell) = bell_in(crate::kernel::Kernel::new());
+        let (mut sleeping, bell) = bell_in(crate::kernel::Kernel::new());
         let space_bell = bell.share();
         let answering = thread::spawn(move || {
             assert!(answers_out.try_commit(0, 9));
@@ -183,7 +190,7 @@ fn data_or_space() {
         });
         let (mut answered, mut sent) = (false, false);
         while !(answered && sent) {
-            bed.sleep_until(FUTEX, Interest::BOTH, || {
+            sleeping.sleep_until(FUTEX, Interest::BOTH, || {
                 let answer = !answered && answers_in.try_receive(0).is_some();
                 let space = !sent && requests_out.try_send(0, 4);
                 (answered, sent) = (answered || answer, sent || space);
@@ -192,6 +199,6 @@ fn data_or_space() {
         }
         answering.join().unwrap();
         releasing.join().unwrap();
-        bed.check_wakes();
+        sleeping.check_wakes();
     });
 }

@@ -12,8 +12,8 @@ use ringbell::sync::Ordering;
 /// an epoll that has both descriptors). Two ringers, one for each bell.
 fn two_bells(mode: fn(usize) -> Mode) {
     let kernel = Kernel::new();
-    let (mut private_bed, private_bell) = bell_in(kernel.clone());
-    let (mut domain_bed, domain_bell) = bell_in(kernel.clone());
+    let (mut private_sleeping, private_bell) = bell_in(kernel.clone());
+    let (mut domain_sleeping, domain_bell) = bell_in(kernel.clone());
     let (completion_word, completion) = word_pair();
     let (request_word, request) = word_pair();
     let completer = thread::spawn(move || {
@@ -26,25 +26,25 @@ fn two_bells(mode: fn(usize) -> Mode) {
     });
     let (mut completed, mut requested) = (false, false);
     while !(completed && requested) {
-        let mode = mode(private_bed.arms);
-        let private_ticket = private_bed.arm(mode, Interest::DATA);
-        let domain_ticket = domain_bed.arm(mode, Interest::BOTH);
+        let mode = mode(private_sleeping.arms);
+        let private_ticket = private_sleeping.arm(mode, Interest::DATA);
+        let domain_ticket = domain_sleeping.arm(mode, Interest::BOTH);
         before_looking_again();
         let found = (!completed && completion.load() != 0, !requested && request.load() != 0);
         let rung = || {
-            private_bed.sleeper.bell().rung(private_ticket)
-                || domain_bed.sleeper.bell().rung(domain_ticket)
+            private_sleeping.sleeper.bell().rung(private_ticket)
+                || domain_sleeping.sleeper.bell().rung(domain_ticket)
         };
         if found == (false, false) && !rung() {
             kernel.wait(mode, || !rung());
         }
-        private_bed.sleeper.disarm();
-        domain_bed.sleeper.disarm();
+        private_sleeping.sleeper.disarm();
+        domain_sleeping.sleeper.disarm();
         (completed, requested) = (completed || found.0, requested || found.1);
     }
     completer.join().unwrap();
     client.join().unwrap();
-    assert!(kernel.wakes() <= private_bed.arms + domain_bed.arms);
+    assert!(kernel.wakes() <= private_sleeping.arms + domain_sleeping.arms);
 }
 
 /// SLEEP: one fence serves both bells; neither ringer's wake is lost. Futex. Bound 3.

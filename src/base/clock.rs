@@ -1,4 +1,4 @@
-//! L1: time. One convention at every level: `Option<Duration>`, where `None` waits for ever and
+//! Time. One convention at every level: `Option<Duration>`, where `None` waits for ever and
 //! zero does not wait.
 
 use rustix::thread::futex::Timespec;

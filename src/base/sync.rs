@@ -1,4 +1,4 @@
-//! L0: the seam. The only file that names `std::sync::atomic` or loom; `clippy.toml` keeps it so.
+//! The seam. The only file that names `std::sync::atomic` or loom; `clippy.toml` keeps it so.
 //!
 //! A build with `--cfg ringbell_loom` swaps the primitives for loom's, and nothing else: ring and
 //! bell are the same code in the model checker as in production. Natively they are newtypes, so

@@ -1,4 +1,4 @@
-//! L3: the calls of one client that wait for an answer.
+//! The calls of one client that wait for an answer.
 //!
 //! A call id names a slot and its use: so an id is found without searching, an answer to a call
 //! that is over is told from one to its slot's next call, and memory is bounded by the number of

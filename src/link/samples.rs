@@ -1,4 +1,4 @@
-//! L2: samples of calls: when one of many was sent, taken, answered and received. For tools, who
+//! Samples of calls: when one of many was sent, taken, answered and received. For tools, who
 //! tell waiting from working by it.
 //!
 //! Each side keeps a table in its own control page, and reads nothing of the other's. A sample is

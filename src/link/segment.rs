@@ -1,4 +1,4 @@
-//! L2: segments: memfds that are created, sized, sealed, mapped, and verified before they are
+//! Segments: memfds that are created, sized, sealed, mapped, and verified before they are
 //! mapped.
 //!
 //! Descriptors flow from the server to the client only. What the server guarantees by seals, the

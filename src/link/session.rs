@@ -1,4 +1,4 @@
-//! L3: one attachment of a client to a server, seen from either side: a state machine that never
+//! One attachment of a client to a server, seen from either side: a state machine that never
 //! waits.
 //!
 //! It sends messages as records or fragments, receives and reassembles them, and rings the peer.

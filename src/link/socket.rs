@@ -1,4 +1,4 @@
-//! L3: the second transport: the frames of `layout.rs` over a stream socket, for clients that
+//! The second transport: the frames of `layout.rs` over a stream socket, for clients that
 //! cannot have shared memory. A state machine that never waits: who waits for the socket, and how,
 //! is the drivers' business.
 //!

@@ -1,4 +1,4 @@
-//! L2: counters. Their place in the control page, snapshots and deltas.
+//! Counters. Their place in the control page, snapshots and deltas.
 //!
 //! Every counter has one writer, who stores it in its own page; tools read it there without asking
 //! anybody.

@@ -1,4 +1,4 @@
-//! L1: every byte of segments and frames. Constants, packed words and compile-time checks; no
+//! Every byte of segments and frames. Constants, packed words and compile-time checks; no
 //! behaviour.
 //!
 //! # A segment

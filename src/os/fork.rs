@@ -1,4 +1,4 @@
-//! L1: knowing that this process is a fork of the one that made something, without a system call.
+//! Knowing that this process is a fork of the one that made something, without a system call.
 //!
 //! A private page is marked to be wiped on fork: in a child it reads as zero. Each process that
 //! asks gets a token of its own, which is what the page holds while that process lives.

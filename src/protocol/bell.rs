@@ -1,4 +1,4 @@
-//! L2: the doorbell. Whoever sleeps is woken once; whoever is awake is not disturbed.
+//! The doorbell. Whoever sleeps is woken once; whoever is awake is not disturbed.
 //!
 //! Two words: `armed`, which the sleeper writes, and `seq`, which ringers advance and the sleeper
 //! waits on.

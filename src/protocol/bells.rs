@@ -1,4 +1,4 @@
-//! L2: many bells of one sleeper: a private one, and those of its domains. All are armed before the
+//! Many bells of one sleeper: a private one, and those of its domains. All are armed before the
 //! one fence, and all are looked at behind it.
 //!
 //! The argument is that of `bell.rs`, bell by bell: the fence behind the last arm comes before or

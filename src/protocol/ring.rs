@@ -1,4 +1,4 @@
-//! L2: the single-producer single-consumer ring. No I/O, no system calls, no unsafe code.
+//! The single-producer single-consumer ring. No I/O, no system calls, no unsafe code.
 //!
 //! # Protocol
 //!

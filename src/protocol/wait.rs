@@ -1,4 +1,4 @@
-//! L2: the waiting policy. When to spin, when to yield, when to park: a pure function of the
+//! The waiting policy. When to spin, when to yield, when to park: a pure function of the
 //! settings, the state, the clock and what came of the last step. It never touches memory that is
 //! shared, never waits itself, and is tested without threads.
 //!

@@ -1,4 +1,4 @@
-//! L4: tasks, and the executors on which the caller lets them run. Ringbell starts no pool of its
+//! Tasks, and the executors on which the caller lets them run. Ringbell starts no pool of its
 //! own.
 
 use crate::base::panics::quietly;

@@ -1,4 +1,4 @@
-//! L4: reads and writes of things that have a key, in order for each key, on an executor of the
+//! Reads and writes of things that have a key, in order for each key, on an executor of the
 //! caller.
 //!
 //! A key in use has a [`line::Line`], which knows who runs and who waits; lines stand in shards,

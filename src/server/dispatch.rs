@@ -1,4 +1,4 @@
-//! L4: handlers that run on an executor of the caller, and when one runs on the reactor's own
+//! Handlers that run on an executor of the caller, and when one runs on the reactor's own
 //! thread instead.
 //!
 //! Handing a request to another thread costs two wake-ups, tens of microseconds where a CPU sleeps.

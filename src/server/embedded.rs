@@ -1,4 +1,4 @@
-//! L4: a server inside somebody's event loop: plain readiness, without a thread of its own.
+//! A server inside somebody's event loop: plain readiness, without a thread of its own.
 
 use crate::base::panics::quietly;
 use crate::protocol::bell::Arming;

@@ -1,4 +1,4 @@
-//! L4: requests whose answer comes later, possibly from another thread, and the queue on which
+//! Requests whose answer comes later, possibly from another thread, and the queue on which
 //! answers come back to the reactor.
 //!
 //! # Why no answer is missed

@@ -1,4 +1,4 @@
-//! L4: serial handlers: one request at a time, answered before the next one is read.
+//! Serial handlers: one request at a time, answered before the next one is read.
 
 use crate::server::answer::HandlerError;
 use crate::server::service::Session;

@@ -1,4 +1,4 @@
-//! L4: how a reactor sleeps. It waits on several bells at once: a private one, which only its own
+//! How a reactor sleeps. It waits on several bells at once: a private one, which only its own
 //! process can ring, and one for each domain of clients.
 //!
 //! Chosen anew for each sleep: `futex_waitv` while the bells fit one call and no session is carried

@@ -1,4 +1,4 @@
-//! L4: the porter: the server's one helper thread; or, in a server that lives in somebody's loop, a
+//! The porter: the server's one helper thread; or, in a server that lives in somebody's loop, a
 //! part of that.
 //!
 //! It owns the listener, the half-open handshakes, and of established sessions the hang-up of the

@@ -1,4 +1,4 @@
-//! L4: the one thread that owns all I/O of established sessions. A driver of `session.rs`: it takes
+//! The one thread that owns all I/O of established sessions. A driver of `session.rs`: it takes
 //! turns between sessions, hands requests to an [`Engine`], sends what the engine answers, and
 //! sleeps when there is nothing to do.
 //!

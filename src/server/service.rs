@@ -1,4 +1,4 @@
-//! L4: what a handler of [`Server::run_reactor`](crate::Server::run_reactor) has in hand: the
+//! What a handler of [`Server::run_reactor`](crate::Server::run_reactor) has in hand: the
 //! request, the responder with which it answers, from any thread and exactly once, and the session.
 
 use crate::base::clock::now_ns;
