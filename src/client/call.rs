@@ -107,7 +107,11 @@ impl Client {
         mut deadline: Deadline,
         look: impl FnOnce(View<'_>) -> R,
     ) -> Result<R, CallError> {
+        let aside = self.take_aside(call);
         let waited = self.wait(&mut deadline, Interest::DATA, |client| {
+            if aside.is_some() {
+                return Ok(Some(aside));
+            }
             if client.peek(call)?.is_some() {
                 return Ok(Some(None));
             }
@@ -191,10 +195,14 @@ impl Client {
         call: CallId,
         mut deadline: Deadline,
     ) -> Result<Response<'_>, CallError> {
-        let head = match self.wait(&mut deadline, Interest::DATA, |client| client.look(Some(call)))
-        {
-            Ok(head) => head,
-            Err(end) => return Err(self.call_failed(call, end)),
+        let head = match self.take_aside(call) {
+            Some(head) => head,
+            None => {
+                match self.wait(&mut deadline, Interest::DATA, |client| client.look(Some(call))) {
+                    Ok(head) => head,
+                    Err(end) => return Err(self.call_failed(call, end)),
+                }
+            }
         };
         if head.kind() != Kind::Response {
             return Err(self.refused(head));

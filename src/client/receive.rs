@@ -127,6 +127,21 @@ impl Client {
         Ok(())
     }
 
+    /// The answer to `call`, if it was set aside. That may have happened before anything waited for
+    /// it: while the rest of its request, or another message, was pushed out.
+    #[inline]
+    pub(super) fn take_aside(&mut self, call: CallId) -> Option<Head> {
+        if self.set_aside.is_empty() { None } else { self.find_aside(call) }
+    }
+
+    #[cold]
+    fn find_aside(&mut self, call: CallId) -> Option<Head> {
+        let at = self.set_aside.iter().position(|answer| answer.head.call == call.0)?;
+        let answer = self.set_aside.remove(at)?;
+        self.buffer = answer.payload;
+        Some(answer.head)
+    }
+
     pub(super) fn set_aside(&mut self, head: Head) {
         let payload = std::mem::take(&mut self.buffer);
         self.set_aside.push_back(SetAside { head, payload });

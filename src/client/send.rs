@@ -155,6 +155,8 @@ impl Client {
             Ok(()) => Ok(call),
             Err(error) => {
                 self.calls.end(call.0);
+                // The server may have answered a part of it: with an error, for instance.
+                let _ = self.take_aside(call);
                 Err(error)
             }
         }
