@@ -222,7 +222,12 @@ pub(crate) fn a_view_with_no_time_ends() -> Ran {
         // Held until they are released below.
         let request = client.request(b'h', 1, b"");
         let viewed = client.client().call_view(&request, Some(timeout), |_| ());
-        assert_eq!(viewed, Err(CallError::TimedOut { maybe_executed: true }));
+        // A server that is slow finds that the deadline has passed, and does not run it.
+        let told = !timeout.is_zero();
+        assert!(
+            matches!(viewed, Err(CallError::TimedOut { maybe_executed }) if maybe_executed || told),
+            "{viewed:?}"
+        );
     }
     client.echoes(b'e', 0, b"on");
     client.words(b'r', 1, b"");
