@@ -299,6 +299,10 @@ fn descriptors_are_limited() -> Ran {
 /// Connects as another user, and says what came of it.
 fn other_user(arguments: &Arguments) {
     signals::become_user(u32::try_from(arguments.number("uid")).expect("a uid"));
+    if arguments.number("by_hand") == 1 {
+        let session = raw::Session::open(Path::new(arguments.text("path")), 2048);
+        return say(&format!("own bell {}", !session.welcome.has_bell));
+    }
     match Client::connect(arguments.text("path")) {
         Ok(mut client) => match client.call(b"e?") {
             Ok(answer) => say(&format!("answer {}", String::from_utf8_lossy(&answer))),
@@ -309,8 +313,15 @@ fn other_user(arguments: &Arguments) {
 }
 
 fn as_other_user(path: &Path, uid: u32) -> String {
-    let mut process =
-        Start::role("other_user").with("path", path.display()).with("uid", uid).start();
+    become_and_connect(path, uid, 0)
+}
+
+fn become_and_connect(path: &Path, uid: u32, by_hand: u32) -> String {
+    let mut process = Start::role("other_user")
+        .with("path", path.display())
+        .with("uid", uid)
+        .with("by_hand", by_hand)
+        .start();
     let said = process.hear();
     process.succeed();
     said
@@ -359,6 +370,9 @@ fn other_users_are_served_if_allowed() -> Ran {
     let server = Server::prepare_at(&path, "do").with("mode", 0o666).with("anyone", 1).start();
     assert_eq!(as_other_user(&path, 12_345), "answer ?");
     assert_eq!(as_other_user(&path, 54_321), "answer ?");
+    // A bell page that they map could be punched while the server looks at it (case P12).
+    assert_eq!(become_and_connect(&path, 12_345, 1), "own bell true");
+    assert!(raw::Session::open(&path, 2048).welcome.has_bell, "the server's own user");
     server.shut_down();
     done!("2 users")
 }

@@ -27,10 +27,10 @@ pub(crate) use options::HelloOptions;
 pub use options::TransportChoice;
 pub(super) use patience::Patience;
 
-/// The request, response, status and bell segments.
-const SEGMENTS: usize = 4;
-/// Most descriptors of a Welcome: the segments and the server's pidfd.
-const DESCRIPTORS: usize = SEGMENTS + 1;
+/// The request, response and status segments.
+const SEGMENTS: usize = 3;
+/// Most descriptors of a Welcome: the segments, a bell segment and the server's pidfd.
+const DESCRIPTORS: usize = SEGMENTS + 2;
 
 /// A session over shared memory, as the client holds it: everything checked and mapped.
 #[derive(Debug)]
@@ -45,8 +45,8 @@ pub(crate) struct Attachment {
     pub(crate) response: Segment,
     /// Mapped read-only.
     pub(crate) status: Segment,
-    /// Mapped writable.
-    pub(crate) bell: Segment,
+    /// Mapped writable; `None` if the bell word is in the request segment.
+    pub(crate) bell: Option<Segment>,
     pub(crate) session: u64,
     pub(crate) generation: u64,
     /// Index of the server's armed word for this client in the status segment.
@@ -251,13 +251,13 @@ struct ReceivedSegments {
     request: Segment,
     response: Segment,
     status: Segment,
-    bell: Segment,
+    bell: Option<Segment>,
     server: Option<OwnedFd>,
 }
 
 /// Checks and maps what came with a Welcome.
 fn adopt(welcome: &Welcome, descriptors: Vec<OwnedFd>) -> Result<ReceivedSegments, ConnectError> {
-    let want = SEGMENTS + usize::from(welcome.has_pidfd);
+    let want = SEGMENTS + usize::from(welcome.has_bell) + usize::from(welcome.has_pidfd);
     let have = descriptors.len();
     if have != want {
         return Err(ConnectError::BadDescriptors { want, have });
@@ -272,7 +272,10 @@ fn adopt(welcome: &Welcome, descriptors: Vec<OwnedFd>) -> Result<ReceivedSegment
         request: adopt(SegmentKind::Request, welcome.session, welcome.request_capacity)?,
         response: adopt(SegmentKind::Response, welcome.session, welcome.response_capacity)?,
         status: adopt(SegmentKind::Status, 0, welcome.armed_words)?,
-        bell: adopt(SegmentKind::Bell, welcome.domain.into(), 0)?,
+        bell: match welcome.has_bell {
+            true => Some(adopt(SegmentKind::Bell, welcome.domain.into(), 0)?),
+            false => None,
+        },
         server: descriptors.next(),
     })
 }

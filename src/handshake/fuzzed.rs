@@ -57,6 +57,7 @@ pub(crate) fn fuzz_seeds() -> Vec<Vec<u8>> {
     let welcome = Welcome {
         version: 1,
         has_pidfd: true,
+        has_bell: true,
         domain: 3,
         generation: 77,
         session: 5,

@@ -40,6 +40,11 @@ pub(crate) struct PeerInfo {
 }
 
 impl PeerInfo {
+    /// Whether it runs as the user of this process, and so could trace it.
+    pub(crate) fn is_own_user(&self) -> bool {
+        self.uid == rustix::process::geteuid().as_raw()
+    }
+
     /// Whether it may look at everything: whoever could trace this process anyway.
     pub(crate) fn may_inspect(&self) -> bool {
         self.uid == 0 || self.uid == rustix::process::geteuid().as_raw()

@@ -9,11 +9,12 @@ use crate::protocol::bell::{Ringer, Sleeper};
 impl Attachment {
     /// The client's ends of the rings. It rings the bell of its domain.
     pub(crate) fn rings(&self) -> Rings {
+        let bell = self.bell.as_ref().unwrap_or(&self.request);
         let armed = self.status.window.peer_word(layout::armed(self.domain));
         Rings::between(
             (&self.request.window, self.request_capacity),
             (&self.response.window, self.response_capacity),
-            Ringer::new(armed, self.bell.window.bell_word(offset::SEQ)),
+            Ringer::new(armed, bell.window.bell_word(offset::SEQ)),
         )
     }
 

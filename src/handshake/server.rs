@@ -79,7 +79,8 @@ pub(crate) struct SharedOffer {
     pub(crate) request: PendingRequest,
     pub(crate) response: Segment,
     pub(crate) status: Arc<OwnedFd>,
-    pub(crate) bell: Arc<Segment>,
+    /// For a client that shares its bell with others.
+    pub(crate) bell: Option<Arc<Segment>>,
     /// The server's own pidfd.
     pub(crate) server: Option<Arc<OwnedFd>>,
 }
@@ -166,8 +167,8 @@ pub(crate) enum Carrier {
         response: Segment,
         /// Index of the armed word for this client in the status segment.
         domain: u32,
-        /// The bell page with which this client wakes the server, mapped read-only. Shared within
-        /// the domain.
+        /// Where the bell word is with which this client wakes the server, mapped read-only: the
+        /// bell page of its domain, or its own request segment.
         domain_bell: Window,
         request_capacity: u64,
         response_capacity: u64,
@@ -464,11 +465,15 @@ impl Handshake {
             Offer::Shared(offer) => {
                 let request = offer.request.accept().map_err(|_| Closed::Segment)?;
                 kill_point!("handshake-mapped");
+                let domain_bell = match &offer.bell {
+                    Some(bell) => bell.window.clone(),
+                    None => request.window.clone(),
+                };
                 let carrier = Carrier::Shared {
                     request,
                     response: offer.response,
                     domain: offer.welcome.domain,
-                    domain_bell: offer.bell.window.clone(),
+                    domain_bell,
                     request_capacity: offer.welcome.request_capacity,
                     response_capacity: offer.welcome.response_capacity,
                 };
@@ -539,14 +544,10 @@ fn send_with_descriptors(
     bytes: &[u8],
     offer: &SharedOffer,
 ) -> Result<usize, Errno> {
-    let segments = [
-        offer.request.fd.as_fd(),
-        offer.response.fd.as_fd(),
-        offer.status.as_fd(),
-        offer.bell.fd.as_fd(),
-    ];
+    let segments = [offer.request.fd.as_fd(), offer.response.fd.as_fd(), offer.status.as_fd()];
+    let bell = offer.bell.as_ref().map(|bell| bell.fd.as_fd());
     let server = offer.server.as_ref().map(|server| server.as_fd());
-    let rights: Vec<BorrowedFd<'_>> = segments.into_iter().chain(server).collect();
+    let rights: Vec<BorrowedFd<'_>> = segments.into_iter().chain(bell).chain(server).collect();
     send_rights(socket, bytes, &rights)
 }
 

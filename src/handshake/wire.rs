@@ -7,7 +7,7 @@
 //!             7 - | 8 features u32 | 12 - | 16 request capacity u64 | 24 response capacity u64
 //!            32 max message u64 | 40 name, 48 bytes | 88
 //!
-//! welcome     0 version u16 | 2 flags u16 | 4 domain u32 | 8 generation u64 | 16 session u64
+//! welcome     0 version u16 | 2 flags u16 (1: a pidfd comes along; 2: a bell segment) | 4 domain u32 | 8 generation u64 | 16 session u64
 //!            24 request capacity u64 | 32 response capacity u64 | 40 max message u64
 //!            48 size of the status segment u64 | 56 armed words u64 | 64 pid u32 | 68 features u32
 //!            72 calls to each that is sampled u32 | 76 - | 80   (from 72 on it may be missing)
@@ -260,8 +260,11 @@ impl Hello {
 pub(crate) struct Welcome {
     /// The session protocol that both will speak.
     pub(crate) version: u16,
-    /// Whether the server's pidfd follows the four segments.
+    /// Whether the server's pidfd is the last descriptor.
     pub(crate) has_pidfd: bool,
+    /// Whether a bell segment follows the other three. Without one the client rings the bell word
+    /// of its own request segment.
+    pub(crate) has_bell: bool,
     /// Index of the armed word in the status segment.
     pub(crate) domain: u32,
     pub(crate) generation: u64,
@@ -286,7 +289,7 @@ impl Welcome {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Writer::new(MessageKind::Welcome, WHOLE_WELCOME);
         out.u16(self.version)
-            .u16(self.has_pidfd.into())
+            .u16(u16::from(self.has_pidfd) | u16::from(self.has_bell) << 1)
             .u32(self.domain)
             .u64(self.generation)
             .u64(self.session);
@@ -304,6 +307,7 @@ impl Welcome {
         let welcome = Self {
             version: at.u16(0),
             has_pidfd: at.u16(2) & 1 != 0,
+            has_bell: at.u16(2) & 2 != 0,
             domain: at.u32(4),
             generation: at.u64(8),
             session: at.u64(16),

@@ -1,7 +1,7 @@
 //! Control pages: the words of a segment, each under its name.
 
 use crate::link::stats::{ServerCounters, SessionCounters};
-use crate::memory::layout::{self, Armed, Hints, Interest, Mode, SegmentKind, offset};
+use crate::memory::layout::{self, Armed, Domain, Hints, Interest, Mode, SegmentKind, offset};
 use serde::{Deserialize, Serialize};
 
 /// Why bytes are no segment.
@@ -161,6 +161,9 @@ pub struct RequestSegment {
     pub tail: u64,
     /// How far the client has given back the response ring.
     pub response_head: u64,
+    /// The bell word with which the client wakes the server, if it has no bell segment
+    /// ([`ResponseSegment::own_bell`]).
+    pub bell: u32,
     /// Whether the client sleeps.
     pub sleep: Sleep,
     /// Where the client runs.
@@ -189,6 +192,11 @@ pub struct ResponseSegment {
     pub samples: Vec<Sample>,
     /// The client.
     pub client: Peer,
+    /// The domain of the session: index of the server's armed word for it.
+    pub domain: u32,
+    /// Whether the client wakes the server by the bell word of its request segment, and so has a
+    /// domain for itself.
+    pub own_bell: bool,
 }
 
 /// A status segment: one for each server, which writes it.
@@ -207,7 +215,7 @@ pub struct StatusSegment {
     pub server: Peer,
 }
 
-/// A bell: one for each domain, whose clients write it.
+/// A bell: that of the server's own user, whose clients write it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct BellSegment {
@@ -370,6 +378,7 @@ pub fn decode(bytes: &[u8]) -> Result<Segment, Unreadable> {
             identity,
             tail: page.u64(offset::TAIL),
             response_head: page.u64(offset::HEAD),
+            bell: page.u32(offset::SEQ),
             sleep: Sleep::of(page.u64(offset::ARMED)),
             place: page.place(),
             counters: SessionCounters::read(|index| page.counter(index)),
@@ -383,6 +392,8 @@ pub fn decode(bytes: &[u8]) -> Result<Segment, Unreadable> {
             counters: SessionCounters::read(|index| page.counter(index)),
             samples: page.samples(),
             client: page.peer(),
+            domain: Domain(page.u64(offset::DOMAIN)).index(),
+            own_bell: Domain(page.u64(offset::DOMAIN)).has_own_bell(),
         }),
         SegmentKind::Status => {
             let have = bytes.len().saturating_sub(layout::CONTROL).div_ceil(layout::ARMED_STRIDE);

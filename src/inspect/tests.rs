@@ -45,7 +45,7 @@ fn what_the_library_made_is_decoded() {
     assert_eq!(decoded.sleeps[1..], [armed, Sleep::Awake]);
 
     let pair = SegmentPair::create(4096, 2048).expect("made");
-    let (_, response) = pair.assign(99, 5, &me).expect("assigned");
+    let (_, response) = pair.assign(99, 5, &me, layout::Domain::new(7, true)).expect("assigned");
     response.window.own_word(offset::TAIL).store(640, Ordering::Relaxed);
     response.window.own_word(offset::HEAD).store(64, Ordering::Relaxed);
     let Segment::Response(decoded) = decode(&copy(&response.window)).expect("a segment") else {
@@ -53,6 +53,7 @@ fn what_the_library_made_is_decoded() {
     };
     assert_eq!((decoded.identity.session, decoded.identity.capacity), (5, 2048));
     assert_eq!((decoded.tail, decoded.request_head, decoded.client.pid), (640, 64, 11));
+    assert_eq!((decoded.domain, decoded.own_bell), (7, true));
     assert_eq!(name_of(SegmentKind::Bell), "ringbell:bell");
 }
 
@@ -236,8 +237,10 @@ fn no_image_can_harm_the_decoder() {
         uid: 22,
         name: *b"a name as long as it may be, and not a byte less",
     };
-    let (_, response) =
-        SegmentPair::create(2048, SMALL as u64).expect("made").assign(3, 5, &me).expect("assigned");
+    let (_, response) = SegmentPair::create(2048, SMALL as u64)
+        .expect("made")
+        .assign(3, 5, &me, layout::Domain::default())
+        .expect("assigned");
     let window = &response.window;
     let (_, head) = crate::memory::word_pair();
     let mut producer = Producer::new(

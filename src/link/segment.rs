@@ -1,24 +1,41 @@
 //! Segments: memfds that are created, sized, sealed, mapped, and verified before they are
 //! mapped.
 //!
-//! Descriptors flow from the server to the client only. What the server guarantees by seals, the
-//! client checks:
+//! Descriptors flow from the server to the client only. What one end guarantees by seals, the other
+//! end checks:
 //!
 //! | kind | seals when sent | mapped by the server | mapped by the client |
 //! |---|---|---|---|
-//! | request | `SHRINK GROW`; `FUTURE_WRITE SEAL` at Ready | read-only, after Ready | writable |
+//! | request | `SHRINK GROW`; its client adds `FUTURE_WRITE SEAL` | read-only, after Ready | writable, before it adds them |
 //! | response | `SHRINK GROW FUTURE_WRITE SEAL` | writable, before it is sealed | read-only |
 //! | status | `SHRINK GROW FUTURE_WRITE SEAL` | writable, before it is sealed | read-only |
-//! | bell | `SHRINK GROW SEAL` | read-only | writable |
+//! | bell (own user only) | `SHRINK GROW SEAL` | read-only | writable |
+//!
+//! # What a peer can do to a file that it holds
+//!
+//! **Keep its inode's lock.** A client that calls `write` on a memfd, from a buffer whose page fault
+//! never returns, holds the lock for as long as it likes. Whoever else wants the lock sleeps
+//! uninterruptibly. So once a descriptor has been sent, the server makes no call on it that takes
+//! this lock: no `F_ADD_SEALS`, `fallocate`, `ftruncate`, `write`. That is why the *client* seals
+//! its request segment. The server reads the seals (`F_GET_SEALS` takes no lock), maps, and has the
+//! kernel populate the mapping (`MADV_POPULATE_READ`, which takes no inode lock either).
+//!
+//! **Punch holes.** A load from a hole waits until the punch is over, which its author can stretch
+//! to seconds, and allocates a page at the reader's cost. Seals are set under the inode's lock: once
+//! `FUTURE_WRITE` shows, no punch runs and none can begin. So the server touches a request segment
+//! only behind its check, and populates it before anything else, so that a lack of memory is an
+//! error there and not a SIGBUS later.
+//!
+//! **A bell page** that many clients map cannot carry `FUTURE_WRITE`, since each new client needs a
+//! new writable mapping. Only clients of the server's own user share one. They could stop the server
+//! in other ways (they may trace it). The bell of every other session is a word of its own request
+//! segment.
 //!
 //! # Memory
 //!
-//! All pages are allocated by `fallocate`, where a lack of memory is an error, and no page can go
-//! away once `FUTURE_WRITE` is on. Before that the holder of a request segment can punch holes in
-//! it, so the server allocates once more at Ready. `MADV_POPULATE_*` would do both as well, but
-//! costs more where time counts: 160 us against 400 us for a new segment of 260 KiB, 10 us against
-//! 40 us for one that is there already. A bell page may be punched at any time: it then reads as
-//! zero, or EFAULTs in a futex wait, and both are harmless.
+//! All pages are allocated by `fallocate` before a descriptor is sent, where a lack of memory is an
+//! error. A new segment is not populated: that costs 400 us instead of 160 us for 260 KiB, and a
+//! short session touches few pages.
 
 #![allow(
     unsafe_code,
@@ -27,9 +44,9 @@
 
 use crate::base::sync::Ordering;
 use crate::memory::Window;
-use crate::memory::layout::{self, Identity, Peer, SegmentKind};
+use crate::memory::layout::{self, Domain, Identity, Peer, SegmentKind};
 use core::ptr::NonNull;
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::fs::{FallocateFlags, FileType, MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use std::ffi::CStr;
@@ -199,7 +216,7 @@ impl Segment {
         Ok(segment)
     }
 
-    /// Makes the bell page of a domain, mapped read-only: its clients write it.
+    /// Makes the bell page of the server's own user, mapped read-only: its clients write it.
     pub(crate) fn bell(generation: u64, domain: u32) -> Result<Self, SegmentError> {
         let label =
             Label { kind: SegmentKind::Bell, generation, session: domain.into(), capacity: 0 };
@@ -227,12 +244,18 @@ impl Segment {
     /// identity.
     ///
     /// Request segments and bells are mapped writable, the others read-only.
+    ///
+    /// A request segment is sealed here: from then on this mapping is the only one that can write
+    /// it. The server maps it only after that.
     pub(crate) fn adopt(fd: OwnedFd, label: &Label) -> Result<Self, SegmentError> {
         check_seals(&fd, label.kind)?;
         check_size(&fd, label.size())?;
         let writable = matches!(label.kind, SegmentKind::Request | SegmentKind::Bell);
         let window = window(map(&fd, label.size(), writable)?, writable);
         label.check(&read_identity(&window))?;
+        if label.kind == SegmentKind::Request {
+            rustix::fs::fcntl_add_seals(&fd, CLOSED)?;
+        }
         Ok(Self { fd: Arc::new(fd), window })
     }
 }
@@ -275,6 +298,7 @@ impl SegmentPair {
         generation: u64,
         session: u64,
         client: &Peer,
+        domain: Domain,
     ) -> Result<(PendingRequest, Segment), SegmentError> {
         let label = |kind, capacity| Label { kind, generation, session, capacity };
         let request = label(SegmentKind::Request, self.request_capacity);
@@ -282,6 +306,7 @@ impl SegmentPair {
         let response = label(SegmentKind::Response, self.response_capacity);
         put(&self.response.window, layout::offset::IDENTITY, &identity_words(&response.identity()));
         put(&self.response.window, layout::offset::PEER, &peer_words(client));
+        put(&self.response.window, layout::offset::DOMAIN, &[domain.0]);
         Ok((PendingRequest { fd: self.request, size: request.size() }, self.response))
     }
 }
@@ -294,25 +319,22 @@ pub(crate) struct PendingRequest {
 }
 
 impl PendingRequest {
-    /// The client has mapped it: nobody else ever will, for writing. Only now it is mapped here.
+    /// The client says that it has mapped and sealed it. Checks the seals, and maps it here only
+    /// then.
     ///
     /// # Errors
-    /// [`SegmentError::Seals`] if the client has sealed it in a way of its own; lack of memory for
-    /// the pages that the client has punched out.
+    /// [`SegmentError::Seals`] if the seals are not exactly those that they should be; lack of
+    /// memory for the pages that the client has punched out.
     pub(crate) fn accept(self) -> Result<Segment, SegmentError> {
-        if let Err(errno) = rustix::fs::fcntl_add_seals(&self.fd, CLOSED) {
-            return Err(match errno {
-                Errno::PERM => SegmentError::Seals {
-                    want: (SIZED | CLOSED).bits(),
-                    have: seals(&self.fd)?.bits(),
-                },
-                other => other.into(),
-            });
+        let (want, have) = (SIZED | CLOSED, seals(&self.fd)?);
+        // The kernel has added EXEC for `MFD_NOEXEC_SEAL`.
+        if have.difference(SealFlags::EXEC) != want {
+            return Err(SegmentError::Seals { want: want.bits(), have: have.bits() });
         }
-        // The client could punch holes until now, and no longer.
-        allocate(&self.fd, self.size)?;
-        let window = window(map(&self.fd, self.size, false)?, false);
-        Ok(Segment { fd: Arc::new(self.fd), window })
+        // The client could punch holes until it sealed, and no longer.
+        let mapping = map(&self.fd, self.size, false)?;
+        populate(&mapping)?;
+        Ok(Segment { fd: Arc::new(self.fd), window: window(mapping, false) })
     }
 }
 
@@ -344,6 +366,17 @@ fn allocate(fd: &OwnedFd, size: u64) -> Result<(), SegmentError> {
     Ok(rustix::io::retry_on_intr(|| rustix::fs::fallocate(fd, FallocateFlags::empty(), 0, size))?)
 }
 
+/// Has the kernel fill the page tables of a read-only mapping, and allocate what is a hole.
+///
+/// No page of it has been touched before, so a lack of memory is an error here and no SIGBUS.
+fn populate(mapping: &MmapRaw) -> Result<(), SegmentError> {
+    mapping.advise(Advice::PopulateRead).map_err(|error| match Errno::from_io_error(&error) {
+        // Also under strict overcommit, when nothing is left.
+        Some(Errno::FAULT | Errno::NOMEM | Errno::AGAIN) => SegmentError::OutOfMemory,
+        _ => error.into(),
+    })
+}
+
 fn map(fd: &OwnedFd, size: u64, writable: bool) -> Result<MmapRaw, SegmentError> {
     let len = usize::try_from(size).map_err(|_| SegmentError::OutOfMemory)?;
     let mut options = MmapOptions::new();
@@ -373,7 +406,8 @@ fn check_seals(fd: &OwnedFd, kind: SegmentKind) -> Result<(), SegmentError> {
     let have = seals(fd)?;
     let (want, never) = match kind {
         SegmentKind::Response | SegmentKind::Status => (SIZED | CLOSED, SealFlags::empty()),
-        SegmentKind::Request => (SIZED, SealFlags::WRITE | SealFlags::FUTURE_WRITE),
+        // The client adds the rest itself.
+        SegmentKind::Request => (SIZED, SealFlags::WRITE | CLOSED),
         SegmentKind::Bell => (SIZED | SealFlags::SEAL, SealFlags::WRITE | SealFlags::FUTURE_WRITE),
     };
     if have.contains(want) && !have.intersects(never) {

@@ -15,11 +15,12 @@
 //!     256  consumer    head of the      head of the      -                 -
 //!                      response ring    request ring
 //!     384  sleeper     armed, cpu, off  -                cpu, off          -
-//!     512  bell        -                seq (server      -                 seq (the clients of
-//!                                       rings client)                      the domain ring)
+//!     512  bell        seq (client      seq (server      -                 seq (the clients of
+//!                      rings server)    rings client)                      the domain ring)
 //!     640  counters    client's         server's, for    server's          -
 //!                                       this session
-//!    1152  peer        -                pid, uid, name   pid, uid, name    -
+//!    1152  peer        -                pid, uid, name,  pid, uid, name    -
+//!                                       domain
 //!    1280  samples     calls, as the    calls, as the    -                 -
 //!                      client saw them  server saw them
 //!    4096  body        request ring     response ring    armed words, one  -
@@ -27,7 +28,8 @@
 //! ```
 //!
 //! Written by: request, the client; response and status, the server; bell, the clients of one
-//! domain. Everyone else maps read-only.
+//! domain. Everyone else maps read-only. A client has a bell segment or rings the word of its own
+//! request segment, as its Welcome says.
 //!
 //! # A record
 //!
@@ -122,6 +124,8 @@ pub mod offset {
     pub const COUNTERS: usize = 640;
     /// [`super::Peer`].
     pub const PEER: usize = 1152;
+    /// u64, in a response segment: the domain of the session ([`super::Domain`]), for tools.
+    pub const DOMAIN: usize = 1216;
     /// [`super::SAMPLES`] of [`super::Sample`], if the session has agreed on them.
     pub const SAMPLES: usize = 1280;
 }
@@ -173,7 +177,7 @@ pub enum SegmentKind {
     Response = 2,
     /// One for each server: written by the server.
     Status = 3,
-    /// One for each domain: written by the clients of the domain.
+    /// For the clients of the server's own user, where they share a domain: they all write it.
     Bell = 4,
 }
 
@@ -223,6 +227,34 @@ pub struct Peer {
     pub uid: u32,
     /// A name for people, UTF-8, padded with zeros; chosen by the client, so not to be trusted.
     pub name: [u8; NAME],
+}
+
+/// The domain of a session, as the server tells tools.
+///
+/// ```text
+///  63..33   32         31..0
+///  0        own bell   index of the armed word
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Domain(pub u64);
+
+impl Domain {
+    /// The domain with this armed word. `own_bell`: its bell word is in the request segment of its
+    /// one session, and not in a bell segment.
+    pub const fn new(index: u32, own_bell: bool) -> Self {
+        Self(index as u64 | (own_bell as u64) << 32)
+    }
+
+    /// Index of its armed word in the status segment.
+    #[allow(clippy::cast_possible_truncation, reason = "the index is the low half")]
+    pub const fn index(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// Whether its bell word is in the request segment of its one session.
+    pub const fn has_own_bell(self) -> bool {
+        self.0 >> 32 & 1 != 0
+    }
 }
 
 /// Longest name of a client in bytes.
@@ -554,6 +586,8 @@ const _: () = {
     assert!(offset::SEQ == 4 * CELL && offset::COUNTERS == 5 * CELL);
     assert!(offset::COUNTERS + COUNTERS * 8 == offset::PEER);
     assert!(offset::PEER + CELL == offset::SAMPLES);
+    assert!(offset::PEER + size_of::<Peer>() <= offset::DOMAIN && offset::DOMAIN % 8 == 0);
+    assert!(offset::DOMAIN + 8 <= offset::SAMPLES);
     assert!(
         offset::SAMPLES + SAMPLES * size_of::<Sample>() <= CONTROL && size_of::<Sample>() == 32
     );

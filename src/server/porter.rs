@@ -80,15 +80,14 @@ pub(crate) enum Death {
     Goodbye,
 }
 
-/// How finely domains are cut: which clients share a bell page, and so can disturb each other's
-/// wake-ups.
+/// How finely domains are cut: which clients share a bell, and so can disturb each other's wake-ups.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Isolation {
-    /// One domain for each user.
+    /// One domain for all sessions of the server's own user, and one for each session of another
+    /// user.
     #[default]
     Uid,
-    /// One domain for each session. Costs a page and, per sleep of the server, about 160 ns for
-    /// each client.
+    /// One domain for each session. Costs about 160 ns for each client whenever the server sleeps.
     Session,
 }
 

@@ -85,6 +85,8 @@ pub struct Welcome {
     pub armed_words: u64,
     /// Whether a pidfd follows the segments.
     pub has_pidfd: bool,
+    /// Whether a bell segment follows the other three.
+    pub has_bell: bool,
 }
 
 impl Welcome {
@@ -93,7 +95,7 @@ impl Welcome {
     pub fn encode(&self) -> Vec<u8> {
         let body = [
             &1u16.to_le_bytes()[..],
-            &u16::from(self.has_pidfd).to_le_bytes(),
+            &(u16::from(self.has_pidfd) | u16::from(self.has_bell) << 1).to_le_bytes(),
             &self.domain.to_le_bytes(),
             &self.generation.to_le_bytes(),
             &self.session.to_le_bytes(),
@@ -121,6 +123,7 @@ impl Welcome {
             response_capacity: u64_at(32),
             armed_words: u64_at(56),
             has_pidfd: body[2] & 1 != 0,
+            has_bell: body[2] & 2 != 0,
         }
     }
 }
@@ -238,6 +241,7 @@ pub fn welcome(capacity: u64) -> Welcome {
         response_capacity: capacity,
         armed_words: 4,
         has_pidfd: false,
+        has_bell: true,
     }
 }
 

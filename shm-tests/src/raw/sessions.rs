@@ -6,6 +6,7 @@ use super::messages::{FEATURES, READY, WAKE, Welcome, connect, hello, kind, rece
 use ringbell::layout::{self, offset};
 use ringbell::memory::Window;
 use rustix::fd::OwnedFd;
+use rustix::fs::SealFlags;
 use rustix::net::SendFlags;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -18,7 +19,8 @@ pub struct Session {
     pub stream: UnixStream,
     /// What the server said.
     pub welcome: Welcome,
-    /// The segments' descriptors: request, response, status, bell; then the server's pidfd.
+    /// The segments' descriptors: request, response, status, and the bell if the server gives one;
+    /// then the server's pidfd.
     pub descriptors: Vec<OwnedFd>,
     /// The request segment, writable.
     pub request: Window,
@@ -26,7 +28,8 @@ pub struct Session {
     pub response: Window,
     /// The status segment.
     pub status: Window,
-    /// The domain's bell page, writable.
+    /// Where the bell word is that wakes the server, writable: the bell page of the server's own
+    /// user, or this session's request segment.
     pub bell: Window,
 }
 
@@ -47,8 +50,18 @@ impl Session {
     #[must_use]
     pub fn open_for(path: &Path, capacity: u64, features: u8) -> Self {
         let session = Self::greet(path, capacity, features);
-        send(&session.stream, &[READY], &[]);
+        session.say_ready();
         session
+    }
+
+    /// Seals the request segment and says READY, as an honest client does.
+    ///
+    /// # Panics
+    /// If it is sealed already, or READY cannot be sent.
+    pub fn say_ready(&self) {
+        let seals = SealFlags::FUTURE_WRITE | SealFlags::SEAL;
+        rustix::fs::fcntl_add_seals(&self.descriptors[0], seals).expect("sealed");
+        send(&self.stream, &[READY], &[]);
     }
 
     /// The same without READY.
@@ -69,15 +82,21 @@ impl Session {
         assert_eq!(answer.kind, kind::WELCOME, "{answer:?}");
         let welcome = Welcome::parse(&answer.body);
         let descriptors = answer.descriptors;
-        assert_eq!(descriptors.len(), 4 + usize::from(welcome.has_pidfd));
+        let beside = usize::from(welcome.has_bell) + usize::from(welcome.has_pidfd);
+        assert_eq!(descriptors.len(), 3 + beside);
         let request_size = layout::ring_segment_size(welcome.request_capacity);
         let response_size = layout::ring_segment_size(welcome.response_capacity);
         let status_size = layout::status_segment_size(welcome.armed_words);
+        let request = map(&descriptors[0], request_size, true).expect("map");
+        let bell = match welcome.has_bell {
+            true => map(&descriptors[3], layout::BELL_SEGMENT_SIZE, true).expect("map"),
+            false => request.clone(),
+        };
         Self {
-            request: map(&descriptors[0], request_size, true).expect("map"),
+            request,
+            bell,
             response: map(&descriptors[1], response_size, false).expect("map"),
             status: map(&descriptors[2], status_size, false).expect("map"),
-            bell: map(&descriptors[3], layout::BELL_SEGMENT_SIZE, true).expect("map"),
             stream,
             welcome,
             descriptors,

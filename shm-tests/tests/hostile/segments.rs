@@ -17,16 +17,18 @@ pub(crate) fn segments_that_clients_tamper_with() -> Ran {
     let ((), beside) = beside_an_honest_client(|server| {
         let fresh = |server: &Server| Session::open_but_for_ready(server.path(), CAPACITY);
         let size = layout::ring_segment_size(CAPACITY);
-        // Sealed against writing for good: the server cannot make it what it should be.
-        let session = fresh(server);
-        rustix::fs::fcntl_add_seals(&session.descriptors[0], SealFlags::SEAL)
-            .expect("a client may do that");
-        raw::send(&session.stream, &[raw::READY], &[]);
-        let _ = raw::last_words(&session.stream);
+        // Seals that are not what they should be: none of the client's, or one of the two.
+        for seals in [SealFlags::empty(), SealFlags::SEAL, SealFlags::FUTURE_WRITE] {
+            let session = fresh(server);
+            rustix::fs::fcntl_add_seals(&session.descriptors[0], seals)
+                .expect("a client may do that");
+            raw::send(&session.stream, &[raw::READY], &[]);
+            let _ = raw::last_words(&session.stream);
+        }
         // Punched before READY: harmless, all-zero bytes are an empty ring.
         let session = fresh(server);
         raw::punch(&session.descriptors[0], size).expect("a client may do that before READY");
-        raw::send(&session.stream, &[raw::READY], &[]);
+        session.say_ready();
         let mut pings = producer(&session);
         publish(&mut pings, word(Kind::Ping, 0, 0), 1, &[]);
         session.ring();

@@ -94,6 +94,7 @@ fn a_welcome() -> Welcome {
     Welcome {
         version: 1,
         has_pidfd: true,
+        has_bell: true,
         domain: 3,
         generation: 77,
         session: 5,
@@ -211,8 +212,9 @@ fn good_segments() -> SentSegments {
     let bell = Segment::bell(welcome.generation, welcome.domain).expect("made");
     let pair =
         SegmentPair::create(welcome.request_capacity, welcome.response_capacity).expect("made");
-    let (request, response) =
-        pair.assign(welcome.generation, welcome.session, &me).expect("labelled");
+    let (request, response) = pair
+        .assign(welcome.generation, welcome.session, &me, layout::Domain::new(3, false))
+        .expect("labelled");
     let pidfd = rustix::process::pidfd_open(
         rustix::process::getpid(),
         rustix::process::PidfdFlags::empty(),

@@ -21,12 +21,18 @@ fn sealed_segments_cannot_be_written_by_others() {
 #[test]
 fn a_request_segment_is_accepted_whole_or_not_at_all() {
     let me = Peer { pid: 1, uid: 2, name: [7; layout::NAME] };
-    let make =
-        || SegmentPair::create(4096, 4096).expect("made").assign(9, 8, &me).expect("labelled");
+    let make = || {
+        SegmentPair::create(4096, 4096)
+            .expect("made")
+            .assign(9, 8, &me, layout::Domain::default())
+            .expect("labelled")
+    };
     let punch = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
 
+    let closed = SealFlags::FUTURE_WRITE | SealFlags::SEAL;
     let (request, response) = make();
     rustix::fs::fallocate(&request.fd, punch, 0, 8192).expect("the client may punch");
+    rustix::fs::fcntl_add_seals(&request.fd, closed).expect("the client seals");
     let segment = request.accept().expect("accepted");
     assert_eq!(segment.window.peer_word(0).load(), 0, "punched, and there");
     assert_eq!(rustix::fs::fstat(&segment.fd).expect("known").st_blocks, 8192 / 512);
@@ -36,9 +42,14 @@ fn a_request_segment_is_accepted_whole_or_not_at_all() {
         u64::from_ne_bytes([7; 8])
     );
 
-    let (request, _) = make();
-    rustix::fs::fcntl_add_seals(&request.fd, SealFlags::SEAL).expect("the client may seal");
-    assert!(matches!(request.accept(), Err(SegmentError::Seals { .. })));
+    // Any other seals: none of its own, one of the two, or more than those.
+    let others =
+        [SealFlags::empty(), SealFlags::SEAL, SealFlags::FUTURE_WRITE, closed | SealFlags::WRITE];
+    for seals in others {
+        let (request, _) = make();
+        rustix::fs::fcntl_add_seals(&request.fd, seals).expect("the client may seal");
+        assert!(matches!(request.accept(), Err(SegmentError::Seals { .. })), "{seals:?}");
+    }
 }
 
 #[test]

@@ -11,7 +11,14 @@ fn good_segments_are_accepted() {
     assert_eq!((attachment.request_capacity, attachment.response_capacity), (4096, 8192));
     assert!(attachment.server.is_some());
     attachment.request.window.own_word(layout::offset::TAIL);
-    attachment.bell.window.own_word(layout::offset::SEQ);
+    attachment.bell.expect("as announced").window.own_word(layout::offset::SEQ);
+    let without_bell = deliver(|sent| {
+        sent.welcome.has_bell = false;
+        sent.descriptors.remove(3);
+    });
+    let attachment = without_bell.expect("accepted");
+    assert!(attachment.bell.is_none() && attachment.server.is_some());
+    attachment.request.window.own_word(layout::offset::SEQ);
     let without = deliver(|sent| {
         sent.welcome.has_pidfd = false;
         sent.descriptors.pop();

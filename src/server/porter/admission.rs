@@ -226,9 +226,10 @@ impl Host for Admission {
         let session = self.next_session;
         let bytes = SegmentPair::bytes(request_capacity, response_capacity);
         let generation = self.generation;
-        let reserved = self
-            .quotas
-            .reserve(session, peer.uid, bytes, |domain| Segment::bell(generation, domain));
+        let reserved =
+            self.quotas.reserve(session, peer.uid, peer.is_own_user(), bytes, |domain| {
+                Segment::bell(generation, domain)
+            });
         // Without a free slot the socket is not offered, either: whichever limit is said first.
         let (domain, bell) = match reserved {
             Ok(granted) => granted,
@@ -237,9 +238,10 @@ impl Host for Admission {
                 return self.instead(peer.uid, &terms, reason_of(&error));
             }
         };
+        let own_domain = layout::Domain::new(domain, bell.is_none());
         let pair = self
             .pair(request_capacity, response_capacity)
-            .and_then(|pair| pair.assign(generation, session, &peer.cell()));
+            .and_then(|pair| pair.assign(generation, session, &peer.cell(), own_domain));
         let (request, response) = match pair {
             Ok(pair) => pair,
             Err(error) => {
@@ -252,6 +254,7 @@ impl Host for Admission {
         let welcome = Welcome {
             version,
             has_pidfd: self.server.is_some(),
+            has_bell: bell.is_some(),
             domain,
             generation,
             session,

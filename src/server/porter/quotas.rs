@@ -16,16 +16,11 @@ pub(super) struct Limits {
     pub(super) isolation: Isolation,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Owner {
-    Uid(u32),
-    Session(u64),
-}
-
 #[derive(Debug)]
 struct Domain {
-    owner: Owner,
-    bell: Arc<Segment>,
+    /// The bell page of the server's own user. Every other domain has one session, which rings the
+    /// bell word of its request segment.
+    bell: Option<Arc<Segment>>,
     sessions: u32,
 }
 
@@ -69,14 +64,16 @@ impl Quotas {
         u32::try_from(count).unwrap_or(u32::MAX)
     }
 
-    /// Reserves a slot, bytes and membership of a domain, whose bell is made if it is new.
+    /// Reserves a slot, bytes and membership of a domain, whose bell is made if it is new and the
+    /// user is the server's own.
     pub(super) fn reserve(
         &mut self,
         session: u64,
         uid: u32,
+        own_user: bool,
         bytes: u64,
         make_bell: impl FnOnce(u32) -> Result<Segment, SegmentError>,
-    ) -> Result<(u32, Arc<Segment>), Denied> {
+    ) -> Result<(u32, Option<Arc<Segment>>), Denied> {
         let Limits { clients, bytes_per_client, bytes_per_uid, .. } = self.limits;
         if bytes > bytes_per_client {
             return Err(Denied::Limit(RejectReason::BytesPerClient { limit: bytes_per_client }));
@@ -89,7 +86,7 @@ impl Quotas {
         if total > bytes_per_uid {
             return Err(Denied::Limit(RejectReason::BytesPerUid { limit: bytes_per_uid }));
         }
-        let (domain, index, bell) = self.domain(session, uid, make_bell)?;
+        let (domain, index, bell) = self.domain(own_user, make_bell)?;
         self.bytes.insert(uid, total);
         self.entries.insert(session, Entry { uid, bytes, domain: Some(domain) });
         Ok((index, bell))
@@ -111,22 +108,19 @@ impl Quotas {
         self.entries.insert(session, Entry { uid, bytes: 0, domain: None });
     }
 
-    /// The domain of this session, with the session in it.
+    /// The domain of one more session, with the session in it.
     fn domain(
         &mut self,
-        session: u64,
-        uid: u32,
+        own_user: bool,
         make_bell: impl FnOnce(u32) -> Result<Segment, SegmentError>,
-    ) -> Result<(usize, u32, Arc<Segment>), Denied> {
-        let owner = match self.limits.isolation {
-            Isolation::Uid => Owner::Uid(uid),
-            Isolation::Session => Owner::Session(session),
-        };
+    ) -> Result<(usize, u32, Option<Arc<Segment>>), Denied> {
+        let shared = own_user && self.limits.isolation == Isolation::Uid;
         let limit = self.limits.domains;
         let full = || Denied::Limit(RejectReason::TooManyClients { limit: limit.into() });
         let known =
-            |slot: &Option<Domain>| slot.as_ref().is_some_and(|domain| domain.owner == owner);
-        if let Some(at) = self.domains.iter().position(known)
+            |slot: &Option<Domain>| slot.as_ref().is_some_and(|domain| domain.bell.is_some());
+        if shared
+            && let Some(at) = self.domains.iter().position(known)
             && let Some(domain) = &mut self.domains[at]
         {
             domain.sessions += 1;
@@ -134,11 +128,14 @@ impl Quotas {
         }
         let at = self.domains.iter().position(Option::is_none).unwrap_or(self.domains.len());
         let index = u32::try_from(at).ok().filter(|index| *index < limit).ok_or_else(full)?;
-        let bell = Arc::new(make_bell(index).map_err(Denied::Segment)?);
+        let bell = match shared {
+            true => Some(Arc::new(make_bell(index).map_err(Denied::Segment)?)),
+            false => None,
+        };
         if at == self.domains.len() {
             self.domains.push(None);
         }
-        self.domains[at] = Some(Domain { owner, bell: bell.clone(), sessions: 1 });
+        self.domains[at] = Some(Domain { bell: bell.clone(), sessions: 1 });
         Ok((at, index, bell))
     }
 

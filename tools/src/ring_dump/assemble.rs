@@ -69,7 +69,7 @@ fn domains(
 ) -> Vec<Domain> {
     let sleeps = status.sleeps.iter().enumerate();
     let all = sleeps.map(|(index, sleep)| {
-        let bell = now.bells.get(&(generation, index as u64)).map(|bell| bell.bell);
+        let bell = now.bell(generation, index as u64);
         let then = before.and_then(|before| before.sleeps.get(index)).copied();
         Domain {
             index: index as u64,

@@ -254,6 +254,18 @@ impl<'a> Decoded<'a> {
         all
     }
 
+    /// The bell word of a domain: its bell segment's, or that of the one session which has a bell
+    /// of its own.
+    pub(crate) fn bell(&self, generation: u64, domain: u64) -> Option<u32> {
+        if let Some(bell) = self.bells.get(&(generation, domain)) {
+            return Some(bell.bell);
+        }
+        let (key, _) = self.responses.iter().find(|(key, (response, _))| {
+            key.0 == generation && response.own_bell && u64::from(response.domain) == domain
+        })?;
+        self.requests.get(key).map(|(request, _)| request.bell)
+    }
+
     /// Sessions of which both halves are there.
     pub(crate) fn sessions(&self) -> impl Iterator<Item = (u64, u64)> {
         self.requests.keys().filter(|key| self.responses.contains_key(key)).copied()

@@ -174,6 +174,11 @@ fn shared(joined: &Joined) -> SharedCarrier<'_> {
     }
 }
 
+/// Where the bell word is that a client rings.
+fn own_bell(client: &Attachment) -> &crate::memory::Window {
+    &client.bell.as_ref().unwrap_or(&client.request).window
+}
+
 /// Why a session goes over the socket.
 fn by_socket(joined: &Joined) -> RejectReason {
     match joined.carrier {

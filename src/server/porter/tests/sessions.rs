@@ -26,7 +26,7 @@ fn a_client_joins_and_both_see_the_same_memory() {
     assert_eq!(shared(&server).request.window.peer_word(offset::TAIL).load(), 7);
     shared(&server).response.window.own_word(offset::TAIL).store(8, Ordering::Relaxed);
     assert_eq!(client.response.window.peer_word(offset::TAIL).load(), 8);
-    client.bell.window.own_word(offset::SEQ).store(9, Ordering::Relaxed);
+    own_bell(&client).own_word(offset::SEQ).store(9, Ordering::Relaxed);
     assert_eq!(shared(&server).domain_bell.peer_word(offset::SEQ).load(), 9);
     let name = client.response.window.peer_word(offset::PEER + 8).load();
     assert_eq!(name, u64::from_ne_bytes(*b"tester\0\0"));
@@ -109,7 +109,7 @@ fn sessions_are_numbered_and_domains_shared_by_a_user() {
     assert!(
         clients.iter().all(|(client, server)| (client.domain, shared(server).domain) == (0, 0))
     );
-    clients[0].0.bell.window.own_word(offset::SEQ).store(5, Ordering::Relaxed);
+    own_bell(&clients[0].0).own_word(offset::SEQ).store(5, Ordering::Relaxed);
     assert_eq!(shared(&clients[4].1).domain_bell.peer_word(offset::SEQ).load(), 5, "one bell");
 }
 
@@ -118,11 +118,12 @@ fn isolated_sessions_have_domains_of_their_own_which_are_used_again() {
     let fixture =
         Fixture::new(PorterConfig { isolation: Isolation::Session, max_clients: 3, ..settings() });
     let mut clients: Vec<_> = (0..3).map(|_| fixture.join()).collect();
+    assert!(clients.iter().all(|(client, _)| client.bell.is_none()), "in their request segments");
     let domains = |clients: &[(Attachment, Box<Joined>)]| -> Vec<_> {
         clients.iter().map(|(client, _)| client.domain).collect()
     };
     assert_eq!(domains(&clients), [0, 1, 2]);
-    clients[1].0.bell.window.own_word(offset::SEQ).store(5, Ordering::Relaxed);
+    own_bell(&clients[1].0).own_word(offset::SEQ).store(5, Ordering::Relaxed);
     assert_eq!(shared(&clients[2].1).domain_bell.peer_word(offset::SEQ).load(), 0, "a bell each");
     let (client, server) = clients.remove(1);
     drop(client);
