@@ -87,6 +87,14 @@ impl ConnectOptions {
         self
     }
 
+    /// The user that the server must run as: that of the process which called `listen`, as the
+    /// kernel says. Another one is refused with [`ConnectError::WrongServerUid`] before anything is
+    /// sent to it. For clients of a socket in a directory that others may write. Default: any user.
+    pub fn server_uid(mut self, uid: u32) -> Self {
+        self.hello.server_uid = Some(uid);
+        self
+    }
+
     /// In which order answers come. With [`AnswerOrder::Request`] a slow request holds up the
     /// answers behind it. Default: the server's choice, which is [`AnswerOrder::Completion`] unless
     /// set otherwise.

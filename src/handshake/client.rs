@@ -5,10 +5,10 @@ mod error;
 mod options;
 mod patience;
 
+use super::sockopt;
 use super::transport::FallbackReason;
 use super::wire::{
-    FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, Hello, MessageKind, RejectReason, TransportAsked,
-    Welcome,
+    FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, MessageKind, RejectReason, TransportAsked, Welcome,
 };
 use crate::base::kill_point::kill_point;
 use crate::base::sync::AtomicU32;
@@ -143,7 +143,7 @@ fn attach_shared(
     deadline: Option<Instant>,
 ) -> Result<Tried, ConnectError> {
     let Answer { socket, patience, kind, body, descriptors } =
-        ask(path, &options.hello(TransportAsked::Shared)?, deadline)?;
+        ask(path, options, TransportAsked::Shared, deadline)?;
     match kind {
         MessageKind::Welcome => {
             let welcome = Welcome::parse(&body)?;
@@ -183,7 +183,7 @@ fn attach_socket(
     reason: FallbackReason,
 ) -> Result<Attached, ConnectError> {
     let Answer { socket, patience, kind, body, .. } =
-        ask(path, &options.hello(TransportAsked::Socket)?, deadline)?;
+        ask(path, options, TransportAsked::Socket, deadline)?;
     match kind {
         MessageKind::Fallback => {
             accept(socket, &patience, options, &Fallback::parse(&body)?, reason)
@@ -228,8 +228,23 @@ struct Answer {
 }
 
 /// Connects, says Hello and reads the answer.
-fn ask(path: &Path, hello: &Hello, deadline: Option<Instant>) -> Result<Answer, ConnectError> {
+///
+/// A client trusts the user that its server runs as: a hostile one can make the call sleep that
+/// seals the request segment. So who it is, is checked before anything is said or taken.
+fn ask(
+    path: &Path,
+    options: &HelloOptions,
+    transport: TransportAsked,
+    deadline: Option<Instant>,
+) -> Result<Answer, ConnectError> {
+    let hello = options.hello(transport)?;
     let socket = connect(path, deadline)?;
+    if let Some(want) = options.server_uid {
+        let have = sockopt::peer_credentials(&socket)?.uid;
+        if have != want {
+            return Err(ConnectError::WrongServerUid { want, have });
+        }
+    }
     kill_point!("client-connected");
     let patience = Patience::new(deadline);
     match patience.send(&socket, &hello.encode()) {

@@ -13,23 +13,23 @@
 //!
 //! # What a peer can do to a file that it holds
 //!
-//! **Keep its inode's lock.** A client that calls `write` on a memfd, from a buffer whose page fault
-//! never returns, holds the lock for as long as it likes. Whoever else wants the lock sleeps
-//! uninterruptibly. So once a descriptor has been sent, the server makes no call on it that takes
-//! this lock: no `F_ADD_SEALS`, `fallocate`, `ftruncate`, `write`. That is why the *client* seals
-//! its request segment. The server reads the seals (`F_GET_SEALS` takes no lock), maps, and has the
-//! kernel populate the mapping (`MADV_POPULATE_READ`, which takes no inode lock either).
+//! **Keep its inode's lock.** A client that calls `write` on a memfd, from a buffer whose page
+//! fault never returns, holds the lock for as long as it likes. Any other thread that wants it
+//! sleeps uninterruptibly. So once a descriptor has been sent, the server makes no call on it that
+//! takes this lock: no `F_ADD_SEALS`, `fallocate`, `ftruncate`, `write`. That is why the *client*
+//! seals its request segment. The server reads the seals (`F_GET_SEALS` takes no lock), maps, and
+//! has the kernel populate the mapping (`MADV_POPULATE_READ`, which takes no inode lock either).
 //!
 //! **Punch holes.** A load from a hole waits until the punch is over, which its author can stretch
-//! to seconds, and allocates a page at the reader's cost. Seals are set under the inode's lock: once
-//! `FUTURE_WRITE` shows, no punch runs and none can begin. So the server touches a request segment
-//! only behind its check, and populates it before anything else, so that a lack of memory is an
-//! error there and not a SIGBUS later.
+//! to seconds, and allocates a page at the reader's cost. Seals are set under the inode's lock:
+//! once `FUTURE_WRITE` shows, no punch runs and none can begin. So the server touches a request
+//! segment only behind its check, and populates it before anything else, so that a lack of memory
+//! is an error there and not a SIGBUS later.
 //!
 //! **A bell page** that many clients map cannot carry `FUTURE_WRITE`, since each new client needs a
-//! new writable mapping. Only clients of the server's own user share one. They could stop the server
-//! in other ways (they may trace it). The bell of every other session is a word of its own request
-//! segment.
+//! new writable mapping. Only clients of the server's own user share one. They could stop the
+//! server in other ways (they may trace it). The bell of every other session is a word of its own
+//! request segment.
 //!
 //! # Memory
 //!

@@ -80,7 +80,8 @@ pub(crate) enum Death {
     Goodbye,
 }
 
-/// How finely domains are cut: which clients share a bell, and so can disturb each other's wake-ups.
+/// How finely domains are cut: which clients share a bell, and so can disturb each other's
+/// wake-ups.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Isolation {
     /// One domain for all sessions of the server's own user, and one for each session of another

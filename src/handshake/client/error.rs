@@ -24,6 +24,14 @@ pub enum ConnectError {
         /// Longest possible path in bytes.
         max: usize,
     },
+    /// The process that listens runs as another user than it should
+    /// ([`ConnectOptions::server_uid`](crate::ConnectOptions::server_uid)). Nothing was sent to it.
+    WrongServerUid {
+        /// The user that was asked for.
+        want: u32,
+        /// The user that the kernel names.
+        have: u32,
+    },
     /// The server did not answer before the deadline.
     TimedOut,
     /// The server hung up before the session began.
@@ -81,6 +89,9 @@ impl std::fmt::Display for ConnectError {
                     f,
                     "the path of the socket has {len} bytes, more than the {max} that are possible"
                 )
+            }
+            Self::WrongServerUid { want, have } => {
+                write!(f, "the server runs as user {have}, not as user {want}")
             }
             Self::TimedOut => f.write_str("the server did not answer in time"),
             Self::ServerDied => f.write_str("the server hung up during the handshake"),

@@ -40,6 +40,8 @@ pub(crate) struct HelloOptions {
     pub(crate) sample_every: Option<u32>,
     /// Whether the session is to be a byte stream.
     pub(crate) bytes: bool,
+    /// The user that the server must run as; `None` for any.
+    pub(crate) server_uid: Option<u32>,
 }
 
 impl HelloOptions {

@@ -135,6 +135,19 @@ fn isolated_sessions_have_domains_of_their_own_which_are_used_again() {
 }
 
 #[test]
+fn a_server_of_another_user_than_expected_is_told_nothing() {
+    let fixture = Fixture::new(settings());
+    let me = rustix::process::geteuid().as_raw();
+    let expecting = |uid| HelloOptions { server_uid: Some(uid), ..HelloOptions::default() };
+    let error = attach(&fixture.path, &expecting(me + 1), soon()).expect_err("refused");
+    assert!(
+        matches!(error, ConnectError::WrongServerUid { want, have } if (want, have) == (me + 1, me))
+    );
+    attach(&fixture.path, &expecting(me), soon()).expect("attached");
+    assert_eq!(fixture.joined().session, 1, "the first that said anything");
+}
+
+#[test]
 fn unknown_sessions_cannot_be_closed() {
     let fixture = Fixture::new(PorterConfig { max_clients: 1, ..settings() });
     let (_client, server) = fixture.join();
