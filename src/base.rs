@@ -1,11 +1,13 @@
 //! What every other part uses: atomics and locks behind the seam to loom, time, kill points,
-//! wakers.
+//! wakers, and how users share what there is.
 
 #[cfg(not(ringbell_loom))]
 pub(crate) mod clock;
 #[cfg(not(ringbell_loom))]
 pub mod kill_point;
 pub(crate) mod panics;
+#[cfg(not(ringbell_loom))]
+pub(crate) mod shares;
 pub mod sync;
 #[cfg(not(ringbell_loom))]
 pub(crate) mod wakers;

@@ -38,6 +38,7 @@ mod inspector;
 mod listener;
 mod order;
 mod peer;
+mod reasons;
 pub(crate) mod rings;
 mod server;
 mod sockopt;

@@ -54,6 +54,12 @@ impl Prepared {
         self
     }
 
+    /// Has it listen at a path that the caller keeps.
+    pub fn at(mut self, path: &Path) -> Self {
+        self.place = Place::Of(path.to_owned());
+        self
+    }
+
     /// Starts it, and waits until it listens.
     ///
     /// # Panics
@@ -87,10 +93,8 @@ impl Server {
 
     /// The same at a path that the caller keeps.
     pub fn prepare_at(path: &Path, handler: &str) -> Prepared {
-        Prepared {
-            start: Start::role("server").with("handler", handler),
-            place: Place::Of(path.to_owned()),
-        }
+        Prepared { start: Start::role("server"), place: Place::Of(path.to_owned()) }
+            .with("handler", handler)
     }
 
     /// A server whose role is one of the test program's, which calls [`serve_with`]; at a path of
@@ -233,13 +237,14 @@ pub fn waiting(name: &str, default: WaitSettings) -> WaitSettings {
 /// | `path` | the socket |
 /// | `handler` | `verify` ([`Verifier`]), `do` ([`obey`]) or `react` ([`react`]) |
 /// | `ring_capacity`, `max_message`, `max_clients`, `max_handshakes`, `max_queued_answers`, `max_incomplete_bytes`, `max_bytes_per_client`, `max_bytes_per_uid` | as in `ServerBuilder` |
-/// | `max_in_flight`, `max_in_flight_bytes`, `max_queued_events`, `max_queued_bytes`, `sample_calls` | the same |
+/// | `max_in_flight`, `max_in_flight_bytes`, `max_queued_events`, `max_queued_bytes`, `sample_calls`, `max_clients_per_uid`, `max_handshakes_per_uid` | the same |
 /// | `handshake_ms`, `slow_client_ms` | its times; the latter may be `never` |
 /// | `wait` | see [`waiting`] |
 /// | `isolation` | `uid` or `session` |
 /// | `fallback` | `off`: the socket is not offered as transport |
 /// | `mode` | of the socket, decimal |
 /// | `anyone` | any value: clients of any uid |
+/// | `uids` | clients of these, with commas between |
 /// | `ledger` | a file to which the sender and number of each verified request is appended |
 /// | `sigterm` | any value: SIGTERM shuts down |
 /// | `storm_us` | a signal every so many microseconds |
@@ -301,7 +306,8 @@ fn bind(arguments: &Arguments) -> ringbell::Server {
         max_incomplete_bytes
     );
     numbers!(max_bytes_per_client, max_bytes_per_uid, max_in_flight, max_in_flight_bytes);
-    numbers!(max_queued_events, max_queued_bytes, sample_calls);
+    numbers!(max_queued_events, max_queued_bytes, sample_calls, max_clients_per_uid);
+    numbers!(max_handshakes_per_uid);
     if let Some(mode) = arguments.maybe_number("mode") {
         builder = builder.socket_mode(mode.try_into().expect("a mode"));
     }
@@ -341,6 +347,10 @@ fn bind(arguments: &Arguments) -> ringbell::Server {
     }
     if arguments.get("anyone").is_some() {
         builder = builder.credentials(ringbell::Credentials::Anyone);
+    }
+    if let Some(uids) = arguments.get("uids") {
+        let uids = uids.split(',').map(|uid| uid.parse().expect("a uid")).collect();
+        builder = builder.credentials(ringbell::Credentials::Uids(uids));
     }
     let server =
         builder.bind(arguments.text("path")).unwrap_or_else(|error| panic!("cannot bind: {error}"));

@@ -192,7 +192,10 @@ impl ConnectOptions {
         match error {
             ConnectError::NoSuchSocket(_) | ConnectError::NobodyListens(_) => self.wait_for_server,
             // Of as many as come at the same moment, each is let in within milliseconds.
-            ConnectError::Rejected(RejectReason::TooManyHandshakes { .. }) => true,
+            ConnectError::Rejected(
+                RejectReason::TooManyHandshakes { .. }
+                | RejectReason::TooManyHandshakesOfUid { .. },
+            ) => true,
             _ => false,
         }
     }

@@ -5,6 +5,7 @@ mod error;
 mod options;
 mod patience;
 
+use super::peer::is_user;
 use super::sockopt;
 use super::transport::FallbackReason;
 use super::wire::{
@@ -241,7 +242,7 @@ fn ask(
     let socket = connect(path, deadline)?;
     if let Some(want) = options.server_uid {
         let have = sockopt::peer_credentials(&socket)?.uid;
-        if have != want {
+        if !is_user(have, want) {
             return Err(ConnectError::WrongServerUid { want, have });
         }
     }

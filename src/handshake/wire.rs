@@ -469,13 +469,24 @@ pub enum RejectReason {
     SocketAsked,
     /// The server does not serve inspectors.
     InspectorUnsupported,
+    /// This user has as many clients as it may have at present.
+    TooManyClientsOfUid {
+        /// How many that is. Where several users are served it depends on how many the others have.
+        limit: u64,
+    },
+    /// Too many clients of this user are connecting just now, or it has used up the server's time
+    /// for that; try again.
+    TooManyHandshakesOfUid {
+        /// How many may connect at a time, at present.
+        limit: u64,
+    },
     /// A reason that this version of the library does not know.
     Unknown(u32),
 }
 
 impl RejectReason {
     /// How many numbers [`Self::number`] has, 0 for the unknown.
-    pub(crate) const COUNT: usize = 16;
+    pub(crate) const COUNT: usize = 18;
 
     /// The number of the reason on the wire, from 1; 0 for an unknown one.
     pub(crate) fn number(self) -> u32 {
@@ -495,6 +506,8 @@ impl RejectReason {
             Self::SocketOff => 13,
             Self::SocketAsked => 14,
             Self::InspectorUnsupported => 15,
+            Self::TooManyClientsOfUid { .. } => 16,
+            Self::TooManyHandshakesOfUid { .. } => 17,
             Self::Unknown(_) => 0,
         }
     }
@@ -505,7 +518,9 @@ impl RejectReason {
             Self::TooManyClients { limit }
             | Self::BytesPerClient { limit }
             | Self::BytesPerUid { limit }
-            | Self::TooManyHandshakes { limit } => (limit, 0),
+            | Self::TooManyHandshakes { limit }
+            | Self::TooManyClientsOfUid { limit }
+            | Self::TooManyHandshakesOfUid { limit } => (limit, 0),
             _ => (0, 0),
         };
         out.u32(self.number()).u32(0).u64(first).u64(second);
@@ -542,50 +557,9 @@ impl RejectReason {
             13 => Self::SocketOff,
             14 => Self::SocketAsked,
             15 => Self::InspectorUnsupported,
+            16 => Self::TooManyClientsOfUid { limit },
+            17 => Self::TooManyHandshakesOfUid { limit },
             other => Self::Unknown(other),
         })
-    }
-}
-
-impl std::fmt::Display for RejectReason {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::VersionUnsupported { min, max } => {
-                write!(f, "it speaks versions {min} to {max} of the protocol only")
-            }
-            Self::PermissionDenied => f.write_str("it does not serve this user"),
-            Self::TooManyClients { limit } => {
-                write!(f, "it has all of the {limit} clients that it may have")
-            }
-            Self::BytesPerClient { limit } => {
-                write!(
-                    f,
-                    "the wanted rings are larger than the {limit} bytes that one client may have"
-                )
-            }
-            Self::BytesPerUid { limit } => {
-                write!(
-                    f,
-                    "the clients of this user have all of the {limit} bytes that one user may have"
-                )
-            }
-            Self::TooManyHandshakes { limit } => {
-                write!(f, "more than {limit} clients are connecting at this moment")
-            }
-            Self::ShuttingDown => f.write_str("it is shutting down"),
-            Self::OutOfMemory => f.write_str("it has no memory for another client"),
-            Self::OutOfDescriptors => f.write_str("it has no descriptors for another client"),
-            Self::BadHello => f.write_str("it did not understand the opening message"),
-            Self::BadCapacity => {
-                f.write_str("a wanted capacity is not a power of two within its limits")
-            }
-            Self::SharedMemoryOff => f.write_str("it does not offer shared memory"),
-            Self::SocketOff => f.write_str("it does not offer its socket as transport"),
-            Self::SocketAsked => f.write_str("the client asked for the socket as transport"),
-            Self::InspectorUnsupported => f.write_str("it does not serve inspectors"),
-            Self::Unknown(number) => {
-                write!(f, "for reason number {number}, which this version does not know")
-            }
-        }
     }
 }

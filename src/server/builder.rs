@@ -58,6 +58,15 @@ impl ServerBuilder {
         self
     }
 
+    /// How many clients of one uid may be connected at once. Default: no limit of its own.
+    ///
+    /// Where several users are served ([`Credentials`]), each may have at most half of the places
+    /// that are free to it, whatever this says.
+    pub fn max_clients_per_uid(mut self, clients: u32) -> Self {
+        self.porter.max_clients_per_uid = clients;
+        self
+    }
+
     /// Capacity of each ring in bytes, for clients that do not ask: a power of two from 2 KiB to 1
     /// GiB. Default 64 KiB.
     pub fn ring_capacity(mut self, bytes: u64) -> Self {
@@ -117,6 +126,15 @@ impl ServerBuilder {
     /// How many handshakes may be under way at once. Default 16.
     pub fn max_handshakes(mut self, handshakes: u32) -> Self {
         self.porter.max_handshakes = handshakes;
+        self
+    }
+
+    /// How many handshakes of one uid may be under way at once. Default: no limit of its own.
+    ///
+    /// Where several users are served ([`Credentials`]), each may have at most half of those that
+    /// are free to it, whatever this says.
+    pub fn max_handshakes_per_uid(mut self, handshakes: u32) -> Self {
+        self.porter.max_handshakes_per_uid = handshakes;
         self
     }
 
@@ -229,6 +247,8 @@ impl ServerBuilder {
             ("max_bytes_per_client", self.porter.bytes_per_client == 0),
             ("max_bytes_per_uid", self.porter.bytes_per_uid == 0),
             ("max_handshakes", self.porter.max_handshakes == 0),
+            ("max_clients_per_uid", self.porter.max_clients_per_uid == 0),
+            ("max_handshakes_per_uid", self.porter.max_handshakes_per_uid == 0),
             ("max_incomplete_bytes", self.budget == 0),
             ("max_queued_answers", self.limits.queue == 0),
             ("max_queued_bytes", self.limits.queue_bytes == 0),

@@ -98,8 +98,12 @@ pub(crate) struct PorterConfig {
     pub(crate) credentials: Credentials,
     /// Sessions, handshakes that were admitted included.
     pub(crate) max_clients: u32,
-    /// Half-open handshakes. A single user gets half of them where several users are served.
+    /// Those of one user, whatever is free.
+    pub(crate) max_clients_per_uid: u32,
+    /// Half-open handshakes.
     pub(crate) max_handshakes: u32,
+    /// Those of one user, whatever is free.
+    pub(crate) max_handshakes_per_uid: u32,
     /// From accept to READY.
     pub(crate) handshake_deadline: Duration,
     /// Both segments of one session, in bytes.
@@ -132,7 +136,9 @@ impl Default for PorterConfig {
         Self {
             credentials: Credentials::SameUid,
             max_clients: 64,
+            max_clients_per_uid: u32::MAX,
             max_handshakes: 16,
+            max_handshakes_per_uid: u32::MAX,
             handshake_deadline: Duration::from_secs(5),
             bytes_per_client: 64 << 20,
             bytes_per_uid: 1 << 30,

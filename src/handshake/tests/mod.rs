@@ -120,7 +120,7 @@ pub(crate) fn a_fallback() -> Fallback {
     }
 }
 
-const REASONS: [RejectReason; 16] = [
+const REASONS: [RejectReason; 18] = [
     RejectReason::VersionUnsupported { min: 2, max: 3 },
     RejectReason::PermissionDenied,
     RejectReason::TooManyClients { limit: 64 },
@@ -137,6 +137,8 @@ const REASONS: [RejectReason; 16] = [
     RejectReason::SocketAsked,
     RejectReason::InspectorUnsupported,
     RejectReason::Unknown(0),
+    RejectReason::TooManyClientsOfUid { limit: 8 },
+    RejectReason::TooManyHandshakesOfUid { limit: 4 },
 ];
 
 fn split(message: &[u8]) -> (Header, &[u8]) {

@@ -49,7 +49,9 @@ impl Admission {
     pub(super) fn new(config: &PorterConfig, status: &StatusInfo<'_>) -> std::io::Result<Self> {
         let me = rustix::process::getpid();
         let quotas = Quotas::new(Limits {
+            sharing: config.credentials.sharing(),
             clients: config.max_clients.into(),
+            clients_per_uid: config.max_clients_per_uid.into(),
             bytes_per_client: config.bytes_per_client,
             bytes_per_uid: config.bytes_per_uid,
             domains: status.armed_words,

@@ -1,15 +1,19 @@
 //! Quotas: slots, bytes and domains of each session, reserved at admission and released at its end.
 
 use super::Isolation;
+use crate::base::shares::{Refused, Shares, Sharing};
 use crate::handshake::RejectReason;
 use crate::link::segment::{Segment, SegmentError};
 use std::collections::HashMap;
 use std::sync::Arc;
 
 /// The limits, in one place so that they are checked in one place.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Limits {
+    /// Among whom the clients are shared.
+    pub(super) sharing: Sharing,
     pub(super) clients: u64,
+    pub(super) clients_per_uid: u64,
     pub(super) bytes_per_client: u64,
     pub(super) bytes_per_uid: u64,
     pub(super) domains: u32,
@@ -43,25 +47,42 @@ pub(super) enum Denied {
 pub(super) struct Quotas {
     limits: Limits,
     entries: HashMap<u64, Entry>,
-    bytes: HashMap<u32, u64>,
+    clients: Shares,
+    bytes: Shares,
+    without_memory: u32,
     /// By index; a slot is free when its last session is gone.
     domains: Vec<Option<Domain>>,
+    /// Indices of free slots.
+    free_domains: Vec<usize>,
+    /// The domain that the clients of the server's own user share.
+    shared_domain: Option<usize>,
 }
 
 impl Quotas {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, entries: HashMap::new(), bytes: HashMap::new(), domains: Vec::new() }
+        let clients = Shares::new(limits.clients, limits.clients_per_uid, limits.sharing.clone());
+        // Of bytes there is no total: each user has its own.
+        let bytes = Shares::new(u64::MAX, limits.bytes_per_uid, Sharing::One);
+        Self {
+            limits,
+            entries: HashMap::new(),
+            clients,
+            bytes,
+            without_memory: 0,
+            domains: Vec::new(),
+            free_domains: Vec::new(),
+            shared_domain: None,
+        }
     }
 
     /// Whether there is room for another client.
     pub(super) fn has_room(&self) -> bool {
-        (self.entries.len() as u64) < self.limits.clients
+        self.clients.has_room()
     }
 
     /// Sessions without shared memory.
     pub(super) fn without_memory(&self) -> u32 {
-        let count = self.entries.values().filter(|entry| entry.domain.is_none()).count();
-        u32::try_from(count).unwrap_or(u32::MAX)
+        self.without_memory
     }
 
     /// Reserves a slot, bytes and membership of a domain, whose bell is made if it is new and the
@@ -74,38 +95,46 @@ impl Quotas {
         bytes: u64,
         make_bell: impl FnOnce(u32) -> Result<Segment, SegmentError>,
     ) -> Result<(u32, Option<Arc<Segment>>), Denied> {
-        let Limits { clients, bytes_per_client, bytes_per_uid, .. } = self.limits;
+        let Limits { bytes_per_client, bytes_per_uid, .. } = self.limits;
         if bytes > bytes_per_client {
             return Err(Denied::Limit(RejectReason::BytesPerClient { limit: bytes_per_client }));
         }
-        if !self.has_room() {
-            return Err(Denied::Limit(RejectReason::TooManyClients { limit: clients }));
-        }
-        let taken = self.bytes.get(&uid).copied().unwrap_or(0);
-        let total = taken.saturating_add(bytes);
-        if total > bytes_per_uid {
+        self.check_slot(uid).map_err(Denied::Limit)?;
+        if self.bytes.check(uid, bytes).is_err() {
             return Err(Denied::Limit(RejectReason::BytesPerUid { limit: bytes_per_uid }));
         }
         let (domain, index, bell) = self.domain(own_user, make_bell)?;
-        self.bytes.insert(uid, total);
-        self.entries.insert(session, Entry { uid, bytes, domain: Some(domain) });
+        self.enter(session, Entry { uid, bytes, domain: Some(domain) });
         Ok((index, bell))
     }
 
     /// Reserves a slot and nothing else, for a client that gets no shared memory.
     pub(super) fn reserve_slot(&mut self, session: u64, uid: u32) -> Result<(), RejectReason> {
-        if !self.has_room() {
-            return Err(RejectReason::TooManyClients { limit: self.limits.clients });
-        }
-        self.entries.insert(session, Entry { uid, bytes: 0, domain: None });
+        self.check_slot(uid)?;
+        self.enter(session, Entry { uid, bytes: 0, domain: None });
         Ok(())
+    }
+
+    /// Whether this user may have one client more.
+    fn check_slot(&self, uid: u32) -> Result<(), RejectReason> {
+        self.clients.check(uid, 1).map_err(|refused| match refused {
+            Refused::Total => RejectReason::TooManyClients { limit: self.limits.clients },
+            Refused::OfUid { limit } => RejectReason::TooManyClientsOfUid { limit },
+        })
+    }
+
+    fn enter(&mut self, session: u64, entry: Entry) {
+        self.clients.count(entry.uid, 1);
+        self.bytes.count(entry.uid, entry.bytes);
+        self.without_memory += u32::from(entry.domain.is_none());
+        self.entries.insert(session, entry);
     }
 
     /// Gives back what the session had, but for its slot.
     pub(super) fn release_memory(&mut self, session: u64) {
         let Some(uid) = self.entries.get(&session).map(|entry| entry.uid) else { return };
         self.release(session);
-        self.entries.insert(session, Entry { uid, bytes: 0, domain: None });
+        self.enter(session, Entry { uid, bytes: 0, domain: None });
     }
 
     /// The domain of one more session, with the session in it.
@@ -117,23 +146,24 @@ impl Quotas {
         let shared = own_user && self.limits.isolation == Isolation::Uid;
         let limit = self.limits.domains;
         let full = || Denied::Limit(RejectReason::TooManyClients { limit: limit.into() });
-        let known =
-            |slot: &Option<Domain>| slot.as_ref().is_some_and(|domain| domain.bell.is_some());
         if shared
-            && let Some(at) = self.domains.iter().position(known)
+            && let Some(at) = self.shared_domain
             && let Some(domain) = &mut self.domains[at]
         {
             domain.sessions += 1;
             return Ok((at, u32::try_from(at).map_err(|_| full())?, domain.bell.clone()));
         }
-        let at = self.domains.iter().position(Option::is_none).unwrap_or(self.domains.len());
+        let at = self.free_domains.last().copied().unwrap_or(self.domains.len());
         let index = u32::try_from(at).ok().filter(|index| *index < limit).ok_or_else(full)?;
         let bell = match shared {
             true => Some(Arc::new(make_bell(index).map_err(Denied::Segment)?)),
             false => None,
         };
-        if at == self.domains.len() {
+        if self.free_domains.pop().is_none() {
             self.domains.push(None);
+        }
+        if shared {
+            self.shared_domain = Some(at);
         }
         self.domains[at] = Some(Domain { bell: bell.clone(), sessions: 1 });
         Ok((at, index, bell))
@@ -142,17 +172,16 @@ impl Quotas {
     /// Gives back what the session had; nothing if there is no such session.
     pub(super) fn release(&mut self, session: u64) {
         let Some(Entry { uid, bytes, domain }) = self.entries.remove(&session) else { return };
-        if let Some(total) = self.bytes.get_mut(&uid) {
-            *total -= bytes;
-            if *total == 0 {
-                self.bytes.remove(&uid);
-            }
-        }
-        let Some(slot) = domain.map(|domain| &mut self.domains[domain]) else { return };
-        if let Some(domain) = slot {
+        self.clients.give_back(uid, 1);
+        self.bytes.give_back(uid, bytes);
+        self.without_memory -= u32::from(domain.is_none());
+        let Some(at) = domain else { return };
+        if let Some(domain) = &mut self.domains[at] {
             domain.sessions -= 1;
             if domain.sessions == 0 {
-                *slot = None;
+                self.domains[at] = None;
+                self.free_domains.push(at);
+                self.shared_domain.take_if(|shared| *shared == at);
             }
         }
     }

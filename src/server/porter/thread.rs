@@ -3,6 +3,7 @@
 use super::admission::Admission;
 use super::{Death, Event, LoopPorter, Mailbox, Outbox, PorterConfig, PorterCounters, StatusInfo};
 use crate::base::kill_point::kill_point;
+use crate::base::shares::{Refused, Shares};
 use crate::base::sync::{Ordering, PlainU64};
 use crate::handshake::{
     Carrier, Closed, Credentials, Handshake, HandshakeProgress, Joined, Listener, RejectReason,
@@ -102,7 +103,8 @@ pub(super) struct Porter<O> {
     counters: Arc<PorterCounters>,
     outbox: O,
     credentials: Credentials,
-    max_handshakes: u32,
+    /// Half-open handshakes of each user.
+    handshakes: Shares,
     handshake_deadline: Duration,
     next_handshake: u64,
     /// In order of their deadlines, since all get the same time.
@@ -124,6 +126,11 @@ impl<O: Outbox> Porter<O> {
         epoll::add(&epoll, &listener.socket, Token::Listener.data(), EventFlags::IN)?;
         epoll::add(&epoll, &mailbox.bell, Token::Mail.data(), EventFlags::IN)?;
         let admission = Admission::new(&config, status)?;
+        let handshakes = Shares::new(
+            config.max_handshakes.into(),
+            config.max_handshakes_per_uid.into(),
+            config.credentials.sharing(),
+        );
         let mut porter = Self {
             epoll,
             listener,
@@ -134,7 +141,7 @@ impl<O: Outbox> Porter<O> {
             counters,
             outbox,
             credentials: config.credentials,
-            max_handshakes: config.max_handshakes,
+            handshakes,
             handshake_deadline: config.handshake_deadline,
             next_handshake: 0,
             half_open: BTreeMap::new(),
@@ -330,8 +337,9 @@ impl<O: Outbox> Porter<O> {
         if !self.credentials.allow(peer.uid) && !peer.may_inspect() {
             return self.reject(&socket, RejectReason::PermissionDenied);
         }
-        if let Some(limit) = self.too_many_handshakes(peer.uid) {
-            return self.reject(&socket, RejectReason::TooManyHandshakes { limit: limit.into() });
+        let uid = peer.uid;
+        if let Err(reason) = self.check_handshakes(uid) {
+            return self.reject(&socket, reason);
         }
         let deadline = Instant::now() + self.handshake_deadline;
         let handshake = match Handshake::new(socket, peer, deadline) {
@@ -345,25 +353,33 @@ impl<O: Outbox> Porter<O> {
         {
             return self.reject(handshake.socket(), RejectReason::OutOfMemory);
         }
+        self.handshakes.count(uid, 1);
         self.half_open.insert(id, HalfOpen { handshake, writing: false });
         self.count_half_open();
         self.attentive_until = Instant::now() + ATTENTION;
         self.pump(id);
     }
 
-    /// The limit, if it is reached. Where several users are served, one of them cannot lock the
-    /// others out.
-    fn too_many_handshakes(&self, uid: u32) -> Option<u32> {
-        let all = self.half_open.len();
-        if all >= self.max_handshakes as usize {
-            return Some(self.max_handshakes);
+    /// Whether one more handshake of this user may begin. Where several users are served, one of
+    /// them cannot lock the others out.
+    fn check_handshakes(&self, uid: u32) -> Result<(), RejectReason> {
+        match self.handshakes.check(uid, 1) {
+            Err(Refused::Total) => {
+                Err(RejectReason::TooManyHandshakes { limit: self.handshakes.total() })
+            }
+            // An inspector has no share among those who are served.
+            Err(Refused::OfUid { limit }) if self.credentials.allow(uid) => {
+                Err(RejectReason::TooManyHandshakesOfUid { limit })
+            }
+            _ => Ok(()),
         }
-        if self.credentials == Credentials::SameUid {
-            return None;
-        }
-        let share = self.max_handshakes.div_ceil(2);
-        let own = self.half_open.values().filter(|other| other.handshake.peer().uid == uid).count();
-        (own >= share as usize).then_some(share)
+    }
+
+    /// Takes a handshake out of those that are half-open.
+    fn end_half_open(&mut self, id: u64) -> Option<HalfOpen> {
+        let half_open = self.half_open.remove(&id)?;
+        self.handshakes.give_back(half_open.handshake.peer().uid, 1);
+        Some(half_open)
     }
 
     fn count_half_open(&self) {
@@ -401,7 +417,7 @@ impl<O: Outbox> Porter<O> {
                 return;
             }
             HandshakeProgress::Ready(joined, process) => {
-                self.half_open.remove(&id);
+                self.end_half_open(id);
                 self.count_half_open();
                 return self.begin_session(joined, process);
             }
@@ -417,7 +433,7 @@ impl<O: Outbox> Porter<O> {
 
     /// Drops a handshake, and what was reserved for it.
     fn forget(&mut self, id: u64) -> Option<Handshake> {
-        let HalfOpen { handshake, .. } = self.half_open.remove(&id)?;
+        let HalfOpen { handshake, .. } = self.end_half_open(id)?;
         // Closing alone would not do while a forked child holds the descriptor, too.
         let _ = epoll::delete(&self.epoll, handshake.socket());
         if let Some(session) = handshake.session() {

@@ -189,11 +189,14 @@ impl<E: Engine> Reactor<E> {
         self.begin(index, head, deadline_ns, one_way)
     }
 
-    /// Handles requests that were set aside, as far as the limit allows.
+    /// Handles requests that were set aside, as far as the limit and the turn allow.
     #[cold]
     pub(super) fn read_backlog(&mut self, index: usize) -> Result<bool, End> {
         let mut moved = false;
-        while self.slots[index].may_begin(&self.limits) {
+        for _ in 0..self.limits.turn {
+            if !self.slots[index].may_begin(&self.limits) {
+                break;
+            }
             let Some((head, deadline_ns, payload)) = self.slots[index].backlog.next() else {
                 break;
             };

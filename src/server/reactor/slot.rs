@@ -13,7 +13,7 @@ use crate::server::flight::{Caller, Flight, StreamOver};
 use crate::server::porter::Death;
 use crate::server::service;
 use rustix::fd::OwnedFd;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 /// An answer that found no room yet.
@@ -190,7 +190,7 @@ pub(super) struct Entry {
     /// Items of it were sent.
     streams: bool,
     /// Answers before their turn.
-    held: Vec<(Head, Vec<u8>)>,
+    held: VecDeque<(Head, Vec<u8>)>,
     /// The last of them is among those.
     complete: bool,
 }
@@ -209,10 +209,47 @@ pub(super) struct Flights {
     /// Places in the order of the requests, if that is the order of the answers.
     turns: VecDeque<u32>,
     in_order: bool,
+    /// Where each call is, once somebody has asked while there were many.
+    index: Option<CallIndex>,
 }
 
 /// Most flights that are kept to be used again.
 const SPARE: usize = 64;
+/// In a table of so many places a call is searched for one by one.
+const SEARCHED: usize = 32;
+
+/// The place of each call that wants an answer. Only a client that cancels calls, or takes streams,
+/// while it has many in flight has one: what it costs is charged to no other.
+///
+/// Who uses a number twice finds one of the two.
+#[derive(Debug, Default)]
+struct CallIndex(HashMap<u64, u32>);
+
+impl CallIndex {
+    fn of(table: &[Option<Entry>]) -> Self {
+        let mut index = Self::default();
+        for (place, entry) in (0..).zip(table) {
+            if let Some(entry) = entry {
+                index.add(&entry.flight, place);
+            }
+        }
+        index
+    }
+
+    #[cold]
+    fn add(&mut self, flight: &Flight, place: u32) {
+        if !flight.one_way {
+            self.0.insert(flight.call, place);
+        }
+    }
+
+    #[cold]
+    fn remove(&mut self, flight: &Flight, place: u32) {
+        if self.0.get(&flight.call) == Some(&place) {
+            self.0.remove(&flight.call);
+        }
+    }
+}
 
 impl Flights {
     pub(super) fn new(in_order: bool) -> Self {
@@ -258,8 +295,11 @@ impl Flights {
         if self.in_order && !flight.one_way {
             self.turns.push_back(place);
         }
+        if let Some(index) = &mut self.index {
+            index.add(&flight, place);
+        }
         self.table[place as usize] =
-            Some(Entry { flight, bytes, streams: false, held: Vec::new(), complete: false });
+            Some(Entry { flight, bytes, streams: false, held: VecDeque::new(), complete: false });
         place
     }
 
@@ -283,13 +323,17 @@ impl Flights {
         matches!(entry, Some(Some(entry)) if Arc::ptr_eq(&entry.flight, flight))
     }
 
-    /// The flight of a call. For frames that are rare: it searches.
-    pub(super) fn find(&self, call: u64) -> Option<&Arc<Flight>> {
-        self.table
-            .iter()
-            .flatten()
-            .map(|entry| &entry.flight)
-            .find(|flight| flight.call == call && !flight.one_way)
+    /// The flight of a call. Takes constant time: how many calls are in flight, and how often it is
+    /// asked, the client chooses.
+    pub(super) fn find(&mut self, call: u64) -> Option<&Arc<Flight>> {
+        let entry = if self.table.len() <= SEARCHED {
+            let wanted = |entry: &&Entry| entry.flight.call == call && !entry.flight.one_way;
+            self.table.iter().flatten().find(wanted)
+        } else {
+            let index = self.index.get_or_insert_with(|| CallIndex::of(&self.table));
+            self.table[*index.0.get(&call)? as usize].as_ref()
+        };
+        entry.map(|entry| &entry.flight)
     }
 
     /// An item of its answer came.
@@ -313,7 +357,7 @@ impl Flights {
         if let Some(Some(entry)) = self.table.get_mut(place as usize) {
             entry.bytes += payload.len();
             self.bytes += payload.len();
-            entry.held.push((head, payload));
+            entry.held.push_back((head, payload));
             entry.complete |= last;
         }
     }
@@ -323,6 +367,9 @@ impl Flights {
     pub(super) fn end(&mut self, place: u32) {
         let Some(entry) = self.table.get_mut(place as usize).and_then(Option::take) else { return };
         self.free.push(place);
+        if let Some(index) = &mut self.index {
+            index.remove(&entry.flight, place);
+        }
         self.bytes -= entry.bytes;
         self.streams -= usize::from(entry.streams);
         if self.in_order && self.turns.front() == Some(&place) {
@@ -336,8 +383,8 @@ impl Flights {
         loop {
             let place = *self.turns.front()?;
             let entry = self.table.get_mut(place as usize)?.as_mut()?;
-            if !entry.held.is_empty() {
-                return Some(entry.held.remove(0));
+            if let Some(held) = entry.held.pop_front() {
+                return Some(held);
             }
             if !entry.complete {
                 return None;

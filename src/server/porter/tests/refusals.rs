@@ -81,7 +81,7 @@ fn one_of_several_users_gets_half_the_handshakes() {
     let fixture = Fixture::new(config);
     let _silent: Vec<_> = (0..2).map(|_| fixture.raw()).collect();
     eventually("two half-open", || count(&fixture.handle().counters().half_open) == 2);
-    let full = RejectReason::TooManyHandshakes { limit: 2 };
+    let full = RejectReason::TooManyHandshakesOfUid { limit: 2 };
     assert!(matches!(fixture.attach(), Err(ConnectError::Rejected(reason)) if reason == full));
 }
 
