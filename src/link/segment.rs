@@ -168,7 +168,7 @@ impl Label {
     }
 }
 
-fn size(kind: SegmentKind, capacity: u64) -> u64 {
+pub(super) fn size(kind: SegmentKind, capacity: u64) -> u64 {
     match kind {
         SegmentKind::Request | SegmentKind::Response => layout::ring_segment_size(capacity),
         SegmentKind::Status => layout::status_segment_size(capacity),
@@ -213,7 +213,11 @@ impl Segment {
     /// Makes a segment that the server alone writes. Its identity is still to be written.
     fn writable(kind: SegmentKind, capacity: u64) -> Result<Self, SegmentError> {
         let size = size(kind, capacity);
-        let fd = create(kind, size)?;
+        Self::writable_of(create(kind, size)?, size)
+    }
+
+    /// The same of a memfd that has all its pages.
+    fn writable_of(fd: OwnedFd, size: u64) -> Result<Self, SegmentError> {
         let mapping = map(&fd, size, true)?;
         // Its page tables are filled as the ring is first gone through: a short session touches few
         // pages.
@@ -254,8 +258,19 @@ impl SegmentPair {
         response_capacity: u64,
     ) -> Result<Self, SegmentError> {
         let request = create(SegmentKind::Request, size(SegmentKind::Request, request_capacity))?;
+        let size = size(SegmentKind::Response, response_capacity);
+        let response = create(SegmentKind::Response, size)?;
+        Self::of((request, request_capacity), (response, response_capacity))
+    }
+
+    /// Of two memfds that have all their pages, with their capacities.
+    pub(super) fn of(
+        (request, request_capacity): (OwnedFd, u64),
+        (response, response_capacity): (OwnedFd, u64),
+    ) -> Result<Self, SegmentError> {
         rustix::fs::fcntl_add_seals(&request, SIZED)?;
-        let response = Segment::writable(SegmentKind::Response, response_capacity)?;
+        let size = size(SegmentKind::Response, response_capacity);
+        let response = Segment::writable_of(response, size)?;
         Ok(Self { request, response, request_capacity, response_capacity })
     }
 
@@ -282,7 +297,7 @@ impl SegmentPair {
         let response = label(SegmentKind::Response, self.response_capacity);
         put(&self.response.window, layout::offset::IDENTITY, &identity_words(&response.identity()));
         put(&self.response.window, layout::offset::PEER, &peer_words(client));
-        Ok((PendingRequest { fd: self.request, size: request.size() }, self.response))
+        Ok((PendingRequest { fd: self.request, size: request.size(), there: 0 }, self.response))
     }
 }
 
@@ -291,15 +306,36 @@ impl SegmentPair {
 pub(crate) struct PendingRequest {
     pub(crate) fd: OwnedFd,
     size: u64,
+    /// Bytes from the beginning whose pages are known to be there for good.
+    there: u64,
 }
 
 impl PendingRequest {
-    /// The client has mapped it: nobody else ever will, for writing. Only now it is mapped here.
+    /// The client has mapped it: nobody else ever will, for writing. Seals it, and makes sure of
+    /// its pages, at most `most` bytes at a time; whether that was the last of them.
     ///
     /// # Errors
     /// [`SegmentError::Seals`] if the client has sealed it in a way of its own; lack of memory for
     /// the pages that the client has punched out.
-    pub(crate) fn accept(self) -> Result<Segment, SegmentError> {
+    pub(crate) fn prepare(&mut self, most: u64) -> Result<bool, SegmentError> {
+        if self.there == 0 {
+            self.close()?;
+        }
+        // The client could punch holes until it was sealed, and no longer.
+        let slice = most.min(self.size - self.there);
+        if slice > 0 {
+            allocate(&self.fd, self.there, slice)?;
+            self.there += slice;
+        }
+        Ok(self.there == self.size)
+    }
+
+    /// Bytes of the segment.
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn close(&self) -> Result<(), SegmentError> {
         if let Err(errno) = rustix::fs::fcntl_add_seals(&self.fd, CLOSED) {
             return Err(match errno {
                 Errno::PERM => SegmentError::Seals {
@@ -309,8 +345,12 @@ impl PendingRequest {
                 other => other.into(),
             });
         }
-        // The client could punch holes until now, and no longer.
-        allocate(&self.fd, self.size)?;
+        Ok(())
+    }
+
+    /// Maps it, when it was prepared to its end.
+    pub(crate) fn accept(self) -> Result<Segment, SegmentError> {
+        debug_assert_eq!(self.there, self.size, "it is to be prepared first");
         let window = window(map(&self.fd, self.size, false)?, false);
         Ok(Segment { fd: Arc::new(self.fd), window })
     }
@@ -328,6 +368,13 @@ pub(crate) fn name(kind: SegmentKind) -> &'static CStr {
 
 /// A memfd with all its memory, not sealed yet.
 fn create(kind: SegmentKind, size: u64) -> Result<OwnedFd, SegmentError> {
+    let fd = memfd(kind, size)?;
+    allocate(&fd, 0, size)?;
+    Ok(fd)
+}
+
+/// A memfd of this size, without memory.
+pub(super) fn memfd(kind: SegmentKind, size: u64) -> Result<OwnedFd, SegmentError> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let fd = match rustix::fs::memfd_create(name(kind), flags | MemfdFlags::NOEXEC_SEAL) {
         // A kernel before 6.3.
@@ -335,13 +382,13 @@ fn create(kind: SegmentKind, size: u64) -> Result<OwnedFd, SegmentError> {
         other => other,
     }?;
     rustix::fs::ftruncate(&fd, size)?;
-    allocate(&fd, size)?;
     Ok(fd)
 }
 
-/// Makes sure that every page exists.
-fn allocate(fd: &OwnedFd, size: u64) -> Result<(), SegmentError> {
-    Ok(rustix::io::retry_on_intr(|| rustix::fs::fallocate(fd, FallocateFlags::empty(), 0, size))?)
+/// Makes sure that every page of a range exists.
+pub(super) fn allocate(fd: &OwnedFd, from: u64, size: u64) -> Result<(), SegmentError> {
+    let flags = FallocateFlags::empty();
+    Ok(rustix::io::retry_on_intr(|| rustix::fs::fallocate(fd, flags, from, size))?)
 }
 
 fn map(fd: &OwnedFd, size: u64, writable: bool) -> Result<MmapRaw, SegmentError> {

@@ -25,8 +25,10 @@ fn a_request_segment_is_accepted_whole_or_not_at_all() {
         || SegmentPair::create(4096, 4096).expect("made").assign(9, 8, &me).expect("labelled");
     let punch = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
 
-    let (request, response) = make();
+    let (mut request, response) = make();
     rustix::fs::fallocate(&request.fd, punch, 0, 8192).expect("the client may punch");
+    assert!(!request.prepare(4096).expect("half of it"));
+    assert!(request.prepare(1 << 20).expect("the rest"));
     let segment = request.accept().expect("accepted");
     assert_eq!(segment.window.peer_word(0).load(), 0, "punched, and there");
     assert_eq!(rustix::fs::fstat(&segment.fd).expect("known").st_blocks, 8192 / 512);
@@ -36,9 +38,9 @@ fn a_request_segment_is_accepted_whole_or_not_at_all() {
         u64::from_ne_bytes([7; 8])
     );
 
-    let (request, _) = make();
+    let (mut request, _) = make();
     rustix::fs::fcntl_add_seals(&request.fd, SealFlags::SEAL).expect("the client may seal");
-    assert!(matches!(request.accept(), Err(SegmentError::Seals { .. })));
+    assert!(matches!(request.prepare(1 << 20), Err(SegmentError::Seals { .. })));
 }
 
 #[test]
