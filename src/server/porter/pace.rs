@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 /// What a user gets without a wait, if it was idle: as much as one client may have by default.
 const BURST: u64 = 64 << 20;
-/// What it gets each second from then on: about a hundredth of a CPU's time.
-const RATE: u64 = 32 << 20;
+/// What it gets each second from then on: less than a hundredth of a CPU's time.
+const RATE: u64 = 16 << 20;
 /// A slice of a user is followed by a pause of so many times its length.
 const PAUSE: u32 = 4;
 /// So many users are remembered before those are looked for that may be forgotten.
@@ -92,7 +92,7 @@ mod tests {
             }
         }
         assert!((BURST + 4 * RATE..=BURST + 4 * RATE + 2 * slice).contains(&made), "{made}");
-        let later = now + Duration::from_secs(3);
+        let later = now + Duration::from_secs(5);
         assert!(pace.charge(1, BURST, later).is_ok(), "it was idle for long enough");
         assert!(pace.charge(1, BURST, later).is_ok(), "used up, not exceeded");
         assert!(pace.charge(1, 1, later).is_err());
