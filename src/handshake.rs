@@ -35,9 +35,11 @@ mod client;
 mod fuzzed;
 #[cfg(feature = "inspect")]
 mod inspector;
+mod inspector_reply;
 mod listener;
 mod order;
 mod peer;
+mod reading;
 mod reasons;
 pub(crate) mod rings;
 mod server;
@@ -54,13 +56,15 @@ pub use client::{ConnectError, TransportChoice};
 pub(crate) use fuzzed::{fuzz_seeds, fuzzed};
 #[cfg(feature = "inspect")]
 pub use inspector::{Inspector, Survey};
+pub(crate) use inspector_reply::InspectorReply;
 pub use listener::{BindError, InvalidSetting};
 pub(crate) use listener::{ListenOptions, Listener, listen, listen_fds, listen_for_parent};
 pub use order::AnswerOrder;
 pub use peer::Credentials;
 pub(crate) use peer::{PeerInfo, identify};
+pub(crate) use reading::Closed;
 pub(crate) use server::{
-    Carrier, Closed, Handshake, HandshakeProgress, Host, InspectorReply, Joined, Offer,
+    Admitted, Carrier, Handshake, HandshakeProgress, Host, Joined, Offer, OfferInMaking,
     SharedOffer, reject,
 };
 pub use transport::{FallbackReason, Transport};

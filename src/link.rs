@@ -5,6 +5,7 @@ pub(crate) mod lifeline;
 pub(crate) mod readiness;
 pub(crate) mod samples;
 pub(crate) mod segment;
+pub(crate) mod segment_making;
 pub(crate) mod session;
 pub(crate) mod side;
 pub(crate) mod socket;

@@ -1,19 +1,23 @@
 //! The server's side: a state machine for each half-open connection, which never waits.
 
+use super::inspector_reply::InspectorReply;
 use super::peer::PeerInfo;
+use super::reading::{Closed, expected, read_more, refusal};
 use super::sockopt;
 use super::transport::{FallbackReason, Transport};
 use super::wire::{
-    self, FEATURE_BYTES, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, HEADER, Header, Hello,
-    Malformed, MessageKind, RejectReason, Role, Segments, Welcome,
+    self, FEATURE_BYTES, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, HEADER, Hello, RejectReason,
+    Role, Welcome,
 };
 use crate::base::kill_point::kill_point;
 use crate::link::lifeline;
-use crate::link::segment::{PendingRequest, Segment};
+use crate::link::segment::{PendingRequest, Segment, SegmentPair};
+use crate::link::segment_making::{PairInMaking, SLICE};
 use crate::memory::Window;
 use crate::memory::layout::{self, HeaderWord};
+use crate::os::disposal::dispose;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::process::{Pid, PidfdFlags};
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
@@ -72,6 +76,27 @@ impl Offer {
     }
 }
 
+/// What came of a Hello, or of another step towards an offer.
+#[derive(Debug)]
+pub(crate) enum Admitted {
+    Offer(Offer),
+    /// The client's memory is being made; the next step is due then.
+    Making(Box<OfferInMaking>, Instant),
+}
+
+/// What a client is admitted to whose memory is not there yet.
+#[derive(Debug)]
+pub(crate) struct OfferInMaking {
+    pub(crate) welcome: Welcome,
+    pub(crate) bell: Option<Arc<Segment>>,
+    /// `None` if it was not begun.
+    pub(crate) pair: Option<PairInMaking>,
+}
+
+fn bytes_of(welcome: &Welcome) -> u64 {
+    SegmentPair::bytes(welcome.request_capacity, welcome.response_capacity)
+}
+
 /// Shared memory, as it is offered to a client.
 #[derive(Debug)]
 pub(crate) struct SharedOffer {
@@ -85,46 +110,22 @@ pub(crate) struct SharedOffer {
     pub(crate) server: Option<Arc<OwnedFd>>,
 }
 
-/// What an inspector gets.
-#[derive(Debug)]
-pub(crate) struct InspectorReply {
-    /// The session protocol that was chosen.
-    pub(crate) version: u16,
-    pub(crate) generation: u64,
-    pub(crate) pid: u32,
-    /// Sessions that have no shared memory.
-    pub(crate) sockets: u32,
-    /// Segments that are sealed against writing.
-    pub(crate) segments: Vec<Arc<OwnedFd>>,
-}
-
-impl InspectorReply {
-    /// The messages that carry them, each with its descriptors; the last one first.
-    fn messages(&self) -> Vec<(Vec<u8>, Vec<Arc<OwnedFd>>)> {
-        let count = self.segments.len().div_ceil(wire::BATCH).max(1);
-        let message = |index: usize| {
-            let from = index * wire::BATCH;
-            let batch = &self.segments[from..self.segments.len().min(from + wire::BATCH)];
-            let head = Segments {
-                version: self.version,
-                more: index + 1 < count,
-                count: u32::try_from(batch.len()).unwrap_or(0),
-                generation: self.generation,
-                pid: self.pid,
-                sockets: self.sockets,
-            };
-            (head.encode(), batch.to_vec())
-        };
-        (0..count).rev().map(message).collect()
-    }
-}
-
 /// Who decides about a Hello: the porter.
 pub(crate) trait Host {
     /// Admits the client, or says why not. What an offer takes from the limits is reserved under
     /// its session id, and given back by the caller of [`Handshake::advance`] if the handshake ends
     /// otherwise than Ready.
-    fn admit(&mut self, peer: &PeerInfo, hello: &Hello) -> Result<Offer, RejectReason>;
+    fn admit(&mut self, peer: &PeerInfo, hello: &Hello) -> Result<Admitted, RejectReason>;
+
+    /// Makes the next slice of a client's memory.
+    fn make(
+        &mut self,
+        peer: &PeerInfo,
+        making: Box<OfferInMaking>,
+    ) -> Result<Admitted, RejectReason>;
+
+    /// Whether as much memory may be dealt with for this client now; if not, when to ask again.
+    fn charge(&mut self, peer: &PeerInfo, bytes: u64) -> Result<(), Instant>;
 
     /// What an inspector gets, or why it gets nothing.
     fn inspect(&mut self, peer: &PeerInfo, hello: &Hello) -> Result<InspectorReply, RejectReason>;
@@ -218,48 +219,28 @@ pub(crate) enum HandshakeProgress {
     Reading,
     /// Waits for room to send.
     Writing,
+    /// Waits for nothing, and has more to do at this time: others have their turn until then.
+    Working(Instant),
     /// Done: the session, and the client's pidfd.
     Ready(Box<Joined>, Option<OwnedFd>),
     /// Over, for this reason; the client has been told as far as it could be.
     Closed(Closed),
 }
 
-/// Why a handshake ended without a session.
-#[derive(Debug)]
-pub(crate) enum Closed {
-    /// The client hung up.
-    HungUp,
-    /// The client was refused.
-    Refused(RejectReason),
-    /// The client answered the offer with something else than READY.
-    NotReady,
-    /// The client tampered with its segment, or the server could not map it.
-    Segment,
-    /// It was an inspector, and has what it came for.
-    Inspected,
-    /// Any other failure.
-    Failed,
-}
-
-impl From<Errno> for Closed {
-    fn from(errno: Errno) -> Self {
-        match errno {
-            Errno::PIPE | Errno::CONNRESET => Self::HungUp,
-            _ => Self::Failed,
-        }
-    }
-}
-
 #[derive(Debug)]
 enum State {
     /// Collects header and body of the Hello.
     ReadHello(Vec<u8>),
+    /// The memory of the client is made, in slices.
+    Make(Box<OfferInMaking>),
+    /// Of the encoded offer so much was sent.
     SendOffer {
         bytes: Vec<u8>,
         sent: usize,
-        offer: Offer,
     },
-    AwaitReady(Offer),
+    AwaitReady,
+    /// READY came, and the request segment is prepared, in slices.
+    Prepare,
     /// Messages for an inspector, the next one last, of which so much was sent.
     SendInspectorReply {
         messages: Vec<(Vec<u8>, Vec<Arc<OwnedFd>>)>,
@@ -279,6 +260,20 @@ pub(crate) struct Handshake {
     /// Once it was admitted.
     session: Option<u64>,
     state: State,
+    /// What the client is offered, from `SendOffer` on. Here, so that it is there still when a
+    /// step fails: large memory is not given back on the porter's thread.
+    offer: Option<Offer>,
+}
+
+impl Drop for Handshake {
+    fn drop(&mut self) {
+        if let Some(Offer::Shared(offer)) = self.offer.take() {
+            dispose(bytes_of(&offer.welcome), offer);
+        }
+        if let State::Make(making) = std::mem::replace(&mut self.state, State::Over) {
+            dispose(bytes_of(&making.welcome), making);
+        }
+    }
 }
 
 impl Handshake {
@@ -294,7 +289,8 @@ impl Handshake {
         match pidfd(&socket, &peer) {
             Ok(pidfd) => {
                 let state = State::ReadHello(Vec::new());
-                Ok(Self { socket: Arc::new(socket), peer, pidfd, deadline, session: None, state })
+                let (socket, session, offer) = (Arc::new(socket), None, None);
+                Ok(Self { socket, peer, pidfd, deadline, session, state, offer })
             }
             Err(errno) => Err((socket, errno)),
         }
@@ -322,10 +318,12 @@ impl Handshake {
 
     /// Gives up, and tells the client in the way that fits the state.
     pub(crate) fn abandon(self, reason: Option<RejectReason>, farewell: lifeline::Farewell) {
-        match (self.state, reason) {
-            (State::ReadHello(_), Some(reason)) => reject(&self.socket, reason),
-            (State::AwaitReady(Offer::Shared(_)), _) => say(&self.socket, &[farewell as u8]),
-            (State::AwaitReady(Offer::Socket(_)), _) => say_goodbye(&self.socket, farewell),
+        match (&self.state, &self.offer, reason) {
+            (State::ReadHello(_) | State::Make(_), _, Some(reason)) => reject(&self.socket, reason),
+            (State::AwaitReady | State::Prepare, Some(Offer::Shared(_)), _) => {
+                say(&self.socket, &[farewell as u8]);
+            }
+            (State::AwaitReady, Some(Offer::Socket(_)), _) => say_goodbye(&self.socket, farewell),
             // In the middle of a message nothing can be said.
             _ => {}
         }
@@ -371,14 +369,16 @@ impl Handshake {
                     self.state = State::SendInspectorReply { messages: reply.messages(), sent: 0 };
                     return Ok(None);
                 }
-                let offer = host.admit(&self.peer, &hello).map_err(Closed::Refused)?;
-                self.session = Some(offer.session());
-                self.state = State::SendOffer { bytes: offer.encode(), sent: 0, offer };
-                Ok(None)
+                let admitted = host.admit(&self.peer, &hello).map_err(Closed::Refused)?;
+                Ok(self.admitted(admitted))
             }
-            State::SendOffer { bytes, mut sent, offer } => {
-                let result = match &offer {
-                    Offer::Shared(shared) if sent == 0 => {
+            State::Make(making) => {
+                let admitted = host.make(&self.peer, making).map_err(Closed::Refused)?;
+                Ok(self.admitted(admitted))
+            }
+            State::SendOffer { bytes, mut sent } => {
+                let result = match &self.offer {
+                    Some(Offer::Shared(shared)) if sent == 0 => {
                         send_with_descriptors(&self.socket, &bytes, shared)
                     }
                     _ => {
@@ -394,37 +394,45 @@ impl Handshake {
                     Err(Errno::INTR) => None,
                     Err(Errno::AGAIN) => Some(HandshakeProgress::Writing),
                     Err(errno) => {
-                        let (Offer::Shared(shared), 0, Some(reason)) =
-                            (&offer, sent, unsent(errno))
+                        let (Some(Offer::Shared(shared)), 0, Some(reason)) =
+                            (&self.offer, sent, unsent(errno))
                         else {
                             return Err(errno.into());
                         };
                         let fallback =
                             host.offer_socket(&shared.welcome, reason).map_err(Closed::Refused)?;
-                        let offer = Offer::Socket(fallback);
-                        self.state = State::SendOffer { bytes: offer.encode(), sent: 0, offer };
-                        return Ok(None);
+                        return Ok(self.admitted(Admitted::Offer(Offer::Socket(fallback))));
                     }
                 };
                 self.state = if sent < bytes.len() {
-                    State::SendOffer { bytes, sent, offer }
+                    State::SendOffer { bytes, sent }
                 } else {
                     kill_point!("handshake-welcome-sent");
-                    State::AwaitReady(offer)
+                    State::AwaitReady
                 };
                 Ok(progress)
             }
-            State::AwaitReady(offer) => {
+            State::AwaitReady => {
                 let mut byte = Vec::new();
                 if !read_more(&self.socket, &mut byte, 1)? {
-                    self.state = State::AwaitReady(offer);
+                    self.state = State::AwaitReady;
                     return Ok(Some(HandshakeProgress::Reading));
                 }
                 kill_point!("handshake-ready-read");
                 match byte[..] {
-                    [lifeline::READY] => self.join(offer).map(Some),
+                    [lifeline::READY] => {
+                        self.state = State::Prepare;
+                        Ok(None)
+                    }
                     _ => Err(Closed::NotReady),
                 }
+            }
+            State::Prepare => {
+                if let Some(due) = self.prepare(host)? {
+                    self.state = State::Prepare;
+                    return Ok(Some(HandshakeProgress::Working(due)));
+                }
+                self.join().map(Some)
             }
             State::SendInspectorReply { mut messages, mut sent } => {
                 let Some((bytes, segments)) = messages.last() else {
@@ -460,10 +468,40 @@ impl Handshake {
         }
     }
 
-    fn join(&mut self, offer: Offer) -> Result<HandshakeProgress, Closed> {
+    /// Goes on with what came of a Hello.
+    fn admitted(&mut self, admitted: Admitted) -> Option<HandshakeProgress> {
+        match admitted {
+            Admitted::Offer(offer) => {
+                self.session = Some(offer.session());
+                self.state = State::SendOffer { bytes: offer.encode(), sent: 0 };
+                if let Some(Offer::Shared(old)) = self.offer.replace(offer) {
+                    dispose(bytes_of(&old.welcome), old);
+                }
+                None
+            }
+            Admitted::Making(making, due) => {
+                self.session = Some(making.welcome.session);
+                self.state = State::Make(making);
+                Some(HandshakeProgress::Working(due))
+            }
+        }
+    }
+
+    /// Prepares a slice of the request segment; when to go on, if there is more.
+    fn prepare(&mut self, host: &mut impl Host) -> Result<Option<Instant>, Closed> {
+        let Some(Offer::Shared(offer)) = &mut self.offer else { return Ok(None) };
+        if let Err(due) = host.charge(&self.peer, offer.request.size().min(SLICE)) {
+            return Ok(Some(due));
+        }
+        let done = offer.request.prepare(SLICE).map_err(|_| Closed::Segment)?;
+        Ok((!done).then(Instant::now))
+    }
+
+    fn join(&mut self) -> Result<HandshakeProgress, Closed> {
+        let offer = self.offer.take().ok_or(Closed::Failed)?;
         let (max_message, features, carrier) = match offer {
             Offer::Shared(offer) => {
-                let request = offer.request.accept().map_err(|_| Closed::Segment)?;
+                let request = offer.request.accept().ok_or(Closed::Segment)?;
                 kill_point!("handshake-mapped");
                 let domain_bell = match &offer.bell {
                     Some(bell) => bell.window.clone(),
@@ -497,46 +535,6 @@ impl Handshake {
         };
         Ok(HandshakeProgress::Ready(Box::new(joined), self.pidfd.take()))
     }
-}
-
-/// How many bytes of a Hello to have next: the header, then all of it.
-fn expected(bytes: &[u8]) -> Result<usize, Malformed> {
-    let Some(header) = bytes.first_chunk::<HEADER>() else {
-        return Ok(HEADER);
-    };
-    match Header::parse(header)? {
-        Header { kind: MessageKind::Hello, length } => Ok(HEADER + length),
-        _ => Err(Malformed::Content),
-    }
-}
-
-fn refusal(malformed: Malformed) -> RejectReason {
-    let (min, max) = wire::VERSIONS;
-    match malformed {
-        Malformed::Version => RejectReason::VersionUnsupported { min, max },
-        Malformed::Magic | Malformed::Content => RejectReason::BadHello,
-    }
-}
-
-/// Reads until there are `want` bytes; false if the client has not sent them yet.
-fn read_more(socket: &OwnedFd, bytes: &mut Vec<u8>, want: usize) -> Result<bool, Closed> {
-    let mut have = bytes.len();
-    // Bounded: `want` is at most a header and MAX_BODY.
-    bytes.resize(want, 0);
-    let result = loop {
-        if have == want {
-            break Ok(true);
-        }
-        match rustix::net::recv(socket, &mut bytes[have..], RecvFlags::DONTWAIT) {
-            Ok((_, 0)) => break Err(Closed::HungUp),
-            Ok((_, count)) => have += count,
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => break Ok(false),
-            Err(errno) => break Err(errno.into()),
-        }
-    };
-    bytes.truncate(have);
-    result
 }
 
 fn send_with_descriptors(

@@ -185,7 +185,7 @@ impl Label {
     }
 }
 
-fn size(kind: SegmentKind, capacity: u64) -> u64 {
+pub(super) fn size(kind: SegmentKind, capacity: u64) -> u64 {
     match kind {
         SegmentKind::Request | SegmentKind::Response => layout::ring_segment_size(capacity),
         SegmentKind::Status => layout::status_segment_size(capacity),
@@ -230,7 +230,11 @@ impl Segment {
     /// Makes a segment that the server alone writes. Its identity is still to be written.
     fn writable(kind: SegmentKind, capacity: u64) -> Result<Self, SegmentError> {
         let size = size(kind, capacity);
-        let fd = create(kind, size)?;
+        Self::writable_of(create(kind, size)?, size)
+    }
+
+    /// The same of a memfd that has all its pages.
+    fn writable_of(fd: OwnedFd, size: u64) -> Result<Self, SegmentError> {
         let mapping = map(&fd, size, true)?;
         // Its page tables are filled as the ring is first gone through: a short session touches few
         // pages.
@@ -277,8 +281,19 @@ impl SegmentPair {
         response_capacity: u64,
     ) -> Result<Self, SegmentError> {
         let request = create(SegmentKind::Request, size(SegmentKind::Request, request_capacity))?;
+        let size = size(SegmentKind::Response, response_capacity);
+        let response = create(SegmentKind::Response, size)?;
+        Self::of((request, request_capacity), (response, response_capacity))
+    }
+
+    /// Of two memfds that have all their pages, with their capacities.
+    pub(super) fn of(
+        (request, request_capacity): (OwnedFd, u64),
+        (response, response_capacity): (OwnedFd, u64),
+    ) -> Result<Self, SegmentError> {
         rustix::fs::fcntl_add_seals(&request, SIZED)?;
-        let response = Segment::writable(SegmentKind::Response, response_capacity)?;
+        let size = size(SegmentKind::Response, response_capacity);
+        let response = Segment::writable_of(response, size)?;
         Ok(Self { request, response, request_capacity, response_capacity })
     }
 
@@ -307,7 +322,9 @@ impl SegmentPair {
         put(&self.response.window, layout::offset::IDENTITY, &identity_words(&response.identity()));
         put(&self.response.window, layout::offset::PEER, &peer_words(client));
         put(&self.response.window, layout::offset::DOMAIN, &[domain.0]);
-        Ok((PendingRequest { fd: self.request, size: request.size() }, self.response))
+        let request =
+            PendingRequest { fd: self.request, size: request.size(), mapping: None, there: 0 };
+        Ok((request, self.response))
     }
 }
 
@@ -316,25 +333,47 @@ impl SegmentPair {
 pub(crate) struct PendingRequest {
     pub(crate) fd: OwnedFd,
     size: u64,
+    /// Once the client has sealed it.
+    mapping: Option<MmapRaw>,
+    /// Bytes from the beginning whose pages are known to be there for good.
+    there: u64,
 }
 
 impl PendingRequest {
-    /// The client says that it has mapped and sealed it. Checks the seals, and maps it here only
-    /// then.
+    /// The client says that it has mapped and sealed it. Checks the seals, maps it here only then,
+    /// and populates at most `most` bytes of it; whether those were the last.
     ///
     /// # Errors
     /// [`SegmentError::Seals`] if the seals are not exactly those that they should be; lack of
     /// memory for the pages that the client has punched out.
-    pub(crate) fn accept(self) -> Result<Segment, SegmentError> {
-        let (want, have) = (SIZED | CLOSED, seals(&self.fd)?);
-        // The kernel has added EXEC for `MFD_NOEXEC_SEAL`.
-        if have.difference(SealFlags::EXEC) != want {
-            return Err(SegmentError::Seals { want: want.bits(), have: have.bits() });
-        }
+    pub(crate) fn prepare(&mut self, most: u64) -> Result<bool, SegmentError> {
+        let mapping = match &self.mapping {
+            Some(mapping) => mapping,
+            None => {
+                let (want, have) = (SIZED | CLOSED, seals(&self.fd)?);
+                // The kernel has added EXEC for `MFD_NOEXEC_SEAL`.
+                if have.difference(SealFlags::EXEC) != want {
+                    return Err(SegmentError::Seals { want: want.bits(), have: have.bits() });
+                }
+                self.mapping.insert(map(&self.fd, self.size, false)?)
+            }
+        };
         // The client could punch holes until it sealed, and no longer.
-        let mapping = map(&self.fd, self.size, false)?;
-        populate(&mapping)?;
-        Ok(Segment { fd: Arc::new(self.fd), window: window(mapping, false) })
+        let slice = most.min(self.size - self.there);
+        populate(mapping, self.there, slice)?;
+        self.there += slice;
+        Ok(self.there == self.size)
+    }
+
+    /// Bytes of the segment.
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The segment, when it was prepared to its end; `None` if it was not.
+    pub(crate) fn accept(self) -> Option<Segment> {
+        let mapping = self.mapping.filter(|_| self.there == self.size)?;
+        Some(Segment { fd: Arc::new(self.fd), window: window(mapping, false) })
     }
 }
 
@@ -350,6 +389,13 @@ pub(crate) fn name(kind: SegmentKind) -> &'static CStr {
 
 /// A memfd with all its memory, not sealed yet.
 fn create(kind: SegmentKind, size: u64) -> Result<OwnedFd, SegmentError> {
+    let fd = memfd(kind, size)?;
+    allocate(&fd, 0, size)?;
+    Ok(fd)
+}
+
+/// A memfd of this size, without memory.
+pub(super) fn memfd(kind: SegmentKind, size: u64) -> Result<OwnedFd, SegmentError> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let fd = match rustix::fs::memfd_create(name(kind), flags | MemfdFlags::NOEXEC_SEAL) {
         // A kernel before 6.3.
@@ -357,20 +403,23 @@ fn create(kind: SegmentKind, size: u64) -> Result<OwnedFd, SegmentError> {
         other => other,
     }?;
     rustix::fs::ftruncate(&fd, size)?;
-    allocate(&fd, size)?;
     Ok(fd)
 }
 
-/// Makes sure that every page exists.
-fn allocate(fd: &OwnedFd, size: u64) -> Result<(), SegmentError> {
-    Ok(rustix::io::retry_on_intr(|| rustix::fs::fallocate(fd, FallocateFlags::empty(), 0, size))?)
+/// Makes sure that every page of a range exists.
+pub(super) fn allocate(fd: &OwnedFd, from: u64, size: u64) -> Result<(), SegmentError> {
+    let flags = FallocateFlags::empty();
+    Ok(rustix::io::retry_on_intr(|| rustix::fs::fallocate(fd, flags, from, size))?)
 }
 
-/// Has the kernel fill the page tables of a read-only mapping, and allocate what is a hole.
+/// Has the kernel fill the page tables of a range of a read-only mapping, and allocate what is a
+/// hole.
 ///
 /// No page of it has been touched before, so a lack of memory is an error here and no SIGBUS.
-fn populate(mapping: &MmapRaw) -> Result<(), SegmentError> {
-    mapping.advise(Advice::PopulateRead).map_err(|error| match Errno::from_io_error(&error) {
+fn populate(mapping: &MmapRaw, from: u64, len: u64) -> Result<(), SegmentError> {
+    let size = |bytes| usize::try_from(bytes).map_err(|_| SegmentError::OutOfMemory);
+    let done = mapping.advise_range(Advice::PopulateRead, size(from)?, size(len)?);
+    done.map_err(|error| match Errno::from_io_error(&error) {
         // Also under strict overcommit, when nothing is left.
         Some(Errno::FAULT | Errno::NOMEM | Errno::AGAIN) => SegmentError::OutOfMemory,
         _ => error.into(),

@@ -24,8 +24,10 @@
 //! never another handshake for longer than one step.
 
 mod admission;
+mod pace;
 mod quotas;
 mod thread;
+mod token;
 
 #[cfg(test)]
 mod tests;
@@ -300,8 +302,15 @@ pub(crate) fn start(
     let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
     let mailbox = Arc::new(Mailbox { orders: Mutex::default(), bell });
     let counters = Arc::new(PorterCounters::default());
-    let porter =
-        thread::Porter::new(listener, config, status, outbox, mailbox.clone(), counters.clone())?;
+    let porter = thread::Porter::new(
+        mode,
+        listener,
+        config,
+        status,
+        outbox,
+        mailbox.clone(),
+        counters.clone(),
+    )?;
     let home = match mode {
         PorterMode::Thread => {
             let thread = std::thread::Builder::new().name("ringbell-porter".into());

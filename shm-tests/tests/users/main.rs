@@ -1,9 +1,11 @@
 //! Users beside each other: shares of what a server has, users without a mapping, and what one
 //! user's doings cost another.
 
+mod neighbours;
 mod nobody;
 mod shares;
 
+use neighbours::*;
 use nobody::*;
 use ringbell_shm_tests::suite;
 use shares::*;
@@ -14,10 +16,13 @@ suite! {
         p8_silent_connections_leave_room_for_strangers,
         p8_clients_leave_room_for_a_third_user,
         p8_each_user_has_limits_of_its_own,
+        p6_large_rings_cost_the_user_that_asks_for_them,
+        p7_cancels_cost_the_user_that_sends_them,
+        p7_a_cancel_among_many_finds_its_call,
         h4_nobody_is_not_the_servers_user,
         h4_nobody_is_let_in_where_everybody_is,
     ],
-    roles: [silent, clients, asks, impatient, looks],
+    roles: [silent, clients, asks, impatient, looks, victim, asks_for_large_rings, cancels_unknown_calls],
 }
 
 /// Users of these tests, none of whom exists.

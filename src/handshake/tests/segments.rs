@@ -30,9 +30,11 @@ fn a_request_segment_is_accepted_whole_or_not_at_all() {
     let punch = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
 
     let closed = SealFlags::FUTURE_WRITE | SealFlags::SEAL;
-    let (request, response) = make();
+    let (mut request, response) = make();
     rustix::fs::fallocate(&request.fd, punch, 0, 8192).expect("the client may punch");
     rustix::fs::fcntl_add_seals(&request.fd, closed).expect("the client seals");
+    assert!(!request.prepare(4096).expect("half of it"));
+    assert!(request.prepare(1 << 20).expect("the rest"));
     let segment = request.accept().expect("accepted");
     assert_eq!(segment.window.peer_word(0).load(), 0, "punched, and there");
     assert_eq!(rustix::fs::fstat(&segment.fd).expect("known").st_blocks, 8192 / 512);
@@ -46,9 +48,10 @@ fn a_request_segment_is_accepted_whole_or_not_at_all() {
     let others =
         [SealFlags::empty(), SealFlags::SEAL, SealFlags::FUTURE_WRITE, closed | SealFlags::WRITE];
     for seals in others {
-        let (request, _) = make();
+        let (mut request, _) = make();
         rustix::fs::fcntl_add_seals(&request.fd, seals).expect("the client may seal");
-        assert!(matches!(request.accept(), Err(SegmentError::Seals { .. })), "{seals:?}");
+        let prepared = request.prepare(1 << 20);
+        assert!(matches!(prepared, Err(SegmentError::Seals { .. })), "{seals:?}");
     }
 }
 

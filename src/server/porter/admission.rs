@@ -1,17 +1,22 @@
 //! Admission: whether a client is served, and with which segments.
 
+use super::pace::Pace;
 use super::quotas::{Denied, Limits, Quotas};
 use super::{PorterConfig, StatusInfo};
 use crate::handshake::{
-    Credentials, FEATURE_BYTES, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, Hello, Host,
-    InspectorReply, Offer, PeerInfo, RejectReason, SharedOffer, TransportAsked, VERSIONS, Welcome,
+    Admitted, Credentials, FEATURE_BYTES, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, Hello, Host,
+    InspectorReply, Offer, OfferInMaking, PeerInfo, RejectReason, SharedOffer, TransportAsked,
+    VERSIONS, Welcome,
 };
 use crate::link::segment::{Segment, SegmentError, SegmentPair};
+use crate::link::segment_making::PairInMaking;
 use crate::memory::layout;
+use crate::os::disposal::dispose;
 use rustix::process::PidfdFlags;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Decides about each Hello, and reserves what a session gets.
 #[derive(Debug)]
@@ -27,6 +32,7 @@ pub(super) struct Admission {
     response_capacity: u64,
     max_message: u64,
     quotas: Quotas,
+    pace: Pace,
     /// The segments of every session that has some, for inspectors. Both are sealed against
     /// writing.
     segments: BTreeMap<u64, [Arc<OwnedFd>; 2]>,
@@ -69,6 +75,7 @@ impl Admission {
             response_capacity: config.response_capacity,
             max_message: config.max_message,
             quotas,
+            pace: Pace::new(&config.credentials.sharing()),
             segments: BTreeMap::new(),
             spare: None,
             wants_spare: true,
@@ -98,8 +105,11 @@ impl Admission {
 
     /// Gives back what was reserved for a session.
     pub(super) fn release_quota(&mut self, session: u64) {
-        self.segments.remove(&session);
-        self.quotas.release(session);
+        let bytes = self.quotas.release(session);
+        if let Some(segments) = self.segments.remove(&session) {
+            // They may be the last descriptors.
+            dispose(bytes, segments);
+        }
     }
 
     /// Whether [`Self::make_spare`] has something to do.
@@ -113,14 +123,14 @@ impl Admission {
         uid: u32,
         terms: &Terms,
         reason: RejectReason,
-    ) -> Result<Offer, RejectReason> {
+    ) -> Result<Admitted, RejectReason> {
         if !self.fallback {
             return Err(reason);
         }
         let session = self.next_session;
         self.quotas.reserve_slot(session, uid)?;
         self.next_session += 1;
-        Ok(Offer::Socket(self.terms_of_a_socket(session, terms, reason)))
+        Ok(Admitted::Offer(Offer::Socket(self.terms_of_a_socket(session, terms, reason))))
     }
 
     fn terms_of_a_socket(&self, session: u64, terms: &Terms, reason: RejectReason) -> Fallback {
@@ -136,11 +146,40 @@ impl Admission {
         }
     }
 
-    fn pair(&mut self, request: u64, response: u64) -> Result<SegmentPair, SegmentError> {
-        self.wants_spare = true;
-        match self.spare.take_if(|spare| spare.fits(request, response)) {
-            Some(spare) => Ok(spare),
-            None => SegmentPair::create(request, response),
+    /// Makes the next slice of a client's memory; the pair, if that was the last one. `Err`: when
+    /// it is due.
+    fn slice(
+        &mut self,
+        uid: u32,
+        making: &mut OfferInMaking,
+    ) -> Result<Result<SegmentPair, Instant>, SegmentError> {
+        let began = Instant::now();
+        let (request, response) =
+            (making.welcome.request_capacity, making.welcome.response_capacity);
+        let pair = match &mut making.pair {
+            Some(pair) => pair,
+            None => {
+                self.wants_spare = true;
+                if let Some(spare) = self.spare.take_if(|spare| spare.fits(request, response)) {
+                    let bytes = SegmentPair::bytes(request, response);
+                    if let Err(due) = self.pace.charge(uid, bytes, began) {
+                        self.spare = Some(spare);
+                        return Ok(Err(due));
+                    }
+                    return Ok(Ok(spare));
+                }
+                making.pair.insert(PairInMaking::begin(request, response)?)
+            }
+        };
+        if let Err(due) = self.pace.charge(uid, pair.next_slice(), began) {
+            return Ok(Err(due));
+        }
+        if !pair.step()? {
+            return Ok(Err(self.pace.next(began, Instant::now())));
+        }
+        match making.pair.take() {
+            Some(pair) => pair.finish().map(Ok),
+            None => Ok(Err(began)),
         }
     }
 
@@ -191,7 +230,7 @@ fn or(wanted: u64, default: u64) -> u64 {
 }
 
 impl Host for Admission {
-    fn admit(&mut self, peer: &PeerInfo, hello: &Hello) -> Result<Offer, RejectReason> {
+    fn admit(&mut self, peer: &PeerInfo, hello: &Hello) -> Result<Admitted, RejectReason> {
         if self.stopping {
             return Err(RejectReason::ShuttingDown);
         }
@@ -216,9 +255,9 @@ impl Host for Admission {
                 if self.fallback { RejectReason::SocketAsked } else { RejectReason::SocketOff };
             return self.instead(peer.uid, &terms, reason);
         }
-        let Some(status) = self.status.clone().filter(|_| self.shared_memory) else {
+        if self.status.is_none() || !self.shared_memory {
             return self.instead(peer.uid, &terms, RejectReason::SharedMemoryOff);
-        };
+        }
         let request_capacity = or(hello.request_capacity, self.request_capacity);
         let response_capacity = or(hello.response_capacity, self.response_capacity);
         if !layout::is_capacity(request_capacity) || !layout::is_capacity(response_capacity) {
@@ -240,17 +279,6 @@ impl Host for Admission {
                 return self.instead(peer.uid, &terms, reason_of(&error));
             }
         };
-        let own_domain = layout::Domain::new(domain, bell.is_none());
-        let pair = self
-            .pair(request_capacity, response_capacity)
-            .and_then(|pair| pair.assign(generation, session, &peer.cell(), own_domain));
-        let (request, response) = match pair {
-            Ok(pair) => pair,
-            Err(error) => {
-                self.quotas.release(session);
-                return self.instead(peer.uid, &terms, reason_of(&error));
-            }
-        };
         self.next_session += 1;
         let Terms { version, features, max_message } = terms;
         let welcome = Welcome {
@@ -268,15 +296,42 @@ impl Host for Admission {
             features,
             sample_every: self.sample_every,
         };
+        self.make(peer, Box::new(OfferInMaking { welcome, bell, pair: None })).inspect_err(|_| {
+            self.quotas.release(session);
+        })
+    }
+
+    fn make(
+        &mut self,
+        peer: &PeerInfo,
+        mut making: Box<OfferInMaking>,
+    ) -> Result<Admitted, RejectReason> {
+        let pair = match self.slice(peer.uid, &mut making) {
+            Ok(Ok(pair)) => {
+                let domain = layout::Domain::new(making.welcome.domain, making.bell.is_none());
+                pair.assign(self.generation, making.welcome.session, &peer.cell(), domain)
+            }
+            Ok(Err(due)) => return Ok(Admitted::Making(making, due)),
+            Err(error) => Err(error),
+        };
+        let OfferInMaking { welcome, bell, pair: unfinished } = *making;
+        let (request, response) = match pair {
+            Ok(pair) => pair,
+            Err(error) => {
+                let bytes = SegmentPair::bytes(welcome.request_capacity, welcome.response_capacity);
+                dispose(bytes, unfinished);
+                let fallback = self.offer_socket(&welcome, reason_of(&error))?;
+                return Ok(Admitted::Offer(Offer::Socket(fallback)));
+            }
+        };
+        let Some(status) = self.status.clone() else { return Err(RejectReason::SharedMemoryOff) };
         let server = self.server.clone();
-        Ok(Offer::Shared(Box::new(SharedOffer {
-            welcome,
-            request,
-            response,
-            status,
-            bell,
-            server,
-        })))
+        let offer = SharedOffer { welcome, request, response, status, bell, server };
+        Ok(Admitted::Offer(Offer::Shared(Box::new(offer))))
+    }
+
+    fn charge(&mut self, peer: &PeerInfo, bytes: u64) -> Result<(), Instant> {
+        self.pace.charge(peer.uid, bytes, Instant::now())
     }
 
     fn inspect(&mut self, peer: &PeerInfo, hello: &Hello) -> Result<InspectorReply, RejectReason> {

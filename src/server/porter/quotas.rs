@@ -169,13 +169,13 @@ impl Quotas {
         Ok((at, index, bell))
     }
 
-    /// Gives back what the session had; nothing if there is no such session.
-    pub(super) fn release(&mut self, session: u64) {
-        let Some(Entry { uid, bytes, domain }) = self.entries.remove(&session) else { return };
+    /// Gives back what the session had, so many bytes; nothing if there is no such session.
+    pub(super) fn release(&mut self, session: u64) -> u64 {
+        let Some(Entry { uid, bytes, domain }) = self.entries.remove(&session) else { return 0 };
         self.clients.give_back(uid, 1);
         self.bytes.give_back(uid, bytes);
         self.without_memory -= u32::from(domain.is_none());
-        let Some(at) = domain else { return };
+        let Some(at) = domain else { return bytes };
         if let Some(domain) = &mut self.domains[at] {
             domain.sessions -= 1;
             if domain.sessions == 0 {
@@ -184,5 +184,6 @@ impl Quotas {
                 self.shared_domain.take_if(|shared| *shared == at);
             }
         }
+        bytes
     }
 }

@@ -1,7 +1,10 @@
 //! The porter itself: one epoll and what hangs on it, on a thread of its own or in somebody's loop.
 
 use super::admission::Admission;
-use super::{Death, Event, LoopPorter, Mailbox, Outbox, PorterConfig, PorterCounters, StatusInfo};
+use super::token::{Token, Turn};
+use super::{
+    Death, Event, LoopPorter, Mailbox, Outbox, PorterConfig, PorterCounters, PorterMode, StatusInfo,
+};
 use crate::base::kill_point::kill_point;
 use crate::base::shares::{Refused, Shares};
 use crate::base::sync::{Ordering, PlainU64};
@@ -10,10 +13,10 @@ use crate::handshake::{
     identify, reject,
 };
 use crate::link::lifeline::{self, Hearing, Said};
-use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::epoll::{self, EventFlags};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -23,45 +26,9 @@ use std::time::{Duration, Instant};
 /// 50 us to wake. Granted twice to a handshake, at accept and at Welcome, so that nobody can keep
 /// the porter busy for long.
 const ATTENTION: Duration = Duration::from_micros(100);
-/// How many connections to accept before others get their turn.
-const ACCEPTS: usize = 16;
 /// When to try again to accept, after there was neither a descriptor nor a way to say so. Other
 /// parts of the process may have given some back, which nobody tells.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-
-/// What an event of the epoll is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Token {
-    Listener,
-    Mail,
-    HalfOpen(u64),
-    Lifeline(u64),
-    Process(u64),
-}
-
-impl Token {
-    fn data(self) -> EventData {
-        let (kind, id) = match self {
-            Self::Listener => (0, 0),
-            Self::Mail => (1, 0),
-            Self::HalfOpen(id) => (2, id),
-            Self::Lifeline(session) => (3, session),
-            Self::Process(session) => (4, session),
-        };
-        EventData::new_u64(id << 3 | kind)
-    }
-
-    fn of(data: EventData) -> Self {
-        let id = data.u64() >> 3;
-        match data.u64() & 7 {
-            0 => Self::Listener,
-            1 => Self::Mail,
-            2 => Self::HalfOpen(id),
-            3 => Self::Lifeline(id),
-            _ => Self::Process(id),
-        }
-    }
-}
 
 fn add(counter: &PlainU64) {
     // Relaxed: counters stand for themselves.
@@ -80,7 +47,10 @@ enum Looked {
 #[derive(Debug)]
 struct HalfOpen {
     handshake: Handshake,
-    writing: bool,
+    /// What the epoll watches its socket for.
+    watched: EventFlags,
+    /// When it goes on by itself, if it does.
+    due: Option<Instant>,
 }
 
 /// A session, as far as the porter watches it.
@@ -93,6 +63,7 @@ struct WatchedSession {
 
 pub(super) struct Porter<O> {
     epoll: OwnedFd,
+    turn: Turn,
     listener: Listener,
     /// Given up for a moment to accept, and turn away, a client for whom there is no descriptor.
     reserve: Option<OwnedFd>,
@@ -109,12 +80,15 @@ pub(super) struct Porter<O> {
     next_handshake: u64,
     /// In order of their deadlines, since all get the same time.
     half_open: BTreeMap<u64, HalfOpen>,
+    /// Those of them that go on by themselves, and when. One step of one of them is done in a turn.
+    due: BTreeSet<(Instant, u64)>,
     watched: HashMap<u64, WatchedSession>,
     admission: Admission,
 }
 
 impl<O: Outbox> Porter<O> {
     pub(super) fn new(
+        mode: PorterMode,
         listener: Listener,
         config: PorterConfig,
         status: &StatusInfo<'_>,
@@ -133,6 +107,7 @@ impl<O: Outbox> Porter<O> {
         );
         let mut porter = Self {
             epoll,
+            turn: Turn::of(mode),
             listener,
             reserve: None,
             accept_paused_until: None,
@@ -145,6 +120,7 @@ impl<O: Outbox> Porter<O> {
             handshake_deadline: config.handshake_deadline,
             next_handshake: 0,
             half_open: BTreeMap::new(),
+            due: BTreeSet::new(),
             watched: HashMap::new(),
             admission,
         };
@@ -166,15 +142,25 @@ impl<O: Outbox> Porter<O> {
                 Looked::Nothing | Looked::Something => {}
                 Looked::End => return,
             }
+            self.go_on();
             self.expire(Instant::now());
+        }
+    }
+
+    /// One step of the handshake that is due first.
+    fn go_on(&mut self) {
+        if let Some(&(at, id)) = self.due.first()
+            && at <= Instant::now()
+        {
+            self.pump(id);
         }
     }
 
     /// Handles what has happened, or happens within `wait`.
     fn look(&mut self, wait: Option<Duration>) -> Looked {
         let wait = wait.and_then(|wait| rustix::event::Timespec::try_from(wait).ok());
-        let mut space = [MaybeUninit::uninit(); 64];
-        match epoll::wait(&self.epoll, &mut space, wait.as_ref()) {
+        let mut space = [MaybeUninit::uninit(); Turn::MOST];
+        match epoll::wait(&self.epoll, &mut space[..self.turn.events], wait.as_ref()) {
             Ok(([], _)) => Looked::Nothing,
             Ok((events, _)) => {
                 for event in events {
@@ -193,9 +179,13 @@ impl<O: Outbox> Porter<O> {
 
     /// Until the nearest deadline; `None` if there is none.
     fn time_left(&self, now: Instant) -> Option<Duration> {
+        let due = self.due.first().map(|(at, _)| *at);
+        if due.is_some_and(|due| due <= now) {
+            return Some(Duration::ZERO);
+        }
         let handshake =
             self.half_open.first_key_value().map(|(_, first)| first.handshake.deadline());
-        let nearest = [handshake, self.accept_paused_until].into_iter().flatten().min()?;
+        let nearest = [due, handshake, self.accept_paused_until].into_iter().flatten().min()?;
         // Rounded up: a kernel without epoll_pwait2 counts milliseconds, and 0 would be a busy
         // loop.
         Some(nearest.saturating_duration_since(now) + Duration::from_millis(1))
@@ -211,7 +201,7 @@ impl<O: Outbox> Porter<O> {
         match token {
             Token::Listener => self.accept(),
             Token::Mail => return self.read_mail(),
-            Token::HalfOpen(id) => self.pump(id),
+            Token::HalfOpen(id) => self.hear(id, flags),
             Token::Lifeline(session) => self.report_death(session, Death::HungUp),
             Token::Process(session) if flags.intersects(EventFlags::IN | EventFlags::HUP) => {
                 self.report_death(session, Death::ProcessDied);
@@ -248,7 +238,7 @@ impl<O: Outbox> Porter<O> {
     }
 
     fn accept(&mut self) {
-        for _ in 0..ACCEPTS {
+        for _ in 0..self.turn.accepts {
             match rustix::net::accept_with(
                 &self.listener.socket,
                 SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
@@ -354,7 +344,8 @@ impl<O: Outbox> Porter<O> {
             return self.reject(handshake.socket(), RejectReason::OutOfMemory);
         }
         self.handshakes.count(uid, 1);
-        self.half_open.insert(id, HalfOpen { handshake, writing: false });
+        let watched = EventFlags::IN;
+        self.half_open.insert(id, HalfOpen { handshake, watched, due: None });
         self.count_half_open();
         self.attentive_until = Instant::now() + ATTENTION;
         self.pump(id);
@@ -378,6 +369,9 @@ impl<O: Outbox> Porter<O> {
     /// Takes a handshake out of those that are half-open.
     fn end_half_open(&mut self, id: u64) -> Option<HalfOpen> {
         let half_open = self.half_open.remove(&id)?;
+        if let Some(at) = half_open.due {
+            self.due.remove(&(at, id));
+        }
         self.handshakes.give_back(half_open.handshake.peer().uid, 1);
         Some(half_open)
     }
@@ -387,6 +381,19 @@ impl<O: Outbox> Porter<O> {
         self.counters.half_open.store(self.half_open.len() as u64, Ordering::Relaxed);
     }
 
+    /// Something happened at the socket of a handshake.
+    fn hear(&mut self, id: u64, flags: EventFlags) {
+        let works = self.half_open.get(&id).is_some_and(|half_open| half_open.due.is_some());
+        if !works {
+            return self.pump(id);
+        }
+        // It waits for nothing that the client says; but it has no purpose without a client.
+        if flags.intersects(EventFlags::HUP | EventFlags::RDHUP | EventFlags::ERR) {
+            add(&self.counters.failed);
+            self.forget(id);
+        }
+    }
+
     /// Takes a handshake as far as it goes.
     fn pump(&mut self, id: u64) {
         // Whoever is gone makes room for who comes after: the order may stand behind this in the
@@ -394,25 +401,33 @@ impl<O: Outbox> Porter<O> {
         let closed = std::mem::take(&mut self.mailbox.orders().closed);
         self.release_closed(closed);
         let Some(half_open) = self.half_open.get_mut(&id) else { return };
-        let HalfOpen { handshake, writing } = half_open;
+        let HalfOpen { handshake, watched, due } = half_open;
+        if let Some(at) = due.take() {
+            self.due.remove(&(at, id));
+        }
         let before = handshake.session();
         let progress = handshake.advance(&mut self.admission);
         let admitted = handshake.session();
         let closed = match progress {
-            HandshakeProgress::Reading | HandshakeProgress::Writing => {
+            HandshakeProgress::Reading
+            | HandshakeProgress::Writing
+            | HandshakeProgress::Working(_) => {
                 if before != admitted {
                     self.attentive_until = Instant::now() + ATTENTION;
                 }
-                let want = matches!(progress, HandshakeProgress::Writing);
-                if *writing != want {
-                    *writing = want;
-                    let flags = if want { EventFlags::OUT } else { EventFlags::IN };
-                    let _ = epoll::modify(
-                        &self.epoll,
-                        handshake.socket(),
-                        Token::HalfOpen(id).data(),
-                        flags,
-                    );
+                let want = match progress {
+                    HandshakeProgress::Writing => EventFlags::OUT,
+                    HandshakeProgress::Working(at) => {
+                        *due = Some(at);
+                        self.due.insert((at, id));
+                        EventFlags::RDHUP
+                    }
+                    _ => EventFlags::IN,
+                };
+                if *watched != want {
+                    *watched = want;
+                    let data = Token::HalfOpen(id).data();
+                    let _ = epoll::modify(&self.epoll, handshake.socket(), data, want);
                 }
                 return;
             }
@@ -536,8 +551,10 @@ impl<O: Outbox> Porter<O> {
 impl<O: Outbox> LoopPorter for Porter<O> {
     fn turn(&mut self) -> bool {
         let looked = self.look(Some(Duration::ZERO));
-        self.expire(Instant::now());
-        looked == Looked::Something
+        self.go_on();
+        let now = Instant::now();
+        self.expire(now);
+        looked == Looked::Something || self.due.first().is_some_and(|(at, _)| *at <= now)
     }
 
     fn descriptor(&self) -> BorrowedFd<'_> {

@@ -12,6 +12,7 @@ use crate::link::session::{Head, Parts, SendProgress, SessionCore, send_byte};
 use crate::link::side::PeerHints;
 use crate::link::stats::Words;
 use crate::memory::layout::{self, Kind, offset};
+use crate::os::disposal::dispose;
 use crate::server::engine::Engine;
 use crate::server::flight::Caller;
 use crate::server::porter::{Carrier, Death, Event, Joined};
@@ -116,7 +117,7 @@ impl<E: Engine> Reactor<E> {
                     domain,
                     hints,
                     _domain_bell: domain_bell,
-                    _segments: [request, response],
+                    segments: [request, response],
                 };
                 (Some(rings), Some(words), Some(shared))
             }
@@ -218,5 +219,8 @@ impl<E: Engine> Reactor<E> {
         self.counts.sessions = self.slots.len() as u64;
         self.porter.closed(id);
         self.engine.closed(&slot.caller);
+        if let Some(shared) = &slot.shared {
+            dispose(shared.bytes(), (slot.session, slot.shared, slot.samples));
+        }
     }
 }

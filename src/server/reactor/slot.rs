@@ -31,7 +31,14 @@ pub(super) struct ClientMemory {
     pub(super) hints: PeerHints,
     pub(super) _domain_bell: Window,
     /// Their descriptors stay open: tools find them there.
-    pub(super) _segments: [Segment; 2],
+    pub(super) segments: [Segment; 2],
+}
+
+impl ClientMemory {
+    /// How much memory the session has.
+    pub(super) fn bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.window.len() as u64).sum()
+    }
 }
 
 /// Requests that were read while too many were in flight.

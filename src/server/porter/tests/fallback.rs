@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::handshake::{
-    FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, FallbackReason, Host, Offer, TransportAsked,
+    Admitted, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, FallbackReason, Host, Offer,
+    TransportAsked,
 };
 use crate::link::lifeline;
 use crate::link::socket::{Filled, Pushed, SocketLink};
@@ -93,7 +94,10 @@ fn a_server_without_memfds_has_the_socket() {
     let offer = admission.admit(&peer, &a_hello());
     let off = RejectReason::SharedMemoryOff;
     assert!(
-        matches!(offer, Ok(Offer::Socket(Fallback { reason, .. })) if reason == off),
+        matches!(
+            offer,
+            Ok(Admitted::Offer(Offer::Socket(Fallback { reason, .. }))) if reason == off
+        ),
         "{offer:?}"
     );
     let mut admission = admission::Admission::new(&settings(), &info).expect("made");
@@ -304,8 +308,8 @@ fn a_welcome_that_cannot_be_sent_is_replaced() {
     let bytes_per_uid = crate::link::segment::SegmentPair::bytes(SMALL, SMALL);
     let config = PorterConfig { max_clients: 2, bytes_per_uid, ..lenient() };
     let mut admission = admission::Admission::new(&config, &info).expect("made");
-    let welcome = |offer: Result<Offer, RejectReason>| match offer {
-        Ok(Offer::Shared(offer)) => offer.welcome,
+    let welcome = |offer: Result<Admitted, RejectReason>| match offer {
+        Ok(Admitted::Offer(Offer::Shared(offer))) => offer.welcome,
         other => panic!("{other:?}"),
     };
     let hello = Hello { features: FEATURE_ORDERED, ..a_hello() };
@@ -323,7 +327,7 @@ fn a_welcome_that_cannot_be_sent_is_replaced() {
         Some(RejectReason::TooManyClients { limit: 2 })
     );
     admission.release_quota(first.session);
-    assert!(matches!(admission.admit(&peer, &hello), Ok(Offer::Socket(_))));
+    assert!(matches!(admission.admit(&peer, &hello), Ok(Admitted::Offer(Offer::Socket(_)))));
 
     let mut admission = admission::Admission::new(&settings(), &info).expect("made");
     let first = welcome(admission.admit(&peer, &hello));
