@@ -92,10 +92,6 @@ struct SetAside {
 /// Records that are looked at between two looks at the clock.
 const LOOK_MOST: u32 = 1024;
 
-/// A timeout from which on the server is not told: looking at the clock on both sides costs more
-/// than it is worth.
-const FAR_OFF: Duration = Duration::from_secs(1);
-
 /// How long a client that is dropped tries to get rid of what it has sent over a socket that takes
 /// no more.
 const LAST_PUSH: Duration = Duration::from_secs(1);

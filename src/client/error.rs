@@ -92,9 +92,13 @@ pub enum CallError {
 }
 
 /// An error that the server answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// Shown with the code that the application gave ([`Self::application_code`]), or with Ringbell's
+/// own ([`layout::code`]).
+#[derive(Clone, PartialEq, Eq)]
 pub struct RemoteError {
-    /// What kind of error: [`layout::code`] below 256, the application's own from there on.
+    /// What kind of error, as it travels: [`layout::code`] below 256, the application's own from
+    /// there on. [`Self::application_code`] is what the application gave.
     pub code: u16,
     /// A short text for people.
     pub text: String,
@@ -121,7 +125,21 @@ impl RemoteError {
 
 impl std::fmt::Display for RemoteError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} (code {})", self.text, self.code)
+        match self.application_code() {
+            Some(code) => write!(f, "{} (application code {code})", self.text),
+            None => write!(f, "{} (code {})", self.text, self.code),
+        }
+    }
+}
+
+impl std::fmt::Debug for RemoteError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("RemoteError");
+        match self.application_code() {
+            Some(code) => shown.field("application_code", &code),
+            None => shown.field("code", &self.code),
+        };
+        shown.field("text", &self.text).finish()
     }
 }
 

@@ -1,9 +1,9 @@
 //! Sending: requests, one-way messages, claims; and control frames that found no room.
 
+use super::Client;
 use super::calls::CallId;
 use super::error::{SendError, SessionEnd, WaitEnd};
 use super::view::Claim;
-use super::{Client, FAR_OFF};
 use crate::base::clock::{Deadline, now_ns};
 use crate::base::kill_point::kill_point;
 use crate::link::readiness::Readiness;
@@ -93,7 +93,6 @@ impl Client {
     ) -> Result<CallId, SendError> {
         let until = match deadline {
             Deadline::Never | Deadline::Now => 0,
-            Deadline::In(timeout) if *timeout >= FAR_OFF => 0,
             _ if self.send_deadlines => deadline.fix(),
             _ => 0,
         };

@@ -2,7 +2,7 @@
 //! outside, and handing out what has come. Nothing here waits, and nothing is set aside.
 
 use super::stream::Next;
-use super::{CallError, Client, FAR_OFF, LOOK_MOST, RemoteError, SendError, SessionEnd};
+use super::{CallError, Client, LOOK_MOST, RemoteError, SendError, SessionEnd};
 use crate::base::clock::{Deadline, now_ns};
 use crate::base::sync::spin_hint;
 use crate::client::calls::CallId;
@@ -63,7 +63,7 @@ impl CallId {
 impl Client {
     /// Lets the server know until when the caller waits, as [`Client::call_timeout`] does.
     pub(crate) fn wait_until(&self, sending: &mut Sending, timeout: Duration) {
-        if self.send_deadlines && timeout < FAR_OFF && sending.deadline_ns == 0 {
+        if self.send_deadlines && sending.deadline_ns == 0 {
             sending.deadline_ns = Deadline::In(timeout).fix();
         }
     }
