@@ -91,6 +91,9 @@ pub enum CallError {
     Forked,
 }
 
+/// Bytes of the text of an error. A server sends no more.
+const LONGEST_TEXT: usize = 1024;
+
 /// An error that the server answered.
 ///
 /// Shown with the code that the application gave ([`Self::application_code`]), or with Ringbell's
@@ -105,9 +108,19 @@ pub struct RemoteError {
 }
 
 impl RemoteError {
+    /// The client had no room for what the server answered.
+    pub(super) fn not_kept() -> Self {
+        let text = "dropped: the client holds too much that was not asked for".into();
+        Self { code: layout::code::NOT_KEPT, text }
+    }
+
     /// What a frame that is no response says.
     pub(super) fn of(head: Head, payload: &[u8]) -> Self {
+        if head.kind() == Kind::Error && head.code() == layout::code::NOT_KEPT {
+            return Self::not_kept();
+        }
         if head.kind() == Kind::Error {
+            let payload = &payload[..payload.len().min(LONGEST_TEXT)];
             return Self { code: head.code(), text: String::from_utf8_lossy(payload).into_owned() };
         }
         Self {
