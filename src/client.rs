@@ -5,6 +5,7 @@ mod call;
 pub(crate) mod calls;
 mod error;
 mod health;
+mod held;
 mod options;
 mod readiness;
 mod receive;
@@ -92,10 +93,6 @@ struct SetAside {
 /// Records that are looked at between two looks at the clock.
 const LOOK_MOST: u32 = 1024;
 
-/// A timeout from which on the server is not told: looking at the clock on both sides costs more
-/// than it is worth.
-const FAR_OFF: Duration = Duration::from_secs(1);
-
 /// How long a client that is dropped tries to get rid of what it has sent over a socket that takes
 /// no more.
 const LAST_PUSH: Duration = Duration::from_secs(1);
@@ -136,6 +133,10 @@ pub struct Client {
     calls: Calls,
     max_in_flight: usize,
     set_aside: VecDeque<SetAside>,
+    /// Bytes of answers and items that were not asked for, by capacity.
+    held: usize,
+    /// Most bytes of those and of events.
+    max_held: usize,
     streams: Streams,
     /// Cancels and credits that found no room, at most one or two for each call in flight.
     unsent_control: Vec<Head>,
@@ -240,6 +241,7 @@ impl Client {
         server_info: ServerInfo,
         options: &ConnectOptions,
     ) -> Self {
+        let max_held = options.max_held(session.max_message());
         Self {
             session,
             side,
@@ -248,6 +250,8 @@ impl Client {
             calls: Calls::new(options.max_in_flight),
             max_in_flight: options.max_in_flight,
             set_aside: VecDeque::new(),
+            held: 0,
+            max_held,
             streams: Streams::default(),
             unsent_control: Vec::new(),
             wants_room: false,

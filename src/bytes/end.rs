@@ -106,6 +106,10 @@ pub(crate) struct ByteEndpoint {
     finished: bool,
     /// The peer is gone; what it published before is still there.
     pub(super) gone: bool,
+    /// When a write looked last whether it is. CLOCK_MONOTONIC_COARSE ns.
+    looked_at: u64,
+    /// A write was refused because it is.
+    refused: bool,
     /// The session is over.
     over: Option<ByteStreamError>,
     pub(super) origin: Origin,
@@ -193,6 +197,8 @@ impl ByteEndpoint {
             told_end: false,
             finished: false,
             gone: false,
+            looked_at: 0,
+            refused: false,
             over: None,
             origin: Origin::here(),
         };
@@ -328,6 +334,10 @@ impl ByteEndpoint {
             }
             Ok(Received::Message(head)) if head.kind() == self.kinds().1 => {
                 self.ended = self.chunk.is_empty();
+                if self.ended {
+                    // There will be no other reason to say how far this side has read.
+                    self.session.publish_head();
+                }
                 return Ok(!self.ended);
             }
             // Of a server that did not come to serve this one.
@@ -352,6 +362,7 @@ impl ByteEndpoint {
         &mut self,
         pieces: &[io::IoSlice<'_>],
     ) -> io::Result<Option<usize>> {
+        self.look_now_and_then();
         self.writable().map_err(ByteStreamError::while_writing)?;
         let total = pieces.iter().fold(0usize, |total, piece| total.saturating_add(piece.len()));
         if total == 0 {
@@ -419,18 +430,24 @@ impl ByteEndpoint {
         if self.finished {
             return Ok(true);
         }
+        self.look_for_hang_up();
         self.writable().map_err(ByteStreamError::while_writing)?;
         self.finished = self.publish(&[]).map_err(ByteStreamError::while_writing)?;
         self.session.flush();
         Ok(self.finished)
     }
 
-    /// Writes what the socket has not taken yet; whether it has taken all.
+    /// Writes what the socket has not taken yet; whether it has taken all. An error if the peer has
+    /// gone and left something unread.
     pub(crate) fn flush(&mut self) -> io::Result<bool> {
         if !self.origin.is_here() {
             return Err(ByteStreamError::Forked.while_writing());
         }
-        if self.session.is_broken() {
+        if self.session.is_unread() {
+            self.look_for_hang_up();
+        }
+        // A peer that goes says before how far it has read.
+        if self.refused || self.session.is_broken() || (self.gone && self.session.is_unread()) {
             return Err(ByteStreamError::Gone.while_writing());
         }
         Ok(!self.session.has_unsent())
@@ -442,7 +459,8 @@ impl ByteEndpoint {
             return Err(ByteStreamError::Finished);
         }
         // What the peer sent before it went may still be read: the session is not over for that.
-        if self.gone || self.session.is_broken() { Err(ByteStreamError::Gone) } else { Ok(()) }
+        self.refused |= self.gone || self.session.is_broken();
+        if self.refused { Err(ByteStreamError::Gone) } else { Ok(()) }
     }
 
     fn publish(&mut self, chunk: &[u8]) -> Result<bool, ByteStreamError> {
@@ -463,6 +481,8 @@ impl Drop for ByteEndpoint {
         }
         trace::bytes_left(self.number);
         self.session.flush();
+        // For a peer that flushes, and asks whether all was read.
+        self.publish_empty();
         if let Some(side) = &mut self.side
             && !self.gone
         {

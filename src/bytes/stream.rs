@@ -40,7 +40,9 @@ use std::time::Duration;
 ///   is says so.
 /// - **Back-pressure.** A write waits while the peer does not read: rings have a fixed size
 ///   ([`ConnectOptions::ring_capacity`]). At least as much as a ring holds may be on its way.
-/// - **Flushing** is not needed: what a write has taken is on its way when it returns.
+/// - **Flushing** is not needed: what a write has taken is on its way when it returns. It tells of
+///   a peer that has gone and left something unread (`BrokenPipe`). A write may take up to 30 ms to
+///   learn that nobody reads any more, [`Self::shutdown_write`] learns of it at once.
 ///
 /// ```no_run
 /// use std::io::{Read, Write};
@@ -265,6 +267,14 @@ impl ByteStream {
         self.wait(Direction::Write, |end| Ok(end.flush()?.then_some(())))
     }
 
+    /// As [`Self::push_out`]; over rings looks whether the peer has left something unread.
+    fn flush_out(&self) -> io::Result<()> {
+        if !self.origin.is_here() {
+            return Err(ByteStreamError::Forked.while_writing());
+        }
+        if self.is_socket { self.push_out() } else { lock(&self.inner).end.flush().map(drop) }
+    }
+
     /// Waits until `attempt` comes to something: spins, yields and parks as the policy says.
     fn wait<T>(
         &self,
@@ -438,10 +448,7 @@ impl Write for &ByteStream {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        if !self.origin.is_here() {
-            return Err(ByteStreamError::Forked.while_writing());
-        }
-        self.push_out()
+        self.flush_out()
     }
 }
 
@@ -455,10 +462,7 @@ impl Write for ByteStream {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        if !self.origin.is_here() {
-            return Err(ByteStreamError::Forked.while_writing());
-        }
-        self.push_out()
+        self.flush_out()
     }
 }
 

@@ -91,19 +91,36 @@ pub enum CallError {
     Forked,
 }
 
+/// Bytes of the text of an error. A server sends no more.
+const LONGEST_TEXT: usize = 1024;
+
 /// An error that the server answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// Shown with the code that the application gave ([`Self::application_code`]), or with Ringbell's
+/// own ([`layout::code`]).
+#[derive(Clone, PartialEq, Eq)]
 pub struct RemoteError {
-    /// What kind of error: [`layout::code`] below 256, the application's own from there on.
+    /// What kind of error, as it travels: [`layout::code`] below 256, the application's own from
+    /// there on. [`Self::application_code`] is what the application gave.
     pub code: u16,
     /// A short text for people.
     pub text: String,
 }
 
 impl RemoteError {
+    /// The client had no room for what the server answered.
+    pub(super) fn not_kept() -> Self {
+        let text = "dropped: the client holds too much that was not asked for".into();
+        Self { code: layout::code::NOT_KEPT, text }
+    }
+
     /// What a frame that is no response says.
     pub(super) fn of(head: Head, payload: &[u8]) -> Self {
+        if head.kind() == Kind::Error && head.code() == layout::code::NOT_KEPT {
+            return Self::not_kept();
+        }
         if head.kind() == Kind::Error {
+            let payload = &payload[..payload.len().min(LONGEST_TEXT)];
             return Self { code: head.code(), text: String::from_utf8_lossy(payload).into_owned() };
         }
         Self {
@@ -121,7 +138,21 @@ impl RemoteError {
 
 impl std::fmt::Display for RemoteError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} (code {})", self.text, self.code)
+        match self.application_code() {
+            Some(code) => write!(f, "{} (application code {code})", self.text),
+            None => write!(f, "{} (code {})", self.text, self.code),
+        }
+    }
+}
+
+impl std::fmt::Debug for RemoteError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("RemoteError");
+        match self.application_code() {
+            Some(code) => shown.field("application_code", &code),
+            None => shown.field("code", &self.code),
+        };
+        shown.field("text", &self.text).finish()
     }
 }
 

@@ -40,6 +40,7 @@ impl Client {
             }
         }
         self.events.clear();
+        self.trim_buffer_for_others();
         !self.session.has_ended()
     }
 

@@ -17,6 +17,7 @@ pub struct ConnectOptions {
     wait_for_server: bool,
     pub(super) max_in_flight: usize,
     pub(super) max_events: usize,
+    max_held_bytes: Option<usize>,
     pub(super) send_deadlines: bool,
     pub(super) wait: WaitSettings,
 }
@@ -36,6 +37,7 @@ impl ConnectOptions {
             wait_for_server: false,
             max_in_flight: 1024,
             max_events: 1024,
+            max_held_bytes: None,
             send_deadlines: true,
             wait: WaitSettings::client(),
         }
@@ -110,9 +112,28 @@ impl ConnectOptions {
         self
     }
 
+    /// Most bytes of answers, items of streams and events that a client holds until they are asked
+    /// for, by the capacity of their buffers. Never less than one message. Default: four messages
+    /// of the largest size, and 64 MiB at least.
+    ///
+    /// Beyond that the oldest events are dropped ([`EventError::Missed`](crate::EventError)); then
+    /// the stream that holds most ends with an error; then an answer does. The code of these errors
+    /// is [`NOT_KEPT`](crate::layout::code::NOT_KEPT).
+    pub fn max_held_bytes(mut self, bytes: usize) -> Self {
+        self.max_held_bytes = Some(bytes);
+        self
+    }
+
+    /// The same for a session with messages of so many bytes.
+    pub(super) fn max_held(&self, max_message: usize) -> usize {
+        let default = max_message.saturating_mul(4).max(64 << 20);
+        self.max_held_bytes.unwrap_or(default).max(max_message)
+    }
+
     /// Whether the server is told until when a call waits, so that it need not run what nobody
-    /// waits for any more: for calls with a deadline, and for those with a timeout of less than a
-    /// second. Costs 8 bytes a request, and a look at the clock on both sides. Default: yes.
+    /// waits for any more: for every call with a deadline or a timeout, however long. Calls that
+    /// wait for ever tell nothing, nor do those of a [`Client`] that do not wait. Costs 8 bytes a request,
+    /// and a look at the clock on both sides. Default: yes.
     pub fn send_deadlines(mut self, send: bool) -> Self {
         self.send_deadlines = send;
         self

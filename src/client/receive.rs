@@ -6,7 +6,7 @@ use super::{Answer, Client, LOOK_MOST, Response, SetAside};
 use crate::base::clock::Deadline;
 use crate::link::readiness::Readiness;
 use crate::link::session::{Head, PeerFault, Received};
-use crate::memory::layout::{Interest, Kind};
+use crate::memory::layout::{Interest, Kind, code};
 use std::time::Duration;
 
 impl Client {
@@ -43,8 +43,7 @@ impl Client {
         if usable != Err(SessionEnd::Forked) {
             // What was received before the session ended is still good.
             if let Some(answer) = self.set_aside.pop_front() {
-                self.buffer = answer.payload;
-                return Ok(answer.head);
+                return Ok(self.take_up(answer));
             }
         }
         usable.map_err(SessionEnd::as_recv)?;
@@ -82,6 +81,9 @@ impl Client {
                     return Ok(Some(head));
                 }
                 self.set_aside(head);
+            } else if self.held > self.max_held / 4 {
+                // Much is held for whoever asks for it: one by one from here on.
+                return Ok(None);
             }
         }
         Ok(None)
@@ -138,12 +140,21 @@ impl Client {
     fn find_aside(&mut self, call: CallId) -> Option<Head> {
         let at = self.set_aside.iter().position(|answer| answer.head.call == call.0)?;
         let answer = self.set_aside.remove(at)?;
-        self.buffer = answer.payload;
-        Some(answer.head)
+        Some(self.take_up(answer))
     }
 
-    pub(super) fn set_aside(&mut self, head: Head) {
-        let payload = std::mem::take(&mut self.buffer);
+    fn take_up(&mut self, answer: SetAside) -> Head {
+        self.let_go(answer.payload.capacity());
+        self.buffer = answer.payload;
+        answer.head
+    }
+
+    pub(super) fn set_aside(&mut self, mut head: Head) {
+        let mut payload = self.take_buffer();
+        if !self.hold(payload.capacity()) {
+            head = Head::error(code::NOT_KEPT, head.call);
+            payload = Vec::new();
+        }
         self.set_aside.push_back(SetAside { head, payload });
         self.session.counts.stash_peak =
             self.session.counts.stash_peak.max(self.set_aside.len() as u64);

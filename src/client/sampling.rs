@@ -66,7 +66,7 @@ impl Client {
             Ok(()) => Ok(call),
             Err(error) => {
                 self.forget_sample(call.0);
-                self.calls.end(call.0);
+                self.not_sent(call);
                 Err(error)
             }
         }

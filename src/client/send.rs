@@ -1,9 +1,9 @@
 //! Sending: requests, one-way messages, claims; and control frames that found no room.
 
+use super::Client;
 use super::calls::CallId;
 use super::error::{SendError, SessionEnd, WaitEnd};
 use super::view::Claim;
-use super::{Client, FAR_OFF};
 use crate::base::clock::{Deadline, now_ns};
 use crate::base::kill_point::kill_point;
 use crate::link::readiness::Readiness;
@@ -93,7 +93,6 @@ impl Client {
     ) -> Result<CallId, SendError> {
         let until = match deadline {
             Deadline::Never | Deadline::Now => 0,
-            Deadline::In(timeout) if *timeout >= FAR_OFF => 0,
             _ if self.send_deadlines => deadline.fix(),
             _ => 0,
         };
@@ -138,6 +137,13 @@ impl Client {
         until: u64,
         deadline: &mut Deadline,
     ) -> Result<CallId, SendError> {
+        let call = self.begin_request(request)?;
+        self.post_begun(call, request, until, deadline)
+    }
+
+    /// A call for a request that can be sent.
+    #[inline(always)]
+    pub(super) fn begin_request(&mut self, request: &[u8]) -> Result<CallId, SendError> {
         self.usable().map_err(SessionEnd::as_send)?;
         if request.len() > self.session.max_message() {
             return Err(SendError::TooLarge {
@@ -145,7 +151,20 @@ impl Client {
                 max: self.session.max_message(),
             });
         }
-        let call = self.begin()?;
+        self.trim_buffer();
+        self.begin()
+    }
+
+    /// Publishes the request of a call that has begun; the ring is owed. The call is over if it
+    /// cannot be sent.
+    #[inline(always)]
+    pub(super) fn post_begun(
+        &mut self,
+        call: CallId,
+        request: &[u8],
+        until: u64,
+        deadline: &mut Deadline,
+    ) -> Result<CallId, SendError> {
         kill_point!("request-claimed");
         let head = Head::new(Kind::Request, call.0);
         if self.is_sampled() {
@@ -154,12 +173,18 @@ impl Client {
         match self.post_frame(head, until, request, SendProgress::default(), deadline) {
             Ok(()) => Ok(call),
             Err(error) => {
-                self.calls.end(call.0);
-                // The server may have answered a part of it: with an error, for instance.
-                let _ = self.take_aside(call);
+                self.not_sent(call);
                 Err(error)
             }
         }
+    }
+
+    /// The request of a call could not be sent.
+    #[cold]
+    pub(super) fn not_sent(&mut self, call: CallId) {
+        self.calls.end(call.0);
+        // The server may have answered a part of it: with an error, for instance.
+        let _ = self.take_aside(call);
     }
 
     #[inline(always)]

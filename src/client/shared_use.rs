@@ -2,7 +2,7 @@
 //! outside, and handing out what has come. Nothing here waits, and nothing is set aside.
 
 use super::stream::Next;
-use super::{CallError, Client, FAR_OFF, LOOK_MOST, RemoteError, SendError, SessionEnd};
+use super::{CallError, Client, LOOK_MOST, RemoteError, SendError, SessionEnd};
 use crate::base::clock::{Deadline, now_ns};
 use crate::base::sync::spin_hint;
 use crate::client::calls::CallId;
@@ -63,7 +63,7 @@ impl CallId {
 impl Client {
     /// Lets the server know until when the caller waits, as [`Client::call_timeout`] does.
     pub(crate) fn wait_until(&self, sending: &mut Sending, timeout: Duration) {
-        if self.send_deadlines && timeout < FAR_OFF && sending.deadline_ns == 0 {
+        if self.send_deadlines && sending.deadline_ns == 0 {
             sending.deadline_ns = Deadline::In(timeout).fix();
         }
     }
@@ -94,6 +94,10 @@ impl Client {
                     if self.is_sampled() {
                         sending.progress = self.stamp(call.0);
                     }
+                    if sending.sort == Sort::Stream {
+                        // Items may come while the rest is sent.
+                        self.opened(call);
+                    }
                     Head::new(Kind::Request, call.0)
                 }
                 None => return Ok(None),
@@ -112,11 +116,7 @@ impl Client {
             }
             Ok(Sent::Done) => {
                 sending.head = None;
-                let call = CallId(head.call);
-                if sending.sort == Sort::Stream {
-                    self.opened(call);
-                }
-                Ok(Some(call))
+                Ok(Some(CallId(head.call)))
             }
             Ok(Sent::Full) => {
                 self.wants_room = true;
@@ -126,10 +126,12 @@ impl Client {
         }
     }
 
-    /// Gives up a message that was not sent to its end.
-    pub(crate) fn withdraw(&mut self, sending: &mut Sending) {
-        let Some(head) = sending.head.take() else { return };
+    /// Gives up a message that was not sent to its end. Its call, if it had begun.
+    pub(crate) fn withdraw(&mut self, sending: &mut Sending) -> Option<CallId> {
+        let head = sending.head.take()?;
+        let call = CallId(head.call);
         self.forget_sample(head.call);
+        self.discard_stream(call);
         self.calls.end(head.call);
         if sending.progress.is_partial()
             && self.usable().is_ok()
@@ -137,6 +139,7 @@ impl Client {
         {
             self.fail(fault.into());
         }
+        Some(call)
     }
 
     /// Whether a cancel, a credit or an abort waits for room: [`Client::arm`] sends them.
@@ -158,8 +161,8 @@ impl Client {
         }
     }
 
-    /// Takes in what has come, at most so much at a time, and hands out the answers. The rest is
-    /// found by [`Client::arm`].
+    /// Takes in what has come, at most so much at a time, and hands out the answers, which count as
+    /// held until [`Self::asked_for`] says otherwise. The rest is found by [`Client::arm`].
     ///
     /// # Errors
     /// The session is over, and everything that came before has been handed out.
@@ -175,7 +178,14 @@ impl Client {
                 Err(over) => return Err(self.fail(over)),
             };
             let outcome = match head.kind() {
-                Kind::Response => Ok(std::mem::take(&mut self.buffer)),
+                Kind::Response => {
+                    let answer = self.take_buffer();
+                    if self.hold(answer.capacity()) {
+                        Ok(answer)
+                    } else {
+                        Err(CallError::Remote(RemoteError::not_kept()))
+                    }
+                }
                 _ => Err(CallError::of(RemoteError::of(head, &self.buffer))),
             };
             answered(CallId(head.call), outcome);
@@ -188,6 +198,13 @@ impl Client {
         match self.has_heard_the_end() {
             Some(over) => Err(self.fail(over)),
             None => Ok(()),
+        }
+    }
+
+    /// An answer that was handed out is with the caller who wants it, or dropped.
+    pub(crate) fn asked_for(&mut self, outcome: &Result<Vec<u8>, CallError>) {
+        if let Ok(answer) = outcome {
+            self.let_go(answer.capacity());
         }
     }
 

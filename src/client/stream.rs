@@ -15,6 +15,8 @@ use std::time::Duration;
 #[derive(Debug, Default)]
 struct Incoming {
     items: VecDeque<Vec<u8>>,
+    /// Of the items, by capacity.
+    bytes: usize,
     /// Items that were taken and not granted anew.
     taken: u16,
     end: Option<Result<(), RemoteError>>,
@@ -41,20 +43,51 @@ impl Streams {
         self.of_calls.remove(&call.as_u64());
     }
 
+    /// Nobody wants a stream any more; what it was.
+    pub(super) fn discard(&mut self, call: CallId) -> Option<Discarded> {
+        let stream = self.of_calls.remove(&call.as_u64())?;
+        let was_open = stream.end.is_none();
+        self.open -= usize::from(was_open);
+        Some(Discarded { was_open, bytes: stream.bytes })
+    }
+
+    /// Drops the items of a stream, and ends it with an error; what it was.
+    pub(super) fn cut(&mut self, call: CallId, end: RemoteError) -> Option<Discarded> {
+        let discarded = self.discard(call)?;
+        let stream = Incoming { end: Some(Err(end)), ..Incoming::default() };
+        self.of_calls.insert(call.as_u64(), stream);
+        if let Some(news) = &mut self.news {
+            news.push(call.as_u64());
+        }
+        Some(discarded)
+    }
+
+    /// The stream that holds most, if one holds anything.
+    pub(super) fn largest(&self) -> Option<CallId> {
+        let held = self.of_calls.iter().filter(|(_, stream)| stream.bytes > 0);
+        held.max_by_key(|(_, stream)| stream.bytes).map(|(call, _)| CallId(*call))
+    }
+
     /// Streams that have not ended.
     pub(super) fn open(&self) -> usize {
         self.open
     }
 }
 
-/// Bytes of events that are kept until they are asked for; one event may exceed it.
-const EVENT_BYTES: usize = 64 << 20;
+/// What a stream was that is no longer wanted.
+pub(super) struct Discarded {
+    /// The server has not ended it.
+    pub(super) was_open: bool,
+    /// What it held.
+    pub(super) bytes: usize,
+}
 
 /// Events that were not asked for yet.
 #[derive(Debug)]
 pub(super) struct Events {
     pub(super) kept: VecDeque<Vec<u8>>,
-    bytes: usize,
+    /// By capacity.
+    pub(super) bytes: usize,
     most: usize,
     pub(super) missed: u64,
 }
@@ -64,11 +97,16 @@ impl Events {
         Self { kept: VecDeque::new(), bytes: 0, most, missed: 0 }
     }
 
-    fn add(&mut self, event: Vec<u8>) {
-        self.bytes += event.len();
+    pub(super) fn add(&mut self, event: Vec<u8>) {
+        self.bytes += event.capacity();
         self.kept.push_back(event);
-        while self.kept.len() > self.most || (self.bytes > EVENT_BYTES && self.kept.len() > 1) {
-            self.bytes -= self.kept.pop_front().map_or(0, |event| event.len());
+    }
+
+    /// Drops the oldest, unless there are few enough and they have at most so many bytes. The last
+    /// one stays.
+    pub(super) fn shrink_to(&mut self, bytes: usize) {
+        while self.kept.len() > self.most || (self.bytes > bytes && self.kept.len() > 1) {
+            self.bytes -= self.kept.pop_front().map_or(0, |event| event.capacity());
             self.missed += 1;
         }
     }
@@ -86,7 +124,7 @@ impl Events {
         match std::mem::take(&mut self.missed) {
             0 => {
                 let event = self.kept.pop_front()?;
-                self.bytes -= event.len();
+                self.bytes -= event.capacity();
                 Some(Ok(event))
             }
             missed => Some(Err(missed)),
@@ -219,9 +257,26 @@ impl Client {
         request: &[u8],
         timeout: Option<Duration>,
     ) -> Result<CallId, SendError> {
-        let call = self.send_until(request, &mut Deadline::after(timeout))?;
+        let mut deadline = Deadline::after(timeout);
+        let call = self.begin_request(request)?;
+        // Before anything is sent: items may come while the rest is pushed out.
         self.opened(call);
+        if let Err(error) = self.post_begun(call, request, 0, &mut deadline) {
+            self.discard_stream(call);
+            return Err(error);
+        }
+        self.session.flush();
+        if self.session.has_unsent() {
+            self.push_out(&mut deadline);
+        }
         Ok(call)
+    }
+
+    /// Forgets a stream and what it holds; whether the server has not ended it.
+    pub(super) fn discard_stream(&mut self, call: CallId) -> bool {
+        let Some(discarded) = self.streams.discard(call) else { return false };
+        self.let_go(discarded.bytes);
+        discarded.was_open
     }
 
     pub(super) fn opened(&mut self, call: CallId) {
@@ -250,10 +305,7 @@ impl Client {
             None => match self.usable() {
                 Err(over) => Err(WaitEnd::SessionEnd(over)),
                 Ok(()) => self.wait(&mut Deadline::after(timeout), Interest::DATA, |client| {
-                    client.drain_for(|client| {
-                        let stream = client.streams.of_calls.get_mut(&call.as_u64());
-                        stream.and_then(Incoming::next)
-                    })
+                    client.drain_for(|client| client.next_kept(call).ok().flatten())
                 }),
             },
         };
@@ -295,15 +347,17 @@ impl Client {
 
     pub(super) fn next_kept(&mut self, call: CallId) -> Result<Option<Next>, CallError> {
         let stream = self.streams.of_calls.get_mut(&call.as_u64()).ok_or(CallError::NotAStream)?;
-        Ok(stream.next())
+        let next = stream.next();
+        if let Some(Next::Item(item)) = &next {
+            self.let_go(item.capacity());
+        }
+        Ok(next)
     }
 
     /// Gives up a stream: the server is told, and items that still come are dropped. Nothing
     /// happens if it has ended.
     pub fn close_stream(&mut self, call: CallId) {
-        let Some(stream) = self.streams.of_calls.remove(&call.as_u64()) else { return };
-        if stream.end.is_none() {
-            self.streams.open -= 1;
+        if self.discard_stream(call) {
             self.calls.abandon(call);
             if self.usable().is_ok() {
                 self.cancel(call);
@@ -322,7 +376,14 @@ impl Client {
             return;
         }
         let taken = std::mem::take(&mut stream.taken);
-        self.tell(Head::with_code(Kind::Credit, taken, call.as_u64()));
+        let credit = |items| Head::with_code(Kind::Credit, items, call.as_u64());
+        // A server that reads nothing, and sends items all the same, must not make a queue of these.
+        let mut unsent = self.unsent_control.iter_mut();
+        let one = unsent.find(|head| head.kind() == Kind::Credit && head.call == call.as_u64());
+        match one {
+            Some(one) => *one = credit(one.code().saturating_add(taken)),
+            None => self.tell(credit(taken)),
+        }
     }
 
     /// The next event that the server pushed. Waits at most `timeout`: `None` waits for ever, zero
@@ -366,7 +427,7 @@ impl Client {
         let kind = head.kind();
         match kind {
             Kind::Event => {
-                self.events.add(std::mem::take(&mut self.buffer));
+                self.keep_event();
                 return Ok(false);
             }
             Kind::StreamItem | Kind::StreamEnd | Kind::Response | Kind::Error => {}
@@ -376,24 +437,8 @@ impl Client {
             self.session.counts.errors += 1;
         }
         let state = self.calls.state(call).ok_or(PeerFault::UnknownCall(call))?;
-        if let Some(stream) = self.streams.of_calls.get_mut(&call) {
-            if let Some(news) = &mut self.streams.news {
-                news.push(call);
-            }
-            if matches!(kind, Kind::StreamItem | Kind::Response) {
-                if kind == Kind::StreamItem && stream.items.len() >= STREAM_WINDOW.into() {
-                    return Err(PeerFault::TooManyItems(call).into());
-                }
-                stream.items.push_back(std::mem::take(&mut self.buffer));
-            }
-            if kind != Kind::StreamItem {
-                stream.end = Some(match kind {
-                    Kind::Error => Err(RemoteError::of(head, &self.buffer)),
-                    _ => Ok(()),
-                });
-                self.streams.open -= 1;
-                self.calls.end(call);
-            }
+        if state == Waiting::Wanted && self.streams.of_calls.contains_key(&call) {
+            self.accept_for_stream(head)?;
             return Ok(false);
         }
         match (state, kind) {
@@ -415,6 +460,54 @@ impl Client {
             }
         }
     }
+
+    /// Takes in an item of a stream, its end, or both: a response is the one item of its stream.
+    fn accept_for_stream(&mut self, head: Head) -> Result<(), SessionEnd> {
+        let (call, kind) = (head.call, head.kind());
+        if let Some(news) = &mut self.streams.news {
+            news.push(call);
+        }
+        if matches!(kind, Kind::StreamItem | Kind::Response) {
+            let items = self.streams.of_calls.get(&call).map_or(0, |stream| stream.items.len());
+            if kind == Kind::StreamItem && items >= STREAM_WINDOW.into() {
+                return Err(PeerFault::TooManyItems(call).into());
+            }
+            self.keep_item(CallId(call));
+        }
+        if kind == Kind::StreamItem {
+            return Ok(());
+        }
+        self.calls.end(call);
+        let Self { streams: Streams { of_calls, open, .. }, buffer, .. } = self;
+        // Unless it was given up just now, for want of room.
+        if let Some(stream) = of_calls.get_mut(&call).filter(|stream| stream.end.is_none()) {
+            stream.end = Some(match kind {
+                Kind::Error => Err(RemoteError::of(head, buffer)),
+                _ => Ok(()),
+            });
+            *open -= 1;
+        }
+        Ok(())
+    }
+
+    /// Keeps the item that was received last for its stream, which may be given up for it.
+    fn keep_item(&mut self, call: CallId) {
+        let item = self.take_buffer();
+        let bytes = item.capacity();
+        let held = self.hold(bytes);
+        if !held {
+            self.cut(call);
+        }
+        let stream = self.streams.of_calls.get_mut(&call.as_u64());
+        match stream.filter(|stream| held && stream.end.is_none()) {
+            Some(stream) => {
+                stream.items.push_back(item);
+                stream.bytes += bytes;
+            }
+            None if held => self.let_go(bytes),
+            None => {}
+        }
+    }
 }
 
 /// What a stream has next.
@@ -426,6 +519,7 @@ pub(super) enum Next {
 impl Incoming {
     fn next(&mut self) -> Option<Next> {
         if let Some(item) = self.items.pop_front() {
+            self.bytes -= item.capacity();
             self.taken = self.taken.saturating_add(1);
             return Some(Next::Item(item));
         }

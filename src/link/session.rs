@@ -358,6 +358,15 @@ impl SessionCore {
         matches!(&self.link, Link::Socket(socket) if socket.is_broken())
     }
 
+    /// Whether something lies in a ring that its peer has not read, or not said so. A fault counts
+    /// as yes.
+    pub(crate) fn is_unread(&mut self) -> bool {
+        match &mut self.link {
+            Link::Rings(rings) => rings.out.fill().map_or(true, |bytes| bytes > 0),
+            Link::Socket(_) => false,
+        }
+    }
+
     /// Whether the peer has closed the socket and all it sent is read. A ring's peer is watched by
     /// its lifeline.
     #[inline]

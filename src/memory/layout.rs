@@ -498,6 +498,9 @@ pub mod code {
     pub const BROKEN_OFF: u16 = 8;
     /// The call was cancelled before its request was run.
     pub const CANCELLED: u16 = 9;
+    /// The client had no room to keep this answer, or this stream, until it was asked for. Never
+    /// sent: a client says so itself.
+    pub const NOT_KEPT: u16 = 10;
     /// The first code that an application may use.
     pub const APPLICATION: u16 = 256;
 }

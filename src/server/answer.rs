@@ -3,8 +3,9 @@
 use crate::memory::layout::code;
 
 /// An error that a handler answers.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct HandlerError {
+    /// As it travels.
     code: u16,
     text: String,
 }
@@ -22,6 +23,11 @@ impl HandlerError {
         self.code
     }
 
+    /// The code that was given to [`Self::new`].
+    pub fn application_code(&self) -> u16 {
+        self.code.saturating_sub(code::APPLICATION)
+    }
+
     pub(crate) fn text(&self) -> &str {
         &self.text
     }
@@ -29,7 +35,16 @@ impl HandlerError {
 
 impl std::fmt::Display for HandlerError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} (code {})", self.text, self.code)
+        write!(f, "{} (application code {})", self.text, self.application_code())
+    }
+}
+
+impl std::fmt::Debug for HandlerError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HandlerError")
+            .field("application_code", &self.application_code())
+            .field("text", &self.text)
+            .finish()
     }
 }
 

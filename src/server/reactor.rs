@@ -12,6 +12,8 @@ mod ending;
 pub(crate) mod idle;
 mod mailbox;
 mod membership;
+#[cfg(test)]
+mod pairing;
 mod requests;
 mod sleep;
 mod slot;

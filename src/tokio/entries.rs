@@ -24,6 +24,8 @@ pub(super) struct Entries {
     index_of_slot: Vec<Option<u32>>,
     /// Those without an answer.
     waiting: usize,
+    /// The answer to the one call whose request was not sent to its end.
+    early: Option<(CallId, Outcome)>,
 }
 
 #[derive(Debug)]
@@ -45,8 +47,14 @@ impl Entries {
 
     /// A call that was sent waits from now on.
     pub(super) fn enter(&mut self, call: CallId, waker: Waker) -> Sent {
-        self.waiting += 1;
-        let entry = Entry::Waiting(call, waker);
+        let entry = match self.forget_early(call) {
+            Some(outcome) => Entry::Done(outcome),
+            None => {
+                self.waiting += 1;
+                Entry::Waiting(call, waker)
+            }
+        };
+        let answered = matches!(entry, Entry::Done(_));
         let index = match self.free.pop() {
             Some(index) => {
                 self.entries[index as usize] = entry;
@@ -61,14 +69,26 @@ impl Entries {
         if slot >= self.index_of_slot.len() {
             self.index_of_slot.resize(slot + 1, None);
         }
-        self.index_of_slot[slot] = Some(index);
+        // The slot of a call that is answered may be the next call's.
+        if !answered {
+            self.index_of_slot[slot] = Some(index);
+        }
         Sent { call, index }
     }
 
-    /// The answer to a call that somebody wants has come; who waits for it. `None` if it was not
-    /// entered.
+    /// An answer that came before its call was entered, which is not kept any longer.
+    pub(super) fn forget_early(&mut self, call: CallId) -> Option<Outcome> {
+        self.early.take_if(|(early, _)| *early == call).map(|(_, outcome)| outcome)
+    }
+
+    /// The answer to a call that somebody wants has come; who waits for it. It is kept if its call
+    /// was not entered: its request is still being sent.
     pub(super) fn answer(&mut self, call: CallId, outcome: Outcome) -> Option<Waker> {
-        let index = self.index_of_slot.get_mut(call.slot())?.take()?;
+        let entered = self.index_of_slot.get_mut(call.slot()).and_then(Option::take);
+        let Some(index) = entered else {
+            self.early = Some((call, outcome));
+            return None;
+        };
         self.waiting -= 1;
         match std::mem::replace(&mut self.entries[index as usize], Entry::Done(outcome)) {
             Entry::Waiting(_, waker) => Some(waker),
@@ -92,16 +112,16 @@ impl Entries {
         }
     }
 
-    /// Nobody wants the answer any more; whether it has not come.
-    pub(super) fn give_up(&mut self, sent: Sent) -> bool {
+    /// Nobody wants the answer any more; the answer if it has come.
+    pub(super) fn give_up(&mut self, sent: Sent) -> Option<Outcome> {
         let was = std::mem::replace(&mut self.entries[sent.index as usize], Entry::Free);
         self.free.push(sent.index);
-        let waited = matches!(was, Entry::Waiting(..));
-        if waited {
-            self.index_of_slot[sent.call.slot()] = None;
-            self.waiting -= 1;
+        if let Entry::Done(outcome) = was {
+            return Some(outcome);
         }
-        waited
+        self.index_of_slot[sent.call.slot()] = None;
+        self.waiting -= 1;
+        None
     }
 
     /// Answers all that wait with an error; who they are.
@@ -151,12 +171,29 @@ mod tests {
         let mut entries = Entries::default();
         let [waits, done] = [0, 1].map(|slot| entries.enter(id(1, slot), Waker::noop().clone()));
         assert!(entries.answer(done.call, Ok(Vec::new())).is_some());
-        assert!(entries.give_up(waits));
-        assert!(!entries.give_up(done));
+        assert_eq!(entries.give_up(waits), None);
+        assert_eq!(entries.give_up(done), Some(Ok(Vec::new())));
         assert_eq!(entries.waiting(), 0);
         assert!(entries.is_empty());
         assert!(entries.answer(waits.call, Ok(Vec::new())).is_none(), "nobody waits");
         assert!(entries.answer(id(1, 7), Ok(Vec::new())).is_none(), "nobody ever did");
+    }
+
+    #[test]
+    fn c1_an_answer_that_comes_before_the_last_of_its_request_is_found() {
+        let mut entries = Entries::default();
+        assert!(entries.answer(id(1, 0), Ok(vec![1])).is_none());
+        // The slot is the next call's by then.
+        let other = entries.enter(id(2, 0), Waker::noop().clone());
+        let first = entries.enter(id(1, 0), Waker::noop().clone());
+        assert_eq!(entries.waiting(), 1);
+        assert_eq!(poll(&mut entries, first), Poll::Ready(Ok(vec![1])));
+        assert!(entries.answer(other.call, Ok(vec![2])).is_some());
+        assert_eq!(poll(&mut entries, other), Poll::Ready(Ok(vec![2])));
+        assert!(entries.is_empty());
+        assert!(entries.answer(id(3, 0), Ok(vec![3])).is_none());
+        assert_eq!(entries.forget_early(id(3, 0)), Some(Ok(vec![3])), "one that is not sent");
+        assert_eq!(entries.forget_early(id(3, 0)), None);
     }
 
     #[test]

@@ -314,7 +314,11 @@ impl Core {
         ticket: Option<u64>,
         wakes: &mut Wakes,
     ) {
-        self.client.withdraw(sending);
+        if let Some(call) = self.client.withdraw(sending)
+            && let Some(answer) = self.calls.forget_early(call)
+        {
+            self.client.asked_for(&answer);
+        }
         self.leave_queue(ticket, wakes);
         self.pay(wakes);
     }
@@ -376,14 +380,21 @@ impl Core {
         sent: Sent,
         waker: &Waker,
     ) -> Poll<Result<Vec<u8>, CallError>> {
-        self.calls.poll(sent, waker)
+        let polled = self.calls.poll(sent, waker);
+        if let Poll::Ready(answer) = &polled {
+            self.client.asked_for(answer);
+        }
+        polled
     }
 
     /// Nobody wants the answer any more.
     pub(super) fn give_up(&mut self, sent: Sent, timed_out: bool, wakes: &mut Wakes) {
-        if self.calls.give_up(sent) {
-            self.client.give_up(sent.call, timed_out);
-            self.pay(wakes);
+        match self.calls.give_up(sent) {
+            Some(answer) => self.client.asked_for(&answer),
+            None => {
+                self.client.give_up(sent.call, timed_out);
+                self.pay(wakes);
+            }
         }
     }
 

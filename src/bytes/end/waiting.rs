@@ -2,7 +2,7 @@
 //! business: a thread, or an event loop.
 
 use super::{ByteEndpoint, Direction, Peer, TakenIn, Wanted};
-use crate::base::clock::now_ns;
+use crate::base::clock::{coarse_ns, now_ns};
 use crate::base::sync::spin_hint;
 use crate::bytes::ByteStreamError;
 use crate::link::lifeline::Said;
@@ -15,6 +15,10 @@ use crate::protocol::bell::{Arming, Ticket};
 use crate::protocol::sleeper::SideSleeper;
 use crate::protocol::wait::Surroundings;
 use crate::trace;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+/// How often a write looks whether its reader is still there.
+const LOOK_EVERY_NS: u64 = 20_000_000;
 
 /// Which of those who wait may find something now that they did not find before. `gone`: the peer
 /// is.
@@ -63,6 +67,42 @@ impl ByteEndpoint {
             } else {
                 side.peer_lives(now_ns(), &mut self.session.counts);
             }
+        }
+    }
+
+    /// A write is about to be taken into the ring: looks now and then whether anybody is there to
+    /// read it. Between two looks it costs a glance at the clock.
+    pub(super) fn look_now_and_then(&mut self) {
+        if self.side.is_none() || self.gone {
+            return;
+        }
+        let now = coarse_ns();
+        if now.saturating_sub(self.looked_at) >= LOOK_EVERY_NS {
+            self.looked_at = now;
+            self.look_for_hang_up();
+        }
+    }
+
+    /// Looks whether the peer is gone, over rings. One system call. Nothing is read: a wake byte is
+    /// for whoever sleeps, in whatever way.
+    pub(super) fn look_for_hang_up(&mut self) {
+        if !self.origin.is_here() || self.gone {
+            return;
+        }
+        let Some(side) = &mut self.side else { return };
+        let lifeline = self.session.lifeline();
+        let process = side.process.as_deref();
+        let mut polled = [
+            PollFd::new(lifeline, PollFlags::RDHUP),
+            PollFd::new(process.unwrap_or(lifeline), PollFlags::IN),
+        ];
+        let polled = &mut polled[..1 + usize::from(process.is_some())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let told = matches!(poll(polled, Some(&now)), Ok(1..));
+        let dead = matches!(&self.peer, Peer::Client(death_watch) if death_watch.is_dead());
+        if told || dead {
+            self.gone = true;
+            side.peer_is_gone(&mut self.session.counts);
         }
     }
 
@@ -124,7 +164,7 @@ impl ByteEndpoint {
 
     /// Publishes how far an empty ring was read. The head of any other is published with a ring for
     /// space, or not at all: a writer that slept for it would find room that nobody rang for.
-    fn publish_empty(&mut self) {
+    pub(super) fn publish_empty(&mut self) {
         if !self.session.has_pending() {
             self.session.publish_head();
         }

@@ -5,7 +5,7 @@ use crate::cli::{Choice, Which};
 use crate::report::{Decoded, JSON_VERSION, RingImage, rings};
 use crate::style::{BAD, DIM, END, HEAD, WARN};
 use ringbell::inspect::{Record, Ring, intact, lap_start};
-use ringbell::layout::flag;
+use ringbell::layout::{Kind, code, flag};
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -26,7 +26,10 @@ pub(crate) struct Frame {
     kind: Option<String>,
     /// The names of its flags.
     flags: Vec<&'static str>,
+    /// As it travels.
     code: u16,
+    /// Of an error, what the application gave.
+    application_code: Option<u16>,
     call: u64,
     /// Length of its body: extensions and payload.
     length: u32,
@@ -107,6 +110,9 @@ impl Frame {
                 .map(|(_, name)| *name)
                 .collect(),
             code: record.header.code(),
+            application_code: (record.header.kind() == Some(Kind::Error))
+                .then(|| record.header.code().checked_sub(code::APPLICATION))
+                .flatten(),
             call: record.call,
             length: record.header.length(),
             total: record.total,
@@ -128,8 +134,10 @@ impl Frame {
         if !self.flags.is_empty() {
             let _ = write!(notes, "  {}", self.flags.join(","));
         }
-        if self.code != 0 {
-            let _ = write!(notes, "  code {}", self.code);
+        match self.application_code {
+            Some(code) => drop(write!(notes, "  application code {code}")),
+            None if self.code != 0 => drop(write!(notes, "  code {}", self.code)),
+            None => {}
         }
         for (name, value) in
             [("total", self.total), ("deadline", self.deadline_ns), ("sent", self.stamp_ns)]

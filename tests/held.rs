@@ -1,0 +1,365 @@
+//! What a client holds of what its server sends has a bound in bytes, whatever the server sends.
+//!
+//! The client runs on the test's own thread, whose live memory is counted; the server on others.
+
+use ringbell::layout::code;
+use ringbell::{
+    CallError, Client, ConnectOptions, EventError, OwnedRequest, RecvError, Responder, Server,
+    ServerHandle, TransportChoice,
+};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Counts the live bytes of each thread.
+struct Counting;
+
+thread_local! {
+    static LIVE: Cell<isize> = const { Cell::new(0) };
+    static PEAK: Cell<isize> = const { Cell::new(0) };
+}
+
+fn count(bytes: isize) {
+    // A thread that ends has nothing to count with.
+    let _ = LIVE.try_with(|live| {
+        live.set(live.get() + bytes);
+        let _ = PEAK.try_with(|peak| peak.set(peak.get().max(live.get())));
+    });
+}
+
+#[allow(unsafe_code, reason = "a global allocator")]
+// SAFETY: everything is left to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size().cast_signed());
+        // SAFETY: the caller's contract is the same.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        count(-layout.size().cast_signed());
+        // SAFETY: the caller's contract is the same.
+        unsafe { System.dealloc(block, layout) }
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count(size.cast_signed() - layout.size().cast_signed());
+        // SAFETY: the caller's contract is the same.
+        unsafe { System.realloc(block, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// What `work` leaves in memory at most beyond what was there before, in bytes.
+fn peak_of(work: impl FnOnce()) -> isize {
+    let before = LIVE.get();
+    PEAK.set(before);
+    work();
+    PEAK.get() - before
+}
+
+const MIB: usize = 1 << 20;
+/// What a client may hold in these tests.
+const HELD: usize = 8 * MIB;
+/// The same with the message that is arriving, the one that is looked at, and small change. Vectors
+/// that grow as bytes arrive have up to twice the capacity.
+const BOUND: isize = (HELD + 4 * MIB).cast_signed();
+
+const ANSWER: u8 = 0;
+const ITEMS: u8 = 1;
+const EVENT: u8 = 2;
+
+/// A server that answers with as many bytes as it is asked for.
+struct Serving {
+    directory: tempfile::TempDir,
+    handle: ServerHandle,
+    thread: Option<JoinHandle<()>>,
+    /// Streams of which the server sends no more.
+    sent: Arc<AtomicUsize>,
+}
+
+fn request(sort: u8, bytes: usize) -> Vec<u8> {
+    [&[sort][..], &bytes.to_le_bytes()].concat()
+}
+
+fn answer(request: OwnedRequest, responder: Responder, sent: &Arc<AtomicUsize>) {
+    let (sort, bytes) = request.payload().split_first().expect("a sort");
+    let len = usize::from_le_bytes(bytes.try_into().expect("a length"));
+    match *sort {
+        ANSWER => responder.reply_vec(vec![7; len]),
+        EVENT => {
+            request.session().push(&vec![7; len]).expect("pushed");
+            responder.reply(b"");
+        }
+        _ => {
+            let (mut stream, sent) = (responder.stream(), sent.clone());
+            std::thread::spawn(move || {
+                // As many as a client has asked for that has taken none.
+                for _ in 0..64 {
+                    if stream.send(&vec![7; len]).is_err() {
+                        break;
+                    }
+                }
+                stream.end();
+                sent.fetch_add(1, Ordering::SeqCst);
+            });
+        }
+    }
+}
+
+impl Serving {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let server = Server::bind(directory.path().join("socket")).expect("bound");
+        let (handle, sent) = (server.handle(), Arc::new(AtomicUsize::new(0)));
+        let counted = sent.clone();
+        let thread = std::thread::spawn(move || {
+            let answer = move |request, responder| answer(request, responder, &counted);
+            server.run_reactor(answer).expect("served");
+        });
+        Self { directory, handle, thread: Some(thread), sent }
+    }
+
+    fn options(transport: TransportChoice) -> ConnectOptions {
+        let options = ConnectOptions::new().transport(transport);
+        options.max_message(2 * MIB as u64).max_held_bytes(HELD)
+    }
+
+    fn connect(&self, transport: TransportChoice) -> Client {
+        let path = self.directory.path().join("socket");
+        Self::options(transport).connect(path).expect("connected")
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.handle.shutdown(None);
+            self.thread.take().expect("runs").join().expect("no panic");
+        }
+    }
+}
+
+const BOTH: [TransportChoice; 2] = [TransportChoice::SharedMemory, TransportChoice::Socket];
+
+fn works(client: &mut Client) {
+    assert_eq!(client.call(&request(ANSWER, 3)).expect("an answer").len(), 3);
+}
+
+#[test]
+fn p2_client_answers_that_are_set_aside_have_a_bound_in_bytes() {
+    for transport in BOTH {
+        let serving = Serving::new();
+        let mut client = serving.connect(transport);
+        works(&mut client);
+        let peak = peak_of(|| {
+            for _ in 0..50 {
+                client.send(&request(ANSWER, MIB)).expect("sent");
+            }
+            // Its answer comes behind all others.
+            works(&mut client);
+        });
+        assert!(peak < BOUND, "{peak} bytes");
+        let (mut kept, mut dropped) = (0, 0);
+        loop {
+            match client.recv(None) {
+                Err(RecvError::NothingInFlight) => break,
+                answer => match answer.expect("an answer").outcome {
+                    Ok(response) => {
+                        assert!(response.len() == MIB);
+                        kept += 1;
+                    }
+                    Err(error) => {
+                        assert_eq!(error.code, code::NOT_KEPT);
+                        dropped += 1;
+                    }
+                },
+            }
+        }
+        assert!(kept >= 2 && kept + dropped == 50, "{kept} kept, {dropped} dropped");
+        assert_eq!(client.in_flight(), 0);
+        works(&mut client);
+    }
+}
+
+#[test]
+fn p2_client_items_that_nobody_reads_have_a_bound_in_bytes() {
+    for transport in BOTH {
+        let serving = Serving::new();
+        let mut client = serving.connect(transport);
+        works(&mut client);
+        let mut streams = Vec::new();
+        let peak = peak_of(|| {
+            for _ in 0..4 {
+                let stream = client.open_stream(&request(ITEMS, MIB / 4), None);
+                streams.push(stream.expect("opened"));
+            }
+            while serving.sent.load(Ordering::SeqCst) < streams.len() {
+                // Whatever is there is taken in.
+                client.ping(None).expect("there");
+            }
+            client.ping(None).expect("there");
+        });
+        assert!(peak < BOUND, "{peak} bytes");
+        let mut given_up = 0;
+        for stream in streams {
+            let mut item = Vec::new();
+            loop {
+                match client.next_item(stream, &mut item, None) {
+                    Ok(true) => assert!(item.len() == MIB / 4),
+                    Ok(false) => break,
+                    Err(CallError::Remote(error)) => {
+                        assert_eq!(error.code, code::NOT_KEPT);
+                        given_up += 1;
+                        break;
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+        assert!((1..=4).contains(&given_up), "{given_up} given up");
+        assert_eq!(client.in_flight(), 0);
+        works(&mut client);
+    }
+}
+
+#[test]
+fn p2_client_a_stream_that_is_read_is_not_given_up() {
+    for transport in BOTH {
+        let serving = Serving::new();
+        let mut client = serving.connect(transport);
+        let peak = peak_of(|| {
+            let mut stream = client.call_stream(&request(ITEMS, MIB)).expect("opened");
+            let mut items = 0;
+            while let Some(item) = stream.next(None).expect("an item") {
+                assert!(item.len() == MIB);
+                items += 1;
+                if items == 1 {
+                    // Time for the others to be there.
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            }
+            assert_eq!(items, 64);
+        });
+        assert!(peak < BOUND, "{peak} bytes");
+        works(&mut client);
+    }
+}
+
+#[test]
+fn p2_client_events_have_a_bound_in_bytes() {
+    for transport in BOTH {
+        let serving = Serving::new();
+        let mut client = serving.connect(transport);
+        works(&mut client);
+        let peak = peak_of(|| {
+            for _ in 0..50 {
+                client.call(&request(EVENT, MIB)).expect("an answer");
+            }
+            client.ping(None).expect("there");
+        });
+        assert!(peak < BOUND, "{peak} bytes");
+        let (mut kept, mut missed) = (0, 0);
+        while kept + missed < 50 {
+            match client.next_event(None) {
+                Ok(event) => {
+                    assert!(event.len() == MIB);
+                    kept += 1;
+                }
+                Err(EventError::Missed { events }) => missed += events,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert!(kept >= 2 && missed > 0, "{kept} kept, {missed} missed");
+    }
+}
+
+#[test]
+fn p2_client_a_small_message_does_not_keep_the_memory_of_a_large_one() {
+    for transport in BOTH {
+        let serving = Serving::new();
+        let mut client = serving.connect(transport);
+        works(&mut client);
+        let before = LIVE.get();
+        for _ in 0..6 {
+            assert!(client.call(&request(ANSWER, MIB)).expect("an answer").len() == MIB);
+            client.call(&request(EVENT, 1)).expect("an answer");
+            client.send(&request(ANSWER, 1)).expect("sent");
+            client.ping(None).expect("there");
+        }
+        // What the last message did not need is given back with the next one but one.
+        works(&mut client);
+        works(&mut client);
+        let held = LIVE.get() - before;
+        assert!(held < (MIB / 2).cast_signed(), "{held} bytes");
+        let mut answers = 0;
+        while client.try_recv().is_ok() {
+            answers += 1;
+        }
+        assert_eq!(answers, 6);
+    }
+}
+
+#[cfg(feature = "tokio")]
+mod tasks {
+    use super::*;
+    use std::future::{Future, poll_fn};
+    use std::pin::Pin;
+    use std::task::Poll;
+
+    type Call = Pin<Box<dyn Future<Output = Result<Vec<u8>, CallError>>>>;
+
+    async fn poll_once(call: &mut Call) {
+        poll_fn(|cx| Poll::Ready(assert!(call.as_mut().poll(cx).is_pending()))).await;
+    }
+
+    #[test]
+    fn p2_client_answers_to_futures_that_nobody_polls_have_a_bound_in_bytes() {
+        for transport in BOTH {
+            let serving = Serving::new();
+            let path = serving.directory.path().join("socket");
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime").block_on(async {
+                let client = Serving::options(transport).connect_async(path).await;
+                let client = client.expect("connected");
+                let before = LIVE.get();
+                PEAK.set(before);
+                let mut calls: Vec<Call> = Vec::new();
+                for _ in 0..50 {
+                    let mut call: Call = Box::pin(client.call_owned(request(ANSWER, MIB)));
+                    poll_once(&mut call).await;
+                    calls.push(call);
+                }
+                // Its answer comes behind all others.
+                assert_eq!(client.call(&request(ANSWER, 3)).await.expect("an answer").len(), 3);
+                let peak = PEAK.get() - before;
+                assert!(peak < BOUND, "{peak} bytes");
+                let (mut kept, mut dropped) = (0, 0);
+                for call in calls {
+                    match call.await {
+                        Ok(response) => {
+                            assert!(response.len() == MIB);
+                            kept += 1;
+                        }
+                        Err(CallError::Remote(error)) => {
+                            assert_eq!(error.code, code::NOT_KEPT);
+                            dropped += 1;
+                        }
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+                assert!(kept >= 2 && kept + dropped == 50, "{kept} kept, {dropped} dropped");
+                // All that was held is let go.
+                for _ in 0..20 {
+                    let answer = client.call(&request(ANSWER, MIB)).await.expect("an answer");
+                    assert!(answer.len() == MIB);
+                }
+            });
+        }
+    }
+}
