@@ -7,7 +7,7 @@ use ringbell::Client;
 use ringbell::layout::Kind;
 use ringbell::sync::{Ordering, PlainU64};
 use ringbell_shm_tests::harness::Ran;
-use ringbell_shm_tests::process::{Arguments, Process, hear, say};
+use ringbell_shm_tests::process::{Arguments, Process, hear, readable, say};
 use ringbell_shm_tests::reactor_requests::ask;
 use ringbell_shm_tests::server::Server;
 use ringbell_shm_tests::{done, raw, scaled, wait_until};
@@ -45,8 +45,9 @@ enum Doing {
     Harm,
 }
 
-/// Does what it was told last, and says so when it has begun.
-fn keep_doing(mut once: impl FnMut(Doing) + Send) {
+/// Does what it was told last, and says so when it has begun. What it does is told whether there is
+/// another order.
+fn keep_doing(mut once: impl FnMut(Doing, &dyn Fn() -> bool) + Send) {
     // A number of the order, doubled, and what to do; 0 before the first order.
     let order = PlainU64::new(0);
     std::thread::scope(|scope| {
@@ -59,11 +60,12 @@ fn keep_doing(mut once: impl FnMut(Doing) + Send) {
                     std::thread::yield_now();
                     continue;
                 }
-                once(if now % 2 == 0 { Doing::Calls } else { Doing::Harm });
                 if now != begun {
                     begun = now;
                     say(&format!("does {}", now % 2));
                 }
+                let over = || order.load(Ordering::Relaxed) != now;
+                once(if now % 2 == 0 { Doing::Calls } else { Doing::Harm }, &over);
             }
         });
         let mut orders = 0;
@@ -85,7 +87,7 @@ pub(super) fn asks_for_large_rings(arguments: &Arguments) {
     let mut hello = raw::hello(16 << 20);
     hello[16 + 24..16 + 32].copy_from_slice(&(32u64 << 20).to_le_bytes());
     say("connected");
-    keep_doing(|doing| match doing {
+    keep_doing(|doing, over| match doing {
         Doing::Calls => {
             client.call(&ask(b'e', 7, 0, b"")).expect("a call");
             std::thread::sleep(Duration::from_millis(1));
@@ -93,6 +95,12 @@ pub(super) fn asks_for_large_rings(arguments: &Arguments) {
         Doing::Harm => {
             let stream = raw::connect(&path);
             raw::send(&stream, &hello, &[]);
+            // It may have to wait for that: its user has used up what it may have made at once.
+            while !readable(&stream, Duration::from_millis(5)) {
+                if over() {
+                    return;
+                }
+            }
             if raw::receive(&stream).is_some() {
                 raw::send(&stream, &[raw::READY], &[]);
             }
@@ -104,7 +112,7 @@ pub(super) fn asks_for_large_rings(arguments: &Arguments) {
 const BATCH: u64 = 256;
 
 /// Harm: cancels calls that it never made, with a thousand others in flight. Its calls are one-way,
-/// as cancels are.
+/// as cancels are, and as many.
 pub(super) fn cancels_unknown_calls(arguments: &Arguments) {
     become_its_user(arguments);
     let path = Path::new(arguments.text("path"));
@@ -116,9 +124,10 @@ pub(super) fn cancels_unknown_calls(arguments: &Arguments) {
     let frames = |kind, body: &[u8]| -> Vec<u8> {
         (0..BATCH).flat_map(|n| raw::frame(kind, 0, 0, (1 << 40) + n, body)).collect()
     };
-    let (calls, cancels) = (frames(Kind::OneWay, &ask(b'e', 7, 0, b"")), frames(Kind::Cancel, b""));
+    let calls = frames(Kind::OneWay, &ask(b'e', 7, 0, b""));
+    let cancels = frames(Kind::Cancel, b"");
     say("connected");
-    keep_doing(|doing| match doing {
+    keep_doing(|doing, _| match doing {
         Doing::Calls => assert!(calling.send(&calls), "the server takes calls"),
         Doing::Harm => assert!(cancelling.send(&cancels), "the server takes cancels"),
     });

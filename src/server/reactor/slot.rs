@@ -407,3 +407,92 @@ impl Flights {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::sync::{PlainBool, PlainU64};
+    use crate::handshake::{AnswerOrder, PeerInfo, Transport};
+    use crate::server::flight::Completions;
+    use crate::server::park::Parker;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+    use std::hint::black_box;
+    use std::time::Instant;
+
+    fn caller() -> Arc<Caller> {
+        let (_, notifier) = Parker::new(Window::heap(4096)).expect("made");
+        Arc::new(Caller {
+            id: 1,
+            peer: PeerInfo { pid: 1, uid: 2, gid: 3, name: String::new() },
+            transport: Transport::SharedMemory,
+            order: AnswerOrder::Completion,
+            max_message: 1 << 20,
+            open: PlainBool::new(true),
+            events: PlainU64::new(0),
+            events_most: 1,
+            slow_client: None,
+            completions: Arc::new(Completions::new(notifier)),
+        })
+    }
+
+    fn enter(flights: &mut Flights, caller: &Arc<Caller>, call: u64, one_way: bool) -> u32 {
+        let flight = flights.prepare(caller, call, 0, one_way);
+        flights.enter(flight, 1)
+    }
+
+    proptest! {
+        #[test]
+        fn p7_each_call_is_found_while_it_is_in_flight(
+            steps in proptest::collection::vec((0..6u8, 0..150u64), 1..600),
+        ) {
+            let caller = caller();
+            let mut flights = Flights::new(false);
+            let mut there = BTreeMap::new();
+            let mut one_way = Vec::new();
+            for (what, call) in steps {
+                match what {
+                    0..=2 => {
+                        there.entry(call).or_insert_with(|| {
+                            enter(&mut flights, &caller, call, false)
+                        });
+                    }
+                    3 => {
+                        if let Some(place) = there.remove(&call) {
+                            flights.end(place);
+                        }
+                    }
+                    4 => one_way.push(enter(&mut flights, &caller, call, true)),
+                    _ => {
+                        let found = flights.find(call).map(|flight| (flight.call, flight.one_way));
+                        prop_assert_eq!(found, there.get(&call).map(|_| (call, false)));
+                        one_way.drain(..).for_each(|place| flights.end(place));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The time of many searches for calls that are not in flight, beside so many that are.
+    fn searching(caller: &Arc<Caller>, calls: u64) -> f64 {
+        let mut flights = Flights::new(false);
+        for call in 0..calls {
+            enter(&mut flights, caller, call, false);
+        }
+        let began = Instant::now();
+        for call in 0..20_000 {
+            assert!(black_box(&mut flights).find(calls + call).is_none());
+        }
+        began.elapsed().as_secs_f64()
+    }
+
+    #[test]
+    fn p7_a_search_among_a_thousand_takes_no_longer_than_among_few() {
+        let caller = caller();
+        let mut ratios: Vec<f64> =
+            (0..9).map(|_| searching(&caller, 1000) / searching(&caller, 40)).collect();
+        ratios.sort_unstable_by(f64::total_cmp);
+        println!("among 1000 against among 40: {ratios:.2?}");
+        assert!(ratios[4] < 5.0, "{ratios:.2?}");
+    }
+}
