@@ -15,6 +15,7 @@ pub(crate) use crate::client::ConnectOptions;
 use crate::handshake::TransportChoice;
 use crate::pool::time;
 use crate::pool::{Backoff, BuildError, ConnectionPool, Settings, SettingsError};
+use crate::server::{Server, ServerBuilder};
 use crate::worker::{Attach, LineWorkers, Pools, WorkerCommand, WorkerSpec};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -41,9 +42,37 @@ pub struct Ipc {
     /// Pools of connections and of workers that say nothing else.
     #[serde(default)]
     pub pool: Settings,
+    /// Limits of a server.
+    #[serde(default)]
+    pub server: ServerLimits,
     /// The workers, by id.
     #[serde(default)]
     pub workers: BTreeMap<String, Worker>,
+}
+
+/// Limits of a server: those that are there. See the methods of the same names of
+/// [`ServerBuilder`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "the fields are methods of `ServerBuilder`")]
+pub struct ServerLimits {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_clients_per_uid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_handshakes_per_uid: Option<u32>,
+}
+
+impl ServerLimits {
+    /// `builder`, with the limits that are here.
+    pub fn over(&self, mut builder: ServerBuilder) -> ServerBuilder {
+        if let Some(clients) = self.max_clients_per_uid {
+            builder = builder.max_clients_per_uid(clients);
+        }
+        if let Some(handshakes) = self.max_handshakes_per_uid {
+            builder = builder.max_handshakes_per_uid(handshakes);
+        }
+        builder
+    }
 }
 
 /// What a worker speaks.
@@ -282,6 +311,11 @@ impl Ipc {
         Ok(())
     }
 
+    /// A server with the limits of this file.
+    pub fn server(&self) -> ServerBuilder {
+        self.server.over(Server::builder())
+    }
+
     /// How connections are made.
     pub fn connect_options(&self) -> ConnectOptions {
         ConnectOptions::new().transport(self.transport)
@@ -410,6 +444,10 @@ mod tests {
             backoff: Backoff { first: Duration::from_millis(10), longest: Duration::from_secs(2) },
         };
         assert_eq!(*pool, expected);
+        let server = format!("{:?}", config.ipc.server());
+        for limit in ["max_clients_per_uid: 8,", "max_handshakes_per_uid: 4,"] {
+            assert!(server.contains(limit), "{server}");
+        }
         let api = &workers["node:api"];
         assert_eq!(api.command, ["/usr/lib/app/api", "--serve", "{socket}"]);
         assert_eq!(

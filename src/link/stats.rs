@@ -177,6 +177,8 @@ counters! {
         orphans = 27,
         /// Requests without an answer now (concurrent handlers only).
         in_flight = 28,
+        /// Handshakes rejected since their user had its share of clients or of handshakes.
+        rejected_of_uid = 44,
     }
 }
 

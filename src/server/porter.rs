@@ -201,6 +201,14 @@ pub(crate) struct PorterCounters {
 }
 
 impl PorterCounters {
+    /// Connections that were rejected since their user had its share.
+    pub(crate) fn rejected_of_uid(&self) -> u64 {
+        let of = |reason: RejectReason| &self.rejected[reason.number() as usize];
+        // Relaxed: counters stand for themselves.
+        of(RejectReason::TooManyClientsOfUid { limit: 0 }).load(Ordering::Relaxed)
+            + of(RejectReason::TooManyHandshakesOfUid { limit: 0 }).load(Ordering::Relaxed)
+    }
+
     /// Rejected connections of all reasons.
     pub(crate) fn rejected_total(&self) -> u64 {
         // Relaxed: counters stand for themselves.

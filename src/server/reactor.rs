@@ -347,6 +347,7 @@ impl<E: Engine> Reactor<E> {
         self.counts.slow_episodes = waits.slow_episodes;
         let porter = self.porter.counters();
         self.counts.rejected = porter.rejected_total();
+        self.counts.rejected_of_uid = porter.rejected_of_uid();
         self.counts.handshakes_failed =
             porter.failed.load(Ordering::Relaxed) + porter.timeouts.load(Ordering::Relaxed);
         self.counts.fallbacks = porter.fallbacks.load(Ordering::Relaxed);

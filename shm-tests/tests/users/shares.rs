@@ -87,7 +87,9 @@ fn beside_silent_users(mut server: Server, rejected: u64) -> Ran {
     // Connections are taken in the order in which they came, so all the silent ones before it.
     assert_eq!(asked(server.path(), USERS[2]), "answer ?");
     wait_until("those beyond the shares are rejected", || server.stats().rejected == rejected);
-    assert_eq!(server.stats().handshakes_failed, 0, "the silent ones are still there");
+    let stats = server.stats();
+    assert_eq!(stats.rejected_of_uid, rejected);
+    assert_eq!(stats.handshakes_failed, 0, "the silent ones are still there");
     drop(silent);
     server.shut_down();
     done!("beside 16 silent connections of two users, {rejected} of them rejected")
