@@ -93,6 +93,8 @@ pub(crate) struct InspectorReply {
     pub(crate) pid: u32,
     /// Sessions that have no shared memory.
     pub(crate) sockets: u32,
+    /// This side's clock.
+    pub(crate) server_ns: u64,
     /// Segments that are sealed against writing.
     pub(crate) segments: Vec<Arc<OwnedFd>>,
 }
@@ -111,6 +113,7 @@ impl InspectorReply {
                 generation: self.generation,
                 pid: self.pid,
                 sockets: self.sockets,
+                server_ns: self.server_ns,
             };
             (head.encode(), batch.to_vec())
         };
@@ -509,7 +512,7 @@ fn refusal(malformed: Malformed) -> RejectReason {
     let (min, max) = wire::VERSIONS;
     match malformed {
         Malformed::Version => RejectReason::VersionUnsupported { min, max },
-        Malformed::Magic | Malformed::Content => RejectReason::BadHello,
+        Malformed::Magic | Malformed::Content | Malformed::Speaks(_) => RejectReason::BadHello,
     }
 }
 

@@ -4,6 +4,7 @@ mod answers;
 mod binding;
 mod connecting;
 mod fallbacks;
+pub(crate) mod golden;
 mod messages;
 mod segments;
 mod segments_received;
@@ -92,7 +93,7 @@ pub(crate) fn a_hello() -> Hello {
 
 fn a_welcome() -> Welcome {
     Welcome {
-        version: 1,
+        version: wire::VERSIONS.1,
         has_pidfd: true,
         domain: 3,
         generation: 77,
@@ -104,22 +105,24 @@ fn a_welcome() -> Welcome {
         pid: 1234,
         features: 0,
         sample_every: 9,
+        server_ns: 11,
     }
 }
 
 pub(crate) fn a_fallback() -> Fallback {
     Fallback {
         reason: RejectReason::BytesPerUid { limit: 1000 },
-        version: 1,
+        version: wire::VERSIONS.1,
         features: 0,
         generation: 77,
         session: 5,
         max_message: 1 << 20,
         pid: 1234,
+        server_ns: 11,
     }
 }
 
-const REASONS: [RejectReason; 16] = [
+const REASONS: [RejectReason; 17] = [
     RejectReason::VersionUnsupported { min: 2, max: 3 },
     RejectReason::PermissionDenied,
     RejectReason::TooManyClients { limit: 64 },
@@ -135,6 +138,7 @@ const REASONS: [RejectReason; 16] = [
     RejectReason::SocketOff,
     RejectReason::SocketAsked,
     RejectReason::InspectorUnsupported,
+    RejectReason::ByteStreamsOnly,
     RejectReason::Unknown(0),
 ];
 

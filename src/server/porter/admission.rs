@@ -2,9 +2,11 @@
 
 use super::quotas::{Denied, Limits, Quotas};
 use super::{PorterConfig, StatusInfo};
+use crate::base::clock::now_ns;
 use crate::handshake::{
-    Credentials, FEATURE_BYTES, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, Hello, Host,
-    InspectorReply, Offer, PeerInfo, RejectReason, SharedOffer, TransportAsked, VERSIONS, Welcome,
+    Credentials, FEATURE_BYTES, FEATURE_CLOCK, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, Hello,
+    Host, InspectorReply, Offer, PeerInfo, RejectReason, SharedOffer, TransportAsked, VERSIONS,
+    Welcome,
 };
 use crate::link::segment::{Segment, SegmentError, SegmentPair};
 use crate::memory::layout;
@@ -131,6 +133,7 @@ impl Admission {
             session,
             max_message: terms.max_message,
             pid: self.pid,
+            server_ns: now_ns(),
         }
     }
 
@@ -198,7 +201,10 @@ impl Host for Admission {
             // It was let in to say that it is an inspector.
             return Err(RejectReason::PermissionDenied);
         }
-        let granted = hello.features & (FEATURE_ORDERED | FEATURE_SAMPLES);
+        if self.bytes && hello.features & FEATURE_BYTES == 0 {
+            return Err(RejectReason::ByteStreamsOnly);
+        }
+        let granted = hello.features & (FEATURE_ORDERED | FEATURE_SAMPLES | FEATURE_CLOCK);
         let ordered = if self.ordered { FEATURE_ORDERED } else { 0 };
         let sampled = if self.sample_every == 0 { 0 } else { FEATURE_SAMPLES };
         let terms = Terms {
@@ -262,6 +268,7 @@ impl Host for Admission {
             pid: self.pid,
             features,
             sample_every: self.sample_every,
+            server_ns: now_ns(),
         };
         let server = self.server.clone();
         Ok(Offer::Shared(Box::new(SharedOffer {
@@ -284,6 +291,7 @@ impl Host for Admission {
             generation: self.generation,
             pid: self.pid,
             sockets: self.quotas.without_memory(),
+            server_ns: now_ns(),
             segments: self.status.iter().chain(self.segments.values().flatten()).cloned().collect(),
         })
     }
