@@ -198,6 +198,7 @@ impl Client {
             // One incomplete answer at a time, which `max_message` bounds.
             budget: Budget::new(u64::MAX),
             stamps: false,
+            clock: attachment.clock,
         });
         let server_info = ServerInfo {
             session: attachment.session,
@@ -223,6 +224,7 @@ impl Client {
             burst: usize::MAX,
             budget: Budget::new(u64::MAX),
             stamps: false,
+            clock: attachment.clock,
         });
         let server_info = ServerInfo {
             session: attachment.session,

@@ -72,8 +72,8 @@ pub use wire::RejectReason;
 #[cfg(test)]
 pub(crate) use wire::Role;
 pub(crate) use wire::{
-    FEATURE_BYTES, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, Hello, TransportAsked, VERSIONS,
-    Welcome,
+    FEATURE_BYTES, FEATURE_CLOCK, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, Hello,
+    TransportAsked, VERSIONS, Welcome,
 };
 
 /// Longest path of a socket in bytes: `sun_path` with its final NUL.

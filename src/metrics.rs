@@ -226,6 +226,8 @@ impl ClientMetrics {
         if self.session != Some(session) {
             self.counters.start_anew();
             self.session = Some(session);
+            // The samples are new, too, and perhaps of another clock.
+            self.told = 0;
         }
         self.counters.publish(client.stats().iter());
         let mut last = self.told;

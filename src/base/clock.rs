@@ -27,6 +27,63 @@ pub(crate) fn timespec(ns: u64) -> Timespec {
     Timespec { tv_sec: (ns / 1_000_000_000) as i64, tv_nsec: (ns % 1_000_000_000) as _ }
 }
 
+/// How the clock of a server differs from that of its client: CLOCK_MONOTONIC is another one in
+/// each time namespace.
+///
+/// A session measures it once, while it connects. What the client then tells the server, and tools,
+/// is in the server's clock. What the client waits for itself never is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct ClockOffset {
+    /// The server's clock less the client's, in ns.
+    ahead: i64,
+    /// By how many ns that may be wrong, either way.
+    error: u64,
+}
+
+impl ClockOffset {
+    /// The two are one clock.
+    pub(crate) const NONE: Self = Self { ahead: 0, error: 0 };
+
+    /// What a handshake tells: the client said Hello at `sent` and had the answer at `received`,
+    /// both in its own clock, and in between the server's clock said `server`.
+    ///
+    /// If that is possible for one clock, it is one: so ordinary sessions, however slow their
+    /// handshake was, have an offset of exactly 0. (Two clocks that differ by less than the
+    /// handshake took are not told apart. A deadline may then be early by that difference.)
+    /// Otherwise the server is taken to have looked at its clock in the middle.
+    pub(crate) fn between(sent: u64, received: u64, server: u64) -> Self {
+        let took = received.saturating_sub(sent);
+        if (sent..=sent.saturating_add(took)).contains(&server) {
+            return Self::NONE;
+        }
+        let ahead = i128::from(server) - i128::from(sent.saturating_add(took / 2));
+        let farthest = if ahead < 0 { i64::MIN } else { i64::MAX };
+        Self { ahead: i64::try_from(ahead).unwrap_or(farthest), error: took.div_ceil(2) }
+    }
+
+    /// A deadline of the client in the server's clock: late by at most what the handshake took,
+    /// never early. 0, which is none, stays 0; no other becomes 0.
+    pub(crate) fn deadline(self, at: u64) -> u64 {
+        if at == 0 { 0 } else { self.shift(at).saturating_add(self.error) }
+    }
+
+    /// Any other time of the client in the server's clock: wrong by at most half of what the
+    /// handshake took. 0, which is none, stays 0; no other becomes 0.
+    pub(crate) fn time(self, at: u64) -> u64 {
+        if at == 0 { 0 } else { self.shift(at) }
+    }
+
+    /// How far the server's clock is ahead, in ns, more or less.
+    #[cfg(feature = "inspect")]
+    pub(crate) fn ahead(self) -> i64 {
+        self.ahead
+    }
+
+    fn shift(self, at: u64) -> u64 {
+        at.saturating_add_signed(self.ahead).max(1)
+    }
+}
+
 /// When a wait ends. A timeout is turned into an absolute time at the first look at the clock, so
 /// that a call that is answered at once never looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,6 +175,91 @@ mod tests {
         assert!(deadline.passed(110));
         assert_eq!(deadline.within(50, Duration::from_nanos(7)), 57);
         assert_eq!(deadline.within(105, Duration::from_nanos(7)), 110);
+    }
+
+    /// A handshake as it is: when Hello was sent, how long it took, at which part of it the server
+    /// looked at its clock, and by how much that is ahead.
+    fn handshake(sent: u64, took: u64, part: u64, ahead: i64) -> ClockOffset {
+        let server = (sent + took * part / 1000).checked_add_signed(ahead).expect("after the boot");
+        ClockOffset::between(sent, sent + took, server)
+    }
+
+    const SECOND: u64 = 1_000_000_000;
+    const BOOT: u64 = 200_000 * SECOND;
+
+    #[test]
+    fn c3_one_clock_has_no_offset_however_slow_the_handshake() {
+        for took in [0, 1, 30_000, SECOND, 100 * SECOND] {
+            for part in [0, 1, 500, 999, 1000] {
+                assert_eq!(handshake(BOOT, took, part, 0), ClockOffset::NONE);
+            }
+        }
+        assert_eq!(ClockOffset::NONE.deadline(7), 7);
+        assert_eq!(ClockOffset::NONE.time(7), 7);
+    }
+
+    #[test]
+    #[allow(clippy::cast_sign_loss, reason = "small enough")]
+    fn c3_another_clock_is_found() {
+        for ahead in [100_000_000_000_000, -100_000_000_000_000, 50_000, -50_000i64] {
+            for (took, part) in [(0, 0), (30_000, 300), (SECOND, 0), (SECOND, 1000)] {
+                if ahead.unsigned_abs() <= took {
+                    // It may be one clock.
+                    continue;
+                }
+                let offset = handshake(BOOT, took, part, ahead);
+                let truly = |at: u64| at.checked_add_signed(ahead).expect("after the boot");
+                let at = BOOT + SECOND / 2;
+                assert!(offset.time(at).abs_diff(truly(at)) <= took.div_ceil(2));
+                let late = offset.deadline(at).checked_sub(truly(at)).expect("never early");
+                assert!(late <= took + 1, "{ahead} {took} {part}: late by {late}");
+            }
+        }
+    }
+
+    #[test]
+    fn c3_no_time_is_lost_or_wraps() {
+        let behind = ClockOffset::between(BOOT, BOOT + 10, 0);
+        assert_eq!((behind.deadline(0), behind.time(0)), (0, 0), "none stays none");
+        assert_eq!((behind.deadline(1), behind.time(1)), (1 + 5, 1), "no other becomes none");
+        for (sent, server) in [(0, u64::MAX), (u64::MAX, 0), (u64::MAX - 1, 1)] {
+            let offset = ClockOffset::between(sent, sent.saturating_add(SECOND), server);
+            for at in [1, BOOT, u64::MAX] {
+                assert!(offset.deadline(at) != 0 && offset.deadline(at) >= offset.time(at));
+            }
+        }
+        assert_eq!(ClockOffset::between(0, 10, BOOT).deadline(u64::MAX), u64::MAX);
+        assert_eq!(ClockOffset::between(20, 10, 20), ClockOffset::NONE, "it cannot go backwards");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn c3_never_early_and_wrong_by_half_a_round_trip_at_most(
+            sent in BOOT..2 * BOOT,
+            took in 0..2 * SECOND,
+            part in 0u64..=1000,
+            ahead in -100_000_000_000_000i64..=100_000_000_000_000,
+            at in BOOT..2 * BOOT,
+        ) {
+            let offset = handshake(sent, took, part, ahead);
+            let truly = at.checked_add_signed(ahead).expect("after the boot");
+            if offset == ClockOffset::NONE {
+                assert!(ahead.unsigned_abs() <= took, "clocks that cannot be one are told apart");
+            } else {
+                assert!(offset.time(at).abs_diff(truly) <= took.div_ceil(2));
+                let late = offset.deadline(at).checked_sub(truly).expect("never early");
+                assert!(late <= took + 1);
+            }
+        }
+
+        #[test]
+        fn c3_any_numbers_give_a_time(
+            [sent, received, server, at] in proptest::array::uniform4(proptest::num::u64::ANY),
+        ) {
+            let offset = ClockOffset::between(sent, received, server);
+            assert_eq!(offset.time(at) == 0, at == 0);
+            assert!(offset.deadline(at) >= offset.time(at));
+        }
     }
 
     #[test]

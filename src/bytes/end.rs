@@ -5,6 +5,7 @@ mod waiting;
 
 use super::ByteStreamError;
 use super::inbox::DeathWatch;
+use crate::base::clock::ClockOffset;
 use crate::handshake::rings::{server_rings, server_side};
 use crate::handshake::{Attached, Carrier, Joined, SocketAttachment, Transport};
 use crate::link::segment::Segment;
@@ -182,6 +183,8 @@ impl ByteEndpoint {
             burst: usize::MAX,
             budget: Budget::new(max_message as u64),
             stamps: false,
+            // No times travel.
+            clock: ClockOffset::NONE,
         });
         let mut end = Self {
             session,

@@ -37,7 +37,8 @@ impl Client {
             return SendProgress::default();
         };
         self.until_sample = *every;
-        let now = now_ns();
+        // In the server's clock, as all that the table holds: the server's half has the same time.
+        let now = self.session.clock().time(now_ns());
         if samples.begin(call, now, 0) {
             SendProgress::stamped(now)
         } else {
@@ -101,7 +102,8 @@ impl Client {
     #[inline(never)]
     fn end_sample(&mut self, call: u64) {
         if let Some(sampling) = &mut self.sampling {
-            sampling.samples.end(call, now_ns);
+            let clock = self.session.clock();
+            sampling.samples.end(call, || clock.time(now_ns()));
         }
     }
 }

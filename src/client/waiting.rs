@@ -275,11 +275,12 @@ impl Client {
     /// of a sleep. Behind a sleep there is no time, and a call that is no longer there is not
     /// replaced.
     fn note_oldest(&mut self, now: u64) {
+        let clock = self.session.clock();
         let counts = &mut self.session.counts;
         if self.calls.state(counts.oldest_call) != Some(Waiting::Wanted) {
             let found = if now == 0 { None } else { self.calls.waiting_behind(counts.oldest_call) };
             counts.oldest_call = found.map_or(0, |call| call.0);
-            counts.oldest_sent_ns = if found.is_some() { now } else { 0 };
+            counts.oldest_sent_ns = if found.is_some() { clock.time(now) } else { 0 };
         }
     }
 

@@ -9,8 +9,10 @@ use super::peer::is_user;
 use super::sockopt;
 use super::transport::FallbackReason;
 use super::wire::{
-    FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, MessageKind, RejectReason, TransportAsked, Welcome,
+    FEATURE_CLOCK, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, MessageKind, RejectReason,
+    TransportAsked, Welcome,
 };
+use crate::base::clock::{ClockOffset, now_ns};
 use crate::base::kill_point::kill_point;
 use crate::base::sync::AtomicU32;
 use crate::link::lifeline;
@@ -62,6 +64,8 @@ pub(crate) struct Attachment {
     pub(crate) ordered: bool,
     /// Of so many calls one is to be sampled; 0 for none.
     pub(crate) sample_every: u32,
+    /// How the server's clock differs.
+    pub(crate) clock: ClockOffset,
 }
 
 /// A session over the socket, as the client holds it. What comes next on the socket are frames.
@@ -79,6 +83,8 @@ pub(crate) struct SocketAttachment {
     pub(crate) ordered: bool,
     /// Why it is not shared memory.
     pub(crate) reason: FallbackReason,
+    /// How the server's clock differs.
+    pub(crate) clock: ClockOffset,
 }
 
 /// A session, as the client holds it.
@@ -143,12 +149,12 @@ fn attach_shared(
     options: &HelloOptions,
     deadline: Option<Instant>,
 ) -> Result<Tried, ConnectError> {
-    let Answer { socket, patience, kind, body, descriptors } =
+    let Answer { socket, patience, kind, body, descriptors, asked } =
         ask(path, options, TransportAsked::Shared, deadline)?;
     match kind {
         MessageKind::Welcome => {
             let welcome = Welcome::parse(&body)?;
-            options.check(welcome.version, welcome.features, welcome.max_message)?;
+            options.check(welcome.features, welcome.max_message)?;
             let received = match descriptors.and_then(|descriptors| adopt(&welcome, descriptors)) {
                 Ok(received) => received,
                 Err(error) => {
@@ -162,7 +168,9 @@ fn attach_shared(
             kill_point!("client-mapped");
             patience.send(&socket, &[lifeline::READY])?;
             kill_point!("client-ready-sent");
-            Ok(Tried::Attached(Attached::Shared(attachment(socket, options, &welcome, received))))
+            let clock = asked.clock(welcome.features, welcome.server_ns);
+            let attachment = attachment(socket, options, &welcome, received, clock);
+            Ok(Tried::Attached(Attached::Shared(attachment)))
         }
         MessageKind::Fallback => {
             let fallback = Fallback::parse(&body)?;
@@ -170,7 +178,7 @@ fn attach_shared(
                 return Err(ConnectError::SharedMemoryRefused(fallback.reason));
             }
             let reason = FallbackReason::Server(fallback.reason);
-            accept(socket, &patience, options, &fallback, reason).map(Tried::Attached)
+            accept(socket, &patience, options, &fallback, reason, asked).map(Tried::Attached)
         }
         MessageKind::Reject => Err(RejectReason::parse(&body)?.into()),
         MessageKind::Hello | MessageKind::Segments => Err(ConnectError::NotRingbell),
@@ -183,11 +191,11 @@ fn attach_socket(
     deadline: Option<Instant>,
     reason: FallbackReason,
 ) -> Result<Attached, ConnectError> {
-    let Answer { socket, patience, kind, body, .. } =
+    let Answer { socket, patience, kind, body, asked, .. } =
         ask(path, options, TransportAsked::Socket, deadline)?;
     match kind {
         MessageKind::Fallback => {
-            accept(socket, &patience, options, &Fallback::parse(&body)?, reason)
+            accept(socket, &patience, options, &Fallback::parse(&body)?, reason, asked)
         }
         MessageKind::Reject => Err(RejectReason::parse(&body)?.into()),
         MessageKind::Hello | MessageKind::Welcome | MessageKind::Segments => {
@@ -203,8 +211,9 @@ fn accept(
     options: &HelloOptions,
     fallback: &Fallback,
     reason: FallbackReason,
+    asked: Asked,
 ) -> Result<Attached, ConnectError> {
-    options.check(fallback.version, fallback.features, fallback.max_message)?;
+    options.check(fallback.features, fallback.max_message)?;
     patience.send(&socket, &[lifeline::READY])?;
     kill_point!("client-ready-sent");
     Ok(Attached::Socket(SocketAttachment {
@@ -215,6 +224,7 @@ fn accept(
         server_pid: fallback.pid,
         ordered: fallback.features & FEATURE_ORDERED != 0,
         reason,
+        clock: asked.clock(fallback.features, fallback.server_ns),
     }))
 }
 
@@ -226,6 +236,24 @@ struct Answer {
     body: Vec<u8>,
     /// Whether they are good matters to a Welcome only.
     descriptors: Result<Vec<OwnedFd>, ConnectError>,
+    asked: Asked,
+}
+
+/// When a Hello was sent, and when its answer was there: CLOCK_MONOTONIC ns.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    sent: u64,
+    received: u64,
+}
+
+impl Asked {
+    /// How the clock of a server that granted these features differs.
+    fn clock(self, features: u32, server_ns: u64) -> ClockOffset {
+        if features & FEATURE_CLOCK == 0 {
+            return ClockOffset::NONE;
+        }
+        ClockOffset::between(self.sent, self.received, server_ns)
+    }
 }
 
 /// Connects, says Hello and reads the answer.
@@ -248,6 +276,7 @@ fn ask(
     }
     kill_point!("client-connected");
     let patience = Patience::new(deadline);
+    let sent = now_ns();
     match patience.send(&socket, &hello.encode()) {
         // It may have answered before it hung up: a server that is full does not wait for the
         // Hello.
@@ -256,10 +285,11 @@ fn ask(
     }
     kill_point!("client-hello-sent");
     let (header, descriptors) = patience.header(&socket, DESCRIPTORS)?;
+    let asked = Asked { sent, received: now_ns() };
     let mut body = vec![0; header.length];
     patience.read(&socket, &mut body)?;
     kill_point!("client-answer-read");
-    Ok(Answer { socket, patience, kind: header.kind, body, descriptors })
+    Ok(Answer { socket, patience, kind: header.kind, body, descriptors, asked })
 }
 
 /// What comes with a Welcome.
@@ -301,6 +331,7 @@ fn attachment(
     options: &HelloOptions,
     welcome: &Welcome,
     received: ReceivedSegments,
+    clock: ClockOffset,
 ) -> Attachment {
     let may_sample = welcome.features & FEATURE_SAMPLES != 0;
     Attachment {
@@ -323,6 +354,7 @@ fn attachment(
         } else {
             0
         },
+        clock,
     }
 }
 

@@ -1,8 +1,8 @@
 //! Every parser of handshake messages at once, for `fuzzing.rs`.
 
 use super::wire::{
-    FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, HEADER, Header, Hello, MAX_BODY, RejectReason,
-    Role, Segments, TransportAsked, VERSIONS, Welcome,
+    FEATURE_CLOCK, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, HEADER, Header, Hello, MAX_BODY,
+    RejectReason, Role, Segments, TransportAsked, VERSIONS, Welcome,
 };
 use crate::memory::layout::{self, NAME};
 
@@ -33,9 +33,15 @@ pub(crate) fn fuzzed(bytes: &[u8]) -> usize {
     let fallback = Fallback::parse(body);
     if let Ok(fallback) = &fallback {
         assert!(fallback.session != 0 && fallback.max_message != 0);
+        // The number of an unknown reason is forgotten.
+        let fallback = Fallback { reason: RejectReason::SocketAsked, ..*fallback };
+        assert_eq!(Fallback::parse(&fallback.encode()[HEADER..]), Ok(fallback));
     }
     let reject = RejectReason::parse(body);
     let segments = Segments::parse(body);
+    if let Ok(segments) = &segments {
+        assert_eq!(Segments::parse(&segments.encode()[HEADER..]).as_ref(), Ok(segments));
+    }
     [hello.is_ok(), welcome.is_ok(), fallback.is_ok(), reject.is_ok(), segments.is_ok()]
         .into_iter()
         .filter(|taken| *taken)
@@ -48,14 +54,14 @@ pub(crate) fn fuzz_seeds() -> Vec<Vec<u8>> {
         versions: VERSIONS,
         role,
         transport,
-        features: FEATURE_ORDERED | FEATURE_SAMPLES,
+        features: FEATURE_ORDERED | FEATURE_SAMPLES | FEATURE_CLOCK,
         request_capacity: 4096,
         response_capacity: 0,
         max_message: 1 << 20,
         name: "a name".into(),
     };
     let welcome = Welcome {
-        version: 1,
+        version: VERSIONS.1,
         has_pidfd: true,
         has_bell: true,
         domain: 3,
@@ -66,21 +72,30 @@ pub(crate) fn fuzz_seeds() -> Vec<Vec<u8>> {
         max_message: 1 << 20,
         armed_words: 64,
         pid: 1234,
-        features: FEATURE_SAMPLES,
+        features: FEATURE_SAMPLES | FEATURE_CLOCK,
         sample_every: 64,
+        server_ns: 1 << 40,
     };
     let reason = RejectReason::TooManyClients { limit: 64 };
     let fallback = Fallback {
         reason,
-        version: 1,
-        features: 0,
+        version: VERSIONS.1,
+        features: FEATURE_CLOCK,
         generation: 77,
         session: 5,
         max_message: 1 << 20,
         pid: 1234,
+        server_ns: 1 << 40,
     };
-    let segments =
-        Segments { version: 1, more: false, count: 3, generation: 77, pid: 1234, sockets: 1 };
+    let segments = Segments {
+        version: VERSIONS.1,
+        more: false,
+        count: 3,
+        generation: 77,
+        pid: 1234,
+        sockets: 1,
+        server_ns: 1 << 40,
+    };
     vec![
         hello(Role::Client, TransportAsked::Shared).encode(),
         hello(Role::Inspector, TransportAsked::Socket).encode(),

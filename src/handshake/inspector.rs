@@ -4,6 +4,7 @@ use super::client::{ConnectError, Patience, connect};
 use super::wire::{
     BATCH, Hello, MessageKind, RejectReason, Role, Segments, TransportAsked, VERSIONS,
 };
+use crate::base::clock::{ClockOffset, now_ns};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -18,6 +19,9 @@ pub struct Survey {
     pub pid: u32,
     /// Sessions that are carried by the socket, and so have no segments.
     pub sockets: u64,
+    /// How far the server's CLOCK_MONOTONIC is ahead of this process's, in ns: 0 unless the two are
+    /// in different time namespaces. All times in segments are of the server's clock.
+    pub clock_ahead_ns: i64,
     /// The status segment, then those of the sessions that have some, all sealed against writing.
     /// Whether they are what they should be is for the receiver to check.
     pub segments: Vec<OwnedFd>,
@@ -72,14 +76,17 @@ impl Inspector {
             max_message: 0,
             name: String::new(),
         };
+        let sent = now_ns();
         match patience.send(&socket, &hello.encode()) {
             // It may have said why before it hung up.
             Ok(()) | Err(ConnectError::ServerDied) => {}
             Err(error) => return Err(error),
         }
-        let mut survey = Survey { generation: 0, pid: 0, sockets: 0, segments: Vec::new() };
+        let mut survey =
+            Survey { generation: 0, pid: 0, sockets: 0, clock_ahead_ns: 0, segments: Vec::new() };
         for _ in 0..MESSAGES {
             let (header, descriptors) = patience.header(&socket, BATCH)?;
+            let received = now_ns();
             let mut body = vec![0; header.length];
             patience.read(&socket, &mut body)?;
             let segments = match header.kind {
@@ -95,6 +102,10 @@ impl Inspector {
             survey.generation = segments.generation;
             survey.pid = segments.pid;
             survey.sockets = segments.sockets.into();
+            if survey.segments.is_empty() {
+                let clock = ClockOffset::between(sent, received, segments.server_ns);
+                survey.clock_ahead_ns = clock.ahead();
+            }
             survey.segments.extend(descriptors);
             if !segments.more {
                 return Ok(survey);

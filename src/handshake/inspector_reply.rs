@@ -13,6 +13,8 @@ pub(crate) struct InspectorReply {
     pub(crate) pid: u32,
     /// Sessions that have no shared memory.
     pub(crate) sockets: u32,
+    /// This side's clock.
+    pub(crate) server_ns: u64,
     /// Segments that are sealed against writing.
     pub(crate) segments: Vec<Arc<OwnedFd>>,
 }
@@ -31,6 +33,7 @@ impl InspectorReply {
                 generation: self.generation,
                 pid: self.pid,
                 sockets: self.sockets,
+                server_ns: self.server_ns,
             };
             (head.encode(), batch.to_vec())
         };

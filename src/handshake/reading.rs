@@ -46,7 +46,7 @@ pub(super) fn refusal(malformed: Malformed) -> RejectReason {
     let (min, max) = wire::VERSIONS;
     match malformed {
         Malformed::Version => RejectReason::VersionUnsupported { min, max },
-        Malformed::Magic | Malformed::Content => RejectReason::BadHello,
+        Malformed::Magic | Malformed::Content | Malformed::Speaks(_) => RejectReason::BadHello,
     }
 }
 

@@ -37,6 +37,10 @@ impl std::fmt::Display for RejectReason {
             Self::SharedMemoryOff => f.write_str("it does not offer shared memory"),
             Self::SocketOff => f.write_str("it does not offer its socket as transport"),
             Self::SocketAsked => f.write_str("the client asked for the socket as transport"),
+            Self::ByteStreamsOnly => f.write_str(
+                "it serves byte streams, not calls; connect with ByteStream::connect or \
+                 ConnectOptions::connect_bytes",
+            ),
             Self::InspectorUnsupported => f.write_str("it does not serve inspectors"),
             Self::TooManyClientsOfUid { limit } => {
                 write!(f, "this user has all of the {limit} clients that it may have at present")

@@ -1,50 +1,56 @@
 //! The bytes of the handshake. Little-endian, fixed layout.
 //!
 //! ```text
-//! header      0 magic u64 | 8 length of the body u32 | 12 kind u16 | 14 version of this page u16 | 16
+//! header      0 magic u64 | 8 length of the body u32 | 12 kind u16 | 14 always 1 u16 | 16
 //!
 //! hello       0 min version u16 | 2 max version u16 | 4 role u8 | 5 transport u8 | 6 length of name u8
 //!             7 - | 8 features u32 | 12 - | 16 request capacity u64 | 24 response capacity u64
 //!            32 max message u64 | 40 name, 48 bytes | 88
 //!
-//! welcome     0 version u16 | 2 flags u16 (1: a pidfd comes along; 2: a bell segment) | 4 domain u32 | 8 generation u64 | 16 session u64
+//! welcome     0 version u16 | 2 flags u16 (1: a pidfd comes along; 2: a bell segment comes along)
+//!             4 domain u32 | 8 generation u64 | 16 session u64
 //!            24 request capacity u64 | 32 response capacity u64 | 40 max message u64
 //!            48 size of the status segment u64 | 56 armed words u64 | 64 pid u32 | 68 features u32
-//!            72 calls to each that is sampled u32 | 76 - | 80   (from 72 on it may be missing)
+//!            72 calls to each that is sampled u32 | 76 - | 80 server time u64 | 88
 //!
 //! reject      0 reason u32 | 4 - | 8 first parameter u64 | 16 second parameter u64 | 24
 //!
 //! fallback    0 as a reject | 24 version u16 | 26 - | 28 features u32 | 32 generation u64 | 40 session u64
-//!            48 max message u64 | 56 pid u32 | 60 - | 64
+//!            48 max message u64 | 56 pid u32 | 60 - | 64 server time u64 | 72
 //!
 //! segments    0 version u16 | 2 flags u16 (1: another one follows) | 4 number of descriptors u32
-//!             8 generation u64 | 16 pid u32 | 20 sessions over sockets u32 | 24
+//!             8 generation u64 | 16 pid u32 | 20 sessions over sockets u32 | 24 server time u64 | 32
 //! ```
+//!
+//! **What never changes, in any version:** the header, the whole reject, the two versions at the
+//! beginning of a hello, and the version in a welcome (0), a fallback (24) and segments (0). By these
+//! a peer of another version is recognised, and told so in bytes that it can read. `golden/` has the
+//! bytes of each version.
+//!
+//! Server time is the server's CLOCK_MONOTONIC, in nanoseconds, at some moment between the arrival of
+//! the hello and the answer ([`crate::base::clock::ClockOffset`]).
 //!
 //! Features are bits: a client sets those that it asks for, a server those that it grants. Unknown
 //! ones are ignored, and not granted.
 //!
 //! `-` is sent as 0 and ignored. A body may be longer than this version knows; the rest is ignored.
 
-use crate::memory::layout::{self, NAME};
+mod envelope;
 
-/// First eight bytes of every handshake message: `RINGHELO`.
-pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"RINGHELO");
-/// Version of the layout in this file.
-const PAGE_VERSION: u16 = 1;
+use crate::memory::layout::{self, NAME};
+use envelope::{Reader, Writer};
+
+#[cfg(any(feature = "fuzzing", all(test, feature = "inspect")))]
+pub(crate) use envelope::MAX_BODY;
+pub(crate) use envelope::{HEADER, Header, Malformed, MessageKind};
+
 /// The range of session protocols that this library speaks.
-pub(crate) const VERSIONS: (u16, u16) = (1, 1);
-/// Size of a header in bytes.
-pub(crate) const HEADER: usize = 16;
-/// Longest body that is read at all.
-pub(crate) const MAX_BODY: usize = 4096;
+pub(crate) const VERSIONS: (u16, u16) = (2, 2);
 const HELLO: usize = 88;
-/// What a Welcome has at least: what came to be added behind it may be missing.
-const WELCOME: usize = 72;
-const WHOLE_WELCOME: usize = 80;
+const WELCOME: usize = 88;
 const REFUSAL: usize = 24;
-const FALLBACK: usize = 64;
-const SEGMENTS: usize = 24;
+const FALLBACK: usize = 72;
+const SEGMENTS: usize = 32;
 /// Most descriptors of one segments message; the kernel takes 253.
 pub(crate) const BATCH: usize = 64;
 
@@ -56,112 +62,18 @@ pub(crate) const FEATURE_SAMPLES: u32 = 2;
 /// Feature: the session is a byte stream: see `bytes.rs`. A server that does not say so serves
 /// calls.
 pub(crate) const FEATURE_BYTES: u32 = 4;
+/// Feature: the client converts the times that it sends to the server's clock, which it learns from
+/// the server time of the answer. Without it the two are taken for one clock.
+pub(crate) const FEATURE_CLOCK: u32 = 8;
 
-/// What a message is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u16)]
-pub(crate) enum MessageKind {
-    Hello = 1,
-    Welcome = 2,
-    Fallback = 3,
-    Reject = 4,
-    /// Descriptors for an inspector.
-    Segments = 5,
-}
-
-/// Why bytes are no message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Malformed {
-    /// Not the magic number: another protocol.
-    Magic,
-    /// A later version of this page.
-    Version,
-    /// Anything else that cannot be.
-    Content,
-}
-
-/// A checked header: what follows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Header {
-    pub(crate) kind: MessageKind,
-    /// Length of the body in bytes, at most [`MAX_BODY`].
-    pub(crate) length: usize,
-}
-
-impl Header {
-    pub(crate) fn parse(bytes: &[u8; HEADER]) -> Result<Self, Malformed> {
-        let at = Reader(bytes);
-        if at.u64(0) != MAGIC {
-            return Err(Malformed::Magic);
-        }
-        if at.u16(14) != PAGE_VERSION {
-            return Err(Malformed::Version);
-        }
-        let kind = match at.u16(12) {
-            1 => MessageKind::Hello,
-            2 => MessageKind::Welcome,
-            3 => MessageKind::Fallback,
-            4 => MessageKind::Reject,
-            5 => MessageKind::Segments,
-            _ => return Err(Malformed::Content),
-        };
-        match usize::try_from(at.u32(8)) {
-            Ok(length) if length <= MAX_BODY => Ok(Self { kind, length }),
-            _ => Err(Malformed::Content),
-        }
+/// The version of an answer, at this place of its body.
+fn spoken(body: &[u8], at: usize) -> Result<u16, Malformed> {
+    if body.len() < at + size_of::<u16>() {
+        return Err(Malformed::Content);
     }
-}
-
-/// Reads little-endian fields. The caller has checked the length.
-struct Reader<'a>(&'a [u8]);
-
-impl Reader<'_> {
-    fn bytes<const N: usize>(&self, at: usize) -> [u8; N] {
-        let mut out = [0; N];
-        out.copy_from_slice(&self.0[at..at + N]);
-        out
-    }
-
-    fn u16(&self, at: usize) -> u16 {
-        u16::from_le_bytes(self.bytes(at))
-    }
-
-    fn u32(&self, at: usize) -> u32 {
-        u32::from_le_bytes(self.bytes(at))
-    }
-
-    fn u64(&self, at: usize) -> u64 {
-        u64::from_le_bytes(self.bytes(at))
-    }
-}
-
-/// Writes a message: header first, then fields one after the other.
-struct Writer(Vec<u8>);
-
-impl Writer {
-    #[allow(clippy::cast_possible_truncation, reason = "bodies are shorter than MAX_BODY")]
-    fn new(kind: MessageKind, length: usize) -> Self {
-        let mut writer = Self(Vec::with_capacity(HEADER + length));
-        writer.u64(MAGIC).u32(length as u32).u16(kind as u16).u16(PAGE_VERSION);
-        writer
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
-        self.0.extend_from_slice(bytes);
-        self
-    }
-
-    fn u16(&mut self, value: u16) -> &mut Self {
-        self.bytes(&value.to_le_bytes())
-    }
-
-    fn u32(&mut self, value: u32) -> &mut Self {
-        self.bytes(&value.to_le_bytes())
-    }
-
-    fn u64(&mut self, value: u64) -> &mut Self {
-        self.bytes(&value.to_le_bytes())
-    }
+    let version = Reader(body).u16(at);
+    let (min, max) = VERSIONS;
+    if (min..=max).contains(&version) { Ok(version) } else { Err(Malformed::Speaks(version)) }
 }
 
 /// What a client wants to be.
@@ -221,10 +133,21 @@ impl Hello {
     }
 
     pub(crate) fn parse(body: &[u8]) -> Result<Self, Malformed> {
+        let at = Reader(body);
+        // First of all: the rest of another version may be anything.
+        let versions = match body.len() {
+            0..4 => return Err(Malformed::Content),
+            _ => (at.u16(0), at.u16(2)),
+        };
+        if versions.0 > versions.1 {
+            return Err(Malformed::Content);
+        }
+        if versions.1 < VERSIONS.0 || versions.0 > VERSIONS.1 {
+            return Err(Malformed::Version);
+        }
         if body.len() < HELLO {
             return Err(Malformed::Content);
         }
-        let at = Reader(body);
         let role = match body[4] {
             1 => Role::Client,
             2 => Role::Inspector,
@@ -238,10 +161,6 @@ impl Hello {
         let name: [u8; NAME] = at.bytes(40);
         let name = name.get(..usize::from(body[6])).ok_or(Malformed::Content)?;
         let name = std::str::from_utf8(name).map_err(|_| Malformed::Content)?;
-        let versions = (at.u16(0), at.u16(2));
-        if versions.0 > versions.1 {
-            return Err(Malformed::Content);
-        }
         Ok(Self {
             versions,
             role,
@@ -280,6 +199,8 @@ pub(crate) struct Welcome {
     /// Of so many calls the server would like one to be sampled, unless the client knows better; 0
     /// for none.
     pub(crate) sample_every: u32,
+    /// The server's clock, see [`FEATURE_CLOCK`].
+    pub(crate) server_ns: u64,
 }
 
 /// More domains than any server has; keeps a hostile one from asking for a huge mapping.
@@ -287,7 +208,7 @@ const MAX_ARMED_WORDS: u64 = 1 << 16;
 
 impl Welcome {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = Writer::new(MessageKind::Welcome, WHOLE_WELCOME);
+        let mut out = Writer::new(MessageKind::Welcome, WELCOME);
         out.u16(self.version)
             .u16(u16::from(self.has_pidfd) | u16::from(self.has_bell) << 1)
             .u32(self.domain)
@@ -295,17 +216,18 @@ impl Welcome {
             .u64(self.session);
         out.u64(self.request_capacity).u64(self.response_capacity).u64(self.max_message);
         out.u64(layout::status_segment_size(self.armed_words)).u64(self.armed_words);
-        out.u32(self.pid).u32(self.features).u32(self.sample_every).u32(0);
+        out.u32(self.pid).u32(self.features).u32(self.sample_every).u32(0).u64(self.server_ns);
         out.0
     }
 
     pub(crate) fn parse(body: &[u8]) -> Result<Self, Malformed> {
+        let version = spoken(body, 0)?;
         if body.len() < WELCOME {
             return Err(Malformed::Content);
         }
         let at = Reader(body);
         let welcome = Self {
-            version: at.u16(0),
+            version,
             has_pidfd: at.u16(2) & 1 != 0,
             has_bell: at.u16(2) & 2 != 0,
             domain: at.u32(4),
@@ -317,7 +239,8 @@ impl Welcome {
             armed_words: at.u64(56),
             pid: at.u32(64),
             features: at.u32(68),
-            sample_every: if body.len() < WHOLE_WELCOME { 0 } else { at.u32(72) },
+            sample_every: at.u32(72),
+            server_ns: at.u64(80),
         };
         let sane = layout::is_capacity(welcome.request_capacity)
             && layout::is_capacity(welcome.response_capacity)
@@ -344,6 +267,8 @@ pub(crate) struct Fallback {
     pub(crate) session: u64,
     pub(crate) max_message: u64,
     pub(crate) pid: u32,
+    /// The server's clock, see [`FEATURE_CLOCK`].
+    pub(crate) server_ns: u64,
 }
 
 impl Fallback {
@@ -352,22 +277,25 @@ impl Fallback {
         self.reason.put(&mut out);
         out.u16(self.version).u16(0).u32(self.features);
         out.u64(self.generation).u64(self.session).u64(self.max_message).u32(self.pid).u32(0);
+        out.u64(self.server_ns);
         out.0
     }
 
     pub(crate) fn parse(body: &[u8]) -> Result<Self, Malformed> {
+        let version = spoken(body, REFUSAL)?;
         if body.len() < FALLBACK {
             return Err(Malformed::Content);
         }
         let at = Reader(body);
         let fallback = Self {
             reason: RejectReason::parse(body)?,
-            version: at.u16(24),
+            version,
             features: at.u32(28),
             generation: at.u64(32),
             session: at.u64(40),
             max_message: at.u64(48),
             pid: at.u32(56),
+            server_ns: at.u64(64),
         };
         let sane = fallback.generation != 0
             && fallback.session != 0
@@ -389,29 +317,33 @@ pub(crate) struct Segments {
     pub(crate) pid: u32,
     /// Sessions that have no shared memory.
     pub(crate) sockets: u32,
+    /// The server's clock.
+    pub(crate) server_ns: u64,
 }
 
 impl Segments {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Writer::new(MessageKind::Segments, SEGMENTS);
         out.u16(self.version).u16(self.more.into()).u32(self.count);
-        out.u64(self.generation).u32(self.pid).u32(self.sockets);
+        out.u64(self.generation).u32(self.pid).u32(self.sockets).u64(self.server_ns);
         out.0
     }
 
     #[cfg(feature = "inspect")]
     pub(crate) fn parse(body: &[u8]) -> Result<Self, Malformed> {
+        let version = spoken(body, 0)?;
         if body.len() < SEGMENTS {
             return Err(Malformed::Content);
         }
         let at = Reader(body);
         let segments = Self {
-            version: at.u16(0),
+            version,
             more: at.u16(2) & 1 != 0,
             count: at.u32(4),
             generation: at.u64(8),
             pid: at.u32(16),
             sockets: at.u32(20),
+            server_ns: at.u64(24),
         };
         let sane = segments.count as usize <= BATCH && segments.generation != 0;
         if sane { Ok(segments) } else { Err(Malformed::Content) }
@@ -480,13 +412,15 @@ pub enum RejectReason {
         /// How many may connect at a time, at present.
         limit: u64,
     },
+    /// The server is a [`ByteListener`](crate::ByteListener), the client makes calls.
+    ByteStreamsOnly,
     /// A reason that this version of the library does not know.
     Unknown(u32),
 }
 
 impl RejectReason {
-    /// How many numbers [`Self::number`] has, 0 for the unknown.
-    pub(crate) const COUNT: usize = 18;
+    /// More than the largest number of [`Self::number`].
+    pub(crate) const COUNT: usize = 32;
 
     /// The number of the reason on the wire, from 1; 0 for an unknown one.
     pub(crate) fn number(self) -> u32 {
@@ -508,6 +442,7 @@ impl RejectReason {
             Self::InspectorUnsupported => 15,
             Self::TooManyClientsOfUid { .. } => 16,
             Self::TooManyHandshakesOfUid { .. } => 17,
+            Self::ByteStreamsOnly => 24,
             Self::Unknown(_) => 0,
         }
     }
@@ -559,6 +494,7 @@ impl RejectReason {
             15 => Self::InspectorUnsupported,
             16 => Self::TooManyClientsOfUid { limit },
             17 => Self::TooManyHandshakesOfUid { limit },
+            24 => Self::ByteStreamsOnly,
             other => Self::Unknown(other),
         })
     }

@@ -308,3 +308,19 @@ fn no_image_can_harm_the_decoder() {
     // It was not all refused at the door.
     assert!(decoded > rounds / 8 && records > rounds / 8, "{decoded} segments, {records} records");
 }
+
+#[test]
+fn segments_of_layout_1_are_told_from_those_of_today() {
+    use crate::handshake::tests::golden::golden;
+    let page = |name: &str| {
+        let mut bytes = golden(name);
+        bytes.resize(layout::CONTROL, 0);
+        decode(&bytes).map(|segment| segment.identity().clone())
+    };
+    for kind in ["request", "response", "status", "bell"] {
+        let identity = page(&format!("wire-2/identity-{kind}.bin")).expect("of today");
+        assert_eq!((identity.generation, identity.created_ns), (77, 1_000_000_007));
+        let old = page(&format!("wire-1/identity-{kind}.bin"));
+        assert_eq!(old, Err(Unreadable::Version(1)), "{kind}");
+    }
+}

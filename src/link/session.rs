@@ -18,6 +18,7 @@ mod link;
 mod receive;
 mod send;
 
+use crate::base::clock::ClockOffset;
 use crate::base::kill_point::kill_point;
 use crate::link::readiness::Readiness;
 use crate::link::socket;
@@ -143,12 +144,12 @@ impl std::fmt::Debug for Head {
 pub(crate) struct SendProgress {
     sent: usize,
     begun: bool,
-    /// The time of sending, to travel with it: CLOCK_MONOTONIC ns; 0 for none.
+    /// The time of sending, to travel with it: ns of the server's clock; 0 for none.
     stamp: u64,
 }
 
 impl SendProgress {
-    /// A message that says when it was sent, in CLOCK_MONOTONIC ns. Only requests, and only where
+    /// A message that says when it was sent, in ns of the server's clock. Only requests, and only where
     /// that was agreed.
     pub(crate) fn stamped(stamp: u64) -> Self {
         Self { stamp, ..Self::default() }
@@ -178,7 +179,7 @@ pub(crate) enum Received {
     Partial,
     /// A message; its payload is in the caller's buffer.
     Message(Head),
-    /// The same, with a deadline (CLOCK_MONOTONIC nanoseconds, 0 for none), a stamp
+    /// The same, with a deadline (nanoseconds of the server's clock, 0 for none), a stamp
     /// ([`SessionCore::take_stamp`]), or both.
     Until(Head, u64),
     /// A message whose payload was dropped, since the budget has no room for it.
@@ -205,6 +206,7 @@ pub(crate) struct SessionCore {
     /// Whether requests may say when they were sent, and when the last one that did was.
     stamps: bool,
     stamp: u64,
+    clock: ClockOffset,
     pub(crate) counts: SessionCounters,
     stored: SessionCounters,
     words: Option<Words>,
@@ -222,6 +224,8 @@ pub(crate) struct Parts {
     pub(crate) budget: Arc<Budget>,
     /// Whether requests that are received may say when they were sent.
     pub(crate) stamps: bool,
+    /// How the peer's clock differs, in which it is told of times.
+    pub(crate) clock: ClockOffset,
 }
 
 impl SessionCore {
@@ -246,6 +250,7 @@ impl SessionCore {
             budget: parts.budget,
             stamps: parts.stamps,
             stamp: 0,
+            clock: parts.clock,
             counts: SessionCounters::default(),
             stored: SessionCounters::default(),
             words: parts.words,
@@ -272,6 +277,11 @@ impl SessionCore {
     /// The lifeline, for whoever watches it without the session.
     pub(crate) fn shared_lifeline(&self) -> Arc<OwnedFd> {
         self.lifeline.clone()
+    }
+
+    /// How the peer's clock differs: what tools and the peer are told is in the server's clock.
+    pub(crate) fn clock(&self) -> ClockOffset {
+        self.clock
     }
 
     /// Whether something is published that was not rung for.

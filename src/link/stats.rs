@@ -107,7 +107,8 @@ counters! {
         /// One of them that is known to wait for long; 0 if the client has not slept while one
         /// waited.
         oldest_call = 21,
-        /// Since when it waits at least: when the client first slept over it. CLOCK_MONOTONIC ns.
+        /// Since when it waits at least: when the client first slept over it. In ns of
+        /// the server's clock.
         oldest_sent_ns = 22,
         /// The fullest that the ring was found when room in it was looked for, in bytes.
         fill_peak = 23,

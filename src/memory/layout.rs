@@ -55,7 +55,7 @@ use core::mem::size_of;
 /// First eight bytes of every segment: `RINGBEL1` in ASCII, little-endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"RINGBEL1");
 /// Version of the layout in this file. A segment of another version is refused.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// A cache line: the unit of positions in a ring.
 pub const LINE: u64 = 64;
@@ -138,7 +138,8 @@ pub const SAMPLES: usize = 64;
 
 /// One call on its way, as one side saw it. Client and server each keep their own table, for tools:
 /// nobody else looks at it. The two halves of a call have call id and time of sending in common.
-/// Times are CLOCK_MONOTONIC, in nanoseconds.
+/// Times are nanoseconds of the server's CLOCK_MONOTONIC, in both tables, as everywhere in a segment:
+/// a client in another time namespace converts its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Sample {
@@ -470,9 +471,9 @@ pub mod flag {
     pub const CONTINUED: u8 = 2;
     /// Ends a fragmented message that will not be completed.
     pub const ABORT: u8 = 4;
-    /// An absolute deadline follows (CLOCK_MONOTONIC, ns).
+    /// An absolute deadline follows (the server's CLOCK_MONOTONIC, ns).
     pub const DEADLINE: u8 = 8;
-    /// The time of sending follows (CLOCK_MONOTONIC, ns).
+    /// The time of sending follows (the server's CLOCK_MONOTONIC, ns).
     pub const STAMP: u8 = 16;
     /// All flags of this version.
     pub const ALL: u8 = MORE | CONTINUED | ABORT | DEADLINE | STAMP;

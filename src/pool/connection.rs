@@ -61,6 +61,7 @@ impl Manager for Connections {
                     | RejectReason::BadCapacity
                     | RejectReason::SharedMemoryOff
                     | RejectReason::SocketOff
+                    | RejectReason::ByteStreamsOnly
             ),
             _ => false,
         }

@@ -5,6 +5,7 @@
 //! thinks up; the tests below with noise and with good bytes that were changed, so that they are
 //! run with every change, by a stable compiler.
 
+use crate::base::clock::ClockOffset;
 use crate::base::sync::Ordering;
 use crate::handshake::fuzzed;
 use crate::inspect::{Ring, Segment, decode, intact, lap_start};
@@ -113,6 +114,7 @@ fn session(rings: Option<Rings>, lifeline: UnixStream, choice: u8) -> SessionCor
         // Sometimes less than a message takes.
         budget: Budget::new(if choice & 2 == 0 { u64::MAX } else { 10_000 }),
         stamps: choice & 1 != 0,
+        clock: ClockOffset::NONE,
     })
 }
 

@@ -15,6 +15,9 @@ use std::time::Duration;
 /// First eight bytes of a handshake message.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"RINGHELO");
 
+/// The version of the session protocol.
+const VERSION: u16 = 2;
+
 /// Kinds of handshake messages.
 pub mod kind {
     /// The client's opening.
@@ -57,8 +60,8 @@ pub const BYTES: u8 = 4;
 #[must_use]
 pub fn hello(capacity: u64) -> Vec<u8> {
     let mut body = vec![0; 88];
-    body[0..2].copy_from_slice(&1u16.to_le_bytes());
-    body[2..4].copy_from_slice(&1u16.to_le_bytes());
+    body[0..2].copy_from_slice(&VERSION.to_le_bytes());
+    body[2..4].copy_from_slice(&VERSION.to_le_bytes());
     body[4] = 1; // a client
     body[5] = 1; // that wants shared memory
     body[6] = 3; // whose name has three letters
@@ -94,7 +97,7 @@ impl Welcome {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let body = [
-            &1u16.to_le_bytes()[..],
+            &VERSION.to_le_bytes()[..],
             &(u16::from(self.has_pidfd) | u16::from(self.has_bell) << 1).to_le_bytes(),
             &self.domain.to_le_bytes(),
             &self.generation.to_le_bytes(),
@@ -105,10 +108,10 @@ impl Welcome {
             &layout::status_segment_size(self.armed_words).to_le_bytes(),
             &self.armed_words.to_le_bytes(),
             &std::process::id().to_le_bytes(),
-            &0u32.to_le_bytes(),
+            &[0; 4 + 4 + 4 + 8],
         ]
         .concat();
-        assert_eq!(body.len(), 72);
+        assert_eq!(body.len(), 88);
         message(kind::WELCOME, &body)
     }
 

@@ -46,6 +46,7 @@ suite! {
     ],
     tests: [
         calls_and_streams_do_not_meet,
+        c4_calls_are_refused_by_a_listener_of_streams,
         clients_that_send_what_is_no_stream,
         any_bytes_over_the_socket,
         servers_that_send_what_is_no_stream,

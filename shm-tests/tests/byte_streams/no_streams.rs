@@ -2,12 +2,15 @@
 
 use crate::traffic::{Bytes, size};
 use ringbell::layout::{self, HeaderWord, Kind, flag, offset};
+use ringbell::pool::Settings;
 use ringbell::ring::Producer;
 use ringbell::{
-    ByteListener, ByteStream, ByteStreamError, ConnectError, PeerFault, Server, TransportChoice,
+    ByteListener, ByteStream, ByteStreamError, ConnectError, ConnectionPool, PeerFault,
+    PoolCallError, RejectReason, Server, TransportChoice,
 };
 use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::Chance;
+use ringbell_shm_tests::process::PATIENCE;
 use ringbell_shm_tests::progress::tick;
 use ringbell_shm_tests::{done, raw, scaled, seed};
 use std::io::{ErrorKind, Read, Write};
@@ -24,14 +27,45 @@ pub(crate) fn calls_and_streams_do_not_meet() -> Ran {
         assert!(matches!(options().connect_bytes(&path), Err(ConnectError::NoByteStreams)));
         handle.shutdown(None);
         serving.join().expect("a thread").expect("it served");
-
-        let listener = ByteListener::bind(&path).expect("bind");
-        let mut caller = options().connect(&path).expect("a session");
-        let accepted = listener.accept_timeout(Some(Duration::from_millis(50)));
-        assert_eq!(accepted.expect_err("it is no stream").kind(), ErrorKind::TimedOut);
-        assert!(caller.call(b"hello?").is_err());
     }
     done!("by both transports")
+}
+
+/// A client that makes calls is told by a listener of byte streams what to use, however it connects.
+pub(crate) fn c4_calls_are_refused_by_a_listener_of_streams() -> Ran {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("s");
+    let listener = ByteListener::bind(&path).expect("bind");
+    let refused = |error: ConnectError| {
+        let reason = matches!(error, ConnectError::Rejected(RejectReason::ByteStreamsOnly));
+        assert!(reason, "{error:?}");
+        assert!(error.to_string().contains("ByteStream::connect"), "{error}");
+        tick();
+    };
+    for choice in [TransportChoice::Auto, TransportChoice::SharedMemory, TransportChoice::Socket] {
+        let options = || ringbell::ConnectOptions::new().transport(choice);
+        refused(options().connect(&path).expect_err("refused"));
+        let runtime = ringbell_shm_tests::driver::runtime_of_one();
+        let tried = runtime.block_on(options().connect_async(&path));
+        refused(tried.expect_err("refused"));
+        // A pool says so at once, and does not try until its caller's time is over.
+        let pool = ConnectionPool::with_options(&path, options(), Settings::default());
+        let pool = pool.expect("a pool");
+        match pool.call_timeout(b"hello?", None) {
+            Err(PoolCallError::Acquire(error)) => {
+                assert!(format!("{error} {error:?}").contains("ByteStreamsOnly"), "{error:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+        pool.close(None).expect("drained");
+        // The listener serves what it is for.
+        let stream = options().connect_bytes(&path).expect("a stream");
+        let accepted = listener.accept_timeout(Some(PATIENCE)).expect("the same");
+        drop((stream, accepted));
+    }
+    let nobody = listener.accept_timeout(Some(Duration::ZERO));
+    assert_eq!(nobody.expect_err("no caller is a stream").kind(), ErrorKind::TimedOut);
+    done!("by each transport: a client, an async one, a pool")
 }
 
 /// What no chunk is: kind, flags, body. The last column is what it is called.

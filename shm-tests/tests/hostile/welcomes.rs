@@ -151,8 +151,10 @@ pub(crate) fn servers_that_answer_nonsense() -> Ran {
         "a body beyond all measure",
         &[&raw::MAGIC.to_le_bytes()[..], &[0xff; 8]].concat(),
     );
-    not_ringbell("a short Welcome", &raw::message(raw::kind::WELCOME, &[0; 71]));
-    not_ringbell("a Welcome of zeros", &raw::message(raw::kind::WELCOME, &[0; 72]));
+    let mut zeros = [0; 88];
+    zeros[0] = 2; // the version
+    not_ringbell("a short Welcome", &raw::message(raw::kind::WELCOME, &zeros[..87]));
+    not_ringbell("a Welcome of zeros", &raw::message(raw::kind::WELCOME, &zeros));
     not_ringbell("a short reject", &raw::message(raw::kind::REJECT, &[0; 3]));
     for (what, welcome) in [
         ("a capacity of 0", raw::Welcome { request_capacity: 0, ..none }),

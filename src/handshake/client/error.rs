@@ -102,7 +102,9 @@ impl std::fmt::Display for ConnectError {
                 ours.0, ours.1, theirs.0, theirs.1
             ),
             Self::Rejected(reason) => write!(f, "the server rejects this client: {reason}"),
-            Self::NoByteStreams => f.write_str("the server takes calls, not byte streams"),
+            Self::NoByteStreams => f.write_str(
+                "the server takes calls, not byte streams; connect with Client::connect",
+            ),
             Self::SharedMemoryRefused(reason) => {
                 write!(f, "the server offers this client no shared memory: {reason}")
             }
@@ -155,8 +157,13 @@ impl From<SegmentError> for ConnectError {
 }
 
 impl From<Malformed> for ConnectError {
-    fn from(_: Malformed) -> Self {
-        Self::NotRingbell
+    fn from(malformed: Malformed) -> Self {
+        match malformed {
+            Malformed::Speaks(version) => {
+                Self::VersionMismatch { ours: wire::VERSIONS, theirs: (version, version) }
+            }
+            Malformed::Magic | Malformed::Version | Malformed::Content => Self::NotRingbell,
+        }
     }
 }
 

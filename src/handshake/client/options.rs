@@ -2,7 +2,8 @@
 
 use super::error::ConnectError;
 use crate::handshake::wire::{
-    self, FEATURE_BYTES, FEATURE_ORDERED, FEATURE_SAMPLES, Hello, Role, TransportAsked,
+    self, FEATURE_BYTES, FEATURE_CLOCK, FEATURE_ORDERED, FEATURE_SAMPLES, Hello, Role,
+    TransportAsked,
 };
 use crate::memory::layout::{self, NAME};
 
@@ -55,12 +56,13 @@ impl HelloOptions {
             return Err(ConnectError::InvalidOption("the name of a client has at most 48 bytes"));
         }
         let ordered = if self.ordered { FEATURE_ORDERED } else { 0 };
+        let bytes = if self.bytes { FEATURE_BYTES } else { 0 };
         let sampled = if self.sample_every.unwrap_or(0) == 0 { 0 } else { FEATURE_SAMPLES };
         Ok(Hello {
             versions: wire::VERSIONS,
             role: Role::Client,
             transport,
-            features: ordered | sampled | if self.bytes { FEATURE_BYTES } else { 0 },
+            features: ordered | sampled | bytes | FEATURE_CLOCK,
             request_capacity: self.request_capacity,
             response_capacity: self.response_capacity,
             max_message: self.max_message,
@@ -70,19 +72,7 @@ impl HelloOptions {
 
     /// Whether what the server chose is acceptable. It may lower what was asked for, and choose
     /// what was not.
-    pub(super) fn check(
-        &self,
-        version: u16,
-        features: u32,
-        max_message: u64,
-    ) -> Result<(), ConnectError> {
-        let (min, max) = wire::VERSIONS;
-        if !(min..=max).contains(&version) {
-            return Err(ConnectError::VersionMismatch {
-                ours: wire::VERSIONS,
-                theirs: (version, version),
-            });
-        }
+    pub(super) fn check(&self, features: u32, max_message: u64) -> Result<(), ConnectError> {
         if self.bytes && features & FEATURE_BYTES == 0 {
             return Err(ConnectError::NoByteStreams);
         }

@@ -95,7 +95,8 @@ fn the_order_of_answers_is_asked_for_and_granted() {
         for transport in [TransportChoice::Auto, TransportChoice::Socket] {
             let options = HelloOptions { ordered, ..choosing(transport) };
             let server: Server = Box::new(move |mut stream, hello| {
-                assert_eq!(hello.features, if ordered { FEATURE_ORDERED } else { 0 });
+                let asked = if ordered { FEATURE_ORDERED } else { 0 };
+                assert_eq!(hello.features, asked | wire::FEATURE_CLOCK);
                 let fallback = Fallback { features: granted, ..a_fallback() };
                 stream.write_all(&fallback.encode()).expect("written");
                 stream.read_exact(&mut [0]).expect("the client goes on");
@@ -106,6 +107,32 @@ fn the_order_of_answers_is_asked_for_and_granted() {
     }
     assert!(!deliver(|_| {}).expect("accepted").ordered);
     assert!(deliver(|sent| sent.welcome.features = FEATURE_ORDERED).expect("accepted").ordered);
+}
+
+#[test]
+fn c3_the_clocks_are_compared_where_the_server_grants_it() {
+    use crate::base::clock::{ClockOffset, now_ns};
+    const AHEAD: u64 = 100_000_000_000_000;
+    let told = |granted, ahead: u64| {
+        let server: Server = Box::new(move |mut stream, hello| {
+            assert_ne!(hello.features & wire::FEATURE_CLOCK, 0);
+            let server_ns = now_ns() + ahead;
+            // An answer that is long on its way makes nothing of one clock.
+            std::thread::sleep(Duration::from_millis(50));
+            let fallback = Fallback { features: granted, server_ns, ..a_fallback() };
+            stream.write_all(&fallback.encode()).expect("written");
+            stream.read_exact(&mut [0]).expect("the client goes on");
+        });
+        let before = now_ns();
+        let got = by_socket(against_each(&choosing(TransportChoice::Auto), false, vec![server]));
+        (got.clock, now_ns() - before)
+    };
+    assert_eq!(told(wire::FEATURE_CLOCK, 0).0, ClockOffset::NONE);
+    assert_eq!(told(0, AHEAD).0, ClockOffset::NONE, "not granted");
+    let (clock, took) = told(wire::FEATURE_CLOCK, AHEAD);
+    let at = now_ns();
+    assert!(clock.time(at).abs_diff(at + AHEAD) <= took, "{clock:?}");
+    assert!(clock.deadline(at) >= at + AHEAD && clock.deadline(at) <= at + AHEAD + took);
 }
 
 #[test]
@@ -133,9 +160,9 @@ fn a_server_that_gives_something_else_than_the_socket() {
         let result = against_each(&socket, false, answers(fallback.encode()));
         assert!(matches!(result, Err(ConnectError::NotRingbell)), "{wrong}: {result:?}");
     }
-    let later = answers(Fallback { version: 2, ..a_fallback() }.encode());
+    let later = answers(Fallback { version: 3, ..a_fallback() }.encode());
     let later = against_each(&socket, false, later);
-    assert!(matches!(later, Err(ConnectError::VersionMismatch { theirs: (2, 2), .. })));
+    assert!(matches!(later, Err(ConnectError::VersionMismatch { theirs: (3, 3), .. })));
     let more = HelloOptions { max_message: 1000, ..socket };
     let more = against_each(&more, false, answers(a_fallback().encode()));
     assert!(matches!(more, Err(ConnectError::NotRingbell)), "a larger message than asked for");

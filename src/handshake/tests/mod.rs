@@ -4,6 +4,7 @@ mod answers;
 mod binding;
 mod connecting;
 mod fallbacks;
+pub(crate) mod golden;
 mod messages;
 mod segments;
 mod segments_received;
@@ -92,7 +93,7 @@ pub(crate) fn a_hello() -> Hello {
 
 fn a_welcome() -> Welcome {
     Welcome {
-        version: 1,
+        version: wire::VERSIONS.1,
         has_pidfd: true,
         has_bell: true,
         domain: 3,
@@ -105,22 +106,24 @@ fn a_welcome() -> Welcome {
         pid: 1234,
         features: 0,
         sample_every: 9,
+        server_ns: 11,
     }
 }
 
 pub(crate) fn a_fallback() -> Fallback {
     Fallback {
         reason: RejectReason::BytesPerUid { limit: 1000 },
-        version: 1,
+        version: wire::VERSIONS.1,
         features: 0,
         generation: 77,
         session: 5,
         max_message: 1 << 20,
         pid: 1234,
+        server_ns: 11,
     }
 }
 
-const REASONS: [RejectReason; 18] = [
+const REASONS: [RejectReason; 19] = [
     RejectReason::VersionUnsupported { min: 2, max: 3 },
     RejectReason::PermissionDenied,
     RejectReason::TooManyClients { limit: 64 },
@@ -136,6 +139,7 @@ const REASONS: [RejectReason; 18] = [
     RejectReason::SocketOff,
     RejectReason::SocketAsked,
     RejectReason::InspectorUnsupported,
+    RejectReason::ByteStreamsOnly,
     RejectReason::Unknown(0),
     RejectReason::TooManyClientsOfUid { limit: 8 },
     RejectReason::TooManyHandshakesOfUid { limit: 4 },

@@ -8,7 +8,7 @@ use crate::protocol::ring::ClaimError;
 
 impl SessionCore {
     /// Sends a message, or as much of it as there is room for, and rings. `until` is the time at
-    /// which nobody will want it any more, in CLOCK_MONOTONIC ns; 0 for none.
+    /// which nobody will want it any more, in ns of this side's clock; 0 for none.
     #[inline(always)]
     pub(crate) fn send(
         &mut self,
@@ -77,6 +77,8 @@ impl SessionCore {
             return Ok(Sent::Full);
         }
         let (mut timed, mut words, mut end) = (0, [payload.len() as u64, 0, 0], 1);
+        // The one place at which a deadline leaves this process.
+        let until = self.clock.deadline(until);
         for (word, flag) in [(until, flag::DEADLINE), (progress.stamp, flag::STAMP)] {
             if word != 0 {
                 (timed, words[end], end) = (timed | flag, word, end + 1);

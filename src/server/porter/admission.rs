@@ -3,10 +3,11 @@
 use super::pace::Pace;
 use super::quotas::{Denied, Limits, Quotas};
 use super::{PorterConfig, StatusInfo};
+use crate::base::clock::now_ns;
 use crate::handshake::{
-    Admitted, Credentials, FEATURE_BYTES, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, Hello, Host,
-    InspectorReply, Offer, OfferInMaking, PeerInfo, RejectReason, SharedOffer, TransportAsked,
-    VERSIONS, Welcome,
+    Admitted, Credentials, FEATURE_BYTES, FEATURE_CLOCK, FEATURE_ORDERED, FEATURE_SAMPLES,
+    Fallback, Hello, Host, InspectorReply, Offer, OfferInMaking, PeerInfo, RejectReason,
+    SharedOffer, TransportAsked, VERSIONS, Welcome,
 };
 use crate::link::segment::{Segment, SegmentError, SegmentPair};
 use crate::link::segment_making::PairInMaking;
@@ -143,6 +144,7 @@ impl Admission {
             session,
             max_message: terms.max_message,
             pid: self.pid,
+            server_ns: now_ns(),
         }
     }
 
@@ -239,7 +241,10 @@ impl Host for Admission {
             // It was let in to say that it is an inspector.
             return Err(RejectReason::PermissionDenied);
         }
-        let granted = hello.features & (FEATURE_ORDERED | FEATURE_SAMPLES);
+        if self.bytes && hello.features & FEATURE_BYTES == 0 {
+            return Err(RejectReason::ByteStreamsOnly);
+        }
+        let granted = hello.features & (FEATURE_ORDERED | FEATURE_SAMPLES | FEATURE_CLOCK);
         let ordered = if self.ordered { FEATURE_ORDERED } else { 0 };
         let sampled = if self.sample_every == 0 { 0 } else { FEATURE_SAMPLES };
         let terms = Terms {
@@ -295,6 +300,7 @@ impl Host for Admission {
             pid: self.pid,
             features,
             sample_every: self.sample_every,
+            server_ns: now_ns(),
         };
         self.make(peer, Box::new(OfferInMaking { welcome, bell, pair: None })).inspect_err(|_| {
             self.quotas.release(session);
@@ -344,6 +350,7 @@ impl Host for Admission {
             generation: self.generation,
             pid: self.pid,
             sockets: self.quotas.without_memory(),
+            server_ns: now_ns(),
             segments: self.status.iter().chain(self.segments.values().flatten()).cloned().collect(),
         })
     }

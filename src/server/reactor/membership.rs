@@ -2,6 +2,7 @@
 
 use super::slot::{Backlog, ClientMemory, Flights, Slot};
 use super::{End, Forked, LAST_TURNS, Reactor};
+use crate::base::clock::ClockOffset;
 use crate::base::sync::{Ordering, PlainBool, PlainU64};
 use crate::handshake::AnswerOrder;
 use crate::handshake::rings::server_rings;
@@ -130,6 +131,7 @@ impl<E: Engine> Reactor<E> {
             burst,
             budget: self.budget.clone(),
             stamps: samples.is_some(),
+            clock: ClockOffset::NONE,
         });
         trace::server_joined(id, &caller.0.peer, &caller.0.transport);
         self.engine.opened(&caller);

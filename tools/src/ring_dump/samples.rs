@@ -129,38 +129,70 @@ pub(crate) fn settled(image: &Image) -> Vec<Sample> {
     kept.map(|(_, now)| now).collect()
 }
 
+/// How much the client's times have to be moved, in ns, so that no request was taken before it was
+/// sent and no answer before it was there. A client in another time namespace knows its server's
+/// clock to half of what its handshake took, which may be much longer than a call. 0 if nothing
+/// contradicts.
+fn shift(client: &BTreeMap<Key, &Sample>, server: &BTreeMap<Key, &Sample>) -> i64 {
+    // What is further off is no matter of clocks.
+    let gap = |from: u64, to: u64| {
+        let gap = i64::try_from(i128::from(to) - i128::from(from)).ok()?;
+        (gap.unsigned_abs() <= AHEAD_NS).then_some(gap)
+    };
+    let mut requests = Vec::new();
+    let mut responses = Vec::new();
+    for (key, sample) in server {
+        requests.extend(gap(sample.sent_ns, sample.taken_ns));
+        let received = client.get(key).map_or(0, |own| own.done_ns);
+        if sample.done_ns != 0 && received != 0 {
+            responses.extend(gap(sample.done_ns, received));
+        }
+    }
+    match (requests.into_iter().min(), responses.into_iter().min()) {
+        (_, Some(early)) if early < 0 => -early,
+        (Some(early), _) if early < 0 => early,
+        _ => 0,
+    }
+}
+
+/// What the halves of a call have in common: its id, and when it was sent.
+type Key = (u64, u64);
+
 /// What the two halves say at `now`; `None` if no call was timed. Times that contradict each other
 /// are left out.
 pub(crate) fn join(client: &[Sample], server: &[Sample], now: u64) -> Option<Samples> {
     let latest = now.saturating_add(AHEAD_NS);
     let possible = |times: &[u64]| times.is_sorted() && times.iter().all(|at| *at <= latest);
     let key = |sample: &Sample| (sample.call, sample.sent_ns);
-    let server: BTreeMap<_, _> = server.iter().map(|sample| (key(sample), sample)).collect();
-    let client: BTreeMap<_, _> = client.iter().map(|sample| (key(sample), sample)).collect();
+    let server: BTreeMap<Key, _> = server.iter().map(|sample| (key(sample), sample)).collect();
+    let client: BTreeMap<Key, _> = client.iter().map(|sample| (key(sample), sample)).collect();
+    let shift = shift(&client, &server);
     let (mut waited, mut worked, mut lay) = (Vec::new(), Vec::new(), Vec::new());
     let mut sent = Vec::new();
     for (key, sample) in server.iter().filter(|(_, sample)| sample.done_ns != 0) {
-        if !possible(&[sample.sent_ns, sample.taken_ns, sample.done_ns]) {
+        let sent_ns = sample.sent_ns.saturating_add_signed(shift);
+        if !possible(&[sent_ns, sample.taken_ns, sample.done_ns]) {
             continue;
         }
-        sent.push(sample.sent_ns);
-        waited.push(sample.taken_ns - sample.sent_ns);
+        sent.push(sent_ns);
+        waited.push(sample.taken_ns - sent_ns);
         worked.push(sample.done_ns - sample.taken_ns);
-        if let Some(own) = client.get(key)
-            && possible(&[sample.done_ns, own.done_ns])
-        {
-            lay.push(own.done_ns - sample.done_ns);
+        let received = client.get(key).map_or(0, |own| own.done_ns);
+        let received_ns = received.saturating_add_signed(shift);
+        if received != 0 && possible(&[sample.done_ns, received_ns]) {
+            lay.push(received_ns - sample.done_ns);
         }
     }
     let on_its_way =
         client.iter().filter(|(_, sample)| sample.done_ns == 0).filter_map(|(key, own)| {
+            let sent_ns = own.sent_ns.saturating_add_signed(shift);
             let (stage, since) = match server.get(key) {
-                None => (Stage::RequestRing, own.sent_ns),
+                None => (Stage::RequestRing, sent_ns),
                 Some(sample) if sample.done_ns == 0 => (Stage::Handler, sample.taken_ns),
                 Some(sample) => (Stage::ResponseRing, sample.done_ns),
             };
-            possible(&[own.sent_ns, since]).then(|| {
-                sent.push(own.sent_ns);
+            possible(&[sent_ns, since]).then(|| {
+                sent.push(sent_ns);
                 OnItsWay { call: own.call, stage, age_ns: now.saturating_sub(since) }
             })
         });
@@ -225,10 +257,46 @@ mod tests {
     }
 
     #[test]
+    fn c3_clocks_that_differ_a_little_contradict_nothing() {
+        // Each call waits for 3 us, is worked on for 2, and waits for 1; the client's clock is
+        // ahead by this, or behind.
+        for ahead in [0, 5_000, -5_000, 900_000_000, -900_000_000i64] {
+            let own = |at: u64| at.saturating_add_signed(ahead);
+            let at = |call: u64| 1_000_000_000 + call * 10_000;
+            let server: Vec<[u64; 4]> = (1..=20)
+                .map(|call| [call, own(at(call)), at(call) + 3_000, at(call) + 5_000])
+                .collect();
+            let mut client: Vec<[u64; 4]> =
+                (1..=20).map(|call| [call, own(at(call)), 0, own(at(call) + 6_000)]).collect();
+            client.push([21, own(at(21)), 0, 0]);
+            let joined = join(&samples(&client), &samples(&server), at(100)).expect("some");
+            for (what, spread, truly) in [
+                ("request", &joined.request_ring, 3_000),
+                ("handler", &joined.handler, 2_000),
+                ("response", &joined.response_ring, 1_000),
+            ] {
+                // Not better than by what is between two looks at the two clocks.
+                let wrong = spread.median_ns.abs_diff(truly);
+                assert!(spread.calls == 20 && wrong <= 3_000, "{ahead} {what}: {spread:?}");
+                assert!(wrong == 0 || what != "handler" && ahead != 0, "{ahead} {what}");
+            }
+            let waits = joined.on_its_way.expect("the last one");
+            assert_eq!((waits.call, waits.stage), (21, Stage::RequestRing));
+            assert!(waits.age_ns.abs_diff(at(100) - at(21)) <= 3_000, "{ahead}: {waits:?}");
+        }
+    }
+
+    #[test]
     fn contradictions_are_left_out() {
-        let server =
-            samples(&[[1, 10, 9, 8], [2, 20, u64::MAX, u64::MAX], [3, 1, 2, 4], [0, 1, 2, 3]]);
-        let client = samples(&[[3, 1, 0, 3], [4, u64::MAX, 0, 0]]);
+        const LATE: u64 = AHEAD_NS + 10;
+        let server = samples(&[
+            [1, 10, 9, 8],
+            [2, 20, u64::MAX, u64::MAX],
+            [3, 1, 2, LATE],
+            [0, 1, 2, 3],
+            [5, LATE, 2, 0],
+        ]);
+        let client = samples(&[[3, 1, 0, 3], [5, LATE, 0, 0], [4, u64::MAX, 0, 0]]);
         let joined = join(&client, &server, 1000).expect("there is one");
         assert_eq!((joined.handler.calls, joined.response_ring.calls), (1, 0));
         assert_eq!(joined.on_its_way, None);

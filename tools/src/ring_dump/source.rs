@@ -88,6 +88,15 @@ pub(crate) struct Found {
     pub(crate) listens_at: Vec<PathBuf>,
     /// Whether they are of a core dump: as they were when it was written.
     pub(crate) dead: bool,
+    /// How far the clock of these segments is ahead of ours, in ns, as far as the server said so.
+    pub(crate) clock_ahead_ns: i64,
+}
+
+impl Found {
+    /// A time in these segments, in our clock.
+    pub(crate) fn our_time(&self, at_ns: u64) -> u64 {
+        at_ns.saturating_add_signed(self.clock_ahead_ns.saturating_neg())
+    }
 }
 
 /// Looks for the segments of a live target, or of a core dump.
@@ -159,7 +168,13 @@ fn find_at_socket(path: &Path) -> Result<Found, Unattachable> {
         let Some(Segment::Bell(bell)) = handle.decode() else { return false };
         bell.identity.generation == survey.generation
     }));
-    Ok(Found { handles, over_sockets: Some(survey.sockets), listens_at, dead: false })
+    Ok(Found {
+        handles,
+        over_sockets: Some(survey.sockets),
+        listens_at,
+        dead: false,
+        clock_ahead_ns: survey.clock_ahead_ns,
+    })
 }
 
 /// Our segments among the descriptors of a process.
@@ -242,7 +257,7 @@ fn parse_mapping(line: &str) -> Option<Mapping> {
 /// Copies everything once. With `whole` the rings, too.
 #[allow(clippy::cast_possible_truncation, reason = "milliseconds since 1970")]
 pub(crate) fn take(found: &Found, whole: bool) -> Take {
-    let at_ns = process::now_ns();
+    let at_ns = process::now_ns().saturating_add_signed(found.clock_ahead_ns);
     let unix_ms =
         SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_millis());
     let mut images: Vec<Image> = found.handles.iter().map(Handle::image).collect();
@@ -278,7 +293,8 @@ pub(crate) fn take(found: &Found, whole: bool) -> Take {
     let mut processes = Vec::new();
     for (pid, since) in named {
         if processes.last().is_none_or(|last: &process::Process| last.pid != pid) {
-            processes.push(process::look(pid, since));
+            // The look goes by our clock.
+            processes.push(process::look(pid, found.our_time(since)));
         }
     }
     Take { at_ns, unix_ms: unix_ms as u64, images, processes, sockets: found.over_sockets }

@@ -127,7 +127,7 @@ impl Tapping<'_> {
                 continue;
             }
             // Of a session that began meanwhile nothing was missed yet.
-            let is_new = created_ns > self.began_ns;
+            let is_new = found.our_time(created_ns) > self.began_ns;
             let follow = |ring, handles: [&Handle; 2], capacity| {
                 let origin = Origin { generation: key.0, session: key.1, ring };
                 let wanted = self.asked.choice.ring.is_none_or(|wanted| wanted == ring);

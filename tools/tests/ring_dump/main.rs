@@ -41,6 +41,7 @@ suite! {
         a_call_that_takes_long,
         waiting_is_told_from_working,
         calls_are_timed_on_all_ways,
+        c3_calls_are_timed_across_time_namespaces,
         nothing_is_timed_unless_asked_for,
         a_lost_wake_made_by_hand,
         a_saved_file_reads_as_the_live_target,

@@ -146,9 +146,18 @@ impl Scene {
     }
 
     pub(crate) fn with(options: &[(&str, &str)]) -> Self {
+        Self::start(Start::role("service"), options)
+    }
+
+    /// A server that another program starts.
+    pub(crate) fn under(program: &str, arguments: &[&str], options: &[(&str, &str)]) -> Self {
+        Self::start(Start::role_under(program, arguments, "service"), options)
+    }
+
+    fn start(start: Start, options: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("s");
-        let mut start = Start::role("service").with("path", path.display());
+        let mut start = start.with("path", path.display());
         for (key, value) in options {
             start = start.with(key, value);
         }

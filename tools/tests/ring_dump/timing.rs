@@ -6,7 +6,8 @@ use ringbell::layout::{self, offset};
 use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::{done, wait_until};
 use serde_json::Value;
-use std::time::Duration;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 /// What is known of the timed calls of the first session.
 fn samples(target: &str) -> Value {
@@ -156,4 +157,52 @@ pub(crate) fn nothing_is_timed_unless_asked_for() -> Ran {
     client.expect("done");
     assert_eq!(report(&scene.socket()).0["over_sockets"], 1);
     done!("no samples by default, none over a socket")
+}
+
+/// A server whose clock is another one: the halves of a timed call meet, and ages are ages.
+pub(crate) fn c3_calls_are_timed_across_time_namespaces() -> Ran {
+    let unshare = |ahead: &'static str| ["--time", "--monotonic", ahead];
+    let tried = Command::new("unshare").args(unshare("1")).arg("true").output();
+    match tried {
+        Ok(tried) if tried.status.success() => {}
+        tried => return Ran::Skipped(format!("no time namespace can be made: {tried:?}")),
+    }
+    const LONG: Duration = Duration::from_millis(200);
+    for ahead in ["100000", "-100"] {
+        let began = Instant::now();
+        let scene = Scene::under("unshare", &unshare(ahead), &[("sample", "1")]);
+        let mut client = scene.client_with(&[("park", "yes")]);
+        let target = scene.socket();
+        client.tell("batch 20");
+        client.expect("done");
+        client.tell(&format!("call sleep {}", LONG.as_millis()));
+        client.expect("done");
+        let gate = scene.file("gate");
+        let on_its_way = || samples(&target)["on_its_way"].clone();
+        client.tell(&format!("call await {gate}"));
+        wait_until("it is in the handler", || on_its_way()["stage"] == "handler");
+        std::thread::sleep(LONG);
+        let (seen, _) = report(&target);
+        let ns = |value: &Value| Duration::from_nanos(value.as_u64().expect("a number"));
+        let session = &seen["sessions"][0];
+        let samples = &session["samples"];
+        for part in ["request_ring", "handler", "response_ring"] {
+            assert_eq!(samples[part]["calls"], 21, "{ahead} {part}: {samples:#}");
+            assert!(ns(&samples[part]["most_ns"]) <= began.elapsed(), "{part}: {samples:#}");
+        }
+        assert!(ns(&samples["handler"]["most_ns"]) >= LONG, "{samples:#}");
+        for (what, age, least) in [
+            ("the call", &samples["on_its_way"]["age_ns"], LONG),
+            ("the oldest call", &session["oldest_age_ns"], Duration::ZERO),
+            ("the session", &session["age_ns"], 2 * LONG),
+            ("the server", &seen["servers"][0]["age_ns"], 2 * LONG),
+        ] {
+            let age = ns(age);
+            assert!(age >= least && age <= began.elapsed(), "{ahead} {what}: {age:?}");
+        }
+        assert_eq!(seen["servers"][0]["state"], "alive", "{seen:#}");
+        std::fs::write(&gate, b"").expect("opened");
+        client.expect("done");
+    }
+    done!("with the server's clock ahead by 100 000 s and behind by 100 s")
 }

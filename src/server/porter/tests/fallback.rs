@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::handshake::{
-    Admitted, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, FallbackReason, Host, Offer,
-    TransportAsked,
+    Admitted, FEATURE_CLOCK, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, FallbackReason, Host,
+    Offer, TransportAsked,
 };
 use crate::link::lifeline;
 use crate::link::socket::{Filled, Pushed, SocketLink};
@@ -184,9 +184,9 @@ fn offered(fixture: &Fixture) -> UnixStream {
     stream
         .write_all(&Hello { transport: TransportAsked::Socket, ..a_hello() }.encode())
         .expect("written");
-    let mut message = [0; 16 + 64];
+    let mut message = [0; 16 + 72];
     stream.read_exact(&mut message).expect("an answer");
-    assert_eq!((message[12], message[8]), (3, 64), "a fallback");
+    assert_eq!((message[12], message[8]), (3, 72), "a fallback");
     stream
 }
 
@@ -278,9 +278,9 @@ fn features_are_granted_as_far_as_they_are_known() {
         stream
             .write_all(&Hello { features: u32::MAX, transport, ..a_hello() }.encode())
             .expect("written");
-        let mut message = [0; 16 + 64];
+        let mut message = [0; 16 + 72];
         stream.read_exact(&mut message).expect("an answer");
-        let mut rest = [0; 8];
+        let mut rest = [0; 16];
         let message = match transport {
             TransportAsked::Shared => {
                 stream.read_exact(&mut rest).expect("the rest");
@@ -290,9 +290,9 @@ fn features_are_granted_as_far_as_they_are_known() {
         };
         // A socket has no page for samples.
         let granted = if transport == TransportAsked::Shared {
-            FEATURE_ORDERED | FEATURE_SAMPLES
+            FEATURE_ORDERED | FEATURE_SAMPLES | FEATURE_CLOCK
         } else {
-            FEATURE_ORDERED
+            FEATURE_ORDERED | FEATURE_CLOCK
         };
         assert_eq!(message[at..at + 4], granted.to_le_bytes(), "{transport:?}");
     }

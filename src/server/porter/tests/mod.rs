@@ -7,6 +7,7 @@ mod inspectors;
 mod refusals;
 mod sessions;
 mod strangers;
+mod versions;
 
 use super::*;
 use crate::handshake::tests::{PATIENCE, Scratch, a_hello, attach, soon};

@@ -121,7 +121,7 @@ fn garbage_is_rejected() {
         hello
     };
     let bad = RejectReason::BadHello.encode_reject();
-    let version = RejectReason::VersionUnsupported { min: 1, max: 1 }.encode_reject();
+    let version = RejectReason::VersionUnsupported { min: 2, max: 2 }.encode_reject();
     const BODY: usize = 16;
     for (what, bytes, answer) in [
         ("wrong magic", change(0, b"X"), &bad),
