@@ -8,13 +8,16 @@
 mod beside;
 mod faults;
 mod holes;
+mod listed_calls;
 mod locks;
 mod pins;
+mod strace;
 mod users;
 mod wakes;
 
 use beside::*;
 use holes::*;
+use listed_calls::*;
 use locks::*;
 use pins::*;
 use ringbell_shm_tests::suite;
@@ -30,6 +33,8 @@ suite! {
         p12_holes_are_never_touched_before_ready,
         p12_holes_are_never_touched_after_ready,
         p13_spliced_pages_do_not_swell_the_server,
+        a_session_makes_only_the_listed_calls_on_its_descriptors,
+        a_byte_stream_makes_only_the_listed_calls_on_its_descriptors,
     ],
-    roles: [visitor, caller, locker, waiters, puncher, pinner],
+    roles: [visitor, caller, locker, waiters, puncher, pinner, byte_server],
 }
