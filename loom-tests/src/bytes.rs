@@ -29,19 +29,30 @@ struct Inner {
 
 const INTERESTS: [Interest; 2] = [Interest::DATA, Interest::SPACE];
 
+/// What the second thread that waits does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Second {
+    /// As it should be: arms with the ticket of the sleep that goes on, and waits for the first.
+    SameTicket,
+    /// Arms with a ticket of its own.
+    NewTicket,
+    /// Sleeps on the bell itself.
+    OnTheBell,
+}
+
 impl Side {
     fn came(&self, way: usize) -> bool {
         self.words[way].load() != 0
     }
 
-    /// Waits for its word. `same_ticket`: as it should be.
-    fn wait(&self, way: usize, same_ticket: bool) {
+    /// Waits for its word.
+    fn wait(&self, way: usize, second: Second) {
         let mut inner = self.inner.lock().unwrap();
         while !self.came(way) {
             inner.waiting[way] = true;
             let interest = if inner.waiting == [true; 2] { Interest::BOTH } else { INTERESTS[way] };
-            if inner.asleep {
-                let arming = if same_ticket {
+            if inner.asleep && second != Second::OnTheBell {
+                let arming = if second == Second::SameTicket {
                     inner.sleeper.arm_for_more(interest, || self.came(way))
                 } else {
                     inner.sleeper.bell().arm(Mode::Futex, interest);
@@ -89,11 +100,11 @@ fn side() -> (Arc<Side>, Bell, [OwnWord; 2]) {
 }
 
 /// One peer publishes data, then space.
-fn a_peer(same_ticket: bool) {
+fn a_peer(second: Second) {
     let (side, bell, words) = side();
     let writer = {
         let side = side.clone();
-        thread::spawn(move || side.wait(1, same_ticket))
+        thread::spawn(move || side.wait(1, second))
     };
     let peer = thread::spawn(move || {
         for way in [0, 1] {
@@ -101,7 +112,7 @@ fn a_peer(same_ticket: bool) {
             bell.ring(INTERESTS[way]);
         }
     });
-    side.wait(0, same_ticket);
+    side.wait(0, second);
     writer.join().unwrap();
     peer.join().unwrap();
 }
@@ -109,7 +120,7 @@ fn a_peer(same_ticket: bool) {
 /// SLEEP: neither thread sleeps through what it waits for. Bound 3.
 #[test]
 fn a_reader_and_a_writer() {
-    explore(Some(3), || a_peer(true));
+    explore(Some(3), || a_peer(Second::SameTicket));
 }
 
 /// SLEEP: the second thread finds what came before its interest was known. Nothing else would wake
@@ -120,7 +131,7 @@ fn what_the_second_one_waits_for_comes_first() {
         let (side, bell, [data, head]) = side();
         let writer = {
             let side = side.clone();
-            thread::spawn(move || side.wait(1, true))
+            thread::spawn(move || side.wait(1, Second::SameTicket))
         };
         let peer = thread::spawn(move || {
             head.store(1, Ordering::Relaxed);
@@ -129,7 +140,7 @@ fn what_the_second_one_waits_for_comes_first() {
             data.store(1, Ordering::Relaxed);
             bell.ring(Interest::DATA);
         });
-        side.wait(0, true);
+        side.wait(0, Second::SameTicket);
         peer.join().unwrap();
     });
 }
@@ -139,10 +150,17 @@ fn what_the_second_one_waits_for_comes_first() {
 #[test]
 #[should_panic(expected = "deadlock")]
 fn a_newer_ticket_loses_a_wake() {
-    explore(Some(3), || a_peer(false));
+    explore(Some(3), || a_peer(Second::NewTicket));
 }
 
-/// The same, with a peer of two threads. Bound 2.
+/// A wake wakes one: with two threads on the word, the other one would sleep on.
+#[test]
+#[should_panic(expected = "a second thread waits on the word")]
+fn two_threads_on_one_word() {
+    explore(Some(3), || a_peer(Second::OnTheBell));
+}
+
+/// SLEEP: as `a_reader_and_a_writer`, with a peer of two threads. Bound 2.
 #[test]
 fn a_reader_and_a_writer_of_two_peers() {
     explore(Some(2), || {
@@ -150,7 +168,7 @@ fn a_reader_and_a_writer_of_two_peers() {
         let other = bell.share();
         let writer = {
             let side = side.clone();
-            thread::spawn(move || side.wait(1, true))
+            thread::spawn(move || side.wait(1, Second::SameTicket))
         };
         let sends = thread::spawn(move || {
             data.store(1, Ordering::Relaxed);
@@ -160,7 +178,7 @@ fn a_reader_and_a_writer_of_two_peers() {
             head.store(1, Ordering::Relaxed);
             other.ring(Interest::SPACE);
         });
-        side.wait(0, true);
+        side.wait(0, Second::SameTicket);
         for thread in [writer, sends, reads] {
             thread.join().unwrap();
         }

@@ -1,7 +1,7 @@
 //! The kernel's part of a sleep: a futex and an event descriptor, each a mutex and a condition
-//! variable.
+//! variable. A wake wakes one thread, and at most one waits: that of the side that sleeps.
 
-use loom::sync::{Condvar, Mutex};
+use loom::sync::{Condvar, Mutex, MutexGuard};
 use ringbell::bell::{Arming, Ringer, Sleeper, Ticket};
 use ringbell::layout::{Interest, Mode};
 use ringbell::memory::{BellWord, PeerWord, word_pair};
@@ -24,6 +24,8 @@ struct State {
     /// An eventfd that is not read yet, or a byte in the lifeline socket. The futex does not use
     /// it.
     latched: bool,
+    /// A thread waits here.
+    taken: bool,
     wakes: usize,
 }
 
@@ -36,7 +38,20 @@ impl Queue {
         let mut state = self.state.lock().unwrap();
         state.latched = true;
         state.wakes += 1;
-        self.woken.notify_all();
+        // As the library asks the kernel for it: one.
+        self.woken.notify_one();
+    }
+
+    /// Waits once.
+    ///
+    /// # Panics
+    /// If another thread waits: a wake wakes one.
+    fn wait<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        assert!(!state.taken, "a second thread waits on the word");
+        state.taken = true;
+        state = self.woken.wait(state).unwrap();
+        state.taken = false;
+        state
     }
 }
 
@@ -54,13 +69,13 @@ impl Kernel {
             Mode::Futex => {
                 let state = self.futex.state.lock().unwrap();
                 if unchanged() {
-                    drop(self.futex.woken.wait(state).unwrap());
+                    drop(self.futex.wait(state));
                 }
             }
             Mode::Event => {
                 let mut state = self.event.state.lock().unwrap();
                 while !state.latched {
-                    state = self.event.woken.wait(state).unwrap();
+                    state = self.event.wait(state);
                 }
                 state.latched = false;
             }

@@ -119,6 +119,17 @@ impl Server {
         }
     }
 
+    /// The same at a path that the caller keeps.
+    pub fn prepare_under_at(
+        path: &Path,
+        program: &str,
+        arguments: &[&str],
+        handler: &str,
+    ) -> Prepared {
+        let start = Start::role_under(program, arguments, "server").with("handler", handler);
+        Prepared { start, place: Place::Of(path.to_owned()) }
+    }
+
     /// A server that checks every request, with default settings.
     #[must_use]
     pub fn verifying() -> Self {

@@ -272,10 +272,13 @@ impl BellWord {
         );
     }
 
-    /// Wakes whoever waits on the word; how many did.
+    /// Wakes the thread that waits on the word, if one does; how many it woke.
+    ///
+    /// One, since at most one thread of the sleeping side waits on its word (see `bell.rs`). Others
+    /// may be there: every process that maps the word can wait on it, tens of thousands of times,
+    /// and a call that wakes them all takes its caller about a microsecond for each.
     pub fn wake(&self) -> usize {
-        // The kernel takes a signed count: i32::MAX is everybody.
-        futex::wake(self.cell().as_futex(), futex::Flags::empty(), i32::MAX as u32).unwrap_or(0)
+        futex::wake(self.cell().as_futex(), futex::Flags::empty(), 1).unwrap_or(0)
     }
 
     /// This word as one entry of a `futex_waitv`.

@@ -42,6 +42,25 @@
 //! already asleep, until the sleeper's own backstop; a sleeper that arrives later sees
 //! `seq != ticket`.
 //!
+//! # Why a wake wakes one
+//!
+//! At most one thread waits on a word, so a futex wake asks the kernel for one:
+//!
+//! - A blocking client waits in a method that takes `&mut`, and its rescue on the same thread.
+//! - Of the threads of a byte stream one waits on the bell. The others wait for that thread, in
+//!   their own process (see `sleeper.rs`).
+//! - `AsyncClient` and clients in event loops sleep in event mode: no thread waits on the word.
+//! - The private bell and the bells of domains belong to one reactor, which waits on its thread
+//!   only. A server in somebody's loop sleeps in event mode.
+//! - A forked child does not use what it inherits, and a thread that was killed waits no longer.
+//!
+//! A wake that comes late, after its sleep has ended, may end the next sleep of the same thread. It
+//! takes nothing from anybody: the ring that belongs to the next sleep has a wake of its own.
+//!
+//! Whoever else maps the word can wait on it, too, and take the wake: a client of its own response
+//! segment delays itself only, and one that shares a bell page delays its own domain, until the
+//! backstop. To wake all would let it delay the ringer, which serves everybody.
+//!
 //! Fences rather than `SeqCst` accesses, because pages mapped read-only allow relaxed loads only,
 //! and because loom models nothing but the fence. The accesses themselves are relaxed: the models
 //! in `loom-tests` need no more.
