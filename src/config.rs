@@ -15,6 +15,7 @@ pub(crate) use crate::client::ConnectOptions;
 use crate::handshake::TransportChoice;
 use crate::pool::time;
 use crate::pool::{Backoff, BuildError, ConnectionPool, Settings, SettingsError};
+use crate::server::{Server, ServerBuilder};
 use crate::worker::{Attach, LineWorkers, Pools, WorkerCommand, WorkerSpec};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -41,9 +42,42 @@ pub struct Ipc {
     /// Pools of connections and of workers that say nothing else.
     #[serde(default)]
     pub pool: Settings,
+    /// Limits of a server.
+    #[serde(default)]
+    pub server: ServerLimits,
     /// The workers, by id.
     #[serde(default)]
     pub workers: BTreeMap<String, Worker>,
+}
+
+/// Limits of a server: those that are there. See the methods of the same names of
+/// [`ServerBuilder`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs, reason = "the fields are methods of `ServerBuilder`")]
+pub struct ServerLimits {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_held_bytes_per_client: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_held_bytes_per_uid: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_held_bytes: Option<u64>,
+}
+
+impl ServerLimits {
+    /// `builder`, with the limits that are here.
+    pub fn over(&self, mut builder: ServerBuilder) -> ServerBuilder {
+        if let Some(bytes) = self.max_held_bytes_per_client {
+            builder = builder.max_held_bytes_per_client(bytes);
+        }
+        if let Some(bytes) = self.max_held_bytes_per_uid {
+            builder = builder.max_held_bytes_per_uid(bytes);
+        }
+        if let Some(bytes) = self.max_held_bytes {
+            builder = builder.max_held_bytes(bytes);
+        }
+        builder
+    }
 }
 
 /// What a worker speaks.
@@ -282,6 +316,11 @@ impl Ipc {
         Ok(())
     }
 
+    /// A server with the limits of this file.
+    pub fn server(&self) -> ServerBuilder {
+        self.server.over(Server::builder())
+    }
+
     /// How connections are made.
     pub fn connect_options(&self) -> ConnectOptions {
         ConnectOptions::new().transport(self.transport)
@@ -410,6 +449,11 @@ mod tests {
             backoff: Backoff { first: Duration::from_millis(10), longest: Duration::from_secs(2) },
         };
         assert_eq!(*pool, expected);
+        let held = config.ipc.server().held_limits();
+        assert_eq!(
+            (held.client, held.uid, held.total),
+            (1 << 20, 1 << 30, (1 << 30) + (128 << 20))
+        );
         let api = &workers["node:api"];
         assert_eq!(api.command, ["/usr/lib/app/api", "--serve", "{socket}"]);
         assert_eq!(

@@ -177,6 +177,12 @@ counters! {
         orphans = 27,
         /// Requests without an answer now (concurrent handlers only).
         in_flight = 28,
+        /// Bytes of requests, answers and events that are held for clients now.
+        held_bytes = 44,
+        /// Times a client was not read from, since as much was held as may be.
+        held_stops = 45,
+        /// Requests, answers and events that were refused, since as much was held as may be.
+        held_refusals = 46,
     }
 }
 
