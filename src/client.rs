@@ -21,8 +21,9 @@ use crate::base::clock::{Deadline, now_ns};
 use crate::handshake::AnswerOrder;
 use crate::handshake::Transport;
 use crate::handshake::{Attached, Attachment, ConnectError, SocketAttachment};
+use crate::link::held::Account;
 use crate::link::lifeline;
-use crate::link::session::{Budget, Head, Parts, SendProgress, SessionCore};
+use crate::link::session::{Head, Parts, SendProgress, SessionCore};
 use crate::link::side::Side;
 use crate::link::stats::{SessionCounters, Words};
 use crate::memory::layout::Kind;
@@ -196,7 +197,7 @@ impl Client {
             max_message: attachment.max_message as usize,
             burst: usize::MAX,
             // One incomplete answer at a time, which `max_message` bounds.
-            budget: Budget::new(u64::MAX),
+            account: Account::alone(u64::MAX),
             stamps: false,
             clock: attachment.clock,
         });
@@ -222,7 +223,7 @@ impl Client {
             words: None,
             max_message: attachment.max_message as usize,
             burst: usize::MAX,
-            budget: Budget::new(u64::MAX),
+            account: Account::alone(u64::MAX),
             stamps: false,
             clock: attachment.clock,
         });

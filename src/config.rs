@@ -60,6 +60,11 @@ pub struct ServerLimits {
     pub max_clients_per_uid: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_handshakes_per_uid: Option<u32>,
+    pub max_held_bytes_per_client: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_held_bytes_per_uid: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_held_bytes: Option<u64>,
 }
 
 impl ServerLimits {
@@ -70,6 +75,15 @@ impl ServerLimits {
         }
         if let Some(handshakes) = self.max_handshakes_per_uid {
             builder = builder.max_handshakes_per_uid(handshakes);
+        }
+        if let Some(bytes) = self.max_held_bytes_per_client {
+            builder = builder.max_held_bytes_per_client(bytes);
+        }
+        if let Some(bytes) = self.max_held_bytes_per_uid {
+            builder = builder.max_held_bytes_per_uid(bytes);
+        }
+        if let Some(bytes) = self.max_held_bytes {
+            builder = builder.max_held_bytes(bytes);
         }
         builder
     }
@@ -448,6 +462,11 @@ mod tests {
         for limit in ["max_clients_per_uid: 8,", "max_handshakes_per_uid: 4,"] {
             assert!(server.contains(limit), "{server}");
         }
+        let held = config.ipc.server().held_limits();
+        assert_eq!(
+            (held.client, held.uid, held.total),
+            (1 << 20, 1 << 30, (1 << 30) + (128 << 20))
+        );
         let api = &workers["node:api"];
         assert_eq!(api.command, ["/usr/lib/app/api", "--serve", "{socket}"]);
         assert_eq!(

@@ -1,6 +1,7 @@
 //! What carries a session: segments and rings, or the socket; and the session itself, which never
 //! waits.
 
+pub(crate) mod held;
 pub(crate) mod lifeline;
 pub(crate) mod readiness;
 pub(crate) mod samples;

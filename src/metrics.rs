@@ -61,7 +61,7 @@ use ::metrics::{
 use std::time::Duration;
 
 /// Counters whose value goes up and down.
-const LEVELS: [&str; 2] = ["sessions", "in_flight"];
+const LEVELS: [&str; 3] = ["sessions", "in_flight", "held_bytes"];
 /// The most that something was.
 const PEAKS: [&str; 3] = ["sessions_peak", "stash_peak", "fill_peak"];
 /// What names a call, or a moment.

@@ -22,7 +22,7 @@ pub(crate) mod service;
 pub(crate) mod status;
 
 use crate::handshake::{BindError, Listener};
-use crate::link::session::Budget;
+use crate::link::held::Total;
 use crate::link::stats::ServerCounters;
 use crate::memory::{PeerWord, layout};
 use crate::schedule::executor::Executor;
@@ -233,6 +233,7 @@ impl Server {
             generation: self.generation,
             armed_words: self.settings.porter.max_clients,
         };
+        let held_limits = self.settings.held_limits();
         let mut config = self.settings.porter;
         if mode == PorterMode::Loop {
             // There is no backstop: a client that is stopped while it rings must not keep others
@@ -241,6 +242,8 @@ impl Server {
         }
         let porter = porter::start(mode, self.listener, config, &status, self.mailbox.clone())
             .map_err(ServeError::Io)?;
+        let notifier = self.completions.notifier();
+        let held = Total::new(held_limits, Box::new(move || notifier.notify()));
         let reactor = Reactor::new(ReactorParts {
             engine,
             mailbox: self.mailbox,
@@ -249,7 +252,7 @@ impl Server {
             porter,
             status: self.status.window().clone(),
             limits: self.settings.limits,
-            budget: Budget::new(self.settings.budget),
+            held,
         });
         Ok((reactor, self.status))
     }

@@ -1,9 +1,9 @@
-//! Completions: a queue in the server's own memory and its private bell.
+//! Completions: a queue in the server's own memory and its private bell; and bytes that come back.
 
 use crate::explore;
 use crate::kernel::{Bell, bell};
 use loom::sync::Mutex;
-use loom::sync::atomic::AtomicBool;
+use loom::sync::atomic::{AtomicBool, AtomicU64, fence};
 use loom::thread;
 use ringbell::layout::{Interest, Mode};
 use ringbell::sync::Ordering;
@@ -107,6 +107,46 @@ fn a_flag_beside_the_queue() {
         }
         for completer in completers {
             completer.join().unwrap();
+        }
+        sleeping.check_wakes();
+    });
+}
+
+/// ROOM: a reader that finds too much held says that it waits, fences, and looks again; who gives
+/// bytes back fences, and rings only if somebody waits. As `src/link/held.rs` does it, around the
+/// bell that the reader sleeps on. Bound 3.
+#[test]
+fn bytes_that_come_back() {
+    explore(Some(3), || {
+        let held = Arc::new(AtomicU64::new(2));
+        let waiting = Arc::new(AtomicBool::new(false));
+        let (mut sleeping, bell) = bell();
+        let givers = [1, 1].map(|bytes| {
+            let (held, waiting, bell) = (held.clone(), waiting.clone(), bell.share());
+            thread::spawn(move || {
+                held.fetch_sub(bytes, Ordering::Relaxed);
+                fence(Ordering::SeqCst);
+                if waiting.load(Ordering::Relaxed) && waiting.swap(false, Ordering::Relaxed) {
+                    bell.ring(Interest::DATA);
+                }
+            })
+        });
+        for most in [1, 0] {
+            let look = || held.load(Ordering::Relaxed) <= most;
+            sleeping.sleep_until(
+                |_| Mode::Futex,
+                Interest::DATA,
+                || {
+                    look() || {
+                        waiting.store(true, Ordering::Relaxed);
+                        fence(Ordering::SeqCst);
+                        look()
+                    }
+                },
+            );
+        }
+        for giver in givers {
+            giver.join().unwrap();
         }
         sleeping.check_wakes();
     });

@@ -133,6 +133,11 @@ impl PlainU64 {
     }
 
     /// As `std::sync::atomic` has it.
+    pub fn swap(&self, value: u64, ordering: Ordering) -> u64 {
+        self.0.swap(value, ordering)
+    }
+
+    /// As `std::sync::atomic` has it.
     pub fn fetch_max(&self, value: u64, ordering: Ordering) -> u64 {
         self.0.fetch_max(value, ordering)
     }

@@ -8,9 +8,10 @@ use super::inbox::DeathWatch;
 use crate::base::clock::ClockOffset;
 use crate::handshake::rings::{server_rings, server_side};
 use crate::handshake::{Attached, Carrier, Joined, SocketAttachment, Transport};
+use crate::link::held::Account;
 use crate::link::segment::Segment;
 use crate::link::session::{
-    Budget, Head, Parts, PeerFault, Received, Rings, SendProgress, Sent, SessionCore,
+    Head, Parts, PeerFault, Received, Rings, SendProgress, Sent, SessionCore,
 };
 use crate::link::side::Side;
 use crate::link::socket;
@@ -181,7 +182,7 @@ impl ByteEndpoint {
             words,
             max_message,
             burst: usize::MAX,
-            budget: Budget::new(max_message as u64),
+            account: Account::alone(max_message as u64),
             stamps: false,
             // No times travel.
             clock: ClockOffset::NONE,

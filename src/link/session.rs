@@ -20,6 +20,7 @@ mod send;
 
 use crate::base::clock::ClockOffset;
 use crate::base::kill_point::kill_point;
+use crate::link::held::{Account, Charge, KEPT};
 use crate::link::readiness::Readiness;
 use crate::link::socket;
 use crate::link::stats::{SessionCounters, Words};
@@ -31,7 +32,6 @@ use link::Link;
 use rustix::fd::OwnedFd;
 use std::sync::Arc;
 
-pub(crate) use fragments::Budget;
 pub(crate) use link::{Rings, SessionClaim};
 
 /// The peer broke the protocol. The session is over; nothing else is affected.
@@ -182,7 +182,7 @@ pub(crate) enum Received {
     /// The same, with a deadline (nanoseconds of the server's clock, 0 for none), a stamp
     /// ([`SessionCore::take_stamp`]), or both.
     Until(Head, u64),
-    /// A message whose payload was dropped, since the budget has no room for it.
+    /// A message whose payload was dropped, since there is no room for it.
     Refused(Head),
 }
 
@@ -201,8 +201,12 @@ pub(crate) struct SessionCore {
     /// A message that must be aborted before anything else is sent.
     abort: Option<Head>,
     max_message: usize,
+    /// Largest message that the fast path takes: its memory is not charged.
+    max_plain: usize,
     max_body: usize,
-    budget: Arc<Budget>,
+    account: Arc<Account>,
+    /// Of the message that was received last.
+    arrived: Charge,
     /// Whether requests may say when they were sent, and when the last one that did was.
     stamps: bool,
     stamp: u64,
@@ -221,7 +225,8 @@ pub(crate) struct Parts {
     pub(crate) max_message: usize,
     /// Bytes of one message that are sent in one go, so that a server comes to its other sessions.
     pub(crate) burst: usize,
-    pub(crate) budget: Arc<Budget>,
+    /// To which the memory of messages that arrive is charged.
+    pub(crate) account: Arc<Account>,
     /// Whether requests that are received may say when they were sent.
     pub(crate) stamps: bool,
     /// How the peer's clock differs, in which it is told of times.
@@ -247,7 +252,9 @@ impl SessionCore {
             assembly: None,
             abort: None,
             max_message: parts.max_message,
-            budget: parts.budget,
+            max_plain: parts.max_message.min(KEPT),
+            account: parts.account,
+            arrived: Charge::default(),
             stamps: parts.stamps,
             stamp: 0,
             clock: parts.clock,

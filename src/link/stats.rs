@@ -180,6 +180,12 @@ counters! {
         in_flight = 28,
         /// Handshakes rejected since their user had its share of clients or of handshakes.
         rejected_of_uid = 44,
+        /// Bytes of requests, answers and events that are held for clients now.
+        held_bytes = 45,
+        /// Times a client was not read from, since as much was held as may be.
+        held_stops = 46,
+        /// Requests, answers and events that were refused, since as much was held as may be.
+        held_refusals = 47,
     }
 }
 

@@ -46,7 +46,7 @@ impl<H: Handler> Engine for Serial<H> {
     #[inline]
     fn request(&mut self, incoming: Incoming<'_>, response: &mut Vec<u8>) -> Outcome {
         let Incoming { session, call, deadline_ns, one_way, payload, .. } = incoming;
-        let request = Request::new(session, call, deadline_ns, one_way, payload);
+        let request = Request::new(session, call, deadline_ns, one_way, &payload.bytes);
         // Unwind safety: after a panic the buffer is cleared, and the handler's own state is its
         // author's concern, as it would be with a lock that is poisoned and used again.
         match catch_unwind(AssertUnwindSafe(|| self.handler.request(request, response))) {
@@ -104,7 +104,8 @@ impl<S: Service> Engine for Concurrent<S> {
         let Some(reply) = InlineReply::take() else { return Outcome::Later };
         *response = reply.response;
         // The next request is read into the buffer of this one, or into one that was used before.
-        *payload = reply.request.unwrap_or_else(|| flight.caller.completions.buffers().take());
+        payload.bytes =
+            reply.request.unwrap_or_else(|| flight.caller.completions.buffers().take(0));
         let panic = handled.err();
         let outcome = match reply.answer {
             None => Outcome::Later,

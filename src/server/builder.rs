@@ -5,6 +5,7 @@ use crate::handshake::{
     BindError, Credentials, InvalidSetting, ListenOptions, Listener, listen, listen_fds,
     listen_for_parent,
 };
+use crate::link::held::HeldLimits;
 use crate::link::segment::Segment;
 use crate::memory::{Window, layout};
 use crate::os::environment;
@@ -28,8 +29,16 @@ pub struct ServerBuilder {
     pub(super) porter: PorterConfig,
     listen: ListenOptions,
     pub(super) limits: Limits,
-    pub(super) budget: u64,
+    held: HeldSettings,
     pub(super) inline: Inline,
+}
+
+/// How much may be held for clients, in bytes; `None` for the default.
+#[derive(Debug, Clone, Default)]
+struct HeldSettings {
+    client: Option<u64>,
+    uid: Option<u64>,
+    total: Option<u64>,
 }
 
 impl ServerBuilder {
@@ -40,14 +49,12 @@ impl ServerBuilder {
             limits: Limits {
                 turn: 32,
                 queue: 64,
-                queue_bytes: 1 << 20,
                 in_flight: 1024,
-                in_flight_bytes: 64 << 20,
                 events: 1024,
                 slow_client: Some(Duration::from_secs(30)),
                 wait: WaitSettings::server(),
             },
-            budget: 1 << 30,
+            held: HeldSettings::default(),
             inline: Inline::default(),
         }
     }
@@ -144,10 +151,38 @@ impl ServerBuilder {
         self
     }
 
-    /// Private memory that incomplete messages of all clients may take together, in bytes. Default
-    /// 1 GiB.
-    pub fn max_incomplete_bytes(mut self, bytes: u64) -> Self {
-        self.budget = bytes;
+    /// Private memory that may be held for one client, in bytes: requests that arrive, wait, or are
+    /// with their handlers, answers that are not sent yet, and events. Buffers count by their
+    /// capacity, until they are freed; each request in flight counts some 9 KiB more.
+    ///
+    /// Default: 64 MiB and twice [`Self::max_message`]. No more requests are read once so much is
+    /// held that a largest request and its answer just find room (64 MiB, by default), but at least
+    /// a quarter of this. What one message that is arriving takes may exceed it. An answer for
+    /// which there is no room becomes an error
+    /// ([`code::EXHAUSTED`](crate::layout::code::EXHAUSTED)); an item of a stream waits; an event
+    /// is refused ([`PushError::NoRoom`](crate::PushError::NoRoom)).
+    pub fn max_held_bytes_per_client(mut self, bytes: u64) -> Self {
+        self.held.client = Some(bytes);
+        self
+    }
+
+    /// The same for all clients of one uid together. Default: 512 MiB and twice
+    /// [`Self::max_message`], so that a few clients at their limits leave room for others.
+    ///
+    /// Once half of this is held, requests are read only from clients that hold less than 256 KiB.
+    /// Once three quarters are held, a request that has arrived in part is refused
+    /// ([`code::EXHAUSTED`](crate::layout::code::EXHAUSTED)): it might wait for others that wait
+    /// for it. The rest is for answers.
+    pub fn max_held_bytes_per_uid(mut self, bytes: u64) -> Self {
+        self.held.uid = Some(bytes);
+        self
+    }
+
+    /// The same for all clients together. Default: 1 GiB and twice [`Self::max_message`]. Where
+    /// several uids may connect ([`Self::credentials`]), each of them holds at most as much as it
+    /// leaves free.
+    pub fn max_held_bytes(mut self, bytes: u64) -> Self {
+        self.held.total = Some(bytes);
         self
     }
 
@@ -158,16 +193,9 @@ impl ServerBuilder {
         self
     }
 
-    /// Bytes of such answers from which on the client's requests are left unread; one answer may
-    /// exceed it. Default 1 MiB.
-    pub fn max_queued_bytes(mut self, bytes: usize) -> Self {
-        self.limits.queue_bytes = bytes;
-        self
-    }
-
     /// How many requests of one client may be without an answer before no more are handled; they
     /// wait in its ring, or, while an answer to it is streamed, in memory
-    /// ([`Self::max_in_flight_bytes`]). Only for concurrent handlers ([`Server::run_reactor`]).
+    /// ([`Self::max_held_bytes_per_client`]). Only for concurrent handlers ([`Server::run_reactor`]).
     /// Default 1024.
     pub fn max_in_flight(mut self, requests: usize) -> Self {
         self.limits.in_flight = requests;
@@ -178,14 +206,6 @@ impl ServerBuilder {
     /// [`Inline::Never`].
     pub fn inline(mut self, inline: Inline) -> Self {
         self.inline = inline;
-        self
-    }
-
-    /// Bytes of the requests of one client without an answer, and of answers that wait for their
-    /// turn, from which on no more are read; one request may exceed it. Only for concurrent
-    /// handlers. Default 64 MiB.
-    pub fn max_in_flight_bytes(mut self, bytes: usize) -> Self {
-        self.limits.in_flight_bytes = bytes;
         self
     }
 
@@ -231,6 +251,24 @@ impl ServerBuilder {
         self
     }
 
+    /// How much may be held for clients.
+    pub(crate) fn held_limits(&self) -> HeldLimits {
+        let HeldSettings { client, uid, total } = self.held;
+        let max_message = self.porter.max_message;
+        let beside = |bytes: u64| bytes.saturating_add(2 * max_message);
+        HeldLimits {
+            client: client.unwrap_or_else(|| beside(64 << 20)),
+            uid: uid.unwrap_or_else(|| beside(512 << 20)),
+            total: total.unwrap_or_else(|| beside(1 << 30)),
+            max_message,
+            several_uids: match &self.porter.credentials {
+                Credentials::SameUid => false,
+                Credentials::Uids(uids) => uids.len() > 1,
+                Credentials::Anyone => true,
+            },
+        }
+    }
+
     fn check(&self) -> Result<(), InvalidSetting> {
         let wrong = |text: String| Err(InvalidSetting(text));
         if !layout::is_capacity(self.porter.request_capacity) {
@@ -249,11 +287,11 @@ impl ServerBuilder {
             ("max_handshakes", self.porter.max_handshakes == 0),
             ("max_clients_per_uid", self.porter.max_clients_per_uid == 0),
             ("max_handshakes_per_uid", self.porter.max_handshakes_per_uid == 0),
-            ("max_incomplete_bytes", self.budget == 0),
+            ("max_held_bytes_per_client", self.held.client == Some(0)),
+            ("max_held_bytes_per_uid", self.held.uid == Some(0)),
+            ("max_held_bytes", self.held.total == Some(0)),
             ("max_queued_answers", self.limits.queue == 0),
-            ("max_queued_bytes", self.limits.queue_bytes == 0),
             ("max_in_flight", self.limits.in_flight == 0),
-            ("max_in_flight_bytes", self.limits.in_flight_bytes == 0),
             ("max_queued_events", self.limits.events == 0),
             ("handshake_timeout", self.porter.handshake_deadline.is_zero()),
         ] {

@@ -1,5 +1,6 @@
 //! What a reactor asks of the code that answers requests.
 
+use crate::link::held::Held;
 use crate::server::flight::Flight;
 use crate::server::service::Session;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ pub(crate) struct Incoming<'a> {
     /// CLOCK_MONOTONIC ns; 0 for none.
     pub(crate) deadline_ns: u64,
     pub(crate) one_way: bool,
-    pub(crate) payload: &'a mut Vec<u8>,
+    pub(crate) payload: &'a mut Held,
     /// If answers may come later.
     pub(crate) flight: Option<&'a Arc<Flight>>,
     /// Nothing else of this session is in flight or waits. Only if answers may come later.

@@ -12,6 +12,7 @@
 use crate::base::sync::{Ordering, PlainBool, PlainU64};
 use crate::handshake::AnswerOrder;
 use crate::handshake::{PeerInfo, Transport};
+use crate::link::held::{Account, Charge, ENTRY, Held, KEPT, SMALL};
 use crate::memory::layout::{self, Kind};
 use crate::os::fork::Origin;
 use crate::server::park::Notifier;
@@ -35,7 +36,23 @@ pub(crate) struct Caller {
     /// How long a streamed answer waits for the client to take more.
     pub(crate) slow_client: Option<Duration>,
     pub(crate) completions: Arc<Completions>,
+    /// What is held for the client.
+    pub(crate) account: Arc<Account>,
 }
+
+impl Caller {
+    /// A copy of these bytes that is to be sent.
+    pub(crate) fn copy(&self, bytes: &[u8], mut charge: Charge) -> Held {
+        let mut payload = self.completions.buffers().take(bytes.len());
+        payload.extend_from_slice(bytes);
+        charge.set(&self.account, payload.capacity() + ENTRY);
+        Held { bytes: payload, charge }
+    }
+}
+
+/// What a request in flight takes, its own small buffers included: that of the request, and that
+/// of the answer. In bytes.
+pub(crate) const FLIGHT: usize = 2 * SMALL + std::mem::size_of::<Flight>() + ENTRY;
 
 /// One request that was taken, until its last answer.
 #[derive(Debug)]
@@ -51,6 +68,10 @@ pub(crate) struct Flight {
     cancelled: PlainBool,
     credit: Mutex<Credit>,
     more: Condvar,
+    /// Bytes of the request that its handler took out of it, in the account until the flight is
+    /// over.
+    taken: PlainU64,
+    _charge: Charge,
 }
 
 /// How many items of a streamed answer may be sent.
@@ -95,6 +116,8 @@ pub(crate) enum StreamOver {
 impl Flight {
     pub(crate) fn new(caller: Arc<Caller>, call: u64, deadline_ns: u64, one_way: bool) -> Self {
         Self {
+            _charge: caller.account.charge(FLIGHT),
+            taken: PlainU64::new(0),
             caller,
             call,
             deadline_ns,
@@ -127,6 +150,22 @@ impl Flight {
         self.cancelled.store(false, Ordering::Relaxed);
         let credit = self.credit.get_mut().unwrap_or_else(PoisonError::into_inner);
         *credit = Credit::fresh();
+        self.forget_taken();
+    }
+
+    /// The handler takes the bytes out of the request. They stay in the account for now.
+    #[cold]
+    pub(crate) fn keep_charge(&self, charge: Charge) {
+        self.taken.fetch_add(charge.leave(), Ordering::Relaxed);
+    }
+
+    /// The flight is over: what its handler still has is the handler's own.
+    #[inline]
+    pub(crate) fn forget_taken(&self) {
+        // Relaxed: what another thread added before it answered is ordered by the queue of answers.
+        if self.taken.load(Ordering::Relaxed) != 0 {
+            self.caller.account.take_back(self.taken.swap(0, Ordering::Relaxed));
+        }
     }
 
     /// Whether nobody wants the answer any more.
@@ -163,6 +202,13 @@ impl Flight {
         drop(credit);
         self.more.notify_all();
         handler.into_iter().chain(sender).for_each(Waker::wake);
+        // A thread that sends an item may wait for room instead.
+        self.caller.account.rouse();
+    }
+
+    /// Why nobody wants the answer any more.
+    pub(crate) fn over(&self) -> Option<StreamOver> {
+        self.credit().over
     }
 
     /// Whether nobody wants the answer any more. If not, `waker` is woken when that changes: the
@@ -219,6 +265,12 @@ impl Flight {
     }
 }
 
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.forget_taken();
+    }
+}
+
 /// To whom something is to be sent.
 #[derive(Debug)]
 pub(crate) enum To {
@@ -233,7 +285,7 @@ pub(crate) struct Completion {
     /// [`Kind::OneWay`]: nothing, the handler is done with a request that wants no answer.
     pub(crate) kind: Kind,
     pub(crate) code: u16,
-    pub(crate) payload: Vec<u8>,
+    pub(crate) payload: Held,
 }
 
 /// Whether this is the last frame of an answer.
@@ -300,31 +352,51 @@ impl Completions {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default()
     }
 
+    /// What wakes the reactor.
+    pub(crate) fn notifier(&self) -> Arc<Notifier> {
+        self.notifier.clone()
+    }
+
     pub(crate) fn buffers(&self) -> &Buffers {
         &self.buffers
     }
 }
 
 /// Buffers of payloads, used again and again: a warm server allocates nothing for a small request.
+/// Small ones and larger ones apart, so that no small payload holds a large buffer.
 #[derive(Debug, Default)]
-pub(crate) struct Buffers(Mutex<Vec<Vec<u8>>>);
+pub(crate) struct Buffers {
+    small: Mutex<Vec<Vec<u8>>>,
+    large: Mutex<Vec<Vec<u8>>>,
+}
 
-/// Most buffers that are kept, and the largest.
-const KEPT: usize = 256;
-const KEPT_SIZE: usize = 64 << 10;
+/// Most buffers of each kind that are kept.
+const SMALL_KEPT: usize = 256;
+const LARGE_KEPT: usize = 32;
 
 impl Buffers {
-    pub(crate) fn take(&self) -> Vec<u8> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    fn of(&self, size: usize) -> (MutexGuard<'_, Vec<Vec<u8>>>, usize) {
+        let (buffers, most) =
+            if size <= SMALL { (&self.small, SMALL_KEPT) } else { (&self.large, LARGE_KEPT) };
+        (buffers.lock().unwrap_or_else(PoisonError::into_inner), most)
     }
 
+    /// An empty buffer for so many bytes.
+    pub(crate) fn take(&self, len: usize) -> Vec<u8> {
+        if len > KEPT {
+            return Vec::with_capacity(len);
+        }
+        self.of(len).0.pop().unwrap_or_default()
+    }
+
+    /// Takes a buffer back. A large one is freed.
     pub(crate) fn give(&self, mut buffer: Vec<u8>) {
-        if buffer.capacity() == 0 || buffer.capacity() > KEPT_SIZE {
+        if buffer.capacity() == 0 || buffer.capacity() > KEPT {
             return;
         }
         buffer.clear();
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() < KEPT {
+        let (mut kept, most) = self.of(buffer.capacity());
+        if kept.len() < most {
             kept.push(buffer);
         }
     }

@@ -21,8 +21,9 @@ mod turns;
 
 use crate::base::clock::now_ns;
 use crate::base::sync::Ordering;
+use crate::link::held::{Charge, Held, Share, Total};
 use crate::link::readiness::Readiness;
-use crate::link::session::{Budget, PeerFault};
+use crate::link::session::PeerFault;
 use crate::link::side::OwnHints;
 use crate::link::stats::{ServerCounters, Words};
 use crate::memory::Window;
@@ -34,7 +35,7 @@ use crate::server::park::Parker;
 use crate::server::porter::{Death, PorterHandle};
 use slot::Slot;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use turns::Turns;
 
@@ -48,13 +49,8 @@ pub(crate) struct Limits {
     pub(crate) turn: u32,
     /// Answers that may wait for room in a session's ring before its requests are left unread.
     pub(crate) queue: usize,
-    /// Bytes of such answers from which on no more requests are read. One answer may exceed it.
-    pub(crate) queue_bytes: usize,
     /// Requests of one session that may be without an answer before no more are read.
     pub(crate) in_flight: usize,
-    /// Bytes of those requests, and of answers that wait for their turn, from which on no more are
-    /// read.
-    pub(crate) in_flight_bytes: usize,
     /// Events of one session that may wait to be sent.
     pub(crate) events: u64,
     /// How long a session may leave answers unread before it is disconnected; `None` for ever.
@@ -101,11 +97,15 @@ pub(crate) struct Reactor<E> {
     porter: PorterHandle,
     waiter: Waiter,
     limits: Limits,
-    budget: Arc<Budget>,
+    /// What is held for all clients, and for those of each uid.
+    held: Arc<Total>,
+    shares: HashMap<u32, Weak<Share>>,
     /// Average time of a request in a turn of several, in ns: how long a ring may be put off.
     pace_ns: u64,
-    request: Vec<u8>,
+    request: Held,
     response: Vec<u8>,
+    /// Of a response that came from another thread, or was kept.
+    response_charge: Charge,
     hints: OwnHints,
     cpus: u32,
     passes: u64,
@@ -166,7 +166,7 @@ pub(crate) struct ReactorParts<E> {
     pub(crate) porter: PorterHandle,
     pub(crate) status: Window,
     pub(crate) limits: Limits,
-    pub(crate) budget: Arc<Budget>,
+    pub(crate) held: Arc<Total>,
 }
 
 impl<E: Engine> Reactor<E> {
@@ -190,10 +190,12 @@ impl<E: Engine> Reactor<E> {
             porter: parts.porter,
             waiter: Waiter::new(parts.limits.wait.clone()),
             limits: parts.limits,
-            budget: parts.budget,
+            held: parts.held,
+            shares: HashMap::new(),
             pace_ns: PUT_OFF_NS,
-            request: Vec::new(),
+            request: Held::default(),
             response: Vec::new(),
+            response_charge: Charge::default(),
             hints: OwnHints::new(&parts.status),
             cpus,
             passes: 0,
@@ -296,6 +298,10 @@ impl<E: Engine> Reactor<E> {
             moved |= self.read_backlog(index)?;
         }
         let slot = &mut self.slots[index];
+        if self.held.is_tight() || slot.is_held_up {
+            self.note_hold_up(index);
+        }
+        let slot = &mut self.slots[index];
         if !slot.may_read(&self.limits) || !slot.session.has_pending() {
             if slot.gone.is_none() && slot.session.has_hung_up() {
                 // It is not read to its end, and nobody takes the answers that would be needed for
@@ -310,6 +316,15 @@ impl<E: Engine> Reactor<E> {
             self.part_at_the_end(index, Death::HungUp)?;
         }
         Ok(moved || handled)
+    }
+
+    /// Counts how often a client that has sent something is not read from, since too much is held.
+    #[cold]
+    fn note_hold_up(&mut self, index: usize) {
+        let slot = &mut self.slots[index];
+        let was = slot.is_held_up;
+        slot.is_held_up = slot.session.has_pending() && !slot.has_room();
+        self.counts.held_stops += u64::from(slot.is_held_up && !was);
     }
 
     /// Nothing more comes from a client. What was set aside of it is still handled.
@@ -328,7 +343,6 @@ impl<E: Engine> Reactor<E> {
     fn spend_last_turn(&mut self, index: usize) -> Result<(), End> {
         let slot = &mut self.slots[index];
         slot.queue.clear();
-        slot.queue_bytes = 0;
         slot.stuck_since = None;
         let is_read = slot.is_read_to_its_end();
         let Some(gone) = &mut slot.gone else { return Ok(()) };
@@ -358,6 +372,12 @@ impl<E: Engine> Reactor<E> {
         }
         self.counts.wakes_sent = self.wakes_of_the_gone + wakes;
         self.counts.in_flight = self.slots.iter().map(|slot| slot.flights.len() as u64).sum();
+        self.counts.held_bytes = self.held.held();
+        self.counts.held_refusals = self.held.refused();
+        if self.held.is_tight() {
+            let tight = self.slots.iter().any(|slot| !slot.has_room());
+            self.held.set_tight(tight);
+        }
         self.counts.store(&mut self.stored, &self.words);
     }
 }

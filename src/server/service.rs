@@ -1,139 +1,32 @@
 //! What a handler of [`Server::run_reactor`](crate::Server::run_reactor) has in hand: the
 //! request, the responder with which it answers, from any thread and exactly once, and the session.
 
+mod session;
+
 use crate::base::clock::now_ns;
-use crate::base::sync::Ordering;
-use crate::handshake::AnswerOrder;
-use crate::handshake::Transport;
+use crate::link::held::{Charge, ENTRY, Held, KEPT, SMALL};
 use crate::memory::layout::{Kind, code};
 use crate::server::answer::HandlerError;
-use crate::server::flight::{
-    Caller, Completion, Flight, InlineReply, StreamOver, To, on_reactor_thread,
-};
+use crate::server::flight::{Completion, Flight, InlineReply, StreamOver, To, on_reactor_thread};
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-/// One client's attachment, as handlers see it. Cheap to clone; any thread may use it, also after
-/// the session is over.
-#[derive(Debug, Clone)]
-pub struct Session(pub(crate) Arc<Caller>);
-
-impl Session {
-    /// The session's number, unique in the server's life.
-    pub fn id(&self) -> u64 {
-        self.0.id
-    }
-
-    /// The client's process id at connect; 0 if it cannot be seen from the server's pid namespace.
-    pub fn pid(&self) -> u32 {
-        self.0.peer.pid
-    }
-
-    /// The client's user id at connect.
-    pub fn uid(&self) -> u32 {
-        self.0.peer.uid
-    }
-
-    /// The name that the client gave itself: for people, not to be trusted.
-    pub fn name(&self) -> &str {
-        &self.0.peer.name
-    }
-
-    /// What carries it.
-    pub fn transport(&self) -> &Transport {
-        &self.0.transport
-    }
-
-    /// In which order its answers are sent.
-    pub fn order(&self) -> AnswerOrder {
-        self.0.order
-    }
-
-    /// Largest message either way in bytes.
-    pub fn max_message(&self) -> usize {
-        self.0.max_message
-    }
-
-    /// Whether the client is still attached, as far as the server knows.
-    pub fn is_open(&self) -> bool {
-        // Relaxed: advice.
-        self.0.open.load(Ordering::Relaxed)
-    }
-
-    /// Sends an event that belongs to no call; the client receives it by
-    /// [`Client::next_event`](crate::Client::next_event), between answers. Never waits. Events of
-    /// one thread arrive in order.
-    ///
-    /// # Errors
-    /// [`PushError`]. That the client receives it nobody can promise: it may end first.
-    pub fn push(&self, event: &[u8]) -> Result<(), PushError> {
-        let caller = &self.0;
-        if event.len() > caller.max_message {
-            return Err(PushError::TooLarge { len: event.len(), max: caller.max_message });
-        }
-        // In a forked child there is no reactor to send it, and what wakes one is the parent's.
-        if !self.is_open() || !caller.completions.is_here() {
-            return Err(PushError::Disconnected);
-        }
-        // Relaxed: a count, which orders nothing.
-        if caller.events.fetch_add(1, Ordering::Relaxed) >= caller.events_most {
-            caller.events.fetch_sub(1, Ordering::Relaxed);
-            return Err(PushError::Full { limit: caller.events_most });
-        }
-        let mut payload = caller.completions.buffers().take();
-        payload.extend_from_slice(event);
-        let event =
-            Completion { to: To::Caller(caller.clone()), kind: Kind::Event, code: 0, payload };
-        if caller.completions.push(event) { Ok(()) } else { Err(PushError::Disconnected) }
-    }
-}
-
-/// Why an event was not sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum PushError {
-    /// Longer than a message may be.
-    TooLarge {
-        /// Length of the event in bytes.
-        len: usize,
-        /// The limit in bytes.
-        max: usize,
-    },
-    /// As many events as allowed wait to be sent: the client does not read them fast enough.
-    Full {
-        /// How many may wait.
-        limit: u64,
-    },
-    /// The session is over.
-    Disconnected,
-}
-
-impl std::fmt::Display for PushError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::TooLarge { len, max } => {
-                write!(f, "an event of {len} bytes is too large: at most {max}")
-            }
-            Self::Full { limit } => write!(f, "{limit} events wait to be sent, which is the limit"),
-            Self::Disconnected => f.write_str("the session is over"),
-        }
-    }
-}
-
-impl std::error::Error for PushError {}
+pub use session::{PushError, Session};
 
 /// A request that may be moved to any thread. Its bytes are a private copy, which the client cannot
 /// change.
 #[derive(Debug)]
 pub struct OwnedRequest {
-    payload: Vec<u8>,
+    payload: Held,
     pub(crate) flight: Arc<Flight>,
     alone: bool,
 }
 
 impl OwnedRequest {
     #[inline]
-    pub(crate) fn new(payload: Vec<u8>, flight: Arc<Flight>, alone: bool) -> Self {
+    pub(crate) fn new(payload: Held, flight: Arc<Flight>, alone: bool) -> Self {
         Self { payload, flight, alone }
     }
 
@@ -144,12 +37,17 @@ impl OwnedRequest {
 
     /// The bytes.
     pub fn payload(&self) -> &[u8] {
-        &self.payload
+        &self.payload.bytes
     }
 
-    /// Takes the bytes.
+    /// Takes the bytes. They count as held for the client until the request is answered; after
+    /// that they are the caller's own.
     pub fn into_payload(mut self) -> Vec<u8> {
-        std::mem::take(&mut self.payload)
+        let Held { bytes, charge } = std::mem::take(&mut self.payload);
+        if bytes.capacity() > SMALL {
+            self.flight.keep_charge(charge);
+        }
+        bytes
     }
 
     /// The call's id, unique in its session; 0 for a one-way message.
@@ -189,8 +87,12 @@ impl OwnedRequest {
 impl Drop for OwnedRequest {
     #[inline]
     fn drop(&mut self) {
-        let payload = std::mem::take(&mut self.payload);
-        if payload.capacity() == 0 || !self.flight.caller.completions.is_here() {
+        // The charge is given back behind this, when the buffer is freed, or is nobody's.
+        let payload = std::mem::take(&mut self.payload.bytes);
+        if payload.capacity() == 0
+            || payload.capacity() > KEPT
+            || !self.flight.caller.completions.is_here()
+        {
             return;
         }
         let mut payload = Some(payload);
@@ -222,7 +124,8 @@ impl Responder {
     /// ([`code::TOO_LARGE`]).
     #[inline]
     pub fn reply(self, payload: &[u8]) {
-        self.finish(Kind::Response, 0, |response| response.extend_from_slice(payload));
+        let fill = |response: &mut Vec<u8>| response.extend_from_slice(payload);
+        self.finish(Kind::Response, 0, payload.len(), fill);
     }
 
     /// Answers with `len` bytes that `fill` writes; they are zero before.
@@ -235,7 +138,7 @@ impl Responder {
                 &format!("the answer of {len} bytes is too large: at most {max}"),
             );
         }
-        self.finish(Kind::Response, 0, |response| {
+        self.finish(Kind::Response, 0, len, |response| {
             response.resize(len, 0);
             fill(response);
         });
@@ -243,7 +146,7 @@ impl Responder {
 
     /// Answers with these bytes, without copying them on this thread.
     pub fn reply_vec(self, payload: Vec<u8>) {
-        self.finish(Kind::Response, 0, |response| *response = payload);
+        self.finish(Kind::Response, 0, payload.capacity(), |response| *response = payload);
     }
 
     /// Answers with an error.
@@ -253,7 +156,8 @@ impl Responder {
     }
 
     pub(crate) fn fail(self, code: u16, text: &str) {
-        self.finish(Kind::Error, code, |response| response.extend_from_slice(text.as_bytes()));
+        let fill = |response: &mut Vec<u8>| response.extend_from_slice(text.as_bytes());
+        self.finish(Kind::Error, code, text.len(), fill);
     }
 
     /// Answers in several items, as they come. The client must have asked for a stream
@@ -272,9 +176,9 @@ impl Responder {
     }
 
     #[inline]
-    fn finish(mut self, kind: Kind, code: u16, fill: impl FnOnce(&mut Vec<u8>)) {
+    fn finish(mut self, kind: Kind, code: u16, len: usize, fill: impl FnOnce(&mut Vec<u8>)) {
         if let Some(flight) = &self.flight {
-            answer(flight, kind, code, fill);
+            answer(flight, kind, code, len, fill);
         }
         // Not before: if `fill` panics, dropping the responder still answers.
         self.flight = None;
@@ -305,12 +209,19 @@ fn answer_for_the_lost(flight: &Arc<Flight>, code: u16, text: &str) {
     } else {
         (code, text)
     };
-    answer(flight, Kind::Error, code, |response| response.extend_from_slice(text.as_bytes()));
+    let fill = |response: &mut Vec<u8>| response.extend_from_slice(text.as_bytes());
+    answer(flight, Kind::Error, code, text.len(), fill);
 }
 
-/// Leaves the answer where the reactor finds it.
+/// Leaves the answer, of about `len` bytes, where the reactor finds it.
 #[inline]
-fn answer(flight: &Arc<Flight>, kind: Kind, code: u16, fill: impl FnOnce(&mut Vec<u8>)) {
+fn answer(
+    flight: &Arc<Flight>,
+    kind: Kind,
+    code: u16,
+    len: usize,
+    fill: impl FnOnce(&mut Vec<u8>),
+) {
     let completions = &flight.caller.completions;
     if !completions.is_here() {
         return;
@@ -320,7 +231,7 @@ fn answer(flight: &Arc<Flight>, kind: Kind, code: u16, fill: impl FnOnce(&mut Ve
             to: To::Flight(flight.clone()),
             kind: Kind::OneWay,
             code: 0,
-            payload: Vec::new(),
+            payload: Held::default(),
         };
         if InlineReply::with(flight, |reply| reply.answer = Some((Kind::OneWay, 0))).is_none() {
             completions.push(done);
@@ -330,17 +241,42 @@ fn answer(flight: &Arc<Flight>, kind: Kind, code: u16, fill: impl FnOnce(&mut Ve
     // The buffer is taken out while `fill` runs, which is the handler's code and may use another
     // responder.
     let buffer = InlineReply::with(flight, |reply| std::mem::take(&mut reply.response));
-    let is_inline = buffer.is_some();
-    let mut payload = buffer.unwrap_or_else(|| completions.buffers().take());
-    fill(&mut payload);
-    if is_inline {
+    if let Some(mut payload) = buffer {
+        fill(&mut payload);
         InlineReply::with(flight, |reply| {
             reply.response = payload;
             reply.answer = Some((kind, code));
         });
-    } else {
-        completions.push(Completion { to: To::Flight(flight.clone()), kind, code, payload });
+        return;
     }
+    let mut charge = Charge::default();
+    if len > SMALL {
+        match flight.caller.account.charge_answer(len) {
+            Some(charged) => charge = charged,
+            None => return answer_without_room(flight, len),
+        }
+    }
+    let mut payload = completions.buffers().take(len);
+    fill(&mut payload);
+    if payload.capacity() > SMALL {
+        charge.set(&flight.caller.account, payload.capacity());
+    }
+    let payload = Held { bytes: payload, charge };
+    completions.push(Completion { to: To::Flight(flight.clone()), kind, code, payload });
+}
+
+/// An error in the place of an answer for which there is no room.
+#[cold]
+fn answer_without_room(flight: &Arc<Flight>, len: usize) {
+    flight.caller.account.count_refusal();
+    let text =
+        format!("the server has no room for an answer of {len} bytes: earlier ones are unread");
+    flight.caller.completions.push(Completion {
+        to: To::Flight(flight.clone()),
+        kind: Kind::Error,
+        code: code::EXHAUSTED,
+        payload: Held { bytes: text.into_bytes(), charge: Charge::default() },
+    });
 }
 
 /// A streamed answer: items, then an end or an error. Dropping it breaks the stream off with an
@@ -394,17 +330,34 @@ impl ResponseStream {
             && item.len() <= flight.caller.max_message
             && flight.caller.completions.is_here()
         {
-            let credit = std::future::poll_fn(|cx| flight.poll_credit(cx.waker())).await;
+            let credit = poll_fn(|cx| flight.poll_credit(cx.waker())).await;
             credit.map_err(StreamError::from)?;
-            return Self::send_with_credit(flight, item);
+            let mut credit = Unused(Some(flight));
+            let charge = poll_fn(|cx| {
+                // Asked first: who gives the stream up wakes for this as well.
+                match flight.over() {
+                    Some(over) => Poll::Ready(Err(over)),
+                    None => {
+                        let size = item.len() + ENTRY;
+                        let room = flight.caller.account.poll_answer(size, cx.waker());
+                        room.map_or(Poll::Pending, |charge| Poll::Ready(Ok(charge)))
+                    }
+                }
+            });
+            let charge = charge.await.map_err(StreamError::from)?;
+            credit.0 = None;
+            return Self::send_with_credit(flight, item, charge);
         }
         // Nothing to wait for: an error, or a message that wants no answer.
         self.send_until(item, Some(Instant::now()))
     }
 
-    fn send_with_credit(flight: &Arc<Flight>, item: &[u8]) -> Result<(), StreamError> {
-        let mut payload = flight.caller.completions.buffers().take();
-        payload.extend_from_slice(item);
+    fn send_with_credit(
+        flight: &Arc<Flight>,
+        item: &[u8],
+        charge: Charge,
+    ) -> Result<(), StreamError> {
+        let payload = flight.caller.copy(item, charge);
         let item =
             Completion { to: To::Flight(flight.clone()), kind: Kind::StreamItem, code: 0, payload };
         if flight.caller.completions.push(item) { Ok(()) } else { Err(StreamError::Disconnected) }
@@ -428,17 +381,29 @@ impl ResponseStream {
             Some(patience) => Instant::now().checked_add(patience),
             None => deadline,
         };
-        match flight.take_credit(deadline) {
-            Ok(true) => {}
-            Ok(false) if patience.is_some() && !on_reactor_thread() => {
+        let charge = match flight.take_credit(deadline) {
+            Ok(true) => {
+                let size = item.len() + ENTRY;
+                let over = || flight.over().is_some();
+                let charge = flight.caller.account.wait_for_answer(size, deadline, over);
+                if charge.is_none() {
+                    flight.grant(1);
+                }
+                flight.over().map_or(Ok(charge), Err)
+            }
+            Ok(false) => Ok(None),
+            Err(over) => Err(over),
+        };
+        match charge {
+            Ok(Some(charge)) => Self::send_with_credit(flight, item, charge),
+            Ok(None) if patience.is_some() && !on_reactor_thread() => {
                 // Nobody may keep a thread for ever by taking nothing.
                 flight.give_up(StreamOver::Cancelled);
-                return Err(StreamError::SlowClient);
+                Err(StreamError::SlowClient)
             }
-            Ok(false) => return Err(StreamError::WouldBlock),
-            Err(over) => return Err(over.into()),
+            Ok(None) => Err(StreamError::WouldBlock),
+            Err(over) => Err(over.into()),
         }
-        Self::send_with_credit(flight, item)
     }
 
     /// Ends the stream.
@@ -466,6 +431,15 @@ impl ResponseStream {
     }
 }
 
+/// The right to send an item, which is given back if the item is not sent.
+struct Unused<'a>(Option<&'a Flight>);
+
+impl Drop for Unused<'_> {
+    fn drop(&mut self) {
+        self.0.into_iter().for_each(|flight| flight.grant(1));
+    }
+}
+
 impl Drop for ResponseStream {
     fn drop(&mut self) {
         if let Some(flight) = self.flight.take() {
@@ -485,7 +459,7 @@ fn finish_stream(flight: &Arc<Flight>, kind: Kind, code: u16, text: &str) {
         return;
     }
     let kind = if flight.one_way { Kind::OneWay } else { kind };
-    let payload = text.as_bytes().to_vec();
+    let payload = Held { bytes: text.as_bytes().to_vec(), charge: Charge::default() };
     flight.caller.completions.push(Completion {
         to: To::Flight(flight.clone()),
         kind,

@@ -9,8 +9,9 @@ use crate::base::clock::ClockOffset;
 use crate::base::sync::Ordering;
 use crate::handshake::fuzzed;
 use crate::inspect::{Ring, Segment, decode, intact, lap_start};
+use crate::link::held::Account;
 use crate::link::readiness::Readiness;
-use crate::link::session::{Budget, Parts, Received, Rings, SessionCore};
+use crate::link::session::{Parts, Received, Rings, SessionCore};
 use crate::memory::layout::{self, LINE, offset};
 use crate::memory::{BellWord, Window, word_pair};
 use crate::protocol::bell::Ringer;
@@ -112,7 +113,7 @@ fn session(rings: Option<Rings>, lifeline: UnixStream, choice: u8) -> SessionCor
         max_message: MAX_MESSAGE,
         burst: usize::MAX,
         // Sometimes less than a message takes.
-        budget: Budget::new(if choice & 2 == 0 { u64::MAX } else { 10_000 }),
+        account: Account::alone(if choice & 2 == 0 { u64::MAX } else { 10_000 }),
         stamps: choice & 1 != 0,
         clock: ClockOffset::NONE,
     })

@@ -34,7 +34,7 @@ pub(crate) fn credit_is_read_at_the_limit_of_requests_in_flight() -> Ran {
 
 pub(crate) fn credit_is_read_at_the_limit_of_bytes_in_flight() -> Ran {
     with_and_without_executor(|prepared| {
-        let server = prepared.with("max_in_flight_bytes", 1000).start();
+        let server = prepared.with("max_held_bytes_per_client", 1_000_000).start();
         let mut client = connect_without_rescue(&server);
         let number = client.next_number();
         let mut how = stream_of(10, StreamEnd::Good);
@@ -46,7 +46,7 @@ pub(crate) fn credit_is_read_at_the_limit_of_bytes_in_flight() -> Ran {
         client.finish();
         server.shut_down();
     });
-    done!("a stream of {ITEMS} items, asked for by 300000 bytes of 1000 that may be in flight")
+    done!("a stream of {ITEMS} items, asked for by 300000 bytes, beyond which no request begins")
 }
 
 pub(crate) fn a_client_that_leaves_at_the_limit_is_noticed() -> Ran {

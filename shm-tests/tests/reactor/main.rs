@@ -4,6 +4,7 @@
 mod callbacks;
 mod events;
 mod executors;
+mod held;
 mod limits;
 mod load;
 mod no_room;
@@ -19,6 +20,7 @@ mod unanswered;
 use callbacks::*;
 use events::*;
 use executors::*;
+use held::*;
 use limits::*;
 use load::*;
 use no_room::*;
@@ -91,6 +93,13 @@ suite! {
         handlers_on_an_executor,
         short_handlers_on_an_executor,
         clients_at_once,
+        p2_a_small_request_holds_no_large_buffer,
+        p2_requests_that_handlers_keep_are_charged,
+        p2_answers_that_nobody_reads_are_charged,
+        p2_answers_before_their_turn_are_charged,
+        p2_events_that_nobody_reads_are_charged,
+        p2_a_backlog_behind_a_stream_is_charged,
+        p2_clients_of_one_uid_are_charged_together,
     ],
     // About the smallest ring, rings beside a socket, moments of sleeps on rings; and about times:
     // over the socket an answer's wake-up may take longer than what counts as short, and five
@@ -102,7 +111,7 @@ suite! {
         measured_handlers_on_an_executor,
         timeouts_of_more_than_five_seconds,
     ],
-    roles: [dies, holds_one_way_messages, panics_everywhere, sends_and_exits, sends_everywhere],
+    roles: [dies, holds_one_way_messages, keeps, panics_everywhere, sends_and_exits, sends_everywhere],
 }
 
 const SOON: Duration = Duration::from_secs(20);

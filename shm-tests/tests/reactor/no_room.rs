@@ -68,7 +68,7 @@ impl Held {
         let server = Server::prepare_role("holds_one_way_messages")
             .with("wait", "patient")
             .with("max_in_flight", 2)
-            .with("max_in_flight_bytes", 20_000)
+            .with("max_held_bytes_per_client", 80_000)
             .start();
         let connect = || without_rescue_options().connect(server.path()).expect("connect");
         let (client, watcher) = (connect(), connect());

@@ -55,7 +55,7 @@ pub(crate) fn one_way_messages() -> Ran {
 
 pub(crate) fn a_refused_one_way_message_hurts_nothing() -> Ran {
     for handler in ["do", "react"] {
-        let server = without_rescue(handler).with("max_incomplete_bytes", 64 << 10).start();
+        let server = without_rescue(handler).with("max_held_bytes", 64 << 10).start();
         let mut client = without_rescue_options().connect(server.path()).expect("connect");
         client.send_one_way(&vec![1; 1 << 20], Some(SOON)).expect("send");
         for _ in 0..2 {
@@ -68,7 +68,7 @@ pub(crate) fn a_refused_one_way_message_hurts_nothing() -> Ran {
         let stats = server.shut_down();
         assert_eq!((stats.requests, stats.errors), (2, 1), "{handler}");
     }
-    done!("1 MiB of 64 KiB that may be incomplete, serial and concurrent")
+    done!("1 MiB of 64 KiB that may be held, serial and concurrent")
 }
 
 /// Messages of verbs that take their time, from a client that does not wait for them.

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::base::clock::ClockOffset;
-use crate::link::session::{Budget, Head, Parts, Received, SendProgress, SessionCore};
+use crate::link::held::Account;
+use crate::link::session::{Head, Parts, Received, SendProgress, SessionCore};
 use crate::memory::layout::{Kind, code};
 use std::io::Write;
 use std::sync::Arc;
@@ -149,7 +150,7 @@ fn session() -> (SessionCore, UnixStream) {
         words: None,
         max_message: 1 << 20,
         burst: usize::MAX,
-        budget: Budget::new(u64::MAX),
+        account: Account::alone(1 << 40),
         stamps: true,
         clock: ClockOffset::between(0, 0, 1_000_000_000_000),
     };

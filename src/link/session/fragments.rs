@@ -1,32 +1,10 @@
-//! Messages that arrive in fragments, put together within a budget.
+//! Messages that arrive in fragments, put together in memory that is charged as it grows.
 
 use super::link::Piece;
 use super::receive::{TIMES, size_of_times};
 use super::{Head, PeerFault, Received, SessionCore, is_control};
-use crate::base::sync::{Ordering, PlainU64};
+use crate::link::held::{Held, KEPT};
 use crate::memory::layout::flag;
-use std::sync::Arc;
-
-/// Memory that all incomplete messages of a process may take together, in bytes.
-#[derive(Debug)]
-pub(crate) struct Budget {
-    left: PlainU64,
-}
-
-impl Budget {
-    pub(crate) fn new(bytes: u64) -> Arc<Self> {
-        Arc::new(Self { left: PlainU64::new(bytes) })
-    }
-
-    fn take(&self, bytes: u64) -> bool {
-        // Relaxed: a count, which orders nothing.
-        self.left.take(bytes, Ordering::Relaxed)
-    }
-
-    fn give_back(&self, bytes: u64) {
-        self.left.fetch_add(bytes, Ordering::Relaxed);
-    }
-}
 
 /// A message that is arriving in fragments.
 #[derive(Debug)]
@@ -35,10 +13,9 @@ pub(super) struct Assembly {
     /// 0 for none.
     until: u64,
     stamp: u64,
-    bytes: Vec<u8>,
+    held: Held,
     total: usize,
     got: usize,
-    charged: u64,
     refused: bool,
 }
 
@@ -68,21 +45,14 @@ impl SessionCore {
                 return Err(PeerFault::TooLong);
             }
             let (until, stamp) = self.times(&piece, 8);
-            // The caller's buffer is warm, but large memory must be paid for before it is kept.
-            let reused = into.capacity() as u64;
-            let charged = if self.budget.take(reused) { reused } else { 0 };
-            let mut bytes = if charged == reused { std::mem::take(into) } else { Vec::new() };
-            bytes.clear();
-            self.assembly = Some(Assembly {
-                head,
-                until,
-                stamp,
-                bytes,
-                total,
-                got: 0,
-                charged,
-                refused: false,
-            });
+            // The caller's buffer is warm, but it must be paid for before it is kept.
+            let mut held = Held::default();
+            if held.charge.grow_to(&self.account, into.capacity()) {
+                held.bytes = std::mem::take(into);
+                held.bytes.clear();
+            }
+            self.assembly =
+                Some(Assembly { head, until, stamp, held, total, got: 0, refused: false });
         }
         let Some(assembly) = &mut self.assembly else { return Err(PeerFault::Fragment) };
         if assembly.head != head {
@@ -96,7 +66,7 @@ impl SessionCore {
                 return Err(PeerFault::Fragment);
             }
             self.counts.aborts += 1;
-            self.drop_assembly();
+            self.assembly = None;
             self.release(piece);
             return Ok(Received::Partial);
         }
@@ -107,42 +77,38 @@ impl SessionCore {
         if len == 0 || assembly.got > assembly.total || (assembly.got == assembly.total) != last {
             return Err(PeerFault::Fragment);
         }
-        let missing = (assembly.got as u64).saturating_sub(assembly.charged);
-        if !assembly.refused && !self.budget.take(missing) {
-            assembly.refused = true;
-            assembly.bytes = Vec::new();
-            self.budget.give_back(std::mem::take(&mut assembly.charged));
+        if !assembly.refused {
+            let (held, need) = (&mut assembly.held, assembly.got);
+            if need > held.bytes.capacity() {
+                // By doubling, but to no more than the message takes.
+                let size = need.max(2 * held.bytes.capacity()).min(assembly.total);
+                if held.charge.grow_to(&self.account, size) {
+                    held.bytes.reserve_exact(size - held.bytes.len());
+                } else {
+                    self.account.count_refusal();
+                    assembly.refused = true;
+                    assembly.held = Held::default();
+                }
+            }
         }
         if !assembly.refused {
-            assembly.charged += missing;
-            self.link.read(&piece, offset, &mut assembly.bytes);
+            self.link.read(&piece, offset, &mut assembly.held.bytes);
         }
         self.release(piece);
         if !last {
             return Ok(Received::Partial);
         }
-        let assembly = self.drop_assembly().expect("looked at above");
+        let Some(assembly) = self.assembly.take() else { return Err(PeerFault::Fragment) };
         self.counts.received += 1;
         self.counts.bytes_received += assembly.got as u64;
-        *into = assembly.bytes;
+        let Held { bytes, charge } = assembly.held;
+        // A buffer that may be kept is the driver's own, until it is handed to somebody.
+        self.arrived = if bytes.capacity() > KEPT { charge } else { Default::default() };
+        *into = bytes;
         Ok(if assembly.refused {
             Received::Refused(assembly.head)
         } else {
             self.message(assembly.head, assembly.until, assembly.stamp)
         })
-    }
-
-    fn drop_assembly(&mut self) -> Option<Assembly> {
-        let assembly = self.assembly.take();
-        if let Some(assembly) = &assembly {
-            self.budget.give_back(assembly.charged);
-        }
-        assembly
-    }
-}
-
-impl Drop for SessionCore {
-    fn drop(&mut self) {
-        self.drop_assembly();
     }
 }

@@ -2,6 +2,7 @@
 
 use super::link::{Link, Piece};
 use super::{Head, PeerFault, Received, SessionCore, is_control};
+use crate::link::held::{Charge, KEPT};
 use crate::memory::layout::{Interest, Kind, flag};
 use crate::protocol::ring::{Polled, Record, Released};
 
@@ -26,7 +27,7 @@ impl SessionCore {
         match rings.incoming.poll_plain() {
             Polled::Nothing => Ok(Received::Nothing),
             Polled::Plain(plain)
-                if self.assembly.is_none() && plain.header().len() <= self.max_message =>
+                if self.assembly.is_none() && plain.header().len() <= self.max_plain =>
             {
                 let header = plain.header();
                 let (call, released) = rings.incoming.take_plain(plain, into);
@@ -118,10 +119,29 @@ impl SessionCore {
         }
         let (until, stamp) = self.times(&piece, 0);
         into.clear();
-        self.link.read(&piece, offset, into);
-        let head = self.took(&piece, piece.len() - offset);
+        let len = piece.len() - offset;
+        let refused = len > KEPT && !self.charge_whole(len, into);
+        if !refused {
+            self.link.read(&piece, offset, into);
+        }
+        let head = self.took(&piece, len);
         self.release(piece);
-        Ok(self.message(head, until, stamp))
+        Ok(if refused { Received::Refused(head) } else { self.message(head, until, stamp) })
+    }
+
+    /// Pays for a message that comes in one piece and is large; false if there is no room for it.
+    #[cold]
+    fn charge_whole(&mut self, len: usize, into: &mut Vec<u8>) -> bool {
+        let size = len.max(into.capacity());
+        let mut charge = Charge::default();
+        let fits = charge.grow_to(&self.account, size);
+        if fits {
+            into.reserve_exact(size);
+            self.arrived = charge;
+        } else {
+            self.account.count_refusal();
+        }
+        fits
     }
 
     /// Deadline and stamp of a message, whose words begin at `offset` of its first piece. 0 for
@@ -135,6 +155,17 @@ impl SessionCore {
             self.link.word(piece, offset - 8)
         };
         (word(flag::DEADLINE), word(flag::STAMP))
+    }
+
+    /// The charge of the message that was received last, if its buffer is larger than one that is
+    /// kept.
+    pub(crate) fn take_charge(&mut self) -> Charge {
+        std::mem::take(&mut self.arrived)
+    }
+
+    /// Whether a message has arrived in part.
+    pub(crate) fn is_arriving(&self) -> bool {
+        self.assembly.is_some()
     }
 
     /// When the message was sent that was received last, as its sender says; 0 if it says nothing,

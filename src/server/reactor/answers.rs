@@ -4,6 +4,7 @@ use super::slot::Queued;
 use super::{End, Reactor};
 use crate::base::clock::now_ns;
 use crate::base::kill_point::kill_point;
+use crate::link::held::{Held, KEPT};
 use crate::link::session::{Head, SendProgress, Sent};
 use crate::memory::layout::{Kind, code};
 use crate::server::engine::Engine;
@@ -27,8 +28,8 @@ impl<E: Engine> Reactor<E> {
         let last = is_final(head.kind());
         if !flights.is_its_turn(table_index) {
             self.slots[index].answered(head);
-            let flights = &mut self.slots[index].flights;
-            flights.hold(table_index, head, std::mem::take(&mut self.response), last);
+            let payload = self.take_response(index);
+            self.slots[index].flights.hold(table_index, head, payload, last);
             self.counts.stashed += 1;
             return Ok(());
         }
@@ -36,9 +37,10 @@ impl<E: Engine> Reactor<E> {
         if last {
             self.slots[index].flights.end(table_index);
             while let Some((head, payload)) = self.slots[index].flights.next_held() {
-                self.response = payload;
+                (self.response, self.response_charge) = (payload.bytes, payload.charge);
                 self.answer(index, head)?;
             }
+            self.free_response();
         }
         Ok(())
     }
@@ -56,7 +58,7 @@ impl<E: Engine> Reactor<E> {
                 To::Flight(flight) => flight.caller.id,
                 To::Caller(caller) => caller.id,
             };
-            self.response = payload;
+            (self.response, self.response_charge) = (payload.bytes, payload.charge);
             match self.places.get(&id) {
                 None => self.counts.orphans += 1,
                 Some(&index) => {
@@ -73,6 +75,7 @@ impl<E: Engine> Reactor<E> {
                 }
             }
             self.completions.buffers().give(std::mem::take(&mut self.response));
+            drop(std::mem::take(&mut self.response_charge));
         }
         self.response = own;
         self.batch = batch;
@@ -161,12 +164,27 @@ impl<E: Engine> Reactor<E> {
     #[cold]
     pub(super) fn queue(&mut self, index: usize, head: Head, progress: SendProgress) {
         let payload =
-            if head.kind() == Kind::Pong { Vec::new() } else { std::mem::take(&mut self.response) };
+            if head.kind() == Kind::Pong { Held::default() } else { self.take_response(index) };
         let slot = &mut self.slots[index];
-        slot.queue_bytes += payload.len();
         slot.queue.push_back(Queued { head, payload, progress });
         slot.stuck_since.get_or_insert_with(now_ns);
         self.counts.queued += 1;
+    }
+
+    /// The response, to be kept until it can be sent.
+    fn take_response(&mut self, index: usize) -> Held {
+        let account = &self.slots[index].caller.0.account;
+        let charge = std::mem::take(&mut self.response_charge);
+        Held::in_queue(account, std::mem::take(&mut self.response), charge)
+    }
+
+    /// The response was sent. What is left is the reactor's own buffer.
+    #[inline]
+    pub(super) fn free_response(&mut self) {
+        if self.response.capacity() > KEPT {
+            self.response = Vec::new();
+        }
+        drop(std::mem::take(&mut self.response_charge));
     }
 
     pub(super) fn send_queue(&mut self, index: usize) -> Result<bool, End> {
@@ -176,13 +194,12 @@ impl<E: Engine> Reactor<E> {
             let before = queued.progress;
             let sent = slot
                 .session
-                .send(queued.head, 0, &queued.payload, &mut queued.progress)
+                .send(queued.head, 0, &queued.payload.bytes, &mut queued.progress)
                 .map_err(End::Fault)?;
             moved |= sent == Sent::Done || queued.progress != before;
             if sent == Sent::Full {
                 break;
             }
-            slot.queue_bytes -= queued.payload.len();
             let head = queued.head;
             slot.queue.pop_front();
             slot.sent(head);

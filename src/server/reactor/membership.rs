@@ -6,6 +6,7 @@ use crate::base::clock::ClockOffset;
 use crate::base::sync::{Ordering, PlainBool, PlainU64};
 use crate::handshake::AnswerOrder;
 use crate::handshake::rings::server_rings;
+use crate::link::held::Account;
 use crate::link::lifeline::Farewell;
 use crate::link::readiness::Readiness;
 use crate::link::samples::Samples;
@@ -20,7 +21,7 @@ use crate::server::porter::{Carrier, Death, Event, Joined};
 use crate::server::service;
 use crate::trace;
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// Frames of a socket that may have been sent before the order to shut down came: there is no
 /// telling.
@@ -67,6 +68,7 @@ impl<E: Engine> Reactor<E> {
             carrier,
             ..
         } = joined;
+        let account = self.account(peer.uid);
         let caller = service::Session(Arc::new(Caller {
             id,
             peer,
@@ -78,6 +80,7 @@ impl<E: Engine> Reactor<E> {
             events_most: self.limits.events,
             slow_client: self.limits.slow_client,
             completions: self.completions.clone(),
+            account,
         }));
         let mut records_most = SOCKET_FRAMES;
         let mut burst = 16 * layout::FRAGMENT;
@@ -129,10 +132,11 @@ impl<E: Engine> Reactor<E> {
             words,
             max_message: max_message as usize,
             burst,
-            budget: self.budget.clone(),
+            account: caller.0.account.clone(),
             stamps: samples.is_some(),
             clock: ClockOffset::NONE,
         });
+        let account = caller.0.account.clone();
         trace::server_joined(id, &caller.0.peer, &caller.0.transport);
         self.engine.opened(&caller);
         self.places.insert(id, self.slots.len());
@@ -144,11 +148,12 @@ impl<E: Engine> Reactor<E> {
             caller,
             lifeline,
             shared,
+            held: self.held.clone(),
             queue: VecDeque::new(),
-            queue_bytes: 0,
             stuck_since: None,
-            flights: Flights::new(in_order),
+            flights: Flights::new(in_order, &account),
             backlog: Backlog::default(),
+            is_held_up: false,
             said_goodbye: false,
             gone: None,
             drained: false,
@@ -158,6 +163,17 @@ impl<E: Engine> Reactor<E> {
         self.counts.accepted += 1;
         self.counts.sessions = self.slots.len() as u64;
         self.counts.sessions_peak = self.counts.sessions_peak.max(self.counts.sessions);
+    }
+
+    /// What will be held for a client of this uid.
+    fn account(&mut self, uid: u32) -> Arc<Account> {
+        self.shares.retain(|_, share| share.strong_count() != 0);
+        let share = self.shares.get(&uid).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let share = self.held.share();
+            self.shares.insert(uid, Arc::downgrade(&share));
+            share
+        });
+        share.account()
     }
 
     #[cold]

@@ -30,7 +30,7 @@ fn an_answer_to_a_flight_that_is_over_reaches_no_other_request() {
         to: To::Flight(over.clone()),
         kind: Kind::Response,
         code: 0,
-        payload: b"stale".to_vec(),
+        payload: crate::link::held::Held { bytes: b"stale".to_vec(), ..Default::default() },
     };
     assert!(over.caller.completions.push(stale));
     responder.reply(b"two");

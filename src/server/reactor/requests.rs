@@ -3,6 +3,7 @@
 use super::{End, PUT_OFF_NS, Reactor};
 use crate::base::clock::now_ns;
 use crate::base::kill_point::kill_point;
+use crate::link::held::{Charge, Held, KEPT, SMALL, trim};
 use crate::link::session::{Head, PeerFault, Received, SendProgress, Sent};
 use crate::memory::layout::{Kind, code};
 use crate::server::engine::Engine;
@@ -12,8 +13,6 @@ use crate::server::flight::StreamOver;
 use crate::server::porter::Death;
 use crate::trace;
 
-/// Buffers larger than this are not kept when they are no longer needed.
-const KEEP_BUFFER: usize = 4 << 20;
 /// Only if requests take less than this on average is a ring put off at all: behind a handler that
 /// takes its time every answer is rung for at once.
 const SHORT_NS: u64 = 1_000;
@@ -29,7 +28,7 @@ impl<E: Engine> Reactor<E> {
             if !slot.may_read(&self.limits) {
                 break;
             }
-            match slot.session.receive(&mut self.request).map_err(End::Fault)? {
+            match slot.session.receive(&mut self.request.bytes).map_err(End::Fault)? {
                 Received::Nothing => break,
                 Received::Partial => {}
                 Received::Refused(head) => {
@@ -75,13 +74,43 @@ impl<E: Engine> Reactor<E> {
         if handled > 1 && began != 0 {
             self.pace_ns = (now_ns().saturating_sub(began)) / u64::from(handled - 1) + 1;
         }
-        if self.request.capacity() > KEEP_BUFFER {
-            self.request = Vec::new();
-        }
-        if self.response.capacity() > KEEP_BUFFER {
-            self.response = Vec::new();
+        if self.request.bytes.capacity() > KEPT || self.response.capacity() > KEPT {
+            self.free_large(index);
         }
         Ok(handled != 0)
+    }
+
+    /// Frees what is too large to be kept for the next message.
+    #[cold]
+    fn free_large(&mut self, index: usize) {
+        if self.request.bytes.capacity() > KEPT {
+            self.request = Held::default();
+            drop(self.slots[index].session.take_charge());
+        }
+        if self.response.capacity() > KEPT {
+            self.response = Vec::new();
+        }
+    }
+
+    /// A request whose buffer is larger than what its flight is charged with, and which may be kept
+    /// for long: it gets a small one, or is charged.
+    #[cold]
+    fn charge_request(&mut self, index: usize) {
+        let slot = &mut self.slots[index];
+        let arrived = slot.session.take_charge();
+        let Held { bytes, charge } = &mut self.request;
+        if arrived.bytes() != 0 {
+            *charge = arrived;
+        }
+        if bytes.len() <= SMALL {
+            let mut small = self.completions.buffers().take(bytes.len());
+            small.extend_from_slice(bytes);
+            self.completions.buffers().give(std::mem::replace(bytes, small));
+            *charge = Charge::default();
+        } else {
+            trim(bytes);
+            charge.set(&slot.caller.0.account, bytes.capacity());
+        }
     }
 
     /// A request that is answered before anything else happens, all in one piece: what
@@ -101,7 +130,7 @@ impl<E: Engine> Reactor<E> {
             flight: None,
             alone: false,
         };
-        let about = (self.slots[index].id, head.call, request.payload.len(), false);
+        let about = (self.slots[index].id, head.call, request.payload.bytes.len(), false);
         let outcome = trace::handle(
             about,
             || self.engine.request(request, &mut self.response),
@@ -180,13 +209,27 @@ impl<E: Engine> Reactor<E> {
             return Ok(());
         }
         if E::LATER {
-            let slot = &mut self.slots[index];
-            if !slot.backlog.is_empty() || !slot.may_begin(&self.limits) {
-                slot.backlog.add(head, deadline_ns, std::mem::take(&mut self.request));
+            let slot = &self.slots[index];
+            if !slot.backlog.is_empty()
+                || !slot.may_begin(&self.limits)
+                || (self.held.is_tight() && slot.flights.len() != 0 && !slot.may_run())
+            {
+                self.set_aside(index, head, deadline_ns);
                 return Ok(());
             }
         }
         self.begin(index, head, deadline_ns, one_way)
+    }
+
+    #[cold]
+    fn set_aside(&mut self, index: usize, head: Head, deadline_ns: u64) {
+        if self.request.bytes.capacity() > SMALL {
+            self.charge_request(index);
+        }
+        let Held { bytes, charge } = std::mem::take(&mut self.request);
+        let slot = &mut self.slots[index];
+        let request = Held::in_queue(&slot.caller.0.account, bytes, charge);
+        slot.backlog.add(head, deadline_ns, request);
     }
 
     /// Handles requests that were set aside, as far as the limit and the turn allow.
@@ -194,7 +237,7 @@ impl<E: Engine> Reactor<E> {
     pub(super) fn read_backlog(&mut self, index: usize) -> Result<bool, End> {
         let mut moved = false;
         for _ in 0..self.limits.turn {
-            if !self.slots[index].may_begin(&self.limits) {
+            if !self.slots[index].may_begin_next(&self.limits) {
                 break;
             }
             let Some((head, deadline_ns, payload)) = self.slots[index].backlog.next() else {
@@ -205,6 +248,10 @@ impl<E: Engine> Reactor<E> {
             if deadline_ns == 0 || !self.is_too_late(index, head, deadline_ns)? {
                 self.begin(index, head, deadline_ns, head.kind() == Kind::OneWay)?;
             }
+        }
+        if self.request.charge.bytes() != 0 {
+            // Of a request that was not run.
+            self.request = Held::default();
         }
         self.slots[index].session.flush();
         Ok(moved)
@@ -223,13 +270,15 @@ impl<E: Engine> Reactor<E> {
         self.response.clear();
         let slot = &mut self.slots[index];
         let alone = E::LATER && slot.flights.len() == 0 && !slot.session.has_pending();
-        let len = self.request.len();
+        let len = self.request.bytes.len();
+        if E::LATER && self.request.bytes.capacity() > SMALL {
+            self.charge_request(index);
+        }
+        let slot = &mut self.slots[index];
         let flight =
             E::LATER.then(|| slot.flights.prepare(&slot.caller.0, head.call, deadline_ns, one_way));
         let table_index = match &flight {
-            Some(flight) if slot.flights.are_in_order() => {
-                Some(slot.flights.enter(flight.clone(), len))
-            }
+            Some(flight) if slot.flights.are_in_order() => Some(slot.flights.enter(flight.clone())),
             _ => None,
         };
         if let Some(flight) = &flight
@@ -264,7 +313,7 @@ impl<E: Engine> Reactor<E> {
                 self.counts.dispatched += 1;
                 if let (Some(flight), None) = (flight, table_index) {
                     // What other threads say of it is read after this, on this thread.
-                    self.slots[index].flights.enter(flight, len);
+                    self.slots[index].flights.enter(flight);
                 }
                 return Ok(());
             }
@@ -319,7 +368,7 @@ impl<E: Engine> Reactor<E> {
         }
         let slot = &mut self.slots[index];
         let flight = slot.flights.prepare(&slot.caller.0, head.call, 0, false);
-        let table_index = slot.flights.enter(flight, 0);
+        let table_index = slot.flights.enter(flight);
         self.answer_of(index, table_index, Some(error))
     }
 }

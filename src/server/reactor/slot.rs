@@ -3,13 +3,14 @@
 use super::Limits;
 use crate::base::clock::now_ns;
 use crate::base::sync::Ordering;
+use crate::link::held::{Account, Held, Total};
 use crate::link::samples::Samples;
 use crate::link::segment::Segment;
 use crate::link::session::{Head, SendProgress, SessionCore};
 use crate::link::side::PeerHints;
 use crate::memory::Window;
 use crate::memory::layout::Kind;
-use crate::server::flight::{Caller, Flight, StreamOver};
+use crate::server::flight::{Caller, FLIGHT, Flight, StreamOver};
 use crate::server::porter::Death;
 use crate::server::service;
 use rustix::fd::OwnedFd;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct Queued {
     pub(super) head: Head,
-    pub(super) payload: Vec<u8>,
+    pub(super) payload: Held,
     pub(super) progress: SendProgress,
 }
 
@@ -44,13 +45,10 @@ impl ClientMemory {
 /// Requests that were read while too many were in flight.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
-    requests: VecDeque<(Head, u64, Vec<u8>)>,
+    requests: VecDeque<(Head, u64, Held)>,
     /// What they take.
-    bytes: usize,
+    bytes: u64,
 }
-
-/// What a request in the backlog takes beside its payload, about, in bytes.
-const BACKLOG_ENTRY: usize = 64;
 
 impl Backlog {
     #[inline]
@@ -60,18 +58,14 @@ impl Backlog {
 
     /// Bounded by memory alone: how many requests stand before the credit of a stream is the
     /// client's choice.
-    fn has_room(&self, limits: &Limits) -> bool {
-        self.bytes < limits.in_flight_bytes
-    }
-
-    pub(super) fn add(&mut self, head: Head, until: u64, payload: Vec<u8>) {
-        self.bytes += payload.len() + BACKLOG_ENTRY;
+    pub(super) fn add(&mut self, head: Head, until: u64, payload: Held) {
+        self.bytes += payload.charge.bytes();
         self.requests.push_back((head, until, payload));
     }
 
-    pub(super) fn next(&mut self) -> Option<(Head, u64, Vec<u8>)> {
+    pub(super) fn next(&mut self) -> Option<(Head, u64, Held)> {
         let next = self.requests.pop_front()?;
-        self.bytes -= next.2.len() + BACKLOG_ENTRY;
+        self.bytes -= next.2.charge.bytes();
         Some(next)
     }
 }
@@ -94,12 +88,15 @@ pub(super) struct Slot {
     pub(super) caller: service::Session,
     pub(super) lifeline: Arc<OwnedFd>,
     pub(super) shared: Option<ClientMemory>,
+    /// What is held for all clients.
+    pub(super) held: Arc<Total>,
     pub(super) queue: VecDeque<Queued>,
-    pub(super) queue_bytes: usize,
     /// Since when the queue has not moved.
     pub(super) stuck_since: Option<u64>,
     pub(super) flights: Flights,
     pub(super) backlog: Backlog,
+    /// It is not read from, since too much is held.
+    pub(super) is_held_up: bool,
     /// The client said goodbye on its lifeline.
     pub(super) said_goodbye: bool,
     /// The client is gone; what it sent before is still read.
@@ -116,11 +113,35 @@ impl Slot {
     /// Whether a request may be taken: its answer might have to be queued.
     #[inline]
     pub(super) fn may_read(&self, limits: &Limits) -> bool {
-        (self.queue.is_empty()
-            || (self.queue.len() < limits.queue && self.queue_bytes < limits.queue_bytes))
-            && (self.may_begin(limits) && self.backlog.is_empty()
+        (self.queue.is_empty() || self.queue.len() < limits.queue)
+            && (self.backlog.is_empty() && self.may_begin(limits)
                 // A stream waits for credit, which stands behind requests: those are set aside.
-                || self.flights.streams != 0 && self.backlog.has_room(limits))
+                || self.flights.streams != 0)
+            && (!self.held.is_tight() || self.has_room())
+    }
+
+    /// Whether what is held leaves room for one more request. What has arrived in part is read to
+    /// its end: otherwise its memory would never come back.
+    #[cold]
+    pub(super) fn has_room(&self) -> bool {
+        let account = &self.caller.0.account;
+        account.may_read()
+            || (self.flights.streams != 0 && account.may_set_aside())
+            || self.session.is_arriving()
+    }
+
+    /// Whether what is held lets a request begin that was read.
+    #[cold]
+    pub(super) fn may_run(&self) -> bool {
+        self.caller.0.account.may_read()
+    }
+
+    /// Whether a request of the backlog may begin: it is charged already.
+    pub(super) fn may_begin_next(&self, limits: &Limits) -> bool {
+        let account = &self.caller.0.account;
+        self.flights.len() == 0
+            || (self.may_begin(limits)
+                && account.held().saturating_sub(self.backlog.bytes) < account.soft())
     }
 
     /// The client is gone. Nobody waits for answers, and none may wait for the client.
@@ -132,16 +153,14 @@ impl Slot {
     /// Whether one more request may be in flight.
     #[inline]
     pub(super) fn may_begin(&self, limits: &Limits) -> bool {
-        self.flights.len() == 0
-            || (self.flights.len() < limits.in_flight
-                && self.flights.bytes < limits.in_flight_bytes)
+        self.flights.len() < limits.in_flight
     }
 
     /// Whether a turn would find something to do: the second look before a sleep.
     pub(super) fn has_work(&mut self, limits: &Limits) -> bool {
         (self.gone.is_some() && (self.is_read_to_its_end() || !self.queue.is_empty()))
             || (self.gone.is_none() && self.session.has_hung_up() && !self.may_read(limits))
-            || (!self.backlog.is_empty() && self.may_begin(limits))
+            || (!self.backlog.is_empty() && self.may_begin_next(limits))
             || (self.may_read(limits) && self.session.has_pending())
             || (!self.queue.is_empty() && self.session.room_appeared())
     }
@@ -192,12 +211,10 @@ impl Slot {
 #[derive(Debug)]
 pub(super) struct Entry {
     flight: Arc<Flight>,
-    /// Of the request, and of the answers below.
-    bytes: usize,
     /// Items of it were sent.
     streams: bool,
     /// Answers before their turn.
-    held: VecDeque<(Head, Vec<u8>)>,
+    held: VecDeque<(Head, Held)>,
     /// The last of them is among those.
     complete: bool,
 }
@@ -206,13 +223,12 @@ pub(super) struct Entry {
 #[derive(Debug, Default)]
 pub(super) struct Flights {
     table: Vec<Option<Entry>>,
-    /// Of all entries.
-    bytes: usize,
     /// How many of them are answered by streams.
     streams: usize,
     free: Vec<u32>,
-    /// To be used again.
+    /// To be used again, and how many at most.
     spare: Vec<Arc<Flight>>,
+    spare_most: usize,
     /// Places in the order of the requests, if that is the order of the answers.
     turns: VecDeque<u32>,
     in_order: bool,
@@ -220,8 +236,9 @@ pub(super) struct Flights {
     index: Option<CallIndex>,
 }
 
-/// Most flights that are kept to be used again.
+/// Most flights that are kept to be used again; and what part of what the client may hold.
 const SPARE: usize = 64;
+const SPARE_PART: u64 = 4;
 /// In a table of so many places a call is searched for one by one.
 const SEARCHED: usize = 32;
 
@@ -259,8 +276,10 @@ impl CallIndex {
 }
 
 impl Flights {
-    pub(super) fn new(in_order: bool) -> Self {
-        Self { in_order, ..Self::default() }
+    #[allow(clippy::cast_possible_truncation, reason = "at most `SPARE`")]
+    pub(super) fn new(in_order: bool, account: &Account) -> Self {
+        let part = account.soft() / SPARE_PART / FLIGHT as u64;
+        Self { in_order, spare_most: part.min(SPARE as u64) as usize, ..Self::default() }
     }
 
     #[inline]
@@ -292,12 +311,11 @@ impl Flights {
         clippy::cast_possible_truncation,
         reason = "bounded by the limit of requests in flight"
     )]
-    pub(super) fn enter(&mut self, flight: Arc<Flight>, bytes: usize) -> u32 {
+    pub(super) fn enter(&mut self, flight: Arc<Flight>) -> u32 {
         let place = self.free.pop().unwrap_or_else(|| {
             self.table.push(None);
             self.table.len() as u32 - 1
         });
-        self.bytes += bytes;
         flight.set_table_index(place);
         if self.in_order && !flight.one_way {
             self.turns.push_back(place);
@@ -306,14 +324,15 @@ impl Flights {
             index.add(&flight, place);
         }
         self.table[place as usize] =
-            Some(Entry { flight, bytes, streams: false, held: VecDeque::new(), complete: false });
+            Some(Entry { flight, streams: false, held: VecDeque::new(), complete: false });
         place
     }
 
     /// Takes a flight back that is over.
     #[inline]
     pub(super) fn put_back(&mut self, flight: Arc<Flight>) {
-        if self.spare.len() < SPARE {
+        flight.forget_taken();
+        if self.spare.len() < self.spare_most {
             self.spare.push(flight);
         }
     }
@@ -360,10 +379,8 @@ impl Flights {
     }
 
     /// Keeps an answer until its turn.
-    pub(super) fn hold(&mut self, place: u32, head: Head, payload: Vec<u8>, last: bool) {
+    pub(super) fn hold(&mut self, place: u32, head: Head, payload: Held, last: bool) {
         if let Some(Some(entry)) = self.table.get_mut(place as usize) {
-            entry.bytes += payload.len();
-            self.bytes += payload.len();
             entry.held.push_back((head, payload));
             entry.complete |= last;
         }
@@ -377,7 +394,6 @@ impl Flights {
         if let Some(index) = &mut self.index {
             index.remove(&entry.flight, place);
         }
-        self.bytes -= entry.bytes;
         self.streams -= usize::from(entry.streams);
         if self.in_order && self.turns.front() == Some(&place) {
             self.turns.pop_front();
@@ -386,7 +402,7 @@ impl Flights {
     }
 
     /// The next answer that was kept and may be sent now.
-    pub(super) fn next_held(&mut self) -> Option<(Head, Vec<u8>)> {
+    pub(super) fn next_held(&mut self) -> Option<(Head, Held)> {
         loop {
             let place = *self.turns.front()?;
             let entry = self.table.get_mut(place as usize)?.as_mut()?;
@@ -432,13 +448,14 @@ mod tests {
             events: PlainU64::new(0),
             events_most: 1,
             slow_client: None,
+            account: Account::alone(1 << 30),
             completions: Arc::new(Completions::new(notifier)),
         })
     }
 
     fn enter(flights: &mut Flights, caller: &Arc<Caller>, call: u64, one_way: bool) -> u32 {
         let flight = flights.prepare(caller, call, 0, one_way);
-        flights.enter(flight, 1)
+        flights.enter(flight)
     }
 
     proptest! {
@@ -447,7 +464,7 @@ mod tests {
             steps in proptest::collection::vec((0..6u8, 0..150u64), 1..600),
         ) {
             let caller = caller();
-            let mut flights = Flights::new(false);
+            let mut flights = Flights::new(false, &caller.account);
             let mut there = BTreeMap::new();
             let mut one_way = Vec::new();
             for (what, call) in steps {
@@ -475,7 +492,7 @@ mod tests {
 
     /// The time of many searches for calls that are not in flight, beside so many that are.
     fn searching(caller: &Arc<Caller>, calls: u64) -> f64 {
-        let mut flights = Flights::new(false);
+        let mut flights = Flights::new(false, &caller.account);
         for call in 0..calls {
             enter(&mut flights, caller, call, false);
         }

@@ -9,10 +9,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 /// Counters whose value goes up and down.
-const GAUGES: [&str; 7] = [
+const GAUGES: [&str; 8] = [
     "sessions",
     "sessions_peak",
     "in_flight",
+    "held_bytes",
     "oldest_call",
     "oldest_sent_ns",
     "fill_peak",

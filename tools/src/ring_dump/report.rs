@@ -437,10 +437,11 @@ fn per_second(count: u64, between_ns: u64) -> f64 {
 }
 
 /// What stands for a level, and not for events.
-const LEVELS: [&str; 8] = [
+const LEVELS: [&str; 9] = [
     "sessions",
     "sessions_peak",
     "in_flight",
+    "held_bytes",
     "oldest_call",
     "oldest_sent_ns",
     "fill_peak",

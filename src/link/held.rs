@@ -1,0 +1,491 @@
+//! Bytes that are held for a peer: charged by capacity, as long as their buffer lives.
+//!
+//! A [`Charge`] is a guard. It is taken before its buffer is allocated or grown, travels with the
+//! buffer ([`Held`]), and gives the bytes back after the buffer is freed. It counts at three
+//! levels: the client ([`Account`]), all clients of its uid ([`Share`]), and all clients
+//! ([`Total`]).
+//!
+//! | what | at the limit |
+//! |---|---|
+//! | a request that is not begun | not read until bytes are back: [`Account::may_read`] |
+//! | a request that is arriving | goes on; refused if its uid, or all, hold too much |
+//! | an answer, an item, an event | refused, or waited for, by the thread that sends it |
+//! | what is there already | charged all the same |
+//!
+//! So requests leave room for answers, and what is held shrinks as the client reads: no request
+//! can keep an answer from its client for ever. A client exceeds its limit by the one message that
+//! is arriving, at most.
+//!
+//! Buffers of up to [`SMALL`] bytes are not charged one by one: a request in flight is charged
+//! with a fixed size that covers its own small buffers.
+//!
+//! # Why no wait is missed
+//!
+//! Who finds no room stores `waiting`, fences, and looks again. Who gives bytes back subtracts
+//! them, fences, and loads `waiting`. Of the two fences one comes first: either the second look
+//! sees the bytes, or the giver sees `waiting` and wakes.
+
+use crate::base::sync::{Ordering, PlainBool, PlainU64, fence};
+use crate::os::fork::Origin;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+/// Largest buffer that a fixed charge covers, in bytes.
+pub(crate) const SMALL: usize = 4 << 10;
+/// Largest buffer that is kept for the next message, in bytes.
+pub(crate) const KEPT: usize = 64 << 10;
+/// What an entry of a queue takes beside its payload, in bytes.
+pub(crate) const ENTRY: usize = 128;
+/// A client that holds less is read from even if its uid holds much.
+const LITTLE: u64 = 256 << 10;
+/// A thread that waits for room looks again after this time in any case.
+const BACKSTOP: Duration = Duration::from_millis(50);
+
+/// For what bytes are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// They are there already.
+    Fact,
+    /// A message that is arriving.
+    Arrival,
+    /// An answer, an item of one, or an event.
+    Answer,
+}
+
+/// One level of the account.
+#[derive(Debug)]
+struct Level {
+    /// How many bytes may be held.
+    most: u64,
+    /// How many are held when no more messages arrive.
+    arrivals: u64,
+    /// How many are held when no more requests are read.
+    soft: u64,
+    held: PlainU64,
+}
+
+impl Level {
+    /// Of several clients. One half is for requests, one quarter for the rest of those that have
+    /// arrived in part, and one quarter for answers.
+    fn of_several(most: u64) -> Self {
+        let soft = (most / 2).max(1);
+        Self { most, arrivals: most - most / 4, soft, held: PlainU64::new(0) }
+    }
+
+    // Relaxed: counts. What waits for them is ordered by the fences of this module.
+
+    fn held(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    fn add(&self, bytes: u64) -> u64 {
+        self.held.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes)
+    }
+
+    fn subtract(&self, bytes: u64) {
+        self.held.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// How many bytes may be held, at each level.
+#[derive(Debug, Clone)]
+pub(crate) struct HeldLimits {
+    pub(crate) client: u64,
+    pub(crate) uid: u64,
+    pub(crate) total: u64,
+    /// Largest message in bytes.
+    pub(crate) max_message: u64,
+    /// Whether several uids may be served.
+    pub(crate) several_uids: bool,
+}
+
+/// Who waits for bytes to come back.
+#[derive(Debug, Default)]
+struct Sleepers {
+    /// How often they were woken.
+    wakes: u64,
+    tasks: Vec<Waker>,
+}
+
+/// What is held for all clients.
+pub(crate) struct Total {
+    limits: HeldLimits,
+    level: Level,
+    /// Some level may hold so much that no more requests are read.
+    tight: PlainBool,
+    waiting: PlainBool,
+    sleepers: Mutex<Sleepers>,
+    room: Condvar,
+    /// Wakes the thread that reads requests.
+    wake: Box<dyn Fn() + Send + Sync>,
+    origin: Origin,
+    refused: PlainU64,
+}
+
+impl std::fmt::Debug for Total {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Total").field("limits", &self.limits).field("level", &self.level).finish()
+    }
+}
+
+impl Total {
+    /// Nothing is held. `wake` is called when bytes come back that the reader of requests waits
+    /// for.
+    pub(crate) fn new(limits: HeldLimits, wake: Box<dyn Fn() + Send + Sync>) -> Arc<Self> {
+        let level = Level::of_several(limits.total);
+        Arc::new(Self {
+            limits,
+            level,
+            tight: PlainBool::new(false),
+            waiting: PlainBool::new(false),
+            sleepers: Mutex::default(),
+            room: Condvar::new(),
+            wake,
+            origin: Origin::here(),
+            refused: PlainU64::new(0),
+        })
+    }
+
+    /// For the clients of one uid.
+    pub(crate) fn share(self: &Arc<Self>) -> Arc<Share> {
+        Arc::new(Share { total: self.clone(), level: Level::of_several(self.limits.uid) })
+    }
+
+    /// Bytes held now.
+    pub(crate) fn held(&self) -> u64 {
+        self.level.held()
+    }
+
+    /// Answers, items, events and arriving requests that were refused.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Whether [`Account::may_read`] has to be asked.
+    #[inline]
+    pub(crate) fn is_tight(&self) -> bool {
+        // Relaxed: set by whoever charges, and set again by the next charge.
+        self.tight.load(Ordering::Relaxed)
+    }
+
+    /// Says whether some client is at its limit.
+    pub(crate) fn set_tight(&self, tight: bool) {
+        self.tight.store(tight, Ordering::Relaxed);
+    }
+
+    /// Says that somebody waits. What it waits for is to be looked at after this.
+    fn announce(&self) {
+        self.waiting.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    fn sleepers(&self) -> MutexGuard<'_, Sleepers> {
+        self.sleepers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something changed that others may wait for.
+    fn rouse(&self) {
+        fence(Ordering::SeqCst);
+        if self.waiting.load(Ordering::Relaxed) {
+            self.rouse_sleepers();
+        }
+    }
+
+    #[cold]
+    fn rouse_sleepers(&self) {
+        // In a forked child nobody waits, and the bell is the parent's.
+        if !self.origin.is_here() || !self.waiting.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        (self.wake)();
+        let mut sleepers = self.sleepers();
+        sleepers.wakes = sleepers.wakes.wrapping_add(1);
+        let tasks = std::mem::take(&mut sleepers.tasks);
+        drop(sleepers);
+        self.room.notify_all();
+        tasks.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// What is held for all clients of one uid.
+#[derive(Debug)]
+pub(crate) struct Share {
+    total: Arc<Total>,
+    level: Level,
+}
+
+impl Share {
+    /// For one of them.
+    pub(crate) fn account(self: &Arc<Self>) -> Arc<Account> {
+        let HeldLimits { client: most, max_message, .. } = self.total.limits;
+        // A request that arrives when this is nearly reached, and its answer, still find room.
+        let soft = most.saturating_sub(2 * max_message).max(most / 4).max(1);
+        Arc::new(Account {
+            share: self.clone(),
+            level: Level { most, arrivals: u64::MAX, soft, held: PlainU64::new(0) },
+        })
+    }
+}
+
+/// What is held for one client.
+#[derive(Debug)]
+pub(crate) struct Account {
+    share: Arc<Share>,
+    level: Level,
+}
+
+impl Account {
+    /// Of a side that serves nobody, or of a test: so many bytes.
+    pub(crate) fn alone(bytes: u64) -> Arc<Self> {
+        // A quarter is for answers.
+        let bytes = bytes.saturating_add(bytes / 2);
+        let limits = HeldLimits {
+            client: bytes,
+            uid: bytes,
+            total: bytes,
+            max_message: 0,
+            several_uids: false,
+        };
+        Total::new(limits, Box::new(|| {})).share().account()
+    }
+
+    /// Bytes held for this client now.
+    pub(crate) fn held(&self) -> u64 {
+        self.level.held()
+    }
+
+    /// How much of this client's may be held before no more requests are begun.
+    pub(crate) fn soft(&self) -> u64 {
+        self.level.soft
+    }
+
+    /// Whether a request may be read. If not, the reader is woken when that may have changed.
+    ///
+    /// A client that holds next to nothing is read from as long as its uid has anything left.
+    #[cold]
+    pub(crate) fn may_read(&self) -> bool {
+        let (share, total) = (&self.share.level, &self.share.total.level);
+        self.finds_room(|[own, shared, all]| {
+            let little = own < LITTLE && shared < share.most && all < total.most;
+            let usual = shared < share.soft && all < total.soft && self.is_fair(shared, all);
+            own < self.level.soft && (little || usual)
+        })
+    }
+
+    /// The same for a request that is only set aside, so that what stands behind it is found.
+    #[cold]
+    pub(crate) fn may_set_aside(&self) -> bool {
+        let (share, total) = (&self.share.level, &self.share.total.level);
+        self.finds_room(|[own, shared, all]| {
+            let fair = self.is_fair(shared, all);
+            own < self.level.most && shared < share.most && all < total.most && fair
+        })
+    }
+
+    /// Looks at what is held, and if it is too much once more, as somebody who waits.
+    fn finds_room(&self, look: impl Fn([u64; 3]) -> bool) -> bool {
+        let share = &self.share;
+        let held = || [&self.level, &share.level, &share.total.level].map(Level::held);
+        look(held()) || {
+            share.total.announce();
+            look(held())
+        }
+    }
+
+    /// Whether a uid that holds so much leaves as much free for others, where there may be others.
+    fn is_fair(&self, share: u64, all: u64) -> bool {
+        let limits = &self.share.total.limits;
+        !limits.several_uids || share <= limits.total.saturating_sub(all)
+    }
+
+    fn take(&self, bytes: u64, purpose: Purpose) -> bool {
+        let (share, total) = (&self.share, &self.share.total);
+        let levels = [&self.level, &share.level, &total.level];
+        let [own, shared, all] = levels.map(|level| level.add(bytes));
+        let fair = self.is_fair(shared, all);
+        let fits = match purpose {
+            Purpose::Fact => true,
+            Purpose::Arrival => {
+                shared <= share.level.arrivals && all <= total.level.arrivals && fair
+            }
+            Purpose::Answer => {
+                own <= self.level.most
+                    && shared <= share.level.most
+                    && all <= total.level.most
+                    && fair
+            }
+        };
+        if !fits {
+            self.give_back(bytes);
+            return false;
+        }
+        if own >= self.level.soft || shared >= share.level.soft || all >= total.level.soft || !fair
+        {
+            total.set_tight(true);
+        }
+        true
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.level.subtract(bytes);
+        self.share.level.subtract(bytes);
+        self.share.total.level.subtract(bytes);
+        self.share.total.rouse();
+    }
+
+    /// Takes back what was left in the account.
+    #[cold]
+    pub(crate) fn take_back(&self, bytes: u64) {
+        self.give_back(bytes);
+    }
+
+    /// Something was refused for lack of room.
+    pub(crate) fn count_refusal(&self) {
+        self.share.total.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Lets those look again who wait for room and for something else.
+    pub(crate) fn rouse(&self) {
+        self.share.total.rouse();
+    }
+
+    /// Charges what is there already.
+    pub(crate) fn charge(self: &Arc<Self>, bytes: usize) -> Charge {
+        let mut charge = Charge::default();
+        charge.set(self, bytes);
+        charge
+    }
+
+    /// Charges an answer, an item or an event, if there is room for it.
+    pub(crate) fn charge_answer(self: &Arc<Self>, bytes: usize) -> Option<Charge> {
+        let bytes = bytes as u64;
+        self.take(bytes, Purpose::Answer).then(|| Charge { account: Some(self.clone()), bytes })
+    }
+
+    /// The same, waiting until `deadline`, or until it is `over`.
+    pub(crate) fn wait_for_answer(
+        self: &Arc<Self>,
+        bytes: usize,
+        deadline: Option<Instant>,
+        over: impl Fn() -> bool,
+    ) -> Option<Charge> {
+        let total = &self.share.total;
+        loop {
+            let seen = total.sleepers().wakes;
+            total.announce();
+            let charge = self.charge_answer(bytes);
+            if charge.is_some() || over() {
+                return charge;
+            }
+            let now = Instant::now();
+            let left = deadline.map_or(BACKSTOP, |deadline| deadline.duration_since(now));
+            if left.is_zero() {
+                return None;
+            }
+            let sleepers = total.sleepers();
+            if sleepers.wakes == seen {
+                // What happened meanwhile is looked at by the next round.
+                let _ = total.room.wait_timeout(sleepers, left.min(BACKSTOP));
+            }
+        }
+    }
+
+    /// The same for a task, which is woken when there may be room.
+    pub(crate) fn poll_answer(self: &Arc<Self>, bytes: usize, waker: &Waker) -> Option<Charge> {
+        if let Some(charge) = self.charge_answer(bytes) {
+            return Some(charge);
+        }
+        let total = &self.share.total;
+        let mut sleepers = total.sleepers();
+        if !sleepers.tasks.iter().any(|task| task.will_wake(waker)) {
+            sleepers.tasks.push(waker.clone());
+        }
+        drop(sleepers);
+        total.announce();
+        self.charge_answer(bytes)
+    }
+}
+
+/// Bytes that are charged, until it is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Charge {
+    /// `None` if there are none.
+    account: Option<Arc<Account>>,
+    bytes: u64,
+}
+
+impl Charge {
+    /// Makes it so many bytes, which are there already, or not any more.
+    pub(crate) fn set(&mut self, account: &Arc<Account>, bytes: usize) {
+        if self.account.as_ref().is_some_and(|own| !Arc::ptr_eq(own, account)) {
+            *self = Self::default(); // of another client
+        }
+        let bytes = bytes as u64;
+        if bytes >= self.bytes {
+            account.take(bytes - self.bytes, Purpose::Fact);
+        } else {
+            account.give_back(self.bytes - bytes);
+        }
+        self.bytes = bytes;
+        self.account.get_or_insert_with(|| account.clone());
+    }
+
+    /// Makes it so many bytes, for a message that is arriving; false if there is no room.
+    pub(crate) fn grow_to(&mut self, account: &Arc<Account>, bytes: usize) -> bool {
+        let more = (bytes as u64).saturating_sub(self.bytes);
+        let fits = account.take(more, Purpose::Arrival);
+        if fits {
+            self.bytes += more;
+            self.account.get_or_insert_with(|| account.clone());
+        }
+        fits
+    }
+
+    /// How many they are.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Leaves the bytes in the account: how many are to be taken back
+    /// ([`Account::take_back`]).
+    pub(crate) fn leave(mut self) -> u64 {
+        self.account = None;
+        self.bytes
+    }
+}
+
+impl Drop for Charge {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(account) = self.account.take() {
+            account.give_back(self.bytes);
+        }
+    }
+}
+
+/// A buffer and its charge. In this order: the bytes are freed before they are given back.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) charge: Charge,
+}
+
+impl Held {
+    /// A buffer in a queue, which is charged whatever its size.
+    pub(crate) fn in_queue(account: &Arc<Account>, mut bytes: Vec<u8>, mut charge: Charge) -> Self {
+        trim(&mut bytes);
+        charge.set(account, bytes.capacity() + ENTRY);
+        Self { bytes, charge }
+    }
+}
+
+/// Frees what a large buffer has beyond its bytes, if that is most of it.
+pub(crate) fn trim(bytes: &mut Vec<u8>) {
+    if bytes.capacity() > KEPT && bytes.capacity() / 2 > bytes.len() {
+        bytes.shrink_to_fit();
+    }
+}
+
+#[cfg(test)]
+mod tests;
