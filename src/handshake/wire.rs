@@ -23,12 +23,12 @@
 //! ```
 //!
 //! **What never changes, in any version:** the header, the whole reject, the two versions at the
-//! beginning of a hello, and the version in a welcome (0), a fallback (24) and segments (0). By these
-//! a peer of another version is recognised, and told so in bytes that it can read. `golden/` has the
-//! bytes of each version.
+//! beginning of a hello, and the version in a welcome (0), a fallback (24) and segments (0). By
+//! these a peer of another version is recognised, and told so in bytes that it can read. `golden/`
+//! has the bytes of each version.
 //!
-//! Server time is the server's CLOCK_MONOTONIC, in nanoseconds, at some moment between the arrival of
-//! the hello and the answer ([`crate::base::clock::ClockOffset`]).
+//! Server time is the server's CLOCK_MONOTONIC, in nanoseconds, at some moment between the arrival
+//! of the hello and the answer ([`crate::base::clock::ClockOffset`]).
 //!
 //! Features are bits: a client sets those that it asks for, a server those that it grants. Unknown
 //! ones are ignored, and not granted.

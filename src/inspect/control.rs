@@ -135,8 +135,8 @@ pub struct Peer {
 }
 
 /// What one side says of a call that is timed on its way; the other side's half has the same call
-/// id and time of sending. Times are ns of the server's clock, and what a peer says: they may contradict
-/// each other.
+/// id and time of sending. Times are ns of the server's clock, and what a peer says: they may
+/// contradict each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Sample {

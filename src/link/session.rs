@@ -149,8 +149,8 @@ pub(crate) struct SendProgress {
 }
 
 impl SendProgress {
-    /// A message that says when it was sent, in ns of the server's clock. Only requests, and only where
-    /// that was agreed.
+    /// A message that says when it was sent, in ns of the server's clock. Only requests, and only
+    /// where that was agreed.
     pub(crate) fn stamped(stamp: u64) -> Self {
         Self { stamp, ..Self::default() }
     }

@@ -138,8 +138,8 @@ pub const SAMPLES: usize = 64;
 
 /// One call on its way, as one side saw it. Client and server each keep their own table, for tools:
 /// nobody else looks at it. The two halves of a call have call id and time of sending in common.
-/// Times are nanoseconds of the server's CLOCK_MONOTONIC, in both tables, as everywhere in a segment:
-/// a client in another time namespace converts its own.
+/// Times are nanoseconds of the server's CLOCK_MONOTONIC, in both tables, as everywhere in a
+/// segment: a client in another time namespace converts its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Sample {

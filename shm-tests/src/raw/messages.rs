@@ -267,15 +267,15 @@ pub fn fallback(max_message: u64) -> Vec<u8> {
     let body = [
         &14u32.to_le_bytes()[..], // the client asked for it
         &[0; 20],
-        &1u16.to_le_bytes(),
+        &VERSION.to_le_bytes(),
         &[0; 6],
         &77u64.to_le_bytes(),
         &5u64.to_le_bytes(),
         &max_message.to_le_bytes(),
         &std::process::id().to_le_bytes(),
-        &[0; 4],
+        &[0; 4 + 8],
     ]
     .concat();
-    assert_eq!(body.len(), 64);
+    assert_eq!(body.len(), 72);
     message(kind::FALLBACK, &body)
 }

@@ -31,7 +31,8 @@ pub(crate) fn calls_and_streams_do_not_meet() -> Ran {
     done!("by both transports")
 }
 
-/// A client that makes calls is told by a listener of byte streams what to use, however it connects.
+/// A client that makes calls is told by a listener of byte streams what to use, however it
+/// connects.
 pub(crate) fn c4_calls_are_refused_by_a_listener_of_streams() -> Ran {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("s");

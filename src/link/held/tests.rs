@@ -92,7 +92,9 @@ fn a_uid_leaves_as_much_free_as_it_holds_where_there_are_several() {
 fn who_waits_for_room_is_woken() {
     let (woken, wakes) = channel();
     let woken = Mutex::new(woken);
-    let wake = move || drop(woken.lock().expect("no panic").send(()));
+    let wake = move || {
+        let _ = woken.lock().expect("no panic").send(());
+    };
     let total = Total::new(limits(), Box::new(wake));
     let account = total.share().account();
     let charge = account.charge(16 * MIB);
