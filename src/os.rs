@@ -1,5 +1,7 @@
-//! What a process knows of itself: whether it is a fork, and its name.
+//! What a process knows of itself, and what it may only do on a thread that serves nobody.
 
+pub(crate) mod closer;
 pub(crate) mod environment;
 pub(crate) mod fork;
+pub(crate) mod peer_socket;
 pub(crate) mod program;

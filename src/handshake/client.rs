@@ -1,6 +1,7 @@
 //! The client's side: blocking, with an absolute deadline.
 
 mod connect;
+mod descriptors;
 mod error;
 mod options;
 mod patience;
@@ -15,6 +16,7 @@ use crate::base::sync::AtomicU32;
 use crate::link::lifeline;
 use crate::link::segment::{Label, Segment, SegmentError};
 use crate::memory::layout::SegmentKind;
+use crate::os::peer_socket::PeerSocket;
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -22,6 +24,7 @@ use std::sync::OnceLock;
 use std::time::Instant;
 
 pub(super) use connect::connect;
+pub(super) use descriptors::Descriptors;
 pub use error::ConnectError;
 pub(crate) use options::HelloOptions;
 pub use options::TransportChoice;
@@ -29,14 +32,12 @@ pub(super) use patience::Patience;
 
 /// The request, response, status and bell segments.
 const SEGMENTS: usize = 4;
-/// Most descriptors of a Welcome: the segments and the server's pidfd.
-const DESCRIPTORS: usize = SEGMENTS + 1;
 
 /// A session over shared memory, as the client holds it: everything checked and mapped.
 #[derive(Debug)]
 pub(crate) struct Attachment {
     /// The connected socket, non-blocking.
-    pub(crate) lifeline: OwnedFd,
+    pub(crate) lifeline: PeerSocket,
     /// The server's pidfd, if its kernel has such.
     pub(crate) server: Option<OwnedFd>,
     /// Mapped writable.
@@ -67,7 +68,7 @@ pub(crate) struct Attachment {
 #[derive(Debug)]
 pub(crate) struct SocketAttachment {
     /// The connected socket, non-blocking.
-    pub(crate) socket: OwnedFd,
+    pub(crate) socket: PeerSocket,
     pub(crate) session: u64,
     pub(crate) generation: u64,
     /// Largest message in bytes, either way.
@@ -81,6 +82,7 @@ pub(crate) struct SocketAttachment {
 }
 
 /// A session, as the client holds it.
+#[allow(clippy::large_enum_variant, reason = "taken apart at once")]
 #[derive(Debug)]
 pub(crate) enum Attached {
     Shared(Attachment),
@@ -144,19 +146,17 @@ fn attach_shared(
 ) -> Result<Tried, ConnectError> {
     let Answer { socket, patience, kind, body, descriptors } =
         ask(path, &options.hello(TransportAsked::Shared)?, deadline)?;
+    let descriptors = match descriptors {
+        Ok(descriptors) => descriptors,
+        Err(error) => return give_up(&socket, &patience, options, error),
+    };
     match kind {
         MessageKind::Welcome => {
             let welcome = Welcome::parse(&body)?;
             options.check(welcome.version, welcome.features, welcome.max_message)?;
-            let received = match descriptors.and_then(|descriptors| adopt(&welcome, descriptors)) {
+            let received = match adopt(&welcome, descriptors) {
                 Ok(received) => received,
-                Err(error) => {
-                    let Some(reason) = unmapped(&error) else { return Err(error) };
-                    if options.transport == TransportChoice::Auto {
-                        patience.leave(&socket)?;
-                    }
-                    return Ok(Tried::Unmapped(reason, error));
-                }
+                Err(error) => return give_up(&socket, &patience, options, error),
             };
             kill_point!("client-mapped");
             patience.send(&socket, &[lifeline::READY])?;
@@ -174,6 +174,20 @@ fn attach_shared(
         MessageKind::Reject => Err(RejectReason::parse(&body)?.into()),
         MessageKind::Hello | MessageKind::Segments => Err(ConnectError::NotRingbell),
     }
+}
+
+/// Shared memory was granted and cannot be had: says whether the socket is to be tried.
+fn give_up(
+    socket: &PeerSocket,
+    patience: &Patience,
+    options: &HelloOptions,
+    error: ConnectError,
+) -> Result<Tried, ConnectError> {
+    let Some(reason) = unmapped(&error) else { return Err(error) };
+    if options.transport == TransportChoice::Auto {
+        patience.leave(socket)?;
+    }
+    Ok(Tried::Unmapped(reason, error))
 }
 
 fn attach_socket(
@@ -197,7 +211,7 @@ fn attach_socket(
 
 /// Begins a session over the socket.
 fn accept(
-    socket: OwnedFd,
+    socket: PeerSocket,
     patience: &Patience,
     options: &HelloOptions,
     fallback: &Fallback,
@@ -219,17 +233,17 @@ fn accept(
 
 /// What a server answered to a Hello.
 struct Answer {
-    socket: OwnedFd,
+    socket: PeerSocket,
     patience: Patience,
     kind: MessageKind,
     body: Vec<u8>,
-    /// Whether they are good matters to a Welcome only.
-    descriptors: Result<Vec<OwnedFd>, ConnectError>,
+    /// With an error there is no body.
+    descriptors: Result<Descriptors, ConnectError>,
 }
 
 /// Connects, says Hello and reads the answer.
 fn ask(path: &Path, hello: &Hello, deadline: Option<Instant>) -> Result<Answer, ConnectError> {
-    let socket = connect(path, deadline)?;
+    let mut socket = connect(path, deadline)?;
     kill_point!("client-connected");
     let patience = Patience::new(deadline);
     match patience.send(&socket, &hello.encode()) {
@@ -239,9 +253,16 @@ fn ask(path: &Path, hello: &Hello, deadline: Option<Instant>) -> Result<Answer, 
         Err(error) => return Err(error),
     }
     kill_point!("client-hello-sent");
-    let (header, descriptors) = patience.header(&socket, DESCRIPTORS)?;
-    let mut body = vec![0; header.length];
-    patience.read(&socket, &mut body)?;
+    let (header, descriptors) = patience.header(&socket)?;
+    let mut body = Vec::new();
+    if descriptors.is_ok() {
+        // No more are to come, neither with the rest of the answer nor in a session.
+        if !socket.refuse_rights() {
+            return Err(ConnectError::UnaskedDescriptors);
+        }
+        body.resize(header.length, 0);
+        patience.read(&socket, &mut body)?;
+    }
     kill_point!("client-answer-read");
     Ok(Answer { socket, patience, kind: header.kind, body, descriptors })
 }
@@ -256,12 +277,9 @@ struct ReceivedSegments {
 }
 
 /// Checks and maps what came with a Welcome.
-fn adopt(welcome: &Welcome, descriptors: Vec<OwnedFd>) -> Result<ReceivedSegments, ConnectError> {
-    let want = SEGMENTS + usize::from(welcome.has_pidfd);
-    let have = descriptors.len();
-    if have != want {
-        return Err(ConnectError::BadDescriptors { want, have });
-    }
+fn adopt(welcome: &Welcome, descriptors: Descriptors) -> Result<ReceivedSegments, ConnectError> {
+    let descriptors = descriptors.take(SEGMENTS, welcome.has_pidfd)?;
+    let (want, have) = (descriptors.len(), descriptors.len());
     let mut descriptors = descriptors.into_iter();
     let mut adopt = |kind, session, capacity| {
         let fd = descriptors.next().ok_or(ConnectError::BadDescriptors { want, have })?;
@@ -278,7 +296,7 @@ fn adopt(welcome: &Welcome, descriptors: Vec<OwnedFd>) -> Result<ReceivedSegment
 }
 
 fn attachment(
-    lifeline: OwnedFd,
+    lifeline: PeerSocket,
     options: &HelloOptions,
     welcome: &Welcome,
     received: ReceivedSegments,

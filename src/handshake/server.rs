@@ -12,8 +12,9 @@ use crate::link::lifeline;
 use crate::link::segment::{PendingRequest, Segment};
 use crate::memory::Window;
 use crate::memory::layout::{self, HeaderWord};
+use crate::os::peer_socket::{PeerSocket, Received};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::process::{Pid, PidfdFlags};
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
@@ -143,7 +144,7 @@ pub(crate) struct Joined {
     pub(crate) session: u64,
     pub(crate) peer: PeerInfo,
     /// The socket. Over it go the frames of a session that has no shared memory.
-    pub(crate) lifeline: Arc<OwnedFd>,
+    pub(crate) lifeline: Arc<PeerSocket>,
     /// Largest message in bytes, either way.
     pub(crate) max_message: u64,
     /// Whether the client was promised its answers strictly in order.
@@ -232,6 +233,8 @@ pub(crate) enum Closed {
     Refused(RejectReason),
     /// The client answered the offer with something else than READY.
     NotReady,
+    /// The client sent descriptors, which no client does.
+    Descriptors,
     /// The client tampered with its segment, or the server could not map it.
     Segment,
     /// It was an inspector, and has what it came for.
@@ -271,7 +274,7 @@ enum State {
 #[derive(Debug)]
 pub(crate) struct Handshake {
     /// Goes on as the lifeline.
-    socket: Arc<OwnedFd>,
+    socket: Arc<PeerSocket>,
     peer: PeerInfo,
     pidfd: Option<OwnedFd>,
     deadline: Instant,
@@ -286,10 +289,10 @@ impl Handshake {
     /// # Errors
     /// Gives the connection back if there is no descriptor left for the client's pidfd.
     pub(crate) fn new(
-        socket: OwnedFd,
+        socket: PeerSocket,
         peer: PeerInfo,
         deadline: Instant,
-    ) -> Result<Self, (OwnedFd, Errno)> {
+    ) -> Result<Self, (PeerSocket, Errno)> {
         match pidfd(&socket, &peer) {
             Ok(pidfd) => {
                 let state = State::ReadHello(Vec::new());
@@ -514,7 +517,7 @@ fn refusal(malformed: Malformed) -> RejectReason {
 }
 
 /// Reads until there are `want` bytes; false if the client has not sent them yet.
-fn read_more(socket: &OwnedFd, bytes: &mut Vec<u8>, want: usize) -> Result<bool, Closed> {
+fn read_more(socket: &PeerSocket, bytes: &mut Vec<u8>, want: usize) -> Result<bool, Closed> {
     let mut have = bytes.len();
     // Bounded: `want` is at most a header and MAX_BODY.
     bytes.resize(want, 0);
@@ -522,9 +525,10 @@ fn read_more(socket: &OwnedFd, bytes: &mut Vec<u8>, want: usize) -> Result<bool,
         if have == want {
             break Ok(true);
         }
-        match rustix::net::recv(socket, &mut bytes[have..], RecvFlags::DONTWAIT) {
-            Ok((_, 0)) => break Err(Closed::HungUp),
-            Ok((_, count)) => have += count,
+        match socket.receive(&mut bytes[have..]) {
+            Ok(Received::Bytes(0)) => break Err(Closed::HungUp),
+            Ok(Received::Bytes(count)) => have += count,
+            Ok(Received::Descriptors) => break Err(Closed::Descriptors),
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => break Ok(false),
             Err(errno) => break Err(errno.into()),

@@ -4,13 +4,14 @@ mod answers;
 mod binding;
 mod connecting;
 mod fallbacks;
+mod in_transit;
 mod messages;
 mod segments;
 mod segments_received;
 
 use super::*;
 use crate::handshake::wire::{self, HEADER, Header, MessageKind};
-use crate::link::segment::{Segment, SegmentPair};
+use crate::link::segment::{Segment, SegmentError, SegmentPair};
 use crate::memory::layout::{self, Peer};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
