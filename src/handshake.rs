@@ -54,7 +54,9 @@ pub(crate) use fuzzed::{fuzz_seeds, fuzzed};
 #[cfg(feature = "inspect")]
 pub use inspector::{Inspector, Survey};
 pub use listener::{BindError, InvalidSetting};
-pub(crate) use listener::{ListenOptions, Listener, listen, listen_fds, listen_for_parent};
+pub(crate) use listener::{
+    ListenOptions, Listener, listen, listen_fds, listen_for_child, listen_for_parent,
+};
 pub use order::AnswerOrder;
 pub use peer::Credentials;
 pub(crate) use peer::{PeerInfo, identify};

@@ -5,7 +5,7 @@ mod place;
 use super::sockopt::take_inherited;
 use super::{BadPath, MAX_PATH};
 use crate::base::sync::PlainBool;
-use crate::os::peer_socket::{PeerSocket, Rights};
+use crate::os::peer_socket::{PeerSocket, Rights, refuse_rights};
 use place::{FileId, Lock, Place, parent};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
@@ -272,6 +272,22 @@ pub(crate) fn listen(path: &Path, options: &ListenOptions) -> Result<Listener, B
     }
     drop(lock);
     Ok(Listener { socket, bound: Some(Bound { place, file, pid: rustix::process::getpid() }) })
+}
+
+/// Makes a socket at a path that nobody else uses, for this user only, and listens. Who calls it
+/// removes the path.
+pub(crate) fn listen_for_child(path: &Path) -> Result<OwnedFd, BindError> {
+    let address = address(path)?;
+    let place = Place::of(path)?;
+    let socket = new_socket()?;
+    refuse_rights(&socket);
+    let options = ListenOptions::default();
+    let file = place.bind(&socket, &address, options.mode)?;
+    if let Err(errno) = rustix::net::listen(&socket, options.backlog) {
+        let _ = place.remove(file);
+        return Err(errno.into());
+    }
+    Ok(socket)
 }
 
 fn address(path: &Path) -> Result<rustix::net::SocketAddrUnix, BindError> {

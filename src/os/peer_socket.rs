@@ -176,6 +176,12 @@ impl PeerSocket {
     }
 }
 
+/// Has the kernel refuse descriptors on every connection of a listener that is passed on to another
+/// process. On a kernel that cannot, that process looks for itself.
+pub(crate) fn refuse_rights(listener: &OwnedFd) {
+    let _ = set_refused(listener);
+}
+
 /// What is in the queue, and stays there. What is not descriptors is safe to take, so many bytes.
 fn look(socket: &OwnedFd, into: &mut [u8]) -> Result<Received, Errno> {
     let mut no_room = RecvAncillaryBuffer::default();
