@@ -34,8 +34,12 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ipc {
-    /// The directory of all sockets. Made for this user alone, if it is missing.
+    /// The directory of all sockets.
     pub socket_dir: PathBuf,
+    /// Whether `socket_dir` is made if it is missing, for this user only (mode 0700). Nothing above
+    /// it is made. Default: no.
+    #[serde(default)]
+    pub create_directory: bool,
     /// What carries sessions.
     #[serde(default)]
     pub transport: TransportChoice,
@@ -353,7 +357,8 @@ impl Ipc {
     /// [`ConfigError`], as [`Self::check`].
     pub fn pools(&self) -> Result<Pools, ConfigError> {
         self.check()?;
-        let pools = Pools::new(&self.socket_dir, self.pool.clone());
+        let pools =
+            Pools::new(&self.socket_dir, self.pool.clone()).create_directory(self.create_directory);
         for (id, worker) in &self.workers {
             let defined = pools.define_with(id, worker.spec(), worker.pool.over(&self.pool));
             debug_assert!(
@@ -445,6 +450,7 @@ mod tests {
         let config = Config::from_yaml(include_str!("config/full.yaml")).expect("it is right");
         let Ipc { pool, workers, transport, .. } = &config.ipc;
         assert_eq!(*transport, TransportChoice::Socket);
+        assert!(config.ipc.create_directory);
         let millis = |millis| Some(Duration::from_millis(millis));
         let expected = Settings {
             enabled: true,

@@ -58,7 +58,9 @@ pub(crate) use fuzzed::{fuzz_seeds, fuzzed};
 pub use inspector::{Inspector, Survey};
 pub(crate) use inspector_reply::InspectorReply;
 pub use listener::{BindError, InvalidSetting};
-pub(crate) use listener::{ListenOptions, Listener, listen, listen_fds, listen_for_parent};
+pub(crate) use listener::{
+    ListenOptions, Listener, listen, listen_fds, listen_for_child, listen_for_parent,
+};
 pub use order::AnswerOrder;
 pub use peer::Credentials;
 pub(crate) use peer::{PeerInfo, identify};

@@ -45,7 +45,7 @@
 //! memory    every byte of segments and frames; shared words and lines, with one writer each
 //! protocol  the ring, the bell, and the waiting policy
 //! schedule  tasks on the caller's pool; reads and writes in order, key by key
-//! os        what a process knows of itself: forks, its name, its environment
+//! os        what a process knows of itself: forks, its name; sockets of peers, and their close
 //! link      what carries a session, rings or the socket; the session, which never waits
 //! handshake the only parser of a peer that is not accepted yet
 //! trace     what subscribers of `tracing` are told (feature)
@@ -130,6 +130,8 @@ mod reexports {
     pub use crate::link::segment::SegmentError;
     pub use crate::link::session::PeerFault;
     pub use crate::link::stats;
+    #[doc(hidden)]
+    pub use crate::os::closer::{Closings, closings};
     pub use crate::pool::{ConnectionPool, PoolCallError, PooledConnection};
     pub use crate::protocol::ring::Fault as RingFault;
     pub use crate::protocol::wait::WaitSettings;

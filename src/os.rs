@@ -1,7 +1,8 @@
-//! What a process knows of itself: whether it is a fork, and its name; and a thread
-//! of it that serves nobody.
+//! What a process knows of itself, and what it may only do on a thread that serves nobody.
 
+pub(crate) mod closer;
 pub(crate) mod disposal;
 pub(crate) mod environment;
 pub(crate) mod fork;
+pub(crate) mod peer_socket;
 pub(crate) mod program;

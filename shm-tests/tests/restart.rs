@@ -8,7 +8,8 @@ use ringbell_shm_tests::process::{Arguments, Start, hear, say};
 use ringbell_shm_tests::progress::{Stopwatch, tick};
 use ringbell_shm_tests::server::{Server, waiting};
 use ringbell_shm_tests::verified::Verified;
-use ringbell_shm_tests::{done, options, scaled, suite};
+use ringbell_shm_tests::{done, options, scaled, signals, suite};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Duration;
@@ -20,8 +21,11 @@ suite! {
         one_of_many_servers_wins,
         a_path_that_is_taken,
         a_socket_that_nobody_listens_on,
+        c10_a_relative_path_is_cleaned_up,
+        p9_a_foreign_lock_is_named,
+        p10_no_link_at_the_path_is_followed,
     ],
-    roles: [contender],
+    roles: [contender, stranger, wanderer],
 }
 
 /// Calls until told to stop, and connects anew whenever the server is gone. The generations that it
@@ -193,7 +197,9 @@ fn a_path_that_is_taken() -> Ran {
     std::fs::create_dir(&path).expect("a directory");
     assert!(matches!(ringbell::Server::bind(&path), Err(BindError::PathIsNotASocket(_))));
     let below = path.join("made").join("test.sock");
-    let server = ringbell::Server::bind(&below).expect("the last directory is made");
+    assert!(matches!(ringbell::Server::bind(&below), Err(BindError::ParentMissing(_))));
+    let server = ringbell::Server::builder().create_directory(true).bind(&below);
+    let server = server.expect("the last directory is made if that is asked for");
     drop(server);
     assert!(!below.exists(), "the socket goes with its server");
     assert!(matches!(
@@ -227,4 +233,121 @@ fn a_socket_that_nobody_listens_on() -> Ran {
     server.shut_down();
     assert!(matches!(Client::connect(&path), Err(ConnectError::NoSuchSocket(_))));
     done!("replaced twice")
+}
+
+/// Binds a relative path, goes elsewhere, and ends its server there.
+fn wanderer(arguments: &Arguments) {
+    std::env::set_current_dir(arguments.text("directory")).expect("chdir");
+    let server = ringbell::Server::bind("relative.sock").expect("bind");
+    std::env::set_current_dir("/").expect("chdir");
+    say("bound");
+    let _ = hear();
+    drop(server);
+}
+
+fn c10_a_relative_path_is_cleaned_up() -> Ran {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut process = Start::role("wanderer").with("directory", dir.path().display()).start();
+    process.expect("bound");
+    let path = dir.path().join("relative.sock");
+    assert!(path.exists());
+    process.tell("end");
+    process.succeed();
+    let left: Vec<_> = std::fs::read_dir(dir.path()).expect("there").collect();
+    assert!(left.is_empty(), "{left:?}");
+    done!("nothing is left")
+}
+
+/// Another user who binds a path; what came of it.
+fn stranger(arguments: &Arguments) {
+    signals::become_user(u32::try_from(arguments.number("uid")).expect("a uid"));
+    match ringbell::Server::bind(arguments.text("path")) {
+        Ok(_) => say("bound"),
+        Err(error) => {
+            let kind = match &error {
+                BindError::LockUnusable { .. } => "LockUnusable",
+                BindError::Locked(_) => "Locked",
+                _ => "other",
+            };
+            say(&format!("{kind} {error}"));
+        }
+    }
+}
+
+fn p9_a_foreign_lock_is_named() -> Ran {
+    if !rustix::process::geteuid().is_root() {
+        return Ran::Skipped("only root can become another user".into());
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let sticky = std::fs::Permissions::from_mode(0o1777);
+    std::fs::set_permissions(dir.path(), sticky).expect("chmod");
+    let path = dir.path().join("test.sock");
+    let lock = dir.path().join("test.sock.lock");
+    let bind = || {
+        let start = Start::role("stranger").with("path", path.display()).with("uid", 12_345);
+        let mut process = start.start();
+        let said = process.hear();
+        process.succeed();
+        said
+    };
+    assert_eq!(bind(), "bound");
+    // A file of somebody else that this user may not open.
+    let file = std::fs::File::create(&lock).expect("made");
+    std::fs::set_permissions(&lock, std::fs::Permissions::from_mode(0o600)).expect("chmod");
+    std::os::unix::fs::chown(&lock, Some(54_321), None).expect("chown");
+    let said = bind();
+    let named = format!("the lock {}, which uid 54321 owns,", lock.display());
+    assert!(said.starts_with("LockUnusable") && said.contains(&named), "{said}");
+    // One that it may open, and that somebody else holds.
+    std::fs::set_permissions(&lock, std::fs::Permissions::from_mode(0o666)).expect("chmod");
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).expect("locked");
+    let said = bind();
+    // Some kernels are set up not to let it be opened (fs.protected_regular).
+    assert!(said.starts_with("Locked") || said.starts_with("LockUnusable"), "{said}");
+    assert!(said.contains(&*lock.to_string_lossy()), "{said}");
+    drop(file);
+    std::fs::remove_file(&lock).expect("removed");
+    std::os::unix::fs::symlink(dir.path().join("target"), &lock).expect("made");
+    let said = bind();
+    assert!(said.contains("it is a symbolic link") && said.contains(&*lock.to_string_lossy()));
+    assert!(!dir.path().join("target").exists(), "the link was not followed");
+    done!("of three kinds")
+}
+
+/// Somebody always has a link at the path of the socket, to a file of this user.
+fn p10_no_link_at_the_path_is_followed() -> Ran {
+    let rounds = scaled(500);
+    let dir = tempfile::tempdir().expect("a directory");
+    let (path, link) = (dir.path().join("test.sock"), dir.path().join("link"));
+    let victim = dir.path().join("victim");
+    std::fs::write(&victim, "precious").expect("written");
+    std::fs::set_permissions(&victim, std::fs::Permissions::from_mode(0o600)).expect("chmod");
+    let stop = PlainU64::new(0);
+    let replaced = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while stop.load(Ordering::Relaxed) == 0 {
+                let _ = std::os::unix::fs::symlink(&victim, &link);
+                if std::fs::symlink_metadata(&path).is_ok() {
+                    let _ = std::fs::rename(&link, &path);
+                }
+            }
+        });
+        let mut replaced = 0;
+        for _ in 0..rounds {
+            tick();
+            match ringbell::Server::builder().socket_mode(0o666).bind(&path) {
+                Ok(server) => drop(server),
+                Err(BindError::PathReplaced(_)) => replaced += 1,
+                Err(BindError::PathIsNotASocket(_)) => {}
+                Err(error) => panic!("{error}"),
+            }
+            let _ = std::fs::remove_file(&path);
+        }
+        stop.store(1, Ordering::Relaxed);
+        replaced
+    });
+    let mode = std::fs::metadata(&victim).expect("there").permissions().mode() & 0o777;
+    assert_eq!(mode, 0o600, "of the file behind the link");
+    assert_eq!(std::fs::read(&victim).expect("there"), b"precious");
+    done!("{rounds} servers, {replaced} of which found a link in place of their socket")
 }

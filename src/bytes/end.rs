@@ -19,6 +19,7 @@ use crate::link::stats::{SessionCounters, Words};
 use crate::memory::Window;
 use crate::memory::layout::{self, Interest, Kind};
 use crate::os::fork::Origin;
+use crate::os::peer_socket::PeerSocket;
 use crate::trace;
 use rustix::fd::OwnedFd;
 use std::io;
@@ -166,7 +167,7 @@ impl ByteEndpoint {
     }
 
     fn assemble(
-        lifeline: Arc<OwnedFd>,
+        lifeline: Arc<PeerSocket>,
         rings: Option<(Rings, Words)>,
         side: Option<Side>,
         peer: Peer,
@@ -231,7 +232,7 @@ impl ByteEndpoint {
         self.side.is_none()
     }
 
-    pub(crate) fn shared_lifeline(&self) -> Arc<OwnedFd> {
+    pub(crate) fn shared_lifeline(&self) -> Arc<PeerSocket> {
         self.session.shared_lifeline()
     }
 

@@ -5,8 +5,8 @@ use crate::base::sync::{Ordering, PlainBool, lock};
 use crate::base::wakers::wake_all;
 use crate::handshake::Joined;
 use crate::os::fork::Origin;
+use crate::os::peer_socket::PeerSocket;
 use crate::server::porter::{Event, Outbox, Releaser};
-use rustix::fd::OwnedFd;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::task::Waker;
@@ -17,7 +17,7 @@ pub(super) struct PeerState {
     dead: PlainBool,
     pub(super) waker: Mutex<Option<Waker>>,
     /// Its end is what an event loop waits for, and whoever sleeps on a socket.
-    lifeline: Weak<OwnedFd>,
+    lifeline: Weak<PeerSocket>,
 }
 
 /// Tells whether the client of a session is gone. Dropping it releases the session at the porter.

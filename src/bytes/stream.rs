@@ -17,6 +17,7 @@ use crate::link::readiness::{Readiness, wait_ready};
 use crate::link::stats::SessionCounters;
 use crate::memory::layout::Mode;
 use crate::os::fork::Origin;
+use crate::os::peer_socket::PeerSocket;
 use crate::protocol::bell::Arming;
 use crate::protocol::wait::{Step, WaitSettings, Waiter};
 use rustix::event::{PollFlags, Timespec};
@@ -58,7 +59,7 @@ pub struct ByteStream {
     pub(super) inner: Mutex<Inner>,
     awake: Condvar,
     /// The lifeline, or the socket that carries the session: polled outside of the lock.
-    pub(super) lifeline: Arc<OwnedFd>,
+    pub(super) lifeline: Arc<PeerSocket>,
     pub(super) is_socket: bool,
     /// The server's pidfd.
     pub(super) process: Option<Arc<OwnedFd>>,

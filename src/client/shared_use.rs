@@ -9,6 +9,7 @@ use crate::client::calls::CallId;
 use crate::link::lifeline;
 use crate::link::session::{Head, SendProgress, Sent};
 use crate::memory::layout::Kind;
+use crate::os::peer_socket::PeerSocket;
 use crate::protocol::wait::{Step, WaitSettings, Waiter};
 use crate::trace;
 use rustix::fd::OwnedFd;
@@ -330,7 +331,7 @@ impl Client {
     }
 
     /// The descriptor that is watched, and that of the server's process.
-    pub(crate) fn descriptors(&self) -> (Arc<OwnedFd>, Option<std::io::Result<OwnedFd>>) {
+    pub(crate) fn descriptors(&self) -> (Arc<PeerSocket>, Option<std::io::Result<OwnedFd>>) {
         (
             self.session.shared_lifeline(),
             self.server_process().map(|process| process.try_clone_to_owned()),

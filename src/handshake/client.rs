@@ -1,6 +1,7 @@
 //! The client's side: blocking, with an absolute deadline.
 
 mod connect;
+mod descriptors;
 mod error;
 mod options;
 mod patience;
@@ -18,6 +19,7 @@ use crate::base::sync::AtomicU32;
 use crate::link::lifeline;
 use crate::link::segment::{Label, Segment, SegmentError};
 use crate::memory::layout::SegmentKind;
+use crate::os::peer_socket::PeerSocket;
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -25,6 +27,7 @@ use std::sync::OnceLock;
 use std::time::Instant;
 
 pub(super) use connect::connect;
+pub(super) use descriptors::Descriptors;
 pub use error::ConnectError;
 pub(crate) use options::HelloOptions;
 pub use options::TransportChoice;
@@ -32,14 +35,12 @@ pub(super) use patience::Patience;
 
 /// The request, response and status segments.
 const SEGMENTS: usize = 3;
-/// Most descriptors of a Welcome: the segments, a bell segment and the server's pidfd.
-const DESCRIPTORS: usize = SEGMENTS + 2;
 
 /// A session over shared memory, as the client holds it: everything checked and mapped.
 #[derive(Debug)]
 pub(crate) struct Attachment {
     /// The connected socket, non-blocking.
-    pub(crate) lifeline: OwnedFd,
+    pub(crate) lifeline: PeerSocket,
     /// The server's pidfd, if its kernel has such.
     pub(crate) server: Option<OwnedFd>,
     /// Mapped writable.
@@ -72,7 +73,7 @@ pub(crate) struct Attachment {
 #[derive(Debug)]
 pub(crate) struct SocketAttachment {
     /// The connected socket, non-blocking.
-    pub(crate) socket: OwnedFd,
+    pub(crate) socket: PeerSocket,
     pub(crate) session: u64,
     pub(crate) generation: u64,
     /// Largest message in bytes, either way.
@@ -88,6 +89,7 @@ pub(crate) struct SocketAttachment {
 }
 
 /// A session, as the client holds it.
+#[allow(clippy::large_enum_variant, reason = "taken apart at once")]
 #[derive(Debug)]
 pub(crate) enum Attached {
     Shared(Attachment),
@@ -151,19 +153,17 @@ fn attach_shared(
 ) -> Result<Tried, ConnectError> {
     let Answer { socket, patience, kind, body, descriptors, asked } =
         ask(path, options, TransportAsked::Shared, deadline)?;
+    let descriptors = match descriptors {
+        Ok(descriptors) => descriptors,
+        Err(error) => return give_up(&socket, &patience, options, error),
+    };
     match kind {
         MessageKind::Welcome => {
             let welcome = Welcome::parse(&body)?;
             options.check(welcome.features, welcome.max_message)?;
-            let received = match descriptors.and_then(|descriptors| adopt(&welcome, descriptors)) {
+            let received = match adopt(&welcome, descriptors) {
                 Ok(received) => received,
-                Err(error) => {
-                    let Some(reason) = unmapped(&error) else { return Err(error) };
-                    if options.transport == TransportChoice::Auto {
-                        patience.leave(&socket)?;
-                    }
-                    return Ok(Tried::Unmapped(reason, error));
-                }
+                Err(error) => return give_up(&socket, &patience, options, error),
             };
             kill_point!("client-mapped");
             patience.send(&socket, &[lifeline::READY])?;
@@ -183,6 +183,20 @@ fn attach_shared(
         MessageKind::Reject => Err(RejectReason::parse(&body)?.into()),
         MessageKind::Hello | MessageKind::Segments => Err(ConnectError::NotRingbell),
     }
+}
+
+/// Shared memory was granted and cannot be had: says whether the socket is to be tried.
+fn give_up(
+    socket: &PeerSocket,
+    patience: &Patience,
+    options: &HelloOptions,
+    error: ConnectError,
+) -> Result<Tried, ConnectError> {
+    let Some(reason) = unmapped(&error) else { return Err(error) };
+    if options.transport == TransportChoice::Auto {
+        patience.leave(socket)?;
+    }
+    Ok(Tried::Unmapped(reason, error))
 }
 
 fn attach_socket(
@@ -206,7 +220,7 @@ fn attach_socket(
 
 /// Begins a session over the socket.
 fn accept(
-    socket: OwnedFd,
+    socket: PeerSocket,
     patience: &Patience,
     options: &HelloOptions,
     fallback: &Fallback,
@@ -230,12 +244,12 @@ fn accept(
 
 /// What a server answered to a Hello.
 struct Answer {
-    socket: OwnedFd,
+    socket: PeerSocket,
     patience: Patience,
     kind: MessageKind,
     body: Vec<u8>,
-    /// Whether they are good matters to a Welcome only.
-    descriptors: Result<Vec<OwnedFd>, ConnectError>,
+    /// With an error there is no body.
+    descriptors: Result<Descriptors, ConnectError>,
     asked: Asked,
 }
 
@@ -267,7 +281,7 @@ fn ask(
     deadline: Option<Instant>,
 ) -> Result<Answer, ConnectError> {
     let hello = options.hello(transport)?;
-    let socket = connect(path, deadline)?;
+    let mut socket = connect(path, deadline)?;
     if let Some(want) = options.server_uid {
         let have = sockopt::peer_credentials(&socket)?.uid;
         if !is_user(have, want) {
@@ -284,10 +298,17 @@ fn ask(
         Err(error) => return Err(error),
     }
     kill_point!("client-hello-sent");
-    let (header, descriptors) = patience.header(&socket, DESCRIPTORS)?;
+    let (header, descriptors) = patience.header(&socket)?;
     let asked = Asked { sent, received: now_ns() };
-    let mut body = vec![0; header.length];
-    patience.read(&socket, &mut body)?;
+    let mut body = Vec::new();
+    if descriptors.is_ok() {
+        // No more are to come, neither with the rest of the answer nor in a session.
+        if !socket.refuse_rights() {
+            return Err(ConnectError::UnaskedDescriptors);
+        }
+        body.resize(header.length, 0);
+        patience.read(&socket, &mut body)?;
+    }
     kill_point!("client-answer-read");
     Ok(Answer { socket, patience, kind: header.kind, body, descriptors, asked })
 }
@@ -302,12 +323,10 @@ struct ReceivedSegments {
 }
 
 /// Checks and maps what came with a Welcome.
-fn adopt(welcome: &Welcome, descriptors: Vec<OwnedFd>) -> Result<ReceivedSegments, ConnectError> {
-    let want = SEGMENTS + usize::from(welcome.has_bell) + usize::from(welcome.has_pidfd);
-    let have = descriptors.len();
-    if have != want {
-        return Err(ConnectError::BadDescriptors { want, have });
-    }
+fn adopt(welcome: &Welcome, descriptors: Descriptors) -> Result<ReceivedSegments, ConnectError> {
+    let segments = SEGMENTS + usize::from(welcome.has_bell);
+    let descriptors = descriptors.take(segments, welcome.has_pidfd)?;
+    let (want, have) = (descriptors.len(), descriptors.len());
     let mut descriptors = descriptors.into_iter();
     let mut adopt = |kind, session, capacity| {
         let fd = descriptors.next().ok_or(ConnectError::BadDescriptors { want, have })?;
@@ -327,7 +346,7 @@ fn adopt(welcome: &Welcome, descriptors: Vec<OwnedFd>) -> Result<ReceivedSegment
 }
 
 fn attachment(
-    lifeline: OwnedFd,
+    lifeline: PeerSocket,
     options: &HelloOptions,
     welcome: &Welcome,
     received: ReceivedSegments,

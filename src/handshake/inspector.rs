@@ -1,10 +1,9 @@
 //! The inspector's side: asks a server for the descriptors of its segments, and hangs up.
 
 use super::client::{ConnectError, Patience, connect};
-use super::wire::{
-    BATCH, Hello, MessageKind, RejectReason, Role, Segments, TransportAsked, VERSIONS,
-};
+use super::wire::{Hello, MessageKind, RejectReason, Role, Segments, TransportAsked, VERSIONS};
 use crate::base::clock::{ClockOffset, now_ns};
+use crate::os::peer_socket::PeerSocket;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -23,7 +22,7 @@ pub struct Survey {
     /// in different time namespaces. All times in segments are of the server's clock.
     pub clock_ahead_ns: i64,
     /// The status segment, then those of the sessions that have some, all sealed against writing.
-    /// Whether they are what they should be is for the receiver to check.
+    /// All are memory; whether they are what they should be is for the receiver to check.
     pub segments: Vec<OwnedFd>,
 }
 
@@ -33,7 +32,7 @@ const MESSAGES: usize = 4096;
 /// A connection of an inspector, who looks at a server and changes nothing.
 #[derive(Debug)]
 pub struct Inspector {
-    socket: OwnedFd,
+    socket: PeerSocket,
     patience: Patience,
 }
 
@@ -85,8 +84,10 @@ impl Inspector {
         let mut survey =
             Survey { generation: 0, pid: 0, sockets: 0, clock_ahead_ns: 0, segments: Vec::new() };
         for _ in 0..MESSAGES {
-            let (header, descriptors) = patience.header(&socket, BATCH)?;
+            let (header, descriptors) = patience.header(&socket)?;
             let received = now_ns();
+            // Before the body, which cannot be read behind an error.
+            let descriptors = descriptors?;
             let mut body = vec![0; header.length];
             patience.read(&socket, &mut body)?;
             let segments = match header.kind {
@@ -94,11 +95,7 @@ impl Inspector {
                 MessageKind::Reject => return Err(RejectReason::parse(&body)?.into()),
                 _ => return Err(ConnectError::NotRingbell),
             };
-            let descriptors = descriptors?;
-            let (want, have) = (segments.count as usize, descriptors.len());
-            if want != have {
-                return Err(ConnectError::BadDescriptors { want, have });
-            }
+            let descriptors = descriptors.take(segments.count as usize, false)?;
             survey.generation = segments.generation;
             survey.pid = segments.pid;
             survey.sockets = segments.sockets.into();

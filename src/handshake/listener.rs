@@ -1,19 +1,18 @@
 //! The socket that clients connect to: made at a path, or inherited from a service manager.
 
-use super::sockopt::{refuse_rights, take_inherited};
+mod place;
+
+use super::sockopt::take_inherited;
 use super::{BadPath, MAX_PATH};
 use crate::base::sync::PlainBool;
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use crate::os::peer_socket::{PeerSocket, Rights, refuse_rights};
+use place::{FileId, Lock, Place, parent};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{OwnedFd, RawFd};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
-
-/// How long to wait for another process that is just binding, or going away from, the same path.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A setting that makes no sense.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,14 +41,28 @@ pub enum BindError {
     InvalidPath,
     /// Something else than a socket is at this path; it is left alone.
     PathIsNotASocket(PathBuf),
-    /// The directory of the directory of the socket does not exist. (Only the last one is made.)
+    /// The directory of the socket does not exist
+    /// ([`create_directory`](crate::ServerBuilder::create_directory) makes it), or the one that it
+    /// would be made in.
     ParentMissing(PathBuf),
     /// This process may not make a socket there.
     PermissionDenied(PathBuf),
     /// Another server listens at this path.
     AlreadyListening(PathBuf),
-    /// Another process holds the lock of this path, and does not go on.
+    /// Another process holds the lock of the socket's path and has not released it. This is the
+    /// path of the lock.
     Locked(PathBuf),
+    /// The lock beside the socket cannot be used: a file of somebody else, or no plain file.
+    LockUnusable {
+        /// The path of the lock.
+        lock: PathBuf,
+        /// The uid that owns what is there.
+        owner: u32,
+        /// Why it cannot be used.
+        error: std::io::Error,
+    },
+    /// Somebody else put something at the path while the socket was being made there.
+    PathReplaced(PathBuf),
     /// What the service manager passed on is no listening stream socket of the Unix domain.
     NotAListener,
     /// Neither a service manager nor a pool of workers passed a socket to this process.
@@ -110,7 +123,21 @@ impl std::fmt::Display for BindError {
             Self::AlreadyListening(path) => {
                 write!(f, "another server listens at {}", path.display())
             }
-            Self::Locked(path) => write!(f, "another process holds the lock {}", path.display()),
+            Self::Locked(path) => write!(
+                f,
+                "another process holds the lock {} and has not released it",
+                path.display()
+            ),
+            Self::LockUnusable { lock, owner, error } => write!(
+                f,
+                "the lock {}, which uid {owner} owns, cannot be used: {error}",
+                lock.display()
+            ),
+            Self::PathReplaced(path) => write!(
+                f,
+                "somebody else put something at {} while the socket was being made there",
+                path.display()
+            ),
             Self::NotAListener => {
                 f.write_str("the inherited descriptor is not a listening Unix stream socket")
             }
@@ -131,7 +158,7 @@ impl std::fmt::Display for BindError {
 impl std::error::Error for BindError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Io(error) => Some(error),
+            Self::Io(error) | Self::LockUnusable { error, .. } => Some(error),
             _ => None,
         }
     }
@@ -156,52 +183,35 @@ impl From<std::io::Error> for BindError {
     }
 }
 
-/// An error that concerns this path.
-fn at(path: &Path, errno: Errno) -> BindError {
-    match errno {
-        Errno::ACCESS | Errno::PERM | Errno::ROFS => BindError::PermissionDenied(path.to_owned()),
-        Errno::NOENT | Errno::NOTDIR => {
-            BindError::ParentMissing(path.parent().unwrap_or(Path::new("/")).to_owned())
-        }
-        other => other.into(),
-    }
-}
-
-fn at_io(path: &Path, error: std::io::Error) -> BindError {
-    match Errno::from_io_error(&error) {
-        Some(errno) => at(path, errno),
-        None => BindError::Io(error),
-    }
-}
-
 /// How the socket is made.
 #[derive(Debug, Clone)]
 pub(crate) struct ListenOptions {
-    /// Its permissions. A directory that has to be made gets 0700.
+    /// Its permissions.
     pub(crate) mode: u32,
+    /// Whether its directory is made if it is missing, for this user only (0700).
+    pub(crate) create_directory: bool,
     /// How many connections may wait to be accepted.
     pub(crate) backlog: i32,
 }
 
 impl Default for ListenOptions {
     fn default() -> Self {
-        Self { mode: 0o600, backlog: 128 }
+        Self { mode: 0o600, create_directory: false, backlog: 128 }
     }
 }
 
 /// A listening socket, non-blocking. Its path goes with it.
 #[derive(Debug)]
 pub(crate) struct Listener {
-    pub(crate) socket: OwnedFd,
-    bound: Option<BoundPath>,
+    pub(crate) socket: PeerSocket,
+    bound: Option<Bound>,
 }
 
 /// What was bound where, and by whom: a forked child must not remove its parent's socket.
 #[derive(Debug)]
-struct BoundPath {
-    path: PathBuf,
-    device: u64,
-    inode: u64,
+struct Bound {
+    place: Place,
+    file: FileId,
     pid: rustix::process::Pid,
 }
 
@@ -221,8 +231,7 @@ impl Listener {
         is(sockopt::socket_type(&socket).map(|kind| kind == SocketType::STREAM))?;
         is(sockopt::socket_acceptconn(&socket))?;
         rustix::io::ioctl_fionbio(&socket, true)?;
-        refuse_rights(&socket);
-        Ok(Self { socket, bound: None })
+        Ok(Self { socket: PeerSocket::listener(socket, true), bound: None })
     }
 }
 
@@ -232,130 +241,78 @@ impl Drop for Listener {
         if rustix::process::getpid() != bound.pid {
             return;
         }
+        if self.socket.rights() == Rights::Possible {
+            // It is closed elsewhere, some time. Whoever connects until then is refused at once.
+            let _ = rustix::net::shutdown(&*self.socket, rustix::net::Shutdown::Both);
+        }
         // Without the lock a server that replaces this one could lose its new socket here; so
         // rather leave a stale one behind, which the next server replaces.
-        let Ok(_lock) = Lock::take(&bound.path) else { return };
-        let own = std::fs::symlink_metadata(&bound.path)
-            .is_ok_and(|meta| (meta.dev(), meta.ino()) == (bound.device, bound.inode));
-        if own {
-            let _ = std::fs::remove_file(&bound.path);
-        }
+        let Ok(_lock) = Lock::take(&bound.place) else { return };
+        let _ = bound.place.remove(bound.file);
     }
 }
 
 /// Makes a socket at `path` and listens. A stale socket is replaced.
-///
-/// If the directory of the path is missing it is made, for this user only; nothing above it is.
 pub(crate) fn listen(path: &Path, options: &ListenOptions) -> Result<Listener, BindError> {
-    let address = super::address(path).map_err(|bad| match bad {
-        BadPath::TooLong(len) => BindError::PathTooLong { len, max: MAX_PATH },
-        BadPath::Invalid => BindError::InvalidPath,
-    })?;
-    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        match std::fs::DirBuilder::new().mode(0o700).create(parent) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists && !parent.is_dir() => {
-                return Err(at_io(parent, error));
-            }
-            _ => {}
-        }
+    let address = address(path)?;
+    if options.create_directory {
+        make_directory(parent(path))?;
     }
+    let place = Place::of(path)?;
+    let lock = Lock::take(&place)?;
     // From here to `listen` nobody else binds this path: a socket that is bound and does not listen
     // yet looks like a stale one.
-    let _lock = Lock::take(path)?;
-    make_room(path, &address)?;
+    place.make_room(&address)?;
+    let socket = PeerSocket::listener(new_socket()?, false);
+    let file = place.bind(&socket, &address, options.mode)?;
+    // The permissions stand: until now nobody could connect with others.
+    if let Err(errno) = rustix::net::listen(&*socket, options.backlog) {
+        let _ = place.remove(file);
+        return Err(errno.into());
+    }
+    drop(lock);
+    Ok(Listener { socket, bound: Some(Bound { place, file, pid: rustix::process::getpid() }) })
+}
+
+/// Makes a socket at a path that nobody else uses, for this user only, and listens. Who calls it
+/// removes the path.
+pub(crate) fn listen_for_child(path: &Path) -> Result<OwnedFd, BindError> {
+    let address = address(path)?;
+    let place = Place::of(path)?;
+    let socket = new_socket()?;
+    refuse_rights(&socket);
+    let options = ListenOptions::default();
+    let file = place.bind(&socket, &address, options.mode)?;
+    if let Err(errno) = rustix::net::listen(&socket, options.backlog) {
+        let _ = place.remove(file);
+        return Err(errno.into());
+    }
+    Ok(socket)
+}
+
+fn address(path: &Path) -> Result<rustix::net::SocketAddrUnix, BindError> {
+    super::address(path).map_err(|bad| match bad {
+        BadPath::TooLong(len) => BindError::PathTooLong { len, max: MAX_PATH },
+        BadPath::Invalid => BindError::InvalidPath,
+    })
+}
+
+fn new_socket() -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    rustix::net::bind(&socket, &address).map_err(|errno| at(path, errno))?;
-    let meta = std::fs::symlink_metadata(path)?;
-    let bound = BoundPath {
-        path: path.to_owned(),
-        device: meta.dev(),
-        inode: meta.ino(),
-        pid: rustix::process::getpid(),
-    };
-    // Before it listens: until then nobody can connect with other permissions.
-    let ready = std::fs::set_permissions(path, std::fs::Permissions::from_mode(options.mode))
-        .map_err(|error| at_io(path, error))
-        .and_then(|()| {
-            refuse_rights(&socket);
-            Ok(rustix::net::listen(&socket, options.backlog)?)
-        });
-    if let Err(error) = ready {
-        let _ = std::fs::remove_file(path);
-        return Err(error);
-    }
-    Ok(Listener { socket, bound: Some(bound) })
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
 }
 
-/// Removes a socket that nobody listens at. The lock is held.
-fn make_room(path: &Path, address: &SocketAddrUnix) -> Result<(), BindError> {
-    match std::fs::symlink_metadata(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(at_io(path, error)),
-        Ok(meta) if !meta.file_type().is_socket() => {
-            return Err(BindError::PathIsNotASocket(path.to_owned()));
+/// Makes the last directory of a path if it is missing, for this user only; nothing above it.
+fn make_directory(directory: &Path) -> Result<(), BindError> {
+    match std::fs::DirBuilder::new().mode(0o700).create(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists && !directory.is_dir() => {
+            Err(match Errno::from_io_error(&error) {
+                Some(errno) => place::at(directory, errno),
+                None => BindError::Io(error),
+            })
         }
-        Ok(_) => {}
+        _ => Ok(()),
     }
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let probe = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    match rustix::net::connect(&probe, address) {
-        Err(Errno::CONNREFUSED) => {}
-        Err(Errno::NOENT) => return Ok(()),
-        // A full backlog, or a socket of another type: somebody is there.
-        Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => {
-            return Err(BindError::AlreadyListening(path.to_owned()));
-        }
-        Err(errno) => return Err(at(path, errno)),
-    }
-    std::fs::remove_file(path).map_err(|error| at_io(path, error))
-}
-
-/// The lock on a path: a file beside it, which exists only while somebody holds it.
-#[derive(Debug)]
-struct Lock {
-    path: PathBuf,
-    /// Closing it gives the lock back.
-    _file: OwnedFd,
-}
-
-impl Lock {
-    fn take(path: &Path) -> Result<Self, BindError> {
-        let mut name = path.as_os_str().to_owned();
-        name.push(".lock");
-        let lock = PathBuf::from(name);
-        let give_up = Instant::now() + LOCK_PATIENCE;
-        let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        loop {
-            let file = rustix::fs::open(&lock, flags, Mode::RUSR | Mode::WUSR)
-                .map_err(|errno| at(path, errno))?;
-            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                // The last holder has removed it: a lock on a file that nobody can find locks
-                // nobody out.
-                Ok(()) if !is_at(&file, &lock) => continue,
-                Ok(()) => return Ok(Self { path: lock, _file: file }),
-                Err(Errno::INTR) => {}
-                Err(Errno::WOULDBLOCK) if Instant::now() < give_up => {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                Err(Errno::WOULDBLOCK) => return Err(BindError::Locked(lock)),
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-    }
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        // While it is still held: whoever waits for this file sees that it is gone, and makes a new
-        // one.
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
-fn is_at(file: &OwnedFd, path: &Path) -> bool {
-    let Ok(meta) = std::fs::symlink_metadata(path) else { return false };
-    rustix::fs::fstat(file).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == (meta.dev(), meta.ino()))
 }
 
 /// The socket that a service manager (systemd and others) passed on by socket activation, if there

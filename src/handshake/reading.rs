@@ -1,9 +1,8 @@
 //! How the server reads a Hello, only ever as many bytes as it expects; and how that may end.
 
 use super::wire::{self, HEADER, Header, Malformed, MessageKind, RejectReason};
+use crate::os::peer_socket::{PeerSocket, Received};
 use rustix::io::Errno;
-use rustix::net::RecvFlags;
-use std::os::fd::OwnedFd;
 
 /// Why a handshake ended without a session.
 #[derive(Debug)]
@@ -14,6 +13,8 @@ pub(crate) enum Closed {
     Refused(RejectReason),
     /// The client answered the offer with something else than READY.
     NotReady,
+    /// The client sent descriptors, which no client does.
+    Descriptors,
     /// The client tampered with its segment, or the server could not map it.
     Segment,
     /// It was an inspector, and has what it came for.
@@ -52,7 +53,7 @@ pub(super) fn refusal(malformed: Malformed) -> RejectReason {
 
 /// Reads until there are `want` bytes; false if the client has not sent them yet.
 pub(super) fn read_more(
-    socket: &OwnedFd,
+    socket: &PeerSocket,
     bytes: &mut Vec<u8>,
     want: usize,
 ) -> Result<bool, Closed> {
@@ -63,9 +64,10 @@ pub(super) fn read_more(
         if have == want {
             break Ok(true);
         }
-        match rustix::net::recv(socket, &mut bytes[have..], RecvFlags::DONTWAIT) {
-            Ok((_, 0)) => break Err(Closed::HungUp),
-            Ok((_, count)) => have += count,
+        match socket.receive(&mut bytes[have..]) {
+            Ok(Received::Bytes(0)) => break Err(Closed::HungUp),
+            Ok(Received::Bytes(count)) => have += count,
+            Ok(Received::Descriptors) => break Err(Closed::Descriptors),
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => break Ok(false),
             Err(errno) => break Err(errno.into()),

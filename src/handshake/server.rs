@@ -16,6 +16,7 @@ use crate::link::segment_making::{PairInMaking, SLICE};
 use crate::memory::Window;
 use crate::memory::layout::{self, HeaderWord};
 use crate::os::disposal::dispose;
+use crate::os::peer_socket::PeerSocket;
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::process::{Pid, PidfdFlags};
@@ -145,7 +146,7 @@ pub(crate) struct Joined {
     pub(crate) session: u64,
     pub(crate) peer: PeerInfo,
     /// The socket. Over it go the frames of a session that has no shared memory.
-    pub(crate) lifeline: Arc<OwnedFd>,
+    pub(crate) lifeline: Arc<PeerSocket>,
     /// Largest message in bytes, either way.
     pub(crate) max_message: u64,
     /// Whether the client was promised its answers strictly in order.
@@ -253,7 +254,7 @@ enum State {
 #[derive(Debug)]
 pub(crate) struct Handshake {
     /// Goes on as the lifeline.
-    socket: Arc<OwnedFd>,
+    socket: Arc<PeerSocket>,
     peer: PeerInfo,
     pidfd: Option<OwnedFd>,
     deadline: Instant,
@@ -282,10 +283,10 @@ impl Handshake {
     /// # Errors
     /// Gives the connection back if there is no descriptor left for the client's pidfd.
     pub(crate) fn new(
-        socket: OwnedFd,
+        socket: PeerSocket,
         peer: PeerInfo,
         deadline: Instant,
-    ) -> Result<Self, (OwnedFd, Errno)> {
+    ) -> Result<Self, (PeerSocket, Errno)> {
         match pidfd(&socket, &peer) {
             Ok(pidfd) => {
                 let state = State::ReadHello(Vec::new());

@@ -1,16 +1,18 @@
-//! Socket options that rustix does not know, or reads wrongly.
+//! Socket options and a call that rustix does not know, or reads wrongly.
 
-#![allow(unsafe_code, reason = "getsockopt and setsockopt through libc")]
+#![allow(unsafe_code, reason = "getsockopt and fchmodat2 through libc")]
 
 use crate::base::sync::{Ordering, PlainBool};
+use rustix::fs::Mode;
 use rustix::io::Errno;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// Since Linux 6.5; `asm-generic/socket.h`.
 const SO_PEERPIDFD: libc::c_int = 77;
-/// Since Linux 6.16; `asm-generic/socket.h`.
-const SO_PASSRIGHTS: libc::c_int = 83;
+
+/// Since Linux 6.6; the number is the same on all architectures that Rust knows.
+const FCHMODAT2: libc::c_long = 452;
 
 /// Reads one option of level `SOL_SOCKET`.
 ///
@@ -51,16 +53,22 @@ pub(super) fn peer_pidfd(socket: impl AsFd) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Has the kernel refuse descriptors that peers send. Kernels that cannot leave it at our never
-/// asking for them.
-pub(super) fn refuse_rights(socket: impl AsFd) {
-    let off: libc::c_int = 0;
-    const LENGTH: libc::socklen_t = libc::c_int::BITS / 8;
-    let raw = socket.as_fd().as_raw_fd();
-    // SAFETY: reads an int.
-    let _ = unsafe {
-        libc::setsockopt(raw, libc::SOL_SOCKET, SO_PASSRIGHTS, (&raw const off).cast(), LENGTH)
-    };
+/// Changes the permissions of a file that was opened with `O_PATH`: of that one, whatever its name
+/// stands for by now.
+pub(super) fn change_mode(file: &OwnedFd, mode: Mode) -> Result<(), Errno> {
+    match rustix::fs::chmod(format!("/proc/self/fd/{}", file.as_raw_fd()), mode) {
+        // There is no /proc.
+        Err(Errno::NOENT) => {}
+        done => return done,
+    }
+    let fd = libc::c_long::from(file.as_raw_fd());
+    let mode = libc::c_long::from(mode.as_raw_mode());
+    let flags = libc::c_long::from(libc::AT_EMPTY_PATH);
+    // SAFETY: reads the empty string; the other arguments are numbers.
+    match unsafe { libc::syscall(FCHMODAT2, fd, c"".as_ptr(), mode, flags) } {
+        0 => Ok(()),
+        _ => Err(last_error()),
+    }
 }
 
 /// Takes over a descriptor that was passed to this process at its start; once, of which `taken`

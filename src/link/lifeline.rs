@@ -1,9 +1,9 @@
 //! The bytes that the two ends of a session exchange on its lifeline, and the one reader of them.
 
+use crate::os::peer_socket::{PeerSocket, Received};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
-use rustix::net::RecvFlags;
 
 /// Client to server, once: I have mapped everything.
 pub(crate) const READY: u8 = b'R';
@@ -53,7 +53,7 @@ pub(crate) enum Said {
     Goodbye,
     /// The server ends the session, for this reason if this version knows it.
     Farewell(Option<Farewell>),
-    /// A byte that no peer sends here.
+    /// A byte that no peer sends here, or a descriptor.
     Impossible,
     /// The peer has hung up, or its process has ended. Nothing follows.
     HungUp,
@@ -73,7 +73,7 @@ impl Said {
 /// What a peer says, read from its lifeline without waiting. Each caller judges by itself.
 #[derive(Debug)]
 pub(crate) struct Hearing<'a> {
-    lifeline: &'a OwnedFd,
+    lifeline: &'a PeerSocket,
     /// The peer's pidfd.
     process: Option<&'a OwnedFd>,
     bytes: [u8; 256],
@@ -109,23 +109,23 @@ const LAST_READS: u32 = 16;
 const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 impl<'a> Hearing<'a> {
-    fn new(lifeline: &'a OwnedFd, process: Option<&'a OwnedFd>, reads: u32, next: Step) -> Self {
+    fn new(lifeline: &'a PeerSocket, process: Option<&'a OwnedFd>, reads: u32, next: Step) -> Self {
         Self { lifeline, process, bytes: [0; 256], left: 0..0, reads, next }
     }
 
     /// All that the peer has said, and whether it is still there. Two system calls, mostly.
-    pub(crate) fn of_peer(lifeline: &'a OwnedFd, process: Option<&'a OwnedFd>) -> Self {
+    pub(crate) fn of_peer(lifeline: &'a PeerSocket, process: Option<&'a OwnedFd>) -> Self {
         Self::new(lifeline, process, READS, Step::Read)
     }
 
     /// What the peer has said so far. Whether it is still there is for others to see. One system
     /// call, mostly.
-    pub(crate) fn glance(lifeline: &'a OwnedFd) -> Self {
+    pub(crate) fn glance(lifeline: &'a PeerSocket) -> Self {
         Self::new(lifeline, None, READS, Step::ReadOnce)
     }
 
     /// What a peer has left that is gone.
-    pub(crate) fn last_words(lifeline: &'a OwnedFd) -> Self {
+    pub(crate) fn last_words(lifeline: &'a PeerSocket) -> Self {
         Self::new(lifeline, None, LAST_READS, Step::ReadAll)
     }
 
@@ -136,17 +136,21 @@ impl<'a> Hearing<'a> {
             return None;
         }
         self.reads -= 1;
-        match rustix::net::recv(self.lifeline, &mut self.bytes[..], RecvFlags::DONTWAIT) {
+        match self.lifeline.receive(&mut self.bytes[..]) {
             Err(Errno::INTR) => None,
             Err(Errno::AGAIN) => {
                 self.next = if how == Step::Read { Step::AskProcess } else { Step::Over };
                 None
             }
-            Ok((0, _)) | Err(_) => {
+            Ok(Received::Bytes(0)) | Err(_) => {
                 self.next = Step::Over;
                 Some(Said::HungUp)
             }
-            Ok((count, _)) => {
+            Ok(Received::Descriptors) => {
+                self.next = Step::Over;
+                Some(Said::Impossible)
+            }
+            Ok(Received::Bytes(count)) => {
                 self.left = 0..count;
                 self.next = match how {
                     Step::Read => Step::Ask,

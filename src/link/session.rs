@@ -26,6 +26,7 @@ use crate::link::socket;
 use crate::link::stats::{SessionCounters, Words};
 use crate::memory::FrameHeader;
 use crate::memory::layout::{HeaderWord, Kind, Mode};
+use crate::os::peer_socket::PeerSocket;
 use crate::protocol::ring::{self, Consumer};
 use fragments::Assembly;
 use link::Link;
@@ -50,7 +51,7 @@ pub enum PeerFault {
     UnknownCall(u64),
     /// More items of a streamed answer than were asked for.
     TooManyItems(u64),
-    /// Noise on the control socket.
+    /// Noise on the control socket, or descriptors where none are to come.
     Lifeline,
 }
 
@@ -74,7 +75,7 @@ impl std::fmt::Display for PeerFault {
                 write!(f, "an answer to call {id}, which is not waiting for one")
             }
             Self::TooManyItems(id) => write!(f, "more items for call {id} than were asked for"),
-            Self::Lifeline => f.write_str("noise on the control socket"),
+            Self::Lifeline => f.write_str("noise or descriptors on the control socket"),
         }
     }
 }
@@ -190,7 +191,7 @@ pub(crate) enum Received {
 #[derive(Debug)]
 pub(crate) struct SessionCore {
     link: Link,
-    lifeline: Arc<OwnedFd>,
+    lifeline: Arc<PeerSocket>,
     /// Bytes of one message that are sent in one go, even if there is room for more.
     burst: usize,
     /// Something was published and not rung for.
@@ -220,7 +221,7 @@ pub(crate) struct SessionCore {
 pub(crate) struct Parts {
     /// `None` for the socket itself.
     pub(crate) rings: Option<Rings>,
-    pub(crate) lifeline: Arc<OwnedFd>,
+    pub(crate) lifeline: Arc<PeerSocket>,
     pub(crate) words: Option<Words>,
     pub(crate) max_message: usize,
     /// Bytes of one message that are sent in one go, so that a server comes to its other sessions.
@@ -277,12 +278,12 @@ impl SessionCore {
     }
 
     #[inline]
-    pub(crate) fn lifeline(&self) -> &OwnedFd {
+    pub(crate) fn lifeline(&self) -> &PeerSocket {
         &self.lifeline
     }
 
     /// The lifeline, for whoever watches it without the session.
-    pub(crate) fn shared_lifeline(&self) -> Arc<OwnedFd> {
+    pub(crate) fn shared_lifeline(&self) -> Arc<PeerSocket> {
         self.lifeline.clone()
     }
 

@@ -9,6 +9,7 @@ use crate::link::lifeline::Hearing;
 use crate::link::stats::SessionCounters;
 use crate::memory::layout::{Hints, offset};
 use crate::memory::{OwnWord, PeerWord, Window};
+use crate::os::peer_socket::PeerSocket;
 use crate::protocol::bell::{Rescue, Sleeper, Ticket};
 use crate::protocol::sleeper::SideSleeper;
 use crate::protocol::wait::Surroundings;
@@ -123,7 +124,7 @@ impl Side {
     }
 
     /// What the peer has said, and whether it is still there.
-    pub(crate) fn hear<'a>(&'a self, lifeline: &'a OwnedFd) -> Hearing<'a> {
+    pub(crate) fn hear<'a>(&'a self, lifeline: &'a PeerSocket) -> Hearing<'a> {
         Hearing::of_peer(lifeline, self.process.as_deref())
     }
 

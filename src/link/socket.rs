@@ -22,11 +22,10 @@
 
 use crate::memory::FrameHeader;
 use crate::memory::layout::{FRAME_HEADER, HeaderWord};
+use crate::os::peer_socket::{PeerSocket, Received};
 use crate::protocol::ring::Fault;
-use rustix::buffer::spare_capacity;
 use rustix::io::{Errno, retry_on_intr};
-use rustix::net::{RecvFlags, SendFlags};
-use std::os::fd::OwnedFd;
+use rustix::net::SendFlags;
 use std::sync::Arc;
 
 #[cfg(test)]
@@ -66,6 +65,8 @@ pub(crate) enum Filled {
     Full,
     /// The peer sends no more. What it sent before is in the buffer.
     End,
+    /// The peer has sent descriptors, which no session has. Nothing behind them is read.
+    Descriptors,
 }
 
 /// The socket cannot be used any more, in the direction in which this was said.
@@ -101,7 +102,7 @@ impl Frame {
 /// One end of a stream of frames.
 #[derive(Debug)]
 pub(crate) struct SocketLink {
-    socket: Arc<OwnedFd>,
+    socket: Arc<PeerSocket>,
     outgoing: Vec<u8>,
     /// How much of `outgoing` the socket has taken.
     sent: usize,
@@ -116,7 +117,7 @@ pub(crate) struct SocketLink {
 
 impl SocketLink {
     /// Nothing is under way yet: what came before the first frame has been read from the socket.
-    pub(crate) fn new(socket: Arc<OwnedFd>) -> Self {
+    pub(crate) fn new(socket: Arc<PeerSocket>) -> Self {
         Self {
             socket,
             outgoing: Vec::new(),
@@ -130,7 +131,7 @@ impl SocketLink {
 
     /// The socket, to wait for.
     #[cfg(test)]
-    pub(crate) fn socket(&self) -> &Arc<OwnedFd> {
+    pub(crate) fn socket(&self) -> &Arc<PeerSocket> {
         &self.socket
     }
 
@@ -186,7 +187,7 @@ impl SocketLink {
         while self.has_unsent() {
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
             let rest = &self.outgoing[self.sent..];
-            match retry_on_intr(|| rustix::net::send(&self.socket, rest, flags)) {
+            match retry_on_intr(|| rustix::net::send(&**self.socket, rest, flags)) {
                 Ok(sent) => self.sent += sent,
                 Err(Errno::AGAIN) => return Ok(()),
                 Err(errno) => {
@@ -237,16 +238,18 @@ impl SocketLink {
             return Ok(Filled::Full);
         }
         let Self { socket, incoming, .. } = self;
-        match retry_on_intr(|| {
-            rustix::net::recv(&*socket, spare_capacity(incoming), RecvFlags::DONTWAIT)
-        }) {
+        match retry_on_intr(|| socket.receive_more(incoming)) {
             // A reset means that the peer is gone and had not read everything: an end, too, for
             // this direction.
-            Ok((_, 0)) | Err(Errno::CONNRESET) => {
+            Ok(Received::Bytes(0)) | Err(Errno::CONNRESET) => {
                 self.ended = true;
                 Ok(Filled::End)
             }
-            Ok((_, count)) => Ok(Filled::Some(count)),
+            Ok(Received::Bytes(count)) => Ok(Filled::Some(count)),
+            Ok(Received::Descriptors) => {
+                self.ended = true;
+                Ok(Filled::Descriptors)
+            }
             Err(Errno::AGAIN) => {
                 if self.incoming.is_empty() {
                     give_back(&mut self.incoming);

@@ -245,6 +245,13 @@ impl ServerBuilder {
         self
     }
 
+    /// Whether the directory of the socket is made if it is missing, for this user only (mode
+    /// 0700). Nothing above it is made. Default: no.
+    pub fn create_directory(mut self, create: bool) -> Self {
+        self.listen.create_directory = create;
+        self
+    }
+
     /// The waiting policy of the reactor. Default [`WaitSettings::server`].
     pub fn wait(mut self, settings: WaitSettings) -> Self {
         self.limits.wait = settings;
@@ -326,6 +333,9 @@ impl ServerBuilder {
 
     /// Listens at `path`. A socket that an earlier server left behind is replaced; one on which
     /// somebody listens is not.
+    ///
+    /// The directory must be there ([`Self::create_directory`] makes it). The socket is removed at
+    /// the end, whatever becomes of the working directory. No symbolic link at `path` is followed.
     ///
     /// # Errors
     /// [`BindError`] says what is in the way.

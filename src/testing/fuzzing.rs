@@ -14,6 +14,7 @@ use crate::link::readiness::Readiness;
 use crate::link::session::{Parts, Received, Rings, SessionCore};
 use crate::memory::layout::{self, LINE, offset};
 use crate::memory::{BellWord, Window, word_pair};
+use crate::os::peer_socket::PeerSocket;
 use crate::protocol::bell::Ringer;
 use crate::protocol::ring::{Consumer, Producer};
 use std::io::Write;
@@ -108,7 +109,7 @@ pub fn socket(bytes: &[u8]) -> u64 {
 fn session(rings: Option<Rings>, lifeline: UnixStream, choice: u8) -> SessionCore {
     SessionCore::new(Parts {
         rings,
-        lifeline: Arc::new(lifeline.into()),
+        lifeline: Arc::new(PeerSocket::connected(lifeline.into())),
         words: None,
         max_message: MAX_MESSAGE,
         burst: usize::MAX,

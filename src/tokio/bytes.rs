@@ -16,6 +16,7 @@ use crate::client::ConnectOptions;
 use crate::handshake::Transport;
 use crate::handshake::{BindError, ConnectError};
 use crate::link::stats::SessionCounters;
+use crate::os::peer_socket::PeerSocket;
 use crate::protocol::bell::Arming;
 use crate::protocol::wait::{Step, WaitSettings, Waiter};
 use futures_core::Stream;
@@ -105,7 +106,7 @@ fn look_outs(direction: Direction) -> WaitSettings {
 /// ```
 #[derive(Debug)]
 pub struct AsyncByteStream {
-    descriptor: Watched<Arc<OwnedFd>>,
+    descriptor: Watched<Arc<PeerSocket>>,
     /// The server's process, for a server that leaves forked children behind.
     process: Option<Watched<Arc<OwnedFd>>>,
     end: ByteEndpoint,

@@ -4,6 +4,7 @@ use super::shared::{Core, SharedClient, Wakes};
 use super::watched::{Watched, drain, look_read, look_write};
 use crate::client::SessionEnd;
 use crate::handshake::Transport;
+use crate::os::peer_socket::PeerSocket;
 use crate::protocol::bell::Arming;
 use rustix::fd::OwnedFd;
 use std::future::Future;
@@ -16,7 +17,7 @@ use tokio::io::Interest;
 /// Watches the descriptor, hands out what comes, and ends with the session, or with the runtime.
 pub(super) struct Driver {
     shared: Arc<SharedClient>,
-    descriptor: Watched<Arc<OwnedFd>>,
+    descriptor: Watched<Arc<PeerSocket>>,
     /// The server's process, for a server that leaves forked children behind.
     process: Option<Watched<OwnedFd>>,
     is_socket: bool,
@@ -36,7 +37,7 @@ enum Next {
 impl Driver {
     pub(super) fn new(
         shared: Arc<SharedClient>,
-        descriptor: Arc<OwnedFd>,
+        descriptor: Arc<PeerSocket>,
         process: Option<OwnedFd>,
         is_alone: bool,
     ) -> io::Result<Self> {

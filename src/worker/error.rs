@@ -3,6 +3,7 @@
 use crate::client::CallError;
 use crate::handshake::ConnectError;
 use crate::pool::AcquireError;
+use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -40,6 +41,15 @@ pub enum WorkerError {
     },
     /// There is no place for its socket.
     Socket(std::io::Error),
+    /// The directory of its socket is one in which others may put a socket of theirs in its place.
+    UnsafeDirectory {
+        /// The directory.
+        directory: PathBuf,
+        /// The uid that owns it.
+        owner: u32,
+        /// Its permissions, with the sticky bit.
+        mode: u32,
+    },
 }
 
 pub(super) fn write_printed(
@@ -75,6 +85,13 @@ impl std::fmt::Display for WorkerError {
                 write_printed(f, printed)
             }
             Self::Socket(error) => write!(f, "no place for the worker's socket: {error}"),
+            Self::UnsafeDirectory { directory, owner, mode } => write!(
+                f,
+                "the directory {} (uid {owner}, mode {mode:04o}) is not safe for the sockets of \
+                 workers: it must belong to this user or to root, and others may write to it only \
+                 with the sticky bit",
+                directory.display()
+            ),
         }
     }
 }
@@ -84,7 +101,7 @@ impl std::error::Error for WorkerError {
         match self {
             Self::Start { error, .. } | Self::Socket(error) => Some(error),
             Self::Connect { error, .. } => Some(error),
-            Self::Ended { .. } | Self::NotReady { .. } => None,
+            Self::Ended { .. } | Self::NotReady { .. } | Self::UnsafeDirectory { .. } => None,
         }
     }
 }
@@ -97,6 +114,7 @@ impl WorkerError {
             Self::Start { error, .. } | Self::Socket(error) => {
                 matches!(error.kind(), NotFound | PermissionDenied | NotADirectory | InvalidInput)
             }
+            Self::UnsafeDirectory { .. } => true,
             Self::Ended { .. } | Self::NotReady { .. } | Self::Connect { .. } => false,
         }
     }

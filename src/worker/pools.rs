@@ -106,6 +106,7 @@ struct State {
 #[derive(Debug)]
 pub struct Pools {
     socket_dir: PathBuf,
+    create_directory: bool,
     settings: Settings,
     state: Mutex<State>,
     origin: crate::os::fork::Origin,
@@ -120,10 +121,19 @@ impl Pools {
     pub fn new(socket_dir: impl Into<PathBuf>, settings: Settings) -> Self {
         Self {
             socket_dir: socket_dir.into(),
+            create_directory: false,
             settings,
             state: Mutex::new(State { workers: BTreeMap::new(), closed: false }),
             origin: crate::os::fork::Origin::here(),
         }
+    }
+
+    /// Whether `socket_dir` is made if it is missing, for this user only (mode 0700). Nothing above
+    /// it is made. Default: no.
+    #[must_use]
+    pub fn create_directory(mut self, create: bool) -> Self {
+        self.create_directory = create;
+        self
     }
 
     /// Where sockets are made.
@@ -189,7 +199,9 @@ impl Pools {
         let entry = match entry {
             Entry::Defined(defined) => match *defined {
                 (WorkerSpec::Serving(command, attach), settings) => {
-                    let workers = SocketWorkers::new(command, &self.socket_dir, id).attach(attach);
+                    let workers = SocketWorkers::new(command, &self.socket_dir, id)
+                        .create_directory(self.create_directory)
+                        .attach(attach);
                     Entry::Serving(WorkerPool::of(workers, settings)?)
                 }
                 (WorkerSpec::Lines(workers), settings) => {

@@ -4,13 +4,12 @@ use super::process::{Process, Streams};
 use super::{WorkerCallError, WorkerCommand, WorkerError};
 use crate::base::sync::{Ordering, PlainU64};
 use crate::client::{CallError, Client, ConnectOptions};
-use crate::handshake::ConnectError;
+use crate::handshake::{BindError, ConnectError, listen_for_child};
 use crate::pool::{
     AcquireError, BuildError, Guard, Idle, Manager, NotDrained, Pool, PoolStats, Settings,
 };
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::os::unix::net::UnixListener;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -36,6 +35,7 @@ pub struct SocketWorkers {
     command: WorkerCommand,
     attach: Attach,
     directory: PathBuf,
+    create_directory: bool,
     name: String,
     options: ConnectOptions,
 }
@@ -115,7 +115,9 @@ static SOCKETS: PlainU64 = PlainU64::new(0);
 
 impl SocketWorkers {
     /// Workers that `command` starts, whose sockets are made in `directory` and begin with `name`.
-    /// The directory is made for this user alone, if it is missing.
+    ///
+    /// The directory must belong to this user or to root; others may have the right to write to it
+    /// only with the sticky bit ([`WorkerError::UnsafeDirectory`]).
     pub fn new(command: WorkerCommand, directory: impl Into<PathBuf>, name: &str) -> Self {
         let name = name.chars().map(|char| match char {
             'a'..='z' | 'A'..='Z' | '0'..='9' | '-' | '_' | '.' => char,
@@ -125,6 +127,7 @@ impl SocketWorkers {
             command,
             attach: Attach::default(),
             directory: directory.into(),
+            create_directory: false,
             name: name.take(32).collect(),
             options: ConnectOptions::new(),
         }
@@ -137,6 +140,14 @@ impl SocketWorkers {
         self
     }
 
+    /// Whether the directory is made if it is missing, for this user only (mode 0700). Nothing
+    /// above it is made. Default: no.
+    #[must_use]
+    pub fn create_directory(mut self, create: bool) -> Self {
+        self.create_directory = create;
+        self
+    }
+
     /// How the sessions with workers are made.
     #[must_use]
     pub fn connect_options(mut self, options: ConnectOptions) -> Self {
@@ -144,24 +155,33 @@ impl SocketWorkers {
         self
     }
 
-    fn new_socket_path(&self) -> std::io::Result<SocketPath> {
-        match std::fs::DirBuilder::new().mode(0o700).create(&self.directory) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
+    fn new_socket_path(&self) -> Result<SocketPath, WorkerError> {
+        if self.create_directory {
+            match std::fs::DirBuilder::new().mode(0o700).create(&self.directory) {
+                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                    return Err(WorkerError::Socket(error));
+                }
+                _ => {}
+            }
         }
+        check_directory(&self.directory)?;
         // Relaxed: only its own order counts.
         let number = SOCKETS.fetch_add(1, Ordering::Relaxed);
         let file = format!("{}-{}-{number}.sock", self.name, std::process::id());
         Ok(SocketPath { path: self.directory.join(file), origin: crate::os::fork::Origin::here() })
     }
 
-    fn listener(&self, path: &Path) -> std::io::Result<Option<OwnedFd>> {
+    fn listener(&self, path: &Path) -> Result<Option<OwnedFd>, WorkerError> {
         if self.attach == Attach::Path {
             return Ok(None);
         }
-        let listener = UnixListener::bind(path)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(Some(listener.into()))
+        listen_for_child(path).map(Some).map_err(|error| {
+            WorkerError::Socket(match error {
+                BindError::Io(error) => error,
+                BindError::PermissionDenied(_) => std::io::ErrorKind::PermissionDenied.into(),
+                other => std::io::Error::other(other),
+            })
+        })
     }
 
     /// Waits until the worker serves, and has a session with it.
@@ -206,13 +226,30 @@ impl SocketWorkers {
     }
 }
 
+/// Refuses a directory in which others may remove the socket of a worker and put theirs in its
+/// place. Root may do so anywhere.
+fn check_directory(directory: &Path) -> Result<(), WorkerError> {
+    const STICKY: u32 = 0o1000;
+    const OTHERS_WRITE: u32 = 0o022;
+    let found = std::fs::metadata(directory).map_err(WorkerError::Socket)?;
+    if !found.is_dir() {
+        return Err(WorkerError::Socket(std::io::ErrorKind::NotADirectory.into()));
+    }
+    let (owner, mode) = (found.uid(), found.mode() & 0o7777);
+    let ours = owner == rustix::process::geteuid().as_raw() || owner == 0;
+    if ours && (mode & OTHERS_WRITE == 0 || mode & STICKY != 0) {
+        return Ok(());
+    }
+    Err(WorkerError::UnsafeDirectory { directory: directory.to_owned(), owner, mode })
+}
+
 impl Manager for SocketWorkers {
     type Item = Worker;
     type Error = WorkerError;
 
     fn open(&self) -> Result<Worker, WorkerError> {
-        let socket = self.new_socket_path().map_err(WorkerError::Socket)?;
-        let listener = self.listener(&socket.path).map_err(WorkerError::Socket)?;
+        let socket = self.new_socket_path()?;
+        let listener = self.listener(&socket.path)?;
         let started =
             Process::start(&self.command, Some(&socket.path), Streams::Kept, listener.as_ref());
         let mut process = started.map_err(|error| self.command.not_started(error))?;
@@ -335,5 +372,87 @@ impl WorkerPool {
     /// The pool itself: deadlines, cancelling, [`Pool::try_acquire`].
     pub fn pool(&self) -> &Pool<SocketWorkers> {
         &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handshake::tests::Scratch;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn open_in(directory: &Path) -> Result<Worker, WorkerError> {
+        SocketWorkers::new(WorkerCommand::new("/bin/false"), directory, "test").open()
+    }
+
+    fn is_refused(directory: &Path) -> bool {
+        match open_in(directory) {
+            Err(error @ WorkerError::UnsafeDirectory { .. }) => {
+                assert!(error.is_permanent());
+                assert!(error.to_string().contains(&*directory.to_string_lossy()), "{error}");
+                true
+            }
+            // The program does nothing.
+            Err(WorkerError::Ended { .. }) => false,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn p11_a_directory_that_others_may_write_to_needs_the_sticky_bit() {
+        let scratch = Scratch::new();
+        let directory = scratch.path("workers");
+        std::fs::create_dir(&directory).expect("made");
+        for (mode, refused) in
+            [(0o700, false), (0o755, false), (0o770, true), (0o777, true), (0o1777, false)]
+        {
+            let permissions = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(&directory, permissions).expect("set");
+            assert_eq!(is_refused(&directory), refused, "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn p11_a_directory_of_another_user_is_refused() {
+        let scratch = Scratch::new();
+        let directory = scratch.path("workers");
+        std::fs::create_dir(&directory).expect("made");
+        if let Err(error) = std::os::unix::fs::chown(&directory, Some(12345), None) {
+            eprintln!("not run: no directory of another user: {error}");
+            return;
+        }
+        assert!(is_refused(&directory));
+        std::os::unix::fs::chown(&directory, Some(0), None).expect("root's again");
+        assert!(!is_refused(&directory));
+    }
+
+    #[test]
+    fn c10_a_directory_of_workers_is_made_if_asked_only() {
+        let scratch = Scratch::new();
+        let directory = scratch.path("workers");
+        let missing = open_in(&directory);
+        let not_found = std::io::ErrorKind::NotFound;
+        assert!(
+            matches!(&missing, Err(WorkerError::Socket(error)) if error.kind() == not_found),
+            "{missing:?}"
+        );
+        let workers = SocketWorkers::new(WorkerCommand::new("/bin/false"), &directory, "test");
+        let ended = workers.create_directory(true).open();
+        assert!(matches!(ended, Err(WorkerError::Ended { .. })), "{ended:?}");
+        let mode = std::fs::metadata(&directory).expect("made").permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+    }
+
+    /// The socket of a worker that inherits it: its file is for this user only from the start.
+    #[test]
+    fn p10_a_socket_for_a_worker_is_private() {
+        let scratch = Scratch::new();
+        let path = scratch.path("s");
+        std::os::unix::fs::symlink(scratch.path("victim"), &path).expect("made");
+        assert!(matches!(listen_for_child(&path), Err(BindError::PathReplaced(at)) if at == path));
+        std::fs::remove_file(&path).expect("removed");
+        let _socket = listen_for_child(&path).expect("bound");
+        let mode = std::fs::symlink_metadata(&path).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
     }
 }

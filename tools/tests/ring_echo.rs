@@ -273,7 +273,10 @@ fn settings_from_a_file() {
         let socket_dir = sockets.display();
         std::fs::write(
             &file,
-            format!("ipc:\n  socket_dir: {socket_dir}\n  transport: socket\n  pool: {pool}\n"),
+            format!(
+                "ipc:\n  socket_dir: {socket_dir}\n  create_directory: true\n  transport: socket\n  \
+                 pool: {pool}\n"
+            ),
         )
         .unwrap();
     };

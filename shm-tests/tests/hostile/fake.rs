@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// A server that is none, at a path of its own.
 pub(crate) struct Fake {
-    listener: UnixListener,
+    pub(crate) listener: UnixListener,
     dir: tempfile::TempDir,
 }
 
@@ -24,7 +24,7 @@ impl Fake {
         Self { listener, dir }
     }
 
-    fn path(&self) -> std::path::PathBuf {
+    pub(crate) fn path(&self) -> std::path::PathBuf {
         self.dir.path().join("fake.sock")
     }
 

@@ -7,12 +7,14 @@
 mod answers;
 mod attack;
 mod fake;
+mod in_transit;
 mod records;
 mod segments;
 mod welcomes;
 mod words;
 
 use answers::*;
+use in_transit::*;
 use records::*;
 use ringbell_shm_tests::suite;
 use segments::*;
@@ -36,8 +38,12 @@ suite! {
         servers_that_answer_nonsense,
         servers_that_write_nonsense,
         any_bytes_in_the_response_ring,
+        p4_nobody_waits_for_descriptors_of_a_client,
+        p4_descriptors_of_a_client_are_refused,
+        p5_no_call_waits_for_descriptors_of_a_server,
+        p5_no_connect_waits_for_descriptors_of_a_server,
     ],
-    roles: [],
+    roles: [old_server, new_server],
 }
 
 const CAPACITY: u64 = 2048;

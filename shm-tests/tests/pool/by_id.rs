@@ -15,7 +15,7 @@ use std::time::Duration;
 pub(crate) fn pools_by_id() -> Ran {
     let dir = tempfile::tempdir().expect("a directory");
     let sockets = dir.path().join("made");
-    let pools = Pools::new(&sockets, settings(1, 2));
+    let pools = Pools::new(&sockets, settings(1, 2)).create_directory(true);
     pools.define("node:api", worker_command()).expect("it is new");
     pools
         .define_with(

@@ -2,9 +2,9 @@
 
 use super::error::ConnectError;
 use crate::handshake::{BadPath, MAX_PATH, address};
+use crate::os::peer_socket::PeerSocket;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 pub(in crate::handshake) fn connect(
     path: &Path,
     deadline: Option<Instant>,
-) -> Result<OwnedFd, ConnectError> {
+) -> Result<PeerSocket, ConnectError> {
     let address = address(path).map_err(|bad| match bad {
         BadPath::TooLong(len) => ConnectError::PathTooLong { len, max: MAX_PATH },
         BadPath::Invalid => {
@@ -21,6 +21,7 @@ pub(in crate::handshake) fn connect(
     })?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let socket = PeerSocket::connected(socket);
     let mut result = rustix::net::connect(&socket, &address);
     if result == Err(Errno::AGAIN) {
         // The server's backlog is full.
@@ -44,7 +45,7 @@ pub(in crate::handshake) fn connect(
 /// Waits in the kernel for room in the backlog. There, and not by asking again: nothing would tell
 /// when.
 fn connect_in_turn(
-    socket: &OwnedFd,
+    socket: &PeerSocket,
     address: &SocketAddrUnix,
     deadline: Option<Instant>,
 ) -> Result<(), Errno> {

@@ -63,6 +63,10 @@ pub enum ConnectError {
         /// How many came.
         have: usize,
     },
+    /// The server sent descriptors where none were announced.
+    UnaskedDescriptors,
+    /// What the server sent for its own process is no pidfd.
+    NotAProcess,
     /// A segment of the server failed its checks, or could not be mapped.
     BadSegment(SegmentError),
     /// No descriptor is left, in this process or in the system.
@@ -110,6 +114,12 @@ impl std::fmt::Display for ConnectError {
             }
             Self::FutexRefused => {
                 f.write_str("this process may not use futexes, which shared memory needs")
+            }
+            Self::UnaskedDescriptors => {
+                f.write_str("the server sent descriptors that it had not announced")
+            }
+            Self::NotAProcess => {
+                f.write_str("what the server sent for its own process is no pidfd")
             }
             Self::BadDescriptors { want, have } => {
                 write!(f, "the server sent {have} descriptors, not {want}")

@@ -1,12 +1,12 @@
 //! Reading and writing with a deadline: yields first, then sleeps.
 
+use super::descriptors::{Descriptors, receive};
 use super::error::ConnectError;
 use crate::handshake::wire::{self, Header};
+use crate::os::peer_socket::PeerSocket;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags};
-use std::io::IoSliceMut;
-use std::mem::MaybeUninit;
+use rustix::net::SendFlags;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -64,14 +64,18 @@ impl Patience {
 
     pub(in crate::handshake) fn read(
         &self,
-        socket: &OwnedFd,
+        socket: &PeerSocket,
         bytes: &mut [u8],
     ) -> Result<(), ConnectError> {
         let mut have = 0;
         while have < bytes.len() {
-            match rustix::net::recv(socket, &mut bytes[have..], RecvFlags::DONTWAIT) {
-                Ok((_, 0)) => return Err(ConnectError::ServerDied),
-                Ok((_, count)) => have += count,
+            match receive(socket, &mut bytes[have..]) {
+                Ok(piece) if piece.bytes == 0 => return Err(ConnectError::ServerDied),
+                Ok(piece) => {
+                    // Nothing here has descriptors; some that are behind may have been copied.
+                    drop(piece.descriptors?);
+                    have += piece.bytes;
+                }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => self.wait(socket, PollFlags::IN)?,
                 Err(errno) => return Err(errno.into()),
@@ -87,67 +91,44 @@ impl Patience {
             Ok(()) | Err(Errno::NOTCONN) => {}
             Err(errno) => return Err(errno.into()),
         }
-        let mut byte = [0];
+        // Nothing is read: what comes is of no interest, and may have descriptors with it. A
+        // farewell stands before the end.
+        let end = PollFlags::RDHUP;
+        let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         loop {
-            match rustix::net::recv(socket, &mut byte, RecvFlags::DONTWAIT) {
-                // The end, or a farewell before it.
-                Ok(_) | Err(Errno::CONNRESET) => return Ok(()),
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => self.wait(socket, PollFlags::IN)?,
+            let mut polled = [PollFd::new(socket, end)];
+            match rustix::event::poll(&mut polled, Some(&now)) {
+                Ok(_) if polled[0].revents().intersects(gone) => return Ok(()),
+                Ok(_) | Err(Errno::INTR) => self.wait(socket, end)?,
                 Err(errno) => return Err(errno.into()),
             }
         }
     }
 
-    /// Reads the header of the answer, and at most `most` descriptors on its first byte. Whether
-    /// these are good matters to a Welcome only, so their error is handed on beside the header.
+    /// Reads the header of the answer, and the descriptors on its first bytes. Whether these are
+    /// good matters to a Welcome only, so their error is handed on beside the header; behind an
+    /// error nothing can be read.
     #[allow(clippy::type_complexity, reason = "a header and a result of descriptors")]
     pub(in crate::handshake) fn header(
         &self,
-        socket: &OwnedFd,
-        most: usize,
-    ) -> Result<(Header, Result<Vec<OwnedFd>, ConnectError>), ConnectError> {
+        socket: &PeerSocket,
+    ) -> Result<(Header, Result<Descriptors, ConnectError>), ConnectError> {
         let mut bytes = [0; wire::HEADER];
-        let (have, descriptors) = loop {
-            match first_bytes(socket, &mut bytes, most) {
-                Ok((0, _)) => return Err(ConnectError::ServerDied),
+        let first = loop {
+            match receive(socket, &mut bytes) {
+                Ok(first) if first.bytes == 0 => return Err(ConnectError::ServerDied),
                 Ok(first) => break first,
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => self.wait(socket, PollFlags::IN)?,
                 Err(errno) => return Err(errno.into()),
             }
         };
-        self.read(socket, &mut bytes[have..])?;
-        Ok((Header::parse(&bytes)?, descriptors))
-    }
-}
-
-/// One receive with room for descriptors. More than there is room for is cut off by the kernel and
-/// reported.
-fn first_bytes(
-    socket: &OwnedFd,
-    bytes: &mut [u8],
-    most: usize,
-) -> Result<(usize, Result<Vec<OwnedFd>, ConnectError>), Errno> {
-    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(most))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-    let received =
-        rustix::net::recvmsg(socket, &mut [IoSliceMut::new(bytes)], &mut control, flags)?;
-    let mut descriptors = Vec::new();
-    for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(rights) = message {
-            descriptors.extend(rights);
+        match &first.descriptors {
+            Ok(_) => self.read(socket, &mut bytes[first.bytes..])?,
+            Err(_) if first.bytes < bytes.len() => return Err(ConnectError::OutOfDescriptors),
+            Err(_) => {}
         }
+        Ok((Header::parse(&bytes)?, first.descriptors))
     }
-    let have = descriptors.len();
-    let descriptors = if !received.flags.contains(ReturnFlags::CTRUNC) {
-        Ok(descriptors)
-    } else if have < most {
-        // There was room: what was missing is descriptors in this process.
-        Err(ConnectError::OutOfDescriptors)
-    } else {
-        Err(ConnectError::BadDescriptors { want: most, have: have + 1 })
-    };
-    Ok((received.bytes, descriptors))
 }

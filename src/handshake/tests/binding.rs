@@ -12,7 +12,8 @@ fn bind(path: &Path) -> Result<Listener, BindError> {
 fn a_socket_is_made_and_removed_with_its_directory_private() {
     let scratch = Scratch::new();
     let path = scratch.path("run/s");
-    let listener = bind(&path).expect("bound");
+    let options = ListenOptions { create_directory: true, ..ListenOptions::default() };
+    let listener = listen(&path, &options).expect("bound");
     let mode = |path: &Path| std::fs::metadata(path).expect("there").permissions().mode() & 0o777;
     assert_eq!((mode(&path), mode(&scratch.path("run"))), (0o600, 0o700));
     UnixStream::connect(&path).expect("it listens");
@@ -105,7 +106,9 @@ fn paths_that_cannot_be_bound() {
     let link = scratch.path("link");
     std::os::unix::fs::symlink("nowhere", &link).expect("made");
     assert!(matches!(bind(&link), Err(BindError::PathIsNotASocket(_))));
-    assert!(matches!(bind(&scratch.path("a/b/s")), Err(BindError::ParentMissing(_))));
+    let options = ListenOptions { create_directory: true, ..ListenOptions::default() };
+    let missing = listen(&scratch.path("a/b/s"), &options);
+    assert!(matches!(missing, Err(BindError::ParentMissing(at)) if at == scratch.path("a")));
     assert!(!scratch.path("a").exists(), "only the last directory is made");
     assert!(matches!(bind(&file.join("s")), Err(BindError::ParentMissing(_))));
     assert!(matches!(bind(Path::new("")), Err(BindError::InvalidPath)));
@@ -134,4 +137,110 @@ fn an_inherited_socket_is_checked() {
     let file = std::fs::File::open("/dev/null").expect("there");
     assert!(matches!(Listener::inherited(file.into()), Err(BindError::NotAListener)));
     assert!(matches!(listen_fds(), Ok(None)), "no service manager started the tests");
+}
+
+#[test]
+fn c10_no_directory_is_made_unless_asked() {
+    let scratch = Scratch::new();
+    let (path, directory) = (scratch.path("run/s"), scratch.path("run"));
+    let missing = bind(&path);
+    assert!(matches!(missing, Err(BindError::ParentMissing(at)) if at == directory));
+    assert!(!directory.exists());
+}
+
+#[test]
+fn c10_a_socket_goes_with_its_server_wherever_its_directory_is() {
+    let scratch = Scratch::new();
+    std::fs::create_dir(scratch.path("one")).expect("made");
+    let listener = bind(&scratch.path("one/s")).expect("bound");
+    std::fs::rename(scratch.path("one"), scratch.path("two")).expect("moved");
+    drop(listener);
+    assert_eq!(std::fs::read_dir(scratch.path("two")).expect("there").count(), 0);
+}
+
+/// What cannot be a lock, and what the error says of it.
+#[test]
+fn p9_a_lock_that_is_none_is_named() {
+    let scratch = Scratch::new();
+    let path = scratch.path("s");
+    let lock = scratch.path("s.lock");
+    let target = scratch.path("target");
+    let refused = |what: &str| {
+        let error = bind(&path).expect_err("no lock");
+        let BindError::LockUnusable { lock: named, owner, .. } = &error else { panic!("{error}") };
+        assert_eq!((named, *owner), (&lock, rustix::process::geteuid().as_raw()));
+        assert!(error.to_string().contains(what), "{error}");
+        assert!(error.to_string().contains(&*lock.to_string_lossy()), "{error}");
+        assert!(!path.exists());
+    };
+    std::fs::create_dir(&lock).expect("made");
+    refused("it is a directory");
+    std::fs::remove_dir(&lock).expect("removed");
+    std::os::unix::fs::symlink(&target, &lock).expect("made");
+    refused("it is a symbolic link");
+    assert!(!target.exists(), "the link was not followed");
+    std::fs::remove_file(&lock).expect("removed");
+    let _socket = UnixListener::bind(&lock).expect("bound");
+    refused("it is no plain file");
+}
+
+#[test]
+fn p9_a_lock_that_is_held_is_named() {
+    let scratch = Scratch::new();
+    let path = scratch.path("s");
+    let held = std::fs::File::create(scratch.path("s.lock")).expect("made");
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).expect("locked");
+    assert!(matches!(bind(&path), Err(BindError::Locked(at)) if at == scratch.path("s.lock")));
+    drop(held);
+    bind(&path).expect("bound");
+}
+
+/// The socket gets its permissions although somebody always has a link at its path.
+#[test]
+fn p10_a_link_at_the_path_is_not_followed() {
+    let scratch = Scratch::new();
+    let (path, victim) = (scratch.path("s"), scratch.path("victim"));
+    std::fs::write(&victim, "precious").expect("written");
+    std::fs::set_permissions(&victim, std::fs::Permissions::from_mode(0o600)).expect("set");
+    let stop = crate::base::sync::PlainBool::new(false);
+    let rounds = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let link = scratch.path("link");
+            while !stop.load(crate::base::sync::Ordering::Relaxed) {
+                let _ = std::os::unix::fs::symlink(&victim, &link);
+                // Only what somebody has just made is replaced.
+                if std::fs::symlink_metadata(&path).is_ok() {
+                    let _ = std::fs::rename(&link, &path);
+                }
+            }
+        });
+        let options = ListenOptions { mode: 0o666, ..ListenOptions::default() };
+        let mut replaced = 0;
+        for _ in 0..2000 {
+            match listen(&path, &options) {
+                Ok(listener) => drop(listener),
+                Err(BindError::PathReplaced(at)) if at == path => replaced += 1,
+                Err(BindError::PathIsNotASocket(_)) => {}
+                Err(error) => panic!("{error}"),
+            }
+            let _ = std::fs::remove_file(&path);
+        }
+        stop.store(true, crate::base::sync::Ordering::Relaxed);
+        replaced
+    });
+    let mode = std::fs::metadata(&victim).expect("there").permissions().mode() & 0o777;
+    assert_eq!(mode, 0o600, "of a file that a link pointed at, with {rounds} links in time");
+}
+
+/// Without a wider mode than the umask leaves, nothing is changed behind the bind.
+#[test]
+fn p10_a_socket_has_its_mode_from_the_start() {
+    let scratch = Scratch::new();
+    for mode in [0o600, 0o660, 0o666, 0o700] {
+        let path = scratch.path(&format!("{mode:o}"));
+        let options = ListenOptions { mode, ..ListenOptions::default() };
+        let _listener = listen(&path, &options).expect("bound");
+        let found = std::fs::metadata(&path).expect("there").permissions().mode() & 0o777;
+        assert_eq!(found, mode);
+    }
 }

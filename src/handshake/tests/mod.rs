@@ -5,13 +5,14 @@ mod binding;
 mod connecting;
 mod fallbacks;
 pub(crate) mod golden;
+mod in_transit;
 mod messages;
 mod segments;
 mod segments_received;
 
 use super::*;
 use crate::handshake::wire::{self, HEADER, Header, MessageKind};
-use crate::link::segment::{Segment, SegmentPair};
+use crate::link::segment::{Segment, SegmentError, SegmentPair};
 use crate::memory::layout::{self, Peer};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};

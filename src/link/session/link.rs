@@ -5,9 +5,9 @@ use crate::link::readiness::Readiness;
 use crate::link::socket::{self, Filled, Pushed, SocketLink};
 use crate::memory::layout::{self, HeaderWord, offset};
 use crate::memory::{FrameHeader, Window};
+use crate::os::peer_socket::PeerSocket;
 use crate::protocol::bell::Ringer;
 use crate::protocol::ring::{self, ClaimError, Consumer, Producer, Record, Released};
-use rustix::fd::OwnedFd;
 use std::sync::Arc;
 
 /// Messages that a socket that takes something again is taken to have room for.
@@ -99,7 +99,7 @@ impl Piece {
 }
 
 impl Link {
-    pub(super) fn socket(socket: Arc<OwnedFd>) -> Self {
+    pub(super) fn socket(socket: Arc<PeerSocket>) -> Self {
         Self::Socket(Socket {
             link: SocketLink::new(socket),
             ready: Readiness { readable: true, ..Readiness::default() },
@@ -241,6 +241,11 @@ impl Socket {
                 Ok(Filled::End) | Err(_) => {
                     self.ready.readable = false;
                     self.ended = true;
+                }
+                Ok(Filled::Descriptors) => {
+                    self.ready.readable = false;
+                    self.ended = true;
+                    return Err(PeerFault::Lifeline);
                 }
             }
         }

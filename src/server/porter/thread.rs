@@ -13,6 +13,7 @@ use crate::handshake::{
     identify, reject,
 };
 use crate::link::lifeline::{self, Hearing, Said};
+use crate::os::peer_socket::PeerSocket;
 use rustix::event::epoll::{self, EventFlags};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
@@ -57,7 +58,7 @@ struct HalfOpen {
 #[derive(Debug)]
 struct WatchedSession {
     /// Not of a session whose frames go over it: it is read by the reactor alone, who sees its end.
-    lifeline: Option<Arc<OwnedFd>>,
+    lifeline: Option<Arc<PeerSocket>>,
     process: Option<OwnedFd>,
 }
 
@@ -246,7 +247,7 @@ impl<O: Outbox> Porter<O> {
                 Ok(socket) => {
                     add(&self.counters.accepted);
                     kill_point!("porter-accepted");
-                    self.begin_handshake(socket);
+                    self.begin_handshake(PeerSocket::accepted(socket));
                 }
                 Err(Errno::AGAIN) => return,
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
@@ -265,7 +266,8 @@ impl<O: Outbox> Porter<O> {
         let accepted = rustix::net::accept_with(
             &self.listener.socket,
             SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-        );
+        )
+        .map(PeerSocket::accepted);
         if let Ok(socket) = &accepted {
             add(&self.counters.accepted);
             self.reject(socket, RejectReason::OutOfDescriptors);
@@ -318,7 +320,7 @@ impl<O: Outbox> Porter<O> {
     }
 
     /// Begins a handshake, if there may be one.
-    fn begin_handshake(&mut self, socket: OwnedFd) {
+    fn begin_handshake(&mut self, socket: PeerSocket) {
         if self.admission.stopping() {
             return self.reject(&socket, RejectReason::ShuttingDown);
         }

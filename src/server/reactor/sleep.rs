@@ -164,7 +164,8 @@ impl<E: Engine> Reactor<E> {
     }
 
     /// Empties a lifeline of wake bytes, so that there is room for the next one. What else stands
-    /// there the porter sees as well, when the client hangs up.
+    /// there the porter sees as well, when the client hangs up. Descriptors stay there, and what is
+    /// behind them: they are dropped with the session, where nobody waits for that.
     fn read_wake_bytes(&mut self, session: u64) {
         let Some(slot) = self.places.get(&session).and_then(|index| self.slots.get_mut(*index))
         else {

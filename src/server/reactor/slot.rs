@@ -10,10 +10,10 @@ use crate::link::session::{Head, SendProgress, SessionCore};
 use crate::link::side::PeerHints;
 use crate::memory::Window;
 use crate::memory::layout::Kind;
+use crate::os::peer_socket::PeerSocket;
 use crate::server::flight::{Caller, FLIGHT, Flight, StreamOver};
 use crate::server::porter::Death;
 use crate::server::service;
-use rustix::fd::OwnedFd;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -86,7 +86,7 @@ pub(super) struct Slot {
     /// If client and server have agreed on some.
     pub(super) samples: Option<Box<Samples>>,
     pub(super) caller: service::Session,
-    pub(super) lifeline: Arc<OwnedFd>,
+    pub(super) lifeline: Arc<PeerSocket>,
     pub(super) shared: Option<ClientMemory>,
     /// What is held for all clients.
     pub(super) held: Arc<Total>,

@@ -46,9 +46,10 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match &cli.command {
         None => run_compare(&cli.compare),
-        Some(Command::Serve { place, sample }) => {
-            place.resolve().and_then(|(path, _)| service::serve(&path, *sample))
-        }
+        Some(Command::Serve { place, sample }) => place.resolve().and_then(|(path, ipc)| {
+            let create = ipc.is_some_and(|ipc| ipc.create_directory);
+            service::serve(&path, create, *sample)
+        }),
         Some(Command::Call { place, load, json }) => run_call(place, load, *json),
         Some(Command::RoleServe(role)) => service::run_role(role),
         Some(Command::RoleCall(role)) => caller::run_role(role),

@@ -20,9 +20,10 @@ fn echo(request: Request<'_>, response: &mut Vec<u8>) -> Result<(), HandlerError
 }
 
 /// Serves at `path` until a signal comes. Of so many calls one is timed, 0 for none.
-pub(crate) fn serve(path: &Path, sample: u32) -> Result<(), Failure> {
+pub(crate) fn serve(path: &Path, create_directory: bool, sample: u32) -> Result<(), Failure> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
-    let server = Server::builder().sample_calls(sample).bind(path)?;
+    let server =
+        Server::builder().sample_calls(sample).create_directory(create_directory).bind(path)?;
     let handle = server.handle();
     std::thread::spawn(move || {
         for _ in signals.forever() {
