@@ -177,6 +177,8 @@ counters! {
         orphans = 27,
         /// Requests without an answer now (concurrent handlers only).
         in_flight = 28,
+        /// Streams that were ended because the client took no item for too long.
+        stalled_streams = 40,
     }
 }
 

@@ -45,6 +45,7 @@ impl ServerBuilder {
                 in_flight_bytes: 64 << 20,
                 events: 1024,
                 slow_client: Some(Duration::from_secs(30)),
+                stream_stall: Some(Duration::from_secs(5)),
                 wait: WaitSettings::server(),
             },
             budget: 1 << 30,
@@ -194,10 +195,39 @@ impl ServerBuilder {
         self
     }
 
-    /// How long a client may leave answers unread before it is disconnected; `None` for ever.
+    /// How long a client may leave answers unread before it is disconnected: while it takes none,
+    /// neither those that are queued nor, over a socket, bytes that are unsent. `None`: for ever.
     /// Default 30 s.
+    ///
+    /// This bounds what clients can add to a shutdown, too: see [`ServerHandle::shutdown`].
     pub fn slow_client_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.limits.slow_client = timeout;
+        self
+    }
+
+    /// How long a handler waits for a client that takes no more items of its stream
+    /// ([`ResponseStream::send`]). Then the stream is over: the handler gets
+    /// [`StreamError::SlowClient`], the client an error as the stream's end; its other calls go on.
+    /// A warning (feature `tracing`) and [`ServerStats::stalled_streams`] tell of it. `None`: for
+    /// ever. Default 5 s.
+    ///
+    /// A client says that it took items when it has taken 32 of them. So one that takes longer than
+    /// this over 32 items loses streams that are produced faster.
+    ///
+    /// **Streams and [`Server::run_on`].** A handler that sends a stream keeps its thread until the
+    /// client has taken nearly all of it. So clients that open streams and do not read them can
+    /// keep all threads for this long; who calls then waits for a thread. With N such clients, T
+    /// threads, and one stream each, that is this time once for each T of the N. A client that
+    /// leaves several streams unread in a row has half as long for each one more, down to some 10
+    /// ms. Where that is too long, make this time shorter, have [`ResponseStream::send_timeout`]
+    /// wait for less, or serve by async handlers, which keep no thread.
+    ///
+    /// [`ResponseStream::send`]: crate::ResponseStream::send
+    /// [`ResponseStream::send_timeout`]: crate::ResponseStream::send_timeout
+    /// [`StreamError::SlowClient`]: crate::StreamError::SlowClient
+    /// [`ServerStats::stalled_streams`]: crate::ServerStats::stalled_streams
+    pub fn stream_stall_timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.limits.stream_stall = timeout;
         self
     }
 
@@ -235,6 +265,7 @@ impl ServerBuilder {
             ("max_in_flight", self.limits.in_flight == 0),
             ("max_in_flight_bytes", self.limits.in_flight_bytes == 0),
             ("max_queued_events", self.limits.events == 0),
+            ("stream_stall_timeout", self.limits.stream_stall == Some(Duration::ZERO)),
             ("handshake_timeout", self.porter.handshake_deadline.is_zero()),
         ] {
             if zero {

@@ -10,6 +10,7 @@ mod embedded;
 mod ending;
 #[cfg(feature = "tokio")]
 pub(crate) mod idle;
+mod limits;
 mod mailbox;
 mod membership;
 mod requests;
@@ -30,6 +31,7 @@ use crate::server::engine::Engine;
 use crate::server::flight::{Completion, Completions, enter_reactor_thread};
 use crate::server::park::Parker;
 use crate::server::porter::{Death, PorterHandle};
+use limits::StreamLooks;
 use slot::Slot;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -57,6 +59,8 @@ pub(crate) struct Limits {
     pub(crate) events: u64,
     /// How long a session may leave answers unread before it is disconnected; `None` for ever.
     pub(crate) slow_client: Option<Duration>,
+    /// How long a producer of a stream waits for a client that takes no item; `None` for ever.
+    pub(crate) stream_stall: Option<Duration>,
     pub(crate) wait: WaitSettings,
 }
 
@@ -116,6 +120,7 @@ pub(crate) struct Reactor<E> {
     stage: Option<embedded::Stage>,
     /// The porter has something to do: only without a thread.
     porter_is_due: bool,
+    stream_looks: StreamLooks,
 }
 
 impl<E> std::fmt::Debug for Reactor<E> {
@@ -201,6 +206,7 @@ impl<E: Engine> Reactor<E> {
             words: Words::new(&parts.status),
             stage: None,
             porter_is_due: false,
+            stream_looks: StreamLooks::default(),
         }
     }
 
@@ -289,6 +295,8 @@ impl<E: Engine> Reactor<E> {
             self.spend_last_turn(index)?;
         } else if !slot.queue.is_empty() {
             moved = self.send_queue(index)?;
+        } else if slot.stuck_since.is_some() {
+            self.keep_time(index, false)?;
         }
         if !self.slots[index].backlog.is_empty() {
             moved |= self.read_backlog(index)?;

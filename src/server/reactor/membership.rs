@@ -74,7 +74,6 @@ impl<E: Engine> Reactor<E> {
             open: PlainBool::new(true),
             events: PlainU64::new(0),
             events_most: self.limits.events,
-            slow_client: self.limits.slow_client,
             completions: self.completions.clone(),
         }));
         let mut records_most = SOCKET_FRAMES;
@@ -144,6 +143,9 @@ impl<E: Engine> Reactor<E> {
             queue: VecDeque::new(),
             queue_bytes: 0,
             stuck_since: None,
+            stuck_behind: None,
+            last_since: None,
+            stalled: 0,
             flights: Flights::new(in_order),
             backlog: Backlog::default(),
             said_goodbye: false,

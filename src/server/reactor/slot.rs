@@ -89,8 +89,14 @@ pub(super) struct Slot {
     pub(super) shared: Option<ClientMemory>,
     pub(super) queue: VecDeque<Queued>,
     pub(super) queue_bytes: usize,
-    /// Since when the queue has not moved.
+    /// Since when neither the queue nor what the socket has not taken yet has moved.
     pub(super) stuck_since: Option<u64>,
+    /// How many bytes the socket had taken then, if some were unsent.
+    pub(super) stuck_behind: Option<u64>,
+    /// Shutting down: since when the last of its answers are there.
+    pub(super) last_since: Option<u64>,
+    /// Streams in a row that it has left unread.
+    pub(super) stalled: u32,
     pub(super) flights: Flights,
     pub(super) backlog: Backlog,
     /// The client said goodbye on its lifeline.
@@ -300,6 +306,13 @@ impl Flights {
             entry.streams = true;
             self.streams += 1;
         }
+    }
+
+    /// Those that are answered by streams, and whether it is the turn of their answers.
+    pub(super) fn streaming(&self) -> impl Iterator<Item = (&Arc<Flight>, bool)> {
+        let table = if self.streams == 0 { &[][..] } else { &self.table[..] };
+        let entries = table.iter().flatten().filter(|entry| entry.streams);
+        entries.map(|entry| (&entry.flight, self.is_its_turn(entry.flight.table_index())))
     }
 
     /// Whether its answer may be sent now.
