@@ -2,7 +2,10 @@
 //! threads that wait for it to take items of a stream.
 
 use ringbell::layout::{Kind, STREAM_WINDOW, code};
-use ringbell::{CallError, OwnedRequest, Responder, StreamError};
+use ringbell::{
+    Arming, CallError, Client, EventError, OwnedRequest, RecvError, Responder, SendError,
+    StreamError, Turn,
+};
 use ringbell_shm_tests::driver::{Driver, runtime_of_one, runtime_of_two};
 use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::progress::tick;
@@ -13,7 +16,8 @@ use ringbell_shm_tests::server::{Prepared, Server};
 use ringbell_shm_tests::transport::over_socket;
 use ringbell_shm_tests::{done, options, suite, wait_until};
 use std::io::Read;
-use std::sync::mpsc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 suite! {
@@ -27,6 +31,8 @@ suite! {
         c5_many_of_them_keep_it_hardly_longer,
         c5_a_stream_may_stall_for_ever_if_that_is_asked_for,
         c5_async_producers_are_told,
+        c9_a_handler_that_calls_its_own_server_is_told,
+        c9_a_handler_on_a_pool_may_call_its_own_server,
     ],
     tests: [c8_nor_do_answers_that_are_read_a_byte_at_a_time],
     roles: [],
@@ -356,4 +362,198 @@ fn c5_async_producers_are_told() -> Ran {
         serving.join().expect("no panic").expect("served");
     }
     done!("over {}", if over_socket() { "the socket" } else { "rings" })
+}
+
+/// A handler's own client of its own server, and of another one.
+struct Callers {
+    path: PathBuf,
+    other: PathBuf,
+    own: Option<Client>,
+    /// Its client has asked everything there is, and its ring is full.
+    is_full: bool,
+    /// Passed once the server may be asked.
+    ready: Arc<Barrier>,
+}
+
+impl Callers {
+    fn new(path: &Path, other: &Path) -> Self {
+        let ready = Arc::new(Barrier::new(2));
+        Self { path: path.to_owned(), other: other.to_owned(), own: None, is_full: false, ready }
+    }
+
+    /// What comes of everything that would wait for the server, without a limit.
+    fn ask(&mut self, payload: &[u8]) -> Vec<u8> {
+        if payload != b"ask" {
+            return payload.to_vec();
+        }
+        let path = &self.path;
+        let own =
+            self.own.get_or_insert_with(|| options().connect(path).expect("the porter lets it in"));
+        let call = own.call(b"own").map(|answer| answer.to_vec());
+        assert_eq!(call, Err(CallError::WouldDeadlock));
+        if self.is_full {
+            let mut other = options().connect(&self.other).expect("connect");
+            return other.call(b"other").expect("another server may be called").to_vec();
+        }
+        let limited = own.call_timeout(b"own", Some(SOON)).map(|answer| answer.to_vec());
+        assert_eq!(limited, Err(CallError::WouldDeadlock));
+        let shown = own.call_view(b"own", None, |view| view.len());
+        assert_eq!(shown, Err(CallError::WouldDeadlock));
+        // Who does not wait is told so much only.
+        let unwaiting =
+            own.call_timeout(b"own", Some(Duration::ZERO)).map(|answer| answer.to_vec());
+        assert_eq!(unwaiting, Err(CallError::TimedOut { maybe_executed: true }));
+        assert_eq!(own.ping(None), Err(CallError::WouldDeadlock));
+        assert_eq!(own.next_event(None), Err(EventError::WouldDeadlock));
+        let stream = own.open_stream(b"own", None).expect("there is room");
+        let item = own.next_item(stream, &mut Vec::new(), None);
+        assert_eq!(item, Err(CallError::WouldDeadlock));
+        own.close_stream(stream);
+        own.send(b"own").expect("there is room");
+        assert_eq!(own.recv(None).map(|_| ()), Err(RecvError::WouldDeadlock));
+        let full = loop {
+            if let Err(error) = own.send_one_way(&[0; 60_000], None) {
+                break error;
+            }
+        };
+        assert_eq!(full, SendError::WouldDeadlock);
+        self.is_full = true;
+        self.ask(payload)
+    }
+}
+
+/// Where handlers run on a pool, somebody else answers.
+fn c9_a_handler_on_a_pool_may_call_its_own_server() -> Ran {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("s");
+    let server = ringbell::Server::bind(&path).expect("bind");
+    let handle = server.handle();
+    let own_path = path.clone();
+    let serving = std::thread::spawn(move || {
+        let pool = ringbell_shm_tests::reactor_server::Pool::new(2);
+        server.run_on(pool, move |request, responder| {
+            if request.payload() != b"ask" {
+                return responder.reply(request.payload());
+            }
+            let mut own = options().connect(&own_path).expect("connect");
+            let answer = own.call(b"own").expect("the other thread answers").to_vec();
+            responder.reply(&answer);
+        })
+    });
+    let mut client = options().connect(&path).expect("connect");
+    let answer = client.call_timeout(b"ask", Some(SOON)).expect("an answer").to_vec();
+    assert_eq!(answer, b"own");
+    handle.shutdown(None);
+    serving.join().expect("no panic").expect("served");
+    done!("one call within another")
+}
+
+/// What a loop does with an idle server, but for the wait.
+fn rest(server: &mut ringbell::EmbeddedServer) {
+    if server.arm() == Arming::Armed {
+        std::thread::sleep(Duration::from_millis(1));
+        server.disarm();
+    }
+}
+
+/// Calls the server at `path`, whose handler calls it; stops it.
+fn ask_and_stop(path: &Path, handle: &ringbell::ServerHandle) {
+    let mut client = options().connect(path).expect("connect");
+    for _ in 0..2 {
+        let answer = client.call_timeout(b"ask", Some(SOON)).expect("an answer").to_vec();
+        assert_eq!(answer, b"other");
+        let answer = client.call_timeout(b"on", Some(SOON)).expect("an answer").to_vec();
+        assert_eq!(answer, b"on", "the server goes on");
+    }
+    drop(client);
+    handle.shutdown(Some(SOON));
+    tick();
+}
+
+fn c9_a_handler_that_calls_its_own_server_is_told() -> Ran {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (path, other_path) = (directory.path().join("s"), directory.path().join("other"));
+    let other = ringbell::Server::bind(&other_path).expect("bind");
+    let other_handle = other.handle();
+    let others = std::thread::spawn(move || {
+        other.run(|request, response| {
+            response.extend_from_slice(request.payload());
+            Ok(())
+        })
+    });
+    let mut ways = 0;
+    let mut each = |serve: &(dyn Fn(ringbell::Server, Callers) + Sync)| {
+        let server = ringbell::Server::bind(&path).expect("bind");
+        let handle = server.handle();
+        let callers = Callers::new(&path, &other_path);
+        let ready = callers.ready.clone();
+        std::thread::scope(|scope| {
+            scope.spawn(|| serve(server, callers));
+            ready.wait();
+            ask_and_stop(&path, &handle);
+        });
+        ways += 1;
+    };
+    each(&|server, mut callers| {
+        callers.ready.wait();
+        let served = server.run(|request, response| {
+            response.extend_from_slice(&callers.ask(request.payload()));
+            Ok(())
+        });
+        served.expect("served");
+    });
+    each(&|server, mut callers| {
+        callers.ready.wait();
+        let served = server.run_reactor(|request, responder| {
+            responder.reply(&callers.ask(request.payload()));
+        });
+        served.expect("served");
+    });
+    each(&|server, mut callers| {
+        let mut server = server.embed().expect("embedded");
+        // Clients are let in by the pump: its own one connects from another thread.
+        let path = callers.path.clone();
+        let connecting = std::thread::spawn(move || options().connect(path).expect("connect"));
+        while !connecting.is_finished() {
+            if server.pump(&mut |_: OwnedRequest, _: Responder| {}).expect("here") == Turn::Idle {
+                rest(&mut server);
+            }
+        }
+        callers.own = Some(connecting.join().expect("connected"));
+        callers.ready.wait();
+        loop {
+            let turn = server.pump(&mut |request: OwnedRequest, responder: Responder| {
+                responder.reply(&callers.ask(request.payload()));
+            });
+            match turn.expect("here") {
+                Turn::Over => break,
+                Turn::Idle => rest(&mut server),
+                _ => {}
+            }
+        }
+    });
+    each(&|server, callers| {
+        let ready = callers.ready.clone();
+        let callers = Arc::new(Mutex::new(callers));
+        runtime_of_one().block_on(async {
+            let path = callers.lock().expect("no panic").path.clone();
+            let of_handlers = callers.clone();
+            let serving = tokio::spawn(server.serve(move |request: OwnedRequest, responder| {
+                let callers = of_handlers.clone();
+                async move {
+                    let answer = callers.lock().expect("no panic").ask(request.payload());
+                    Responder::reply(responder, &answer);
+                }
+            }));
+            // The task of the server lets it in, which runs on this thread, too.
+            let connecting = move || options().connect(path).expect("connect");
+            let own = tokio::task::spawn_blocking(connecting).await.expect("connected");
+            callers.lock().expect("no panic").own = Some(own);
+            ready.wait();
+            serving.await.expect("a task").expect("served");
+        });
+    });
+    other_handle.shutdown(None);
+    others.join().expect("no panic").expect("served");
+    done!("{ways} ways to serve")
 }

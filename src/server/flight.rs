@@ -15,6 +15,7 @@ use crate::handshake::AnswerOrder;
 use crate::handshake::{PeerInfo, Transport};
 use crate::memory::layout::{self, Kind};
 use crate::os::fork::Origin;
+use crate::os::serving::{Served, ServingThread};
 use crate::server::park::Notifier;
 use std::cell::{Cell, RefCell};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -400,6 +401,7 @@ thread_local! {
 pub(crate) struct ReactorThread {
     /// Of the server whose handler runs this one.
     outer: (bool, Option<InlineReply>),
+    _serving: ServingThread,
 }
 
 impl Drop for ReactorThread {
@@ -409,9 +411,12 @@ impl Drop for ReactorThread {
     }
 }
 
-/// This thread is a reactor until the guard is dropped.
-pub(crate) fn enter_reactor_thread() -> ReactorThread {
-    ReactorThread { outer: (IS_REACTOR.replace(true), InlineReply::take()) }
+/// This thread is the reactor of `served` until the guard is dropped.
+pub(crate) fn enter_reactor_thread(served: Served) -> ReactorThread {
+    ReactorThread {
+        outer: (IS_REACTOR.replace(true), InlineReply::take()),
+        _serving: ServingThread::begin(served),
+    }
 }
 
 /// Whether this thread is a reactor.

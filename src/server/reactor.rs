@@ -26,6 +26,7 @@ use crate::link::side::OwnHints;
 use crate::link::stats::{ServerCounters, Words};
 use crate::memory::Window;
 use crate::os::fork::Origin;
+use crate::os::serving::Served;
 use crate::protocol::wait::{WaitSettings, Waiter};
 use crate::server::engine::Engine;
 use crate::server::flight::{Completion, Completions, enter_reactor_thread};
@@ -82,6 +83,7 @@ pub(crate) struct Forked;
 /// All sessions of one server, and the thread's state.
 pub(crate) struct Reactor<E> {
     engine: E,
+    generation: u64,
     origin: Origin,
     slots: Vec<Slot>,
     /// Where each session is among the slots.
@@ -163,6 +165,7 @@ const SOCKET_PASSES: u64 = 16;
 /// What a reactor is made of.
 pub(crate) struct ReactorParts<E> {
     pub(crate) engine: E,
+    pub(crate) generation: u64,
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) completions: Arc<Completions>,
     pub(crate) parker: Parker,
@@ -178,6 +181,7 @@ impl<E: Engine> Reactor<E> {
             .map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
         Self {
             engine: parts.engine,
+            generation: parts.generation,
             origin: Origin::here(),
             slots: Vec::new(),
             places: HashMap::new(),
@@ -210,9 +214,14 @@ impl<E: Engine> Reactor<E> {
         }
     }
 
+    /// Whom the thread that drives it serves.
+    pub(crate) fn served(&self) -> Served {
+        Served { generation: self.generation, origin: self.origin }
+    }
+
     /// Serves until asked to stop; what was counted.
     pub(crate) fn run(mut self) -> Result<ServerCounters, Forked> {
-        let _guard = enter_reactor_thread();
+        let _guard = enter_reactor_thread(self.served());
         self.hint(false);
         while self.mailbox.stop_at().is_none() {
             if self.mailbox.has_mail() {

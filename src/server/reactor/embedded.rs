@@ -23,7 +23,7 @@
 use super::limits::ns;
 use super::sleep::find_work;
 use super::{Forked, Reactor};
-use crate::base::clock::now_ns;
+use crate::base::clock::{FOR_EVER, now_ns};
 use crate::link::stats::ServerCounters;
 use crate::protocol::bell::Arming;
 use crate::server::engine::Engine;
@@ -31,7 +31,6 @@ use crate::server::flight::enter_reactor_thread;
 use crate::server::park::ALARM;
 use crate::trace;
 use rustix::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
 
 /// How far a reactor without a thread has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,8 +53,6 @@ pub(crate) enum Pumped {
 
 /// Passes between two looks at the kernel while there is other work.
 const HARVEST_PASSES: u64 = 16;
-/// Times further away than this are for ever.
-const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 impl<E: Engine> Reactor<E> {
     /// Makes it one without a thread. Its porter has none either.
@@ -96,7 +93,7 @@ impl<E: Engine> Reactor<E> {
         if self.stage == Some(Stage::Over) {
             return Ok(Pumped::Over);
         }
-        let _guard = enter_reactor_thread();
+        let _guard = enter_reactor_thread(self.served());
         let mut worked = false;
         if self.stage == Some(Stage::Serving) && self.mailbox.is_stopping() {
             self.stage = Some(Stage::Draining);
@@ -142,7 +139,7 @@ impl<E: Engine> Reactor<E> {
     /// Sends what was answered since the last pump.
     pub(crate) fn send_answers(&mut self) {
         if self.origin.is_here() && self.completions.any() {
-            let _guard = enter_reactor_thread();
+            let _guard = enter_reactor_thread(self.served());
             self.read_completions();
         }
     }
