@@ -15,6 +15,7 @@ pub(crate) use crate::client::ConnectOptions;
 use crate::handshake::TransportChoice;
 use crate::pool::time;
 use crate::pool::{Backoff, BuildError, ConnectionPool, Settings, SettingsError};
+use crate::server::{Server, ServerBuilder};
 use crate::worker::{Attach, LineWorkers, Pools, WorkerCommand, WorkerSpec};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -38,12 +39,35 @@ pub struct Ipc {
     /// What carries sessions.
     #[serde(default)]
     pub transport: TransportChoice,
+    /// Limits of servers.
+    #[serde(default)]
+    pub server: ServerSettings,
     /// Pools of connections and of workers that say nothing else.
     #[serde(default)]
     pub pool: Settings,
     /// The workers, by id.
     #[serde(default)]
     pub workers: BTreeMap<String, Worker>,
+}
+
+/// Limits of servers: as the methods of [`ServerBuilder`] of the same names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServerSettings {
+    /// How long a client may leave answers unread; `None` for ever. Default 30 s.
+    #[serde(with = "time::optional")]
+    pub slow_client_timeout: Option<Duration>,
+    /// How long a handler waits for a client that takes no more items of its stream; `None` for
+    /// ever. Default 5 s.
+    #[serde(with = "time::optional")]
+    pub stream_stall_timeout: Option<Duration>,
+}
+
+impl Default for ServerSettings {
+    fn default() -> Self {
+        let (slow_client_timeout, stream_stall_timeout) = ServerBuilder::usual_limits();
+        Self { slow_client_timeout, stream_stall_timeout }
+    }
 }
 
 /// What a worker speaks.
@@ -287,6 +311,13 @@ impl Ipc {
         ConnectOptions::new().transport(self.transport)
     }
 
+    /// Settings of a server to start from. One that makes no sense is told of by `bind`.
+    pub fn server_builder(&self) -> ServerBuilder {
+        Server::builder()
+            .slow_client_timeout(self.server.slow_client_timeout)
+            .stream_stall_timeout(self.server.stream_stall_timeout)
+    }
+
     /// A pool of connections to the server whose socket in `socket_dir` has this name.
     ///
     /// # Errors
@@ -395,8 +426,15 @@ mod tests {
     #[test]
     fn the_long_form() {
         let config = Config::from_yaml(include_str!("config/full.yaml")).expect("it is right");
-        let Ipc { pool, workers, transport, .. } = &config.ipc;
+        let Ipc { pool, workers, transport, server, .. } = &config.ipc;
         assert_eq!(*transport, TransportChoice::Socket);
+        assert_eq!(server.slow_client_timeout, None);
+        assert_eq!(server.stream_stall_timeout, Some(Duration::from_millis(1500)));
+        assert_eq!(
+            ServerSettings::default().stream_stall_timeout,
+            Some(Duration::from_secs(5)),
+            "as the builder has it"
+        );
         let millis = |millis| Some(Duration::from_millis(millis));
         let expected = Settings {
             enabled: true,

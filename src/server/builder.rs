@@ -1,5 +1,6 @@
 //! Settings of a server.
 
+use crate::base::clock::FOR_EVER;
 use crate::handshake::AnswerOrder;
 use crate::handshake::{
     BindError, Credentials, InvalidSetting, ListenOptions, Listener, listen, listen_fds,
@@ -33,7 +34,13 @@ pub struct ServerBuilder {
 }
 
 impl ServerBuilder {
+    /// `slow_client_timeout` and `stream_stall_timeout`, where they are not set.
+    pub(crate) fn usual_limits() -> (Option<Duration>, Option<Duration>) {
+        (Some(Duration::from_secs(30)), Some(Duration::from_secs(5)))
+    }
+
     pub(super) fn new() -> Self {
+        let (slow_client, stream_stall) = Self::usual_limits();
         Self {
             porter: PorterConfig::default(),
             listen: ListenOptions::default(),
@@ -44,8 +51,8 @@ impl ServerBuilder {
                 in_flight: 1024,
                 in_flight_bytes: 64 << 20,
                 events: 1024,
-                slow_client: Some(Duration::from_secs(30)),
-                stream_stall: Some(Duration::from_secs(5)),
+                slow_client,
+                stream_stall,
                 wait: WaitSettings::server(),
             },
             budget: 1 << 30,
@@ -123,7 +130,7 @@ impl ServerBuilder {
 
     /// How long a handshake may take. Default 5 s.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
-        self.porter.handshake_deadline = timeout;
+        self.porter.handshake_deadline = timeout.min(FOR_EVER);
         self
     }
 
@@ -413,6 +420,32 @@ pub(super) fn check_descriptors(max_clients: u32, max_handshakes: u32) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Each of them is added to a time of the clock somewhere.
+    #[test]
+    fn times_may_be_as_long_as_they_like() {
+        for time in [Duration::MAX, Duration::from_secs(1 << 60)] {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("s");
+            let mut wait = WaitSettings::server();
+            (wait.backstop, wait.first_look, wait.yield_for) = (time, time, time);
+            let server = Server::builder()
+                .handshake_timeout(time)
+                .slow_client_timeout(Some(time))
+                .stream_stall_timeout(Some(time))
+                .wait(wait)
+                .bind(&path)
+                .unwrap();
+            let handle = server.handle();
+            let serving = std::thread::spawn(move || server.run(|_, _| Ok(())));
+            let connect = crate::ConnectOptions::new().timeout(Some(time));
+            let mut client = connect.connect(&path).unwrap();
+            client.call_timeout(b"", Some(time)).unwrap();
+            client.ping(Some(time)).unwrap();
+            handle.shutdown(Some(time));
+            serving.join().unwrap().unwrap();
+        }
+    }
 
     #[test]
     fn something_must_be_offered() {
