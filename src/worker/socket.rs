@@ -291,9 +291,10 @@ impl WorkerPool {
         self.0.acquire()
     }
 
-    /// One call to whichever worker is ready. Waits for a worker at most `acquire_timeout`, and then
-    /// for the answer at most `timeout`: `None` waits for ever, zero does not wait. If the worker turns out to be dead, and the
-    /// request was certainly not executed, it is sent to another one, once.
+    /// One call to whichever worker is ready. Waits for a worker at most `acquire_timeout`, and
+    /// then for the answer at most `timeout`: `None` waits for ever, zero does not wait. If the
+    /// worker turns out to be dead, and the request was certainly not executed, it is sent to
+    /// another one, once.
     ///
     /// # Errors
     /// [`WorkerCallError`].
