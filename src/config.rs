@@ -56,7 +56,7 @@ pub struct Ipc {
 
 /// Limits of a server: those that are there. See the methods of the same names of
 /// [`ServerBuilder`].
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[allow(missing_docs, reason = "the fields are methods of `ServerBuilder`")]
 pub struct ServerLimits {
@@ -64,11 +64,34 @@ pub struct ServerLimits {
     pub max_clients_per_uid: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_handshakes_per_uid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_held_bytes_per_client: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_held_bytes_per_uid: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_held_bytes: Option<u64>,
+    /// How long a client may leave answers unread; `None` for ever. Default 30 s.
+    #[serde(with = "time::optional")]
+    pub slow_client_timeout: Option<Duration>,
+    /// How long a handler waits for a client that takes no more items of its stream; `None` for
+    /// ever. Default 5 s.
+    #[serde(with = "time::optional")]
+    pub stream_stall_timeout: Option<Duration>,
+}
+
+impl Default for ServerLimits {
+    fn default() -> Self {
+        let (slow_client_timeout, stream_stall_timeout) = ServerBuilder::usual_limits();
+        Self {
+            max_clients_per_uid: None,
+            max_handshakes_per_uid: None,
+            max_held_bytes_per_client: None,
+            max_held_bytes_per_uid: None,
+            max_held_bytes: None,
+            slow_client_timeout,
+            stream_stall_timeout,
+        }
+    }
 }
 
 impl ServerLimits {
@@ -90,6 +113,8 @@ impl ServerLimits {
             builder = builder.max_held_bytes(bytes);
         }
         builder
+            .slow_client_timeout(self.slow_client_timeout)
+            .stream_stall_timeout(self.stream_stall_timeout)
     }
 }
 
@@ -329,9 +354,10 @@ impl Ipc {
         Ok(())
     }
 
-    /// A server with the limits of this file.
+    /// A server with the limits of this file, for a socket in [`Self::socket_dir`]. A limit that
+    /// makes no sense is told of by `bind`.
     pub fn server(&self) -> ServerBuilder {
-        self.server.over(Server::builder())
+        self.server.over(Server::builder().create_directory(self.create_directory))
     }
 
     /// How connections are made.
@@ -448,9 +474,16 @@ mod tests {
     #[test]
     fn the_long_form() {
         let config = Config::from_yaml(include_str!("config/full.yaml")).expect("it is right");
-        let Ipc { pool, workers, transport, .. } = &config.ipc;
+        let Ipc { pool, workers, transport, server, .. } = &config.ipc;
         assert_eq!(*transport, TransportChoice::Socket);
         assert!(config.ipc.create_directory);
+        assert_eq!(server.slow_client_timeout, None);
+        assert_eq!(server.stream_stall_timeout, Some(Duration::from_millis(1500)));
+        assert_eq!(
+            ServerLimits::default().stream_stall_timeout,
+            Some(Duration::from_secs(5)),
+            "as the builder has it"
+        );
         let millis = |millis| Some(Duration::from_millis(millis));
         let expected = Settings {
             enabled: true,

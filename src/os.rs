@@ -6,3 +6,4 @@ pub(crate) mod environment;
 pub(crate) mod fork;
 pub(crate) mod peer_socket;
 pub(crate) mod program;
+pub(crate) mod serving;

@@ -149,7 +149,7 @@ impl<M: Manager> Pool<M> {
         self.shared().acquire(deadline, None)
     }
 
-    /// As [`Self::acquire_deadline`], until `cancel` is cancelled.
+    /// As [`Self::acquire_deadline`], until `cancel` is cancelled; without either for ever.
     ///
     /// # Errors
     /// [`AcquireError`].
@@ -171,24 +171,23 @@ impl<M: Manager> Pool<M> {
         self.shared().try_acquire()
     }
 
-    /// Takes an item out for as long as this is borrowed. Waits at most `acquire_timeout`, and
-    /// until `deadline` if there is one.
+    /// Takes an item out for as long as this is borrowed. Waits until `deadline`, which is asked
+    /// for only if it has to; `None` waits for ever.
     #[inline]
     pub(crate) fn lend(
         &self,
-        deadline: Option<Instant>,
+        deadline: impl FnOnce() -> Option<Instant>,
     ) -> Result<Lent<'_, M>, AcquireError<M::Error>> {
         let shared = self.shared();
         if let Some(entry) = shared.take_ready_entry()? {
             return Ok(Lent::new(entry, shared));
         }
-        let usual = self.default_deadline();
-        let guard = shared.acquire(deadline.into_iter().chain(usual).min(), None)?;
+        let guard = shared.acquire(deadline(), None)?;
         Ok(guard.into_lent(shared))
     }
 
     /// When an acquire without a deadline of its own gives up.
-    fn default_deadline(&self) -> Option<Instant> {
+    pub(crate) fn default_deadline(&self) -> Option<Instant> {
         let timeout = self.shared().acquire_timeout;
         timeout.and_then(|timeout| Instant::now().checked_add(timeout))
     }
@@ -219,7 +218,7 @@ impl<M: Manager> Pool<M> {
 
     /// Closes the pool, for all its clones: those who wait get [`AcquireError::Closed`], ready
     /// items are closed, and those in use when they come back, for which this waits at most
-    /// `timeout` (`None` for ever).
+    /// `timeout`: `None` waits for ever, zero does not wait.
     ///
     /// # Errors
     /// [`NotDrained`] if some were still there then. They are closed when they come back all the

@@ -70,6 +70,14 @@ impl std::fmt::Display for ServeError {
 impl std::error::Error for ServeError {}
 
 /// A server that listens; [`Self::run`] makes it serve. Clients that connect before that wait.
+///
+/// **A handler that calls its own server** waits for itself, if nobody but its own thread reads
+/// requests: in [`Self::run`] and [`Self::run_with`], in the callbacks of [`Self::run_reactor`] and
+/// [`Self::run_service`], in handlers that run inline ([`ServerBuilder::inline`]), in
+/// [`EmbeddedServer::pump`](crate::EmbeddedServer::pump), and where [`Self::serve`] runs on a
+/// runtime of one thread. Such a wait of a [`Client`](crate::Client) ends with
+/// [`CallError::WouldDeadlock`](crate::CallError::WouldDeadlock) at once. On threads of
+/// [`Self::run_on`] it is allowed; it needs a free thread of the pool, or waits for one.
 #[derive(Debug)]
 pub struct Server {
     settings: ServerBuilder,
@@ -138,7 +146,9 @@ impl Server {
     /// one request at a time: it appends the answer to the buffer, which is empty and reused, or
     /// returns an error.
     ///
-    /// A handler that panics answers that request with an error and goes on.
+    /// A handler that panics answers that request with an error and goes on. One that calls this
+    /// server itself gets an error, since nobody else could answer
+    /// ([`CallError::WouldDeadlock`](crate::CallError::WouldDeadlock)).
     ///
     /// ```no_run
     /// ringbell::Server::bind("/run/app/echo.sock")?.run(|request, response| {
@@ -246,6 +256,7 @@ impl Server {
         let held = Total::new(held_limits, Box::new(move || notifier.notify()));
         let reactor = Reactor::new(ReactorParts {
             engine,
+            generation: self.generation,
             mailbox: self.mailbox,
             completions: self.completions,
             parker: self.parker,

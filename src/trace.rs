@@ -283,6 +283,21 @@ pub(crate) fn server_lost(session: u64, peer: &PeerInfo, reason: &dyn Display) {
     event!(WARN, "ringbell::server", "death", session, client_pid, %reason, "a session is over");
 }
 
+/// A client takes no more items of a stream, which is ended.
+#[cold]
+pub(crate) fn stream_stalled(session: u64, peer: &PeerInfo, call: u64) {
+    let client_pid = peer.pid;
+    event!(
+        WARN,
+        "ringbell::server",
+        "stream_stalled",
+        session,
+        client_pid,
+        call,
+        "a client takes no more items of a stream, which is ended"
+    );
+}
+
 /// A session ends in good order.
 pub(crate) fn server_left(session: u64, peer: &PeerInfo, reason: &'static str) {
     let client_pid = peer.pid;

@@ -324,11 +324,17 @@ pub fn react(state: &Arc<State>, request: OwnedRequest, responder: Responder) {
                         state.count(Count::Blocked);
                         break;
                     }
+                    // On an executor, where it waits.
+                    Err(StreamError::SlowClient) => {
+                        state.count(Count::Slow);
+                        break;
+                    }
                     Err(error) => {
-                        return state.complain(&format!("{error:?} on the reactor's thread"));
+                        return state.complain(&format!("{error:?} on the handler's thread"));
                     }
                 }
             }
+            // After a stall, too: the client must not take that for the end.
             stream.end();
         }
         b'w' => {

@@ -249,7 +249,7 @@ pub fn waiting(name: &str, default: WaitSettings) -> WaitSettings {
 /// | `handler` | `verify` ([`Verifier`]), `do` ([`obey`]) or `react` ([`react`]) |
 /// | `ring_capacity`, `max_message`, `max_clients`, `max_handshakes`, `max_queued_answers`, `max_held_bytes`, `max_held_bytes_per_client`, `max_held_bytes_per_uid`, `max_bytes_per_client`, `max_bytes_per_uid` | as in `ServerBuilder` |
 /// | `max_in_flight`, `max_queued_events`, `sample_calls`, `max_clients_per_uid`, `max_handshakes_per_uid` | the same |
-/// | `handshake_ms`, `slow_client_ms` | its times; the latter may be `never` |
+/// | `handshake_ms`, `slow_client_ms`, `stream_stall_ms` | its times; the latter two may be `never` |
 /// | `wait` | see [`waiting`] |
 /// | `isolation` | `uid` or `session` |
 /// | `fallback` | `off`: the socket is not offered as transport |
@@ -325,14 +325,17 @@ fn bind(arguments: &Arguments) -> ringbell::Server {
     if let Some(ms) = arguments.maybe_number("handshake_ms") {
         builder = builder.handshake_timeout(Duration::from_millis(ms));
     }
-    match arguments.get("slow_client_ms") {
-        None => {}
-        Some("never") => builder = builder.slow_client_timeout(None),
-        Some(_) => {
-            let ms = arguments.number("slow_client_ms");
-            builder = builder.slow_client_timeout(Some(Duration::from_millis(ms)));
-        }
+    let limit = |name| match arguments.get(name) {
+        None => None,
+        Some("never") => Some(None),
+        Some(_) => Some(Some(Duration::from_millis(arguments.number(name)))),
+    };
+    if let Some(limit) = limit("slow_client_ms") {
+        builder = builder.slow_client_timeout(limit);
     }
+    // Where a test says nothing, longer than it runs: on a crowded machine its clients may pause.
+    let stall = limit("stream_stall_ms").unwrap_or(Some(2 * PATIENCE));
+    builder = builder.stream_stall_timeout(stall);
     if let Some(name) = arguments.get("wait") {
         builder = builder.wait(waiting(name, WaitSettings::server()));
     }

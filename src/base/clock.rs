@@ -4,6 +4,9 @@
 use rustix::thread::futex::Timespec;
 use std::time::Duration;
 
+/// Longer than anything runs, and short enough to be added to a time of any clock.
+pub(crate) const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+
 /// CLOCK_MONOTONIC in nanoseconds.
 #[inline]
 #[allow(clippy::cast_sign_loss, reason = "the monotonic clock is never negative")]

@@ -198,8 +198,8 @@ impl ByteStream {
         lock(&self.inner).end.stats()
     }
 
-    /// How long a read waits: `None` for ever, zero not at all. Then it fails with `TimedOut`, or
-    /// `WouldBlock` if it did not wait. Default: for ever.
+    /// How long a read waits: `None` waits for ever, zero does not wait. Then it fails with
+    /// `TimedOut`, or `WouldBlock` if it did not wait. Default: for ever.
     pub fn set_read_timeout(&self, timeout: Option<Duration>) {
         lock(&self.inner).timeouts[Direction::Read as usize] = timeout;
     }

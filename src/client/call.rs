@@ -236,6 +236,11 @@ impl Client {
                 self.session.counts.timeouts += 1;
                 CallError::TimedOut { maybe_executed: true }
             }
+            WaitEnd::WouldDeadlock => {
+                self.calls.abandon(call);
+                self.cancel(call);
+                CallError::WouldDeadlock
+            }
             WaitEnd::SessionEnd(over) => over.as_call(true),
         }
     }

@@ -4,6 +4,10 @@ use crate::link::lifeline::Farewell;
 use crate::link::session::{Head, PeerFault};
 use crate::memory::layout::{self, Kind};
 
+/// Of a handler that calls its own server.
+pub(crate) const WOULD_DEADLOCK: &str =
+    "this thread runs a handler of the server that it would wait for";
+
 /// Why a request was not sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -28,6 +32,9 @@ pub enum SendError {
     ShutDown,
     /// The server broke the protocol; the session is over.
     PeerFault(PeerFault),
+    /// This thread runs a handler of the server that it would wait for, and nobody else answers
+    /// there (see [`Server`](crate::Server)). Nothing was sent.
+    WouldDeadlock,
     /// This process is a fork of the one that connected.
     Forked,
 }
@@ -46,6 +53,9 @@ pub enum RecvError {
     ShutDown,
     /// The server broke the protocol; the session is over.
     PeerFault(PeerFault),
+    /// This thread runs a handler of the server that it would wait for, and nobody else answers
+    /// there (see [`Server`](crate::Server)). The calls are still in flight.
+    WouldDeadlock,
     /// This process is a fork of the one that connected.
     Forked,
 }
@@ -87,6 +97,10 @@ pub enum CallError {
     NotAStream,
     /// The server broke the protocol; the session is over.
     PeerFault(PeerFault),
+    /// This thread runs a handler of the server that it would wait for, and nobody else answers
+    /// there (see [`Server`](crate::Server)). The request may be executed when the handler
+    /// has returned.
+    WouldDeadlock,
     /// This process is a fork of the one that connected.
     Forked,
 }
@@ -171,6 +185,7 @@ impl std::fmt::Display for SendError {
             Self::Disconnected => f.write_str("the server is gone"),
             Self::ShutDown => f.write_str("the server has shut down"),
             Self::PeerFault(fault) => fault.fmt(f),
+            Self::WouldDeadlock => f.write_str(WOULD_DEADLOCK),
             Self::Forked => f.write_str("the session belongs to the parent process"),
         }
     }
@@ -186,6 +201,7 @@ impl std::fmt::Display for RecvError {
             Self::Disconnected => f.write_str("the server is gone"),
             Self::ShutDown => f.write_str("the server has shut down"),
             Self::PeerFault(fault) => fault.fmt(f),
+            Self::WouldDeadlock => f.write_str(WOULD_DEADLOCK),
             Self::Forked => f.write_str("the session belongs to the parent process"),
         }
     }
@@ -216,6 +232,7 @@ impl std::fmt::Display for CallError {
             Self::Remote(error) => write!(f, "the server answered with an error: {error}"),
             Self::NotAStream => f.write_str("there is no such stream, or it has ended"),
             Self::PeerFault(fault) => fault.fmt(f),
+            Self::WouldDeadlock => f.write_str(WOULD_DEADLOCK),
             Self::Forked => f.write_str("the session belongs to the parent process"),
         }
     }
@@ -243,6 +260,7 @@ impl From<SendError> for CallError {
             SendError::Disconnected => Self::Disconnected { maybe_executed: false },
             SendError::ShutDown => Self::ShutDown { maybe_executed: false },
             SendError::PeerFault(fault) => Self::PeerFault(fault),
+            SendError::WouldDeadlock => Self::WouldDeadlock,
             SendError::Forked => Self::Forked,
         }
     }
@@ -260,6 +278,7 @@ impl CallError {
             Self::Remote(_) => "error",
             Self::NotAStream => "not_a_stream",
             Self::PeerFault(_) => "peer_fault",
+            Self::WouldDeadlock => "would_deadlock",
             Self::Forked => "forked",
         }
     }
@@ -321,5 +340,7 @@ impl SessionEnd {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WaitEnd {
     TimedOut,
+    /// Nothing would ever come: the server is served by this thread.
+    WouldDeadlock,
     SessionEnd(SessionEnd),
 }

@@ -90,6 +90,7 @@ impl Client {
         match answered {
             Ok(()) => Ok(()),
             Err(WaitEnd::TimedOut) => Err(CallError::TimedOut { maybe_executed: false }),
+            Err(WaitEnd::WouldDeadlock) => Err(CallError::WouldDeadlock),
             Err(WaitEnd::SessionEnd(over)) => Err(over.as_call(false)),
         }
     }

@@ -63,8 +63,9 @@ impl ConnectOptions {
         self
     }
 
-    /// How long connecting may take; `None` waits for ever. Default 5 s. As long, a client tries
-    /// again that is turned away because too many others are connecting at this moment.
+    /// How long connecting may take: `None` waits for ever, zero does not wait. Default 5 s. As
+    /// long, a client tries again that is turned away because too many others are connecting at
+    /// this moment.
     pub fn timeout(mut self, timeout: Option<Duration>) -> Self {
         self.timeout = timeout;
         self

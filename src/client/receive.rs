@@ -58,6 +58,7 @@ impl Client {
         match self.wait(&mut deadline, Interest::DATA, |client| client.look(None)) {
             Ok(head) => Ok(head),
             Err(WaitEnd::TimedOut) => Err(RecvError::TimedOut),
+            Err(WaitEnd::WouldDeadlock) => Err(RecvError::WouldDeadlock),
             Err(WaitEnd::SessionEnd(over)) => Err(over.as_recv()),
         }
     }

@@ -337,12 +337,15 @@ impl Client {
         match waited {
             Ok(()) => Ok(()),
             Err(WaitEnd::SessionEnd(over)) => Err(over.as_send()),
-            Err(WaitEnd::TimedOut) => {
+            Err(end) => {
                 if progress.is_partial() {
                     self.session.abort(head).map_err(|fault| self.fail(fault.into()).as_send())?;
                 }
-                self.session.counts.timeouts += 1;
                 self.wants_room = true;
+                if end == WaitEnd::WouldDeadlock {
+                    return Err(SendError::WouldDeadlock);
+                }
+                self.session.counts.timeouts += 1;
                 Err(SendError::TimedOut)
             }
         }
@@ -377,6 +380,7 @@ impl Client {
                 self.wants_room = true;
                 Err(SendError::TimedOut)
             }
+            Err(WaitEnd::WouldDeadlock) => Err(SendError::WouldDeadlock),
             Err(WaitEnd::SessionEnd(over)) => Err(over.as_send()),
         }
     }

@@ -3,7 +3,7 @@
 //! events up to a limit.
 
 use super::Client;
-use super::error::{CallError, RemoteError, SendError, SessionEnd, WaitEnd};
+use super::error::{CallError, RemoteError, SendError, SessionEnd, WOULD_DEADLOCK, WaitEnd};
 use crate::base::clock::Deadline;
 use crate::client::calls::{CallId, Waiting};
 use crate::link::session::{Head, PeerFault};
@@ -151,6 +151,9 @@ pub enum EventError {
     ShutDown,
     /// The server broke the protocol; the session is over.
     PeerFault(PeerFault),
+    /// This thread runs a handler of the server that it would wait for, and nobody else could push
+    /// (see [`Server`](crate::Server)).
+    WouldDeadlock,
     /// This process is a fork of the one that connected.
     Forked,
 }
@@ -165,6 +168,7 @@ impl std::fmt::Display for EventError {
             Self::Disconnected => f.write_str("the server is gone"),
             Self::ShutDown => f.write_str("the server has shut down"),
             Self::PeerFault(fault) => fault.fmt(f),
+            Self::WouldDeadlock => f.write_str(WOULD_DEADLOCK),
             Self::Forked => f.write_str("the session belongs to the parent process"),
         }
     }
@@ -324,6 +328,7 @@ impl Client {
                 self.session.counts.timeouts += u64::from(timeout != Some(Duration::ZERO));
                 Err(CallError::TimedOut { maybe_executed: true })
             }
+            Err(WaitEnd::WouldDeadlock) => Err(CallError::WouldDeadlock),
             Err(WaitEnd::SessionEnd(over)) => Err(over.as_call(true)),
         }
     }
@@ -405,6 +410,7 @@ impl Client {
                 match waited {
                     Ok(next) => next,
                     Err(WaitEnd::TimedOut) => return Err(EventError::TimedOut),
+                    Err(WaitEnd::WouldDeadlock) => return Err(EventError::WouldDeadlock),
                     Err(WaitEnd::SessionEnd(over)) => return Err(over.into()),
                 }
             }

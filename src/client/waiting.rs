@@ -11,6 +11,7 @@ use crate::link::readiness::{Readiness, wait_ready};
 use crate::link::session::{PeerFault, SessionCore};
 use crate::link::side::Side;
 use crate::memory::layout::{Interest, Mode};
+use crate::os::serving;
 use crate::protocol::bell::Arming;
 use crate::protocol::wait::{Step, Surroundings};
 use crate::trace;
@@ -140,6 +141,7 @@ impl Client {
             self.hint(false);
             return Err(self.timed_out(now));
         }
+        self.unless_it_waits_for_itself()?;
         if step == Step::Yield {
             self.hint(false);
             if self.waiter.counts().yields.is_multiple_of(STORE_YIELDS) {
@@ -184,6 +186,17 @@ impl Client {
         Ok(())
     }
 
+    /// Nothing comes from a server that is served by this thread, in whose handler it is: what was
+    /// there has been looked at.
+    fn unless_it_waits_for_itself(&mut self) -> Result<(), WaitEnd> {
+        if !serving::serves(self.server_info.generation) || self.session.has_pending() {
+            return Ok(());
+        }
+        self.hint(false);
+        self.waiter.given_up();
+        Err(WaitEnd::WouldDeadlock)
+    }
+
     fn park(&mut self, now: u64, deadline: Deadline, interest: Interest) -> Slept {
         self.hint(true);
         let until = deadline.within(now, self.waiter.longest_sleep(now));
@@ -226,6 +239,7 @@ impl Client {
         if deadline.passed(now) {
             return Err(self.timed_out(now));
         }
+        self.unless_it_waits_for_itself()?;
         if self.session.has_pending() {
             // It was looked at often enough for one look at the clock.
             return Ok(());

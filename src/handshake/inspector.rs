@@ -38,7 +38,7 @@ pub struct Inspector {
 
 impl Inspector {
     /// Connects to the server that listens at `path`. Waits at most `timeout`, here and for
-    /// [`Self::survey`]: `None` waits for ever.
+    /// [`Self::survey`]: `None` waits for ever, zero does not wait.
     ///
     /// # Errors
     /// As those of any client that connects.

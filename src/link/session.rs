@@ -364,6 +364,22 @@ impl SessionCore {
         matches!(&self.link, Link::Socket(socket) if socket.has_unsent())
     }
 
+    /// While bytes wait for a socket to take them: how many it has taken so far.
+    pub(crate) fn unsent_behind(&self) -> Option<u64> {
+        match &self.link {
+            Link::Rings(_) => None,
+            Link::Socket(socket) => socket.unsent_behind(),
+        }
+    }
+
+    /// Writes what a socket takes, even if the kernel has not said that it takes something: it says
+    /// so only once most of the socket's buffer is free.
+    pub(crate) fn retry_unsent(&mut self) {
+        if let Link::Socket(socket) = &mut self.link {
+            socket.retry();
+        }
+    }
+
     /// Whether the peer has closed the socket, whatever is left to read.
     pub(crate) fn has_hung_up(&self) -> bool {
         matches!(&self.link, Link::Socket(socket) if socket.has_hung_up())

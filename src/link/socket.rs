@@ -106,6 +106,8 @@ pub(crate) struct SocketLink {
     outgoing: Vec<u8>,
     /// How much of `outgoing` the socket has taken.
     sent: usize,
+    /// How many bytes the socket has taken since the session began.
+    taken: u64,
     /// Why nothing is sent any more.
     broken: Option<Broken>,
     incoming: Vec<u8>,
@@ -122,6 +124,7 @@ impl SocketLink {
             socket,
             outgoing: Vec::new(),
             sent: 0,
+            taken: 0,
             broken: None,
             incoming: Vec::new(),
             read: 0,
@@ -188,7 +191,10 @@ impl SocketLink {
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
             let rest = &self.outgoing[self.sent..];
             match retry_on_intr(|| rustix::net::send(&**self.socket, rest, flags)) {
-                Ok(sent) => self.sent += sent,
+                Ok(sent) => {
+                    self.sent += sent;
+                    self.taken += sent as u64;
+                }
                 Err(Errno::AGAIN) => return Ok(()),
                 Err(errno) => {
                     let broken = match errno {
@@ -212,6 +218,11 @@ impl SocketLink {
     #[inline]
     pub(crate) fn has_unsent(&self) -> bool {
         self.sent != self.outgoing.len()
+    }
+
+    /// How many bytes the socket has taken since the session began.
+    pub(crate) fn taken_bytes(&self) -> u64 {
+        self.taken
     }
 
     /// Whether another frame would be taken.

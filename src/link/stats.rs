@@ -178,6 +178,8 @@ counters! {
         orphans = 27,
         /// Requests without an answer now (concurrent handlers only).
         in_flight = 28,
+        /// Streams that were ended because the client took no item for too long.
+        stalled_streams = 40,
         /// Handshakes rejected since their user had its share of clients or of handshakes.
         rejected_of_uid = 44,
         /// Bytes of requests, answers and events that are held for clients now.

@@ -105,7 +105,7 @@ impl PoolCallError {
                 CallError::TimedOut { maybe_executed }
                 | CallError::Disconnected { maybe_executed }
                 | CallError::ShutDown { maybe_executed } => *maybe_executed,
-                CallError::Remote(_) | CallError::PeerFault(_) => true,
+                CallError::Remote(_) | CallError::PeerFault(_) | CallError::WouldDeadlock => true,
                 CallError::TooLarge { .. }
                 | CallError::TooManyInFlight { .. }
                 | CallError::NotAStream
@@ -206,12 +206,13 @@ impl ConnectionPool {
     /// [`PoolCallError`].
     pub fn call(&self, request: &[u8]) -> Result<Vec<u8>, PoolCallError> {
         let mut response = Vec::new();
-        self.call_into(request, &mut response, None)?;
+        let usual = || self.pool.default_deadline();
+        self.call_with(request, &mut response, usual, None)?;
         Ok(response)
     }
 
-    /// As [`Self::call`]; connection and answer together may take `timeout`: `None` is for ever,
-    /// but for the `acquire_timeout`; zero does not wait.
+    /// As [`Self::call`]; connection and answer together may take `timeout`: `None` waits for ever,
+    /// zero does not wait. The `acquire_timeout` is for callers without a time of their own.
     ///
     /// # Errors
     /// [`PoolCallError`].
@@ -223,7 +224,7 @@ impl ConnectionPool {
         self.call_deadline(request, timeout.and_then(|timeout| Instant::now().checked_add(timeout)))
     }
 
-    /// As [`Self::call_timeout`], until `deadline`.
+    /// As [`Self::call_timeout`], until `deadline`; `None` waits for ever.
     ///
     /// # Errors
     /// [`PoolCallError`].
@@ -247,9 +248,20 @@ impl ConnectionPool {
         response: &mut Vec<u8>,
         deadline: Option<Instant>,
     ) -> Result<usize, PoolCallError> {
+        self.call_with(request, response, || deadline, deadline)
+    }
+
+    /// `acquire_by` says until when to wait for a connection, if there is none.
+    fn call_with(
+        &self,
+        request: &[u8],
+        response: &mut Vec<u8>,
+        acquire_by: impl Fn() -> Option<Instant>,
+        deadline: Option<Instant>,
+    ) -> Result<usize, PoolCallError> {
         let mut first = true;
         loop {
-            let mut connection = self.pool.lend(deadline)?;
+            let mut connection = self.pool.lend(&acquire_by)?;
             let error = match connection.item().call_deadline(request, deadline) {
                 Ok(answer) => {
                     response.clear();

@@ -26,18 +26,19 @@ pub struct Settings {
     /// closed, together. Default 16.
     pub max_size: usize,
     /// How long an item may be ready without being used before it is closed, and replaced if fewer
-    /// than `min_idle` are left. Default 30 s.
+    /// than `min_idle` are left; `None` for ever. Default 30 s.
     #[cfg_attr(feature = "config", serde(with = "crate::pool::time::optional"))]
     pub idle_timeout: Option<Duration>,
     /// How long an item may live, however much it is used. One in use is closed when it comes back.
-    /// Default: for ever.
+    /// `None` for ever, which is the default.
     #[cfg_attr(feature = "config", serde(with = "crate::pool::time::optional"))]
     pub max_lifetime: Option<Duration>,
-    /// How long an acquire without a deadline of its own waits; zero does not wait. Default 5 s.
+    /// How long an acquire without a deadline of its own waits: `None` waits for ever, zero does
+    /// not wait. Default 5 s.
     #[cfg_attr(feature = "config", serde(with = "crate::pool::time::optional"))]
     pub acquire_timeout: Option<Duration>,
     /// How long an item may be ready without being looked at by
-    /// [`Manager::check`](super::Manager::check). Default 10 s.
+    /// [`Manager::check`](super::Manager::check); `None` for ever. Default 10 s.
     #[cfg_attr(feature = "config", serde(with = "crate::pool::time::optional"))]
     pub health_check_interval: Option<Duration>,
     /// When to try again after an item could not be opened.

@@ -115,9 +115,8 @@ pub struct Waiter {
     counts: WaitCounts,
 }
 
-#[allow(clippy::cast_possible_truncation, reason = "584 years of nanoseconds")]
 fn ns(duration: Duration) -> u64 {
-    duration.as_nanos() as u64
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Waiter {

@@ -229,8 +229,8 @@ impl<K: Hash + Eq + Clone + Send + 'static> KeyedScheduler<K> {
         self.shared.gate.close();
     }
 
-    /// Waits until every task that was submitted has ended, for at most `timeout` (`None`: as long
-    /// as it takes; zero: only looks); whether that came about. What the tasks did is visible then.
+    /// Waits until every task that was submitted has ended, at most `timeout`: `None` waits for
+    /// ever, zero does not wait. Whether that came about; what the tasks did is visible then.
     /// Without [`close`](Self::close) the next task may come at any time.
     ///
     /// A task that calls this waits for itself.

@@ -1,5 +1,6 @@
 //! Settings of a server.
 
+use crate::base::clock::FOR_EVER;
 use crate::handshake::AnswerOrder;
 use crate::handshake::{
     BindError, Credentials, InvalidSetting, ListenOptions, Listener, listen, listen_fds,
@@ -42,7 +43,13 @@ struct HeldSettings {
 }
 
 impl ServerBuilder {
+    /// `slow_client_timeout` and `stream_stall_timeout`, where they are not set.
+    pub(crate) fn usual_limits() -> (Option<Duration>, Option<Duration>) {
+        (Some(Duration::from_secs(30)), Some(Duration::from_secs(5)))
+    }
+
     pub(super) fn new() -> Self {
+        let (slow_client, stream_stall) = Self::usual_limits();
         Self {
             porter: PorterConfig::default(),
             listen: ListenOptions::default(),
@@ -51,7 +58,8 @@ impl ServerBuilder {
                 queue: 64,
                 in_flight: 1024,
                 events: 1024,
-                slow_client: Some(Duration::from_secs(30)),
+                slow_client,
+                stream_stall,
                 wait: WaitSettings::server(),
             },
             held: HeldSettings::default(),
@@ -147,7 +155,7 @@ impl ServerBuilder {
 
     /// How long a handshake may take. Default 5 s.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
-        self.porter.handshake_deadline = timeout;
+        self.porter.handshake_deadline = timeout.min(FOR_EVER);
         self
     }
 
@@ -232,10 +240,39 @@ impl ServerBuilder {
         self
     }
 
-    /// How long a client may leave answers unread before it is disconnected; `None` for ever.
+    /// How long a client may leave answers unread before it is disconnected: while it takes none,
+    /// neither those that are queued nor, over a socket, bytes that are unsent. `None`: for ever.
     /// Default 30 s.
+    ///
+    /// This bounds what clients can add to a shutdown, too: see [`ServerHandle::shutdown`].
     pub fn slow_client_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.limits.slow_client = timeout;
+        self
+    }
+
+    /// How long a handler waits for a client that takes no more items of its stream
+    /// ([`ResponseStream::send`]). Then the stream is over: the handler gets
+    /// [`StreamError::SlowClient`], the client an error as the stream's end; its other calls go on.
+    /// A warning (feature `tracing`) and [`ServerStats::stalled_streams`] tell of it. `None`: for
+    /// ever. Default 5 s.
+    ///
+    /// A client says that it took items when it has taken 32 of them. So one that takes longer than
+    /// this over 32 items loses streams that are produced faster.
+    ///
+    /// **Streams and [`Server::run_on`].** A handler that sends a stream keeps its thread until the
+    /// client has taken nearly all of it. So clients that open streams and do not read them can
+    /// keep all threads for this long; who calls then waits for a thread. With N such clients, T
+    /// threads, and one stream each, that is this time once for each T of the N. A client that
+    /// leaves several streams unread in a row has half as long for each one more, down to some 10
+    /// ms. Where that is too long, make this time shorter, have [`ResponseStream::send_timeout`]
+    /// wait for less, or serve by async handlers, which keep no thread.
+    ///
+    /// [`ResponseStream::send`]: crate::ResponseStream::send
+    /// [`ResponseStream::send_timeout`]: crate::ResponseStream::send_timeout
+    /// [`StreamError::SlowClient`]: crate::StreamError::SlowClient
+    /// [`ServerStats::stalled_streams`]: crate::ServerStats::stalled_streams
+    pub fn stream_stall_timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.limits.stream_stall = timeout;
         self
     }
 
@@ -300,6 +337,7 @@ impl ServerBuilder {
             ("max_queued_answers", self.limits.queue == 0),
             ("max_in_flight", self.limits.in_flight == 0),
             ("max_queued_events", self.limits.events == 0),
+            ("stream_stall_timeout", self.limits.stream_stall == Some(Duration::ZERO)),
             ("handshake_timeout", self.porter.handshake_deadline.is_zero()),
         ] {
             if zero {
@@ -450,6 +488,32 @@ pub(super) fn check_descriptors(max_clients: u32, max_handshakes: u32) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Each of them is added to a time of the clock somewhere.
+    #[test]
+    fn times_may_be_as_long_as_they_like() {
+        for time in [Duration::MAX, Duration::from_secs(1 << 60)] {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("s");
+            let mut wait = WaitSettings::server();
+            (wait.backstop, wait.first_look, wait.yield_for) = (time, time, time);
+            let server = Server::builder()
+                .handshake_timeout(time)
+                .slow_client_timeout(Some(time))
+                .stream_stall_timeout(Some(time))
+                .wait(wait)
+                .bind(&path)
+                .unwrap();
+            let handle = server.handle();
+            let serving = std::thread::spawn(move || server.run(|_, _| Ok(())));
+            let connect = crate::ConnectOptions::new().timeout(Some(time));
+            let mut client = connect.connect(&path).unwrap();
+            client.call_timeout(b"", Some(time)).unwrap();
+            client.ping(Some(time)).unwrap();
+            handle.shutdown(Some(time));
+            serving.join().unwrap().unwrap();
+        }
+    }
 
     #[test]
     fn something_must_be_offered() {

@@ -139,7 +139,7 @@ impl EmbeddedServer {
     pub fn pump(&mut self, service: &mut impl Service) -> Result<Turn, ServeError> {
         let pumped = self.reactor.pump().map_err(|_| ServeError::Forked)?;
         // Answers go by the queue; and a stream that would wait says so.
-        let guard = enter_reactor_thread();
+        let guard = enter_reactor_thread(self.reactor.served());
         while let Some(told) = self.reactor.engine().service().0.pop_front() {
             match told {
                 // The service's state is its author's concern, if it panics.

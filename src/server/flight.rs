@@ -9,17 +9,19 @@
 //! armed and wakes it, once for each arm. This is the argument of `bell.rs` for a queue instead of
 //! a ring; `loom-tests/src/notify.rs` checks it.
 
+use crate::base::clock::now_ns;
 use crate::base::sync::{Ordering, PlainBool, PlainU64};
 use crate::handshake::AnswerOrder;
 use crate::handshake::{PeerInfo, Transport};
 use crate::link::held::{Account, Charge, ENTRY, Held, KEPT, SMALL};
 use crate::memory::layout::{self, Kind};
 use crate::os::fork::Origin;
+use crate::os::serving::{Served, ServingThread};
 use crate::server::park::Notifier;
 use std::cell::{Cell, RefCell};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// What all threads know of one session.
 #[derive(Debug)]
@@ -33,8 +35,6 @@ pub(crate) struct Caller {
     /// Events that were pushed and not sent yet, and how many there may be.
     pub(crate) events: PlainU64,
     pub(crate) events_most: u64,
-    /// How long a streamed answer waits for the client to take more.
-    pub(crate) slow_client: Option<Duration>,
     pub(crate) completions: Arc<Completions>,
     /// What is held for the client.
     pub(crate) account: Arc<Account>,
@@ -78,6 +78,8 @@ pub(crate) struct Flight {
 #[derive(Debug)]
 struct Credit {
     left: u64,
+    /// Since when its producer has waited for more, in CLOCK_MONOTONIC ns; 0 if it does not.
+    waits_since: u64,
     /// Nobody wants more items.
     over: Option<StreamOver>,
     /// The task that handles the request, and the one that sends items of the answer. A thread that
@@ -102,7 +104,15 @@ fn remember(cell: &mut Option<Waker>, waker: &Waker) {
 
 impl Credit {
     fn fresh() -> Self {
-        Self { left: layout::STREAM_WINDOW.into(), over: None, tasks: Tasks::default() }
+        let left = layout::STREAM_WINDOW.into();
+        Self { left, waits_since: 0, over: None, tasks: Tasks::default() }
+    }
+
+    /// The producer has to wait.
+    fn wait(&mut self) {
+        if self.waits_since == 0 {
+            self.waits_since = now_ns();
+        }
     }
 }
 
@@ -111,6 +121,8 @@ impl Credit {
 pub(crate) enum StreamOver {
     Cancelled,
     Gone,
+    /// The client took no item for too long.
+    Stalled,
 }
 
 impl Flight {
@@ -175,7 +187,7 @@ impl Flight {
     }
 
     pub(crate) fn is_expired(&self) -> bool {
-        self.deadline_ns != 0 && crate::base::clock::now_ns() >= self.deadline_ns
+        self.deadline_ns != 0 && now_ns() >= self.deadline_ns
     }
 
     fn credit(&self) -> MutexGuard<'_, Credit> {
@@ -187,6 +199,7 @@ impl Flight {
         // Never more than the window: who grants without end would fill this process's memory.
         let mut credit = self.credit();
         credit.left = credit.left.saturating_add(items.into()).min(layout::STREAM_WINDOW.into());
+        credit.waits_since = 0;
         let sender = credit.tasks.sender.take();
         drop(credit);
         self.more.notify_all();
@@ -225,6 +238,29 @@ impl Flight {
         credit.over.is_some()
     }
 
+    /// The client's credit is used up: since when the producer has waited for more, `now` if it
+    /// does not wait. `is_counted`: it is the client's doing; if not, the time begins anew.
+    pub(crate) fn stalled_since(&self, now: u64, is_counted: bool) -> Option<u64> {
+        let mut credit = self.credit();
+        if credit.left > 0 || credit.over.is_some() {
+            return None;
+        }
+        if credit.waits_since != 0 && !is_counted {
+            credit.waits_since = now;
+        }
+        Some(if credit.waits_since == 0 { now } else { credit.waits_since })
+    }
+
+    /// Whether a producer waits for credit.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.credit().waits_since != 0
+    }
+
+    /// The producer waits no longer.
+    pub(crate) fn waits_no_longer(&self) {
+        self.credit().waits_since = 0;
+    }
+
     /// Takes the right to send one item; if there is none `waker` is woken when there may be.
     pub(crate) fn poll_credit(&self, waker: &Waker) -> Poll<Result<(), StreamOver>> {
         let mut credit = self.credit();
@@ -235,6 +271,7 @@ impl Flight {
             credit.left -= 1;
             return Poll::Ready(Ok(()));
         }
+        credit.wait();
         remember(&mut credit.tasks.sender, waker);
         Poll::Pending
     }
@@ -252,12 +289,17 @@ impl Flight {
                 return Ok(true);
             }
             credit = match deadline {
-                None => self.more.wait(credit).unwrap_or_else(PoisonError::into_inner),
+                None => {
+                    credit.wait();
+                    self.more.wait(credit).unwrap_or_else(PoisonError::into_inner)
+                }
                 Some(deadline) => {
                     let left = deadline.saturating_duration_since(Instant::now());
                     if left.is_zero() {
+                        credit.waits_since = 0;
                         return Ok(false);
                     }
+                    credit.wait();
                     self.more.wait_timeout(credit, left).unwrap_or_else(PoisonError::into_inner).0
                 }
             };
@@ -426,6 +468,7 @@ thread_local! {
 pub(crate) struct ReactorThread {
     /// Of the server whose handler runs this one.
     outer: (bool, Option<InlineReply>),
+    _serving: ServingThread,
 }
 
 impl Drop for ReactorThread {
@@ -435,9 +478,12 @@ impl Drop for ReactorThread {
     }
 }
 
-/// This thread is a reactor until the guard is dropped.
-pub(crate) fn enter_reactor_thread() -> ReactorThread {
-    ReactorThread { outer: (IS_REACTOR.replace(true), InlineReply::take()) }
+/// This thread is the reactor of `served` until the guard is dropped.
+pub(crate) fn enter_reactor_thread(served: Served) -> ReactorThread {
+    ReactorThread {
+        outer: (IS_REACTOR.replace(true), InlineReply::take()),
+        _serving: ServingThread::begin(served),
+    }
 }
 
 /// Whether this thread is a reactor.

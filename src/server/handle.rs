@@ -16,8 +16,16 @@ pub struct ServerHandle {
 
 impl ServerHandle {
     /// Makes the server stop: it takes no new clients, answers what it has received, for at most
-    /// `drain`, says goodbye and returns from its `run`. `None` drains as long as it takes, zero
-    /// not at all.
+    /// `drain`, says goodbye and returns from its `run`. `None` waits for ever, zero does not wait.
+    ///
+    /// With `None` it waits for handlers only: until the last one has answered, or ended its
+    /// stream. One that never does, or leaks its [`Responder`](crate::Responder), is waited for for
+    /// ever; so let endless streams look at [`Self::is_stopping`], or give a limit. What clients
+    /// can add to that is bounded: by
+    /// [`slow_client_timeout`](crate::ServerBuilder::slow_client_timeout) for one that takes no
+    /// answer, by [`stream_stall_timeout`](crate::ServerBuilder::stream_stall_timeout) for one that
+    /// takes no item, and by the longer of that limit and 10 s for all that a client has to take at
+    /// last. Where these are unset (`None`) they are 10 s from this order on.
     ///
     /// Returns at once. May be called from any thread and from a signal handler, any number of
     /// times.
@@ -29,6 +37,11 @@ impl ServerHandle {
                 .min(u64::MAX - 1),
         };
         self.mailbox.stop(deadline);
+    }
+
+    /// Whether it was told to stop. For handlers whose stream would go on for ever.
+    pub fn is_stopping(&self) -> bool {
+        self.mailbox.is_stopping()
     }
 
     /// What the server counted so far. Brought up to date when it sleeps and when clients come and

@@ -10,6 +10,7 @@ mod embedded;
 mod ending;
 #[cfg(feature = "tokio")]
 pub(crate) mod idle;
+mod limits;
 mod mailbox;
 mod membership;
 #[cfg(test)]
@@ -28,11 +29,13 @@ use crate::link::side::OwnHints;
 use crate::link::stats::{ServerCounters, Words};
 use crate::memory::Window;
 use crate::os::fork::Origin;
+use crate::os::serving::Served;
 use crate::protocol::wait::{WaitSettings, Waiter};
 use crate::server::engine::Engine;
 use crate::server::flight::{Completion, Completions, enter_reactor_thread};
 use crate::server::park::Parker;
 use crate::server::porter::{Death, PorterHandle};
+use limits::StreamLooks;
 use slot::Slot;
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -55,6 +58,8 @@ pub(crate) struct Limits {
     pub(crate) events: u64,
     /// How long a session may leave answers unread before it is disconnected; `None` for ever.
     pub(crate) slow_client: Option<Duration>,
+    /// How long a producer of a stream waits for a client that takes no item; `None` for ever.
+    pub(crate) stream_stall: Option<Duration>,
     pub(crate) wait: WaitSettings,
 }
 
@@ -76,6 +81,7 @@ pub(crate) struct Forked;
 /// All sessions of one server, and the thread's state.
 pub(crate) struct Reactor<E> {
     engine: E,
+    generation: u64,
     origin: Origin,
     slots: Vec<Slot>,
     /// Where each session is among the slots.
@@ -118,6 +124,7 @@ pub(crate) struct Reactor<E> {
     stage: Option<embedded::Stage>,
     /// The porter has something to do: only without a thread.
     porter_is_due: bool,
+    stream_looks: StreamLooks,
 }
 
 impl<E> std::fmt::Debug for Reactor<E> {
@@ -160,6 +167,7 @@ const SOCKET_PASSES: u64 = 16;
 /// What a reactor is made of.
 pub(crate) struct ReactorParts<E> {
     pub(crate) engine: E,
+    pub(crate) generation: u64,
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) completions: Arc<Completions>,
     pub(crate) parker: Parker,
@@ -175,6 +183,7 @@ impl<E: Engine> Reactor<E> {
             .map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
         Self {
             engine: parts.engine,
+            generation: parts.generation,
             origin: Origin::here(),
             slots: Vec::new(),
             places: HashMap::new(),
@@ -205,12 +214,18 @@ impl<E: Engine> Reactor<E> {
             words: Words::new(&parts.status),
             stage: None,
             porter_is_due: false,
+            stream_looks: StreamLooks::default(),
         }
+    }
+
+    /// Whom the thread that drives it serves.
+    pub(crate) fn served(&self) -> Served {
+        Served { generation: self.generation, origin: self.origin }
     }
 
     /// Serves until asked to stop; what was counted.
     pub(crate) fn run(mut self) -> Result<ServerCounters, Forked> {
-        let _guard = enter_reactor_thread();
+        let _guard = enter_reactor_thread(self.served());
         self.hint(false);
         while self.mailbox.stop_at().is_none() {
             if self.mailbox.has_mail() {
@@ -293,6 +308,8 @@ impl<E: Engine> Reactor<E> {
             self.spend_last_turn(index)?;
         } else if !slot.queue.is_empty() {
             moved = self.send_queue(index)?;
+        } else if slot.stuck_since.is_some() {
+            self.keep_time(index, false)?;
         }
         if !self.slots[index].backlog.is_empty() {
             moved |= self.read_backlog(index)?;

@@ -292,18 +292,18 @@ pub struct ResponseStream {
 }
 
 impl ResponseStream {
-    /// Sends an item, waiting until the client takes more, as long as a client may leave answers
-    /// unread.
+    /// Sends an item, waiting until the client takes more, for at most
+    /// [`ServerBuilder::stream_stall_timeout`](crate::ServerBuilder::stream_stall_timeout).
     ///
     /// # Errors
-    /// [`StreamError`]; after [`StreamError::Cancelled`] and [`StreamError::Disconnected`] nobody
-    /// wants more.
+    /// [`StreamError`]; after [`StreamError::SlowClient`], [`StreamError::Cancelled`] and
+    /// [`StreamError::Disconnected`] the stream is over.
     pub fn send(&mut self, item: &[u8]) -> Result<(), StreamError> {
         self.send_until(item, None)
     }
 
-    /// As [`Self::send`], waiting at most `timeout`: `None` waits as [`Self::send`] does, zero does
-    /// not wait.
+    /// As [`Self::send`], waiting at most `timeout`: `None` waits for ever, zero does not wait. The
+    /// limit of [`Self::send`] holds in any case.
     ///
     /// # Errors
     /// As [`Self::send`], and [`StreamError::WouldBlock`].
@@ -316,11 +316,10 @@ impl ResponseStream {
     }
 
     /// As [`Self::send`], without keeping a thread waiting: for async handlers, on any executor.
-    /// Waits as long as the client is there and wants the answer; put a timeout around it to wait
-    /// for less.
+    /// Waits as long as [`Self::send`] does; put a timeout around it to wait for less.
     ///
     /// # Errors
-    /// As [`Self::send`], but for [`StreamError::WouldBlock`] and [`StreamError::SlowClient`].
+    /// As [`Self::send`], but for [`StreamError::WouldBlock`].
     ///
     /// # Cancel safety
     /// Dropped before it is ready, the item is not sent, and the stream goes on.
@@ -330,8 +329,14 @@ impl ResponseStream {
             && item.len() <= flight.caller.max_message
             && flight.caller.completions.is_here()
         {
-            let credit = poll_fn(|cx| flight.poll_credit(cx.waker())).await;
-            credit.map_err(StreamError::from)?;
+            let mut waiting = Waiting { flight, has_begun: false };
+            let credit = poll_fn(|cx| {
+                let credit = flight.poll_credit(cx.waker());
+                waiting.has_begun |= credit.is_pending();
+                credit
+            });
+            credit.await.map_err(StreamError::from)?;
+            drop(waiting);
             let mut credit = Unused(Some(flight));
             let charge = poll_fn(|cx| {
                 // Asked first: who gives the stream up wakes for this as well.
@@ -375,39 +380,27 @@ impl ResponseStream {
         if flight.one_way {
             return if flight.is_cancelled() { Err(StreamError::Disconnected) } else { Ok(()) };
         }
-        let patience = flight.caller.slow_client.filter(|_| deadline.is_none());
-        let deadline = match patience {
-            _ if on_reactor_thread() => Some(Instant::now()),
-            Some(patience) => Instant::now().checked_add(patience),
-            None => deadline,
-        };
-        let charge = match flight.take_credit(deadline) {
-            Ok(true) => {
-                let size = item.len() + ENTRY;
-                let over = || flight.over().is_some();
-                let charge = flight.caller.account.wait_for_answer(size, deadline, over);
-                if charge.is_none() {
-                    flight.grant(1);
-                }
-                flight.over().map_or(Ok(charge), Err)
+        // How long a client may keep it waiting is the reactor's business.
+        let deadline = if on_reactor_thread() { Some(Instant::now()) } else { deadline };
+        if !flight.take_credit(deadline)? {
+            return Err(StreamError::WouldBlock);
+        }
+        let over = || flight.over().is_some();
+        let size = item.len() + ENTRY;
+        match flight.caller.account.wait_for_answer(size, deadline, over) {
+            Some(charge) => Self::send_with_credit(flight, item, charge),
+            None => {
+                flight.grant(1);
+                Err(flight.over().map_or(StreamError::WouldBlock, StreamError::from))
             }
-            Ok(false) => Ok(None),
-            Err(over) => Err(over),
-        };
-        match charge {
-            Ok(Some(charge)) => Self::send_with_credit(flight, item, charge),
-            Ok(None) if patience.is_some() && !on_reactor_thread() => {
-                // Nobody may keep a thread for ever by taking nothing.
-                flight.give_up(StreamOver::Cancelled);
-                Err(StreamError::SlowClient)
-            }
-            Ok(None) => Err(StreamError::WouldBlock),
-            Err(over) => Err(over.into()),
         }
     }
 
-    /// Ends the stream.
+    /// Ends the stream. One that the client has let stall ends with an error: an item is missing.
     pub fn end(mut self) {
+        if self.flight().over() == Some(StreamOver::Stalled) {
+            return;
+        }
         if let Some(flight) = self.flight.take() {
             finish_stream(&flight, Kind::StreamEnd, 0, "");
         }
@@ -440,11 +433,28 @@ impl Drop for Unused<'_> {
     }
 }
 
+/// A future that may wait for credit.
+struct Waiting<'a> {
+    flight: &'a Flight,
+    has_begun: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        // In a forked child any lock may be held for ever.
+        if self.has_begun && self.flight.caller.completions.is_here() {
+            self.flight.waits_no_longer();
+        }
+    }
+}
+
 impl Drop for ResponseStream {
     fn drop(&mut self) {
         if let Some(flight) = self.flight.take() {
             let (code, text) = if std::thread::panicking() {
                 (code::PANICKED, "the handler panicked")
+            } else if flight.over() == Some(StreamOver::Stalled) {
+                (code::BROKEN_OFF, "the client took no item of the stream for too long")
             } else {
                 (code::BROKEN_OFF, "the server broke the stream off")
             };
@@ -482,9 +492,9 @@ pub enum StreamError {
     /// The client took no more items in time, or this is the reactor's thread, which must not wait.
     /// The stream goes on.
     WouldBlock,
-    /// The client took no item for as long as a client may leave answers unread
-    /// ([`ServerBuilder::slow_client_timeout`](crate::ServerBuilder::slow_client_timeout)). The
-    /// stream is over.
+    /// The client took no item for as long as a stream may stall
+    /// ([`ServerBuilder::stream_stall_timeout`](crate::ServerBuilder::stream_stall_timeout)). The
+    /// stream is over: the client is told so by an error, and its other calls go on.
     SlowClient,
     /// The client no longer wants the answer.
     Cancelled,
@@ -497,6 +507,7 @@ impl From<StreamOver> for StreamError {
         match over {
             StreamOver::Cancelled => Self::Cancelled,
             StreamOver::Gone => Self::Disconnected,
+            StreamOver::Stalled => Self::SlowClient,
         }
     }
 }
@@ -508,7 +519,7 @@ impl std::fmt::Display for StreamError {
                 write!(f, "an item of {len} bytes is too large: at most {max}")
             }
             Self::WouldBlock => f.write_str("the client takes no more items yet"),
-            Self::SlowClient => f.write_str("the client took nothing for too long"),
+            Self::SlowClient => f.write_str("the client took no item for too long"),
             Self::Cancelled => f.write_str("the client no longer wants the answer"),
             Self::Disconnected => f.write_str("the client is gone"),
         }

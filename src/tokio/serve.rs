@@ -2,6 +2,7 @@
 
 use super::watched::{Watched, drain, look_read};
 use crate::base::clock::now_ns;
+use crate::os::serving::{Served, ServingThread};
 use crate::protocol::bell::Arming;
 use crate::server::adapters::Concurrent;
 use crate::server::dispatch::{Inline, Pace};
@@ -132,8 +133,13 @@ impl<S: AsyncService> Serving<S> {
         let runtime = Handle::current();
         let is_alone = runtime.runtime_flavor() == RuntimeFlavor::CurrentThread;
         let inline = server.inlining();
-        let spawning = Spawning { service, runtime, inline, pace: Arc::new(Pace::new()) };
+        let pace = Arc::new(Pace::new());
+        let spawning = Spawning { service, runtime, inline, pace, served: None };
         let (mut reactor, status) = server.reactor(Concurrent::new(spawning), PorterMode::Loop)?;
+        if is_alone {
+            let served = reactor.served();
+            reactor.engine().service().served = Some(served);
+        }
         reactor.embed().map_err(ServeError::Io)?;
         let epoll = reactor.descriptor().try_clone_to_owned().map_err(ServeError::Io)?;
         let epoll = Watched::new(epoll, Interest::READABLE).map_err(ServeError::Io)?;
@@ -203,6 +209,8 @@ struct Spawning<S> {
     runtime: Handle,
     inline: Inline,
     pace: Arc<Pace>,
+    /// Where the handlers' thread is the server's, too.
+    served: Option<Served>,
 }
 
 impl<S: AsyncService> Service for Spawning<S> {
@@ -216,18 +224,15 @@ impl<S: AsyncService> Service for Spawning<S> {
         let flight = request.flight.clone();
         let measured = (self.inline == Inline::Measured).then(|| self.pace.clone());
         if !here {
-            let handling =
-                handle(flight, measured, Span::current(), self.service.request(request, responder));
+            let handler = self.service.request(request, responder);
+            let handling = handle(flight, measured, Span::current(), self.served, handler);
             // Not waited for: its answer comes by the completions.
             drop(self.runtime.spawn(handling));
             return;
         }
-        let mut handling = Box::pin(handle(
-            flight,
-            measured,
-            Span::current(),
-            self.service.request(request, responder),
-        ));
+        let handler = self.service.request(request, responder);
+        let mut handling =
+            Box::pin(handle(flight, measured, Span::current(), self.served, handler));
         // Whom it would wake does not matter: if it is not ready it is polled again, by its own
         // task.
         let mut nobody = Context::from_waker(Waker::noop());
@@ -246,11 +251,12 @@ impl<S: AsyncService> Service for Spawning<S> {
 }
 
 /// Runs a handler until it is done, or nobody wants its answer any more.
-/// `pace` is told how long its first poll takes.
+/// `pace` is told how long its first poll takes. `served`: whom its thread serves.
 async fn handle(
     flight: Arc<Flight>,
     mut pace: Option<Arc<Pace>>,
     span: Span,
+    served: Option<Served>,
     handler: impl Future<Output = ()>,
 ) {
     if flight.is_expired() {
@@ -258,6 +264,7 @@ async fn handle(
     }
     let mut handler = pin!(handler);
     poll_fn(|cx| {
+        let _serving = served.map(ServingThread::begin);
         span.inside(|| {
             // Who wants no answer still wants the work to be done.
             if !flight.one_way && flight.is_over(cx.waker()) {

@@ -267,7 +267,7 @@ impl LineWorker {
     }
 
     /// Shows each line to `look` as it comes, until that says that it was the last one of the
-    /// answer. All of it may take `timeout`: `None` waits for ever.
+    /// answer. Waits at most `timeout` for all of it: `None` waits for ever, zero does not wait.
     ///
     /// # Errors
     /// [`LineError`]. The answer is not complete then.

@@ -262,8 +262,8 @@ impl Pools {
         stats.collect()
     }
 
-    /// Closes all pools, and waits at most `timeout` altogether for workers in use (`None` for
-    /// ever).
+    /// Closes all pools, and waits at most `timeout` altogether for workers in use: `None` waits
+    /// for ever, zero does not wait.
     ///
     /// # Errors
     /// [`NotDrained`] if some were still in use then: how many, of all pools.

@@ -2,6 +2,7 @@
 
 use super::process::{Process, Streams};
 use super::{WorkerCallError, WorkerCommand, WorkerError};
+use crate::base::clock::FOR_EVER;
 use crate::base::sync::{Ordering, PlainU64};
 use crate::client::{CallError, Client, ConnectOptions};
 use crate::handshake::{BindError, ConnectError, listen_for_child};
@@ -186,7 +187,7 @@ impl SocketWorkers {
 
     /// Waits until the worker serves, and has a session with it.
     fn connect(&self, process: &mut Process, path: &Path) -> Result<Client, WorkerError> {
-        let deadline = Instant::now() + self.command.start_timeout;
+        let deadline = Instant::now() + self.command.start_timeout.min(FOR_EVER);
         let mut pause = Duration::from_millis(1);
         let not_ready = |process: &Process| WorkerError::NotReady {
             after: self.command.start_timeout,
@@ -327,9 +328,10 @@ impl WorkerPool {
         self.0.acquire()
     }
 
-    /// One call to whichever worker is ready; the answer may take `timeout` (`None` for ever),
-    /// waiting for a worker at most `acquire_timeout`. If the worker turns out to be dead, and the
-    /// request was certainly not executed, it is sent to another one, once.
+    /// One call to whichever worker is ready. Waits for a worker at most `acquire_timeout`, and
+    /// then for the answer at most `timeout`: `None` waits for ever, zero does not wait. If the
+    /// worker turns out to be dead, and the request was certainly not executed, it is sent to
+    /// another one, once.
     ///
     /// # Errors
     /// [`WorkerCallError`].

@@ -140,6 +140,7 @@ impl Here {
         let server = ringbell::Server::builder()
             .inline(inline)
             .max_in_flight(5000)
+            .stream_stall_timeout(None)
             .bind(&path)
             .expect("bind");
         let handle = server.handle();

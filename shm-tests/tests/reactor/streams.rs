@@ -252,7 +252,7 @@ pub(crate) fn a_stream_from_the_reactor_itself() -> Ran {
 pub(crate) fn a_producer_does_not_wait_for_ever_for_a_client_that_takes_nothing() -> Ran {
     const PATIENCE: Duration = Duration::from_millis(100);
     with_and_without_executor(|prepared| {
-        let server = prepared.with("slow_client_ms", PATIENCE.as_millis()).start();
+        let server = prepared.with("stream_stall_ms", PATIENCE.as_millis()).start();
         let mut client = connect_without_rescue(&server);
         let began = Instant::now();
         let request = client.request(b's', 1000, &stream_of(10, StreamEnd::Good));

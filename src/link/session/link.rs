@@ -265,6 +265,12 @@ impl Socket {
         self.blocked = self.link.has_unsent();
     }
 
+    /// As [`Self::flush`], whatever the kernel has said.
+    pub(super) fn retry(&mut self) {
+        self.blocked = false;
+        self.flush();
+    }
+
     pub(super) fn ready(&mut self, ready: Readiness) {
         self.ready.readable |= ready.readable || ready.hung_up;
         self.ready.hung_up |= ready.hung_up;
@@ -277,6 +283,11 @@ impl Socket {
 
     pub(super) fn has_unsent(&self) -> bool {
         !self.ended && self.link.has_unsent()
+    }
+
+    /// While bytes are unsent: how many the socket has taken so far.
+    pub(super) fn unsent_behind(&self) -> Option<u64> {
+        self.has_unsent().then(|| self.link.taken_bytes())
     }
 
     /// Whether the peer has closed its end, whatever is left to read.

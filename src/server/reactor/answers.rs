@@ -105,6 +105,7 @@ impl<E: Engine> Reactor<E> {
         drop(flight);
         if kind == Kind::StreamItem {
             self.slots[index].flights.streams(table_index);
+            self.stream_looks.moved = true;
         }
         let answer = (kind != Kind::OneWay).then(|| Head::with_code(kind, code, call));
         self.answer_of(index, table_index, answer)
@@ -204,15 +205,13 @@ impl<E: Engine> Reactor<E> {
             slot.queue.pop_front();
             slot.sent(head);
         }
-        if slot.queue.is_empty() {
-            slot.stuck_since = None;
-        } else if moved {
-            slot.stuck_since = Some(now_ns());
-        } else if let (Some(since), Some(limit)) = (slot.stuck_since, self.limits.slow_client)
-            && u128::from(now_ns().saturating_sub(since)) > limit.as_nanos()
-        {
-            return Err(End::Slow);
-        }
+        self.keep_time(index, moved)?;
         Ok(moved)
+    }
+
+    /// Disconnects a client that has left its answers unread for too long. `moved`: its queue has.
+    pub(super) fn keep_time(&mut self, index: usize, moved: bool) -> Result<(), End> {
+        let is_slow = self.slots[index].leaves_answers_for(self.limits.slow_client, moved);
+        if is_slow { Err(End::Slow) } else { Ok(()) }
     }
 }

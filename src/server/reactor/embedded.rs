@@ -20,9 +20,10 @@
 //! the last look and the sleep stand the arm, the fence and the second look of `bells.rs`.
 //! `loom-tests/src/embedded.rs` has all of this as a model.
 
+use super::limits::ns;
 use super::sleep::find_work;
-use super::{Forked, LAST_TIME, Reactor};
-use crate::base::clock::now_ns;
+use super::{Forked, Reactor};
+use crate::base::clock::{FOR_EVER, now_ns};
 use crate::link::stats::ServerCounters;
 use crate::protocol::bell::Arming;
 use crate::server::engine::Engine;
@@ -30,7 +31,6 @@ use crate::server::flight::enter_reactor_thread;
 use crate::server::park::ALARM;
 use crate::trace;
 use rustix::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
 
 /// How far a reactor without a thread has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,14 +53,6 @@ pub(crate) enum Pumped {
 
 /// Passes between two looks at the kernel while there is other work.
 const HARVEST_PASSES: u64 = 16;
-/// What a time limit is exceeded by for certain when the alarm goes off.
-const MARGIN: Duration = Duration::from_millis(1);
-/// Times further away than this are for ever.
-const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
-
-fn ns(span: Duration) -> u64 {
-    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
-}
 
 impl<E: Engine> Reactor<E> {
     /// Makes it one without a thread. Its porter has none either.
@@ -101,12 +93,11 @@ impl<E: Engine> Reactor<E> {
         if self.stage == Some(Stage::Over) {
             return Ok(Pumped::Over);
         }
-        let _guard = enter_reactor_thread();
+        let _guard = enter_reactor_thread(self.served());
         let mut worked = false;
         if self.stage == Some(Stage::Serving) && self.mailbox.is_stopping() {
             self.stage = Some(Stage::Draining);
-            trace::shutdown(self.slots.len());
-            self.porter.stop();
+            self.begin_to_drain();
             self.porter_is_due = true;
         }
         if self.porter_is_due {
@@ -148,7 +139,7 @@ impl<E: Engine> Reactor<E> {
     /// Sends what was answered since the last pump.
     pub(crate) fn send_answers(&mut self) {
         if self.origin.is_here() && self.completions.any() {
-            let _guard = enter_reactor_thread();
+            let _guard = enter_reactor_thread(self.served());
             self.read_completions();
         }
     }
@@ -167,9 +158,13 @@ impl<E: Engine> Reactor<E> {
         self.publish_heads();
         self.store_counts();
         let stop_at = self.mailbox.stop_at();
-        let alarm = self.next_alarm(stop_at);
+        let (interest, next) = self.before_sleep();
+        let alarm = self.next_alarm(next, stop_at);
+        if alarm != 0 && alarm <= now_ns() {
+            self.porter_is_due = true;
+            return Arming::Busy;
+        }
         self.parker.set_alarm(alarm);
-        let interest = self.interest();
         let knows_the_end = self.stage == Some(Stage::Draining);
         let Self { parker, slots, turns, mailbox, completions, limits, .. } = self;
         let look = || {
@@ -193,18 +188,11 @@ impl<E: Engine> Reactor<E> {
         arming
     }
 
-    /// When a time limit is over at the earliest; 0 if there is none.
-    fn next_alarm(&self, stop_at: Option<u64>) -> u64 {
+    /// When a time limit is over at the earliest, `sessions` being that of a session; 0 if there is
+    /// none.
+    fn next_alarm(&self, sessions: u64, stop_at: Option<u64>) -> u64 {
         let porter = self.porter.time_left().map(|left| now_ns().saturating_add(ns(left)));
-        let slots = self.slots.iter().flat_map(|slot| {
-            let stuck = slot.stuck_since.zip(self.limits.slow_client);
-            let gone = slot.gone.map(|gone| (gone.since, LAST_TIME));
-            [stuck, gone]
-        });
-        let limits = slots
-            .flatten()
-            .map(|(since, limit)| since.saturating_add(ns(limit.saturating_add(MARGIN))));
-        let earliest = limits.chain(porter).chain(stop_at).min();
+        let earliest = [sessions].into_iter().chain(porter).chain(stop_at).min();
         earliest.filter(|at| *at < now_ns().saturating_add(ns(FOR_EVER))).map_or(0, |at| at.max(1))
     }
 

@@ -17,8 +17,7 @@ const DRAIN_NAP: Duration = Duration::from_millis(5);
 impl<E: Engine> Reactor<E> {
     /// Answers what is there, sends what is queued, says goodbye.
     pub(super) fn shut_down(&mut self) -> Result<(), Forked> {
-        trace::shutdown(self.slots.len());
-        self.porter.stop();
+        self.begin_to_drain();
         loop {
             if self.mailbox.has_mail() {
                 self.read_mail()?;
@@ -66,8 +65,10 @@ impl<E: Engine> Reactor<E> {
     pub(super) fn drain(&mut self) -> Result<bool, Forked> {
         let mut worked = false;
         let mut over = Vec::new();
+        self.look_at_streams(now_ns());
         for index in 0..self.slots.len() {
-            match self.turn(index) {
+            let turn = self.turn(index);
+            match turn.and_then(|moved| self.keep_time(index, false).map(|()| moved)) {
                 Ok(moved) => {
                     worked |= moved;
                     let slot = &mut self.slots[index];

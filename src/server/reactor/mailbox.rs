@@ -41,7 +41,7 @@ impl Mailbox {
     }
 
     #[inline]
-    pub(super) fn is_stopping(&self) -> bool {
+    pub(crate) fn is_stopping(&self) -> bool {
         self.stop.load(Ordering::Relaxed) != 0
     }
 

@@ -78,7 +78,6 @@ impl<E: Engine> Reactor<E> {
             open: PlainBool::new(true),
             events: PlainU64::new(0),
             events_most: self.limits.events,
-            slow_client: self.limits.slow_client,
             completions: self.completions.clone(),
             account,
         }));
@@ -151,6 +150,9 @@ impl<E: Engine> Reactor<E> {
             held: self.held.clone(),
             queue: VecDeque::new(),
             stuck_since: None,
+            stuck_behind: None,
+            last_since: None,
+            stalled: 0,
             flights: Flights::new(in_order, &account),
             backlog: Backlog::default(),
             is_held_up: false,

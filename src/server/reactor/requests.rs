@@ -186,6 +186,7 @@ impl<E: Engine> Reactor<E> {
             Kind::Credit => {
                 if let Some(flight) = self.slots[index].flights.find(head.call) {
                     flight.grant(head.code());
+                    self.slots[index].stalled = 0;
                 }
                 Ok(())
             }

@@ -76,8 +76,14 @@ impl<E: Engine> Reactor<E> {
         self.cool();
         self.publish_heads();
         self.store_counts();
+        let (interest, next) = self.before_sleep();
+        let backstop = Duration::from_nanos(next.saturating_sub(now_ns()));
+        if backstop.is_zero() {
+            return self.hint(false);
+        }
+        let backstop = backstop.min(self.limits.wait.backstop);
         let span = trace::server_park(self.slots.len());
-        let slept = span.inside(|| self.sleep(self.interest(), self.limits.wait.backstop, false));
+        let slept = span.inside(|| self.sleep(interest, backstop, false));
         span.ended(match slept {
             Slept::Not => {
                 self.counts.arms_called_off += 1;
@@ -100,7 +106,9 @@ impl<E: Engine> Reactor<E> {
     /// Lets those cool that did nothing for long.
     pub(super) fn cool(&mut self) {
         let Self { turns, slots, .. } = self;
-        turns.cool(now_ns(), |place| slots[place].session.publish_head());
+        let now = now_ns();
+        turns.cool(now, |place| slots[place].session.publish_head());
+        self.look_at_streams(now);
     }
 
     /// Publishes the heads of hot sessions. That of a cold one was published when it became cold.
@@ -108,12 +116,6 @@ impl<E: Engine> Reactor<E> {
         for place in self.turns.hot() {
             self.slots[*place].session.publish_head();
         }
-    }
-
-    /// What the reactor is to be rung for.
-    pub(super) fn interest(&self) -> Interest {
-        let stuck = self.slots.iter().any(|slot| !slot.queue.is_empty());
-        if stuck { Interest::BOTH } else { Interest::DATA }
     }
 
     /// `stopping`: whether the order to stop is known.

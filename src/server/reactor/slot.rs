@@ -91,8 +91,14 @@ pub(super) struct Slot {
     /// What is held for all clients.
     pub(super) held: Arc<Total>,
     pub(super) queue: VecDeque<Queued>,
-    /// Since when the queue has not moved.
+    /// Since when neither the queue nor what the socket has not taken yet has moved.
     pub(super) stuck_since: Option<u64>,
+    /// How many bytes the socket had taken then, if some were unsent.
+    pub(super) stuck_behind: Option<u64>,
+    /// Shutting down: since when the last of its answers are there.
+    pub(super) last_since: Option<u64>,
+    /// Streams in a row that it has left unread.
+    pub(super) stalled: u32,
     pub(super) flights: Flights,
     pub(super) backlog: Backlog,
     /// It is not read from, since too much is held.
@@ -372,6 +378,13 @@ impl Flights {
         }
     }
 
+    /// Those that are answered by streams, and whether it is the turn of their answers.
+    pub(super) fn streaming(&self) -> impl Iterator<Item = (&Arc<Flight>, bool)> {
+        let table = if self.streams == 0 { &[][..] } else { &self.table[..] };
+        let entries = table.iter().flatten().filter(|entry| entry.streams);
+        entries.map(|entry| (&entry.flight, self.is_its_turn(entry.flight.table_index())))
+    }
+
     /// Whether its answer may be sent now.
     #[inline]
     pub(super) fn is_its_turn(&self, place: u32) -> bool {
@@ -447,7 +460,6 @@ mod tests {
             open: PlainBool::new(true),
             events: PlainU64::new(0),
             events_most: 1,
-            slow_client: None,
             account: Account::alone(1 << 30),
             completions: Arc::new(Completions::new(notifier)),
         })
