@@ -1,7 +1,6 @@
 //! What a process knows of itself, and what it may only do on a thread that serves nobody.
 
 pub(crate) mod closer;
-pub(crate) mod disposal;
 pub(crate) mod environment;
 pub(crate) mod fork;
 pub(crate) mod peer_socket;

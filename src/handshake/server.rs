@@ -15,7 +15,7 @@ use crate::link::segment::{PendingRequest, Segment, SegmentPair};
 use crate::link::segment_making::{PairInMaking, SLICE};
 use crate::memory::Window;
 use crate::memory::layout::{self, HeaderWord};
-use crate::os::disposal::dispose;
+use crate::os::closer;
 use crate::os::peer_socket::PeerSocket;
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
@@ -269,10 +269,10 @@ pub(crate) struct Handshake {
 impl Drop for Handshake {
     fn drop(&mut self) {
         if let Some(Offer::Shared(offer)) = self.offer.take() {
-            dispose(bytes_of(&offer.welcome), offer);
+            closer::free(bytes_of(&offer.welcome), offer);
         }
         if let State::Make(making) = std::mem::replace(&mut self.state, State::Over) {
-            dispose(bytes_of(&making.welcome), making);
+            closer::free(bytes_of(&making.welcome), making);
         }
     }
 }
@@ -476,7 +476,7 @@ impl Handshake {
                 self.session = Some(offer.session());
                 self.state = State::SendOffer { bytes: offer.encode(), sent: 0 };
                 if let Some(Offer::Shared(old)) = self.offer.replace(offer) {
-                    dispose(bytes_of(&old.welcome), old);
+                    closer::free(bytes_of(&old.welcome), old);
                 }
                 None
             }

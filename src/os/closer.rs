@@ -1,4 +1,6 @@
-//! Closing what may take long, on threads that serve nobody.
+//! Closing and freeing what may take long, on threads that serve nobody.
+//!
+//! # Descriptors
 //!
 //! `close` may wait: for the bytes that a TCP socket with SO_LINGER has not sent, for the daemon
 //! behind a file of a FUSE file system. The same holds for a Unix socket with descriptors in its
@@ -15,13 +17,18 @@
 //!   is closed on the caller's thread, whatever happens: a descriptor that is leaked costs a
 //!   number, a close that waits stops everybody.
 //! - **Threads are started when they are needed**: when something is queued and no thread is idle.
-//!   One that has had nothing to do for [`IDLE`] ends. A process whose peers are honest never
+//!   One that has had nothing to do for [`IDLE`] ends. A process whose peers are honest, and small, never
 //!   starts one. If none can be started, the descriptor waits for the next call.
 //! - **Of sockets SO_LINGER is taken away first**, so that their close does not wait. What remains
 //!   to be waited for is behind the queue of a Unix socket, or a file system.
 //! - **A forked child has a closer of its own.** It has none of its parent's threads, and the
 //!   parent's lock may be held by one of them, so it never touches the parent's state. What is
 //!   queued there stays open in the child.
+//!
+//! # Memory
+//!
+//! To unmap and free tens of mebibytes takes milliseconds. [`free`] has that done by the same
+//! threads. It never waits for them: if all of them are busy, memory is freed where it is.
 
 use crate::base::sync::{Condvar, Mutex, Ordering, PlainU64, lock};
 use crate::os::fork::Origin;
@@ -66,6 +73,18 @@ pub(crate) fn close(fd: OwnedFd) {
     of_this_process().close(fd);
 }
 
+/// From this size on memory is freed elsewhere: starting a thread costs about as much as freeing
+/// this much.
+const LARGE: u64 = 1 << 20;
+
+/// Drops `thing`, which keeps so many bytes of memory alive: some time, on another thread, if they
+/// are many. To be called by the process that made it only.
+pub(crate) fn free(bytes: u64, thing: impl Send + 'static) {
+    if bytes >= LARGE {
+        of_this_process().free(Box::new(thing));
+    }
+}
+
 /// The closer of a process, and that of a child that was forked from its process.
 struct Node {
     closer: Closer,
@@ -87,9 +106,24 @@ fn of_this_process() -> &'static Closer {
     &node.closer
 }
 
+/// What waits for a thread.
+enum Thing {
+    Descriptor(OwnedFd),
+    Memory(Box<dyn Send>),
+}
+
+impl std::fmt::Debug for Thing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Descriptor(_) => "Descriptor",
+            Self::Memory(_) => "Memory",
+        })
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
-    waiting: VecDeque<OwnedFd>,
+    waiting: VecDeque<Thing>,
     threads: usize,
     /// Threads that wait for something to do. Each takes one of `waiting`.
     idle: usize,
@@ -124,7 +158,24 @@ impl Closer {
     }
 
     fn close(&'static self, fd: OwnedFd) {
-        let Some(need) = self.queue(fd) else { return };
+        if let Some(need) = self.queue(fd) {
+            self.see_to(need);
+        }
+    }
+
+    fn free(&'static self, thing: Box<dyn Send>) {
+        let mut state = lock(&self.state);
+        // Not behind closes that may never end.
+        if state.idle <= state.waiting.len() && state.threads >= self.max_threads {
+            drop(state);
+            return drop(thing);
+        }
+        let need = state.add(Thing::Memory(thing), self.max_threads);
+        drop(state);
+        self.see_to(need);
+    }
+
+    fn see_to(&'static self, need: Need) {
         match need {
             Need::Wake => self.wanted.notify_one(),
             Need::Start => self.start(),
@@ -142,35 +193,39 @@ impl Closer {
             LEAKED.fetch_add(1, Ordering::Relaxed);
             return None;
         }
-        state.waiting.push_back(fd);
         QUEUED.fetch_add(1, Ordering::Relaxed);
-        Some(if state.idle >= state.waiting.len() {
-            Need::Wake
-        } else if state.threads < self.max_threads {
-            state.threads += 1;
-            Need::Start
-        } else {
-            Need::Nothing
-        })
+        Some(state.add(Thing::Descriptor(fd), self.max_threads))
     }
 
     fn start(&'static self) {
         let thread = std::thread::Builder::new().name("ringbell-closer".into());
         if thread.spawn(|| self.run()).is_err() {
-            // The next call tries again.
-            lock(&self.state).threads -= 1;
+            // The next call tries again. Memory does not wait for that.
+            let mut state = lock(&self.state);
+            state.threads -= 1;
+            let (memory, descriptors) = std::mem::take(&mut state.waiting)
+                .into_iter()
+                .partition(|thing| matches!(thing, Thing::Memory(_)));
+            state.waiting = descriptors;
+            drop(state);
+            drop::<VecDeque<Thing>>(memory);
         }
     }
 
     fn run(&self) {
-        while let Some(fd) = self.next() {
-            close_here(fd);
-            CLOSED.fetch_add(1, Ordering::Relaxed);
+        while let Some(thing) = self.next() {
+            match thing {
+                Thing::Memory(thing) => drop(thing),
+                Thing::Descriptor(fd) => {
+                    close_here(fd);
+                    CLOSED.fetch_add(1, Ordering::Relaxed);
+                }
+            }
         }
     }
 
-    /// The next descriptor; `None` if this thread is to end, of which the count of threads knows.
-    fn next(&self) -> Option<OwnedFd> {
+    /// The next one; `None` if this thread is to end, of which the count of threads knows.
+    fn next(&self) -> Option<Thing> {
         let mut state = lock(&self.state);
         state.idle += 1;
         let (mut state, _) = self
@@ -183,6 +238,20 @@ impl Closer {
             state.threads -= 1;
         }
         next
+    }
+}
+
+impl State {
+    fn add(&mut self, thing: Thing, max_threads: usize) -> Need {
+        self.waiting.push_back(thing);
+        if self.idle >= self.waiting.len() {
+            Need::Wake
+        } else if self.threads < max_threads {
+            self.threads += 1;
+            Need::Start
+        } else {
+            Need::Nothing
+        }
     }
 }
 
@@ -259,6 +328,35 @@ mod tests {
         closer.close(socket);
         closer.close(one.into());
         until(|| is_closed(&other));
+        drop(peer);
+    }
+
+    struct Tells(std::sync::mpsc::Sender<std::thread::ThreadId>);
+
+    impl Drop for Tells {
+        fn drop(&mut self) {
+            let _ = self.0.send(std::thread::current().id());
+        }
+    }
+
+    #[test]
+    fn p6_large_memory_is_freed_elsewhere_and_small_here() {
+        let (tell, told) = std::sync::mpsc::channel();
+        let here = std::thread::current().id();
+        free(LARGE - 1, Tells(tell.clone()));
+        assert_eq!(told.try_recv(), Ok(here));
+        let closer = leak(8, 1);
+        for _ in 0..100 {
+            closer.free(Box::new(Tells(tell.clone())));
+            assert_ne!(told.recv().expect("it is dropped"), here);
+            until(|| lock(&closer.state).idle == 1);
+        }
+        // The only thread is stuck in a close: memory does not wait behind it.
+        let (socket, peer) = stuck();
+        closer.close(socket);
+        until(|| waiting(closer) == 0);
+        closer.free(Box::new(Tells(tell)));
+        assert_eq!(told.try_recv(), Ok(here));
         drop(peer);
     }
 

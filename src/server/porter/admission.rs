@@ -12,7 +12,7 @@ use crate::handshake::{
 use crate::link::segment::{Segment, SegmentError, SegmentPair};
 use crate::link::segment_making::PairInMaking;
 use crate::memory::layout;
-use crate::os::disposal::dispose;
+use crate::os::closer;
 use rustix::process::PidfdFlags;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -109,7 +109,7 @@ impl Admission {
         let bytes = self.quotas.release(session);
         if let Some(segments) = self.segments.remove(&session) {
             // They may be the last descriptors.
-            dispose(bytes, segments);
+            closer::free(bytes, segments);
         }
     }
 
@@ -325,7 +325,7 @@ impl Host for Admission {
             Ok(pair) => pair,
             Err(error) => {
                 let bytes = SegmentPair::bytes(welcome.request_capacity, welcome.response_capacity);
-                dispose(bytes, unfinished);
+                closer::free(bytes, unfinished);
                 let fallback = self.offer_socket(&welcome, reason_of(&error))?;
                 return Ok(Admitted::Offer(Offer::Socket(fallback)));
             }

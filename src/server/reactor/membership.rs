@@ -14,7 +14,7 @@ use crate::link::session::{Head, Parts, SendProgress, SessionCore, send_byte};
 use crate::link::side::PeerHints;
 use crate::link::stats::Words;
 use crate::memory::layout::{self, Kind, offset};
-use crate::os::disposal::dispose;
+use crate::os::closer;
 use crate::server::engine::Engine;
 use crate::server::flight::Caller;
 use crate::server::porter::{Carrier, Death, Event, Joined};
@@ -240,7 +240,7 @@ impl<E: Engine> Reactor<E> {
         self.porter.closed(id);
         self.engine.closed(&slot.caller);
         if let Some(shared) = &slot.shared {
-            dispose(shared.bytes(), (slot.session, slot.shared, slot.samples));
+            closer::free(shared.bytes(), (slot.session, slot.shared, slot.samples));
         }
     }
 }
