@@ -31,6 +31,7 @@ suite! {
         c5_many_of_them_keep_it_hardly_longer,
         c5_a_stream_may_stall_for_ever_if_that_is_asked_for,
         c5_async_producers_are_told,
+        c5_a_slow_reader_keeps_its_stream,
         c9_a_handler_that_calls_its_own_server_is_told,
         c9_a_handler_on_a_pool_may_call_its_own_server,
     ],
@@ -289,6 +290,43 @@ fn c5_a_stream_may_stall_for_ever_if_that_is_asked_for() -> Ran {
     assert_eq!(client.read_stream(call, number, 0), Ok(1000));
     assert_eq!(server.shut_down().stalled_streams, 0);
     done!("read after a second")
+}
+
+/// It takes longer over half of the window, after which a reader that is fast grants more, than a
+/// stream may stall.
+fn c5_a_slow_reader_keeps_its_stream() -> Ran {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("s");
+    let limit = Duration::from_secs(1);
+    let server =
+        ringbell::Server::builder().stream_stall_timeout(Some(limit)).bind(&path).expect("bind");
+    let handle = server.handle();
+    let pause = limit * 3 / 2 / u32::from(STREAM_WINDOW / 2);
+    let (items, serving) = (
+        STREAM_WINDOW + 8,
+        std::thread::spawn(move || {
+            server.run_on(ringbell_shm_tests::reactor_server::Pool::new(1), move |_, responder| {
+                let mut stream = responder.stream();
+                for _ in 0..STREAM_WINDOW + 8 {
+                    if stream.send(b"item").is_err() {
+                        return;
+                    }
+                }
+                stream.end();
+            })
+        }),
+    );
+    let mut client = options().connect(&path).expect("connect");
+    let call = client.open_stream(b"", Some(SOON)).expect("send");
+    for _ in 0..items {
+        tick();
+        std::thread::sleep(pause);
+        assert_eq!(client.next_item(call, &mut Vec::new(), Some(SOON)), Ok(true));
+    }
+    assert_eq!(client.next_item(call, &mut Vec::new(), Some(SOON)), Ok(false));
+    handle.shutdown(None);
+    assert_eq!(serving.join().expect("no panic").expect("served").stalled_streams, 0);
+    done!("{items} items, {pause:?} each")
 }
 
 /// An async handler that streams without an end, and tells how that came.

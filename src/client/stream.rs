@@ -5,11 +5,15 @@
 use super::Client;
 use super::error::{CallError, RemoteError, SendError, SessionEnd, WOULD_DEADLOCK, WaitEnd};
 use crate::base::clock::Deadline;
+use crate::base::clock::coarse_ns;
 use crate::client::calls::{CallId, Waiting};
 use crate::link::session::{Head, PeerFault};
 use crate::memory::layout::{Interest, Kind, STREAM_WINDOW};
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
+
+/// A reader that takes items more slowly than half a window in this time grants one by one.
+const GRANT_NS: u64 = 20_000_000;
 
 /// One streamed answer.
 #[derive(Debug, Default)]
@@ -19,6 +23,8 @@ struct Incoming {
     bytes: usize,
     /// Items that were taken and not granted anew.
     taken: u16,
+    /// When items were granted last, or the first one was taken: coarse ns, 0 before that.
+    granted_ns: u64,
     end: Option<Result<(), RemoteError>>,
 }
 
@@ -370,10 +376,16 @@ impl Client {
         }
     }
 
-    /// Lets the server send more items once half of the window was taken.
+    /// Lets the server send more items once half of the window was taken; and once in a while, so
+    /// that a slow reader is not taken for one that has stopped.
     pub(super) fn grant(&mut self, call: CallId) {
         let Some(stream) = self.streams.of_calls.get_mut(&call.as_u64()) else { return };
-        if stream.taken < STREAM_WINDOW / 2
+        let now = coarse_ns();
+        if stream.granted_ns == 0 {
+            stream.granted_ns = now;
+        }
+        let is_due = now.saturating_sub(stream.granted_ns) >= GRANT_NS && stream.taken > 0;
+        if stream.taken < STREAM_WINDOW / 2 && !is_due
             || stream.end.is_some()
             || self.over.is_some()
             || !self.origin.is_here()
@@ -381,6 +393,7 @@ impl Client {
             return;
         }
         let taken = std::mem::take(&mut stream.taken);
+        stream.granted_ns = now;
         let credit = |items| Head::with_code(Kind::Credit, items, call.as_u64());
         // A server that reads nothing, and sends items all the same, must not make a queue of these.
         let mut unsent = self.unsent_control.iter_mut();

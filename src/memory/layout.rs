@@ -590,7 +590,7 @@ const _: () = {
     assert!(offset::SEQ == 4 * CELL && offset::COUNTERS == 5 * CELL);
     assert!(offset::COUNTERS + COUNTERS * 8 == offset::PEER);
     assert!(offset::PEER + CELL == offset::SAMPLES);
-    assert!(offset::PEER + size_of::<Peer>() <= offset::DOMAIN && offset::DOMAIN % 8 == 0);
+    assert!(offset::PEER + size_of::<Peer>() <= offset::DOMAIN && offset::DOMAIN.is_multiple_of(8));
     assert!(offset::DOMAIN + 8 <= offset::SAMPLES);
     assert!(
         offset::SAMPLES + SAMPLES * size_of::<Sample>() <= CONTROL && size_of::<Sample>() == 32

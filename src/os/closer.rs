@@ -17,8 +17,8 @@
 //!   is closed on the caller's thread, whatever happens: a descriptor that is leaked costs a
 //!   number, a close that waits stops everybody.
 //! - **Threads are started when they are needed**: when something is queued and no thread is idle.
-//!   One that has had nothing to do for [`IDLE`] ends. A process whose peers are honest, and small, never
-//!   starts one. If none can be started, the descriptor waits for the next call.
+//!   One that has had nothing to do for [`IDLE`] ends. A process whose peers are honest, and have
+//!   small rings, never starts one. If none can be started, the descriptor waits for the next call.
 //! - **Of sockets SO_LINGER is taken away first**, so that their close does not wait. What remains
 //!   to be waited for is behind the queue of a Unix socket, or a file system.
 //! - **A forked child has a closer of its own.** It has none of its parent's threads, and the

@@ -65,7 +65,7 @@ fn keep_doing(mut once: impl FnMut(Doing, &dyn Fn() -> bool) + Send) {
                     say(&format!("does {}", now % 2));
                 }
                 let over = || order.load(Ordering::Relaxed) != now;
-                once(if now % 2 == 0 { Doing::Calls } else { Doing::Harm }, &over);
+                once(if now.is_multiple_of(2) { Doing::Calls } else { Doing::Harm }, &over);
             }
         });
         let mut orders = 0;
