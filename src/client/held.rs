@@ -8,8 +8,8 @@
 //! 2. The stream that holds most is given up: its items are dropped, and its end is an error.
 //! 3. The answer that came is dropped, and an error stands in its place.
 //!
-//! Both errors have the code [`NOT_KEPT`](crate::layout::code::NOT_KEPT). Nothing waits for room: a caller
-//! that waits for one answer must not depend on whether it asks for another one.
+//! Both errors have the code [`NOT_KEPT`](crate::layout::code::NOT_KEPT). Nothing waits for room: a
+//! caller that waits for one answer must not depend on whether it asks for another one.
 
 use super::{Client, RemoteError};
 use crate::client::calls::CallId;

@@ -133,8 +133,8 @@ impl ConnectOptions {
 
     /// Whether the server is told until when a call waits, so that it need not run what nobody
     /// waits for any more: for every call with a deadline or a timeout, however long. Calls that
-    /// wait for ever tell nothing, nor do those of a [`Client`] that do not wait. Costs 8 bytes a request,
-    /// and a look at the clock on both sides. Default: yes.
+    /// wait for ever tell nothing, nor do those of a [`Client`] that do not wait. Costs 8 bytes a
+    /// request, and a look at the clock on both sides. Default: yes.
     pub fn send_deadlines(mut self, send: bool) -> Self {
         self.send_deadlines = send;
         self

@@ -395,7 +395,8 @@ impl Client {
         let taken = std::mem::take(&mut stream.taken);
         stream.granted_ns = now;
         let credit = |items| Head::with_code(Kind::Credit, items, call.as_u64());
-        // A server that reads nothing, and sends items all the same, must not make a queue of these.
+        // A server that reads nothing, and sends items all the same, must not make a queue of
+        // these.
         let mut unsent = self.unsent_control.iter_mut();
         let one = unsent.find(|head| head.kind() == Kind::Credit && head.call == call.as_u64());
         match one {

@@ -203,8 +203,8 @@ impl ServerBuilder {
 
     /// How many requests of one client may be without an answer before no more are handled; they
     /// wait in its ring, or, while an answer to it is streamed, in memory
-    /// ([`Self::max_held_bytes_per_client`]). Only for concurrent handlers ([`Server::run_reactor`]).
-    /// Default 1024.
+    /// ([`Self::max_held_bytes_per_client`]). Only for concurrent handlers
+    /// ([`Server::run_reactor`]). Default 1024.
     pub fn max_in_flight(mut self, requests: usize) -> Self {
         self.limits.in_flight = requests;
         self

@@ -111,7 +111,14 @@ suite! {
         measured_handlers_on_an_executor,
         timeouts_of_more_than_five_seconds,
     ],
-    roles: [dies, holds_one_way_messages, keeps, panics_everywhere, sends_and_exits, sends_everywhere],
+    roles: [
+        dies,
+        holds_one_way_messages,
+        keeps,
+        panics_everywhere,
+        sends_and_exits,
+        sends_everywhere,
+    ],
 }
 
 const SOON: Duration = Duration::from_secs(20);

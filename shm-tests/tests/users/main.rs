@@ -22,7 +22,16 @@ suite! {
         h4_nobody_is_not_the_servers_user,
         h4_nobody_is_let_in_where_everybody_is,
     ],
-    roles: [silent, clients, asks, impatient, looks, victim, asks_for_large_rings, cancels_unknown_calls],
+    roles: [
+        silent,
+        clients,
+        asks,
+        impatient,
+        looks,
+        victim,
+        asks_for_large_rings,
+        cancels_unknown_calls,
+    ],
 }
 
 /// Users of these tests, none of whom exists.

@@ -102,8 +102,8 @@ pub enum PushError {
         /// How many may wait.
         limit: u64,
     },
-    /// All the bytes that may be held for the client, or for its uid, are taken
-    /// ([`ServerBuilder::max_held_bytes_per_client`](crate::ServerBuilder::max_held_bytes_per_client)).
+    /// All the bytes that may be held for the client, or for its uid, are taken: see
+    /// [`max_held_bytes_per_client`](crate::ServerBuilder::max_held_bytes_per_client).
     NoRoom,
     /// The session is over.
     Disconnected,
