@@ -244,7 +244,8 @@ impl ServerBuilder {
     /// neither those that are queued nor, over a socket, bytes that are unsent. `None`: for ever.
     /// Default 30 s.
     ///
-    /// This bounds what clients can add to a shutdown, too: see [`ServerHandle::shutdown`](crate::ServerHandle::shutdown).
+    /// This bounds what clients can add to a shutdown, too: see
+    /// [`ServerHandle::shutdown`](crate::ServerHandle::shutdown).
     pub fn slow_client_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.limits.slow_client = timeout;
         self
