@@ -125,7 +125,7 @@ impl Shares {
     }
 
     /// The most that this user may hold at present.
-    fn most_of(&self, uid: u32) -> u64 {
+    pub(crate) fn most_of(&self, uid: u32) -> u64 {
         let floor = self.floor_of(uid);
         let others = self.committed - self.held(uid).max(floor);
         let share = match self.sharing {

@@ -46,7 +46,11 @@ impl std::fmt::Display for RejectReason {
                 write!(f, "this user has all of the {limit} clients that it may have at present")
             }
             Self::TooManyHandshakesOfUid { limit } => {
-                write!(f, "more than {limit} clients of this user are connecting at this moment")
+                write!(
+                    f,
+                    "more than {limit} clients of this user are connecting at this moment, or they \
+                     ask for more memory than can be made for one user so fast"
+                )
             }
             Self::Unknown(number) => {
                 write!(f, "for reason number {number}, which this version does not know")

@@ -125,9 +125,6 @@ pub(crate) trait Host {
         making: Box<OfferInMaking>,
     ) -> Result<Admitted, RejectReason>;
 
-    /// Whether as much memory may be dealt with for this client now; if not, when to ask again.
-    fn charge(&mut self, peer: &PeerInfo, bytes: u64) -> Result<(), Instant>;
-
     /// What an inspector gets, or why it gets nothing.
     fn inspect(&mut self, peer: &PeerInfo, hello: &Hello) -> Result<InspectorReply, RejectReason>;
 
@@ -317,6 +314,11 @@ impl Handshake {
         self.session
     }
 
+    /// Whether the client waits for its memory.
+    pub(crate) fn is_being_made(&self) -> bool {
+        matches!(self.state, State::Make(_))
+    }
+
     /// Gives up, and tells the client in the way that fits the state.
     pub(crate) fn abandon(self, reason: Option<RejectReason>, farewell: lifeline::Farewell) {
         match (&self.state, &self.offer, reason) {
@@ -429,7 +431,7 @@ impl Handshake {
                 }
             }
             State::Prepare => {
-                if let Some(due) = self.prepare(host)? {
+                if let Some(due) = self.prepare()? {
                     self.state = State::Prepare;
                     return Ok(Some(HandshakeProgress::Working(due)));
                 }
@@ -489,11 +491,8 @@ impl Handshake {
     }
 
     /// Prepares a slice of the request segment; when to go on, if there is more.
-    fn prepare(&mut self, host: &mut impl Host) -> Result<Option<Instant>, Closed> {
+    fn prepare(&mut self) -> Result<Option<Instant>, Closed> {
         let Some(Offer::Shared(offer)) = &mut self.offer else { return Ok(None) };
-        if let Err(due) = host.charge(&self.peer, offer.request.size().min(SLICE)) {
-            return Ok(Some(due));
-        }
         let done = offer.request.prepare(SLICE).map_err(|_| Closed::Segment)?;
         Ok((!done).then(Instant::now))
     }

@@ -276,6 +276,7 @@ pub(crate) struct SegmentPair {
 
 impl SegmentPair {
     /// Makes both, all memory allocated, but for their identities.
+    #[cfg(test)]
     pub(crate) fn create(
         request_capacity: u64,
         response_capacity: u64,
@@ -363,11 +364,6 @@ impl PendingRequest {
         populate(mapping, self.there, slice)?;
         self.there += slice;
         Ok(self.there == self.size)
-    }
-
-    /// Bytes of the segment.
-    pub(crate) fn size(&self) -> u64 {
-        self.size
     }
 
     /// The segment, when it was prepared to its end; `None` if it was not.

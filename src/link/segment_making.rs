@@ -59,7 +59,8 @@ impl PairInMaking {
     }
 
     /// How many bytes the next slice has.
-    pub(crate) fn next_slice(&self) -> u64 {
+    #[cfg(test)]
+    fn next_slice(&self) -> u64 {
         let left = |part: &Part| part.size - part.made;
         SLICE.min(left(&self.request) + left(&self.response))
     }

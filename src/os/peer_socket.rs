@@ -17,6 +17,8 @@
 //!   it holds at the limit of RLIMIT_NOFILE, where a receive with room for descriptors would drop
 //!   those that do not fit. Its price, a second system call for each read that finds something, is
 //!   paid on older kernels only.
+//! - **A byte out of band is like any other** (`SO_OOBINLINE`). Without the option a look passes it
+//!   over, and the receive behind the look drops it, with the descriptors that it may have.
 //! - **The last owner shuts the socket down**, so that no more can come, looks at what is left, and
 //!   has it closed elsewhere if that is not clean.
 
@@ -79,6 +81,10 @@ pub(crate) struct PeerSocket {
 
 impl PeerSocket {
     fn new(fd: OwnedFd, rights: Rights, listens: bool) -> Self {
+        if !listens {
+            // Cannot fail: every socket has the option.
+            let _ = rustix::net::sockopt::set_socket_oobinline(&fd, true);
+        }
         Self { fd: Some(fd), rights, listens, reading: Mutex::new(()), origin: Origin::here() }
     }
 

@@ -249,3 +249,73 @@ fn p5_an_older_kernel_is_looked_after() {
         assert_eq!(receive(&socket), Ok(Received::Descriptors));
     });
 }
+
+/// As [`send_with`], out of band.
+fn send_out_of_band(
+    socket: &UnixStream,
+    byte: u8,
+    descriptors: &[&dyn AsFd],
+) -> Result<usize, Errno> {
+    let descriptors: Vec<_> = descriptors.iter().map(|fd| fd.as_fd()).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(descriptors.is_empty() || control.push(SendAncillaryMessage::ScmRights(&descriptors)));
+    let flags = SendFlags::NOSIGNAL | SendFlags::OOB;
+    rustix::net::sendmsg(socket, &[IoSlice::new(&[byte])], &mut control, flags)
+}
+
+/// Whether this kernel has out-of-band bytes on such sockets.
+fn has_out_of_band() -> bool {
+    let (_ours, theirs) = UnixStream::pair().expect("a pair");
+    let has = send_out_of_band(&theirs, 1, &[]).is_ok();
+    if !has {
+        eprintln!("not run: this kernel has no out-of-band bytes (CONFIG_AF_UNIX_OOB)");
+    }
+    has
+}
+
+#[test]
+fn p4_descriptors_out_of_band_are_seen() {
+    if !has_out_of_band() {
+        return;
+    }
+    on_an_older_kernel(|| {
+        let (file, _other) = lingering();
+        let (socket, theirs) = pair();
+        assert_eq!(send_out_of_band(&theirs, 1, &[&file]), Ok(1));
+        drop(file);
+        // A receive of what stands behind them would close them here, and wait for an hour.
+        assert_eq!(receive(&socket), Ok(Received::Descriptors));
+        assert_eq!(send_with(&theirs, b"x", &[]), Ok(1));
+        assert_eq!(receive(&socket), Ok(Received::Descriptors));
+        drop(socket);
+    });
+}
+
+#[test]
+fn p4_an_out_of_band_byte_is_like_any_other() {
+    if !has_out_of_band() {
+        return;
+    }
+    let sent_is_received = || {
+        let (mut socket, theirs) = pair();
+        for refused in [false, true] {
+            assert_eq!(send_out_of_band(&theirs, 1, &[]), Ok(1));
+            // The kernel goes on saying that there is something to read: so there must be.
+            assert_eq!(receive(&socket), Ok(Received::Bytes(1)), "refused: {refused}");
+            assert!(socket.refuse_rights());
+        }
+    };
+    sent_is_received();
+    on_an_older_kernel(sent_is_received);
+}
+
+#[test]
+fn p4_descriptors_out_of_band_are_refused() {
+    if !can_refuse() || !has_out_of_band() {
+        return;
+    }
+    let (mut socket, theirs) = pair();
+    assert!(socket.refuse_rights());
+    assert_eq!(send_out_of_band(&theirs, 1, &[&theirs]), Err(Errno::PERM));
+}

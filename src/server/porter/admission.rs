@@ -39,6 +39,8 @@ pub(super) struct Admission {
     segments: BTreeMap<u64, [Arc<OwnedFd>; 2]>,
     /// Made ahead, with the default capacities.
     spare: Option<SegmentPair>,
+    /// The next one, of which not all pages exist.
+    unfinished_spare: Option<PairInMaking>,
     /// Whether to make a spare when there is time. Not again after a failure until the next
     /// handshake.
     wants_spare: bool,
@@ -79,6 +81,7 @@ impl Admission {
             pace: Pace::new(&config.credentials.sharing()),
             segments: BTreeMap::new(),
             spare: None,
+            unfinished_spare: None,
             wants_spare: true,
             next_session: 1,
             generation: status.generation,
@@ -162,20 +165,18 @@ impl Admission {
             Some(pair) => pair,
             None => {
                 self.wants_spare = true;
+                // For all of it, and for going through the request segment once more after READY.
+                let bytes =
+                    SegmentPair::bytes(request, response) + layout::ring_segment_size(request);
+                if let Err(due) = self.pace.charge(uid, bytes, began) {
+                    return Ok(Err(due));
+                }
                 if let Some(spare) = self.spare.take_if(|spare| spare.fits(request, response)) {
-                    let bytes = SegmentPair::bytes(request, response);
-                    if let Err(due) = self.pace.charge(uid, bytes, began) {
-                        self.spare = Some(spare);
-                        return Ok(Err(due));
-                    }
                     return Ok(Ok(spare));
                 }
                 making.pair.insert(PairInMaking::begin(request, response)?)
             }
         };
-        if let Err(due) = self.pace.charge(uid, pair.next_slice(), began) {
-            return Ok(Err(due));
-        }
         if !pair.step()? {
             return Ok(Err(self.pace.next(began, Instant::now())));
         }
@@ -185,7 +186,7 @@ impl Admission {
         }
     }
 
-    /// Makes the pair of segments that the next handshake will need.
+    /// Makes a slice of the pair of segments that the next handshake will need.
     pub(super) fn make_spare(&mut self) {
         self.wants_spare = false;
         if self.spare.is_none()
@@ -194,8 +195,22 @@ impl Admission {
             && self.quotas.has_room()
         {
             // Without one the next handshake makes its own, and says what is wrong.
-            self.spare = SegmentPair::create(self.request_capacity, self.response_capacity).ok();
+            self.spare = self.slice_of_spare().ok().flatten();
+            self.wants_spare = self.unfinished_spare.is_some();
         }
+    }
+
+    /// The spare, if this was its last slice.
+    fn slice_of_spare(&mut self) -> Result<Option<SegmentPair>, SegmentError> {
+        let mut pair = match self.unfinished_spare.take() {
+            Some(pair) => pair,
+            None => PairInMaking::begin(self.request_capacity, self.response_capacity)?,
+        };
+        if pair.step()? {
+            return pair.finish().map(Some);
+        }
+        self.unfinished_spare = Some(pair);
+        Ok(None)
     }
 }
 
@@ -334,10 +349,6 @@ impl Host for Admission {
         let server = self.server.clone();
         let offer = SharedOffer { welcome, request, response, status, bell, server };
         Ok(Admitted::Offer(Offer::Shared(Box::new(offer))))
-    }
-
-    fn charge(&mut self, peer: &PeerInfo, bytes: u64) -> Result<(), Instant> {
-        self.pace.charge(peer.uid, bytes, Instant::now())
     }
 
     fn inspect(&mut self, peer: &PeerInfo, hello: &Hello) -> Result<InspectorReply, RejectReason> {

@@ -4,6 +4,10 @@
 //! Where one user is served nothing is held back. Where several are, a user has [`BURST`] bytes at
 //! once and [`RATE`] bytes a second from then on, and a pause after each slice; a client that
 //! wants more waits in its handshake, which counts among those of its user.
+//!
+//! A client is charged once, before its memory is begun, for all of it. So a wait costs its user
+//! nothing, and who has been let in waits no more: a client may be larger than what is left, and
+//! those who come after it wait the longer.
 
 use crate::base::shares::Sharing;
 use std::collections::HashMap;

@@ -218,7 +218,9 @@ impl<O: Outbox> Porter<O> {
         let _ = rustix::io::read(&self.mailbox.bell, &mut count);
         let orders = std::mem::take(&mut *self.mailbox.orders());
         self.release_closed(orders.closed);
-        if orders.stop {
+        // At the end as well: whoever is in the middle of a handshake is told, and nothing is left
+        // that goes on by itself.
+        if orders.stop || orders.quit {
             self.admission.stop();
             while let Some((&id, _)) = self.half_open.first_key_value() {
                 self.give_up(id, Some(RejectReason::ShuttingDown), lifeline::Farewell::ShutDown);
@@ -541,8 +543,13 @@ impl<O: Outbox> Porter<O> {
         while let Some((&id, first)) = self.half_open.first_key_value()
             && first.handshake.deadline() <= now
         {
+            // Who waits for the server hears why, and may try again.
+            let reason = first.handshake.is_being_made().then(|| {
+                let limit = self.handshakes.most_of(first.handshake.peer().uid);
+                RejectReason::TooManyHandshakesOfUid { limit }
+            });
             add(&self.counters.timeouts);
-            self.give_up(id, None, lifeline::Farewell::TooLate);
+            self.give_up(id, reason, lifeline::Farewell::TooLate);
         }
         if self.accept_paused_until.is_some_and(|until| until <= now) {
             self.resume_accepting();

@@ -4,6 +4,7 @@ mod counted;
 mod fallback;
 #[cfg(feature = "inspect")]
 mod inspectors;
+mod large;
 mod refusals;
 mod sessions;
 mod strangers;
@@ -58,6 +59,10 @@ fn lenient() -> PorterConfig {
 
 impl Fixture {
     fn new(config: PorterConfig) -> Self {
+        Self::run(PorterMode::Thread, config)
+    }
+
+    fn run(mode: PorterMode, config: PorterConfig) -> Self {
         let scratch = Scratch::new();
         let path = scratch.path("s");
         let listener = listen(&path, &ListenOptions::default()).expect("bound");
@@ -66,8 +71,7 @@ impl Fixture {
         let status = Segment::status(GENERATION, armed_words.into(), &me).expect("made");
         let (outbox, events) = channel();
         let info = StatusInfo { segment: Some(&status), generation: GENERATION, armed_words };
-        let handle =
-            Some(start(PorterMode::Thread, listener, config, &info, outbox).expect("started"));
+        let handle = Some(start(mode, listener, config, &info, outbox).expect("started"));
         Self { path, handle, events, _status: status, _scratch: scratch }
     }
 
