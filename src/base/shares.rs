@@ -35,7 +35,7 @@ impl Sharing {
     }
 
     /// What is reserved of `total` for each user that is listed.
-    fn floor(&self, total: u64) -> u64 {
+    pub(crate) fn floor(&self, total: u64) -> u64 {
         match self {
             Self::One | Self::Strangers => 0,
             Self::Listed(uids) => match uids.len() as u64 {
@@ -46,7 +46,15 @@ impl Sharing {
         }
     }
 
-    fn lists(&self, uid: u32) -> bool {
+    /// How many users are listed.
+    pub(crate) fn listed(&self) -> u64 {
+        match self {
+            Self::Listed(uids) => uids.len() as u64,
+            Self::One | Self::Strangers => 0,
+        }
+    }
+
+    pub(crate) fn lists(&self, uid: u32) -> bool {
         matches!(self, Self::Listed(uids) if uids.contains(&uid))
     }
 }
@@ -84,10 +92,7 @@ pub(crate) struct Shares {
 impl Shares {
     pub(crate) fn new(total: u64, per_uid: u64, sharing: Sharing) -> Self {
         let floor = sharing.floor(total);
-        let listed = match &sharing {
-            Sharing::Listed(uids) => uids.len() as u64,
-            _ => 0,
-        };
+        let listed = sharing.listed();
         Self {
             total,
             per_uid,

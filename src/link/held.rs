@@ -12,6 +12,9 @@
 //! | an answer, an item, an event | refused, or waited for, by the thread that sends it |
 //! | what is there already | charged all the same |
 //!
+//! Where several uids are served they share the total by the rule of `base/shares.rs`: none holds
+//! more than it leaves free, and what is reserved for a listed uid is divided as the total is.
+//!
 //! So requests leave room for answers, and what is held shrinks as the client reads: no request
 //! can keep an answer from its client for ever. A client exceeds its limit by the one message that
 //! is arriving, at most.
@@ -25,6 +28,7 @@
 //! them, fences, and loads `waiting`. Of the two fences one comes first: either the second look
 //! sees the bytes, or the giver sees `waiting` and wakes.
 
+use crate::base::shares::{self, Sharing};
 use crate::base::sync::{Ordering, PlainBool, PlainU64, fence};
 use crate::os::fork::Origin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -58,7 +62,7 @@ enum Purpose {
 struct Level {
     /// How many bytes may be held.
     most: u64,
-    /// How many are held when no more messages arrive.
+    /// How many are held when no more messages arrive, or, of one client, are set aside.
     arrivals: u64,
     /// How many are held when no more requests are read.
     soft: u64,
@@ -83,8 +87,8 @@ impl Level {
         self.held.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes)
     }
 
-    fn subtract(&self, bytes: u64) {
-        self.held.fetch_sub(bytes, Ordering::Relaxed);
+    fn subtract(&self, bytes: u64) -> u64 {
+        self.held.fetch_sub(bytes, Ordering::Relaxed).saturating_sub(bytes)
     }
 }
 
@@ -96,8 +100,8 @@ pub(crate) struct HeldLimits {
     pub(crate) total: u64,
     /// Largest message in bytes.
     pub(crate) max_message: u64,
-    /// Whether several uids may be served.
-    pub(crate) several_uids: bool,
+    /// Which uids are served.
+    pub(crate) sharing: Sharing,
 }
 
 /// Who waits for bytes to come back.
@@ -112,6 +116,11 @@ struct Sleepers {
 pub(crate) struct Total {
     limits: HeldLimits,
     level: Level,
+    /// What is reserved for a listed uid.
+    floor: u64,
+    /// How much of what is reserved for all listed uids they do not hold. While several threads
+    /// change it, it may be negative for a moment, as two's complement.
+    unused: PlainU64,
     /// Some level may hold so much that no more requests are read.
     tight: PlainBool,
     waiting: PlainBool,
@@ -134,9 +143,14 @@ impl Total {
     /// for.
     pub(crate) fn new(limits: HeldLimits, wake: Box<dyn Fn() + Send + Sync>) -> Arc<Self> {
         let level = Level::of_several(limits.total);
+        // No more than it may hold in any case.
+        let floor = limits.sharing.floor(limits.total).min(limits.uid);
         Arc::new(Self {
-            limits,
             level,
+            floor,
+            // No overflow: floors are parts of the total.
+            unused: PlainU64::new(limits.sharing.listed() * floor),
+            limits,
             tight: PlainBool::new(false),
             waiting: PlainBool::new(false),
             sleepers: Mutex::default(),
@@ -147,9 +161,11 @@ impl Total {
         })
     }
 
-    /// For the clients of one uid.
-    pub(crate) fn share(self: &Arc<Self>) -> Arc<Share> {
-        Arc::new(Share { total: self.clone(), level: Level::of_several(self.limits.uid) })
+    /// For the clients of this uid, which has one share at a time.
+    pub(crate) fn share(self: &Arc<Self>, uid: u32) -> Arc<Share> {
+        let reserved = if self.limits.sharing.lists(uid) { self.floor } else { 0 };
+        let level = Level::of_several(self.limits.uid);
+        Arc::new(Share { total: self.clone(), level, reserved })
     }
 
     /// Bytes held now.
@@ -213,9 +229,51 @@ impl Total {
 pub(crate) struct Share {
     total: Arc<Total>,
     level: Level,
+    /// What no other uid may hold; 0 if this one is not listed.
+    reserved: u64,
 }
 
 impl Share {
+    // Relaxed, as at each level.
+
+    fn add(&self, bytes: u64) -> u64 {
+        let now = self.level.add(bytes);
+        let used = self.unused_at(now - bytes) - self.unused_at(now);
+        if used != 0 {
+            self.total.unused.fetch_sub(used, Ordering::Relaxed);
+        }
+        now
+    }
+
+    fn subtract(&self, bytes: u64) {
+        let now = self.level.subtract(bytes);
+        let unused = self.unused_at(now) - self.unused_at(now.saturating_add(bytes));
+        if unused != 0 {
+            self.total.unused.fetch_add(unused, Ordering::Relaxed);
+        }
+    }
+
+    /// How much of what is reserved for this uid is not held when it holds so much.
+    fn unused_at(&self, held: u64) -> u64 {
+        self.reserved.saturating_sub(held)
+    }
+
+    /// What of the total is reserved for others, and not held by them.
+    fn unused_by_others(&self) -> u64 {
+        let unused = self.total.unused.load(Ordering::Relaxed).cast_signed().max(0).cast_unsigned();
+        unused.saturating_sub(self.unused_at(self.level.held()))
+    }
+
+    /// Whether a uid that holds so much, of so much that all hold, leaves as much free for others,
+    /// where there may be others.
+    fn is_fair(&self, held: u64, all: u64) -> bool {
+        let limits = &self.total.limits;
+        limits.sharing == Sharing::One || {
+            let others = all.saturating_sub(held).saturating_add(self.unused_by_others());
+            held <= shares::most(limits.total, others, self.reserved)
+        }
+    }
+
     /// For one of them.
     pub(crate) fn account(self: &Arc<Self>) -> Arc<Account> {
         let HeldLimits { client: most, max_message, .. } = self.total.limits;
@@ -223,7 +281,7 @@ impl Share {
         let soft = most.saturating_sub(2 * max_message).max(most / 4).max(1);
         Arc::new(Account {
             share: self.clone(),
-            level: Level { most, arrivals: u64::MAX, soft, held: PlainU64::new(0) },
+            level: Level { most, arrivals: most - most / 4, soft, held: PlainU64::new(0) },
         })
     }
 }
@@ -245,9 +303,9 @@ impl Account {
             uid: bytes,
             total: bytes,
             max_message: 0,
-            several_uids: false,
+            sharing: Sharing::One,
         };
-        Total::new(limits, Box::new(|| {})).share().account()
+        Total::new(limits, Box::new(|| {})).share(0).account()
     }
 
     /// Bytes held for this client now.
@@ -268,18 +326,21 @@ impl Account {
         let (share, total) = (&self.share.level, &self.share.total.level);
         self.finds_room(|[own, shared, all]| {
             let little = own < LITTLE && shared < share.most && all < total.most;
-            let usual = shared < share.soft && all < total.soft && self.is_fair(shared, all);
-            own < self.level.soft && (little || usual)
+            let usual = all < total.soft && self.share.is_fair(shared, all);
+            let reserved = shared < self.share.reserved / 2;
+            own < self.level.soft && (little || (shared < share.soft && (usual || reserved)))
         })
     }
 
-    /// The same for a request that is only set aside, so that what stands behind it is found.
+    /// The same for a request that is only set aside, so that what stands behind it is found. Of
+    /// each limit a quarter is left: without room for its items no stream comes to its end.
     #[cold]
     pub(crate) fn may_set_aside(&self) -> bool {
         let (share, total) = (&self.share.level, &self.share.total.level);
         self.finds_room(|[own, shared, all]| {
-            let fair = self.is_fair(shared, all);
-            own < self.level.most && shared < share.most && all < total.most && fair
+            let usual = all < total.arrivals && self.share.is_fair(shared, all);
+            let reserved = shared < self.share.reserved - self.share.reserved / 4;
+            own < self.level.arrivals && shared < share.arrivals && (usual || reserved)
         })
     }
 
@@ -293,43 +354,47 @@ impl Account {
         }
     }
 
-    /// Whether a uid that holds so much leaves as much free for others, where there may be others.
-    fn is_fair(&self, share: u64, all: u64) -> bool {
-        let limits = &self.share.total.limits;
-        !limits.several_uids || share <= limits.total.saturating_sub(all)
-    }
-
     fn take(&self, bytes: u64, purpose: Purpose) -> bool {
         let (share, total) = (&self.share, &self.share.total);
         let levels = [&self.level, &share.level, &total.level];
-        let [own, shared, all] = levels.map(|level| level.add(bytes));
-        let fair = self.is_fair(shared, all);
-        let fits = match purpose {
-            Purpose::Fact => true,
-            Purpose::Arrival => {
-                shared <= share.level.arrivals && all <= total.level.arrivals && fair
-            }
-            Purpose::Answer => {
-                own <= self.level.most
-                    && shared <= share.level.most
-                    && all <= total.level.most
-                    && fair
-            }
-        };
-        if !fits {
+        // What does not fit is not even added: giving it back would wake those who wait for room,
+        // this thread among them, and they would never sleep.
+        if !self.fits(levels.map(|level| level.held().saturating_add(bytes)), purpose) {
+            return false;
+        }
+        let own = self.level.add(bytes);
+        let shared = share.add(bytes);
+        let all = total.level.add(bytes);
+        if !self.fits([own, shared, all], purpose) {
             self.give_back(bytes);
             return false;
         }
-        if own >= self.level.soft || shared >= share.level.soft || all >= total.level.soft || !fair
+        if own >= self.level.soft
+            || shared >= share.level.soft
+            || all >= total.level.soft
+            || !share.is_fair(shared, all)
         {
             total.set_tight(true);
         }
         true
     }
 
+    /// Whether so much may be held, for this purpose.
+    fn fits(&self, [own, shared, all]: [u64; 3], purpose: Purpose) -> bool {
+        let (share, total) = (&self.share.level, &self.share.total.level);
+        let reserved = self.share.reserved;
+        let (client, uid, total, reserved) = match purpose {
+            Purpose::Fact => return true,
+            Purpose::Arrival => (u64::MAX, share.arrivals, total.arrivals, reserved - reserved / 4),
+            Purpose::Answer => (self.level.most, share.most, total.most, reserved),
+        };
+        let has_room = || all <= total && self.share.is_fair(shared, all);
+        own <= client && shared <= uid && (shared <= reserved || has_room())
+    }
+
     fn give_back(&self, bytes: u64) {
         self.level.subtract(bytes);
-        self.share.level.subtract(bytes);
+        self.share.subtract(bytes);
         self.share.total.level.subtract(bytes);
         self.share.total.rouse();
     }

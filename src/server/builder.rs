@@ -188,7 +188,7 @@ impl ServerBuilder {
 
     /// The same for all clients together. Default: 1 GiB and twice [`Self::max_message`]. Where
     /// several uids may connect ([`Self::credentials`]), each of them holds at most as much as it
-    /// leaves free.
+    /// leaves free. Of `n` that are listed each has the `2 n`-th part of this to itself.
     pub fn max_held_bytes(mut self, bytes: u64) -> Self {
         self.held.total = Some(bytes);
         self
@@ -252,7 +252,8 @@ impl ServerBuilder {
     }
 
     /// How long a handler waits for a client that takes no more items of its stream
-    /// ([`ResponseStream::send`]). Then the stream is over: the handler gets
+    /// ([`ResponseStream::send`]), or for room for an item while the client takes nothing
+    /// ([`Self::max_held_bytes_per_client`]). Then the stream is over: the handler gets
     /// [`StreamError::SlowClient`], the client an error as the stream's end; its other calls go on.
     /// A warning (feature `tracing`) and [`ServerStats::stalled_streams`] tell of it. `None`: for
     /// ever. Default 5 s.
@@ -306,11 +307,7 @@ impl ServerBuilder {
             uid: uid.unwrap_or_else(|| beside(512 << 20)),
             total: total.unwrap_or_else(|| beside(1 << 30)),
             max_message,
-            several_uids: match &self.porter.credentials {
-                Credentials::SameUid => false,
-                Credentials::Uids(uids) => uids.len() > 1,
-                Credentials::Anyone => true,
-            },
+            sharing: self.porter.credentials.sharing(),
         }
     }
 

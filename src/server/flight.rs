@@ -54,6 +54,9 @@ impl Caller {
 /// of the answer. In bytes.
 pub(crate) const FLIGHT: usize = 2 * SMALL + std::mem::size_of::<Flight>() + ENTRY;
 
+/// The handler's bytes are not in the account: see [`Flight::taken`].
+const NONE_TAKEN: u64 = u64::MAX;
+
 /// One request that was taken, until its last answer.
 #[derive(Debug)]
 pub(crate) struct Flight {
@@ -69,7 +72,7 @@ pub(crate) struct Flight {
     credit: Mutex<Credit>,
     more: Condvar,
     /// Bytes of the request that its handler took out of it, in the account until the flight is
-    /// over.
+    /// over; [`NONE_TAKEN`] if there is nothing to take, or the flight is over.
     taken: PlainU64,
     _charge: Charge,
 }
@@ -80,6 +83,8 @@ struct Credit {
     left: u64,
     /// Since when its producer has waited for more, in CLOCK_MONOTONIC ns; 0 if it does not.
     waits_since: u64,
+    /// What it waits for is room for an item, which it may send.
+    for_room: bool,
     /// Nobody wants more items.
     over: Option<StreamOver>,
     /// The task that handles the request, and the one that sends items of the answer. A thread that
@@ -105,7 +110,7 @@ fn remember(cell: &mut Option<Waker>, waker: &Waker) {
 impl Credit {
     fn fresh() -> Self {
         let left = layout::STREAM_WINDOW.into();
-        Self { left, waits_since: 0, over: None, tasks: Tasks::default() }
+        Self { left, waits_since: 0, for_room: false, over: None, tasks: Tasks::default() }
     }
 
     /// The producer has to wait.
@@ -129,7 +134,7 @@ impl Flight {
     pub(crate) fn new(caller: Arc<Caller>, call: u64, deadline_ns: u64, one_way: bool) -> Self {
         Self {
             _charge: caller.account.charge(FLIGHT),
-            taken: PlainU64::new(0),
+            taken: PlainU64::new(NONE_TAKEN),
             caller,
             call,
             deadline_ns,
@@ -165,18 +170,41 @@ impl Flight {
         self.forget_taken();
     }
 
-    /// The handler takes the bytes out of the request. They stay in the account for now.
+    /// The handler may take bytes that are charged out of the request.
+    #[cold]
+    pub(crate) fn may_be_taken(&self) {
+        // Relaxed, here and below: what matters is the order at this one word.
+        self.taken.store(0, Ordering::Relaxed);
+    }
+
+    /// The handler takes the bytes out of the request. They stay in the account until the flight
+    /// is over. If it is over already they are the handler's own, and the charge ends.
     #[cold]
     pub(crate) fn keep_charge(&self, charge: Charge) {
-        self.taken.fetch_add(charge.leave(), Ordering::Relaxed);
+        let mut taken = self.taken.load(Ordering::Relaxed);
+        while taken != NONE_TAKEN {
+            let more = taken + charge.bytes();
+            let relaxed = Ordering::Relaxed;
+            match self.taken.compare_exchange(taken, more, relaxed, relaxed) {
+                Ok(_) => {
+                    charge.leave();
+                    return;
+                }
+                Err(there) => taken = there,
+            }
+        }
     }
 
     /// The flight is over: what its handler still has is the handler's own.
     #[inline]
     pub(crate) fn forget_taken(&self) {
-        // Relaxed: what another thread added before it answered is ordered by the queue of answers.
-        if self.taken.load(Ordering::Relaxed) != 0 {
-            self.caller.account.take_back(self.taken.swap(0, Ordering::Relaxed));
+        // What another thread added before it answered is ordered by the queue of answers; what it
+        // adds later finds that the flight is over.
+        if self.taken.load(Ordering::Relaxed) != NONE_TAKEN {
+            let taken = self.taken.swap(NONE_TAKEN, Ordering::Relaxed);
+            if taken != 0 {
+                self.caller.account.take_back(taken);
+            }
         }
     }
 
@@ -199,7 +227,7 @@ impl Flight {
         // Never more than the window: who grants without end would fill this process's memory.
         let mut credit = self.credit();
         credit.left = credit.left.saturating_add(items.into()).min(layout::STREAM_WINDOW.into());
-        credit.waits_since = 0;
+        credit.waits_since = if credit.for_room { now_ns() } else { 0 };
         let sender = credit.tasks.sender.take();
         drop(credit);
         self.more.notify_all();
@@ -224,6 +252,11 @@ impl Flight {
         self.credit().over
     }
 
+    /// The same; `None` in a forked child, where any lock may be held for ever.
+    pub(crate) fn over_here(&self) -> Option<StreamOver> {
+        if self.caller.completions.is_here() { self.over() } else { None }
+    }
+
     /// Whether nobody wants the answer any more. If not, `waker` is woken when that changes: the
     /// lock orders this before or behind [`Self::give_up`].
     #[cfg_attr(
@@ -238,15 +271,19 @@ impl Flight {
         credit.over.is_some()
     }
 
-    /// The client's credit is used up: since when the producer has waited for more, `now` if it
-    /// does not wait. `is_counted`: it is the client's doing; if not, the time begins anew.
-    pub(crate) fn stalled_since(&self, now: u64, is_counted: bool) -> Option<u64> {
+    /// The client's credit is used up, or there is no room for an item: since when the producer has
+    /// waited, `now` if it does not wait. `is_counted`: it is the client's doing; if not, the time
+    /// begins anew. `moved_at`: when the client has taken something else, which makes room.
+    pub(crate) fn stalled_since(&self, now: u64, is_counted: bool, moved_at: u64) -> Option<u64> {
         let mut credit = self.credit();
-        if credit.left > 0 || credit.over.is_some() {
+        if (credit.left > 0 && !credit.for_room) || credit.over.is_some() {
             return None;
         }
         if credit.waits_since != 0 && !is_counted {
             credit.waits_since = now;
+        }
+        if credit.for_room {
+            credit.waits_since = credit.waits_since.max(moved_at);
         }
         Some(if credit.waits_since == 0 { now } else { credit.waits_since })
     }
@@ -258,7 +295,24 @@ impl Flight {
 
     /// The producer waits no longer.
     pub(crate) fn waits_no_longer(&self) {
-        self.credit().waits_since = 0;
+        let mut credit = self.credit();
+        (credit.waits_since, credit.for_room) = (0, false);
+    }
+
+    /// The producer has to wait for room. The reactor is told: it has not seen the item, and ends
+    /// the stream after too long a time.
+    #[cold]
+    pub(crate) fn wait_for_room(self: &Arc<Self>) {
+        let mut credit = self.credit();
+        credit.wait();
+        credit.for_room = true;
+        drop(credit);
+        self.caller.completions.push(Completion {
+            to: To::Flight(self.clone()),
+            kind: Kind::Credit,
+            code: 0,
+            payload: Held::default(),
+        });
     }
 
     /// Takes the right to send one item; if there is none `waker` is woken when there may be.
@@ -325,6 +379,7 @@ pub(crate) enum To {
 pub(crate) struct Completion {
     pub(crate) to: To,
     /// [`Kind::OneWay`]: nothing, the handler is done with a request that wants no answer.
+    /// [`Kind::Credit`]: nothing, a producer waits for room.
     pub(crate) kind: Kind,
     pub(crate) code: u16,
     pub(crate) payload: Held,

@@ -2,6 +2,8 @@
 //! request, the responder with which it answers, from any thread and exactly once, and the session.
 
 mod session;
+#[cfg(test)]
+mod tests;
 
 use crate::base::clock::now_ns;
 use crate::link::held::{Charge, ENTRY, Held, KEPT, SMALL};
@@ -27,6 +29,9 @@ pub struct OwnedRequest {
 impl OwnedRequest {
     #[inline]
     pub(crate) fn new(payload: Held, flight: Arc<Flight>, alone: bool) -> Self {
+        if payload.charge.bytes() != 0 {
+            flight.may_be_taken();
+        }
         Self { payload, flight, alone }
     }
 
@@ -338,18 +343,25 @@ impl ResponseStream {
             credit.await.map_err(StreamError::from)?;
             drop(waiting);
             let mut credit = Unused(Some(flight));
+            let mut waiting = Waiting { flight, has_begun: false };
             let charge = poll_fn(|cx| {
-                // Asked first: who gives the stream up wakes for this as well.
-                match flight.over() {
-                    Some(over) => Poll::Ready(Err(over)),
-                    None => {
-                        let size = item.len() + ENTRY;
-                        let room = flight.caller.account.poll_answer(size, cx.waker());
-                        room.map_or(Poll::Pending, |charge| Poll::Ready(Ok(charge)))
-                    }
+                if let Some(over) = flight.over() {
+                    return Poll::Ready(Err(over));
                 }
+                let size = item.len() + ENTRY;
+                if let Some(charge) = flight.caller.account.poll_answer(size, cx.waker()) {
+                    return Poll::Ready(Ok(charge));
+                }
+                if !waiting.has_begun {
+                    waiting.has_begun = true;
+                    flight.wait_for_room();
+                }
+                // Asked again: who gives the stream up wakes for this as well, but only those who
+                // have said before that they wait.
+                flight.over().map_or(Poll::Pending, |over| Poll::Ready(Err(over)))
             });
             let charge = charge.await.map_err(StreamError::from)?;
+            drop(waiting);
             credit.0 = None;
             return Self::send_with_credit(flight, item, charge);
         }
@@ -386,8 +398,14 @@ impl ResponseStream {
             return Err(StreamError::WouldBlock);
         }
         let over = || flight.over().is_some();
-        let size = item.len() + ENTRY;
-        match flight.caller.account.wait_for_answer(size, deadline, over) {
+        let (account, size) = (&flight.caller.account, item.len() + ENTRY);
+        let mut charge = account.charge_answer(size);
+        if charge.is_none() && !on_reactor_thread() {
+            flight.wait_for_room();
+            charge = account.wait_for_answer(size, deadline, over);
+            flight.waits_no_longer();
+        }
+        match charge {
             Some(charge) => Self::send_with_credit(flight, item, charge),
             None => {
                 flight.grant(1);
@@ -398,7 +416,7 @@ impl ResponseStream {
 
     /// Ends the stream. One that the client has let stall ends with an error: an item is missing.
     pub fn end(mut self) {
-        if self.flight().over() == Some(StreamOver::Stalled) {
+        if self.flight().over_here() == Some(StreamOver::Stalled) {
             return;
         }
         if let Some(flight) = self.flight.take() {
@@ -429,11 +447,13 @@ struct Unused<'a>(Option<&'a Flight>);
 
 impl Drop for Unused<'_> {
     fn drop(&mut self) {
-        self.0.into_iter().for_each(|flight| flight.grant(1));
+        // In a forked child any lock may be held for ever.
+        let flight = self.0.filter(|flight| flight.caller.completions.is_here());
+        flight.into_iter().for_each(|flight| flight.grant(1));
     }
 }
 
-/// A future that may wait for credit.
+/// A future that may wait for credit, or for room.
 struct Waiting<'a> {
     flight: &'a Flight,
     has_begun: bool,
@@ -453,7 +473,7 @@ impl Drop for ResponseStream {
         if let Some(flight) = self.flight.take() {
             let (code, text) = if std::thread::panicking() {
                 (code::PANICKED, "the handler panicked")
-            } else if flight.over() == Some(StreamOver::Stalled) {
+            } else if flight.over_here() == Some(StreamOver::Stalled) {
                 (code::BROKEN_OFF, "the client took no item of the stream for too long")
             } else {
                 (code::BROKEN_OFF, "the server broke the stream off")
@@ -492,7 +512,7 @@ pub enum StreamError {
     /// The client took no more items in time, or this is the reactor's thread, which must not wait.
     /// The stream goes on.
     WouldBlock,
-    /// The client took no item for as long as a stream may stall
+    /// The client took no item, or there was no room for this one, for as long as a stream may stall
     /// ([`ServerBuilder::stream_stall_timeout`](crate::ServerBuilder::stream_stall_timeout)). The
     /// stream is over: the client is told so by an error, and its other calls go on.
     SlowClient,

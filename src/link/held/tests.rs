@@ -9,7 +9,7 @@ fn limits() -> HeldLimits {
         uid: 32 << 20,
         total: 64 << 20,
         max_message: 4 << 20,
-        several_uids: false,
+        sharing: Sharing::One,
     }
 }
 
@@ -20,7 +20,7 @@ fn total(limits: HeldLimits) -> Arc<Total> {
 #[test]
 fn a_charge_lives_as_long_as_its_guard() {
     let total = total(limits());
-    let account = total.share().account();
+    let account = total.share(0).account();
     let mut charge = account.charge(10);
     charge.set(&account, 100);
     assert_eq!((account.held(), total.held()), (100, 100));
@@ -29,7 +29,7 @@ fn a_charge_lives_as_long_as_its_guard() {
     assert_eq!((account.held(), total.held()), (35, 35));
     account.take_back(left);
     // What is charged to another client is not that of the first one any more.
-    let other = total.share().account();
+    let other = total.share(0).account();
     charge.set(&other, 7);
     assert_eq!((account.held(), other.held(), total.held()), (0, 7, 7));
     drop(charge);
@@ -39,7 +39,7 @@ fn a_charge_lives_as_long_as_its_guard() {
 #[test]
 fn requests_leave_room_for_answers() {
     let total = total(limits());
-    let account = total.share().account();
+    let account = total.share(0).account();
     let request = account.charge(8 * MIB);
     assert!(!account.may_read() && account.may_set_aside());
     assert!(total.is_tight());
@@ -55,7 +55,7 @@ fn requests_leave_room_for_answers() {
 #[test]
 fn a_message_that_arrives_may_exceed_the_limit_of_its_client_but_not_of_its_uid() {
     let total = total(limits());
-    let share = total.share();
+    let share = total.share(0);
     let (account, other) = (share.account(), share.account());
     let mut charge = Charge::default();
     assert!(charge.grow_to(&account, 4 * MIB) && charge.grow_to(&account, 20 * MIB));
@@ -67,25 +67,94 @@ fn a_message_that_arrives_may_exceed_the_limit_of_its_client_but_not_of_its_uid(
     assert!(!other.may_read(), "its uid holds too much");
     drop(second);
     assert!(other.may_read(), "it holds nothing");
-    assert!(total.share().account().may_read(), "another uid does not");
+    assert!(total.share(0).account().may_read(), "another uid does not");
 }
 
 #[test]
 fn a_uid_leaves_as_much_free_as_it_holds_where_there_are_several() {
-    let several = HeldLimits { client: 1 << 30, uid: 1 << 30, several_uids: true, ..limits() };
-    for (several, most) in
-        [(several.clone(), 32), (HeldLimits { several_uids: false, ..several }, 64)]
-    {
-        let total = total(several.clone());
-        let account = total.share().account();
+    let wide = HeldLimits { client: 1 << 30, uid: 1 << 30, ..limits() };
+    for (sharing, most) in [(Sharing::Strangers, 32), (Sharing::One, 64)] {
+        let total = total(HeldLimits { sharing: sharing.clone(), ..wide.clone() });
+        let account = total.share(0).account();
         let charge = account.charge_answer(most * MIB).expect("room");
         assert!(account.charge_answer(1).is_none());
-        let other = total.share().account();
-        assert_eq!(other.charge_answer(16 * MIB).is_some(), several.several_uids);
+        let other = total.share(1).account();
+        assert_eq!(other.charge_answer(16 * MIB).is_some(), sharing == Sharing::Strangers);
         assert!(other.charge_answer(17 * MIB).is_none());
         drop(charge);
         assert_eq!(total.held(), 0);
     }
+}
+
+/// Of 64 MiB, 8 for each of four uids.
+fn four_listed() -> Arc<Total> {
+    let sharing = Sharing::among((0..4).collect());
+    total(HeldLimits { client: 1 << 30, uid: 1 << 30, sharing, ..limits() })
+}
+
+#[test]
+fn p2_a_listed_uid_has_its_floor_whatever_others_hold() {
+    let total = four_listed();
+    let mut held = Vec::new();
+    for uid in 0..3 {
+        let account = total.share(uid).account();
+        while let Some(charge) = account.charge_answer(64 << 10) {
+            held.push(charge);
+        }
+        // Beside what they may take: what is there already.
+        held.push(account.charge(20 * MIB));
+    }
+    assert!(total.held() > 64 << 20);
+    let last = total.share(3).account();
+    assert!(last.may_read() && last.may_set_aside());
+    let mut arriving = Charge::default();
+    assert!(arriving.grow_to(&last, 4 * MIB));
+    assert!(!last.may_read(), "half of its floor is for requests");
+    assert!(arriving.grow_to(&last, 6 * MIB));
+    assert!(!arriving.grow_to(&last, 6 * MIB + 1), "one quarter of it is for answers");
+    assert!(!last.may_set_aside());
+    let answer = last.charge_answer(2 * MIB).expect("the rest of its floor");
+    assert!(last.charge_answer(1).is_none());
+    drop((arriving, answer));
+    assert!(last.may_read());
+    drop(held);
+    assert_eq!((total.held(), total.unused.load(Ordering::Relaxed)), (0, 32 << 20));
+}
+
+#[test]
+fn what_others_may_hold_is_reserved_from_who_comes_first() {
+    let total = four_listed();
+    let first = total.share(0).account();
+    // Three floors are not free to it; it holds half of the rest.
+    assert!(first.charge_answer(20 * MIB + 1).is_none());
+    let charge = first.charge_answer(20 * MIB).expect("half of what is free");
+    let second = total.share(1).account();
+    assert!(second.charge_answer(14 * MIB).is_some() && second.charge_answer(15 * MIB).is_none());
+    // One that is not listed has no floor.
+    let stranger = total.share(9).account();
+    assert!(
+        stranger.charge_answer(11 * MIB).is_none() && stranger.charge_answer(10 * MIB).is_some()
+    );
+    drop(charge);
+}
+
+#[test]
+fn what_is_unused_is_known_whichever_threads_take_and_give() {
+    let total = four_listed();
+    let share = total.share(2);
+    std::thread::scope(|scope| {
+        for thread in 1..5 {
+            let account = share.account();
+            scope.spawn(move || {
+                for round in 0..20_000 {
+                    let first = account.charge(thread * round % (5 * MIB));
+                    let second = account.charge_answer(round);
+                    drop((first, second));
+                }
+            });
+        }
+    });
+    assert_eq!((total.held(), total.unused.load(Ordering::Relaxed)), (0, 32 << 20));
 }
 
 #[test]
@@ -96,7 +165,7 @@ fn who_waits_for_room_is_woken() {
         let _ = woken.lock().expect("no panic").send(());
     };
     let total = Total::new(limits(), Box::new(wake));
-    let account = total.share().account();
+    let account = total.share(0).account();
     let charge = account.charge(16 * MIB);
     assert!(!account.may_read());
     assert!(wakes.try_recv().is_err());
@@ -114,9 +183,56 @@ fn who_waits_for_room_is_woken() {
 
 #[test]
 fn a_wait_for_room_ends() {
-    let account = total(limits()).share().account();
+    let account = total(limits()).share(0).account();
     let _charge = account.charge(16 * MIB);
     assert!(account.wait_for_answer(1, Some(Instant::now()), || false).is_none());
     assert!(account.wait_for_answer(1, None, || true).is_none());
     assert!(account.poll_answer(1, Waker::noop()).is_none());
+}
+
+/// A total that counts how often it wakes the reader.
+fn counted(limits: HeldLimits) -> (Arc<Total>, Arc<PlainU64>) {
+    let wakes = Arc::new(PlainU64::new(0));
+    let counter = wakes.clone();
+    let wake = move || {
+        counter.fetch_add(1, Ordering::Relaxed);
+    };
+    (Total::new(limits, Box::new(wake)), wakes)
+}
+
+#[test]
+fn who_finds_no_room_wakes_neither_itself_nor_others() {
+    let (total, wakes) = counted(limits());
+    let account = total.share(0).account();
+    let _charge = account.charge(16 * MIB);
+    let deadline = Instant::now() + 3 * BACKSTOP;
+    assert!(account.wait_for_answer(1, Some(deadline), || false).is_none());
+    assert_eq!(wakes.load(Ordering::Relaxed), 0, "a thread that waits went round");
+    let task = Arc::new(CountedWakes::default());
+    assert!(account.poll_answer(1, &task.clone().into()).is_none());
+    assert_eq!(task.0.load(Ordering::Relaxed), 0, "a task that waits woke itself");
+    assert_eq!(wakes.load(Ordering::Relaxed), 0);
+}
+
+#[derive(Default)]
+struct CountedWakes(PlainU64);
+
+impl std::task::Wake for CountedWakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn what_is_set_aside_leaves_room_for_items() {
+    let total = total(limits());
+    let share = total.share(0);
+    let mut aside = Vec::new();
+    for _ in 0..4 {
+        let account = share.account();
+        while account.may_set_aside() {
+            aside.push(account.charge(MIB));
+        }
+        assert!(account.charge_answer(2 * MIB).is_some(), "with {} MiB", account.held() >> 20);
+    }
 }

@@ -103,9 +103,12 @@ impl<E: Engine> Reactor<E> {
         }
         let (table_index, call) = (flight.table_index(), flight.call);
         drop(flight);
-        if kind == Kind::StreamItem {
+        if matches!(kind, Kind::StreamItem | Kind::Credit) {
             self.slots[index].flights.streams(table_index);
             self.stream_looks.moved = true;
+        }
+        if kind == Kind::Credit {
+            return Ok(()); // its producer waits for room
         }
         let answer = (kind != Kind::OneWay).then(|| Head::with_code(kind, code, call));
         self.answer_of(index, table_index, answer)

@@ -147,8 +147,10 @@ impl<E: Engine> Reactor<E> {
         let mut over = Vec::new();
         for (index, slot) in self.slots.iter().enumerate() {
             let limit = limit / 2u32.pow(slot.stalled.min(HALVINGS));
+            let moved_at = slot.stuck_since.unwrap_or(0);
             for (flight, is_its_turn) in slot.flights.streaming() {
-                let Some(since) = flight.stalled_since(now, is_its_turn && !is_late) else {
+                let is_counted = is_its_turn && !is_late;
+                let Some(since) = flight.stalled_since(now, is_counted, moved_at) else {
                     continue;
                 };
                 let mut due = since.saturating_add(ns(limit));

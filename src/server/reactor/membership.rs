@@ -171,7 +171,7 @@ impl<E: Engine> Reactor<E> {
     fn account(&mut self, uid: u32) -> Arc<Account> {
         self.shares.retain(|_, share| share.strong_count() != 0);
         let share = self.shares.get(&uid).and_then(Weak::upgrade).unwrap_or_else(|| {
-            let share = self.held.share();
+            let share = self.held.share(uid);
             self.shares.insert(uid, Arc::downgrade(&share));
             share
         });

@@ -444,6 +444,7 @@ mod tests {
     use crate::handshake::{AnswerOrder, PeerInfo, Transport};
     use crate::server::flight::Completions;
     use crate::server::park::Parker;
+    use crate::server::service::OwnedRequest;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
     use std::hint::black_box;
@@ -499,6 +500,30 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn what_a_handler_takes_out_behind_its_answer_is_its_own() {
+        let caller = caller();
+        let mut flights = Flights::new(false, &caller.account);
+        for answered_first in [true, false, true] {
+            let flight = flights.prepare(&caller, 1, 0, false);
+            let free = caller.account.held();
+            let charge = caller.account.charge(1 << 20);
+            let request =
+                OwnedRequest::new(Held { bytes: vec![1; 1 << 20], charge }, flight.clone(), false);
+            let place = flights.enter(flight);
+            if answered_first {
+                flights.end(place);
+                assert_eq!(caller.account.held(), free + (1 << 20), "its buffer is there");
+                assert_eq!(request.into_payload().len(), 1 << 20);
+            } else {
+                assert_eq!(request.into_payload().len(), 1 << 20);
+                assert_eq!(caller.account.held(), free + (1 << 20), "it is not answered");
+                flights.end(place);
+            }
+            assert_eq!(caller.account.held(), free);
         }
     }
 
