@@ -3,10 +3,13 @@
 //!
 //! The thread is there while there is something to give back, and ends then. What is small is given
 //! back at once, by whoever has it.
+//!
+//! A forked child has a queue of its own. The parent's lock may be held for ever by a thread that
+//! the child does not have, and what the parent has queued is the parent's.
 
 use crate::os::fork::Origin;
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// From this size on memory is given back elsewhere: starting a thread costs about as much as
 /// freeing this much.
@@ -14,18 +17,35 @@ const LARGE: u64 = 1 << 20;
 
 type Thing = Box<dyn Send>;
 
+#[derive(Default)]
 struct Disposal {
     /// What is to be dropped.
     things: VecDeque<Thing>,
-    /// The process in which the thread runs; `None` if it does not.
-    running: Option<Origin>,
+    /// Whether the thread is there.
+    running: bool,
 }
 
-static DISPOSAL: Mutex<Disposal> = Mutex::new(Disposal { things: VecDeque::new(), running: None });
+/// The queue of a process, and that of a child that was forked from its process.
+struct Node {
+    origin: Origin,
+    disposal: Mutex<Disposal>,
+    child: OnceLock<Box<Node>>,
+}
+
+impl Node {
+    fn new() -> Self {
+        Self { origin: Origin::here(), disposal: Mutex::default(), child: OnceLock::new() }
+    }
+}
 
 fn disposal() -> MutexGuard<'static, Disposal> {
+    static FIRST: OnceLock<Node> = OnceLock::new();
+    let mut node = FIRST.get_or_init(Node::new);
+    while !node.origin.is_here() {
+        node = node.child.get_or_init(|| Box::new(Node::new()));
+    }
     // The queue is valid after every step.
-    DISPOSAL.lock().unwrap_or_else(PoisonError::into_inner)
+    node.disposal.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Drops `thing`, which keeps so many bytes of memory alive. If they are many this is done on
@@ -35,9 +55,7 @@ pub(crate) fn dispose(bytes: u64, thing: impl Send + 'static) {
         return;
     }
     let mut disposal = disposal();
-    if !disposal.running.is_some_and(Origin::is_here) {
-        // After a fork the queue is a copy of the parent's, and these things are the parent's.
-        std::mem::forget(std::mem::take(&mut disposal.things));
+    if !disposal.running {
         let thread = std::thread::Builder::new().name("ringbell-free".into());
         if thread.spawn(run).is_err() {
             // No thread is to be had: it takes its time here.
@@ -45,7 +63,7 @@ pub(crate) fn dispose(bytes: u64, thing: impl Send + 'static) {
             drop(thing);
             return;
         }
-        disposal.running = Some(Origin::here());
+        disposal.running = true;
     }
     disposal.things.push_back(Box::new(thing));
 }
@@ -54,7 +72,7 @@ fn run() {
     loop {
         let mut disposal = disposal();
         let Some(thing) = disposal.things.pop_front() else {
-            disposal.running = None;
+            disposal.running = false;
             return;
         };
         drop(disposal);
@@ -74,6 +92,31 @@ mod tests {
         fn drop(&mut self) {
             let _ = self.0.send(std::thread::current().id());
         }
+    }
+
+    #[test]
+    #[allow(unsafe_code, reason = "fork, and _exit")]
+    fn a_forked_child_does_not_wait_for_its_parents_lock() {
+        let held = disposal();
+        // SAFETY: the child calls nothing but what is below, and ends without destructors. It may
+        // allocate: the allocator is usable in the child of a process with threads.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let (tell, told) = channel();
+            // One that waits for ever is ended by the signal.
+            // SAFETY: no memory is passed.
+            unsafe { libc::alarm(20) };
+            dispose(LARGE, Tells(tell));
+            let elsewhere = told.recv().is_ok_and(|thread| thread != std::thread::current().id());
+            // SAFETY: it ends the child here and now.
+            unsafe { libc::_exit(if elsewhere { 0 } else { 1 }) }
+        }
+        assert!(child > 0, "fork");
+        let mut status = 0;
+        // SAFETY: `status` outlives the call.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        drop(held);
+        assert_eq!(status, 0, "the child hung, or dropped it on its own thread");
     }
 
     #[test]
