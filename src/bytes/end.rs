@@ -237,7 +237,7 @@ impl ByteEndpoint {
     }
 
     /// The pidfd of the server's process, where this side knows it.
-    pub(super) fn process(&self) -> Option<Arc<OwnedFd>> {
+    pub(crate) fn process(&self) -> Option<Arc<OwnedFd>> {
         self.side.as_ref()?.process.clone()
     }
 

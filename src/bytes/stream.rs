@@ -63,6 +63,8 @@ pub struct ByteStream {
     pub(super) is_socket: bool,
     /// The server's pidfd.
     pub(super) process: Option<Arc<OwnedFd>>,
+    transport: Transport,
+    number: u64,
     /// Looked at before the lock is taken, which a thread may have held that a forked child does
     /// not have.
     pub(super) origin: Origin,
@@ -162,6 +164,7 @@ impl ByteStream {
         let waiter = || Waiter::new(wait.clone());
         let (lifeline, is_socket, process) =
             (end.shared_lifeline(), end.is_socket(), end.process());
+        let (transport, number) = (end.transport().clone(), end.number());
         let inner = Inner {
             end,
             waiters: [waiter(), waiter()],
@@ -179,34 +182,43 @@ impl ByteStream {
             lifeline,
             is_socket,
             process,
+            transport,
+            number,
             origin: Origin::here(),
         }
     }
 
     /// What carries the stream, and if it is the socket, why.
     pub fn transport(&self) -> Transport {
-        lock(&self.inner).end.transport().clone()
+        self.transport.clone()
     }
 
     /// The session's number, unique in the listener's life and the same at both ends.
     pub fn session(&self) -> u64 {
-        lock(&self.inner).end.number()
+        self.number
     }
 
-    /// What this side counted so far: chunks, parks, wakes.
+    /// What this side counted so far: chunks, parks, wakes. Nothing in a forked child.
     pub fn stats(&self) -> SessionCounters {
-        lock(&self.inner).end.stats()
+        if self.origin.is_here() { lock(&self.inner).end.stats() } else { Default::default() }
     }
 
     /// How long a read waits: `None` waits for ever, zero does not wait. Then it fails with
     /// `TimedOut`, or `WouldBlock` if it did not wait. Default: for ever.
     pub fn set_read_timeout(&self, timeout: Option<Duration>) {
-        lock(&self.inner).timeouts[Direction::Read as usize] = timeout;
+        self.set_timeout(Direction::Read, timeout);
     }
 
     /// As [`Self::set_read_timeout`], for writes and for [`Self::shutdown_write`].
     pub fn set_write_timeout(&self, timeout: Option<Duration>) {
-        lock(&self.inner).timeouts[Direction::Write as usize] = timeout;
+        self.set_timeout(Direction::Write, timeout);
+    }
+
+    fn set_timeout(&self, direction: Direction, timeout: Option<Duration>) {
+        // In a forked child nothing waits.
+        if self.origin.is_here() {
+            lock(&self.inner).timeouts[direction as usize] = timeout;
+        }
     }
 
     /// Ends this side: the peer reads what was written, and then the end. Reading goes on. Waits

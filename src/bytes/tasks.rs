@@ -6,9 +6,8 @@ use super::inbox::DeathWatch;
 use super::listener::ByteListener;
 use super::stream::ByteStream;
 use crate::base::sync::lock;
-use rustix::fd::OwnedFd;
 use std::io;
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 use std::task::{Poll, Waker};
 
 impl Direction {
@@ -30,11 +29,6 @@ impl Wanted {
 }
 
 impl ByteEndpoint {
-    /// The pidfd of the server's process, for an event loop that looks after it from now on.
-    pub(crate) fn take_process(&mut self) -> Option<Arc<OwnedFd>> {
-        self.side.as_mut()?.process.take()
-    }
-
     /// The process at the other end has ended, says an event loop that looks after it.
     pub(crate) fn process_ended(&mut self) {
         self.gone |= self.side.is_some();

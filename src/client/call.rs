@@ -11,6 +11,14 @@ use crate::protocol::ring::Record;
 use crate::trace;
 use std::time::{Duration, Instant};
 
+/// An answer that is to be shown.
+enum Found {
+    /// In the client's buffer.
+    Taken(Head),
+    /// Where it lies.
+    InRing(Record),
+}
+
 impl Client {
     /// Sends a request and waits for its answer, for ever.
     ///
@@ -116,32 +124,32 @@ impl Client {
     ) -> Result<R, CallError> {
         let aside = self.take_aside(call);
         let waited = self.wait(&mut deadline, Interest::DATA, |client| {
-            if aside.is_some() {
-                return Ok(Some(aside));
+            if let Some(head) = aside {
+                return Ok(Some(Found::Taken(head)));
             }
-            if client.peek(call)?.is_some() {
-                return Ok(Some(None));
+            // It is looked at once: a server that changes it afterwards changes nothing here.
+            if let Some(record) = client.peek(call)? {
+                return Ok(Some(Found::InRing(record)));
             }
-            Ok(client.look(Some(call))?.map(Some))
+            Ok(client.look(Some(call))?.map(Found::Taken))
         });
         match waited {
             Err(end) => Err(self.call_failed(call, end)),
             // It came in pieces, behind other messages, or after the look at the ring, and so was
             // taken.
-            Ok(Some(head)) if head.kind() == Kind::Response => {
+            Ok(Found::Taken(head)) if head.kind() == Kind::Response => {
                 let seen = look(View(ViewOf::Private(&self.buffer)));
                 self.unless_forked(seen)
             }
-            Ok(Some(head)) => Err(self.refused(head)),
-            Ok(None) => {
+            Ok(Found::Taken(head)) => Err(self.refused(head)),
+            Ok(Found::InRing(record)) => {
                 self.sample_answered(call.0);
-                let peeked = self.peek(call).map_err(|over| self.fail(over).as_call(true))?;
                 self.calls.end(call.0);
                 let shown =
-                    Shown { session: &mut self.session, record: peeked, origin: self.origin };
+                    Shown { session: &mut self.session, record: Some(record), origin: self.origin };
                 let (Some(record), Some(ring)) = (shown.record.as_ref(), shown.session.incoming())
                 else {
-                    unreachable!("it was just there, and nobody else takes it")
+                    unreachable!("records lie in rings")
                 };
                 let seen = look(View(ViewOf::Ring(ring, record)));
                 drop(shown);

@@ -136,9 +136,9 @@ impl AsyncByteStream {
         ConnectOptions::new().connect_bytes_async(path).await
     }
 
-    fn new(mut end: ByteEndpoint) -> io::Result<Self> {
+    fn new(end: ByteEndpoint) -> io::Result<Self> {
         let is_socket = end.is_socket();
-        let (descriptor, process) = (end.shared_lifeline(), end.take_process());
+        let (descriptor, process) = (end.shared_lifeline(), end.process());
         let interest =
             if is_socket { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
         let sleepers = Arc::new(Sleepers::default());

@@ -2,12 +2,13 @@
 
 use crate::serving::Serving;
 use crate::traffic::{Any, FLAVOURS, ask};
+use ringbell::sync::{Ordering, PlainBool};
 use ringbell::{ByteStream, ByteStreamError};
 use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::process::{Arguments, Start, hear, say};
 use ringbell_shm_tests::progress::tick;
 use ringbell_shm_tests::{becomes_true, done, observe, options, scaled, signals, wait_until};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -25,6 +26,43 @@ fn polled<T>(
         std::task::Poll::Ready(result) => is_forked(result),
         std::task::Poll::Pending => false,
     }
+}
+
+/// Forks while other threads use a stream: one of them may hold its lock.
+pub(crate) fn forking_beside_threads(arguments: &Arguments) {
+    let stream = options().connect_bytes(arguments.text("path")).expect("connect");
+    let (over, session) = (PlainBool::new(false), stream.session());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let _ = stream.stats();
+                }
+            });
+        }
+        for _ in 0..arguments.number("rounds") {
+            let status = signals::in_a_fork(|| {
+                let _ = (stream.transport(), stream.stats());
+                stream.set_read_timeout(Some(Duration::ZERO));
+                stream.set_write_timeout(None);
+                u8::from(stream.session() != session || !is_forked(stream.read(&mut [0])))
+            });
+            assert_eq!(status, 0, "a forked child got something");
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    say("done");
+}
+
+pub(crate) fn a_child_beside_threads_that_use_a_stream_does_not_hang() -> Ran {
+    let rounds = scaled(200).max(50);
+    let serving = Serving::start("blocking");
+    let start = Start::role("forking_beside_threads").with("path", serving.path().display());
+    let mut process = start.with("rounds", rounds).start();
+    process.expect("done");
+    process.succeed();
+    serving.stop();
+    done!("{rounds} children beside two threads that use a stream")
 }
 
 /// Whether a forked child gets nothing out of what it has a copy of.
@@ -158,4 +196,36 @@ pub(crate) fn a_child_that_holds_the_socket_keeps_no_dead_client_alive() -> Ran 
         tick();
     }
     done!("a reader of each kind, whose client left a child behind")
+}
+
+/// The child holds the lifeline, so only the process tells. There is room in the ring all the time:
+/// a write learns of it all the same.
+pub(crate) fn c11_a_writer_learns_of_a_server_that_left_a_child() -> Ran {
+    for flavour in FLAVOURS {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = |name| dir.path().join(name);
+        let start = Start::role("serve_and_fork").with("path", file("s").display());
+        let start = start.with("born", file("born").display()).with("over", file("over").display());
+        let mut server = start.start();
+        server.expect("ready");
+        let mut stream = Any::connect(flavour, &file("s"));
+        stream.write_all(&ask(b'r', 9, 0)).expect("room");
+        let heir = Heir::born(&file("born"), &file("over"));
+        server.kill();
+        server.is_killed();
+        let mut error = None;
+        // Each write takes a line of the ring, and there are a thousand.
+        for _ in 0..100 {
+            std::thread::sleep(Duration::from_millis(5));
+            error = stream.write_all(b"x").err();
+            if error.is_some() {
+                break;
+            }
+        }
+        let error = error.expect("a write that says that nobody reads");
+        assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+        heir.end();
+        tick();
+    }
+    done!("a writer of each kind, whose server left a child behind")
 }

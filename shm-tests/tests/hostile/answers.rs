@@ -8,6 +8,7 @@ use ringbell::sync::{Ordering, PlainU64};
 use ringbell::{CallError, Client, PeerFault, RingFault};
 use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::{Chance, mix};
+use ringbell_shm_tests::progress::tick;
 use ringbell_shm_tests::raw;
 use ringbell_shm_tests::{done, scaled, seed};
 use std::time::{Duration, Instant};
@@ -186,6 +187,44 @@ pub(crate) fn servers_that_write_nonsense() -> Ran {
         .map(|answer| answer.len());
     assert_eq!(error, Err(CallError::TimedOut { maybe_executed: true }));
     done!("{} ways", cases + 3)
+}
+
+/// Answers that are there at one look and not at the next: a client looks once, and shows what it
+/// has seen.
+pub(crate) fn answers_that_come_and_go() -> Ran {
+    let calls = scaled(800).max(200);
+    let fake = Fake::new();
+    let Attached { mut client, mut lines, segments, stream: _stream } = attached(&fake);
+    let answered = PlainU64::new(0);
+    std::thread::scope(|scope| {
+        let flickering = scope.spawn(|| {
+            let head = segments.response.own_word(offset::HEAD);
+            loop {
+                let number = answered.load(Ordering::Acquire);
+                if number >= calls {
+                    break;
+                }
+                // Requests and answers take a line each.
+                head.store(64 * number, Ordering::Release);
+                lines.store(64 * number + 8, (number + 1) << 32, Ordering::Relaxed);
+                lines.store(64 * number, word(Kind::Response, 0, 24), Ordering::Release);
+                lines.store(64 * number, 0, Ordering::Release);
+            }
+        });
+        let calling = scope.spawn(|| {
+            for number in 1..=calls {
+                let seen = client.call_view(b"x", None, |view| view.len());
+                assert_eq!(seen, Ok(24), "call {number}");
+                answered.store(number, Ordering::Release);
+                tick();
+            }
+        });
+        let outcome = calling.join();
+        answered.store(calls, Ordering::Release);
+        flickering.join().expect("it only writes");
+        outcome.expect("the client does not panic");
+    });
+    done!("{calls} calls")
 }
 
 pub(crate) fn any_bytes_in_the_response_ring() -> Ran {

@@ -37,6 +37,7 @@ suite! {
         servers_with_wrong_descriptors,
         servers_that_answer_nonsense,
         servers_that_write_nonsense,
+        answers_that_come_and_go,
         any_bytes_in_the_response_ring,
         p4_nobody_waits_for_descriptors_of_a_client,
         p4_descriptors_of_a_client_are_refused,

@@ -67,7 +67,8 @@ pub(crate) fn servers_with_wrong_segments() -> Ran {
         }
         let wrong = [
             ringbell::layout::Identity { magic: 1, ..honest },
-            ringbell::layout::Identity { version: 2, ..honest },
+            ringbell::layout::Identity { version: honest.version - 1, ..honest },
+            ringbell::layout::Identity { version: honest.version + 1, ..honest },
             ringbell::layout::Identity { kind: 9, ..honest },
             ringbell::layout::Identity { generation: 1, ..honest },
             ringbell::layout::Identity { session: 99, ..honest },
