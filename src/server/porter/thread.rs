@@ -200,7 +200,13 @@ impl<O: Outbox> Porter<O> {
     /// False if the porter is to end.
     fn handle(&mut self, token: Token, flags: EventFlags) -> bool {
         match token {
-            Token::Listener => self.accept(),
+            Token::Listener => {
+                self.accept();
+                if flags.intersects(EventFlags::HUP | EventFlags::ERR) {
+                    // Another holder has shut it down, which the kernel tells again and again.
+                    self.pause_accepting();
+                }
+            }
             Token::Mail => return self.read_mail(),
             Token::HalfOpen(id) => self.hear(id, flags),
             Token::Lifeline(session) => self.report_death(session, Death::HungUp),
@@ -286,26 +292,21 @@ impl<O: Outbox> Porter<O> {
         }
     }
 
-    /// Whoever connects has to wait: watching the listener would be a busy loop.
+    /// Whoever connects has to wait: watching the listener would be a busy loop. It is
+    /// taken out, since the kernel tells of a hang-up whatever is watched for.
     fn pause_accepting(&mut self) {
-        let _ = epoll::modify(
-            &self.epoll,
-            &self.listener.socket,
-            Token::Listener.data(),
-            EventFlags::empty(),
-        );
+        let _ = epoll::delete(&self.epoll, &self.listener.socket);
         self.accept_paused_until = Some(Instant::now() + ACCEPT_RETRY);
     }
 
     fn resume_accepting(&mut self) {
         if self.accept_paused_until.take().is_some() {
             self.refill_reserve();
-            let _ = epoll::modify(
-                &self.epoll,
-                &self.listener.socket,
-                Token::Listener.data(),
-                EventFlags::IN,
-            );
+            let data = Token::Listener.data();
+            if epoll::add(&self.epoll, &self.listener.socket, data, EventFlags::IN).is_err() {
+                // No memory: later.
+                self.accept_paused_until = Some(Instant::now() + ACCEPT_RETRY);
+            }
         }
     }
 

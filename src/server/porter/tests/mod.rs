@@ -63,9 +63,15 @@ impl Fixture {
     }
 
     fn run(mode: PorterMode, config: PorterConfig) -> Self {
+        Self::listening(mode, config, |_| {})
+    }
+
+    /// As [`Self::run`], after something was done to the listener.
+    fn listening(mode: PorterMode, config: PorterConfig, prepare: impl FnOnce(&Listener)) -> Self {
         let scratch = Scratch::new();
         let path = scratch.path("s");
         let listener = listen(&path, &ListenOptions::default()).expect("bound");
+        prepare(&listener);
         let me = Peer { pid: 0, uid: 0, name: [0; NAME] };
         let armed_words = config.max_clients;
         let status = Segment::status(GENERATION, armed_words.into(), &me).expect("made");

@@ -114,3 +114,15 @@ fn a_client_that_seals_its_segment_is_turned_out() {
     eventually("counted", || count(&fixture.handle().counters().failed) == 1);
     fixture.join();
 }
+
+#[test]
+fn a_listener_that_another_holder_has_shut_down_keeps_no_porter_busy() {
+    let mut fixture = Fixture::listening(PorterMode::Loop, settings(), |listener| {
+        rustix::net::shutdown(&*listener.socket, rustix::net::Shutdown::Both).expect("shut down");
+    });
+    let handle = fixture.handle.as_mut().expect("it runs");
+    assert!(handle.turn(), "it is told of that");
+    // It looks again every 100 ms.
+    let quiet = (0..1000).filter(|_| !handle.turn()).count();
+    assert!(quiet > 500, "{quiet} of 1000 turns had nothing to do");
+}
