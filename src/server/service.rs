@@ -512,9 +512,9 @@ pub enum StreamError {
     /// The client took no more items in time, or this is the reactor's thread, which must not wait.
     /// The stream goes on.
     WouldBlock,
-    /// The client took no item, or there was no room for this one, for as long as a stream may stall
-    /// ([`ServerBuilder::stream_stall_timeout`](crate::ServerBuilder::stream_stall_timeout)). The
-    /// stream is over: the client is told so by an error, and its other calls go on.
+    /// The client took no item, or there was no room for this one, for as long as a stream may
+    /// stall: see [`stream_stall_timeout`](crate::ServerBuilder::stream_stall_timeout).
+    /// The stream is over: the client is told so by an error, and its other calls go on.
     SlowClient,
     /// The client no longer wants the answer.
     Cancelled,
