@@ -28,6 +28,7 @@ suite! {
         a_stream_that_is_dropped_has_no_end,
         a_killed_peer_has_no_end,
         what_a_client_wrote_before_it_went_is_read,
+        c11_a_reader_that_is_killed_behind_the_end_has_read_all,
         rounds_leave_nothing_behind,
         timeouts,
         a_listener_that_is_closed,
@@ -53,5 +54,5 @@ suite! {
         a_loop_is_told_of_a_server_that_left_a_child,
         arming_leaves_a_thread_that_yields_alone,
     ],
-    roles: [serve, connect, forking, leaving, looping_and_forking, serve_and_fork],
+    roles: [serve, connect, forking, leaving, looping_and_forking, serve_and_fork, reads_to_the_end],
 }
