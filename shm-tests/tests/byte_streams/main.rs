@@ -54,5 +54,7 @@ suite! {
         a_loop_is_told_of_a_server_that_left_a_child,
         arming_leaves_a_thread_that_yields_alone,
     ],
-    roles: [serve, connect, forking, leaving, looping_and_forking, serve_and_fork, reads_to_the_end],
+    roles: [
+        serve, connect, forking, leaving, looping_and_forking, serve_and_fork, reads_to_the_end,
+    ],
 }
