@@ -210,6 +210,8 @@ fn c11_ending_a_stream_whose_reader_is_gone_is_a_broken_pipe() {
         reader.read_exact(&mut [0]).expect("read");
         drop(reader);
         is_broken_pipe(writer.shutdown_write());
+        // Nothing is unread, but something could not be said.
+        is_broken_pipe(writer.flush());
     });
 }
 
@@ -246,6 +248,16 @@ fn c11_a_reader_that_has_read_all_may_go() {
         drop(reader);
         writer.flush().expect("all was read");
         writer.shutdown_write().expect("it has ended");
+    });
+    each(|mut writer, mut reader, transport| {
+        writer.write_all(b"question").expect("taken");
+        reader.read_exact(&mut [0; 8]).expect("read");
+        drop(reader);
+        writer.read(&mut [0]).expect_err("no answer");
+        // It is known to be gone by now, and has left nothing; over the socket nobody can tell.
+        if transport == TransportChoice::SharedMemory {
+            writer.flush().expect("all was read");
+        }
     });
 }
 

@@ -6,7 +6,8 @@
 //!
 //! 1. The oldest events are dropped; [`Client::next_event`] says how many.
 //! 2. The stream that holds most is given up: its items are dropped, and its end is an error.
-//! 3. The answer that came is dropped, and an error stands in its place.
+//! 3. The answer that came is dropped, and an error stands in its place. One of at most [`SMALL`]
+//!    bytes is kept all the same: calls in flight bound these.
 //!
 //! Both errors have the code [`NOT_KEPT`](crate::layout::code::NOT_KEPT). Nothing waits for room: a
 //! caller that waits for one answer must not depend on whether it asks for another one.
@@ -14,6 +15,8 @@
 use super::{Client, RemoteError};
 use crate::client::calls::CallId;
 
+/// The largest answer that is kept although there is no room, in bytes.
+const SMALL: usize = 4 << 10;
 /// A buffer with more capacity is not kept for a message that does not need it.
 const POOLED_MOST: usize = 64 << 10;
 
@@ -23,6 +26,14 @@ impl Client {
     pub(super) fn hold(&mut self, bytes: usize) -> bool {
         self.held += bytes;
         self.held + self.events.bytes <= self.max_held || self.make_room(bytes)
+    }
+
+    /// As [`Self::hold`], for an answer.
+    #[inline]
+    pub(super) fn hold_answer(&mut self, bytes: usize) -> bool {
+        let is_small = bytes <= SMALL;
+        self.held += if is_small { bytes } else { 0 };
+        is_small || self.hold(bytes)
     }
 
     /// So much is no longer held.

@@ -119,7 +119,8 @@ impl ConnectOptions {
     ///
     /// Beyond that the oldest events are dropped ([`EventError::Missed`](crate::EventError)); then
     /// the stream that holds most ends with an error; then an answer does. The code of these errors
-    /// is [`NOT_KEPT`](crate::layout::code::NOT_KEPT).
+    /// is [`NOT_KEPT`](crate::layout::code::NOT_KEPT). Answers of up to 4 KiB are kept in any case:
+    /// calls in flight bound them.
     pub fn max_held_bytes(mut self, bytes: usize) -> Self {
         self.max_held_bytes = Some(bytes);
         self

@@ -152,7 +152,7 @@ impl Client {
 
     pub(super) fn set_aside(&mut self, mut head: Head) {
         let mut payload = self.take_buffer();
-        if !self.hold(payload.capacity()) {
+        if !self.hold_answer(payload.capacity()) {
             head = Head::error(code::NOT_KEPT, head.call);
             payload = Vec::new();
         }

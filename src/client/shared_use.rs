@@ -181,7 +181,7 @@ impl Client {
             let outcome = match head.kind() {
                 Kind::Response => {
                     let answer = self.take_buffer();
-                    if self.hold(answer.capacity()) {
+                    if self.hold_answer(answer.capacity()) {
                         Ok(answer)
                     } else {
                         Err(CallError::Remote(RemoteError::not_kept()))

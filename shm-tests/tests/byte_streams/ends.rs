@@ -5,7 +5,7 @@ use crate::serving::Serving;
 use crate::traffic::{Any, Bytes, FLAVOURS, ask, is_reset, runtime};
 use ringbell::{AsyncByteListener, ByteListener, ByteStreamError, ConnectError};
 use ringbell_shm_tests::harness::Ran;
-use ringbell_shm_tests::process::Start;
+use ringbell_shm_tests::process::{Arguments, PATIENCE, Start, hear, say};
 use ringbell_shm_tests::progress::tick;
 use ringbell_shm_tests::transport::over_socket;
 use ringbell_shm_tests::{done, observe, options, wait_until};
@@ -110,6 +110,34 @@ pub(crate) fn what_a_client_wrote_before_it_went_is_read() -> Ran {
         serving.stop();
     }
     done!("{clients} clients")
+}
+
+/// The role: reads to the end, and stays.
+pub(crate) fn reads_to_the_end(arguments: &Arguments) {
+    let mut stream = options().connect_bytes(arguments.text("path")).expect("connect");
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all).expect("an end");
+    say(&format!("read {}", all.len()));
+    let _ = hear();
+}
+
+pub(crate) fn c11_a_reader_that_is_killed_behind_the_end_has_read_all() -> Ran {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("s");
+    let listener = ByteListener::bind(&path).expect("bind");
+    let mut process = Start::role("reads_to_the_end").with("path", path.display()).start();
+    let mut stream = listener.accept_timeout(Some(PATIENCE)).expect("a stream");
+    stream.write_all(&[7; 1000]).expect("taken");
+    stream.shutdown_write().expect("ended");
+    assert_eq!(process.expect("read"), "1000");
+    process.kill();
+    process.is_killed();
+    stream.read(&mut [0; 8]).expect_err("it did not end its side");
+    // The kernel does not tell over the socket what its reader has read.
+    if !over_socket() {
+        stream.flush().expect("all was read, and the end");
+    }
+    done!("1000 bytes and the end")
 }
 
 pub(crate) fn a_listener_that_is_closed() -> Ran {

@@ -28,6 +28,7 @@ suite! {
         a_stream_that_is_dropped_has_no_end,
         a_killed_peer_has_no_end,
         what_a_client_wrote_before_it_went_is_read,
+        c11_a_reader_that_is_killed_behind_the_end_has_read_all,
         rounds_leave_nothing_behind,
         timeouts,
         a_listener_that_is_closed,
@@ -63,5 +64,6 @@ suite! {
         leaving,
         looping_and_forking,
         serve_and_fork,
+        reads_to_the_end,
     ],
 }

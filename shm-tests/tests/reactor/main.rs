@@ -95,6 +95,7 @@ suite! {
         clients_at_once,
         p2_a_small_request_holds_no_large_buffer,
         p2_requests_that_handlers_keep_are_charged,
+        p2_bytes_that_handlers_take_are_charged,
         p2_answers_that_nobody_reads_are_charged,
         p2_answers_before_their_turn_are_charged,
         p2_events_that_nobody_reads_are_charged,

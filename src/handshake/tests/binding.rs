@@ -1,6 +1,7 @@
 //! The listener.
 
 use super::*;
+use rustix::fs::{FileType, Mode, inotify};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixDatagram;
 
@@ -180,7 +181,13 @@ fn p9_a_lock_that_is_none_is_named() {
     refused("it is a symbolic link");
     assert!(!target.exists(), "the link was not followed");
     std::fs::remove_file(&lock).expect("removed");
-    let _socket = UnixListener::bind(&lock).expect("bound");
+    let socket = UnixListener::bind(&lock).expect("bound");
+    refused("it is no plain file");
+    drop(socket);
+    std::fs::remove_file(&lock).expect("removed");
+    // Unlike a socket it could be opened, and locked.
+    let own = Mode::RUSR | Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &lock, FileType::Fifo, own, 0).expect("made");
     refused("it is no plain file");
 }
 
@@ -195,19 +202,38 @@ fn p9_a_lock_that_is_held_is_named() {
     bind(&path).expect("bound");
 }
 
-/// The socket gets its permissions although somebody always has a link at its path.
+/// The socket gets its permissions although somebody always has something at its path.
 #[test]
 fn p10_a_link_at_the_path_is_not_followed() {
     let scratch = Scratch::new();
-    let (path, victim) = (scratch.path("s"), scratch.path("victim"));
+    let victim = scratch.path("victim");
     std::fs::write(&victim, "precious").expect("written");
-    std::fs::set_permissions(&victim, std::fs::Permissions::from_mode(0o600)).expect("set");
+    victim_of_links(&scratch, &victim, |link| {
+        let _ = std::os::unix::fs::symlink(&victim, link);
+    });
+}
+
+/// A second name of another socket is not taken for the socket that was just made.
+#[test]
+fn p10_another_socket_at_the_path_is_left_alone() {
+    let scratch = Scratch::new();
+    let victim = scratch.path("victim");
+    drop(UnixListener::bind(&victim).expect("bound"));
+    victim_of_links(&scratch, &victim, |link| {
+        let _ = std::fs::hard_link(&victim, link);
+    });
+}
+
+/// Binds again and again while `make` has a link to the victim at the path.
+fn victim_of_links(scratch: &Scratch, victim: &Path, make: impl Fn(&Path) + Sync) {
+    let path = scratch.path("s");
+    std::fs::set_permissions(victim, std::fs::Permissions::from_mode(0o600)).expect("set");
     let stop = crate::base::sync::PlainBool::new(false);
     let rounds = std::thread::scope(|scope| {
         scope.spawn(|| {
             let link = scratch.path("link");
             while !stop.load(crate::base::sync::Ordering::Relaxed) {
-                let _ = std::os::unix::fs::symlink(&victim, &link);
+                make(&link);
                 // Only what somebody has just made is replaced.
                 if std::fs::symlink_metadata(&path).is_ok() {
                     let _ = std::fs::rename(&link, &path);
@@ -228,7 +254,7 @@ fn p10_a_link_at_the_path_is_not_followed() {
         stop.store(true, crate::base::sync::Ordering::Relaxed);
         replaced
     });
-    let mode = std::fs::metadata(&victim).expect("there").permissions().mode() & 0o777;
+    let mode = std::fs::metadata(victim).expect("there").permissions().mode() & 0o777;
     assert_eq!(mode, 0o600, "of a file that a link pointed at, with {rounds} links in time");
 }
 
@@ -239,8 +265,16 @@ fn p10_a_socket_has_its_mode_from_the_start() {
     for mode in [0o600, 0o660, 0o666, 0o700] {
         let path = scratch.path(&format!("{mode:o}"));
         let options = ListenOptions { mode, ..ListenOptions::default() };
+        let watch = inotify::init(inotify::CreateFlags::NONBLOCK).expect("a watch");
+        let what = inotify::WatchFlags::ATTRIB;
+        inotify::add_watch(&watch, path.parent().expect("a directory"), what).expect("watched");
         let _listener = listen(&path, &options).expect("bound");
         let found = std::fs::metadata(&path).expect("there").permissions().mode() & 0o777;
         assert_eq!(found, mode);
+        // Every umask leaves these of the user itself; who sets one that does not is not served.
+        if mode & 0o077 == 0 {
+            let changes = rustix::io::read(&watch, &mut [0; 512][..]);
+            assert_eq!(changes, Err(rustix::io::Errno::AGAIN), "{mode:o} was set afterwards");
+        }
     }
 }
