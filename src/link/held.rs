@@ -30,6 +30,7 @@
 
 use crate::base::shares::{self, Sharing};
 use crate::base::sync::{Ordering, PlainBool, PlainU64, fence};
+use crate::base::wakers::wake_all;
 use crate::os::fork::Origin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -220,7 +221,7 @@ impl Total {
         let tasks = std::mem::take(&mut sleepers.tasks);
         drop(sleepers);
         self.room.notify_all();
-        tasks.into_iter().for_each(Waker::wake);
+        wake_all(tasks);
     }
 }
 

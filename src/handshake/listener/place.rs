@@ -185,6 +185,9 @@ impl<'a> Lock<'a> {
                     // The last holder has removed it: a lock on a file that nobody can find locks
                     // nobody out. It must not remove the one that is there now.
                     name = lock.forget();
+                    if Instant::now() >= give_up {
+                        return Err(BindError::Locked(place.path.with_file_name(&name)));
+                    }
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::WOULDBLOCK) if Instant::now() < give_up => {
