@@ -108,7 +108,7 @@ pub use memory::layout;
 pub use protocol::bell::Arming;
 pub use protocol::wait;
 #[doc(hidden)]
-pub use protocol::{bell, bells, ring, sleeper};
+pub use protocol::{bell, bells, ring, room, sleeper};
 #[cfg(feature = "rayon")]
 pub use schedule::executor::RayonExecutor;
 pub use schedule::executor::{Executor, Task};

@@ -5,5 +5,6 @@
 pub mod bell;
 pub mod bells;
 pub mod ring;
+pub mod room;
 pub mod sleeper;
 pub mod wait;

@@ -3,9 +3,10 @@
 use crate::explore;
 use crate::kernel::{Bell, bell};
 use loom::sync::Mutex;
-use loom::sync::atomic::{AtomicBool, AtomicU64, fence};
+use loom::sync::atomic::AtomicU64;
 use loom::thread;
 use ringbell::layout::{Interest, Mode};
+use ringbell::room::WantsRoom;
 use ringbell::sync::Ordering;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -112,21 +113,20 @@ fn a_flag_beside_the_queue() {
     });
 }
 
-/// ROOM: a reader that finds too much held says that it waits, fences, and looks again; who gives
-/// bytes back fences, and rings only if somebody waits. As `src/link/held.rs` does it, around the
-/// bell that the reader sleeps on. Bound 3.
+/// ROOM: a reader that finds too much held announces that it waits, and looks again; a side that
+/// gives bytes back asks whether somebody waits, and rings only then. The reader sleeps on a bell.
+/// Bound 3.
 #[test]
 fn bytes_that_come_back() {
     explore(Some(3), || {
         let held = Arc::new(AtomicU64::new(2));
-        let waiting = Arc::new(AtomicBool::new(false));
+        let waiting = Arc::new(WantsRoom::new());
         let (mut sleeping, bell) = bell();
         let givers = [1, 1].map(|bytes| {
             let (held, waiting, bell) = (held.clone(), waiting.clone(), bell.share());
             thread::spawn(move || {
                 held.fetch_sub(bytes, Ordering::Relaxed);
-                fence(Ordering::SeqCst);
-                if waiting.load(Ordering::Relaxed) && waiting.swap(false, Ordering::Relaxed) {
+                if waiting.take() {
                     bell.ring(Interest::DATA);
                 }
             })
@@ -138,8 +138,7 @@ fn bytes_that_come_back() {
                 Interest::DATA,
                 || {
                     look() || {
-                        waiting.store(true, Ordering::Relaxed);
-                        fence(Ordering::SeqCst);
+                        waiting.announce();
                         look()
                     }
                 },

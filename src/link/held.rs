@@ -24,14 +24,14 @@
 //!
 //! # Why no wait is missed
 //!
-//! Who finds no room stores `waiting`, fences, and looks again. Who gives bytes back subtracts
-//! them, fences, and loads `waiting`. Of the two fences one comes first: either the second look
-//! sees the bytes, or the giver sees `waiting` and wakes.
+//! A side that finds no room announces that it waits, and looks again. A side that gives bytes back
+//! subtracts them, and then asks whether somebody waits: see [`room`](crate::protocol::room).
 
 use crate::base::shares::{self, Sharing};
-use crate::base::sync::{Ordering, PlainBool, PlainU64, fence};
+use crate::base::sync::{Ordering, PlainBool, PlainU64};
 use crate::base::wakers::wake_all;
 use crate::os::fork::Origin;
+use crate::protocol::room::WantsRoom;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -124,7 +124,7 @@ pub(crate) struct Total {
     unused: PlainU64,
     /// Some level may hold so much that no more requests are read.
     tight: PlainBool,
-    waiting: PlainBool,
+    waiting: WantsRoom,
     sleepers: Mutex<Sleepers>,
     room: Condvar,
     /// Wakes the thread that reads requests.
@@ -153,7 +153,7 @@ impl Total {
             unused: PlainU64::new(limits.sharing.listed() * floor),
             limits,
             tight: PlainBool::new(false),
-            waiting: PlainBool::new(false),
+            waiting: WantsRoom::new(),
             sleepers: Mutex::default(),
             room: Condvar::new(),
             wake,
@@ -193,8 +193,7 @@ impl Total {
 
     /// Says that somebody waits. What it waits for is to be looked at after this.
     fn announce(&self) {
-        self.waiting.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        self.waiting.announce();
     }
 
     fn sleepers(&self) -> MutexGuard<'_, Sleepers> {
@@ -203,8 +202,7 @@ impl Total {
 
     /// Something changed that others may wait for.
     fn rouse(&self) {
-        fence(Ordering::SeqCst);
-        if self.waiting.load(Ordering::Relaxed) {
+        if self.waiting.take() {
             self.rouse_sleepers();
         }
     }
@@ -212,7 +210,7 @@ impl Total {
     #[cold]
     fn rouse_sleepers(&self) {
         // In a forked child nobody waits, and the bell is the parent's.
-        if !self.origin.is_here() || !self.waiting.swap(false, Ordering::Relaxed) {
+        if !self.origin.is_here() {
             return;
         }
         (self.wake)();

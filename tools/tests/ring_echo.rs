@@ -303,7 +303,7 @@ fn settings_from_a_file() {
     let wrong = output(&["call", "--config", file]);
     let error = text(&wrong.stderr);
     assert_eq!(wrong.status.code(), Some(2), "{error}");
-    assert!(error.contains("max_sise") && error.contains("line 4"), "{error}");
+    assert!(error.contains("max_sise") && error.contains("line 5"), "{error}");
     write("{ max_size: 0 }");
     assert!(text(&output(&["call", "--config", file]).stderr).contains("ipc.pool: max_size is 0"));
     let missing = output(&["call", "--config", "/nonexistent.yaml"]);

@@ -24,6 +24,7 @@ use clap::Parser;
 use cli::{Cli, Command, Compare, LoadArgs, Place, Transport};
 use compare::Comparison;
 use measure::Measurement;
+use ringbell::Server;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -47,8 +48,8 @@ fn main() -> ExitCode {
     let done = match &cli.command {
         None => run_compare(&cli.compare),
         Some(Command::Serve { place, sample }) => place.resolve().and_then(|(path, ipc)| {
-            let create = ipc.is_some_and(|ipc| ipc.create_directory);
-            service::serve(&path, create, *sample)
+            let builder = ipc.map_or_else(Server::builder, |ipc| ipc.server());
+            service::serve(&path, builder.sample_calls(*sample))
         }),
         Some(Command::Call { place, load, json }) => run_call(place, load, *json),
         Some(Command::RoleServe(role)) => service::run_role(role),

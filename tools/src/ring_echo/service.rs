@@ -3,7 +3,7 @@
 use crate::Failure;
 use crate::cli::{RoleServe, Transport};
 use crate::{load, role, uds};
-use ringbell::{HandlerError, Request, Server, ServerStats};
+use ringbell::{HandlerError, Request, Server, ServerBuilder, ServerStats};
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -19,11 +19,10 @@ fn echo(request: Request<'_>, response: &mut Vec<u8>) -> Result<(), HandlerError
     Ok(())
 }
 
-/// Serves at `path` until a signal comes. Of so many calls one is timed, 0 for none.
-pub(crate) fn serve(path: &Path, create_directory: bool, sample: u32) -> Result<(), Failure> {
+/// Serves at `path` until a signal comes.
+pub(crate) fn serve(path: &Path, builder: ServerBuilder) -> Result<(), Failure> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
-    let server =
-        Server::builder().sample_calls(sample).create_directory(create_directory).bind(path)?;
+    let server = builder.bind(path)?;
     let handle = server.handle();
     std::thread::spawn(move || {
         for _ in signals.forever() {
