@@ -3,7 +3,7 @@
 use crate::explore;
 use crate::kernel::{Bell, bell};
 use loom::sync::Mutex;
-use loom::sync::atomic::AtomicU64;
+use loom::sync::atomic::{AtomicBool, AtomicU64};
 use loom::thread;
 use ringbell::layout::{Interest, Mode};
 use ringbell::room::WantsRoom;

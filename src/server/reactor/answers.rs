@@ -4,7 +4,7 @@ use super::slot::Queued;
 use super::{End, Reactor};
 use crate::base::clock::now_ns;
 use crate::base::kill_point::kill_point;
-use crate::link::held::{Held, KEPT};
+use crate::link::held::Held;
 use crate::link::session::{Head, SendProgress, Sent};
 use crate::memory::layout::{Kind, code};
 use crate::server::engine::Engine;
@@ -182,12 +182,9 @@ impl<E: Engine> Reactor<E> {
         Held::in_queue(account, std::mem::take(&mut self.response), charge)
     }
 
-    /// The response was sent. What is left is the reactor's own buffer.
+    /// The response was sent. What is left is the reactor's own buffer (see `free_large`).
     #[inline]
     pub(super) fn free_response(&mut self) {
-        if self.response.capacity() > KEPT {
-            self.response = Vec::new();
-        }
         drop(std::mem::take(&mut self.response_charge));
     }
 

@@ -114,6 +114,7 @@ impl<E: Engine> Reactor<E> {
     pub(super) fn before_sleep(&mut self) -> (Interest, u64) {
         let now = now_ns();
         self.look_at_streams(now);
+        self.free_large(usize::MAX);
         let Self { slots, turns, limits, sockets, .. } = self;
         let (mut interest, mut next) = (Interest::DATA, self.stream_looks.next());
         for (place, slot) in slots.iter_mut().enumerate() {

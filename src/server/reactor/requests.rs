@@ -75,19 +75,23 @@ impl<E: Engine> Reactor<E> {
             self.pace_ns = (now_ns().saturating_sub(began)) / u64::from(handled - 1) + 1;
         }
         if self.request.bytes.capacity() > KEPT || self.response.capacity() > KEPT {
-            self.free_large(index);
+            drop(self.slots[index].session.take_charge());
+            self.request.charge = Charge::default();
+            self.free_large(KEPT);
         }
         Ok(handled != 0)
     }
 
-    /// Frees what is too large to be kept for the next message.
+    /// Frees the reactor's own two buffers, if they are too large to be kept and have at most so
+    /// many bytes in them: those of the last message. So large messages that follow each other use
+    /// one buffer, and the first small one, or a sleep, gives it back. What is handed to somebody
+    /// is not in these.
     #[cold]
-    fn free_large(&mut self, index: usize) {
-        if self.request.bytes.capacity() > KEPT {
+    pub(super) fn free_large(&mut self, most: usize) {
+        if self.request.bytes.capacity() > KEPT && self.request.bytes.len() <= most {
             self.request = Held::default();
-            drop(self.slots[index].session.take_charge());
         }
-        if self.response.capacity() > KEPT {
+        if self.response.capacity() > KEPT && self.response.len() <= most {
             self.response = Vec::new();
         }
     }
