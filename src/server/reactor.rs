@@ -35,7 +35,7 @@ use crate::server::engine::Engine;
 use crate::server::flight::{Completion, Completions, enter_reactor_thread};
 use crate::server::park::Parker;
 use crate::server::porter::{Death, PorterHandle};
-use limits::StreamLooks;
+use limits::{LargeUntil, StreamLooks};
 use slot::Slot;
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -125,6 +125,7 @@ pub(crate) struct Reactor<E> {
     /// The porter has something to do: only without a thread.
     porter_is_due: bool,
     stream_looks: StreamLooks,
+    large_until: LargeUntil,
 }
 
 impl<E> std::fmt::Debug for Reactor<E> {
@@ -215,6 +216,7 @@ impl<E: Engine> Reactor<E> {
             stage: None,
             porter_is_due: false,
             stream_looks: StreamLooks::default(),
+            large_until: LargeUntil::NONE,
         }
     }
 

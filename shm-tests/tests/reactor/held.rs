@@ -104,6 +104,17 @@ pub(crate) fn keeps(arguments: &Arguments) {
     });
 }
 
+/// A server whose handler looks at requests in the reactor's own buffer, and answers how long they
+/// are.
+pub(crate) fn measures(arguments: &Arguments) {
+    serve_with(arguments, |server| {
+        server.run(|request, response| {
+            response.extend_from_slice(&request.payload().len().to_le_bytes());
+            Ok(())
+        })
+    });
+}
+
 fn asking(what: u8, size: u64) -> Vec<u8> {
     [&[what][..], &u32::try_from(size).expect("small").to_le_bytes()].concat()
 }
@@ -241,6 +252,20 @@ pub(crate) fn p2_a_small_request_holds_no_large_buffer() -> Ran {
     let stats = keeping.finish();
     assert_eq!((stats.expired, stats.held_refusals), (ROUNDS, 0));
     done!("{ROUNDS} requests of a byte behind 64 MiB each: {held} bytes held")
+}
+
+pub(crate) fn p2_a_quiet_server_gives_large_buffers_back() -> Ran {
+    let large = 56 * MIB;
+    let server = Server::prepare_role("measures").with("wait", "patient").start();
+    let mut client = connect(server.path());
+    client.call_timeout(b"small", Some(SOON)).expect("an answer");
+    let before = observe::private_bytes(server.id());
+    let message = vec![7; usize::try_from(large).expect("small")];
+    let answer = client.call_timeout(&message, Some(SOON)).expect("an answer");
+    assert_eq!(*answer, message.len().to_le_bytes());
+    // Nothing else is sent, and no backstop wakes the server.
+    wait_until("the buffer is freed", || observe::private_bytes(server.id()) < before + large / 2);
+    done!("a buffer of {large} bytes was freed by a server to which nothing came")
 }
 
 pub(crate) fn p2_requests_that_handlers_keep_are_charged() -> Ran {

@@ -20,6 +20,9 @@ use std::time::Duration;
 const LAST_PATIENCE: Duration = Duration::from_secs(10);
 /// What a time limit is exceeded by for certain when its time has come.
 const MARGIN: Duration = Duration::from_millis(1);
+/// Nanoseconds after which the buffers of a large message are given back if no other one came:
+/// between once and twice this.
+const QUIET_NS: u64 = 16_000_000;
 /// Nanoseconds between two looks at the streams, while items are sent.
 const LOOK_NS: u64 = 10_000_000;
 /// A client that leaves several streams unread has half as long for each one more; so often at
@@ -61,6 +64,20 @@ impl StreamLooks {
     fn next(&self) -> u64 {
         let busy = if self.moved { self.looked_at.saturating_add(LOOK_NS) } else { u64::MAX };
         self.due.min(busy)
+    }
+}
+
+/// Until when the reactor keeps the buffers of a large message for the next one: CLOCK_MONOTONIC
+/// ns, `u64::MAX` if there is none. A multiple of a long step, so that a loop that sleeps between
+/// large messages does not set its timer anew each time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LargeUntil(u64);
+
+impl LargeUntil {
+    pub(super) const NONE: Self = Self(u64::MAX);
+
+    pub(super) fn from(now: u64) -> Self {
+        Self((now / QUIET_NS).saturating_add(2).saturating_mul(QUIET_NS))
     }
 }
 
@@ -114,9 +131,12 @@ impl<E: Engine> Reactor<E> {
     pub(super) fn before_sleep(&mut self) -> (Interest, u64) {
         let now = now_ns();
         self.look_at_streams(now);
-        self.free_large(usize::MAX);
+        if self.large_until.0 <= now {
+            self.free_large(usize::MAX);
+        }
         let Self { slots, turns, limits, sockets, .. } = self;
-        let (mut interest, mut next) = (Interest::DATA, self.stream_looks.next());
+        let mut next = self.stream_looks.next().min(self.large_until.0);
+        let mut interest = Interest::DATA;
         for (place, slot) in slots.iter_mut().enumerate() {
             if !slot.queue.is_empty() {
                 interest = Interest::BOTH;

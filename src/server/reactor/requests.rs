@@ -1,5 +1,6 @@
 //! What a client asks: taken from its ring or socket, looked at, and handed to the engine.
 
+use super::limits::LargeUntil;
 use super::{End, PUT_OFF_NS, Reactor};
 use crate::base::clock::now_ns;
 use crate::base::kill_point::kill_point;
@@ -84,8 +85,8 @@ impl<E: Engine> Reactor<E> {
 
     /// Frees the reactor's own two buffers, if they are too large to be kept and have at most so
     /// many bytes in them: those of the last message. So large messages that follow each other use
-    /// one buffer, and the first small one, or a sleep, gives it back. What is handed to somebody
-    /// is not in these.
+    /// one buffer, and the first small one, or a quiet while, gives it back. What is handed to
+    /// somebody is not in these.
     #[cold]
     pub(super) fn free_large(&mut self, most: usize) {
         if self.request.bytes.capacity() > KEPT && self.request.bytes.len() <= most {
@@ -94,6 +95,8 @@ impl<E: Engine> Reactor<E> {
         if self.response.capacity() > KEPT && self.response.len() <= most {
             self.response = Vec::new();
         }
+        let is_kept = self.request.bytes.capacity() > KEPT || self.response.capacity() > KEPT;
+        self.large_until = if is_kept { LargeUntil::from(now_ns()) } else { LargeUntil::NONE };
     }
 
     /// A request whose buffer is larger than what its flight is charged with, and which may be kept
