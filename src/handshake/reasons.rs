@@ -46,10 +46,20 @@ impl std::fmt::Display for RejectReason {
                 write!(f, "this user has all of the {limit} clients that it may have at present")
             }
             Self::TooManyHandshakesOfUid { limit } => {
+                write!(f, "more than {limit} clients of this user are connecting at this moment")
+            }
+            Self::RingBytes { limit } => {
                 write!(
                     f,
-                    "more than {limit} clients of this user are connecting at this moment, or they \
-                     ask for more memory than can be made for one user so fast"
+                    "its clients have of the {limit} bytes that the rings of all of them may have \
+                     as much as this user may take"
+                )
+            }
+            Self::FileSizeLimit { limit } => {
+                write!(
+                    f,
+                    "the wanted rings are larger than the {limit} bytes that a file of its process \
+                     may have (RLIMIT_FSIZE, ulimit -f)"
                 )
             }
             Self::Unknown(number) => {

@@ -416,13 +416,14 @@ impl<O: Outbox> Porter<O> {
         let closed = match progress {
             HandshakeProgress::Reading
             | HandshakeProgress::Writing
-            | HandshakeProgress::Working(_) => {
+            | HandshakeProgress::Working => {
                 if before != admitted {
                     self.attentive_until = Instant::now() + ATTENTION;
                 }
                 let want = match progress {
                     HandshakeProgress::Writing => EventFlags::OUT,
-                    HandshakeProgress::Working(at) => {
+                    HandshakeProgress::Working => {
+                        let at = Instant::now();
                         *due = Some(at);
                         self.due.insert((at, id));
                         EventFlags::RDHUP
@@ -544,13 +545,8 @@ impl<O: Outbox> Porter<O> {
         while let Some((&id, first)) = self.half_open.first_key_value()
             && first.handshake.deadline() <= now
         {
-            // Who waits for the server hears why, and may try again.
-            let reason = first.handshake.is_being_made().then(|| {
-                let limit = self.handshakes.most_of(first.handshake.peer().uid);
-                RejectReason::TooManyHandshakesOfUid { limit }
-            });
             add(&self.counters.timeouts);
-            self.give_up(id, reason, lifeline::Farewell::TooLate);
+            self.give_up(id, None, lifeline::Farewell::TooLate);
         }
         if self.accept_paused_until.is_some_and(|until| until <= now) {
             self.resume_accepting();
