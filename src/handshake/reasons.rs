@@ -46,7 +46,11 @@ impl std::fmt::Display for RejectReason {
                 write!(f, "this user has all of the {limit} clients that it may have at present")
             }
             Self::TooManyHandshakesOfUid { limit } => {
-                write!(f, "more than {limit} clients of this user are connecting at this moment")
+                write!(
+                    f,
+                    "more than {limit} clients of this user are connecting at this moment, or they \
+                     connect faster than one user may"
+                )
             }
             Self::RingBytes { limit } => {
                 write!(

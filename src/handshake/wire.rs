@@ -406,7 +406,8 @@ pub enum RejectReason {
         /// How many that is. Where several users are served it depends on how many the others have.
         limit: u64,
     },
-    /// Too many clients of this user are connecting just now; try again.
+    /// Too many clients of this user are connecting just now, or faster than one user may; try
+    /// again.
     TooManyHandshakesOfUid {
         /// How many may connect at a time, at present.
         limit: u64,

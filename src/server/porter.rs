@@ -24,6 +24,7 @@
 //! never another handshake for longer than one step.
 
 mod admission;
+mod pace;
 mod quotas;
 mod thread;
 mod token;

@@ -1,5 +1,6 @@
 //! Admission: whether a client is served, and with which segments.
 
+use super::pace::Pace;
 use super::quotas::{Denied, Limits, Quotas};
 use super::{PorterConfig, StatusInfo};
 use crate::base::clock::now_ns;
@@ -16,6 +17,7 @@ use rustix::process::PidfdFlags;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Decides about each Hello, and reserves what a session gets.
 #[derive(Debug)]
@@ -31,6 +33,7 @@ pub(super) struct Admission {
     response_capacity: u64,
     max_message: u64,
     quotas: Quotas,
+    pace: Pace,
     /// The segments of every session that has some, for inspectors. Both are sealed against
     /// writing.
     segments: BTreeMap<u64, [Arc<OwnedFd>; 2]>,
@@ -76,6 +79,7 @@ impl Admission {
             response_capacity: config.response_capacity,
             max_message: config.max_message,
             quotas,
+            pace: Pace::new(&config.credentials.sharing()),
             segments: BTreeMap::new(),
             spare: None,
             wants_spare: true,
@@ -91,6 +95,11 @@ impl Admission {
             server: rustix::process::pidfd_open(me, PidfdFlags::empty()).ok().map(Arc::new),
             pid: u32::try_from(me.as_raw_nonzero().get()).unwrap_or(0),
         })
+    }
+
+    /// When a handshake of this user is to begin that has just been accepted, if not at once.
+    pub(super) fn due(&mut self, uid: u32, now: Instant) -> Option<Instant> {
+        self.pace.begin(uid, now)
     }
 
     /// From now on nobody is admitted.
@@ -287,6 +296,7 @@ impl Host for Admission {
                 });
             }
         };
+        self.pace.charge_bytes(peer.uid, bytes, Instant::now());
         let own = layout::Domain::new(domain, bell.is_none());
         let pair = pair.assign(self.generation, session, peer.cell(), own);
         let offer = SharedOffer { welcome, pair, status, bell, server: self.server.clone() };
