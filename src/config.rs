@@ -65,6 +65,8 @@ pub struct ServerLimits {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_handshakes_per_uid: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_ring_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_held_bytes_per_client: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_held_bytes_per_uid: Option<u64>,
@@ -85,6 +87,7 @@ impl Default for ServerLimits {
         Self {
             max_clients_per_uid: None,
             max_handshakes_per_uid: None,
+            max_ring_bytes: None,
             max_held_bytes_per_client: None,
             max_held_bytes_per_uid: None,
             max_held_bytes: None,
@@ -102,6 +105,9 @@ impl ServerLimits {
         }
         if let Some(handshakes) = self.max_handshakes_per_uid {
             builder = builder.max_handshakes_per_uid(handshakes);
+        }
+        if let Some(bytes) = self.max_ring_bytes {
+            builder = builder.max_ring_bytes(bytes);
         }
         if let Some(bytes) = self.max_held_bytes_per_client {
             builder = builder.max_held_bytes_per_client(bytes);
@@ -498,7 +504,11 @@ mod tests {
         };
         assert_eq!(*pool, expected);
         let server = format!("{:?}", config.ipc.server());
-        for limit in ["max_clients_per_uid: 8,", "max_handshakes_per_uid: 4,"] {
+        for limit in [
+            "max_clients_per_uid: 8,",
+            "max_handshakes_per_uid: 4,",
+            "ring_bytes: Some(268435456),",
+        ] {
             assert!(server.contains(limit), "{server}");
         }
         let held = config.ipc.server().held_limits();

@@ -66,8 +66,7 @@ pub use peer::Credentials;
 pub(crate) use peer::{PeerInfo, identify};
 pub(crate) use reading::Closed;
 pub(crate) use server::{
-    Admitted, Carrier, Handshake, HandshakeProgress, Host, Joined, Offer, OfferInMaking,
-    SharedOffer, reject,
+    Carrier, Handshake, HandshakeProgress, Host, Joined, Offer, SharedOffer, reject,
 };
 pub use transport::{FallbackReason, Transport};
 pub use wire::RejectReason;

@@ -6,7 +6,7 @@ pub(crate) mod lifeline;
 pub(crate) mod readiness;
 pub(crate) mod samples;
 pub(crate) mod segment;
-pub(crate) mod segment_making;
+pub(crate) mod segment_pair;
 pub(crate) mod session;
 pub(crate) mod side;
 pub(crate) mod socket;

@@ -3,6 +3,7 @@
 pub(crate) mod closer;
 pub(crate) mod environment;
 pub(crate) mod fork;
+pub(crate) mod memory_group;
 pub(crate) mod peer_socket;
 pub(crate) mod program;
 pub(crate) mod serving;

@@ -25,6 +25,7 @@ use crate::handshake::{BindError, Listener};
 use crate::link::held::Total;
 use crate::link::stats::ServerCounters;
 use crate::memory::{PeerWord, layout};
+use crate::os::memory_group;
 use crate::schedule::executor::Executor;
 use adapters::{Closure, Concurrent, Serial};
 use builder::check_descriptors;
@@ -112,6 +113,7 @@ impl Server {
         path: Option<PathBuf>,
     ) -> Result<Self, BindError> {
         check_descriptors(settings.porter.max_clients, settings.porter.max_handshakes)?;
+        let settings = settings.fit(memory_group::free());
         let (status, generation) = settings.status()?;
         let (parker, notifier) =
             Parker::new(status.window().clone()).map_err(|error| BindError::Io(error.into()))?;

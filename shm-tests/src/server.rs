@@ -248,7 +248,7 @@ pub fn waiting(name: &str, default: WaitSettings) -> WaitSettings {
 /// | `path` | the socket |
 /// | `handler` | `verify` ([`Verifier`]), `do` ([`obey`]) or `react` ([`react`]) |
 /// | `ring_capacity`, `max_message`, `max_clients`, `max_handshakes`, `max_queued_answers`, `max_held_bytes`, `max_held_bytes_per_client`, `max_held_bytes_per_uid`, `max_bytes_per_client`, `max_bytes_per_uid` | as in `ServerBuilder` |
-/// | `max_in_flight`, `max_queued_events`, `sample_calls`, `max_clients_per_uid`, `max_handshakes_per_uid` | the same |
+/// | `max_in_flight`, `max_queued_events`, `sample_calls`, `max_clients_per_uid`, `max_handshakes_per_uid`, `max_ring_bytes` | the same |
 /// | `handshake_ms`, `slow_client_ms`, `stream_stall_ms` | its times; the latter two may be `never` |
 /// | `wait` | see [`waiting`] |
 /// | `isolation` | `uid` or `session` |
@@ -318,7 +318,7 @@ fn bind(arguments: &Arguments) -> ringbell::Server {
     );
     numbers!(max_bytes_per_client, max_bytes_per_uid, max_in_flight);
     numbers!(max_held_bytes_per_client, max_held_bytes_per_uid, max_queued_events, sample_calls);
-    numbers!(max_clients_per_uid, max_handshakes_per_uid);
+    numbers!(max_clients_per_uid, max_handshakes_per_uid, max_ring_bytes);
     if let Some(mode) = arguments.maybe_number("mode") {
         builder = builder.socket_mode(mode.try_into().expect("a mode"));
     }

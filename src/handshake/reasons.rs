@@ -49,7 +49,21 @@ impl std::fmt::Display for RejectReason {
                 write!(
                     f,
                     "more than {limit} clients of this user are connecting at this moment, or they \
-                     ask for more memory than can be made for one user so fast"
+                     connect faster than one user may"
+                )
+            }
+            Self::RingBytes { limit } => {
+                write!(
+                    f,
+                    "its clients have of the {limit} bytes that the rings of all of them may have \
+                     as much as this user may take"
+                )
+            }
+            Self::FileSizeLimit { limit } => {
+                write!(
+                    f,
+                    "the wanted rings are larger than the {limit} bytes that a file of its process \
+                     may have (RLIMIT_FSIZE, ulimit -f)"
                 )
             }
             Self::Unknown(number) => {

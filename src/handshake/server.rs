@@ -11,8 +11,8 @@ use super::wire::{
 };
 use crate::base::kill_point::kill_point;
 use crate::link::lifeline;
-use crate::link::segment::{PendingRequest, Segment, SegmentPair};
-use crate::link::segment_making::{PairInMaking, SLICE};
+use crate::link::segment::{Segment, SegmentError};
+use crate::link::segment_pair::{PendingPair, SegmentPair};
 use crate::memory::Window;
 use crate::memory::layout::{self, HeaderWord};
 use crate::os::closer;
@@ -77,23 +77,6 @@ impl Offer {
     }
 }
 
-/// What came of a Hello, or of another step towards an offer.
-#[derive(Debug)]
-pub(crate) enum Admitted {
-    Offer(Offer),
-    /// The client's memory is being made; the next step is due then.
-    Making(Box<OfferInMaking>, Instant),
-}
-
-/// What a client is admitted to whose memory is not there yet.
-#[derive(Debug)]
-pub(crate) struct OfferInMaking {
-    pub(crate) welcome: Welcome,
-    pub(crate) bell: Option<Arc<Segment>>,
-    /// `None` if it was not begun.
-    pub(crate) pair: Option<PairInMaking>,
-}
-
 fn bytes_of(welcome: &Welcome) -> u64 {
     SegmentPair::bytes(welcome.request_capacity, welcome.response_capacity)
 }
@@ -102,8 +85,7 @@ fn bytes_of(welcome: &Welcome) -> u64 {
 #[derive(Debug)]
 pub(crate) struct SharedOffer {
     pub(crate) welcome: Welcome,
-    pub(crate) request: PendingRequest,
-    pub(crate) response: Segment,
+    pub(crate) pair: PendingPair,
     pub(crate) status: Arc<OwnedFd>,
     /// For a client that shares its bell with others.
     pub(crate) bell: Option<Arc<Segment>>,
@@ -116,14 +98,7 @@ pub(crate) trait Host {
     /// Admits the client, or says why not. What an offer takes from the limits is reserved under
     /// its session id, and given back by the caller of [`Handshake::advance`] if the handshake ends
     /// otherwise than Ready.
-    fn admit(&mut self, peer: &PeerInfo, hello: &Hello) -> Result<Admitted, RejectReason>;
-
-    /// Makes the next slice of a client's memory.
-    fn make(
-        &mut self,
-        peer: &PeerInfo,
-        making: Box<OfferInMaking>,
-    ) -> Result<Admitted, RejectReason>;
+    fn admit(&mut self, peer: &PeerInfo, hello: &Hello) -> Result<Offer, RejectReason>;
 
     /// What an inspector gets, or why it gets nothing.
     fn inspect(&mut self, peer: &PeerInfo, hello: &Hello) -> Result<InspectorReply, RejectReason>;
@@ -217,8 +192,8 @@ pub(crate) enum HandshakeProgress {
     Reading,
     /// Waits for room to send.
     Writing,
-    /// Waits for nothing, and has more to do at this time: others have their turn until then.
-    Working(Instant),
+    /// Waits for nothing, and has more to do: others have their turn before that.
+    Working,
     /// Done: the session, and the client's pidfd.
     Ready(Box<Joined>, Option<OwnedFd>),
     /// Over, for this reason; the client has been told as far as it could be.
@@ -229,16 +204,14 @@ pub(crate) enum HandshakeProgress {
 enum State {
     /// Collects header and body of the Hello.
     ReadHello(Vec<u8>),
-    /// The memory of the client is made, in slices.
-    Make(Box<OfferInMaking>),
     /// Of the encoded offer so much was sent.
     SendOffer {
         bytes: Vec<u8>,
         sent: usize,
     },
     AwaitReady,
-    /// READY came, and the request segment is prepared, in slices.
-    Prepare,
+    /// READY came, and the segments are checked, in slices.
+    Check,
     /// Messages for an inspector, the next one last, of which so much was sent.
     SendInspectorReply {
         messages: Vec<(Vec<u8>, Vec<Arc<OwnedFd>>)>,
@@ -267,9 +240,6 @@ impl Drop for Handshake {
     fn drop(&mut self) {
         if let Some(Offer::Shared(offer)) = self.offer.take() {
             closer::free(bytes_of(&offer.welcome), offer);
-        }
-        if let State::Make(making) = std::mem::replace(&mut self.state, State::Over) {
-            closer::free(bytes_of(&making.welcome), making);
         }
     }
 }
@@ -314,16 +284,11 @@ impl Handshake {
         self.session
     }
 
-    /// Whether the client waits for its memory.
-    pub(crate) fn is_being_made(&self) -> bool {
-        matches!(self.state, State::Make(_))
-    }
-
     /// Gives up, and tells the client in the way that fits the state.
     pub(crate) fn abandon(self, reason: Option<RejectReason>, farewell: lifeline::Farewell) {
         match (&self.state, &self.offer, reason) {
-            (State::ReadHello(_) | State::Make(_), _, Some(reason)) => reject(&self.socket, reason),
-            (State::AwaitReady | State::Prepare, Some(Offer::Shared(_)), _) => {
+            (State::ReadHello(_), _, Some(reason)) => reject(&self.socket, reason),
+            (State::AwaitReady | State::Check, Some(Offer::Shared(_)), _) => {
                 say(&self.socket, &[farewell as u8]);
             }
             (State::AwaitReady, Some(Offer::Socket(_)), _) => say_goodbye(&self.socket, farewell),
@@ -372,12 +337,9 @@ impl Handshake {
                     self.state = State::SendInspectorReply { messages: reply.messages(), sent: 0 };
                     return Ok(None);
                 }
-                let admitted = host.admit(&self.peer, &hello).map_err(Closed::Refused)?;
-                Ok(self.admitted(admitted))
-            }
-            State::Make(making) => {
-                let admitted = host.make(&self.peer, making).map_err(Closed::Refused)?;
-                Ok(self.admitted(admitted))
+                let offer = host.admit(&self.peer, &hello).map_err(Closed::Refused)?;
+                self.admitted(offer);
+                Ok(None)
             }
             State::SendOffer { bytes, mut sent } => {
                 let result = match &self.offer {
@@ -404,7 +366,8 @@ impl Handshake {
                         };
                         let fallback =
                             host.offer_socket(&shared.welcome, reason).map_err(Closed::Refused)?;
-                        return Ok(self.admitted(Admitted::Offer(Offer::Socket(fallback))));
+                        self.admitted(Offer::Socket(fallback));
+                        return Ok(None);
                     }
                 };
                 self.state = if sent < bytes.len() {
@@ -424,16 +387,16 @@ impl Handshake {
                 kill_point!("handshake-ready-read");
                 match byte[..] {
                     [lifeline::READY] => {
-                        self.state = State::Prepare;
+                        self.state = State::Check;
                         Ok(None)
                     }
                     _ => Err(Closed::NotReady),
                 }
             }
-            State::Prepare => {
-                if let Some(due) = self.prepare()? {
-                    self.state = State::Prepare;
-                    return Ok(Some(HandshakeProgress::Working(due)));
+            State::Check => {
+                if !self.check()? {
+                    self.state = State::Check;
+                    return Ok(Some(HandshakeProgress::Working));
                 }
                 self.join().map(Some)
             }
@@ -472,36 +435,34 @@ impl Handshake {
     }
 
     /// Goes on with what came of a Hello.
-    fn admitted(&mut self, admitted: Admitted) -> Option<HandshakeProgress> {
-        match admitted {
-            Admitted::Offer(offer) => {
-                self.session = Some(offer.session());
-                self.state = State::SendOffer { bytes: offer.encode(), sent: 0 };
-                if let Some(Offer::Shared(old)) = self.offer.replace(offer) {
-                    closer::free(bytes_of(&old.welcome), old);
-                }
-                None
-            }
-            Admitted::Making(making, due) => {
-                self.session = Some(making.welcome.session);
-                self.state = State::Make(making);
-                Some(HandshakeProgress::Working(due))
-            }
+    fn admitted(&mut self, offer: Offer) {
+        self.session = Some(offer.session());
+        self.state = State::SendOffer { bytes: offer.encode(), sent: 0 };
+        if let Some(Offer::Shared(old)) = self.offer.replace(offer) {
+            closer::free(bytes_of(&old.welcome), old);
         }
     }
 
-    /// Prepares a slice of the request segment; when to go on, if there is more.
-    fn prepare(&mut self) -> Result<Option<Instant>, Closed> {
-        let Some(Offer::Shared(offer)) = &mut self.offer else { return Ok(None) };
-        let done = offer.request.prepare(SLICE).map_err(|_| Closed::Segment)?;
-        Ok((!done).then(Instant::now))
+    /// Checks a slice of the segments; whether that was the last one.
+    fn check(&mut self) -> Result<bool, Closed> {
+        let Some(Offer::Shared(offer)) = &mut self.offer else { return Ok(true) };
+        offer.pair.check().map_err(|error| {
+            let farewell = match error {
+                SegmentError::Seals { .. } | SegmentError::Incomplete => {
+                    lifeline::Farewell::PeerFault
+                }
+                _ => lifeline::Farewell::Exhausted,
+            };
+            say(&self.socket, &[farewell as u8]);
+            Closed::Segment
+        })
     }
 
     fn join(&mut self) -> Result<HandshakeProgress, Closed> {
         let offer = self.offer.take().ok_or(Closed::Failed)?;
         let (max_message, features, carrier) = match offer {
             Offer::Shared(offer) => {
-                let request = offer.request.accept().ok_or(Closed::Segment)?;
+                let (request, response) = offer.pair.accept().ok_or(Closed::Segment)?;
                 kill_point!("handshake-mapped");
                 let domain_bell = match &offer.bell {
                     Some(bell) => bell.window.clone(),
@@ -509,7 +470,7 @@ impl Handshake {
                 };
                 let carrier = Carrier::Shared {
                     request,
-                    response: offer.response,
+                    response,
                     domain: offer.welcome.domain,
                     domain_bell,
                     request_capacity: offer.welcome.request_capacity,
@@ -542,7 +503,8 @@ fn send_with_descriptors(
     bytes: &[u8],
     offer: &SharedOffer,
 ) -> Result<usize, Errno> {
-    let segments = [offer.request.fd.as_fd(), offer.response.fd.as_fd(), offer.status.as_fd()];
+    let segments =
+        [offer.pair.request.as_fd(), offer.pair.response.fd.as_fd(), offer.status.as_fd()];
     let bell = offer.bell.as_ref().map(|bell| bell.fd.as_fd());
     let server = offer.server.as_ref().map(|server| server.as_fd());
     let rights: Vec<BorrowedFd<'_>> = segments.into_iter().chain(bell).chain(server).collect();

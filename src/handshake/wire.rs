@@ -406,14 +406,26 @@ pub enum RejectReason {
         /// How many that is. Where several users are served it depends on how many the others have.
         limit: u64,
     },
-    /// Too many clients of this user are connecting just now, or it has used up the server's time
-    /// for that; try again.
+    /// Too many clients of this user are connecting just now, or faster than one user may; try
+    /// again.
     TooManyHandshakesOfUid {
         /// How many may connect at a time, at present.
         limit: u64,
     },
     /// The server is a [`ByteListener`](crate::ByteListener), the client makes calls.
     ByteStreamsOnly,
+    /// The rings of all clients together would have more bytes than the server's memory group, or
+    /// its operator, allows, or the others leave this user less
+    /// ([`max_ring_bytes`](crate::ServerBuilder::max_ring_bytes)).
+    RingBytes {
+        /// How many bytes the rings of all clients may have.
+        limit: u64,
+    },
+    /// The server's process may not make files as large as the rings (`RLIMIT_FSIZE`, `ulimit -f`).
+    FileSizeLimit {
+        /// How many bytes a file may have.
+        limit: u64,
+    },
     /// A reason that this version of the library does not know.
     Unknown(u32),
 }
@@ -442,6 +454,8 @@ impl RejectReason {
             Self::InspectorUnsupported => 15,
             Self::TooManyClientsOfUid { .. } => 16,
             Self::TooManyHandshakesOfUid { .. } => 17,
+            Self::RingBytes { .. } => 18,
+            Self::FileSizeLimit { .. } => 19,
             Self::ByteStreamsOnly => 24,
             Self::Unknown(_) => 0,
         }
@@ -455,7 +469,9 @@ impl RejectReason {
             | Self::BytesPerUid { limit }
             | Self::TooManyHandshakes { limit }
             | Self::TooManyClientsOfUid { limit }
-            | Self::TooManyHandshakesOfUid { limit } => (limit, 0),
+            | Self::TooManyHandshakesOfUid { limit }
+            | Self::RingBytes { limit }
+            | Self::FileSizeLimit { limit } => (limit, 0),
             _ => (0, 0),
         };
         out.u32(self.number()).u32(0).u64(first).u64(second);
@@ -494,6 +510,8 @@ impl RejectReason {
             15 => Self::InspectorUnsupported,
             16 => Self::TooManyClientsOfUid { limit },
             17 => Self::TooManyHandshakesOfUid { limit },
+            18 => Self::RingBytes { limit },
+            19 => Self::FileSizeLimit { limit },
             24 => Self::ByteStreamsOnly,
             other => Self::Unknown(other),
         })

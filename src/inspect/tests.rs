@@ -45,7 +45,7 @@ fn what_the_library_made_is_decoded() {
     assert_eq!(decoded.sleeps[1..], [armed, Sleep::Awake]);
 
     let pair = SegmentPair::create(4096, 2048).expect("made");
-    let (_, response) = pair.assign(99, 5, &me, layout::Domain::new(7, true)).expect("assigned");
+    let (_, (_, response)) = pair.assign(99, 5, me, layout::Domain::new(7, true)).complete();
     response.window.own_word(offset::TAIL).store(640, Ordering::Relaxed);
     response.window.own_word(offset::HEAD).store(64, Ordering::Relaxed);
     let Segment::Response(decoded) = decode(&copy(&response.window)).expect("a segment") else {
@@ -237,10 +237,8 @@ fn no_image_can_harm_the_decoder() {
         uid: 22,
         name: *b"a name as long as it may be, and not a byte less",
     };
-    let (_, response) = SegmentPair::create(2048, SMALL as u64)
-        .expect("made")
-        .assign(3, 5, &me, layout::Domain::default())
-        .expect("assigned");
+    let pair = SegmentPair::create(2048, SMALL as u64).expect("made");
+    let (_, (_, response)) = pair.assign(3, 5, me, layout::Domain::default()).complete();
     let window = &response.window;
     let (_, head) = crate::memory::word_pair();
     let mut producer = Producer::new(

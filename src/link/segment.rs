@@ -18,13 +18,12 @@
 //! sleeps uninterruptibly. So once a descriptor has been sent, the server makes no call on it that
 //! takes this lock: no `F_ADD_SEALS`, `fallocate`, `ftruncate`, `write`. That is why the *client*
 //! seals its request segment. The server reads the seals (`F_GET_SEALS` takes no lock), maps, and
-//! has the kernel populate the mapping (`MADV_POPULATE_READ`, which takes no inode lock either).
+//! asks which pages are there (`mincore` takes no inode lock either).
 //!
 //! **Punch holes.** A load from a hole waits until the punch is over, which its author can stretch
 //! to seconds, and allocates a page at the reader's cost. Seals are set under the inode's lock:
 //! once `FUTURE_WRITE` shows, no punch runs and none can begin. So the server touches a request
-//! segment only behind its check, and populates it before anything else, so that a lack of memory
-//! is an error there and not a SIGBUS later.
+//! segment only behind its check, and begins a session only if no page of it is missing.
 //!
 //! **A bell page** that many clients map cannot carry `FUTURE_WRITE`, since each new client needs a
 //! new writable mapping. Only clients of the server's own user share one. They could stop the
@@ -33,9 +32,21 @@
 //!
 //! # Memory
 //!
-//! All pages are allocated by `fallocate` before a descriptor is sent, where a lack of memory is an
-//! error. A new segment is not populated: that costs 400 us instead of 160 us for 260 KiB, and a
-//! short session touches few pages.
+//! The kernel charges a page to the memory group of the process that touches it first, for as long
+//! as anybody holds it. So **the client allocates the pages of its session**, of both segments, by
+//! `MADV_POPULATE_WRITE` and `MADV_POPULATE_READ` before it says that it is ready; there a lack of
+//! memory is an error. The server makes and sizes both files and touches no page of them. It writes
+//! the identity of the response segment once the session begins; the client writes that of the
+//! request segment.
+//!
+//! Before that the server asks whether every page is there (`segment_pair.rs`): from then on
+//! no access of either side meets a hole, which could be SIGBUS and would be charged to the server.
+//! None can be made any more, as both files are sealed against it. What can happen to a page is
+//! that it is swapped out. Then the fault that brings it back is charged to the group that it was
+//! charged to before, and it is not a hole: see [`are_allocated`].
+//!
+//! The status page and the bell page are the server's own: they are allocated by `fallocate` before
+//! they are sent.
 
 #![allow(
     unsafe_code,
@@ -44,19 +55,20 @@
 
 use crate::base::sync::Ordering;
 use crate::memory::Window;
-use crate::memory::layout::{self, Domain, Identity, Peer, SegmentKind};
+use crate::memory::layout::{self, Identity, Peer, SegmentKind};
 use core::ptr::NonNull;
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::fs::{FallocateFlags, FileType, MemfdFlags, SealFlags};
 use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 use std::ffi::CStr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// Neither size can change: a mapping of exactly this length never reads beyond the end.
-const SIZED: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW);
+pub(super) const SIZED: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW);
 /// What turns a sized segment into one that only its present mappings can write.
-const CLOSED: SealFlags = SealFlags::FUTURE_WRITE.union(SealFlags::SEAL);
+pub(super) const CLOSED: SealFlags = SealFlags::FUTURE_WRITE.union(SealFlags::SEAL);
 
 /// Why a segment was not made or not accepted.
 #[derive(Debug)]
@@ -84,6 +96,16 @@ pub enum SegmentError {
     },
     /// Its first bytes do not say what was announced; the field that differs is given.
     Identity(&'static str),
+    /// It is larger than a file of this process may be (`RLIMIT_FSIZE`, `ulimit -f`). Both in
+    /// bytes.
+    FileSizeLimit {
+        /// The limit.
+        limit: u64,
+        /// The size that was wanted.
+        want: u64,
+    },
+    /// The client did not allocate all of its pages before it said that it is ready.
+    Incomplete,
     /// Any other failure of the system.
     Io(std::io::Error),
 }
@@ -101,6 +123,12 @@ impl std::fmt::Display for SegmentError {
             Self::Identity(field) => {
                 write!(f, "the segment is another one than announced: its {field} differs")
             }
+            Self::FileSizeLimit { limit, want } => write!(
+                f,
+                "a shared segment of {want} bytes exceeds the limit of {limit} bytes on the size \
+                 of files (RLIMIT_FSIZE, ulimit -f)"
+            ),
+            Self::Incomplete => f.write_str("pages of the segment were not allocated"),
             Self::Io(error) => write!(f, "a shared segment could not be made or mapped: {error}"),
         }
     }
@@ -152,7 +180,7 @@ impl Label {
         size(self.kind, self.capacity)
     }
 
-    fn identity(&self) -> Identity {
+    pub(super) fn identity(&self) -> Identity {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         let now = std::time::Duration::try_from(now).unwrap_or_default();
         Identity {
@@ -210,7 +238,7 @@ impl Segment {
     ) -> Result<Self, SegmentError> {
         let label =
             Label { kind: SegmentKind::Status, generation, session: 0, capacity: armed_words };
-        let segment = Self::writable(SegmentKind::Status, armed_words)?;
+        let segment = Self::writable(create(&label)?, label.size())?;
         put(&segment.window, layout::offset::IDENTITY, &identity_words(&label.identity()));
         put(&segment.window, layout::offset::PEER, &peer_words(me));
         Ok(segment)
@@ -220,7 +248,7 @@ impl Segment {
     pub(crate) fn bell(generation: u64, domain: u32) -> Result<Self, SegmentError> {
         let label =
             Label { kind: SegmentKind::Bell, generation, session: domain.into(), capacity: 0 };
-        let fd = create(SegmentKind::Bell, label.size())?;
+        let fd = create(&label)?;
         write_identity(&fd, &label)?;
         rustix::fs::fcntl_add_seals(&fd, SIZED | SealFlags::SEAL)?;
         let window = window(map(&fd, label.size(), false)?, false);
@@ -228,148 +256,42 @@ impl Segment {
     }
 
     /// Makes a segment that the server alone writes. Its identity is still to be written.
-    fn writable(kind: SegmentKind, capacity: u64) -> Result<Self, SegmentError> {
-        let size = size(kind, capacity);
-        Self::writable_of(create(kind, size)?, size)
-    }
-
-    /// The same of a memfd that has all its pages.
-    fn writable_of(fd: OwnedFd, size: u64) -> Result<Self, SegmentError> {
-        let mapping = map(&fd, size, true)?;
-        // Its page tables are filled as the ring is first gone through: a short session touches few
-        // pages.
-        let window = window(mapping, true);
+    pub(super) fn writable(fd: OwnedFd, size: u64) -> Result<Self, SegmentError> {
+        let window = window(map(&fd, size, true)?, true);
         // From here on this mapping is the only one that can write.
         rustix::fs::fcntl_add_seals(&fd, SIZED | CLOSED)?;
         Ok(Self { fd: Arc::new(fd), window })
     }
 
-    /// Accepts a segment from the server: checks seals and size, maps exactly that, and checks its
-    /// identity.
+    /// Accepts a segment from the server: checks seals and size, and maps exactly that.
     ///
-    /// Request segments and bells are mapped writable, the others read-only.
+    /// Request segments and bells are mapped writable, the others read-only. Of what the server has
+    /// written the identity is checked.
     ///
-    /// A request segment is sealed here: from then on this mapping is the only one that can write
-    /// it. The server maps it only after that.
+    /// The two segments of a session are populated here, so that their pages are this process's. A
+    /// request segment is labelled and sealed then: from there on this mapping is the only one that
+    /// can write it. The server maps it only after that.
     pub(crate) fn adopt(fd: OwnedFd, label: &Label) -> Result<Self, SegmentError> {
         check_seals(&fd, label.kind)?;
         check_size(&fd, label.size())?;
         let writable = matches!(label.kind, SegmentKind::Request | SegmentKind::Bell);
-        let window = window(map(&fd, label.size(), writable)?, writable);
-        label.check(&read_identity(&window))?;
-        if label.kind == SegmentKind::Request {
-            rustix::fs::fcntl_add_seals(&fd, CLOSED)?;
-        }
-        Ok(Self { fd: Arc::new(fd), window })
-    }
-}
-
-/// The two segments of a session, made ahead of time: a handshake then only sends their
-/// descriptors.
-#[derive(Debug)]
-pub(crate) struct SegmentPair {
-    request: OwnedFd,
-    response: Segment,
-    request_capacity: u64,
-    response_capacity: u64,
-}
-
-impl SegmentPair {
-    /// Makes both, all memory allocated, but for their identities.
-    #[cfg(test)]
-    pub(crate) fn create(
-        request_capacity: u64,
-        response_capacity: u64,
-    ) -> Result<Self, SegmentError> {
-        let request = create(SegmentKind::Request, size(SegmentKind::Request, request_capacity))?;
-        let size = size(SegmentKind::Response, response_capacity);
-        let response = create(SegmentKind::Response, size)?;
-        Self::of((request, request_capacity), (response, response_capacity))
-    }
-
-    /// Of two memfds that have all their pages, with their capacities.
-    pub(super) fn of(
-        (request, request_capacity): (OwnedFd, u64),
-        (response, response_capacity): (OwnedFd, u64),
-    ) -> Result<Self, SegmentError> {
-        rustix::fs::fcntl_add_seals(&request, SIZED)?;
-        let size = size(SegmentKind::Response, response_capacity);
-        let response = Segment::writable_of(response, size)?;
-        Ok(Self { request, response, request_capacity, response_capacity })
-    }
-
-    /// Whether the pair has these capacities.
-    pub(crate) fn fits(&self, request_capacity: u64, response_capacity: u64) -> bool {
-        (self.request_capacity, self.response_capacity) == (request_capacity, response_capacity)
-    }
-
-    /// Bytes of both segments.
-    pub(crate) fn bytes(request_capacity: u64, response_capacity: u64) -> u64 {
-        layout::ring_segment_size(request_capacity) + layout::ring_segment_size(response_capacity)
-    }
-
-    /// Writes the identities: the pair now belongs to this session of this client.
-    pub(crate) fn assign(
-        self,
-        generation: u64,
-        session: u64,
-        client: &Peer,
-        domain: Domain,
-    ) -> Result<(PendingRequest, Segment), SegmentError> {
-        let label = |kind, capacity| Label { kind, generation, session, capacity };
-        let request = label(SegmentKind::Request, self.request_capacity);
-        write_identity(&self.request, &request)?;
-        let response = label(SegmentKind::Response, self.response_capacity);
-        put(&self.response.window, layout::offset::IDENTITY, &identity_words(&response.identity()));
-        put(&self.response.window, layout::offset::PEER, &peer_words(client));
-        put(&self.response.window, layout::offset::DOMAIN, &[domain.0]);
-        let request =
-            PendingRequest { fd: self.request, size: request.size(), mapping: None, there: 0 };
-        Ok((request, self.response))
-    }
-}
-
-/// A request segment that was sent to its client and is not mapped by the server yet.
-#[derive(Debug)]
-pub(crate) struct PendingRequest {
-    pub(crate) fd: OwnedFd,
-    size: u64,
-    /// Once the client has sealed it.
-    mapping: Option<MmapRaw>,
-    /// Bytes from the beginning whose pages are known to be there for good.
-    there: u64,
-}
-
-impl PendingRequest {
-    /// The client says that it has mapped and sealed it. Checks the seals, maps it here only then,
-    /// and populates at most `most` bytes of it; whether those were the last.
-    ///
-    /// # Errors
-    /// [`SegmentError::Seals`] if the seals are not exactly those that they should be; lack of
-    /// memory for the pages that the client has punched out.
-    pub(crate) fn prepare(&mut self, most: u64) -> Result<bool, SegmentError> {
-        let mapping = match &self.mapping {
-            Some(mapping) => mapping,
-            None => {
-                let (want, have) = (SIZED | CLOSED, seals(&self.fd)?);
-                // The kernel has added EXEC for `MFD_NOEXEC_SEAL`.
-                if have.difference(SealFlags::EXEC) != want {
-                    return Err(SegmentError::Seals { want: want.bits(), have: have.bits() });
-                }
-                self.mapping.insert(map(&self.fd, self.size, false)?)
+        let mapping = map(&fd, label.size(), writable)?;
+        match label.kind {
+            SegmentKind::Request => {
+                let window = populated(mapping, Advice::PopulateWrite)?;
+                put(&window, layout::offset::IDENTITY, &identity_words(&label.identity()));
+                rustix::fs::fcntl_add_seals(&fd, CLOSED)?;
+                Ok(Self { fd: Arc::new(fd), window })
             }
-        };
-        // The client could punch holes until it sealed, and no longer.
-        let slice = most.min(self.size - self.there);
-        populate(mapping, self.there, slice)?;
-        self.there += slice;
-        Ok(self.there == self.size)
-    }
-
-    /// The segment, when it was prepared to its end; `None` if it was not.
-    pub(crate) fn accept(self) -> Option<Segment> {
-        let mapping = self.mapping.filter(|_| self.there == self.size)?;
-        Some(Segment { fd: Arc::new(self.fd), window: window(mapping, false) })
+            SegmentKind::Response => {
+                Ok(Self { fd: Arc::new(fd), window: populated(mapping, Advice::PopulateRead)? })
+            }
+            SegmentKind::Status | SegmentKind::Bell => {
+                let window = window(mapping, writable);
+                label.check(&read_identity(&window))?;
+                Ok(Self { fd: Arc::new(fd), window })
+            }
+        }
     }
 }
 
@@ -384,14 +306,19 @@ pub(crate) fn name(kind: SegmentKind) -> &'static CStr {
 }
 
 /// A memfd with all its memory, not sealed yet.
-fn create(kind: SegmentKind, size: u64) -> Result<OwnedFd, SegmentError> {
-    let fd = memfd(kind, size)?;
-    allocate(&fd, 0, size)?;
+fn create(label: &Label) -> Result<OwnedFd, SegmentError> {
+    let fd = memfd(label.kind, label.size())?;
+    let flags = FallocateFlags::empty();
+    rustix::io::retry_on_intr(|| rustix::fs::fallocate(&fd, flags, 0, label.size()))?;
     Ok(fd)
 }
 
 /// A memfd of this size, without memory.
 pub(super) fn memfd(kind: SegmentKind, size: u64) -> Result<OwnedFd, SegmentError> {
+    // Growing a file beyond the limit is not an error but a signal, of which processes die.
+    if let Some(limit) = getrlimit(Resource::Fsize).current.filter(|limit| *limit < size) {
+        return Err(SegmentError::FileSizeLimit { limit, want: size });
+    }
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let fd = match rustix::fs::memfd_create(name(kind), flags | MemfdFlags::NOEXEC_SEAL) {
         // A kernel before 6.3.
@@ -402,44 +329,52 @@ pub(super) fn memfd(kind: SegmentKind, size: u64) -> Result<OwnedFd, SegmentErro
     Ok(fd)
 }
 
-/// Makes sure that every page of a range exists.
-pub(super) fn allocate(fd: &OwnedFd, from: u64, size: u64) -> Result<(), SegmentError> {
-    let flags = FallocateFlags::empty();
-    Ok(rustix::io::retry_on_intr(|| rustix::fs::fallocate(fd, flags, from, size))?)
-}
-
-/// Has the kernel fill the page tables of a range of a read-only mapping, and allocate what is a
-/// hole.
-///
-/// No page of it has been touched before, so a lack of memory is an error here and no SIGBUS.
-fn populate(mapping: &MmapRaw, from: u64, len: u64) -> Result<(), SegmentError> {
-    let size = |bytes| usize::try_from(bytes).map_err(|_| SegmentError::OutOfMemory);
-    let done = mapping.advise_range(Advice::PopulateRead, size(from)?, size(len)?);
-    done.map_err(|error| match Errno::from_io_error(&error) {
+/// A page, or a part of a larger one.
+pub(super) const PAGE: usize = 4096;
+/// The mapping, with all its pages: they are allocated here, and charged to this process's memory
+/// group, if they are not there yet.
+fn populated(mapping: MmapRaw, how: Advice) -> Result<Window, SegmentError> {
+    let writable = matches!(how, Advice::PopulateWrite);
+    let done = mapping.advise(how);
+    let window = window(mapping, writable);
+    match done.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)) {
+        Ok(()) => {}
+        // A kernel before 5.14. A lack of memory is SIGBUS there.
+        Err(Errno::INVAL) => {
+            for page in (0..window.len()).step_by(PAGE) {
+                match writable {
+                    // Relaxed: no other process reads it before the handshake is done.
+                    true => window.own_word(page).store(0, Ordering::Relaxed),
+                    false => drop(window.peer_word(page).load()),
+                }
+            }
+        }
         // Also under strict overcommit, when nothing is left.
-        Some(Errno::FAULT | Errno::NOMEM | Errno::AGAIN) => SegmentError::OutOfMemory,
-        _ => error.into(),
-    })
+        Err(Errno::FAULT | Errno::NOMEM | Errno::AGAIN) => return Err(SegmentError::OutOfMemory),
+        Err(other) => return Err(other.into()),
+    }
+    Ok(window)
 }
 
-fn map(fd: &OwnedFd, size: u64, writable: bool) -> Result<MmapRaw, SegmentError> {
+pub(super) fn map(fd: &OwnedFd, size: u64, writable: bool) -> Result<MmapRaw, SegmentError> {
     let len = usize::try_from(size).map_err(|_| SegmentError::OutOfMemory)?;
     let mut options = MmapOptions::new();
     options.len(len);
     Ok(if writable { options.map_raw(fd) } else { options.map_raw_read_only(fd) }?)
 }
 
-fn window(mapping: MmapRaw, writable: bool) -> Window {
+pub(super) fn window(mapping: MmapRaw, writable: bool) -> Window {
     let len = mapping.len();
     let base = NonNull::new(mapping.as_mut_ptr()).expect("a mapping is never at address 0");
     // SAFETY: the range is mapped as long as `mapping` lives, which the window keeps; page-aligned,
-    // so 128-byte aligned. It is backed to its end: its maker allocated it, and the seals (put on
-    // by the maker, checked by the receiver) keep the file from shrinking. `MmapRaw` hands out no
-    // references.
+    // so 128-byte aligned. It is backed to its end: the seals (put on by the maker, checked by the
+    // receiver) keep the file from shrinking. The pages exist before anything is read or written
+    // through the window: those of a status or bell page were allocated by its maker; those of a
+    // session by its client, which the server has checked. `MmapRaw` hands out no references.
     unsafe { Window::new(base, len, writable, Arc::new(mapping)) }
 }
 
-fn seals(fd: &OwnedFd) -> Result<SealFlags, SegmentError> {
+pub(super) fn seals(fd: &OwnedFd) -> Result<SealFlags, SegmentError> {
     rustix::fs::fcntl_get_seals(fd).map_err(|errno| match errno {
         Errno::INVAL => SegmentError::NotMemory,
         other => other.into(),
@@ -476,7 +411,7 @@ fn check_size(fd: &OwnedFd, want: u64) -> Result<(), SegmentError> {
 const IDENTITY_WORDS: usize = size_of::<Identity>() / 8;
 const PEER_WORDS: usize = size_of::<Peer>() / 8;
 
-fn identity_words(identity: &Identity) -> [u64; IDENTITY_WORDS] {
+pub(super) fn identity_words(identity: &Identity) -> [u64; IDENTITY_WORDS] {
     [
         identity.magic,
         pack(identity.version, identity.kind),
@@ -488,7 +423,7 @@ fn identity_words(identity: &Identity) -> [u64; IDENTITY_WORDS] {
     ]
 }
 
-fn peer_words(peer: &Peer) -> [u64; PEER_WORDS] {
+pub(super) fn peer_words(peer: &Peer) -> [u64; PEER_WORDS] {
     let mut words = [0; PEER_WORDS];
     words[0] = pack(peer.pid, peer.uid);
     for (word, bytes) in words[1..].iter_mut().zip(peer.name.as_chunks().0) {
@@ -511,7 +446,7 @@ fn unpack(word: u64) -> (u32, u32) {
 }
 
 /// Writes words before anybody else knows the segment.
-fn put(window: &Window, offset: usize, words: &[u64]) {
+pub(super) fn put(window: &Window, offset: usize, words: &[u64]) {
     for (index, word) in words.iter().enumerate() {
         // Relaxed: handing over the descriptor is a system call, which orders everything before it.
         window.own_word(offset + index * 8).store(*word, Ordering::Relaxed);

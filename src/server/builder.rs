@@ -9,8 +9,8 @@ use crate::handshake::{
 use crate::link::held::HeldLimits;
 use crate::link::segment::Segment;
 use crate::memory::{Window, layout};
-use crate::os::environment;
 use crate::os::program::program_name;
+use crate::os::{environment, memory_group};
 use crate::protocol::wait::WaitSettings;
 use crate::server::Server;
 use crate::server::dispatch::Inline;
@@ -31,6 +31,7 @@ pub struct ServerBuilder {
     listen: ListenOptions,
     pub(super) limits: Limits,
     held: HeldSettings,
+    ring_bytes: Option<u64>,
     pub(super) inline: Inline,
 }
 
@@ -63,6 +64,7 @@ impl ServerBuilder {
                 wait: WaitSettings::server(),
             },
             held: HeldSettings::default(),
+            ring_bytes: None,
             inline: Inline::default(),
         }
     }
@@ -118,6 +120,18 @@ impl ServerBuilder {
     /// Shared memory of all clients of one uid in bytes. Default 1 GiB.
     pub fn max_bytes_per_uid(mut self, bytes: u64) -> Self {
         self.porter.bytes_per_uid = bytes;
+        self
+    }
+
+    /// Shared memory of all clients in bytes. Default: half of what is free, at the time of `bind`,
+    /// in the memory group (cgroup) of this process; without a limit there, no limit of its own.
+    ///
+    /// A client allocates its rings, so they are charged to its own group. If that is this
+    /// process's group as well, too many rings would have the kernel kill a process of the group.
+    /// Where several users are served ([`Credentials`]), each may have at most half of what is free
+    /// to it. Beyond this a client gets the socket ([`Self::fallback`]).
+    pub fn max_ring_bytes(mut self, bytes: u64) -> Self {
+        self.ring_bytes = Some(bytes);
         self
     }
 
@@ -186,7 +200,8 @@ impl ServerBuilder {
         self
     }
 
-    /// The same for all clients together. Default: 1 GiB and twice [`Self::max_message`]. Where
+    /// The same for all clients together. Default: 1 GiB and twice [`Self::max_message`], but at
+    /// most a quarter of what is free in the memory group (cgroup) at the time of `bind`. Where
     /// several uids may connect ([`Self::credentials`]), each of them holds at most as much as it
     /// leaves free. Of `n` that are listed each has the `2 n`-th part of this to itself.
     pub fn max_held_bytes(mut self, bytes: u64) -> Self {
@@ -311,6 +326,16 @@ impl ServerBuilder {
         }
     }
 
+    /// Sets what was left to the memory group of this process, in which so many bytes are free.
+    pub(super) fn fit(mut self, free: Option<u64>) -> Self {
+        let free = free.unwrap_or(u64::MAX);
+        let part = |of: u64| if free == u64::MAX { u64::MAX } else { (free / of).max(1) };
+        self.porter.ring_bytes = self.ring_bytes.unwrap_or_else(|| part(2));
+        let usual = self.held_limits().total;
+        self.held.total = Some(self.held.total.unwrap_or_else(|| usual.min(part(4))));
+        self
+    }
+
     fn check(&self) -> Result<(), InvalidSetting> {
         let wrong = |text: String| Err(InvalidSetting(text));
         if !layout::is_capacity(self.porter.request_capacity) {
@@ -326,6 +351,7 @@ impl ServerBuilder {
             ("max_message", self.porter.max_message == 0),
             ("max_bytes_per_client", self.porter.bytes_per_client == 0),
             ("max_bytes_per_uid", self.porter.bytes_per_uid == 0),
+            ("max_ring_bytes", self.ring_bytes == Some(0)),
             ("max_handshakes", self.porter.max_handshakes == 0),
             ("max_clients_per_uid", self.porter.max_clients_per_uid == 0),
             ("max_handshakes_per_uid", self.porter.max_handshakes_per_uid == 0),
@@ -382,14 +408,15 @@ impl ServerBuilder {
     }
 
     /// Listens at `path` for sessions that are byte streams, each with a bell of its own.
-    pub(crate) fn listen_for_bytes(mut self, path: &Path) -> Result<BytePorter, BindError> {
+    pub(crate) fn listen_for_bytes(self, path: &Path) -> Result<BytePorter, BindError> {
         self.check()?;
-        let listener = listen(path, &self.listen)?;
-        check_descriptors(self.porter.max_clients, self.porter.max_handshakes)?;
-        self.porter.isolation = Isolation::Session;
-        self.porter.bytes = true;
-        let (status, generation) = self.status()?;
-        Ok(BytePorter { listener, config: self.porter, status, generation, wait: self.limits.wait })
+        let mut this = self.fit(memory_group::free());
+        let listener = listen(path, &this.listen)?;
+        check_descriptors(this.porter.max_clients, this.porter.max_handshakes)?;
+        this.porter.isolation = Isolation::Session;
+        this.porter.bytes = true;
+        let (status, generation) = this.status()?;
+        Ok(BytePorter { listener, config: this.porter, status, generation, wait: this.limits.wait })
     }
 
     /// The page in which the server tells of itself, and its generation.

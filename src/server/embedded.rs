@@ -82,10 +82,8 @@ pub enum Turn {
 /// # }
 /// ```
 ///
-/// Handshakes are made in the loop, too: one maps and touches the memory of a session, which takes
-/// some hundred microseconds with rings of the default size. A client may ask for larger ones, up
-/// to [`max_bytes_per_client`](crate::ServerBuilder::max_bytes_per_client): lower that where
-/// clients are not trusted with the loop's time. Each session has a bell of its own
+/// Handshakes are made in the loop, too: one maps the memory of a session, and looks whether all of
+/// it is there, in slices of some 50 us. Each session has a bell of its own
 /// ([`Isolation::Session`](crate::Isolation::Session)), whatever the settings say, and the waiting
 /// policy ([`ServerBuilder::wait`](crate::ServerBuilder::wait)) is not used: how to wait is the
 /// loop's business.

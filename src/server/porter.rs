@@ -34,7 +34,7 @@ mod tests;
 
 use crate::base::sync::{Ordering, PlainU64};
 use crate::handshake::{Credentials, Listener, RejectReason};
-use crate::link::segment::Segment;
+use crate::link::segment::{Segment, SegmentError};
 use crate::memory::layout;
 use crate::os::fork::Origin;
 use rustix::event::{EventfdFlags, eventfd};
@@ -112,6 +112,8 @@ pub(crate) struct PorterConfig {
     pub(crate) bytes_per_client: u64,
     /// All segments of one user's sessions, in bytes.
     pub(crate) bytes_per_uid: u64,
+    /// All segments of all sessions, in bytes.
+    pub(crate) ring_bytes: u64,
     /// Capacities of the rings of a client that leaves the choice to the server.
     pub(crate) request_capacity: u64,
     pub(crate) response_capacity: u64,
@@ -144,6 +146,7 @@ impl Default for PorterConfig {
             handshake_deadline: Duration::from_secs(5),
             bytes_per_client: 64 << 20,
             bytes_per_uid: 1 << 30,
+            ring_bytes: u64::MAX,
             request_capacity: layout::DEFAULT_CAPACITY,
             response_capacity: layout::DEFAULT_CAPACITY,
             max_message: layout::DEFAULT_MAX_MESSAGE,
@@ -160,8 +163,8 @@ impl Default for PorterConfig {
 /// What the porter tells about the server in every Welcome.
 #[derive(Debug)]
 pub(crate) struct StatusInfo<'a> {
-    /// The status segment. Without one there is no shared memory for anybody.
-    pub(crate) segment: Option<&'a Segment>,
+    /// The status segment. Without one there is no shared memory for anybody, for this reason.
+    pub(crate) segment: Result<&'a Segment, &'a SegmentError>,
     pub(crate) generation: u64,
     /// Armed words in it: the most domains that there can be. `max_clients` are always enough.
     pub(crate) armed_words: u32,

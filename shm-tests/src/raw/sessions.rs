@@ -54,11 +54,13 @@ impl Session {
         session
     }
 
-    /// Seals the request segment and says READY, as an honest client does.
+    /// Allocates all pages, seals the request segment and says READY, as an honest client does.
     ///
     /// # Panics
     /// If it is sealed already, or READY cannot be sent.
     pub fn say_ready(&self) {
+        touch(&self.request);
+        touch(&self.response);
         let seals = SealFlags::FUTURE_WRITE | SealFlags::SEAL;
         rustix::fs::fcntl_add_seals(&self.descriptors[0], seals).expect("sealed");
         send(&self.stream, &[READY], &[]);
@@ -110,6 +112,13 @@ impl Session {
         seq.wake();
         // Without waiting: a server that sleeps on its futex does not read them.
         let _ = rustix::net::send(&self.stream, &[WAKE], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    }
+}
+
+/// Has the kernel allocate the pages of a segment that are missing: a load from a hole does that.
+fn touch(window: &Window) {
+    for page in (0..window.len()).step_by(4096) {
+        let _ = window.peer_word(page).load();
     }
 }
 

@@ -78,9 +78,7 @@ impl Trace {
         if let Some(kind) = self.mapping_of(call).map(|mapping| mapping.kind.clone()) {
             let what = match &*call.name {
                 "futex" | "futex_waitv" | "munmap" => Some(call.name.clone()),
-                "madvise" if kind == "request" && call.text.contains("MADV_POPULATE_READ") => {
-                    Some("madvise POPULATE_READ".to_owned())
-                }
+                "mincore" if ["request", "response"].contains(&&*kind) => Some(call.name.clone()),
                 _ => None,
             };
             self.note(call, &kind, what);
@@ -172,10 +170,12 @@ fn check(file: &Path, sessions: usize, bells: bool) -> String {
     let seen = ["request", "response", "status"].map(left);
     assert_eq!(seen, [sessions, sessions, 1], "segments that left: {:?}", trace.left);
     assert_eq!(left("bell") > 0, bells, "bell pages that left: {:?}", trace.left);
-    for what in ["F_GET_SEALS", "mmap read-only", "munmap", "close"] {
-        let count = trace.done.get(&format!("request {what}")).copied().unwrap_or(0);
+    let done = |what: &str| trace.done.get(what).copied().unwrap_or(0);
+    for what in ["F_GET_SEALS", "mmap read-only", "mincore", "munmap", "close"] {
+        let count = done(&format!("request {what}"));
         assert_eq!(count, sessions, "{what} of request segments: {:?}", trace.done);
     }
+    assert_eq!(done("response mincore"), sessions, "{:?}", trace.done);
     format!("left: {:?}; then: {:?}", trace.left, trace.done)
 }
 

@@ -7,6 +7,8 @@
 
 mod beside;
 mod faults;
+mod file_sizes;
+mod groups;
 mod holes;
 mod listed_calls;
 mod locks;
@@ -16,6 +18,8 @@ mod users;
 mod wakes;
 
 use beside::*;
+use file_sizes::*;
+use groups::*;
 use holes::*;
 use listed_calls::*;
 use locks::*;
@@ -33,8 +37,17 @@ suite! {
         p12_holes_are_never_touched_before_ready,
         p12_holes_are_never_touched_after_ready,
         p13_spliced_pages_do_not_swell_the_server,
+        p13_ended_sessions_that_are_kept_do_not_swell_the_server,
+        h1_a_limit_on_files_leads_to_the_socket,
+        h1_a_server_that_can_offer_nothing_says_why,
+        h1_a_limited_byte_listener_and_a_limited_client_get_on,
+        h3_large_rings_do_not_bring_the_oom_killer,
+        h3_a_setting_overrides_the_group,
         a_session_makes_only_the_listed_calls_on_its_descriptors,
         a_byte_stream_makes_only_the_listed_calls_on_its_descriptors,
     ],
-    roles: [visitor, caller, locker, waiters, puncher, pinner, byte_server],
+    roles: [
+        visitor, caller, locker, waiters, puncher, pinner, byte_server, keeper, ring_asker,
+        limited_server, limited_binder, limited_client,
+    ],
 }

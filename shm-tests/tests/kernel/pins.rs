@@ -2,69 +2,18 @@
 //! the file. Whoever touches the hole allocates a new page; the pinned one stays charged to whoever
 //! allocated it.
 
+use crate::groups::Group;
 use crate::users::{HONEST, HOSTILE, become_the_user, name, only_one_user, open_server};
 use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::process::{Arguments, Start, hear, say};
-use ringbell_shm_tests::{becomes_true, done, raw, scaled};
+use ringbell_shm_tests::{done, raw, scaled};
 use rustix::fd::OwnedFd;
 use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// What a pipe holds.
 const PAGES: u64 = 16;
 const PAGE: u64 = 4096;
-
-/// A memory group of its own, in which a server is. Dropping it removes it.
-struct Group {
-    directory: PathBuf,
-    usage: &'static str,
-}
-
-impl Group {
-    /// A new group; what is missing if there can be none.
-    fn new() -> Result<Self, String> {
-        let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
-        let found = mounts.lines().find_map(|line| {
-            let fields: Vec<&str> = line.split(' ').collect();
-            let [_, at, kind, options, ..] = fields[..] else { return None };
-            let controlled = || {
-                let names = Path::new(at).join("cgroup.subtree_control");
-                std::fs::read_to_string(names).is_ok_and(|names| names.contains("memory"))
-            };
-            match kind {
-                "cgroup" if options.split(',').any(|option| option == "memory") => {
-                    Some((at.to_owned(), "memory.usage_in_bytes"))
-                }
-                "cgroup2" if controlled() => Some((at.to_owned(), "memory.current")),
-                _ => None,
-            }
-        });
-        let (at, usage) = found.ok_or("missing: a mounted cgroup with the memory controller")?;
-        let directory = Path::new(&at).join(format!("ringbell-test-{}", std::process::id()));
-        std::fs::create_dir(&directory).map_err(|error| {
-            format!("missing: a memory group ({}: {error})", directory.display())
-        })?;
-        Ok(Self { directory, usage })
-    }
-
-    fn take_in(&self, pid: u32) {
-        std::fs::write(self.directory.join("cgroup.procs"), pid.to_string()).expect("a member");
-    }
-
-    /// Bytes that are charged to it.
-    fn usage(&self) -> u64 {
-        let text = std::fs::read_to_string(self.directory.join(self.usage)).expect("a usage");
-        text.trim().parse().expect("a number")
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        // Its members have ended; what they left behind is charged to the parent.
-        becomes_true(Duration::from_secs(5), || std::fs::remove_dir(&self.directory).is_ok());
-    }
-}
 
 /// The role: in each round a pipe is filled with pages that the server reads, each of them punched
 /// out as soon as the server has touched the hole that was left.

@@ -95,7 +95,7 @@ pub(super) fn asks_for_large_rings(arguments: &Arguments) {
         Doing::Harm => {
             let stream = raw::connect(&path);
             raw::send(&stream, &hello, &[]);
-            // It may have to wait for that: its user has used up what it may have made at once.
+            // It may have to wait for that: its user has used up its time.
             while !readable(&stream, Duration::from_millis(5)) {
                 if over() {
                     return;

@@ -127,8 +127,14 @@ fn identity(fd: &OwnedFd) -> Vec<u8> {
 
 #[test]
 fn the_segments_begin_with_these_bytes() {
-    let sent = good_segments();
-    for (name, fd) in ["request", "response", "status", "bell"].iter().zip(&sent.descriptors) {
+    let SentSegments { welcome, descriptors } = good_segments();
+    let me = Peer { pid: 1, uid: 2, name: [0; layout::NAME] };
+    let pair = SegmentPair::create(welcome.request_capacity, welcome.response_capacity);
+    let pair = pair.expect("made").assign(77, 5, me, layout::Domain::new(3, false));
+    // The client has labelled the one, the server the other.
+    let (_, (request, response)) = pair.complete();
+    let fds = [&*request.fd, &*response.fd, &descriptors[2], &descriptors[3]];
+    for (name, fd) in ["request", "response", "status", "bell"].iter().zip(fds) {
         let bytes = identity(fd);
         check(&format!("identity-{name}"), &bytes);
         let old = golden(&format!("wire-1/identity-{name}.bin"));

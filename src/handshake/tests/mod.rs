@@ -12,7 +12,8 @@ mod segments_received;
 
 use super::*;
 use crate::handshake::wire::{self, HEADER, Header, MessageKind};
-use crate::link::segment::{Segment, SegmentError, SegmentPair};
+use crate::link::segment::{Segment, SegmentError};
+use crate::link::segment_pair::SegmentPair;
 use crate::memory::layout::{self, Peer};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
@@ -124,7 +125,7 @@ pub(crate) fn a_fallback() -> Fallback {
     }
 }
 
-const REASONS: [RejectReason; 19] = [
+const REASONS: [RejectReason; 21] = [
     RejectReason::VersionUnsupported { min: 2, max: 3 },
     RejectReason::PermissionDenied,
     RejectReason::TooManyClients { limit: 64 },
@@ -144,6 +145,8 @@ const REASONS: [RejectReason; 19] = [
     RejectReason::Unknown(0),
     RejectReason::TooManyClientsOfUid { limit: 8 },
     RejectReason::TooManyHandshakesOfUid { limit: 4 },
+    RejectReason::RingBytes { limit: 1 << 20 },
+    RejectReason::FileSizeLimit { limit: 0 },
 ];
 
 fn split(message: &[u8]) -> (Header, &[u8]) {
@@ -219,16 +222,14 @@ fn good_segments() -> SentSegments {
     let bell = Segment::bell(welcome.generation, welcome.domain).expect("made");
     let pair =
         SegmentPair::create(welcome.request_capacity, welcome.response_capacity).expect("made");
-    let (request, response) = pair
-        .assign(welcome.generation, welcome.session, &me, layout::Domain::new(3, false))
-        .expect("labelled");
+    let pair = pair.assign(welcome.generation, welcome.session, me, layout::Domain::new(3, false));
     let pidfd = rustix::process::pidfd_open(
         rustix::process::getpid(),
         rustix::process::PidfdFlags::empty(),
     );
-    let [response, status, bell] = [response, status, bell]
+    let [response, status, bell] = [pair.response, status, bell]
         .map(|segment| std::sync::Arc::into_inner(segment.fd).expect("not shared yet"));
-    let descriptors = vec![request.fd, response, status, bell, pidfd.expect("opened")];
+    let descriptors = vec![pair.request, response, status, bell, pidfd.expect("opened")];
     SentSegments { welcome, descriptors }
 }
 

@@ -168,24 +168,39 @@ fn a_segment_that_is_another_one_is_refused() {
     assert!(matches!(swapped(0, 1), Err(ConnectError::BadSegment(SegmentError::Seals { .. }))));
     assert!(matches!(swapped(1, 2), Err(ConnectError::BadSegment(SegmentError::Size { .. }))));
     assert_eq!(identity(deliver(|sent| sent.welcome.generation += 1)), "generation");
-    assert_eq!(identity(deliver(|sent| sent.welcome.session += 1)), "session");
     assert_eq!(identity(deliver(|sent| sent.welcome.domain += 1)), "session");
     // Same size in pages, another number of words.
     assert_eq!(identity(deliver(|sent| sent.welcome.armed_words -= 1)), "capacity");
-    let seals = SealFlags::SHRINK | SealFlags::GROW;
-    let blank = deliver(|sent| {
-        sent.descriptors[0] = memfd(size_of_fd(&sent.descriptors[0]), seals, None);
-    });
-    assert_eq!(identity(blank), "magic");
-    let write = |at: u64, byte: u8| {
-        identity(deliver(move |sent| {
-            rustix::io::pwrite(&sent.descriptors[0], &[byte], at).expect("written");
+    let changed = |at: u64, bytes: &[u8]| {
+        identity(deliver(|sent| {
+            let seals = SealFlags::SHRINK | SealFlags::GROW;
+            let (real, status) = (&sent.descriptors[2], memfd(8192, SealFlags::empty(), None));
+            let mut head = [0; 64];
+            rustix::io::pread(real, &mut head, 0).expect("read");
+            rustix::io::pwrite(&status, &head, 0).expect("written");
+            rustix::io::pwrite(&status, bytes, at).expect("written");
+            let seals = seals | SealFlags::FUTURE_WRITE | SealFlags::SEAL;
+            rustix::fs::fcntl_add_seals(&status, seals).expect("sealed");
+            sent.descriptors[2] = status;
         }))
     };
-    assert_eq!(write(0, 0), "magic");
-    assert_eq!(write(8, 99), "layout version");
-    assert_eq!(write(12, 99), "kind");
-    assert_eq!(write(40, 99), "size");
+    assert_eq!(changed(0, &[0; 64]), "magic");
+    assert_eq!(changed(0, &[0]), "magic");
+    assert_eq!(changed(8, &[99]), "layout version");
+    assert_eq!(changed(12, &[99]), "kind");
+    assert_eq!(changed(40, &[99]), "size");
+}
+
+#[test]
+fn the_client_labels_its_request_segment_itself() {
+    // Whatever is in the pages, which are its own.
+    let attachment = deliver(|sent| {
+        rustix::io::pwrite(&sent.descriptors[0], &[9; 64], 0).expect("written");
+        sent.welcome.session += 1;
+    });
+    let attachment = attachment.expect("accepted");
+    let word = |at| attachment.request.window.peer_word(layout::offset::IDENTITY + at).load();
+    assert_eq!((word(0), word(16), word(24), word(32)), (layout::MAGIC, 77, 6, 4096));
 }
 
 #[test]

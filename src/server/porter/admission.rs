@@ -5,12 +5,12 @@ use super::quotas::{Denied, Limits, Quotas};
 use super::{PorterConfig, StatusInfo};
 use crate::base::clock::now_ns;
 use crate::handshake::{
-    Admitted, Credentials, FEATURE_BYTES, FEATURE_CLOCK, FEATURE_ORDERED, FEATURE_SAMPLES,
-    Fallback, Hello, Host, InspectorReply, Offer, OfferInMaking, PeerInfo, RejectReason,
-    SharedOffer, TransportAsked, VERSIONS, Welcome,
+    Credentials, FEATURE_BYTES, FEATURE_CLOCK, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, Hello,
+    Host, InspectorReply, Offer, PeerInfo, RejectReason, SharedOffer, TransportAsked, VERSIONS,
+    Welcome,
 };
-use crate::link::segment::{Segment, SegmentError, SegmentPair};
-use crate::link::segment_making::PairInMaking;
+use crate::link::segment::{Segment, SegmentError};
+use crate::link::segment_pair::SegmentPair;
 use crate::memory::layout;
 use crate::os::closer;
 use rustix::process::PidfdFlags;
@@ -39,8 +39,6 @@ pub(super) struct Admission {
     segments: BTreeMap<u64, [Arc<OwnedFd>; 2]>,
     /// Made ahead, with the default capacities.
     spare: Option<SegmentPair>,
-    /// The next one, of which not all pages exist.
-    unfinished_spare: Option<PairInMaking>,
     /// Whether to make a spare when there is time. Not again after a failure until the next
     /// handshake.
     wants_spare: bool,
@@ -49,6 +47,8 @@ pub(super) struct Admission {
     armed_words: u32,
     /// `None` if there is no shared memory here.
     status: Option<Arc<OwnedFd>>,
+    /// What a client is told then.
+    no_shared_memory: RejectReason,
     /// This process.
     server: Option<Arc<OwnedFd>>,
     pid: u32,
@@ -63,6 +63,7 @@ impl Admission {
             clients_per_uid: config.max_clients_per_uid.into(),
             bytes_per_client: config.bytes_per_client,
             bytes_per_uid: config.bytes_per_uid,
+            ring_bytes: config.ring_bytes,
             domains: status.armed_words,
             isolation: config.isolation,
         });
@@ -81,16 +82,24 @@ impl Admission {
             pace: Pace::new(&config.credentials.sharing()),
             segments: BTreeMap::new(),
             spare: None,
-            unfinished_spare: None,
             wants_spare: true,
             next_session: 1,
             generation: status.generation,
             armed_words: status.armed_words,
-            status: status.segment.map(|segment| segment.fd.clone()),
+            status: status.segment.ok().map(|segment| segment.fd.clone()),
+            no_shared_memory: match status.segment {
+                Err(error) if config.shared_memory => reason_of(error),
+                _ => RejectReason::SharedMemoryOff,
+            },
             // A kernel before 5.3 has none: clients then rely on the lifeline alone.
             server: rustix::process::pidfd_open(me, PidfdFlags::empty()).ok().map(Arc::new),
             pid: u32::try_from(me.as_raw_nonzero().get()).unwrap_or(0),
         })
+    }
+
+    /// When a handshake of this user is to begin that has just been accepted, if not at once.
+    pub(super) fn due(&mut self, uid: u32, now: Instant) -> Option<Instant> {
+        self.pace.begin(uid, now)
     }
 
     /// From now on nobody is admitted.
@@ -127,14 +136,14 @@ impl Admission {
         uid: u32,
         terms: &Terms,
         reason: RejectReason,
-    ) -> Result<Admitted, RejectReason> {
+    ) -> Result<Offer, RejectReason> {
         if !self.fallback {
             return Err(reason);
         }
         let session = self.next_session;
         self.quotas.reserve_slot(session, uid)?;
         self.next_session += 1;
-        Ok(Admitted::Offer(Offer::Socket(self.terms_of_a_socket(session, terms, reason))))
+        Ok(Offer::Socket(self.terms_of_a_socket(session, terms, reason)))
     }
 
     fn terms_of_a_socket(&self, session: u64, terms: &Terms, reason: RejectReason) -> Fallback {
@@ -151,42 +160,16 @@ impl Admission {
         }
     }
 
-    /// Makes the next slice of a client's memory; the pair, if that was the last one. `Err`: when
-    /// it is due.
-    fn slice(
-        &mut self,
-        uid: u32,
-        making: &mut OfferInMaking,
-    ) -> Result<Result<SegmentPair, Instant>, SegmentError> {
-        let began = Instant::now();
-        let (request, response) =
-            (making.welcome.request_capacity, making.welcome.response_capacity);
-        let pair = match &mut making.pair {
-            Some(pair) => pair,
-            None => {
-                self.wants_spare = true;
-                // For all of it, and for going through the request segment once more after READY.
-                let bytes =
-                    SegmentPair::bytes(request, response) + layout::ring_segment_size(request);
-                if let Err(due) = self.pace.charge(uid, bytes, began) {
-                    return Ok(Err(due));
-                }
-                if let Some(spare) = self.spare.take_if(|spare| spare.fits(request, response)) {
-                    return Ok(Ok(spare));
-                }
-                making.pair.insert(PairInMaking::begin(request, response)?)
-            }
-        };
-        if !pair.step()? {
-            return Ok(Err(self.pace.next(began, Instant::now())));
-        }
-        match making.pair.take() {
-            Some(pair) => pair.finish().map(Ok),
-            None => Ok(Err(began)),
+    /// A pair of segments with these capacities.
+    fn pair(&mut self, request: u64, response: u64) -> Result<SegmentPair, SegmentError> {
+        self.wants_spare = true;
+        match self.spare.take_if(|spare| spare.fits(request, response)) {
+            Some(spare) => Ok(spare),
+            None => SegmentPair::create(request, response),
         }
     }
 
-    /// Makes a slice of the pair of segments that the next handshake will need.
+    /// Makes the pair of segments that the next handshake will need.
     pub(super) fn make_spare(&mut self) {
         self.wants_spare = false;
         if self.spare.is_none()
@@ -195,22 +178,8 @@ impl Admission {
             && self.quotas.has_room()
         {
             // Without one the next handshake makes its own, and says what is wrong.
-            self.spare = self.slice_of_spare().ok().flatten();
-            self.wants_spare = self.unfinished_spare.is_some();
+            self.spare = SegmentPair::create(self.request_capacity, self.response_capacity).ok();
         }
-    }
-
-    /// The spare, if this was its last slice.
-    fn slice_of_spare(&mut self) -> Result<Option<SegmentPair>, SegmentError> {
-        let mut pair = match self.unfinished_spare.take() {
-            Some(pair) => pair,
-            None => PairInMaking::begin(self.request_capacity, self.response_capacity)?,
-        };
-        if pair.step()? {
-            return pair.finish().map(Some);
-        }
-        self.unfinished_spare = Some(pair);
-        Ok(None)
     }
 }
 
@@ -227,6 +196,7 @@ pub(super) fn reason_of(error: &SegmentError) -> RejectReason {
     match error {
         SegmentError::OutOfMemory => RejectReason::OutOfMemory,
         SegmentError::OutOfDescriptors => RejectReason::OutOfDescriptors,
+        SegmentError::FileSizeLimit { limit, .. } => RejectReason::FileSizeLimit { limit: *limit },
         // No memfds here: an old kernel, or a sandbox.
         _ => RejectReason::SharedMemoryOff,
     }
@@ -247,7 +217,7 @@ fn or(wanted: u64, default: u64) -> u64 {
 }
 
 impl Host for Admission {
-    fn admit(&mut self, peer: &PeerInfo, hello: &Hello) -> Result<Admitted, RejectReason> {
+    fn admit(&mut self, peer: &PeerInfo, hello: &Hello) -> Result<Offer, RejectReason> {
         if self.stopping {
             return Err(RejectReason::ShuttingDown);
         }
@@ -275,9 +245,9 @@ impl Host for Admission {
                 if self.fallback { RejectReason::SocketAsked } else { RejectReason::SocketOff };
             return self.instead(peer.uid, &terms, reason);
         }
-        if self.status.is_none() || !self.shared_memory {
-            return self.instead(peer.uid, &terms, RejectReason::SharedMemoryOff);
-        }
+        let Some(status) = self.status.clone().filter(|_| self.shared_memory) else {
+            return self.instead(peer.uid, &terms, self.no_shared_memory);
+        };
         let request_capacity = or(hello.request_capacity, self.request_capacity);
         let response_capacity = or(hello.response_capacity, self.response_capacity);
         if !layout::is_capacity(request_capacity) || !layout::is_capacity(response_capacity) {
@@ -317,38 +287,20 @@ impl Host for Admission {
             sample_every: self.sample_every,
             server_ns: now_ns(),
         };
-        self.make(peer, Box::new(OfferInMaking { welcome, bell, pair: None })).inspect_err(|_| {
-            self.quotas.release(session);
-        })
-    }
-
-    fn make(
-        &mut self,
-        peer: &PeerInfo,
-        mut making: Box<OfferInMaking>,
-    ) -> Result<Admitted, RejectReason> {
-        let pair = match self.slice(peer.uid, &mut making) {
-            Ok(Ok(pair)) => {
-                let domain = layout::Domain::new(making.welcome.domain, making.bell.is_none());
-                pair.assign(self.generation, making.welcome.session, &peer.cell(), domain)
-            }
-            Ok(Err(due)) => return Ok(Admitted::Making(making, due)),
-            Err(error) => Err(error),
-        };
-        let OfferInMaking { welcome, bell, pair: unfinished } = *making;
-        let (request, response) = match pair {
+        let pair = match self.pair(request_capacity, response_capacity) {
             Ok(pair) => pair,
             Err(error) => {
-                let bytes = SegmentPair::bytes(welcome.request_capacity, welcome.response_capacity);
-                closer::free(bytes, unfinished);
-                let fallback = self.offer_socket(&welcome, reason_of(&error))?;
-                return Ok(Admitted::Offer(Offer::Socket(fallback)));
+                let offer = self.offer_socket(&welcome, reason_of(&error)).map(Offer::Socket);
+                return offer.inspect_err(|_| {
+                    self.quotas.release(session);
+                });
             }
         };
-        let Some(status) = self.status.clone() else { return Err(RejectReason::SharedMemoryOff) };
-        let server = self.server.clone();
-        let offer = SharedOffer { welcome, request, response, status, bell, server };
-        Ok(Admitted::Offer(Offer::Shared(Box::new(offer))))
+        self.pace.charge_bytes(peer.uid, bytes, Instant::now());
+        let own = layout::Domain::new(domain, bell.is_none());
+        let pair = pair.assign(self.generation, session, peer.cell(), own);
+        let offer = SharedOffer { welcome, pair, status, bell, server: self.server.clone() };
+        Ok(Offer::Shared(Box::new(offer)))
     }
 
     fn inspect(&mut self, peer: &PeerInfo, hello: &Hello) -> Result<InspectorReply, RejectReason> {

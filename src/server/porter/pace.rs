@@ -1,41 +1,37 @@
-//! How fast memory is made for each user: what a user asks for again and again takes its own time,
-//! not that of others.
+//! How much of the porter's time the handshakes of each user take: a user who connects again and
+//! again takes its own time, not that of others.
 //!
-//! Where one user is served nothing is held back. Where several are, a user has [`BURST`] bytes at
-//! once and [`RATE`] bytes a second from then on, and a pause after each slice; a client that
-//! wants more waits in its handshake, which counts among those of its user.
+//! Where one user is served nothing is held back. Where several are, a user has [`BURST`] at once,
+//! and the [`PART`]th part of all time from then on. A handshake of a user who has used that up is
+//! not begun before it is due, and counts among those of its user.
 //!
-//! A client is charged once, before its memory is begun, for all of it. So a wait costs its user
-//! nothing, and who has been let in waits no more: a client may be larger than what is left, and
-//! those who come after it wait the longer.
+//! What a handshake takes is estimated: measured, a busy machine would count against the user.
 
 use crate::base::shares::Sharing;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// What a user gets without a wait, if it was idle: as much as one client may have by default.
-const BURST: u64 = 64 << 20;
-/// What it gets each second from then on: less than a hundredth of a CPU's time.
-const RATE: u64 = 16 << 20;
-/// A slice of a user is followed by a pause of so many times its length.
-const PAUSE: u32 = 4;
+/// What one handshake takes.
+const HANDSHAKE: Duration = Duration::from_micros(100);
+/// So many bytes of rings are looked through in a microsecond.
+const BYTES_PER_US: u64 = 128 << 10;
+/// What a user gets without a wait, if it was idle: some 500 handshakes.
+const BURST: Duration = Duration::from_millis(50);
+/// From then on a user gets this part of the time: some 100 handshakes a second.
+const PART: u32 = 100;
 /// So many users are remembered before those are looked for that may be forgotten.
 const REMEMBERED: usize = 64;
 
-/// What a user used: this many bytes at that time, and [`RATE`] fewer with each second.
+/// What a user used: so much at that time, and less with each second.
 #[derive(Debug, Clone, Copy)]
 struct Used {
-    bytes: u64,
+    time: Duration,
     at: Instant,
 }
 
-fn bytes_in(span: Duration) -> u64 {
-    u64::try_from(span.as_nanos() * u128::from(RATE) / 1_000_000_000).unwrap_or(u64::MAX)
-}
-
 impl Used {
-    fn now(self, now: Instant) -> u64 {
-        self.bytes.saturating_sub(bytes_in(now.saturating_duration_since(self.at)))
+    fn now(self, now: Instant) -> Duration {
+        self.time.saturating_sub(now.saturating_duration_since(self.at) / PART)
     }
 }
 
@@ -52,26 +48,29 @@ impl Pace {
         Self { alone: *sharing == Sharing::One, users: HashMap::new(), forget_at: REMEMBERED }
     }
 
-    /// Charges a user for `bytes` that are made for it now; or says when to ask again.
-    pub(super) fn charge(&mut self, uid: u32, bytes: u64, now: Instant) -> Result<(), Instant> {
-        if self.alone {
-            return Ok(());
-        }
-        let used = self.users.get(&uid).map_or(0, |used| used.now(now));
-        if let Some(over @ 1..) = used.checked_sub(BURST) {
-            return Err(now + Duration::from_nanos(over * 1_000_000_000 / RATE + 1));
-        }
-        self.users.insert(uid, Used { bytes: used + bytes, at: now });
-        if self.users.len() >= self.forget_at {
-            self.users.retain(|_, used| used.now(now) > 0);
-            self.forget_at = REMEMBERED.max(2 * self.users.len());
-        }
-        Ok(())
+    /// Charges a user for one more handshake; when that is due, if not at once.
+    pub(super) fn begin(&mut self, uid: u32, now: Instant) -> Option<Instant> {
+        let over = self.charge(uid, HANDSHAKE, now)?.checked_sub(BURST)?;
+        (!over.is_zero()).then(|| now + over * PART)
     }
 
-    /// When the next slice of the same handshake is due, if one took from `began` to `now`.
-    pub(super) fn next(&self, began: Instant, now: Instant) -> Instant {
-        if self.alone { now } else { now + PAUSE * now.saturating_duration_since(began) }
+    /// Charges a user for rings of so many bytes: its next handshake waits the longer.
+    pub(super) fn charge_bytes(&mut self, uid: u32, bytes: u64, now: Instant) {
+        self.charge(uid, Duration::from_micros(bytes / BYTES_PER_US), now);
+    }
+
+    /// What the user has used then, if that is counted.
+    fn charge(&mut self, uid: u32, time: Duration, now: Instant) -> Option<Duration> {
+        if self.alone {
+            return None;
+        }
+        let time = self.users.get(&uid).map_or(Duration::ZERO, |used| used.now(now)) + time;
+        self.users.insert(uid, Used { time, at: now });
+        if self.users.len() >= self.forget_at {
+            self.users.retain(|_, used| !used.now(now).is_zero());
+            self.forget_at = REMEMBERED.max(2 * self.users.len());
+        }
+        Some(time)
     }
 }
 
@@ -80,26 +79,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_asks_again_and_again_waits_and_others_do_not() {
+    fn who_connects_again_and_again_waits_and_others_do_not() {
         let mut pace = Pace::new(&Sharing::Strangers);
-        let mut now = Instant::now();
-        let began = now;
-        let (slice, mut made) = (256 << 10, 0);
+        let began = Instant::now();
+        let (mut now, mut handshakes) = (began, 0);
         while now < began + Duration::from_secs(4) {
-            match pace.charge(1, slice, now) {
-                Ok(()) => made += slice,
-                Err(due) => {
-                    assert!(due > now, "it would be asked for ever");
-                    assert!(pace.charge(2, 1 << 10, now).is_ok(), "another user");
-                    now = due;
-                }
+            if let Some(due) = pace.begin(1, now) {
+                assert!(due > now, "it would be looked at for ever");
+                assert_eq!(pace.begin(2 + handshakes, now), None, "another user");
+                now = due;
             }
+            handshakes += 1;
         }
-        assert!((BURST + 4 * RATE..=BURST + 4 * RATE + 2 * slice).contains(&made), "{made}");
-        let later = now + Duration::from_secs(5);
-        assert!(pace.charge(1, BURST, later).is_ok(), "it was idle for long enough");
-        assert!(pace.charge(1, BURST, later).is_ok(), "used up, not exceeded");
-        assert!(pace.charge(1, 1, later).is_err());
+        assert!((899..=901).contains(&handshakes), "{handshakes}");
+        // Several at once are due one after the other.
+        let due = [(); 3].map(|()| pace.begin(1, now).expect("later"));
+        assert_eq!([due[1] - due[0], due[2] - due[1]], [HANDSHAKE * PART; 2]);
+        let idle = due[2] + PART * BURST;
+        assert_eq!(pace.begin(1, idle), None, "it was idle for long enough");
+        pace.charge_bytes(1, 64 << 30, idle);
+        assert!(pace.begin(1, idle).is_some_and(|due| due > idle + Duration::from_secs(40)));
     }
 
     #[test]
@@ -108,7 +107,7 @@ mod tests {
         let now = Instant::now();
         for uid in 0..10_000 {
             let at = now + Duration::from_millis(u64::from(uid));
-            assert!(pace.charge(uid, 1 << 20, at).is_ok());
+            assert_eq!(pace.begin(uid, at), None);
         }
         assert!(pace.users.len() <= 2 * REMEMBERED, "{}", pace.users.len());
     }
@@ -117,9 +116,9 @@ mod tests {
     fn one_user_alone_is_never_held_up() {
         let mut pace = Pace::new(&Sharing::One);
         let now = Instant::now();
-        for _ in 0..1000 {
-            assert!(pace.charge(1, BURST, now).is_ok());
+        for _ in 0..10_000 {
+            assert_eq!(pace.begin(1, now), None);
+            pace.charge_bytes(1, 1 << 30, now);
         }
-        assert_eq!(pace.next(now, now + Duration::from_secs(1)), now + Duration::from_secs(1));
     }
 }

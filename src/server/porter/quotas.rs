@@ -16,6 +16,7 @@ pub(super) struct Limits {
     pub(super) clients_per_uid: u64,
     pub(super) bytes_per_client: u64,
     pub(super) bytes_per_uid: u64,
+    pub(super) ring_bytes: u64,
     pub(super) domains: u32,
     pub(super) isolation: Isolation,
 }
@@ -61,8 +62,7 @@ pub(super) struct Quotas {
 impl Quotas {
     pub(super) fn new(limits: Limits) -> Self {
         let clients = Shares::new(limits.clients, limits.clients_per_uid, limits.sharing.clone());
-        // Of bytes there is no total: each user has its own.
-        let bytes = Shares::new(u64::MAX, limits.bytes_per_uid, Sharing::One);
+        let bytes = Shares::new(limits.ring_bytes, limits.bytes_per_uid, limits.sharing.clone());
         Self {
             limits,
             entries: HashMap::new(),
@@ -95,14 +95,22 @@ impl Quotas {
         bytes: u64,
         make_bell: impl FnOnce(u32) -> Result<Segment, SegmentError>,
     ) -> Result<(u32, Option<Arc<Segment>>), Denied> {
-        let Limits { bytes_per_client, bytes_per_uid, .. } = self.limits;
+        let Limits { bytes_per_client, bytes_per_uid, ring_bytes, .. } = self.limits;
         if bytes > bytes_per_client {
             return Err(Denied::Limit(RejectReason::BytesPerClient { limit: bytes_per_client }));
         }
         self.check_slot(uid).map_err(Denied::Limit)?;
-        if self.bytes.check(uid, bytes).is_err() {
-            return Err(Denied::Limit(RejectReason::BytesPerUid { limit: bytes_per_uid }));
-        }
+        self.bytes.check(uid, bytes).map_err(|refused| {
+            Denied::Limit(match refused {
+                Refused::OfUid { limit } if limit == bytes_per_uid => {
+                    RejectReason::BytesPerUid { limit }
+                }
+                // Or what the others leave of it to this user.
+                Refused::OfUid { .. } | Refused::Total => {
+                    RejectReason::RingBytes { limit: ring_bytes }
+                }
+            })
+        })?;
         let (domain, index, bell) = self.domain(own_user, make_bell)?;
         self.enter(session, Entry { uid, bytes, domain: Some(domain) });
         Ok((index, bell))

@@ -336,22 +336,27 @@ impl<O: Outbox> Porter<O> {
         if let Err(reason) = self.check_handshakes(uid) {
             return self.reject(&socket, reason);
         }
-        let deadline = Instant::now() + self.handshake_deadline;
+        let now = Instant::now();
+        let deadline = now + self.handshake_deadline;
         let handshake = match Handshake::new(socket, peer, deadline) {
             Ok(handshake) => handshake,
             Err((socket, _)) => return self.reject(&socket, RejectReason::OutOfDescriptors),
         };
         let id = self.next_handshake;
         self.next_handshake += 1;
-        if epoll::add(&self.epoll, handshake.socket(), Token::HalfOpen(id).data(), EventFlags::IN)
-            .is_err()
-        {
+        let due = self.admission.due(uid, now);
+        let watched = if due.is_some() { EventFlags::RDHUP } else { EventFlags::IN };
+        let data = Token::HalfOpen(id).data();
+        if epoll::add(&self.epoll, handshake.socket(), data, watched).is_err() {
             return self.reject(handshake.socket(), RejectReason::OutOfMemory);
         }
         self.handshakes.count(uid, 1);
-        let watched = EventFlags::IN;
-        self.half_open.insert(id, HalfOpen { handshake, watched, due: None });
+        self.half_open.insert(id, HalfOpen { handshake, watched, due });
         self.count_half_open();
+        if let Some(at) = due {
+            self.due.insert((at, id));
+            return;
+        }
         self.attentive_until = Instant::now() + ATTENTION;
         self.pump(id);
     }
@@ -416,13 +421,14 @@ impl<O: Outbox> Porter<O> {
         let closed = match progress {
             HandshakeProgress::Reading
             | HandshakeProgress::Writing
-            | HandshakeProgress::Working(_) => {
+            | HandshakeProgress::Working => {
                 if before != admitted {
                     self.attentive_until = Instant::now() + ATTENTION;
                 }
                 let want = match progress {
                     HandshakeProgress::Writing => EventFlags::OUT,
-                    HandshakeProgress::Working(at) => {
+                    HandshakeProgress::Working => {
+                        let at = Instant::now();
                         *due = Some(at);
                         self.due.insert((at, id));
                         EventFlags::RDHUP
@@ -544,8 +550,8 @@ impl<O: Outbox> Porter<O> {
         while let Some((&id, first)) = self.half_open.first_key_value()
             && first.handshake.deadline() <= now
         {
-            // Who waits for the server hears why, and may try again.
-            let reason = first.handshake.is_being_made().then(|| {
+            // A client that was not listened to hears why, and may try again.
+            let reason = (first.due.is_some() && first.handshake.session().is_none()).then(|| {
                 let limit = self.handshakes.most_of(first.handshake.peer().uid);
                 RejectReason::TooManyHandshakesOfUid { limit }
             });

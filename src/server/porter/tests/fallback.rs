@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::handshake::{
-    Admitted, FEATURE_CLOCK, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, FallbackReason, Host,
-    Offer, TransportAsked,
+    FEATURE_CLOCK, FEATURE_ORDERED, FEATURE_SAMPLES, Fallback, FallbackReason, Host, Offer,
+    TransportAsked,
 };
 use crate::link::lifeline;
 use crate::link::socket::{Filled, Pushed, SocketLink};
@@ -87,17 +87,15 @@ fn without_shared_memory_every_client_gets_the_socket() {
 #[test]
 fn a_server_without_memfds_has_the_socket() {
     let fixture = Fixture::new(lenient());
-    let info = StatusInfo { segment: None, generation: 1, armed_words: 1 };
+    let info =
+        StatusInfo { segment: Err(&SegmentError::OutOfDescriptors), generation: 1, armed_words: 1 };
     let mut admission = admission::Admission::new(&lenient(), &info).expect("made");
     let peer =
         PeerInfo { pid: 1, uid: rustix::process::geteuid().as_raw(), gid: 3, name: String::new() };
     let offer = admission.admit(&peer, &a_hello());
-    let off = RejectReason::SharedMemoryOff;
+    let off = RejectReason::OutOfDescriptors;
     assert!(
-        matches!(
-            offer,
-            Ok(Admitted::Offer(Offer::Socket(Fallback { reason, .. }))) if reason == off
-        ),
+        matches!(offer, Ok(Offer::Socket(Fallback { reason, .. })) if reason == off),
         "{offer:?}"
     );
     let mut admission = admission::Admission::new(&settings(), &info).expect("made");
@@ -107,7 +105,7 @@ fn a_server_without_memfds_has_the_socket() {
 
 #[test]
 fn limits_of_memory_lead_to_the_socket() {
-    let pair = crate::link::segment::SegmentPair::bytes(SMALL, SMALL);
+    let pair = crate::link::segment_pair::SegmentPair::bytes(SMALL, SMALL);
     let limit = pair - 1;
     let fixture = Fixture::new(PorterConfig { bytes_per_client: limit, ..lenient() });
     let (client, server) = fixture.join_by_socket();
@@ -301,15 +299,14 @@ fn features_are_granted_as_far_as_they_are_known() {
 #[test]
 fn a_welcome_that_cannot_be_sent_is_replaced() {
     let fixture = Fixture::new(settings());
-    let info =
-        StatusInfo { segment: Some(&fixture._status), generation: GENERATION, armed_words: 2 };
+    let info = StatusInfo { segment: Ok(&fixture._status), generation: GENERATION, armed_words: 2 };
     let peer =
         PeerInfo { pid: 1, uid: rustix::process::geteuid().as_raw(), gid: 3, name: String::new() };
-    let bytes_per_uid = crate::link::segment::SegmentPair::bytes(SMALL, SMALL);
+    let bytes_per_uid = crate::link::segment_pair::SegmentPair::bytes(SMALL, SMALL);
     let config = PorterConfig { max_clients: 2, bytes_per_uid, ..lenient() };
     let mut admission = admission::Admission::new(&config, &info).expect("made");
-    let welcome = |offer: Result<Admitted, RejectReason>| match offer {
-        Ok(Admitted::Offer(Offer::Shared(offer))) => offer.welcome,
+    let welcome = |offer: Result<Offer, RejectReason>| match offer {
+        Ok(Offer::Shared(offer)) => offer.welcome,
         other => panic!("{other:?}"),
     };
     let hello = Hello { features: FEATURE_ORDERED, ..a_hello() };
@@ -327,7 +324,7 @@ fn a_welcome_that_cannot_be_sent_is_replaced() {
         Some(RejectReason::TooManyClients { limit: 2 })
     );
     admission.release_quota(first.session);
-    assert!(matches!(admission.admit(&peer, &hello), Ok(Admitted::Offer(Offer::Socket(_)))));
+    assert!(matches!(admission.admit(&peer, &hello), Ok(Offer::Socket(_))));
 
     let mut admission = admission::Admission::new(&settings(), &info).expect("made");
     let first = welcome(admission.admit(&peer, &hello));

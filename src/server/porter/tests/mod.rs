@@ -76,7 +76,7 @@ impl Fixture {
         let armed_words = config.max_clients;
         let status = Segment::status(GENERATION, armed_words.into(), &me).expect("made");
         let (outbox, events) = channel();
-        let info = StatusInfo { segment: Some(&status), generation: GENERATION, armed_words };
+        let info = StatusInfo { segment: Ok(&status), generation: GENERATION, armed_words };
         let handle = Some(start(mode, listener, config, &info, outbox).expect("started"));
         Self { path, handle, events, _status: status, _scratch: scratch }
     }

@@ -48,7 +48,7 @@ fn one_client_too_many_is_rejected_until_there_is_room() {
 
 #[test]
 fn too_many_bytes_are_rejected() {
-    let pair = crate::link::segment::SegmentPair::bytes(SMALL, SMALL);
+    let pair = crate::link::segment_pair::SegmentPair::bytes(SMALL, SMALL);
     let limit = pair - 1;
     let config = PorterConfig { bytes_per_client: limit, ..settings() };
     assert_eq!(reason(config), RejectReason::BytesPerClient { limit });
@@ -192,6 +192,10 @@ fn no_memory_for_segments_is_a_reason() {
     let errors = [
         (SegmentError::OutOfMemory, RejectReason::OutOfMemory),
         (SegmentError::OutOfDescriptors, RejectReason::OutOfDescriptors),
+        (
+            SegmentError::FileSizeLimit { limit: 3, want: 4 },
+            RejectReason::FileSizeLimit { limit: 3 },
+        ),
         (SegmentError::Io(rustix::io::Errno::NOSYS.into()), RejectReason::SharedMemoryOff),
     ];
     for (error, reason) in errors {

@@ -87,30 +87,36 @@ fn descriptors_from_a_client_are_refused() {
     fixture.join();
 }
 
-#[test]
-fn a_client_that_seals_its_segment_is_turned_out() {
-    use std::io::IoSliceMut;
-    let fixture = Fixture::new(settings());
-    let mut stream = fixture.raw();
-    stream.write_all(&a_hello().encode()).expect("written");
+/// The descriptors that come with a Welcome.
+pub(super) fn receive_welcome(stream: &UnixStream) -> Vec<OwnedFd> {
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(5))];
     let mut control = rustix::net::RecvAncillaryBuffer::new(&mut space);
     let mut bytes = [0; 256];
+    let to = &mut [std::io::IoSliceMut::new(&mut bytes)];
     let flags = rustix::net::RecvFlags::CMSG_CLOEXEC;
-    let got =
-        rustix::net::recvmsg(&stream, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags);
-    assert!(got.expect("a welcome").bytes > 16);
-    let fds: Vec<OwnedFd> = control
+    let got = rustix::net::recvmsg(stream, to, &mut control, flags).expect("a welcome");
+    assert!(got.bytes > 16);
+    control
         .drain()
         .filter_map(|message| match message {
             rustix::net::RecvAncillaryMessage::ScmRights(rights) => Some(rights),
             _ => None,
         })
         .flatten()
-        .collect();
+        .collect()
+}
+
+#[test]
+fn a_client_that_seals_its_segment_is_turned_out() {
+    let fixture = Fixture::new(settings());
+    let mut stream = fixture.raw();
+    stream.write_all(&a_hello().encode()).expect("written");
+    let fds = receive_welcome(&stream);
     rustix::fs::fcntl_add_seals(&fds[0], rustix::fs::SealFlags::SEAL).expect("sealed");
     stream.write_all(&[lifeline::READY]).expect("written");
-    assert_eq!(stream.read(&mut [0]).expect("the end"), 0);
+    let mut said = Vec::new();
+    stream.read_to_end(&mut said).expect("the end");
+    assert_eq!(said, [lifeline::Farewell::PeerFault as u8]);
     eventually("counted", || count(&fixture.handle().counters().failed) == 1);
     fixture.join();
 }

@@ -1,0 +1,200 @@
+//! The two segments of a session, from their making to the moment at which the server may touch
+//! them: `segment.rs` has the argument.
+
+#![allow(unsafe_code, reason = "mincore and cachestat through libc")]
+
+use super::segment::{
+    CLOSED, Label, PAGE, SIZED, Segment, SegmentError, identity_words, map, memfd, peer_words, put,
+    seals, size, window,
+};
+use crate::memory::layout::{self, Domain, Peer, SegmentKind};
+use memmap2::MmapRaw;
+use rustix::fs::SealFlags;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+/// How much of each segment is checked at a time, in bytes: some 50 us.
+const SLICE: u64 = 2 << 20;
+const SLICE_PAGES: usize = 512;
+const _: () = assert!(SLICE == (SLICE_PAGES * PAGE) as u64);
+
+/// The two segments of a session, made ahead of time: a handshake then only sends their
+/// descriptors. None of their pages exists.
+#[derive(Debug)]
+pub(crate) struct SegmentPair {
+    request: OwnedFd,
+    response: Segment,
+    request_capacity: u64,
+    response_capacity: u64,
+}
+
+impl SegmentPair {
+    /// Makes both.
+    pub(crate) fn create(
+        request_capacity: u64,
+        response_capacity: u64,
+    ) -> Result<Self, SegmentError> {
+        let request = memfd(SegmentKind::Request, size(SegmentKind::Request, request_capacity))?;
+        rustix::fs::fcntl_add_seals(&request, SIZED)?;
+        let size = size(SegmentKind::Response, response_capacity);
+        let response = Segment::writable(memfd(SegmentKind::Response, size)?, size)?;
+        Ok(Self { request, response, request_capacity, response_capacity })
+    }
+
+    /// Whether the pair has these capacities.
+    pub(crate) fn fits(&self, request_capacity: u64, response_capacity: u64) -> bool {
+        (self.request_capacity, self.response_capacity) == (request_capacity, response_capacity)
+    }
+
+    /// Bytes of both segments.
+    pub(crate) fn bytes(request_capacity: u64, response_capacity: u64) -> u64 {
+        layout::ring_segment_size(request_capacity) + layout::ring_segment_size(response_capacity)
+    }
+
+    /// The pair now belongs to this session of this client, which is to be sent it.
+    pub(crate) fn assign(
+        self,
+        generation: u64,
+        session: u64,
+        client: Peer,
+        domain: Domain,
+    ) -> PendingPair {
+        let label = |kind, capacity| Label { kind, generation, session, capacity };
+        PendingPair {
+            request: self.request,
+            request_label: label(SegmentKind::Request, self.request_capacity),
+            mapping: None,
+            response: self.response,
+            response_label: label(SegmentKind::Response, self.response_capacity),
+            client,
+            domain,
+            checked: (0, 0),
+        }
+    }
+}
+
+/// The segments of a session that were sent to its client. The server touches neither before
+/// [`Self::accept`].
+#[derive(Debug)]
+pub(crate) struct PendingPair {
+    pub(crate) request: OwnedFd,
+    request_label: Label,
+    /// Of the request segment, once the client has sealed it.
+    mapping: Option<MmapRaw>,
+    pub(crate) response: Segment,
+    response_label: Label,
+    client: Peer,
+    domain: Domain,
+    /// Bytes from the beginning whose pages are known to be allocated, of the request and of the
+    /// response segment.
+    checked: (u64, u64),
+}
+
+impl PendingPair {
+    /// The client says that it has mapped, populated and sealed the request segment, and mapped and
+    /// populated the response segment. Checks the seals, maps only then, and checks a slice of both
+    /// for pages that are missing; whether that was the last one.
+    ///
+    /// # Errors
+    /// [`SegmentError::Seals`] if the seals are not exactly those that they should be,
+    /// [`SegmentError::Incomplete`] if a page is missing.
+    pub(crate) fn check(&mut self) -> Result<bool, SegmentError> {
+        let (request, response) = (self.request_label.size(), self.response_label.size());
+        let mapping = match &self.mapping {
+            Some(mapping) => mapping,
+            None => {
+                let (want, have) = (SIZED | CLOSED, seals(&self.request)?);
+                // The kernel has added EXEC for `MFD_NOEXEC_SEAL`.
+                if have.difference(SealFlags::EXEC) != want {
+                    return Err(SegmentError::Seals { want: want.bits(), have: have.bits() });
+                }
+                self.mapping.insert(map(&self.request, request, false)?)
+            }
+        };
+        // Both files can lose no page any more: the client could punch holes in the request segment
+        // until it sealed it, and never in the other.
+        let slice = SLICE.min(request - self.checked.0);
+        are_allocated(&self.request, mapping.as_ptr(), self.checked.0, slice)?;
+        self.checked.0 += slice;
+        let slice = SLICE.min(response - self.checked.1);
+        let base = self.response.window.base();
+        are_allocated(&self.response.fd, base, self.checked.1, slice)?;
+        self.checked.1 += slice;
+        Ok(self.checked == (request, response))
+    }
+
+    /// The request segment and the response segment, which is labelled here, when both were checked
+    /// to their ends; `None` if they were not.
+    pub(crate) fn accept(self) -> Option<(Segment, Segment)> {
+        let all = (self.request_label.size(), self.response_label.size());
+        let mapping = self.mapping.filter(|_| self.checked == all)?;
+        let request = Segment { fd: Arc::new(self.request), window: window(mapping, false) };
+        let window = &self.response.window;
+        put(window, layout::offset::IDENTITY, &identity_words(&self.response_label.identity()));
+        put(window, layout::offset::PEER, &peer_words(&self.client));
+        put(window, layout::offset::DOMAIN, &[self.domain.0]);
+        Some((request, self.response))
+    }
+
+    /// Does what a client does before it says that it is ready, and accepts: (its request segment,
+    /// the server's two).
+    #[cfg(test)]
+    pub(crate) fn complete(mut self) -> (Segment, (Segment, Segment)) {
+        let own = self.request.try_clone().expect("a descriptor");
+        let own = Segment::adopt(own, &self.request_label).expect("a request segment");
+        let response = self.response.fd.try_clone().expect("a descriptor");
+        Segment::adopt(response, &self.response_label).expect("a response segment");
+        while !self.check().expect("all is there") {}
+        (own, self.accept().expect("checked"))
+    }
+}
+
+/// Checks that a range of a memfd, at most [`SLICE`] bytes, has no holes. `base` is where the whole
+/// memfd is mapped.
+///
+/// No page is touched, and no lock is taken that a peer could hold.
+///
+/// `mincore` tells which pages are in memory. One that is not is a hole or was swapped out, which
+/// `cachestat` (since 6.5) tells apart. On an older kernel a segment that is swapped out within the
+/// handshake counts as incomplete.
+fn are_allocated(fd: &OwnedFd, base: *const u8, from: u64, len: u64) -> Result<(), SegmentError> {
+    let size = |bytes| usize::try_from(bytes).map_err(|_| SegmentError::OutOfMemory);
+    let (at, bytes) = (size(from)?, size(len)?);
+    if bytes == 0 {
+        return Ok(());
+    }
+    let mut there = [0u8; SLICE_PAGES];
+    let pages = &mut there[..bytes.div_ceil(PAGE)];
+    let address = base.wrapping_add(at).cast_mut().cast();
+    // SAFETY: reads nothing at the address. `pages` has room for a byte of each page of 4 KiB, of
+    // which `bytes` has no more; larger pages are fewer.
+    if unsafe { libc::mincore(address, bytes, pages.as_mut_ptr()) } != 0 {
+        return Err(std::io::Error::last_os_error().into());
+    }
+    // Of larger pages there are fewer bytes.
+    let told = bytes.div_ceil(rustix::param::page_size());
+    if pages[..told].iter().all(|page| page & 1 != 0) {
+        return Ok(());
+    }
+    match known_pages(fd, from, len) {
+        Some(known) if known >= told as u64 => Ok(()),
+        _ => Err(SegmentError::Incomplete),
+    }
+}
+
+/// Since Linux 6.5; the number is the same on all architectures that Rust knows.
+const CACHESTAT: libc::c_long = 451;
+
+/// How many pages of a range of a memfd are allocated, in memory or swapped out; `None` if the
+/// kernel does not tell.
+fn known_pages(fd: &OwnedFd, from: u64, len: u64) -> Option<u64> {
+    // `struct cachestat_range`: offset and length. `struct cachestat`: pages in the cache, dirty
+    // ones, those under writeback, evicted ones, those evicted recently.
+    let range = [from, len];
+    let mut counts = [0u64; 5];
+    let (range, to) = (range.as_ptr(), counts.as_mut_ptr());
+    // SAFETY: both structures are those of this call, and live as long as it takes.
+    let result = unsafe { libc::syscall(CACHESTAT, fd.as_raw_fd(), range, to, 0) };
+    let [cached, _, _, evicted, _] = counts;
+    (result == 0).then(|| cached.saturating_add(evicted))
+}
