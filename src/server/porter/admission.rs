@@ -206,8 +206,14 @@ impl Admission {
             Some(pair) => pair,
             None => PairInMaking::begin(self.request_capacity, self.response_capacity)?,
         };
-        if pair.step()? {
-            return pair.finish().map(Some);
+        match pair.step() {
+            Ok(true) => return pair.finish().map(Some),
+            Ok(false) => {}
+            Err(error) => {
+                let bytes = SegmentPair::bytes(self.request_capacity, self.response_capacity);
+                closer::free(bytes, pair);
+                return Err(error);
+            }
         }
         self.unfinished_spare = Some(pair);
         Ok(None)
