@@ -3,11 +3,11 @@ use crate::base::sync::{PlainBool, PlainU64};
 use crate::handshake::{AnswerOrder, PeerInfo, Transport};
 use crate::link::held::Account;
 use crate::memory::Window;
-use crate::server::flight::{Caller, Completions};
+use crate::server::flight::{Caller, Completions, StreamOver};
 use crate::server::park::Parker;
 use std::cell::RefCell;
 use std::pin::pin;
-use std::task::{Context, RawWaker, RawWakerVTable, Waker};
+use std::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
 
 fn caller() -> Arc<Caller> {
     let (_, notifier) = Parker::new(Window::heap(4096)).expect("made");
