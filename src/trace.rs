@@ -298,6 +298,20 @@ pub(crate) fn stream_stalled(session: u64, peer: &PeerInfo, call: u64) {
     );
 }
 
+/// There was no room for an item of a stream for too long, since other clients hold too much.
+pub(crate) fn stream_without_room(session: u64, peer: &PeerInfo, call: u64) {
+    let client_pid = peer.pid;
+    event!(
+        WARN,
+        "ringbell::server",
+        "stream_without_room",
+        session,
+        client_pid,
+        call,
+        "a stream is ended: other clients hold what its next item needs"
+    );
+}
+
 /// A session ends in good order.
 pub(crate) fn server_left(session: u64, peer: &PeerInfo, reason: &'static str) {
     let client_pid = peer.pid;

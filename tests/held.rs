@@ -5,7 +5,7 @@
 use ringbell::layout::code;
 use ringbell::{
     CallError, Client, ConnectOptions, EventError, OwnedRequest, RecvError, Responder, Server,
-    ServerHandle, TransportChoice,
+    ServerHandle, Session, TransportChoice,
 };
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -377,6 +377,78 @@ mod tasks {
                     assert!(answer.len() == MIB);
                 }
             });
+        }
+    }
+}
+
+/// Largest message of the servers below, and what their clients may hold.
+const MESSAGE: usize = 4 * MIB;
+const MAY_HOLD: usize = 2 * MIB;
+
+/// Has a server of its own answer: the code of the error if there is one, or the answer's length.
+/// The client asks for so many bytes, and whether an event of 1 MiB is to be sent before.
+fn asked(client: &mut Client, bytes: usize, event: bool) -> Result<usize, u16> {
+    match client.call(&request(if event { EVENT } else { ANSWER }, bytes)) {
+        Ok(answer) => Ok(answer.len()),
+        Err(CallError::Remote(error)) => Err(error.code),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn wanted(request: &[u8], session: &Session) -> usize {
+    let (sort, bytes) = request.split_first().expect("a sort");
+    if *sort == EVENT {
+        session.push(&vec![7; MIB]).expect("pushed");
+    }
+    usize::from_le_bytes(bytes.try_into().expect("a length"))
+}
+
+/// What a handler writes on the reactor's own thread is bounded, and the server goes on.
+#[test]
+fn p2_answers_written_on_the_reactors_thread_are_charged() {
+    for serial in [true, false] {
+        for transport in BOTH {
+            let directory = tempfile::tempdir().expect("a directory");
+            let path = directory.path().join("socket");
+            let server = Server::builder()
+                .max_message(MESSAGE as u64)
+                .max_held_bytes_per_client(MAY_HOLD as u64)
+                .bind(&path)
+                .expect("bound");
+            let handle = server.handle();
+            let thread = std::thread::spawn(move || {
+                if serial {
+                    server.run(|request, response| {
+                        response.resize(wanted(request.payload(), request.session()), 7);
+                        Ok(())
+                    })
+                } else {
+                    server.run_reactor(|request, responder| {
+                        let len = wanted(request.payload(), &request.session());
+                        responder.reply_with(len, |answer| answer.fill(7));
+                    })
+                }
+            });
+            let options = ConnectOptions::new().transport(transport).max_message(MESSAGE as u64);
+            let mut client = options.connect(&path).expect("connected");
+            let most = MAY_HOLD - MIB / 4;
+            for _ in 0..3 {
+                assert_eq!(asked(&mut client, most, false), Ok(most));
+                // Beside an event that is not sent yet there is no room.
+                assert_eq!(asked(&mut client, most, true), Err(code::EXHAUSTED));
+                assert_eq!(client.next_event(None).expect("an event").len(), MIB);
+                assert_eq!(asked(&mut client, 100, true), Ok(100));
+                assert_eq!(client.next_event(None).expect("an event").len(), MIB);
+                // All that it may ever hold is less.
+                assert_eq!(asked(&mut client, MAY_HOLD + 1, false), Err(code::TOO_LARGE));
+                assert_eq!(asked(&mut client, MESSAGE + 1, false), Err(code::TOO_LARGE));
+                assert_eq!(asked(&mut client, 3, false), Ok(3));
+            }
+            drop(client);
+            handle.shutdown(None);
+            thread.join().expect("no panic").expect("served");
+            let stats = handle.stats();
+            assert_eq!((stats.held_refusals, stats.held_bytes), (6, 0));
         }
     }
 }

@@ -11,7 +11,7 @@ use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::progress::tick;
 use ringbell_shm_tests::raw::{SocketSession, frame};
 use ringbell_shm_tests::reactor_client::Asking;
-use ringbell_shm_tests::reactor_requests::{Count, StreamEnd, stream_of};
+use ringbell_shm_tests::reactor_requests::{Count, StreamEnd, ask, stream_of};
 use ringbell_shm_tests::server::{Prepared, Server};
 use ringbell_shm_tests::transport::over_socket;
 use ringbell_shm_tests::{done, options, suite, wait_until};
@@ -35,7 +35,11 @@ suite! {
         c9_a_handler_that_calls_its_own_server_is_told,
         c9_a_handler_on_a_pool_may_call_its_own_server,
     ],
-    tests: [c8_nor_do_answers_that_are_read_a_byte_at_a_time],
+    tests: [
+        c8_nor_do_answers_that_are_read_a_byte_at_a_time,
+        c8_answers_that_are_read_slowly_all_arrive,
+        c8_a_server_that_never_sleeps_keeps_the_time,
+    ],
     roles: [],
 }
 
@@ -169,6 +173,75 @@ fn c8_nor_do_answers_that_are_read_a_byte_at_a_time() -> Ran {
     let read: Vec<_> = readers.into_iter().map(|reader| reader.join().expect("a reader")).collect();
     assert!(read.iter().all(|read| *read < 40_000_000), "{read:?}");
     done!("{read:?} bytes were read")
+}
+
+/// A client that reads so little at a time that the kernel calls its socket writable only after the
+/// limit, during service or after the order to shut down: how many bytes it gets.
+fn read_slowly(driver: Driver, stops: bool) -> usize {
+    const LIMIT: Duration = Duration::from_secs(1);
+    let mut server = reacting(driver).with("slow_client_ms", LIMIT.as_millis()).start();
+    let session = SocketSession::open(server.path());
+    for call in 1..=ANSWERS {
+        session.request(call, &ask(b'z', call, ANSWER, b""));
+    }
+    wait_until("all are answered", || server.stats().requests >= ANSWERS);
+    if stops {
+        server.process().tell("shutdown");
+    }
+    let (mut some, mut read) = ([0; 15_000], 0);
+    while read < ALL {
+        match (&session.stream).read(&mut some) {
+            Ok(count @ 1..) => read += count,
+            _ => break,
+        }
+        tick();
+        std::thread::sleep(LIMIT / 5);
+    }
+    if stops {
+        server.ended();
+    } else {
+        assert_eq!(server.shut_down().slow_clients, 0);
+    }
+    read
+}
+
+/// All answers of such a client, with their headers.
+const ALL: usize = ANSWERS as usize * (ANSWER as usize + 16);
+
+fn c8_answers_that_are_read_slowly_all_arrive() -> Ran {
+    let ways = [Driver::Thread, Driver::Loop].map(|driver| [(driver, false), (driver, true)]);
+    let readers = ways.as_flattened().iter().map(|&(driver, stops)| {
+        (driver, stops, std::thread::spawn(move || read_slowly(driver, stops)))
+    });
+    for (driver, stops, reader) in readers.collect::<Vec<_>>() {
+        let read = reader.join().expect("a reader");
+        assert_eq!(read, ALL, "{} {stops}", driver.name());
+    }
+    done!("{ALL} bytes, four times")
+}
+
+fn c8_a_server_that_never_sleeps_keeps_the_time() -> Ran {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("s");
+    let builder = ringbell::Server::builder().slow_client_timeout(Some(LIMIT));
+    let mut server = builder.bind(&path).expect("bind").embed().expect("embedded");
+    let lazy = std::thread::spawn(move || {
+        let session = SocketSession::open(&path);
+        for call in 1..=ANSWERS {
+            session.request(call, b"some");
+        }
+        session
+    });
+    let answer = vec![0; usize::try_from(ANSWER).expect("small")];
+    // A loop that has other things to do, and does not arm.
+    wait_until("it is put out", || {
+        server.pump(&mut |_: OwnedRequest, to: Responder| to.reply(&answer)).expect("here");
+        server.disarm();
+        server.stats().slow_clients == 1
+    });
+    assert_eq!(server.stats().requests, ANSWERS);
+    drop(lazy.join().expect("a client"));
+    done!("after {ANSWERS} answers")
 }
 
 fn c8_unread_streams_do_not_hold_up_a_shutdown() -> Ran {

@@ -404,6 +404,26 @@ impl Account {
         self.give_back(bytes);
     }
 
+    /// The most bytes of an answer, an item or an event for which there can ever be room.
+    #[cold]
+    pub(crate) fn most_of_answer(&self) -> u64 {
+        let (share, total) = (&self.share, &self.share.total);
+        let HeldLimits { total: all, sharing, .. } = &total.limits;
+        let fair = if *sharing == Sharing::One {
+            *all
+        } else {
+            let others = (sharing.listed() * total.floor).saturating_sub(share.reserved);
+            shares::most(*all, others, share.reserved)
+        };
+        self.level.most.min(share.level.most).min(fair)
+    }
+
+    /// Whether the client itself holds so much that so many bytes more find no room.
+    #[cold]
+    pub(crate) fn is_full_for(&self, bytes: u64) -> bool {
+        self.held().saturating_add(bytes) > self.level.most
+    }
+
     /// Something was refused for lack of room.
     pub(crate) fn count_refusal(&self) {
         self.share.total.refused.fetch_add(1, Ordering::Relaxed);
@@ -499,6 +519,21 @@ impl Charge {
     pub(crate) fn grow_to(&mut self, account: &Arc<Account>, bytes: usize) -> bool {
         let more = (bytes as u64).saturating_sub(self.bytes);
         let fits = account.take(more, Purpose::Arrival);
+        if fits {
+            self.bytes += more;
+            self.account.get_or_insert_with(|| account.clone());
+        }
+        fits
+    }
+
+    /// Makes it at least so many bytes, for an answer, an item or an event; false if there is no
+    /// room.
+    pub(crate) fn grow_for_answer(&mut self, account: &Arc<Account>, bytes: usize) -> bool {
+        if self.account.as_ref().is_some_and(|own| !Arc::ptr_eq(own, account)) {
+            *self = Self::default(); // of another client
+        }
+        let more = (bytes as u64).saturating_sub(self.bytes);
+        let fits = more == 0 || account.take(more, Purpose::Answer);
         if fits {
             self.bytes += more;
             self.account.get_or_insert_with(|| account.clone());

@@ -323,10 +323,12 @@ impl SessionCore {
         }
     }
 
-    /// Publishes how far the incoming ring was read, before a wait that is longer than a spin.
+    /// Publishes how far the incoming ring was read, before a wait that is longer than a spin. A
+    /// socket's empty buffer is given back, if it is charged.
     pub(crate) fn publish_head(&mut self) {
-        if let Link::Rings(rings) = &mut self.link {
-            rings.incoming.settle();
+        match &mut self.link {
+            Link::Rings(rings) => rings.incoming.settle(),
+            Link::Socket(socket) => socket.free_charged(),
         }
     }
 
@@ -346,6 +348,19 @@ impl SessionCore {
     #[inline]
     pub(crate) fn is_socket(&self) -> bool {
         matches!(self.link, Link::Socket(_))
+    }
+
+    /// Charges the buffers of a socket, if they are large, as what arrives is charged. For a
+    /// server: they are what its clients make of them.
+    pub(crate) fn charge_buffers(&mut self) {
+        if let Link::Socket(socket) = &mut self.link {
+            socket.charge(self.account.clone());
+        }
+    }
+
+    /// Whether what a socket is read into is large, and charged: to read on takes no more of it.
+    pub(crate) fn has_large_buffer(&self) -> bool {
+        matches!(&self.link, Link::Socket(socket) if socket.is_large())
     }
 
     /// Takes note of what the kernel says of the socket, and writes what waited for it. Not for

@@ -19,7 +19,21 @@
 //! The two directions are independent. A peer that reads no more has not taken back what it sent
 //! before: after [`Broken`] of [`SocketLink::flush`] there may be frames to read, and what is
 //! pushed then goes nowhere.
+//!
+//! # Memory
+//!
+//! Each direction has one buffer, which grows to at most [`OUT_LIMIT`] and a frame, or to one
+//! frame. A buffer of up to [`KEEP`] bytes is a part of what a session costs. A server charges a
+//! larger one to its client ([`SocketLink::charge`]), by capacity, before it grows, until it is
+//! freed. The outgoing one is freed when it is empty, the incoming one when it is empty and nothing
+//! more is there, or before the server sleeps.
+//!
+//! | there is no room for | then |
+//! |---|---|
+//! | what is to be sent | this frame is taken, and no other until the socket has taken something |
+//! | what arrives | one frame is read all the same: none is begun where requests find no room |
 
+use crate::link::held::{Account, Charge};
 use crate::memory::FrameHeader;
 use crate::memory::layout::{FRAME_HEADER, HeaderWord};
 use crate::os::peer_socket::{PeerSocket, Received};
@@ -42,6 +56,8 @@ const MAX_FRAME: usize = FRAME_HEADER + MAX_BODY + EXTENSIONS;
 pub(crate) const OUT_LIMIT: usize = 256 * 1024;
 /// Size in bytes that a buffer may keep while it is empty, and has for frames that are no larger.
 const KEEP: usize = 16 * 1024;
+/// Most bytes that the outgoing buffer ever has.
+const OUT_MOST: usize = OUT_LIMIT + MAX_FRAME;
 
 /// What came of [`SocketLink::try_push`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,6 +131,13 @@ pub(crate) struct SocketLink {
     read: usize,
     /// The peer sends no more.
     ended: bool,
+    /// To which large buffers are charged; `None` if they are not.
+    account: Option<Arc<Account>>,
+    // Behind the buffers: bytes are freed before they are given back.
+    outgoing_charge: Charge,
+    incoming_charge: Charge,
+    /// There was no room for the last growth of `outgoing`, and the socket has taken nothing since.
+    over: bool,
 }
 
 impl SocketLink {
@@ -129,7 +152,22 @@ impl SocketLink {
             incoming: Vec::new(),
             read: 0,
             ended: false,
+            account: None,
+            outgoing_charge: Charge::default(),
+            incoming_charge: Charge::default(),
+            over: false,
         }
+    }
+
+    /// From now on large buffers are charged.
+    pub(crate) fn charge(&mut self, account: Arc<Account>) {
+        self.account = Some(account);
+    }
+
+    /// Whether the incoming buffer is a large one, which is charged: to read on, frame by frame,
+    /// takes no more of these.
+    pub(crate) fn is_large(&self) -> bool {
+        self.incoming_charge.bytes() != 0
     }
 
     /// The socket, to wait for.
@@ -163,11 +201,8 @@ impl SocketLink {
         }
         let body = words.len() * 8 + payload.len();
         if self.outgoing.len() + FRAME_HEADER + body > self.outgoing.capacity() {
-            // Before more memory is taken.
-            self.outgoing.drain(..self.sent);
-            self.sent = 0;
+            self.grow_outgoing(FRAME_HEADER + body);
         }
-        self.outgoing.reserve(FRAME_HEADER + body);
         self.outgoing.extend_from_slice(&header.with(header.flags(), body as u32).0.to_le_bytes());
         self.outgoing.extend_from_slice(&call.to_le_bytes());
         for word in words {
@@ -175,6 +210,27 @@ impl SocketLink {
         }
         self.outgoing.extend_from_slice(payload);
         Pushed::Done
+    }
+
+    /// Makes space for so many bytes more.
+    #[cold]
+    fn grow_outgoing(&mut self, more: usize) {
+        // Before more memory is taken.
+        self.outgoing.drain(..self.sent);
+        self.sent = 0;
+        let need = self.outgoing.len() + more;
+        let has = self.outgoing.capacity();
+        if need <= has {
+            return;
+        }
+        let size = need.max(2 * has).min(OUT_MOST);
+        if let Some(account) = self.account.as_ref().filter(|_| size > KEEP)
+            && !self.outgoing_charge.grow_for_answer(account, size)
+        {
+            self.outgoing_charge.set(account, size);
+            self.over = true;
+        }
+        self.outgoing.reserve_exact(size - self.outgoing.len());
     }
 
     /// Hands the socket as much as it takes. Something may be left ([`Self::has_unsent`]): then go
@@ -194,6 +250,7 @@ impl SocketLink {
                 Ok(sent) => {
                     self.sent += sent;
                     self.taken += sent as u64;
+                    self.over = false;
                 }
                 Err(Errno::AGAIN) => return Ok(()),
                 Err(errno) => {
@@ -203,6 +260,7 @@ impl SocketLink {
                     };
                     self.broken = Some(broken);
                     self.outgoing = Vec::new();
+                    self.outgoing_charge = Charge::default();
                     self.sent = 0;
                     return Err(broken);
                 }
@@ -210,7 +268,7 @@ impl SocketLink {
         }
         self.sent = 0;
         self.outgoing.clear();
-        give_back(&mut self.outgoing);
+        give_back(&mut self.outgoing, &mut self.outgoing_charge);
         Ok(())
     }
 
@@ -228,7 +286,7 @@ impl SocketLink {
     /// Whether another frame would be taken.
     #[inline]
     pub(crate) fn has_room(&self) -> bool {
-        self.unsent_bytes() < OUT_LIMIT
+        self.unsent_bytes() < OUT_LIMIT && !self.over
     }
 
     /// Bytes that the socket has not taken yet.
@@ -262,12 +320,18 @@ impl SocketLink {
                 Ok(Filled::Descriptors)
             }
             Err(Errno::AGAIN) => {
-                if self.incoming.is_empty() {
-                    give_back(&mut self.incoming);
-                }
+                self.free_incoming();
                 Ok(Filled::Nothing)
             }
             Err(errno) => Err(Broken::Io(errno)),
+        }
+    }
+
+    /// Frees the buffer of what comes, if it is empty and too large to be kept.
+    #[inline]
+    pub(crate) fn free_incoming(&mut self) {
+        if self.incoming.is_empty() {
+            give_back(&mut self.incoming, &mut self.incoming_charge);
         }
     }
 
@@ -294,6 +358,10 @@ impl SocketLink {
         }
         let want = need.max(KEEP);
         if !complete && self.incoming.capacity() < want {
+            if let Some(account) = self.account.as_ref().filter(|_| want > KEEP) {
+                // Whether there is room the reactor asks before anything is read.
+                self.incoming_charge.set(account, want);
+            }
             self.incoming.reserve_exact(want - held);
         }
         self.incoming.len() < self.incoming.capacity()
@@ -359,8 +427,10 @@ impl SocketLink {
 }
 
 /// An empty buffer that is large is not kept.
-fn give_back(buffer: &mut Vec<u8>) {
+#[inline]
+fn give_back(buffer: &mut Vec<u8>, charge: &mut Charge) {
     if buffer.capacity() > KEEP {
         *buffer = Vec::new();
+        *charge = Charge::default();
     }
 }

@@ -62,6 +62,28 @@ impl From<&str> for HandlerError {
     }
 }
 
+/// Most bytes of an error's text that travel.
+pub(crate) const ERROR_TEXT: usize = 1024;
+
+/// As much of an error's text as travels.
+pub(crate) fn cut(text: &str) -> &str {
+    let end = (0..=text.len().min(ERROR_TEXT)).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or(0)]
+}
+
+/// What stands in the place of an answer of so many bytes for which there is no room: code and
+/// text. `max`: the most bytes for which there can ever be room.
+#[cold]
+pub(crate) fn refusal(len: usize, max: usize) -> (u16, String) {
+    if len > max {
+        let text = format!("the answer of {len} bytes is too large: at most {max} may be held");
+        return (code::TOO_LARGE, text);
+    }
+    let text =
+        format!("the server has no room for an answer of {len} bytes: earlier ones are unread");
+    (code::EXHAUSTED, text)
+}
+
 /// Writes what is known of a handler's panic.
 pub(crate) fn describe_panic(panic: &(dyn std::any::Any + Send), into: &mut Vec<u8>) {
     into.clear();

@@ -182,7 +182,8 @@ impl ServerBuilder {
     /// a quarter of this. What one message that is arriving takes may exceed it. An answer for
     /// which there is no room becomes an error
     /// ([`code::EXHAUSTED`](crate::layout::code::EXHAUSTED)); an item of a stream waits; an event
-    /// is refused ([`PushError::NoRoom`](crate::PushError::NoRoom)).
+    /// is refused ([`PushError::NoRoom`](crate::PushError::NoRoom)). What is larger than all of
+    /// this, less what its request takes, is too large at once.
     pub fn max_held_bytes_per_client(mut self, bytes: u64) -> Self {
         self.held.client = Some(bytes);
         self
@@ -270,6 +271,8 @@ impl ServerBuilder {
     /// ([`ResponseStream::send`]), or for room for an item while the client takes nothing
     /// ([`Self::max_held_bytes_per_client`]). Then the stream is over: the handler gets
     /// [`StreamError::SlowClient`], the client an error as the stream's end; its other calls go on.
+    /// If there is no room only since other clients hold too much, that is
+    /// [`StreamError::NoRoom`].
     /// A warning (feature `tracing`) and [`ServerStats::stalled_streams`] tell of it. `None`: for
     /// ever. Default 5 s.
     ///
@@ -286,6 +289,7 @@ impl ServerBuilder {
     ///
     /// [`ResponseStream::send`]: crate::ResponseStream::send
     /// [`ResponseStream::send_timeout`]: crate::ResponseStream::send_timeout
+    /// [`StreamError::NoRoom`]: crate::StreamError::NoRoom
     /// [`StreamError::SlowClient`]: crate::StreamError::SlowClient
     /// [`ServerStats::stalled_streams`]: crate::ServerStats::stalled_streams
     pub fn stream_stall_timeout(mut self, timeout: Option<Duration>) -> Self {

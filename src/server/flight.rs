@@ -83,8 +83,8 @@ struct Credit {
     left: u64,
     /// Since when its producer has waited for more, in CLOCK_MONOTONIC ns; 0 if it does not.
     waits_since: u64,
-    /// What it waits for is room for an item, which it may send.
-    for_room: bool,
+    /// What it waits for is room for an item of so many bytes, which it may send; 0 if not.
+    for_room: u64,
     /// Nobody wants more items.
     over: Option<StreamOver>,
     /// The task that handles the request, and the one that sends items of the answer. A thread that
@@ -110,7 +110,7 @@ fn remember(cell: &mut Option<Waker>, waker: &Waker) {
 impl Credit {
     fn fresh() -> Self {
         let left = layout::STREAM_WINDOW.into();
-        Self { left, waits_since: 0, for_room: false, over: None, tasks: Tasks::default() }
+        Self { left, waits_since: 0, for_room: 0, over: None, tasks: Tasks::default() }
     }
 
     /// The producer has to wait.
@@ -128,6 +128,8 @@ pub(crate) enum StreamOver {
     Gone,
     /// The client took no item for too long.
     Stalled,
+    /// Other clients held too much for too long.
+    NoRoom,
 }
 
 impl Flight {
@@ -227,7 +229,7 @@ impl Flight {
         // Never more than the window: who grants without end would fill this process's memory.
         let mut credit = self.credit();
         credit.left = credit.left.saturating_add(items.into()).min(layout::STREAM_WINDOW.into());
-        credit.waits_since = if credit.for_room { now_ns() } else { 0 };
+        credit.waits_since = if credit.for_room != 0 { now_ns() } else { 0 };
         let sender = credit.tasks.sender.take();
         drop(credit);
         self.more.notify_all();
@@ -276,13 +278,13 @@ impl Flight {
     /// begins anew. `moved_at`: when the client has taken something else, which makes room.
     pub(crate) fn stalled_since(&self, now: u64, is_counted: bool, moved_at: u64) -> Option<u64> {
         let mut credit = self.credit();
-        if (credit.left > 0 && !credit.for_room) || credit.over.is_some() {
+        if (credit.left > 0 && credit.for_room == 0) || credit.over.is_some() {
             return None;
         }
         if credit.waits_since != 0 && !is_counted {
             credit.waits_since = now;
         }
-        if credit.for_room {
+        if credit.for_room != 0 {
             credit.waits_since = credit.waits_since.max(moved_at);
         }
         Some(if credit.waits_since == 0 { now } else { credit.waits_since })
@@ -296,16 +298,30 @@ impl Flight {
     /// The producer waits no longer.
     pub(crate) fn waits_no_longer(&self) {
         let mut credit = self.credit();
-        (credit.waits_since, credit.for_room) = (0, false);
+        (credit.waits_since, credit.for_room) = (0, 0);
     }
 
-    /// The producer has to wait for room. The reactor is told: it has not seen the item, and ends
-    /// the stream after too long a time.
+    /// Whether the producer waits for room that its client would have, if others held less.
+    pub(crate) fn is_held_up_by_others(&self) -> bool {
+        let wanted = self.credit().for_room;
+        wanted != 0 && !self.caller.account.is_full_for(wanted)
+    }
+
+    /// The most bytes of an item or answer, with what belongs to it, for which there can ever be
+    /// room.
     #[cold]
-    pub(crate) fn wait_for_room(self: &Arc<Self>) {
+    pub(crate) fn most_of_answer(&self) -> usize {
+        let most = self.caller.account.most_of_answer().saturating_sub(FLIGHT as u64);
+        usize::try_from(most).unwrap_or(usize::MAX)
+    }
+
+    /// The producer has to wait for room for so many bytes. The reactor is told: it has not seen
+    /// the item, and ends the stream after too long a time.
+    #[cold]
+    pub(crate) fn wait_for_room(self: &Arc<Self>, bytes: usize) {
         let mut credit = self.credit();
         credit.wait();
-        credit.for_room = true;
+        credit.for_room = bytes as u64;
         drop(credit);
         self.caller.completions.push(Completion {
             to: To::Flight(self.clone()),

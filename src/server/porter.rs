@@ -70,6 +70,18 @@ pub(crate) enum Event {
     Died { session: u64, why: Death },
 }
 
+impl Joined {
+    /// How much shared memory the session has.
+    pub(crate) fn shared_bytes(&self) -> u64 {
+        match &self.carrier {
+            Carrier::Shared { request, response, .. } => {
+                [request, response].map(|segment| segment.window.len() as u64).iter().sum()
+            }
+            Carrier::Socket { .. } => 0,
+        }
+    }
+}
+
 /// How the porter or the reactor found a session at its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Death {

@@ -310,7 +310,8 @@ impl<E: Engine> Reactor<E> {
             self.spend_last_turn(index)?;
         } else if !slot.queue.is_empty() {
             moved = self.send_queue(index)?;
-        } else if slot.stuck_since.is_some() {
+        } else if slot.stuck_since.is_some() || slot.session.has_unsent() {
+            // The clock of what a socket does not take starts here, or before a sleep.
             self.keep_time(index, false)?;
         }
         if !self.slots[index].backlog.is_empty() {

@@ -24,6 +24,9 @@ const MIB: u64 = 1 << 20;
 /// What the server may have beside what is held: its threads' stacks and caches of the allocator.
 const SLACK: u64 = 48 * MIB;
 
+/// Fewer than a stream may have under way.
+const ITEMS: u64 = 40;
+
 /// What handlers keep, for as long as the test wants.
 static KEPT: Mutex<Vec<(OwnedRequest, Option<Responder>)>> = Mutex::new(Vec::new());
 /// Bytes that handlers took out of their requests.
@@ -46,6 +49,7 @@ fn number(bytes: &[u8]) -> usize {
 /// | `g` | keeps the request until `o`, which answers all of them like `a` |
 /// | `v` | pushes events of so many bytes until one is refused, and answers how many went |
 /// | `s` | a stream of small items without end |
+/// | `i` | a stream of 40 items of so many bytes |
 /// | else | answers at once |
 pub(crate) fn keeps(arguments: &Arguments) {
     let pool = Pool::new(4);
@@ -97,6 +101,13 @@ pub(crate) fn keeps(arguments: &Arguments) {
                 Some(b's') => later(Box::new(move || {
                     let mut stream = responder.stream();
                     while stream.send(b"item").is_ok() {}
+                })),
+                Some(b'i') => later(Box::new(move || {
+                    let item = vec![1; number(request.payload())];
+                    let mut stream = responder.stream();
+                    if (0..ITEMS).all(|_| stream.send(&item).is_ok()) {
+                        stream.end();
+                    }
                 })),
                 _ => responder.reply(b"at once"),
             }
@@ -437,6 +448,62 @@ pub(crate) fn p2_events_that_nobody_reads_are_charged() -> Ran {
     drop(client);
     keeping.finish();
     done!("{pushed} events of {SIZE} bytes in {limit}")
+}
+
+pub(crate) fn p2_items_that_nobody_reads_are_charged() -> Ran {
+    let limit = 16 * MIB;
+    let settings = [("max_held_bytes_per_client", limit), ("max_message", 2 * MIB)];
+    let mut keeping = Keeping::start(&settings);
+    let mut client = connect(keeping.server.path());
+    let stream = client.open_stream(&asking(b'i', MIB), None).expect("send");
+    wait_until("there is no room for one more", || {
+        tick();
+        keeping.server.stats().held_bytes > limit - 2 * MIB
+    });
+    // Time for more of them, if they were let through.
+    std::thread::sleep(Duration::from_millis(200));
+    keeping.is_bounded(limit);
+    let held = keeping.server.stats().held_bytes;
+    assert!(held <= limit + MIB, "{held} bytes are held");
+    let (mut item, mut items) = (Vec::new(), 0);
+    while client.next_item(stream, &mut item, Some(SOON)).expect("an item or the end") {
+        assert_eq!(item.len() as u64, MIB);
+        items += 1;
+        tick();
+    }
+    assert_eq!(items, ITEMS);
+    drop(client);
+    let stats = keeping.finish();
+    assert_eq!((stats.stalled_streams, stats.held_refusals), (0, 0));
+    done!("{items} items of 1 MiB, {held} bytes held")
+}
+
+/// What is unsent, and a frame of which a part has come. Over the socket whatever other tests use.
+pub(crate) fn p2_buffers_of_a_socket_are_charged() -> Ran {
+    const CLIENTS: u64 = 20;
+    const ANSWER: u64 = 50_000;
+    let mut keeping = Keeping::start(&[("max_message", MIB)]);
+    let sessions: Vec<_> =
+        (0..CLIENTS).map(|_| SocketSession::open(keeping.server.path())).collect();
+    for session in &sessions {
+        for call in 1..=8 {
+            session.request(call, &asking(b'a', ANSWER));
+        }
+        // The rest of it never comes.
+        let frame = raw::frame(Kind::Request, 0, 0, 9, &[0; 60_000]);
+        assert!(session.send(&frame[..100]), "it is served");
+    }
+    // Of each: what the kernel does not take of 400 kB, and a whole frame.
+    wait_until("all is answered, and charged", || {
+        tick();
+        let stats = keeping.server.stats();
+        stats.in_flight == 0 && stats.held_bytes > CLIENTS * (60_000 + 100_000)
+    });
+    let held = keeping.server.stats().held_bytes;
+    keeping.is_bounded(held);
+    drop(sessions);
+    keeping.finish();
+    done!("{held} bytes of {CLIENTS} clients")
 }
 
 pub(crate) fn p2_a_backlog_behind_a_stream_is_charged() -> Ran {

@@ -100,6 +100,8 @@ suite! {
         p2_answers_that_nobody_reads_are_charged,
         p2_answers_before_their_turn_are_charged,
         p2_events_that_nobody_reads_are_charged,
+        p2_items_that_nobody_reads_are_charged,
+        p2_buffers_of_a_socket_are_charged,
         p2_a_backlog_behind_a_stream_is_charged,
         p2_clients_of_one_uid_are_charged_together,
     ],

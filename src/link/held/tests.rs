@@ -236,3 +236,62 @@ fn what_is_set_aside_leaves_room_for_items() {
         assert!(account.charge_answer(2 * MIB).is_some(), "with {} MiB", account.held() >> 20);
     }
 }
+
+#[test]
+fn p2_messages_that_arrive_leave_a_quarter_of_each_limit() {
+    // Of the total, where no uid is at its own limit.
+    let total = total(HeldLimits { client: 1 << 30, uid: 1 << 30, ..limits() });
+    let (first, second) = (total.share(0).account(), total.share(1).account());
+    let (mut one, mut other) = (Charge::default(), Charge::default());
+    assert!(one.grow_to(&first, 24 * MIB) && other.grow_to(&second, 24 * MIB));
+    assert!(!one.grow_to(&first, 24 * MIB + 1), "three quarters of 64 MiB are taken");
+    assert!(!other.grow_to(&second, 24 * MIB + 1));
+    assert_eq!((first.held(), second.held()), (24 << 20, 24 << 20));
+    assert!(first.charge_answer(16 * MIB).is_some(), "the rest is for answers");
+    drop(one);
+    assert!(other.grow_to(&second, 48 * MIB) && !other.grow_to(&second, 48 * MIB + 1));
+}
+
+#[test]
+fn p2_a_message_that_arrives_is_refused_where_its_uid_holds_more_than_it_leaves_free() {
+    let wide =
+        HeldLimits { client: 1 << 30, uid: 1 << 30, sharing: Sharing::Strangers, ..limits() };
+    let total = total(wide);
+    let mut arriving = Charge::default();
+    let account = total.share(0).account();
+    assert!(arriving.grow_to(&account, 32 * MIB) && !arriving.grow_to(&account, 32 * MIB + 1));
+}
+
+#[test]
+fn an_answer_grows_if_there_is_room_and_is_charged_to_one_client() {
+    let total = total(limits());
+    let (account, other) = (total.share(0).account(), total.share(0).account());
+    let mut charge = Charge::default();
+    assert!(charge.grow_for_answer(&account, MIB) && charge.grow_for_answer(&account, MIB / 2));
+    assert_eq!(account.held(), 1 << 20, "it does not shrink");
+    assert!(!charge.grow_for_answer(&account, 17 * MIB) && account.held() == 1 << 20);
+    assert!(charge.grow_for_answer(&other, 2 * MIB));
+    assert_eq!((account.held(), other.held()), (0, 2 << 20));
+}
+
+#[test]
+fn what_can_never_find_room_is_known() {
+    let all = limits();
+    let of = |limits: HeldLimits| total(limits).share(1).account();
+    let most = |limits| of(limits).most_of_answer();
+    assert_eq!(most(all.clone()), 16 << 20);
+    assert_eq!(most(HeldLimits { client: 1 << 30, ..all.clone() }), 32 << 20);
+    let wide = HeldLimits { client: 1 << 30, uid: 1 << 30, ..all };
+    assert_eq!(most(wide.clone()), 64 << 20);
+    let strangers = HeldLimits { sharing: Sharing::Strangers, ..wide.clone() };
+    assert_eq!(most(strangers.clone()), 32 << 20);
+    // Three floors of 8 MiB are not free to it.
+    let listed = HeldLimits { sharing: Sharing::among((0..4).collect()), ..wide };
+    assert_eq!(most(listed.clone()), 20 << 20);
+    for limits in [strangers, listed] {
+        let account = of(limits);
+        let bytes = usize::try_from(account.most_of_answer()).expect("small");
+        assert!(account.charge_answer(bytes + 1).is_none(), "it never fits");
+        assert!(account.charge_answer(bytes).is_some(), "it fits where nothing is held");
+    }
+}

@@ -1,6 +1,7 @@
 //! What carries a session's frames: two rings and a bell, or the socket itself. Both never wait.
 
 use super::PeerFault;
+use crate::link::held::Account;
 use crate::link::readiness::Readiness;
 use crate::link::socket::{self, Filled, Pushed, SocketLink};
 use crate::memory::layout::{self, HeaderWord, offset};
@@ -288,6 +289,23 @@ impl Socket {
     /// While bytes are unsent: how many the socket has taken so far.
     pub(super) fn unsent_behind(&self) -> Option<u64> {
         self.has_unsent().then(|| self.link.taken_bytes())
+    }
+
+    /// Charges large buffers to this account.
+    pub(super) fn charge(&mut self, account: Arc<Account>) {
+        self.link.charge(account);
+    }
+
+    /// Frees what it reads into, if that is empty, large, and charged.
+    pub(super) fn free_charged(&mut self) {
+        if self.link.is_large() {
+            self.link.free_incoming();
+        }
+    }
+
+    /// Whether what it reads into is large, and charged.
+    pub(super) fn is_large(&self) -> bool {
+        self.link.is_large()
     }
 
     /// Whether the peer has closed its end, whatever is left to read.

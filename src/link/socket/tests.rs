@@ -466,3 +466,91 @@ fn interruptions_are_not_seen() {
         call += 1;
     }
 }
+
+/// A link whose large buffers are charged to an account that may hold so much, and the other end.
+fn charged(most: u64) -> (SocketLink, UnixStream, Arc<Account>) {
+    let (mut link, other) = one();
+    let account = Account::alone(most);
+    link.charge(account.clone());
+    (link, other, account)
+}
+
+#[test]
+fn p2_what_waits_to_be_sent_is_charged_by_capacity() {
+    let (mut link, mut other, account) = charged(1 << 30);
+    push(&mut link, 1, &[7; 100]);
+    assert_eq!(account.held(), 0, "a small buffer is a part of the session");
+    let mut pushed = 1;
+    while link.try_push(header(Kind::Response), 2, &[], &[7; 60_000]) == Pushed::Done {
+        pushed += 1;
+        assert_eq!(account.held(), link.outgoing.capacity() as u64);
+        assert!(link.outgoing.capacity() <= OUT_MOST);
+    }
+    assert!(pushed > 3);
+    let all = link.unsent_bytes();
+    let reader = std::thread::spawn(move || {
+        let mut got = vec![0; all];
+        other.read_exact(&mut got).expect("all of it");
+        other
+    });
+    while link.has_unsent() {
+        link.flush().expect("it reads");
+        std::thread::yield_now();
+    }
+    assert_eq!((account.held(), link.outgoing.capacity()), (0, 0));
+    // The peer is gone: what was unsent is dropped, and given back.
+    drop(reader.join().expect("no panic"));
+    push(&mut link, 3, &[7; 60_000]);
+    assert_ne!(account.held(), 0);
+    link.flush().expect_err("it is gone");
+    assert_eq!(account.held(), 0);
+}
+
+#[test]
+fn p2_without_room_one_frame_is_sent_at_a_time() {
+    let (mut link, mut other, account) = charged(1000);
+    let mut got = vec![0; 60_016];
+    for call in 0..10 {
+        // This one is taken all the same: nothing would ever be sent otherwise.
+        push(&mut link, call, &[7; 60_000]);
+        assert!(!link.has_room());
+        let more = link.try_push(header(Kind::Response), call, &[], &[7; 10]);
+        assert_eq!(more, Pushed::Full);
+        assert_eq!(account.held(), link.outgoing.capacity() as u64);
+        link.flush().expect("sent");
+        assert!(link.has_room() && account.held() == 0);
+        other.read_exact(&mut got).expect("a frame");
+    }
+}
+
+#[test]
+fn p2_what_is_read_into_is_charged_by_capacity() {
+    let (mut link, mut other, account) = charged(1 << 30);
+    let fill = |link: &mut SocketLink| {
+        while link.peek().expect("no fault").is_none() {
+            assert!(matches!(link.fill(), Ok(Filled::Some(_) | Filled::Nothing)));
+            std::thread::yield_now();
+        }
+    };
+    other.write_all(&bytes(header(Kind::Request), 1, b"small")).expect("sent");
+    fill(&mut link);
+    take(&mut link);
+    assert!(account.held() == 0 && !link.is_large());
+    other.write_all(&bytes(header(Kind::Request), 2, &[7; 60_000])).expect("sent");
+    fill(&mut link);
+    assert_eq!(account.held(), link.incoming.capacity() as u64);
+    link.free_incoming();
+    assert!(link.is_large(), "it is not empty");
+    take(&mut link);
+    link.free_incoming();
+    assert!(account.held() == 0 && link.incoming.capacity() == 0 && !link.is_large());
+    // A header alone announces much, and costs as much.
+    let large = bytes(header(Kind::Request), 3, &[7; 60_000]);
+    other.write_all(&large[..FRAME_HEADER]).expect("sent");
+    assert!(matches!(link.fill(), Ok(Filled::Some(_))));
+    assert!(link.peek().expect("no fault").is_none());
+    assert_eq!(link.fill(), Ok(Filled::Nothing));
+    assert_eq!(account.held(), link.incoming.capacity() as u64);
+    drop(link);
+    assert_eq!(account.held(), 0);
+}

@@ -13,6 +13,7 @@ use crate::handshake::{
     identify, reject,
 };
 use crate::link::lifeline::{self, Hearing, Said};
+use crate::os::closer;
 use crate::os::peer_socket::PeerSocket;
 use rustix::event::epoll::{self, EventFlags};
 use rustix::io::Errno;
@@ -492,7 +493,8 @@ impl<O: Outbox> Porter<O> {
             self.unwatch(&watched);
             self.admission.release_quota(session);
             add(&self.counters.failed);
-            return;
+            // Its memory is freed elsewhere, if there is much of it.
+            return closer::free(joined.shared_bytes(), joined);
         }
         self.watched.insert(session, watched);
         if let Carrier::Shared { request, response, .. } = &joined.carrier {

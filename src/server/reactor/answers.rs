@@ -7,6 +7,7 @@ use crate::base::kill_point::kill_point;
 use crate::link::held::Held;
 use crate::link::session::{Head, SendProgress, Sent};
 use crate::memory::layout::{Kind, code};
+use crate::server::answer::ERROR_TEXT;
 use crate::server::engine::Engine;
 use crate::server::flight::{Completion, To, is_final};
 
@@ -108,7 +109,9 @@ impl<E: Engine> Reactor<E> {
             self.stream_looks.moved = true;
         }
         if kind == Kind::Credit {
-            return Ok(()); // its producer waits for room
+            // Its producer waits for room.
+            self.slots[index].flights.make_room();
+            return Ok(());
         }
         let answer = (kind != Kind::OneWay).then(|| Head::with_code(kind, code, call));
         self.answer_of(index, table_index, answer)
@@ -140,7 +143,7 @@ impl<E: Engine> Reactor<E> {
         }
         let session = &self.slots[index].session;
         let mut end =
-            self.response.len().min(session.max_body()).min(session.max_message()).min(1024);
+            self.response.len().min(session.max_body()).min(session.max_message()).min(ERROR_TEXT);
         // Not in the middle of a character, if it is UTF-8.
         while end > 0 && self.response.get(end).is_some_and(|byte| byte & 0xc0 == 0x80) {
             end -= 1;

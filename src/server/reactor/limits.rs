@@ -194,6 +194,11 @@ impl<E: Engine> Reactor<E> {
     #[cold]
     fn stalled(&mut self, index: usize, flight: &Arc<Flight>) {
         let slot = &mut self.slots[index];
+        if flight.is_held_up_by_others() {
+            slot.caller.0.account.count_refusal();
+            trace::stream_without_room(slot.id, &slot.caller.0.peer, flight.call);
+            return flight.give_up(StreamOver::NoRoom);
+        }
         slot.stalled = slot.stalled.saturating_add(1);
         self.counts.stalled_streams += 1;
         trace::stream_stalled(slot.id, &slot.caller.0.peer, flight.call);

@@ -58,6 +58,7 @@ impl<E: Engine> Reactor<E> {
 
     #[allow(clippy::cast_possible_truncation, reason = "usize is 64 bits; capacities were checked")]
     fn join(&mut self, joined: Joined) {
+        let shared_bytes = joined.shared_bytes();
         let Joined {
             session: id,
             peer,
@@ -108,6 +109,7 @@ impl<E: Engine> Reactor<E> {
                     // With a backstop it could be served all the same.
                     self.parker.remove(Some(domain), &lifeline);
                     let _ = rustix::net::shutdown(&lifeline, rustix::net::Shutdown::Both);
+                    closer::free(shared_bytes, (request, response, domain_bell));
                     return self.porter.closed(id);
                 }
                 records_most = request_capacity / layout::LINE;
@@ -125,7 +127,7 @@ impl<E: Engine> Reactor<E> {
                 (Some(rings), Some(words), Some(shared))
             }
         };
-        let session = SessionCore::new(Parts {
+        let mut session = SessionCore::new(Parts {
             rings,
             lifeline: lifeline.clone(),
             words,
@@ -135,6 +137,7 @@ impl<E: Engine> Reactor<E> {
             stamps: samples.is_some(),
             clock: ClockOffset::NONE,
         });
+        session.charge_buffers();
         let account = caller.0.account.clone();
         trace::server_joined(id, &caller.0.peer, &caller.0.transport);
         self.engine.opened(&caller);

@@ -7,10 +7,11 @@ use crate::base::kill_point::kill_point;
 use crate::link::held::{Charge, Held, KEPT, SMALL, trim};
 use crate::link::session::{Head, PeerFault, Received, SendProgress, Sent};
 use crate::memory::layout::{Kind, code};
+use crate::server::answer::refusal;
 use crate::server::engine::Engine;
 use crate::server::engine::Incoming;
 use crate::server::engine::Outcome;
-use crate::server::flight::StreamOver;
+use crate::server::flight::{FLIGHT, StreamOver};
 use crate::server::porter::Death;
 use crate::trace;
 
@@ -76,6 +77,7 @@ impl<E: Engine> Reactor<E> {
             self.pace_ns = (now_ns().saturating_sub(began)) / u64::from(handled - 1) + 1;
         }
         if self.request.bytes.capacity() > KEPT || self.response.capacity() > KEPT {
+            self.free_response();
             drop(self.slots[index].session.take_charge());
             self.request.charge = Charge::default();
             self.free_large(KEPT);
@@ -146,6 +148,7 @@ impl<E: Engine> Reactor<E> {
         if !self.origin.is_here() {
             return Err(End::Forked);
         }
+        let outcome = self.paid(index, outcome, false);
         let slot = &mut self.slots[index];
         let answer = Head::new(Kind::Response, head.call);
         if outcome != Outcome::Answer
@@ -163,6 +166,43 @@ impl<E: Engine> Reactor<E> {
             Err(fault) => return Err(End::Fault(fault)),
         }
         Ok(())
+    }
+
+    /// What came of a request, whose answer is charged if its buffer is too large to be kept.
+    #[inline(always)]
+    fn paid(&mut self, index: usize, outcome: Outcome, one_way: bool) -> Outcome {
+        if self.response.capacity() > KEPT {
+            self.pay_for_response(index, outcome, one_way)
+        } else {
+            outcome
+        }
+    }
+
+    /// Charges a large answer that a handler has just written, until it is sent. Without room for
+    /// it an error is the answer.
+    #[cold]
+    fn pay_for_response(&mut self, index: usize, outcome: Outcome, one_way: bool) -> Outcome {
+        if one_way {
+            self.response = Vec::new(); // nobody gets it
+        }
+        let (slot, len) = (&self.slots[index], self.response.len());
+        // What is longer than a message becomes an error; a short text or answer is sent out of
+        // what is left of a large buffer, or is trimmed when it is queued.
+        if outcome != Outcome::Answer || len <= KEPT || len > slot.session.max_message() {
+            return outcome;
+        }
+        trim(&mut self.response);
+        let account = &slot.caller.0.account;
+        if self.response_charge.grow_for_answer(account, self.response.capacity()) {
+            return outcome;
+        }
+        account.count_refusal();
+        let beside = if E::LATER { FLIGHT } else { 0 };
+        let most = account.most_of_answer().saturating_sub(beside as u64);
+        let (code, text) = refusal(len, usize::try_from(most).unwrap_or(usize::MAX));
+        self.response = text.into_bytes();
+        self.free_response();
+        Outcome::Error(code)
     }
 
     /// Answers a request that nothing else is known of, with what is in the response buffer.
@@ -261,6 +301,7 @@ impl<E: Engine> Reactor<E> {
             // Of a request that was not run.
             self.request = Held::default();
         }
+        self.free_response();
         self.slots[index].session.flush();
         Ok(moved)
     }
@@ -313,6 +354,7 @@ impl<E: Engine> Reactor<E> {
         if !self.origin.is_here() {
             return Err(End::Forked);
         }
+        let outcome = self.paid(index, outcome, one_way);
         let answer = match outcome {
             Outcome::Answer => Some(Head::new(Kind::Response, head.call)),
             Outcome::Error(code) => Some(Head::error(code, head.call)),

@@ -134,6 +134,8 @@ impl Slot {
         account.may_read()
             || (self.flights.streams != 0 && account.may_set_aside())
             || self.session.is_arriving()
+            // The same for frames: what they are read into is charged until they are read.
+            || (self.session.has_large_buffer() && self.flights.len() == 0 && self.queue.is_empty())
     }
 
     /// Whether what is held lets a request begin that was read.
@@ -235,6 +237,8 @@ pub(super) struct Flights {
     /// To be used again, and how many at most.
     spare: Vec<Arc<Flight>>,
     spare_most: usize,
+    /// An item of a stream waits for room.
+    wants_room: bool,
     /// Places in the order of the requests, if that is the order of the answers.
     turns: VecDeque<u32>,
     in_order: bool,
@@ -338,9 +342,16 @@ impl Flights {
     #[inline]
     pub(super) fn put_back(&mut self, flight: Arc<Flight>) {
         flight.forget_taken();
-        if self.spare.len() < self.spare_most {
+        if self.spare.len() < self.spare_most && !self.wants_room {
             self.spare.push(flight);
         }
+    }
+
+    /// An item of a stream waits for room: from now on, as long as there are streams, no flights
+    /// are kept to be used again. They are charged.
+    pub(super) fn make_room(&mut self) {
+        self.wants_room = self.streams != 0;
+        self.spare = Vec::new();
     }
 
     /// Whether answers have to wait for their turn.
@@ -408,6 +419,7 @@ impl Flights {
             index.remove(&entry.flight, place);
         }
         self.streams -= usize::from(entry.streams);
+        self.wants_room &= self.streams != 0;
         if self.in_order && self.turns.front() == Some(&place) {
             self.turns.pop_front();
         }

@@ -76,6 +76,11 @@ impl Session {
         }
         let Some(charge) = caller.account.charge_answer(event.len() + ENTRY) else {
             caller.events.fetch_sub(1, Ordering::Relaxed);
+            let most = caller.account.most_of_answer().saturating_sub(ENTRY as u64);
+            let max = usize::try_from(most).unwrap_or(usize::MAX);
+            if event.len() > max {
+                return Err(PushError::TooLarge { len: event.len(), max });
+            }
             caller.account.count_refusal();
             return Err(PushError::NoRoom);
         };
@@ -90,7 +95,7 @@ impl Session {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PushError {
-    /// Longer than a message may be.
+    /// Longer than a message may be, or than all that may be held for the client.
     TooLarge {
         /// Length of the event in bytes.
         len: usize,
