@@ -3,8 +3,8 @@
 //!
 //! A [`Pool`] holds items of whatever kind its [`Manager`] opens. It is a sliding window:
 //! `min_idle` of them are kept ready; as soon as one is taken out, its replacement is opened by
-//! threads of the pool's own, `max_starting` side by side, and never are there more than `max_size`. The item that was
-//! used last is taken first, so that the others may grow old and go.
+//! threads of the pool's own, `max_starting` side by side, and never are there more than
+//! `max_size`. The item that was used last is taken first, so that the others may grow old and go.
 //!
 //! What comes with Ringbell: [`ConnectionPool`] (sessions for many threads) and
 //! [`WorkerPool`](crate::WorkerPool) (processes).

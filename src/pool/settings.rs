@@ -30,9 +30,9 @@ pub struct Settings {
     /// closed, together. Default 16.
     pub max_size: usize,
     /// How many items are opened side by side at most: for callers that wait, and to have
-    /// `min_idle` ready. They count for `max_size`. After a failure one at a time is tried until one
-    /// is open. Has no effect where nothing is kept: there `max_size` callers open at once. Default:
-    /// the number of CPUs that the process may use.
+    /// `min_idle` ready. They count for `max_size`. After a failure one at a time is tried until
+    /// one is open. Has no effect where nothing is kept: there `max_size` callers open at once.
+    /// Default: the number of CPUs that the process may use.
     pub max_starting: usize,
     /// How long an item may be ready without being used before it is closed, and replaced if fewer
     /// than `min_idle` are left; `None` for ever. Default 30 s.
