@@ -222,6 +222,8 @@ pub struct Overrides {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_size: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_starting: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_timeout: Option<Limit>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_lifetime: Option<Limit>,
@@ -243,6 +245,7 @@ impl Overrides {
             min_idle: self.min_idle.unwrap_or(settings.min_idle),
             min_size: self.min_size.unwrap_or(settings.min_size),
             max_size: self.max_size.unwrap_or(settings.max_size),
+            max_starting: self.max_starting.unwrap_or(settings.max_starting),
             idle_timeout: time(self.idle_timeout, settings.idle_timeout),
             max_lifetime: time(self.max_lifetime, settings.max_lifetime),
             acquire_timeout: time(self.acquire_timeout, settings.acquire_timeout),
@@ -496,6 +499,7 @@ mod tests {
             min_idle: 1,
             min_size: 2,
             max_size: 8,
+            max_starting: 3,
             idle_timeout: millis(90_000),
             max_lifetime: None,
             acquire_timeout: millis(2500),
@@ -527,6 +531,7 @@ mod tests {
             own,
             Settings {
                 max_size: 3,
+                max_starting: 2,
                 max_lifetime: millis(3_600_000),
                 idle_timeout: None,
                 ..expected

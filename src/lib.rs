@@ -89,7 +89,6 @@ mod link;
 pub mod metrics;
 #[cfg(not(ringbell_loom))]
 mod os;
-#[cfg(not(ringbell_loom))]
 pub mod pool;
 #[cfg(not(ringbell_loom))]
 mod server;

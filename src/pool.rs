@@ -2,9 +2,9 @@
 //! started.
 //!
 //! A [`Pool`] holds items of whatever kind its [`Manager`] opens. It is a sliding window:
-//! `min_idle` of them are kept ready; as soon as one is taken out, its replacement is opened by the
-//! pool's own thread, one at a time, and never are there more than `max_size`. The item that was
-//! used last is taken first, so that the others may grow old and go.
+//! `min_idle` of them are kept ready; as soon as one is taken out, its replacement is opened by
+//! threads of the pool's own, `max_starting` side by side, and never are there more than
+//! `max_size`. The item that was used last is taken first, so that the others may grow old and go.
 //!
 //! What comes with Ringbell: [`ConnectionPool`] (sessions for many threads) and
 //! [`WorkerPool`](crate::WorkerPool) (processes).
@@ -33,41 +33,46 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-#[cfg(feature = "tokio")]
+#[cfg(all(feature = "tokio", not(ringbell_loom)))]
 mod acquire;
 mod callbacks;
+#[cfg(not(ringbell_loom))]
 mod connection;
 mod core;
 mod error;
 mod guard;
 mod keeper;
 mod manager;
-#[cfg(test)]
+#[cfg(all(test, not(ringbell_loom)))]
 mod model;
+mod openers;
+mod seam;
 mod settings;
 mod shared;
 mod stats;
 mod taking;
-#[cfg(test)]
+#[cfg(all(test, not(ringbell_loom)))]
 mod tests;
-#[cfg(feature = "config")]
+#[cfg(all(feature = "config", not(ringbell_loom)))]
 pub(crate) mod time;
 mod waiter;
 
 use self::core::Core;
-use crate::base::clock::now_ns;
+use crate::base::sync::thread::{self, JoinHandle};
 use crate::base::sync::{Condvar, Mutex, lock};
-use crate::os::fork::Origin;
+use openers::Crew;
+use seam::{Origin, now_ns};
 use shared::{PoolInner, State};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-#[cfg(feature = "tokio")]
+#[cfg(all(feature = "tokio", not(ringbell_loom)))]
 pub use acquire::Acquire;
+#[cfg(not(ringbell_loom))]
 pub use connection::{ConnectionPool, Connections, PoolCallError, PooledConnection};
-pub use error::{AcquireError, BuildError, NotDrained, OpenFailure};
+pub use error::{AcquireError, BuildError, LastFailure, NotDrained, OpenFailure, Shortage};
 pub use guard::Guard;
+#[cfg(not(ringbell_loom))]
 use guard::Lent;
 pub use manager::{Idle, Manager};
 pub use settings::{Backoff, Settings, SettingsError};
@@ -99,8 +104,8 @@ impl<M: Manager> std::fmt::Debug for Pool<M> {
 }
 
 impl<M: Manager> Pool<M> {
-    /// A pool of what `manager` opens. The first items are opened at once, by the pool's own
-    /// thread.
+    /// A pool of what `manager` opens. The first items are opened at once, by threads of the pool's
+    /// own.
     ///
     /// # Errors
     /// [`BuildError`], if a setting makes no sense or there can be no thread.
@@ -109,8 +114,9 @@ impl<M: Manager> Pool<M> {
         let (keeps, acquire_timeout) = (settings.enabled, settings.acquire_timeout);
         let core = Core::new(settings, now_ns());
         let shared = Arc::new(PoolInner {
-            state: Mutex::new(State { core, failure: None }),
+            state: Mutex::new(State { core, failure: None, crew: Crew::default() }),
             keeper: Condvar::new(),
+            openers: Condvar::new(),
             drained: Condvar::new(),
             origin: Origin::here(),
             acquire_timeout,
@@ -173,6 +179,7 @@ impl<M: Manager> Pool<M> {
 
     /// Takes an item out for as long as this is borrowed. Waits until `deadline`, which is asked
     /// for only if it has to; `None` waits for ever.
+    #[cfg(not(ringbell_loom))]
     #[inline]
     pub(crate) fn lend(
         &self,
@@ -242,12 +249,16 @@ impl<M: Manager> Drop for Handle<M> {
             return;
         }
         self.shared.shut_down();
-        let PoolStats { in_use, opening, closing, .. } = lock(&self.shared.state).core.stats();
+        let state = lock(&self.shared.state);
+        let PoolStats { in_use, opening, closing, .. } = state.core.stats();
+        let inside = state.crew.has_this_thread();
+        drop(state);
         // Otherwise it ends when those have come back, or are closed: maybe by this thread, which
         // is doing just that.
         if let Some(thread) = self.thread.take()
             && in_use + opening + closing == 0
-            && thread.thread().id() != std::thread::current().id()
+            && !inside
+            && thread.thread().id() != thread::current().id()
         {
             let _ = thread.join();
         }

@@ -1,4 +1,4 @@
-//! Ring, bell and scheduler under loom, which tries every interleaving and every value that a
+//! Ring, bell, scheduler and pool under loom, which tries every interleaving and every value that a
 //! relaxed load may see.
 //!
 //! ```text
@@ -33,6 +33,7 @@ mod event_loop;
 mod kernel;
 mod notify;
 mod parking;
+mod pool;
 mod ring;
 mod schedule;
 mod several;

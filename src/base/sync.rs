@@ -16,12 +16,12 @@ pub use std::sync::atomic::fence;
 #[cfg(ringbell_loom)]
 pub(crate) use loom::{
     sync::{Condvar, Mutex, MutexGuard},
-    thread_local,
+    thread, thread_local,
 };
 #[cfg(not(ringbell_loom))]
 pub(crate) use std::{
     sync::{Condvar, Mutex, MutexGuard},
-    thread_local,
+    thread, thread_local,
 };
 
 macro_rules! atomic {

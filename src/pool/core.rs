@@ -19,6 +19,7 @@
 mod opening;
 mod upkeep;
 
+use super::Shortage;
 use super::settings::Settings;
 use super::stats::{CloseReason, PoolStats};
 use std::collections::VecDeque;
@@ -63,6 +64,10 @@ pub(super) type Held<T> = Box<Entry<T>>;
 #[must_use = "an opening that is not ended takes room for ever"]
 pub(super) struct Opening {
     epoch: u64,
+    began: u64,
+    /// How many attempts in a row had failed when it began: those that begin side by side, and fail
+    /// together, count as one.
+    failures: u32,
 }
 
 /// What becomes of an item that is no longer used.
@@ -100,7 +105,8 @@ pub(super) struct Core<T, W> {
     doomed: VecDeque<(Held<T>, CloseReason)>,
     waiters: VecDeque<W>,
     in_use: usize,
-    opening: usize,
+    /// When each of those began that are being opened, the oldest first.
+    begun: VecDeque<u64>,
     checking: usize,
     closing: usize,
     /// Somebody wanted an item and did not wait for it.
@@ -114,6 +120,10 @@ pub(super) struct Core<T, W> {
     closed: bool,
     /// Until when the keeper sleeps; 0 while it is awake.
     asleep_until: u64,
+    /// Since when expired items wait until their replacements are open, if some do.
+    replacing: Option<u64>,
+    /// Since then an opening has ended: the keeper has to look.
+    replaced: bool,
     random: u64,
     stats: PoolStats,
 }
@@ -134,7 +144,7 @@ impl<T, W> Core<T, W> {
             doomed: VecDeque::new(),
             waiters: VecDeque::new(),
             in_use: 0,
-            opening: 0,
+            begun: VecDeque::new(),
             checking: 0,
             closing: 0,
             missed: false,
@@ -145,6 +155,8 @@ impl<T, W> Core<T, W> {
             retry_at: 0,
             closed: false,
             asleep_until: 0,
+            replacing: None,
+            replaced: false,
             random: seed,
             stats: PoolStats::default(),
         }
@@ -155,7 +167,7 @@ impl<T, W> Core<T, W> {
         self.idle.len()
             + self.doomed.len()
             + self.in_use
-            + self.opening
+            + self.begun.len()
             + self.checking
             + self.closing
     }
@@ -165,11 +177,12 @@ impl<T, W> Core<T, W> {
     }
 
     /// The only place where a pool grows.
-    fn begin_opening(&mut self) -> Opening {
+    fn begin_opening(&mut self, now: u64) -> Opening {
         debug_assert!(self.has_room(), "whoever calls this has looked");
-        self.opening += 1;
+        self.begun.push_back(now);
         self.stats.peak = self.stats.peak.max(self.total());
-        Opening { epoch: self.epoch }
+        self.stats.peak_opening = self.stats.peak_opening.max(self.begun.len());
+        Opening { epoch: self.epoch, began: now, failures: self.failures }
     }
 
     // ---- callers ----
@@ -189,8 +202,9 @@ impl<T, W> Core<T, W> {
         self.missed || self.idle.len() + self.checking < self.settings.min_idle
     }
 
-    /// Something for a caller, if there is something.
-    pub(super) fn take(&mut self) -> Taken<T> {
+    /// Something for a caller, if there is something. `now` is asked for only if one is to be
+    /// opened.
+    pub(super) fn take(&mut self, now: impl FnOnce() -> u64) -> Taken<T> {
         if let Some(entry) = self.take_idle() {
             return Taken::Item(entry);
         }
@@ -198,7 +212,7 @@ impl<T, W> Core<T, W> {
             return Taken::Closed;
         }
         if !self.settings.enabled && self.waiters.is_empty() && self.has_room() {
-            return Taken::Open(self.begin_opening());
+            return Taken::Open(self.begin_opening(now()));
         }
         Taken::Nothing
     }
@@ -319,12 +333,12 @@ impl<T, W> Core<T, W> {
 
     /// Where items are opened by their users: the first in line, if there is room, and its right to
     /// open one.
-    pub(super) fn admit(&mut self) -> Option<(W, Opening)> {
+    pub(super) fn admit(&mut self, now: impl FnOnce() -> u64) -> Option<(W, Opening)> {
         if self.settings.enabled || self.closed || !self.has_room() {
             return None;
         }
         let waiter = self.waiters.pop_front()?;
-        Some((waiter, self.begin_opening()))
+        Some((waiter, self.begin_opening(now())))
     }
 
     // ---- the end ----
@@ -358,11 +372,30 @@ impl<T, W> Core<T, W> {
         self.epoch
     }
 
+    /// Why there is nothing, as far as it can be counted.
+    pub(super) fn shortage<E>(&self, now: u64) -> Shortage<E> {
+        let (in_use, opening) = (self.in_use, self.begun.len());
+        let oldest = self.begun.front();
+        Shortage {
+            max_size: self.settings.max_size,
+            in_use,
+            opening,
+            oldest_opening: oldest.map(|began| Duration::from_nanos(now.saturating_sub(*began))),
+            others: self.total() - in_use - opening,
+            failure: None,
+        }
+    }
+
+    /// How long it is until the next attempt, after one that failed.
+    pub(super) fn next_try(&self, now: u64) -> Duration {
+        Duration::from_nanos(self.retry_at.saturating_sub(now))
+    }
+
     pub(super) fn stats(&self) -> PoolStats {
         PoolStats {
             idle: self.idle.len(),
             in_use: self.in_use,
-            opening: self.opening,
+            opening: self.begun.len(),
             checking: self.checking,
             closing: self.closing + self.doomed.len(),
             waiting: self.waiters.len(),

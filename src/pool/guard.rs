@@ -44,17 +44,20 @@ impl<M: Manager> Guard<M> {
     }
 
     /// The item, for `pool` to hold.
+    #[cfg(not(ringbell_loom))]
     pub(super) fn into_lent(mut self, shared: &PoolInner<M>) -> Lent<'_, M> {
         Lent { entry: self.entry.take(), shared }
     }
 }
 
 /// As [`Guard`], for as long as the pool is borrowed: it counts no reference.
+#[cfg(not(ringbell_loom))]
 pub(crate) struct Lent<'a, M: Manager> {
     entry: Option<Held<M::Item>>,
     shared: &'a PoolInner<M>,
 }
 
+#[cfg(not(ringbell_loom))]
 impl<'a, M: Manager> Lent<'a, M> {
     #[inline]
     pub(super) fn new(entry: Held<M::Item>, shared: &'a PoolInner<M>) -> Self {
@@ -85,6 +88,7 @@ impl<'a, M: Manager> Lent<'a, M> {
     }
 }
 
+#[cfg(not(ringbell_loom))]
 impl<M: Manager> Drop for Lent<'_, M> {
     #[inline]
     fn drop(&mut self) {

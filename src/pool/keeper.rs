@@ -1,26 +1,28 @@
-//! The pool's one thread: it opens, looks at and closes items, one after the other.
+//! The pool's own thread: it looks at and closes items, and sees to it that items are opened.
 
 use super::Manager;
-use super::callbacks::{open, quiet};
+use super::callbacks::quiet;
 use super::core::Job;
+use super::openers::Openers;
+use super::seam::now_ns;
 use super::shared::PoolInner;
-use crate::base::clock::now_ns;
-use crate::base::sync::lock;
+use crate::base::sync::{lock, thread};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 /// Starts the thread. It lives until the pool is closed and its last item gone.
 pub(super) fn start<M: Manager>(
     shared: Arc<PoolInner<M>>,
-) -> std::io::Result<std::thread::JoinHandle<()>> {
-    std::thread::Builder::new().name("ringbell-pool".into()).spawn(move || keep(&shared))
+) -> std::io::Result<thread::JoinHandle<()>> {
+    thread::Builder::new().name("ringbell-pool".into()).spawn(move || keep(&shared))
 }
 
-fn keep<M: Manager>(shared: &PoolInner<M>) {
+fn keep<M: Manager>(shared: &Arc<PoolInner<M>>) {
+    let mut openers = Openers::new(shared);
     loop {
         let mut state = lock(&shared.state);
         match state.core.next_job(now_ns()) {
-            Job::End => return,
+            Job::End => break,
             Job::Sleep(until) => {
                 // Whoever disturbs holds the lock, so nothing is missed between the decision and
                 // the sleep.
@@ -40,22 +42,8 @@ fn keep<M: Manager>(shared: &PoolInner<M>) {
                 let placed = state.core.checked(entry, fit, now_ns());
                 shared.act_on_placed(state, placed);
             }
-            Job::Open(opening) => {
-                drop(state);
-                let made = open(&shared.manager);
-                let mut state = lock(&shared.state);
-                match made {
-                    Ok((item, generation)) => {
-                        state.failure = None;
-                        let placed = state.core.opened(opening, item, generation, now_ns());
-                        shared.act_on_placed(state, placed);
-                    }
-                    Err((failure, permanent)) => {
-                        state.core.open_failed(opening, now_ns());
-                        shared.failed(state, failure, permanent);
-                    }
-                }
-            }
+            Job::Open(opening) => openers.open(state, opening),
         }
     }
+    openers.join_all();
 }

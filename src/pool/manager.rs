@@ -1,7 +1,7 @@
 //! What a pool holds: how it is opened, judged and closed is its manager's business.
 
 use super::CloseReason;
-use crate::base::clock::coarse_ns;
+use super::seam::coarse_ns;
 use std::time::Duration;
 
 /// Opens, judges and closes the items of a pool.
@@ -14,8 +14,9 @@ pub trait Manager: Send + Sync + 'static {
     /// Why there is none.
     type Error: std::error::Error + Send + Sync + 'static;
 
-    /// Opens an item, and waits until it is ready. Called on the pool's own thread, one at a time;
-    /// where nothing is kept (`enabled: false`), on the threads of those who acquire.
+    /// Opens an item, and waits until it is ready. Called on threads of the pool's own, at most
+    /// `max_starting` of them side by side; where nothing is kept (`enabled: false`), on the
+    /// threads of those who acquire.
     ///
     /// # Errors
     /// The pool tries again later, with growing pauses, unless the error
@@ -48,7 +49,8 @@ pub trait Manager: Send + Sync + 'static {
     }
 
     /// Looks whether a ready item still works, and may take its time over it, within bounds of its
-    /// own: the pool opens nothing meanwhile. Called on the pool's own thread. Default: yes.
+    /// own: the pool begins to open nothing meanwhile. Called on the pool's own thread. Default:
+    /// yes.
     fn check(&self, _item: &mut Self::Item) -> bool {
         true
     }

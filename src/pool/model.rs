@@ -17,6 +17,7 @@ fn settings() -> Settings {
     Settings {
         min_idle: 1,
         max_size: 4,
+        max_starting: 1,
         idle_timeout: None,
         max_lifetime: None,
         health_check_interval: None,
@@ -80,6 +81,7 @@ fn any_settings() -> impl Strategy<Value = Settings> {
             min_idle: usize::try_from(random % (max_size as u64 + 1)).expect("small"),
             min_size: usize::try_from(random / 7 % (max_size as u64 + 1)).expect("small"),
             max_size,
+            max_starting: usize::try_from(random / 49 % 4 + 1).expect("small"),
             idle_timeout,
             max_lifetime,
             health_check_interval,
@@ -96,7 +98,7 @@ struct Model {
     next_waiter: u64,
     in_use: Vec<Held<u64>>,
     line: VecDeque<u64>,
-    opening: Option<Opening>,
+    opening: Vec<Opening>,
     own_openings: Vec<Opening>,
     checking: Option<Held<u64>>,
     closing: Vec<(u64, CloseReason)>,
@@ -130,7 +132,7 @@ impl Model {
     /// from then on.
     fn leave(&mut self, pool: &mut Pool) {
         let _ = pool.disturb();
-        while let Some((waiter, opening)) = pool.admit() {
+        while let Some((waiter, opening)) = pool.admit(|| 0) {
             assert_eq!(self.line.pop_front(), Some(waiter), "admitted out of turn");
             self.served.push(waiter);
             self.own_openings.push(opening);
@@ -145,7 +147,7 @@ impl Model {
 
     fn apply(&mut self, pool: &mut Pool, step: Step) {
         match step {
-            Step::Acquire => match pool.take() {
+            Step::Acquire => match pool.take(|| 0) {
                 Taken::Item(entry) => {
                     assert!(self.line.is_empty(), "somebody jumped the line");
                     self.hold(entry);
@@ -159,7 +161,7 @@ impl Model {
                 }
                 Taken::Closed => assert!(self.closed),
             },
-            Step::Try => match pool.take() {
+            Step::Try => match pool.take(|| 0) {
                 Taken::Item(entry) => self.hold(entry),
                 Taken::Open(opening) => self.own_openings.push(opening),
                 Taken::Nothing => pool.miss(),
@@ -190,12 +192,10 @@ impl Model {
             Step::Flush(which) if !self.in_use.is_empty() => {
                 pool.flush(self.in_use[which % self.in_use.len()].epoch());
             }
-            Step::Keep { well, generation }
-                if self.opening.is_none() && self.checking.is_none() =>
-            {
+            Step::Keep { well, generation } if self.checking.is_none() => {
                 match pool.next_job(self.now) {
                     Job::Open(opening) => {
-                        self.opening = Some(opening);
+                        self.opening.push(opening);
                         // Often it is quick.
                         if well {
                             self.finish_open(pool, true, generation);
@@ -236,6 +236,16 @@ impl Model {
         self.leave(pool);
     }
 
+    /// The opening that ends next: now the oldest, now the newest.
+    fn next_ended(&mut self) -> Option<Opening> {
+        let newest = self.next_item.is_multiple_of(2);
+        if newest || self.opening.is_empty() {
+            self.opening.pop()
+        } else {
+            Some(self.opening.remove(0))
+        }
+    }
+
     fn finish_open(&mut self, pool: &mut Pool, well: bool, generation: u64) {
         if let Some(opening) = self.own_openings.pop() {
             if well {
@@ -246,7 +256,7 @@ impl Model {
                 pool.open_failed(opening, self.now);
             }
         }
-        if let Some(opening) = self.opening.take() {
+        if let Some(opening) = self.next_ended() {
             if well {
                 let item = self.fresh();
                 let placed = pool.opened(opening, item, generation, self.now);
@@ -254,19 +264,26 @@ impl Model {
             } else {
                 pool.open_failed(opening, self.now);
             }
+            // As a thread that opens does.
+            let failing = pool.next_try(self.now) > Duration::ZERO;
+            if let Some(next) = pool.next_opening(self.now) {
+                assert!(!failing, "an attempt within the pause");
+                self.opening.push(next);
+            }
         }
         self.leave(pool);
     }
 
     fn agree(&self, pool: &Pool, settings: &Settings) {
         let stats = pool.stats();
-        let opening = usize::from(self.opening.is_some()) + self.own_openings.len();
+        let opening = self.opening.len() + self.own_openings.len();
         assert_eq!(stats.in_use, self.in_use.len());
         assert_eq!(stats.opening, opening);
         assert_eq!(stats.checking, usize::from(self.checking.is_some()));
         assert_eq!(stats.waiting, self.line.len());
         assert_eq!(stats.opened, self.opened);
         assert_eq!(stats.closed.total(), self.gone.len() as u64);
+        assert!(self.opening.len() <= settings.max_starting, "{stats:?}");
         // Whatever was opened and is not gone is somewhere, once.
         let somewhere = stats.idle + stats.in_use + stats.checking + stats.closing;
         assert_eq!(somewhere as u64, self.opened - self.gone.len() as u64, "{stats:?}");
@@ -289,7 +306,7 @@ impl Model {
             self.apply(pool, Step::FinishClose(0));
             self.apply(pool, Step::Release { which: 0, poisoned: false });
             match pool.next_job(self.now) {
-                Job::Open(opening) => self.opening = Some(opening),
+                Job::Open(opening) => self.opening.push(opening),
                 Job::Check(entry) => self.checking = Some(entry),
                 Job::Close(entry, reason) => self.closing.push((entry.item, reason)),
                 Job::Sleep(until) => {

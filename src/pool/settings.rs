@@ -1,11 +1,15 @@
 //! How large a pool is, how long things live in it, and how it tries again.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
+
+/// The longest pause between two attempts that makes sense: a hundred years.
+const LONGEST_PAUSE: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// Settings of a pool. Plain data: change the fields that matter and leave the others as
 /// [`Settings::default`] has them. A pool checks them when it is built ([`Settings::check`]).
 ///
-/// In all of them `None` means never, or for ever.
+/// In all of them `None` means never, or for ever; so does a time that is too long for the clock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(
     feature = "config",
@@ -25,6 +29,11 @@ pub struct Settings {
     /// How many items there are at most: those ready, in use, being opened, being checked and being
     /// closed, together. Default 16.
     pub max_size: usize,
+    /// How many items are opened side by side at most: for callers that wait, and to have
+    /// `min_idle` ready. They count for `max_size`. After a failure one at a time is tried until
+    /// one is open. Has no effect where nothing is kept: there `max_size` callers open at once.
+    /// Default: the number of CPUs that the process may use.
+    pub max_starting: usize,
     /// How long an item may be ready without being used before it is closed, and replaced if fewer
     /// than `min_idle` are left; `None` for ever. Default 30 s.
     #[cfg_attr(feature = "config", serde(with = "crate::pool::time::optional"))]
@@ -52,6 +61,7 @@ impl Default for Settings {
             min_idle: 2,
             min_size: 0,
             max_size: 16,
+            max_starting: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
             idle_timeout: Some(Duration::from_secs(30)),
             max_lifetime: None,
             acquire_timeout: Some(Duration::from_secs(5)),
@@ -103,6 +113,8 @@ impl Backoff {
 pub enum SettingsError {
     /// `max_size` is 0: nobody would ever get anything.
     MaxSizeZero,
+    /// `max_starting` is 0: nothing would ever be opened.
+    MaxStartingZero,
     /// More items are to be ready than there may be.
     MinIdleAboveMaxSize {
         /// The setting `min_idle`.
@@ -119,6 +131,13 @@ pub enum SettingsError {
     },
     /// A time that must not be 0; its name is given.
     ZeroTime(&'static str),
+    /// A pause of more than a hundred years: nothing would be tried again.
+    TooLong {
+        /// The setting.
+        name: &'static str,
+        /// Its value.
+        time: Duration,
+    },
     /// The first pause is longer than the longest.
     BackoffReversed {
         /// The setting `backoff.first`.
@@ -134,6 +153,9 @@ impl std::fmt::Display for SettingsError {
             Self::MaxSizeZero => {
                 f.write_str("max_size is 0: a pool has room for one item at least")
             }
+            Self::MaxStartingZero => {
+                f.write_str("max_starting is 0: a pool opens one item at a time at least")
+            }
             Self::MinIdleAboveMaxSize { min_idle, max_size } => {
                 write!(f, "min_idle is {min_idle}, more than max_size, which is {max_size}")
             }
@@ -141,6 +163,9 @@ impl std::fmt::Display for SettingsError {
                 write!(f, "min_size is {min_size}, more than max_size, which is {max_size}")
             }
             Self::ZeroTime(name) => write!(f, "{name} is 0"),
+            Self::TooLong { name, time } => {
+                write!(f, "{name} is {time:?}, more than a hundred years")
+            }
             Self::BackoffReversed { first, longest } => {
                 write!(
                     f,
@@ -163,6 +188,9 @@ impl Settings {
         if max_size == 0 {
             return Err(SettingsError::MaxSizeZero);
         }
+        if self.max_starting == 0 {
+            return Err(SettingsError::MaxStartingZero);
+        }
         if min_idle > max_size {
             return Err(SettingsError::MinIdleAboveMaxSize { min_idle, max_size });
         }
@@ -181,6 +209,11 @@ impl Settings {
             }
         }
         let Backoff { first, longest } = self.backoff;
+        for (name, time) in [("backoff.first", first), ("backoff.longest", longest)] {
+            if time > LONGEST_PAUSE {
+                return Err(SettingsError::TooLong { name, time });
+            }
+        }
         if first > longest {
             return Err(SettingsError::BackoffReversed { first, longest });
         }
@@ -231,11 +264,34 @@ mod tests {
             with(|settings| settings.backoff.first = Duration::ZERO),
             Err(SettingsError::ZeroTime("backoff.first"))
         );
+        assert_eq!(with(|settings| settings.max_starting = 0), Err(SettingsError::MaxStartingZero));
+        for (name, change) in [
+            ("backoff.first", (|backoff| backoff.first = Duration::MAX) as fn(&mut Backoff)),
+            ("backoff.longest", |backoff| backoff.longest = Duration::MAX),
+        ] {
+            let error = with(|settings| change(&mut settings.backoff)).expect_err("too long");
+            assert_eq!(error, SettingsError::TooLong { name, time: Duration::MAX });
+            let text = error.to_string();
+            assert!(text.starts_with(&format!("{name} is 18446744073709551615")), "{text}");
+        }
         assert!(matches!(
             with(|settings| settings.backoff.longest = Duration::from_millis(1)),
             Err(SettingsError::BackoffReversed { .. })
         ));
         assert_eq!(with(|settings| settings.acquire_timeout = zero), Ok(()), "zero does not wait");
+    }
+
+    /// Those are as good as for ever.
+    #[test]
+    fn times_that_are_too_long_for_the_clock_are_no_nonsense() {
+        let longest = Some(Duration::MAX);
+        let for_ever = with(|settings| {
+            settings.idle_timeout = longest;
+            settings.max_lifetime = longest;
+            settings.acquire_timeout = longest;
+            settings.health_check_interval = longest;
+        });
+        assert_eq!(for_ever, Ok(()));
     }
 
     #[test]

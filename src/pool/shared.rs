@@ -1,13 +1,13 @@
 //! What pool, guards and keeper share: the state machine behind its lock, and what is done about it
 //! outside of the lock. Bringing back, and the end.
 
-use super::callbacks::quiet;
-use super::core::{Core, Held, Placed};
+use super::callbacks::{open, quiet};
+use super::core::{Core, Held, Opening, Placed};
+use super::openers::Crew;
+use super::seam::{Origin, coarse_ns, now_ns};
 use super::waiter::{Given, Waiter};
 use super::{AcquireError, CloseReason, Manager, NotDrained, OpenFailure, PoolStats};
-use crate::base::clock::coarse_ns;
 use crate::base::sync::{Condvar, Mutex, MutexGuard, lock};
-use crate::os::fork::Origin;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,8 +18,9 @@ pub(super) type AcquireErrorOf<M> = AcquireError<<M as Manager>::Error>;
 
 pub(super) struct State<M: Manager> {
     pub(super) core: Core<M::Item, Arc<WaiterOf<M>>>,
-    /// Why the last attempt to open an item failed, if it did.
-    pub(super) failure: Option<OpenFailure<M::Error>>,
+    /// Why the last attempt to open an item failed, if it did, and when.
+    pub(super) failure: Option<(OpenFailure<M::Error>, u64)>,
+    pub(super) crew: Crew,
 }
 
 /// What pool, guards and keeper share. The items go before the manager.
@@ -27,6 +28,8 @@ pub(super) struct PoolInner<M: Manager> {
     pub(super) state: Mutex<State<M>>,
     /// The keeper waits here.
     pub(super) keeper: Condvar,
+    /// Threads that have nothing to open wait here.
+    pub(super) openers: Condvar,
     /// Whoever closes the pool waits here.
     pub(super) drained: Condvar,
     pub(super) origin: Origin,
@@ -96,14 +99,31 @@ impl<M: Manager> PoolInner<M> {
         self.unlock_and_wake(state);
     }
 
-    /// An item could not be opened by the keeper.
-    pub(super) fn failed(
+    /// Opens an item for the line, or to be ready.
+    pub(super) fn open_one(&self, opening: Opening) {
+        let made = open(&self.manager);
+        let mut state = lock(&self.state);
+        match made {
+            Ok((item, generation)) => {
+                state.failure = None;
+                let placed = state.core.opened(opening, item, generation, now_ns());
+                self.act_on_placed(state, placed);
+            }
+            Err((failure, permanent)) => {
+                state.core.open_failed(opening, now_ns());
+                self.failed(state, failure, permanent);
+            }
+        }
+    }
+
+    /// An item could not be opened.
+    fn failed(
         &self,
         mut state: MutexGuard<'_, State<M>>,
         failure: OpenFailure<M::Error>,
         permanent: bool,
     ) {
-        state.failure = Some(failure.clone());
+        state.failure = Some((failure.clone(), now_ns()));
         let mut dismissed = Vec::new();
         if permanent {
             dismissed.extend(state.core.dismiss());
@@ -132,7 +152,7 @@ impl<M: Manager> PoolInner<M> {
     #[cold]
     fn unlock_and_wake_all(&self, mut state: MutexGuard<'_, State<M>>) {
         let mut admitted = Vec::new();
-        while let Some((waiter, opening)) = state.core.admit() {
+        while let Some((waiter, opening)) = state.core.admit(now_ns) {
             waiter.give(Given::Permit(opening));
             admitted.push(waiter);
         }
@@ -153,6 +173,7 @@ impl<M: Manager> PoolInner<M> {
             waiter.give(Given::Closed);
         }
         self.unlock_and_wake(state);
+        self.openers.notify_all();
         waiters.iter().for_each(|waiter| waiter.wake());
         loop {
             // Alone in its statement: nothing is closed under the lock.

@@ -20,6 +20,9 @@ pub struct PoolStats {
     pub waiting: usize,
     /// Most items that there were at once, all of the above together. Never more than `max_size`.
     pub peak: usize,
+    /// Most items that were being opened at once. Never more than `max_starting`, unless callers
+    /// open their own (`enabled: false`).
+    pub peak_opening: usize,
     /// Items that were opened.
     pub opened: u64,
     /// Attempts to open one that failed.

@@ -3,13 +3,13 @@
 use super::callbacks::{open, quiet};
 use super::core::{Held, Opening, Taken};
 use super::guard::Guard;
+use super::seam::now_ns;
 use super::shared::{AcquireErrorOf, GivenOf, PoolInner, WaiterOf};
 use super::waiter::{Given, Unserved, Waiter};
-use super::{AcquireError, Cancel, CloseReason, Idle, Manager};
-use crate::base::clock::now_ns;
+use super::{AcquireError, Cancel, CloseReason, Idle, LastFailure, Manager};
 use crate::base::sync::lock;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub(super) type Handed<M> = Result<Guard<M>, AcquireError<<M as Manager>::Error>>;
 
@@ -63,7 +63,7 @@ impl<M: Manager> PoolInner<M> {
             return Ok(Some(guard));
         }
         let mut state = lock(&self.state);
-        match state.core.take() {
+        match state.core.take(now_ns) {
             Taken::Item(entry) => {
                 self.unlock_and_wake(state);
                 Ok(self.approved(entry).map(|entry| Guard::new(entry, self.clone())))
@@ -120,7 +120,7 @@ impl<M: Manager> PoolInner<M> {
     /// given was no good.
     pub(super) fn ask(&self, again: bool) -> Result<Asked<M>, AcquireErrorOf<M>> {
         let mut state = lock(&self.state);
-        Ok(match state.core.take() {
+        Ok(match state.core.take(now_ns) {
             Taken::Item(entry) => {
                 self.unlock_and_wake(state);
                 Asked::Given(Given::Item(entry))
@@ -177,7 +177,14 @@ impl<M: Manager> PoolInner<M> {
         match why {
             Unserved::TimedOut => {
                 state.core.count_timeout();
-                let cause = state.failure.clone();
+                let now = now_ns();
+                let mut cause = Box::new(state.core.shortage(now));
+                let next_try = state.core.next_try(now);
+                cause.failure = state.failure.as_ref().map(|(failure, at)| LastFailure {
+                    failure: failure.clone(),
+                    ago: Duration::from_nanos(now.saturating_sub(*at)),
+                    next_try,
+                });
                 // Whoever never waits for long would otherwise never find anything.
                 state.core.miss();
                 self.unlock_and_wake(state);

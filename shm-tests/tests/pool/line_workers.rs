@@ -108,7 +108,7 @@ pub(crate) fn line_workers_that_misbehave() -> Ran {
     let never = LineWorkers::new(command.start_timeout(Duration::from_millis(50))).ready_line("go");
     let short = Settings { acquire_timeout: Some(Duration::from_millis(500)), ..settings(0, 1) };
     match line_workers(never, short).expect("a pool").acquire() {
-        Err(AcquireError::TimedOut { cause: Some(cause) }) => {
+        Err(AcquireError::TimedOut { cause }) => {
             assert!(cause.to_string().contains("not ready after 50ms"), "{cause}");
         }
         other => panic!("{other:?}"),

@@ -17,7 +17,9 @@ pub(crate) fn waits_of_tasks_end_in_time() -> Ran {
             let held = pool.acquire_async().await.expect("the only one");
             let began = Instant::now();
             let late = pool.acquire_async().await.map(drop);
-            assert!(matches!(late, Err(AcquireError::TimedOut { cause: None })), "{late:?}");
+            assert!(matches!(late, Err(AcquireError::TimedOut { .. })), "{late:?}");
+            let text = late.expect_err("seen above").to_string();
+            assert!(text.ends_with(": all 1 are in use"), "{text}");
             assert!(began.elapsed() >= Duration::from_millis(5));
             let soon = Some(Instant::now() + Duration::from_millis(3));
             let late = pool.acquire_async_deadline(soon).await.map(drop);
@@ -35,7 +37,7 @@ pub(crate) fn waits_of_tasks_end_in_time() -> Ran {
     runtime.block_on(async {
         let (pool, _) = shop(Settings { acquire_timeout: Some(Duration::ZERO), ..settings(1) });
         let held = pool.acquire_async().await.expect("the only one");
-        assert!(matches!(pool.acquire_async().await, Err(AcquireError::TimedOut { cause: None })));
+        assert!(matches!(pool.acquire_async().await, Err(AcquireError::TimedOut { .. })));
         let past = Some(Instant::now());
         assert!(matches!(
             pool.acquire_async_deadline(past).await,
@@ -93,12 +95,10 @@ pub(crate) fn failures_reach_tasks() -> Ran {
         runtime.block_on(async {
             let soon = Some(Instant::now() + Duration::from_millis(5));
             let late = pool.acquire_async_deadline(soon).await.map(drop);
+            let Err(AcquireError::TimedOut { cause }) = &late else { panic!("{late:?}") };
+            let failure = cause.failure.as_ref().map(|last| &last.failure);
             assert!(
-                matches!(
-                    &late,
-                    Err(AcquireError::TimedOut { cause: Some(OpenFailure::Error(error)) })
-                        if **error == NoNumber
-                ),
+                matches!(failure, Some(OpenFailure::Error(error)) if **error == NoNumber),
                 "{late:?}"
             );
             shop.0.hopeless.store(true, Ordering::Relaxed);

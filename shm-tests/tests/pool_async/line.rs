@@ -1,6 +1,6 @@
 //! The line of those who wait: its order, and what is handed over to a future that is dropped.
 
-use crate::shop::{Bell, Shop, flavours, poll, settings, shop};
+use crate::shop::{Bell, Shop, flavours, gated, poll, settings, shop};
 use ringbell::pool::{AcquireError, Cancel, Pool, Settings};
 use ringbell::sync::Ordering;
 use ringbell_shm_tests::harness::Ran;
@@ -256,4 +256,36 @@ pub(crate) fn tasks_that_give_up_at_any_moment_take_nothing_with_them() -> Ran {
         }
     }
     done!("40 tasks and 4 threads, {rounds} acquires each, on both flavours, kept and not{told}")
+}
+
+pub(crate) fn w7_a_burst_of_tasks_is_served_by_starts_side_by_side() -> Ran {
+    for runtime in flavours() {
+        let several = Settings { min_idle: 0, max_starting: 4, ..settings(16) };
+        let (pool, shop, gate) = gated(several);
+        let tasks: Vec<_> = (0..16)
+            .map(|_| {
+                let pool = pool.clone();
+                runtime.spawn(async move { pool.acquire_async().await })
+            })
+            .collect();
+        let at_gate = || shop.0.at_gate.load(Ordering::SeqCst);
+        let held: Vec<_> = runtime.block_on(async {
+            while pool.stats().waiting < 16 || at_gate() < 4 {
+                yield_now().await;
+            }
+            // How long it waits is of no account: it is told what goes on.
+            let error = pool.acquire_async_deadline(Some(Instant::now())).await.map(drop);
+            let text = error.expect_err("nothing is ready").to_string();
+            assert!(text.contains("4 are being started, the oldest for "), "{text}");
+            drop(gate);
+            let mut held = Vec::new();
+            for task in tasks {
+                held.push(task.await.expect("no panic").expect("served"));
+            }
+            held
+        });
+        let most = shop.0.most_at_gate.load(Ordering::SeqCst);
+        assert_eq!((held.len(), most, pool.stats().peak_opening), (16, 4, 4));
+    }
+    done!("16 tasks, 4 starts side by side")
 }

@@ -19,6 +19,7 @@ suite! {
     both: [connections_for_tasks],
     tests: [
         tasks_and_threads_stand_in_one_line,
+        w7_a_burst_of_tasks_is_served_by_starts_side_by_side,
         what_a_dropped_future_was_handed_goes_to_the_next,
         tasks_that_give_up_at_any_moment_take_nothing_with_them,
         waits_of_tasks_end_in_time,

@@ -16,6 +16,9 @@ pub(crate) struct Numbers {
     pub(crate) opened: PlainU64,
     pub(crate) open: PlainU64,
     pub(crate) most_open: PlainU64,
+    /// Those that wait at the gate.
+    pub(crate) at_gate: PlainU64,
+    pub(crate) most_at_gate: PlainU64,
     pub(crate) failing: PlainBool,
     pub(crate) hopeless: PlainBool,
     /// Each opening waits for a word, if there is one to wait for.
@@ -43,9 +46,12 @@ impl Manager for Shop {
     fn open(&self) -> Result<u64, NoNumber> {
         let open = self.0.open.fetch_add(1, Ordering::SeqCst) + 1;
         self.0.most_open.fetch_max(open, Ordering::SeqCst);
+        let waiting = self.0.at_gate.fetch_add(1, Ordering::SeqCst) + 1;
+        self.0.most_at_gate.fetch_max(waiting, Ordering::SeqCst);
         if let Some(gate) = &*self.0.gate.lock().expect("the gate") {
             let _ = gate.recv();
         }
+        self.0.at_gate.fetch_sub(1, Ordering::SeqCst);
         if self.0.failing.load(Ordering::Relaxed) {
             self.0.open.fetch_sub(1, Ordering::SeqCst);
             return Err(NoNumber);

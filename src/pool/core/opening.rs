@@ -11,7 +11,7 @@ impl<T, W> Core<T, W> {
         generation: u64,
         now: u64,
     ) -> Placed<T, W> {
-        let entry = self.enter(opening, item, generation, now);
+        let entry = self.enter(&opening, item, generation, now);
         self.place(entry, None, now)
     }
 
@@ -24,14 +24,21 @@ impl<T, W> Core<T, W> {
         generation: u64,
         now: u64,
     ) -> Held<T> {
-        let entry = self.enter(opening, item, generation, now);
+        let entry = self.enter(&opening, item, generation, now);
         self.in_use += 1;
         self.stats.acquired += 1;
         entry
     }
 
-    fn enter(&mut self, opening: Opening, item: T, generation: u64, now: u64) -> Held<T> {
-        self.opening -= 1;
+    /// An opening is over, one way or the other.
+    fn end_opening(&mut self, opening: &Opening) {
+        let at = self.begun.iter().position(|began| *began == opening.began);
+        self.begun.remove(at.expect("each opening is counted from its beginning to its end"));
+        self.replaced |= self.replacing.is_some();
+    }
+
+    fn enter(&mut self, opening: &Opening, item: T, generation: u64, now: u64) -> Held<T> {
+        self.end_opening(opening);
         self.failures = 0;
         self.retry_at = 0;
         self.missed = false;
@@ -56,21 +63,26 @@ impl<T, W> Core<T, W> {
         Box::new(Entry { item, epoch, dies_at, idle_since: now, checked_at: now, poisoned: false })
     }
 
-    /// An item could not be opened. The next attempt is put off.
+    /// An item could not be opened. The next attempt is put off: there is one pause for the pool,
+    /// however many failed together.
+    #[allow(clippy::needless_pass_by_value, reason = "an opening ends once")]
     pub(in crate::pool) fn open_failed(&mut self, opening: Opening, now: u64) {
-        let Opening { .. } = opening;
-        self.opening -= 1;
+        self.end_opening(&opening);
         self.stats.open_failures += 1;
+        self.missed = false;
+        if opening.failures < self.failures {
+            // Another one has failed since this one began: this one does not make the pause longer.
+            return;
+        }
         self.failures = self.failures.saturating_add(1);
         let pause = self.settings.backoff.pause(self.failures, splitmix(&mut self.random));
         self.retry_at = now.saturating_add(nanoseconds(Some(pause)));
-        self.missed = false;
     }
 
     /// Nothing was opened, and nothing went wrong.
+    #[allow(clippy::needless_pass_by_value, reason = "an opening ends once")]
     pub(in crate::pool) fn open_forgone(&mut self, opening: Opening) {
-        let Opening { .. } = opening;
-        self.opening -= 1;
+        self.end_opening(&opening);
     }
 
     /// All who wait, whose wait has come to nothing.

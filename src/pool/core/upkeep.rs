@@ -24,26 +24,51 @@ pub(in crate::pool) enum Job<T> {
 }
 
 impl<T, W> Core<T, W> {
-    /// Whether an item should be opened, if there is room and it is time. `fresh` of those that are
-    /// ready will stay.
+    /// Whether more are wanted than there are, if `coming` are on their way. `fresh` of those that
+    /// are ready will stay.
+    fn lacks(&self, fresh: usize, coming: usize) -> bool {
+        let Settings { min_idle, min_size, .. } = self.settings;
+        let (waiting, ready) = (self.waiters.len(), fresh + self.checking + coming);
+        // Each who waits takes one of those that come, and those that are kept ready are wanted
+        // besides. One that is being looked at may turn out to be of no use.
+        coming < waiting
+            || ready < min_idle.saturating_add(waiting)
+            || ready + self.in_use < min_size
+            || (self.missed && coming == 0 && self.idle.is_empty())
+    }
+
+    /// Whether an item should be opened, if there is room and it is time.
     fn wants_more(&self, fresh: usize) -> bool {
-        let Settings { enabled, min_idle, min_size, .. } = self.settings;
-        if self.closed || !enabled || self.opening > 0 {
-            return false;
-        }
-        !self.waiters.is_empty()
-            || fresh + self.checking < min_idle
-            || fresh + self.checking + self.in_use < min_size
-            || (self.missed && self.idle.is_empty())
+        let Settings { enabled, max_starting, .. } = self.settings;
+        // What has failed is tried by one at a time, until it works again.
+        let side_by_side = if self.failures > 0 { 1 } else { max_starting };
+        let opening = self.begun.len();
+        !self.closed && enabled && opening < side_by_side && self.lacks(fresh, opening)
+    }
+
+    fn fresh(&self, now: u64) -> usize {
+        self.idle.iter().filter(|entry| self.expiry(entry, now).is_none()).count()
+    }
+
+    /// Whether items are opened by the keeper alone, one at a time.
+    pub(in crate::pool) fn opens_alone(&self) -> bool {
+        self.settings.max_starting == 1
+    }
+
+    /// The next item to be opened, if one is wanted now, for a thread that opens.
+    pub(in crate::pool) fn next_opening(&mut self, now: u64) -> Option<Opening> {
+        let wanted = now >= self.retry_at && self.wants_more(self.fresh(now)) && self.has_room();
+        wanted.then(|| self.begin_opening(now))
     }
 
     /// The next thing to do for the keeper, who is awake until it is told to sleep.
     pub(in crate::pool) fn next_job(&mut self, now: u64) -> Job<T> {
         self.asleep_until = 0;
+        self.replaced = false;
         if self.closed && self.total() == 0 {
             return Job::End;
         }
-        let fresh = self.idle.iter().filter(|entry| self.expiry(entry, now).is_none()).count();
+        let fresh = self.fresh(now);
         let wants_more = self.wants_more(fresh);
         let can_open = wants_more && self.has_room();
         // Who waits comes first, unless what is to be closed is in the way.
@@ -54,10 +79,13 @@ impl<T, W> Core<T, W> {
             return Job::Close(entry, reason);
         }
         if can_open && now >= self.retry_at {
-            return Job::Open(self.begin_opening());
+            return Job::Open(self.begin_opening(now));
         }
         // One that has expired goes when its replacement is there, or where there can be none.
-        if fresh < self.idle.len() && (!can_open || self.failures > 0) {
+        let expected = self.lacks(fresh, 0) && (self.has_room() || !self.begun.is_empty());
+        let replacing = fresh < self.idle.len() && expected && self.failures == 0;
+        self.replacing = replacing.then_some(now);
+        if fresh < self.idle.len() && !replacing {
             let expired = self.idle.iter().enumerate();
             let mut expired =
                 expired.filter_map(|(at, entry)| Some((at, self.expiry(entry, now)?)));
@@ -66,11 +94,13 @@ impl<T, W> Core<T, W> {
                 return Job::Close(self.idle.remove(at), reason);
             }
         }
-        if let Some(at) = self.idle.iter().position(|entry| now >= self.check_due(entry)) {
+        let stays = |entry: &Held<T>| self.expiry(entry, now).is_none();
+        let unchecked = |entry: &Held<T>| now >= self.check_due(entry) && stays(entry);
+        if let Some(at) = self.idle.iter().position(unchecked) {
             self.checking += 1;
             return Job::Check(self.idle.remove(at));
         }
-        let dues = self.idle.iter().map(|entry| self.due(entry));
+        let dues = self.idle.iter().filter(|entry| stays(entry)).map(|entry| self.due(entry));
         let mut until = dues.min().unwrap_or(NEVER);
         if can_open {
             until = until.min(self.retry_at);
@@ -114,8 +144,10 @@ impl<T, W> Core<T, W> {
         if self.asleep_until == 0 {
             return false;
         }
-        let mut wanted = self.idle.last().map_or(NEVER, |entry| self.due(entry));
-        if !self.doomed.is_empty() || (self.closed && self.total() == 0) {
+        let expired = |due: &u64| self.replacing.is_some_and(|since| *due <= since);
+        let due = self.idle.last().map(|entry| self.due(entry));
+        let mut wanted = due.filter(|due| !expired(due)).unwrap_or(NEVER);
+        if !self.doomed.is_empty() || self.replaced || (self.closed && self.total() == 0) {
             wanted = 0;
         } else if self.wants_more(self.idle.len()) && self.has_room() {
             wanted = wanted.min(self.retry_at);

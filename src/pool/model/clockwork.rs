@@ -39,7 +39,7 @@ fn close(pool: &mut Pool, placed: Placed<u64, u64>) -> Option<CloseReason> {
 }
 
 fn taken(pool: &mut Pool) -> Held<u64> {
-    match pool.take() {
+    match pool.take(|| 0) {
         Taken::Item(entry) => entry,
         other => panic!("something is ready, but: {other:?}"),
     }
@@ -189,7 +189,7 @@ fn ready_items_are_looked_at_and_those_that_fail_replaced() {
     assert_eq!(close(&mut pool, placed), Some(CloseReason::Unhealthy));
     keep(&mut pool, 5 * MS, &mut next);
     assert_eq!((pool.stats().idle, next), (2, 3));
-    while let Taken::Item(entry) = pool.take() {
+    while let Taken::Item(entry) = pool.take(|| 0) {
         assert_ne!(entry.item, failed);
     }
 }
@@ -263,7 +263,7 @@ fn what_was_being_opened_during_a_restart_is_judged_by_where_it_leads() {
 fn an_attempt_that_nobody_waited_for_opens_one() {
     let (mut pool, mut next) = (Pool::new(Settings { min_idle: 0, ..settings() }, 0), 0);
     assert_eq!(keep(&mut pool, 0, &mut next), u64::MAX);
-    assert!(matches!(pool.take(), Taken::Nothing));
+    assert!(matches!(pool.take(|| 0), Taken::Nothing));
     pool.miss();
     assert!(pool.disturb());
     keep(&mut pool, 0, &mut next);
@@ -285,18 +285,18 @@ fn a_least_size_counts_those_in_use() {
 fn where_nothing_is_kept_each_opens_its_own_in_order() {
     let mut pool = Pool::new(Settings { enabled: false, max_size: 1, ..settings() }, 0);
     assert!(matches!(pool.next_job(0), Job::Sleep(u64::MAX)), "nothing is opened ahead");
-    let Taken::Open(opening) = pool.take() else { panic!("there is room") };
+    let Taken::Open(opening) = pool.take(|| 0) else { panic!("there is room") };
     let used = pool.opened_by_user(opening, 1, 0, 0);
-    assert!(matches!(pool.take(), Taken::Nothing));
+    assert!(matches!(pool.take(|| 0), Taken::Nothing));
     pool.enqueue(10, false);
     pool.enqueue(11, false);
-    assert!(pool.admit().is_none(), "there is no room");
+    assert!(pool.admit(|| 0).is_none(), "there is no room");
     let placed = pool.release(used, None, 0);
     assert!(matches!(placed, Placed::Close(_, CloseReason::Used)));
-    assert!(pool.admit().is_none(), "one that is being closed takes room");
+    assert!(pool.admit(|| 0).is_none(), "one that is being closed takes room");
     pool.closed(CloseReason::Used);
-    let Some((10, opening)) = pool.admit() else { panic!("the first in line") };
-    assert!(matches!(pool.take(), Taken::Nothing), "nobody jumps the line");
+    let Some((10, opening)) = pool.admit(|| 0) else { panic!("the first in line") };
+    assert!(matches!(pool.take(|| 0), Taken::Nothing), "nobody jumps the line");
     pool.open_failed(opening, 0);
-    assert!(matches!(pool.admit(), Some((11, _))));
+    assert!(matches!(pool.admit(|| 0), Some((11, _))));
 }
