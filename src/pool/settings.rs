@@ -119,6 +119,10 @@ pub enum SettingsError {
     },
     /// A time that must not be 0; its name is given.
     ZeroTime(&'static str),
+    /// A time that is longer than clocks count; its name is given.
+    TimeTooLong(&'static str),
+    /// A setting of the workers; what is wrong with it is given.
+    Worker(&'static str),
     /// The first pause is longer than the longest.
     BackoffReversed {
         /// The setting `backoff.first`.
@@ -141,6 +145,8 @@ impl std::fmt::Display for SettingsError {
                 write!(f, "min_size is {min_size}, more than max_size, which is {max_size}")
             }
             Self::ZeroTime(name) => write!(f, "{name} is 0"),
+            Self::TimeTooLong(name) => write!(f, "{name} is longer than clocks count"),
+            Self::Worker(why) => f.write_str(why),
             Self::BackoffReversed { first, longest } => {
                 write!(
                     f,
