@@ -3,32 +3,21 @@
 //!
 //! It reads since somebody must: a worker whose pipe is full stands still. It waits for nothing but
 //! for news: it starts nothing ([`starter`](super::starter) does), and what is shown is written by
-//! another thread ([`forward`](super::forward)). A panic of one piece of work ends that piece. If
-//! the thread ends all the same, another one takes over what it had.
+//! another thread ([`forward`](super::forward)). What it waits for is added and taken away by
+//! others, without waking it: to start and to end a worker costs no turn of it. A panic ends what
+//! panicked. If the thread ends all the same, another one takes its place.
 
 use super::spawn::{Child, block_all_signals};
 use super::tail::{Pulled, Tail};
 use crate::base::panics::quietly;
 use crate::base::sync::{Mutex, lock};
 use crate::os::fork::Origin;
-use rustix::event::{EventfdFlags, epoll};
+use rustix::event::epoll;
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
-
-/// What the thread is to do.
-#[derive(Debug)]
-enum Order {
-    Watch(Watched),
-    /// The process is gone. What still holds its pipe is not listened to.
-    Forget(Arc<Tail>),
-    #[cfg(test)]
-    Panic,
-    #[cfg(test)]
-    End,
-}
 
 /// What the thread waits for.
 #[derive(Debug)]
@@ -37,6 +26,15 @@ enum Watched {
     Output(Arc<Tail>),
     /// A process that was killed and has not ended yet.
     Ending(Child),
+    #[cfg(test)]
+    Faulty(OwnedFd, Fault),
+}
+
+#[cfg(test)]
+#[derive(Debug)]
+enum Fault {
+    Panics,
+    EndsTheThread,
 }
 
 impl Watched {
@@ -44,41 +42,28 @@ impl Watched {
         match self {
             Self::Output(tail) => tail.pipe(),
             Self::Ending(child) => child.pidfd(),
+            #[cfg(test)]
+            Self::Faulty(fd, _) => std::os::fd::AsFd::as_fd(fd),
         }
     }
 }
 
-/// The way to a thread.
-#[derive(Debug)]
-struct Post {
-    orders: Mutex<Vec<Order>>,
-    bell: OwnedFd,
-}
-
-impl Post {
-    fn order(&self, order: Order) {
-        lock(&self.orders).push(order);
-        self.ring();
-    }
-
-    fn ring(&self) {
-        // It fails only if it would overflow: then the thread is awake already.
-        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
-    }
+#[derive(Debug, Default)]
+struct State {
+    /// What is waited for; its descriptor is in `poll` under the same number.
+    watched: HashMap<u64, Arc<Watched>>,
+    next: u64,
+    /// Made with the first thread.
+    poll: Option<Arc<OwnedFd>>,
+    running: bool,
 }
 
 /// The attendant of a process, and that of a child that was forked from it: a child has none of its
 /// parent's threads, and the parent's lock may be held by one of them.
 struct Node {
     origin: Origin,
-    post: Mutex<Option<Arc<Post>>>,
+    state: Mutex<State>,
     child: OnceLock<Box<Node>>,
-}
-
-impl Node {
-    fn new() -> Self {
-        Self { origin: Origin::here(), post: Mutex::new(None), child: OnceLock::new() }
-    }
 }
 
 fn of_this_process() -> &'static Node {
@@ -90,160 +75,130 @@ fn of_this_process() -> &'static Node {
     node
 }
 
-/// Has an order carried out, by a thread that is started if there is none.
-fn order(order: Order) -> io::Result<()> {
-    let node = of_this_process();
-    let mut known = lock(&node.post);
-    let post = match &*known {
-        Some(post) => post,
-        None => known.insert(start()?),
-    };
-    // Under the lock: a thread that ends takes the post away under it, and then all its orders.
-    post.order(order);
-    Ok(())
+/// What is read of a worker. It goes on until the end of what it prints, or until this is dropped.
+#[derive(Debug)]
+pub(super) struct Reading(u64);
+
+/// Has what a worker prints read.
+pub(super) fn read(tail: Arc<Tail>) -> io::Result<Reading> {
+    of_this_process().watch(Watched::Output(tail)).map(Reading)
 }
 
-fn start() -> io::Result<Arc<Post>> {
-    let bell = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-    let post = Arc::new(Post { orders: Mutex::default(), bell });
-    let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    epoll::add(&poll, &post.bell, epoll::EventData::new_u64(BELL), epoll::EventFlags::IN)?;
-    let thread = Thread { post: post.clone(), poll, watched: HashMap::new(), next: BELL };
-    std::thread::Builder::new().name("ringbell-workers".into()).spawn(move || {
-        let mut thread = thread;
-        thread.run();
-    })?;
-    Ok(post)
-}
-
-/// Has what a worker prints read, until its end or until it is forgotten.
-pub(super) fn read(tail: Arc<Tail>) -> io::Result<()> {
-    order(Order::Watch(Watched::Output(tail)))
-}
-
-/// Has no more read of what a worker prints. Does nothing if it has ended.
-pub(super) fn forget(tail: Arc<Tail>) {
-    // If there is no thread and can be none, nothing is read.
-    let _ = order(Order::Forget(tail));
+impl Drop for Reading {
+    fn drop(&mut self) {
+        of_this_process().forget(self.0);
+    }
 }
 
 /// Has the end of a process that was killed waited for, so that no zombie is left.
 pub(super) fn reap(child: Child) {
-    let _ = order(Order::Watch(Watched::Ending(child)));
+    // If there can be no thread, it is waited for when this process ends.
+    let _ = of_this_process().watch(Watched::Ending(child));
 }
 
-/// What the bell is called among the things that the thread waits for.
-const BELL: u64 = 0;
+impl Node {
+    fn new() -> Self {
+        Self { origin: Origin::here(), state: Mutex::default(), child: OnceLock::new() }
+    }
 
-struct Thread {
-    post: Arc<Post>,
-    poll: OwnedFd,
-    watched: HashMap<u64, Watched>,
-    next: u64,
-}
+    fn watch(&'static self, watched: Watched) -> io::Result<u64> {
+        let mut state = lock(&self.state);
+        let poll = match &state.poll {
+            Some(poll) => poll.clone(),
+            None => {
+                let poll = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?);
+                state.poll.insert(poll).clone()
+            }
+        };
+        if !state.running {
+            self.start(&mut state, &poll)?;
+        }
+        state.next += 1;
+        let number = state.next;
+        epoll::add(&*poll, watched.fd(), epoll::EventData::new_u64(number), epoll::EventFlags::IN)?;
+        // The thread may have seen it by now; it finds it once the lock is free.
+        state.watched.insert(number, Arc::new(watched));
+        Ok(number)
+    }
 
-impl Thread {
-    fn run(&mut self) {
+    fn start(&'static self, state: &mut State, poll: &Arc<OwnedFd>) -> io::Result<()> {
+        let poll = poll.clone();
+        let thread = std::thread::Builder::new().name("ringbell-workers".into());
+        thread.spawn(move || {
+            let _ended = Ended(self);
+            self.run(&poll);
+        })?;
+        state.running = true;
+        Ok(())
+    }
+
+    fn run(&self, poll: &OwnedFd) {
         block_all_signals();
         let mut events = Vec::with_capacity(64);
         loop {
             events.clear();
-            match epoll::wait(&self.poll, rustix::buffer::spare_capacity(&mut events), None) {
+            match epoll::wait(poll, rustix::buffer::spare_capacity(&mut events), None) {
                 Ok(_) | Err(Errno::INTR) => {}
                 // Without it nothing can be read any more; workers that print much would stand
                 // still.
                 Err(_) => std::thread::sleep(std::time::Duration::from_millis(10)),
             }
             for event in &events {
-                match event.data.u64() {
-                    BELL if self.take_orders() => {}
-                    BELL => return,
-                    id => self.handle(id),
+                let number = event.data.u64();
+                let watched = lock(&self.state).watched.get(&number).cloned();
+                let Some(watched) = watched else { continue };
+                #[cfg(test)]
+                if let Watched::Faulty(_, Fault::EndsTheThread) = &*watched {
+                    self.forget(number);
+                    return;
+                }
+                // What panics is over.
+                let mut over = true;
+                quietly(|| over = watched.handle());
+                if over {
+                    self.forget(number);
                 }
             }
         }
     }
 
-    /// Whether the thread is to go on.
-    fn take_orders(&mut self) -> bool {
-        // First the bell, then the orders: one that comes between rings it again.
-        let _ = rustix::io::read(&self.post.bell, &mut [0; 8]);
-        let orders = std::mem::take(&mut *lock(&self.post.orders));
-        for order in orders {
-            match order {
-                Order::Watch(watched) => self.watch(watched),
-                Order::Forget(tail) => self.forget(&tail),
-                #[cfg(test)]
-                Order::Panic => quietly(|| panic!("an order that panics")),
-                #[cfg(test)]
-                Order::End => return false,
-            }
-        }
-        true
-    }
-
-    fn watch(&mut self, watched: Watched) {
-        self.next += 1;
-        let (data, flags) = (epoll::EventData::new_u64(self.next), epoll::EventFlags::IN);
-        if epoll::add(&self.poll, watched.fd(), data, flags).is_ok() {
-            self.watched.insert(self.next, watched);
-        }
-    }
-
-    fn forget(&mut self, tail: &Arc<Tail>) {
-        let same =
-            |watched: &Watched| matches!(watched, Watched::Output(of) if Arc::ptr_eq(of, tail));
-        let id = self.watched.iter().find_map(|(id, watched)| same(watched).then_some(*id));
-        if let Some(id) = id {
-            self.remove(id);
-        }
-    }
-
-    fn handle(&mut self, id: u64) {
-        let Some(watched) = self.watched.get_mut(&id) else { return };
-        // What panics is over.
-        let mut over = true;
-        quietly(|| {
-            over = match watched {
-                Watched::Ending(child) => {
-                    child.status();
-                    true
-                }
-                // One read a turn: one worker that prints without end does not keep the others
-                // waiting.
-                Watched::Output(tail) => tail.pull() == Pulled::End,
-            };
-        });
-        if over {
-            self.remove(id);
-        }
-    }
-
-    fn remove(&mut self, id: u64) {
-        if let Some(watched) = self.watched.remove(&id) {
+    fn forget(&self, number: u64) {
+        let mut state = lock(&self.state);
+        let Some(watched) = state.watched.remove(&number) else { return };
+        if let Some(poll) = &state.poll {
             // Its descriptor may stay open for longer, with the process that it is about.
-            let _ = epoll::delete(&self.poll, watched.fd());
-            quietly(|| drop(watched));
+            let _ = epoll::delete(&**poll, watched.fd());
+        }
+        drop(state);
+        drop(watched);
+    }
+}
+
+impl Watched {
+    /// Does what is to be done now; whether that was all.
+    fn handle(&self) -> bool {
+        match self {
+            Self::Ending(child) => {
+                child.clone().status();
+                true
+            }
+            // One read a turn: one worker that prints without end does not keep the others waiting.
+            Self::Output(tail) => tail.pull() == Pulled::End,
+            #[cfg(test)]
+            Self::Faulty(..) => panic!("a piece of work that panics"),
         }
     }
 }
 
-/// Another thread takes over.
-impl Drop for Thread {
+/// A thread that ends is replaced; if that is not possible, the next one who needs it tries again.
+struct Ended(&'static Node);
+
+impl Drop for Ended {
     fn drop(&mut self) {
-        let node = of_this_process();
-        let mut known = lock(&node.post);
-        if known.as_ref().is_some_and(|post| Arc::ptr_eq(post, &self.post)) {
-            *known = start().ok();
-        }
-        // If there can be no thread, that is tried again with the next order; what this one had is
-        // read when somebody asks for it, and reaped when this process ends.
-        let Some(next) = known.as_ref() else { return };
-        for (_, watched) in self.watched.drain() {
-            next.order(Order::Watch(watched));
-        }
-        for order in std::mem::take(&mut *lock(&self.post.orders)) {
-            next.order(order);
+        let mut state = lock(&self.0.state);
+        state.running = false;
+        if let Some(poll) = state.poll.clone() {
+            let _ = self.0.start(&mut state, &poll);
         }
     }
 }
@@ -251,6 +206,7 @@ impl Drop for Thread {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::event::{EventfdFlags, eventfd};
     use std::time::{Duration, Instant};
 
     fn is_read(tail: &Tail, wanted: &str) {
@@ -261,21 +217,26 @@ mod tests {
         }
     }
 
+    fn fault(fault: Fault) {
+        let ready = eventfd(1, EventfdFlags::CLOEXEC).expect("an eventfd");
+        of_this_process().watch(Watched::Faulty(ready, fault)).expect("a thread");
+    }
+
     /// What it reads goes on being read, by another thread if need be.
     #[test]
     fn w1_the_thread_survives_panics_and_is_replaced_when_it_ends() {
         let (from, to) = rustix::pipe::pipe().expect("a pipe");
         let tail = Arc::new(Tail::new(from, false).expect("a tail"));
-        read(tail.clone()).expect("a thread");
+        let reading = read(tail.clone()).expect("a thread");
         rustix::io::write(&to, b"one\n").expect("written");
         is_read(&tail, "one");
-        order(Order::Panic).expect("a thread");
+        fault(Fault::Panics);
         rustix::io::write(&to, b"two\n").expect("written");
         is_read(&tail, "two");
-        order(Order::End).expect("a thread");
+        fault(Fault::EndsTheThread);
         rustix::io::write(&to, b"three\n").expect("written");
         is_read(&tail, "three");
-        forget(tail.clone());
+        drop(reading);
         let until = Instant::now() + Duration::from_secs(30);
         while Arc::strong_count(&tail) > 1 {
             assert!(Instant::now() < until, "the thread has not let go of it");

@@ -1,5 +1,6 @@
 //! A process of a worker: started so that it dies with this one, and never left as a zombie.
 
+use super::attendant::Reading;
 use super::spawn::{Child, Failure, Plan, Step};
 use super::tail::Tail;
 use super::{WorkerCommand, attendant, starter};
@@ -28,6 +29,8 @@ pub(super) struct Process {
     killed: bool,
     streams: Option<(ChildStdin, ChildStdout)>,
     tail: Arc<Tail>,
+    /// Until it is killed, the attendant reads what it prints.
+    reading: Option<Reading>,
 }
 
 /// What becomes of a worker's standard input and output.
@@ -170,8 +173,9 @@ impl Process {
             wanted: worker.wanted().clone(),
         };
         let child = starter::start(plan, worker.start_timeout)?;
-        let process = Self { child, killed: false, streams: ours, tail: tail.clone() };
-        attendant::read(tail).map_err(StartError::NoThread)?;
+        let mut process = Self { child, killed: false, streams: ours, tail, reading: None };
+        let reading = attendant::read(process.tail.clone()).map_err(StartError::NoThread)?;
+        process.reading = Some(reading);
         Ok(process)
     }
 
@@ -210,11 +214,11 @@ impl Process {
     pub(super) fn kill(&mut self) -> Option<ExitStatus> {
         if !self.killed {
             self.killed = true;
+            // The attendant is not woken by its end.
+            self.reading = None;
             end(&mut self.child);
             // What it printed last may have to be shown. What is still to come is others'.
-            if !self.tail.drain() {
-                attendant::forget(self.tail.clone());
-            }
+            self.tail.drain();
         }
         self.child.status()
     }
@@ -225,6 +229,8 @@ impl Drop for Process {
         // A forked child has a copy of this, not of the process.
         if self.child.is_ours() {
             self.kill();
+        } else {
+            std::mem::forget(self.reading.take());
         }
     }
 }

@@ -129,15 +129,14 @@ impl Tail {
         self.lines()
     }
 
-    /// Reads what is there, without waiting; whether it was the end.
-    pub(super) fn drain(&self) -> bool {
+    /// Reads what is there, without waiting.
+    pub(super) fn drain(&self) {
         let mut state = lock(&self.state);
         for _ in 0..LAST_CHUNKS {
             if self.pull_into(&mut state) != Pulled::Something {
                 break;
             }
         }
-        state.ended
     }
 }
 
