@@ -4,10 +4,11 @@ use crate::{lines, settings};
 use ringbell::WorkerCommand;
 use ringbell::pool::Settings;
 use ringbell::sync::{Ordering, PlainBool, PlainU64};
-use ringbell_shm_tests::done;
 use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::process::{Arguments, Start, say};
 use ringbell_shm_tests::progress::tick;
+use ringbell_shm_tests::{done, observe};
+use rustix::process::Pid;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 const PAGE: usize = 4096;
 const GIB: u64 = 1 << 30;
 const ROUNDS: usize = 21;
+const WRITER: &str = "writer";
 
 /// Memory of so many bytes, in small pages, touched.
 fn touched(bytes: usize) -> &'static mut [u8] {
@@ -39,6 +41,16 @@ fn touched(bytes: usize) -> &'static mut [u8] {
     memory
 }
 
+/// How long threads of this process, of such names, were ready to run and had no CPU.
+fn waits(which: impl Fn(&str) -> bool) -> Duration {
+    let tasks = std::fs::read_dir("/proc/self/task").expect("/proc").flatten();
+    let chosen = tasks.filter(|task| {
+        std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| which(name.trim_end()))
+    });
+    let ids = chosen.filter_map(|task| task.file_name().to_string_lossy().parse().ok());
+    ids.filter_map(Pid::from_raw).map(observe::time_without_cpu).sum()
+}
+
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort();
     times[times.len() / 2]
@@ -50,7 +62,7 @@ pub(crate) fn large_host(arguments: &Arguments) {
     let bytes = usize::try_from(arguments.number("bytes")).expect("it fits");
     let memory = touched(bytes);
     let (stop, worst) = (Arc::new(PlainBool::new(false)), Arc::new(PlainU64::new(0)));
-    let writing = std::thread::spawn({
+    let writing = std::thread::Builder::new().name(WRITER.into()).spawn({
         let (stop, worst) = (stop.clone(), worst.clone());
         move || {
             let mut last = Instant::now();
@@ -71,6 +83,7 @@ pub(crate) fn large_host(arguments: &Arguments) {
             }
         }
     });
+    let writing = writing.expect("a thread");
     let pool = lines(WorkerCommand::new("cat"), Settings { enabled: false, ..settings(0, 1) });
     let ours = || drop(pool.acquire().expect("a cat"));
     let theirs = || {
@@ -80,14 +93,20 @@ pub(crate) fn large_host(arguments: &Arguments) {
         child.kill().expect("killed");
         child.wait().expect("waited for");
     };
+    // Without the time that threads were ready to run and had no CPU: that is what else runs on the
+    // machine.
     let timed = |start: &dyn Fn()| {
+        let (others, writers) = (waits(|name| name != WRITER), waits(|name| name == WRITER));
         worst.store(0, Ordering::Relaxed);
         let began = Instant::now();
         start();
         let took = began.elapsed();
+        let waited = waits(|name| name != WRITER).saturating_sub(others);
         // The thread notes a stall once it is over.
         std::thread::sleep(Duration::from_millis(2));
-        (took, Duration::from_nanos(worst.load(Ordering::Relaxed)))
+        let stalled = Duration::from_nanos(worst.load(Ordering::Relaxed));
+        let without = waits(|name| name == WRITER).saturating_sub(writers);
+        (took.saturating_sub(waited), stalled.saturating_sub(without))
     };
     timed(&ours);
     timed(&theirs);
@@ -134,7 +153,9 @@ pub(crate) fn w12_a_large_host_starts_workers_as_std_does() -> Ran {
             our_stall / 1e6,
             their_stall / 1e6
         );
-        if ours <= 2.0 * theirs && our_stall <= 2.0 * their_stall {
+        // A stall that is shorter than one start by std is noise of the scheduler: a host that copies
+        // page tables stalls a hundred times longer.
+        if ours <= 2.0 * theirs && our_stall <= (2.0 * their_stall).max(theirs) {
             return done!("{told}");
         }
         tries.push(told);

@@ -137,6 +137,8 @@ pub(crate) fn tortured(arguments: &Arguments) {
     };
     // The threads that start workers, and the one that reads them, stay.
     run(32, &|| std::thread::sleep(Duration::from_millis(1)));
+    // Each thread has taken one more, which is none.
+    next.store(32, Ordering::Relaxed);
     let before = observe::descriptors(std::process::id());
     run(total, &|| {
         let phase = next.load(Ordering::Relaxed) / 40;
