@@ -13,16 +13,24 @@
 
 mod attendant;
 mod error;
+mod forward;
 mod line;
+mod placement;
 mod pools;
 mod process;
 mod socket;
+mod spawn;
+mod starter;
 mod tail;
 
+use crate::base::clock::FOR_EVER;
 use crate::os::environment::{LISTEN_FD, LISTEN_PARENT, SOCKET};
+use crate::pool::SettingsError;
+use process::StartError;
+use spawn::{Failure, Step};
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 pub use error::{WorkerCallError, WorkerError};
@@ -45,6 +53,7 @@ pub struct WorkerCommand {
     start_timeout: Duration,
     ping_timeout: Duration,
     forward_stderr: bool,
+    wanted: placement::Wanted,
 }
 
 impl WorkerCommand {
@@ -59,6 +68,7 @@ impl WorkerCommand {
             start_timeout: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(1),
             forward_stderr: false,
+            wanted: placement::Wanted::default(),
         }
     }
 
@@ -98,6 +108,33 @@ impl WorkerCommand {
         self
     }
 
+    /// The CPUs that it may run on, by number. Default: those of this process, which are those of
+    /// its main thread when the worker is started.
+    pub fn cpus(mut self, cpus: impl IntoIterator<Item = usize>) -> Self {
+        self.wanted.cpus = Some(cpus.into_iter().collect());
+        self
+    }
+
+    /// Its nice value: -20 (first) to 19 (last). Default: that of this process's main thread when
+    /// the worker is started, as is its scheduling policy. To be lower than the thread that first
+    /// started a worker takes a privilege (`CAP_SYS_NICE`); without it the default is not met, and
+    /// a value that was set is an error.
+    pub fn nice(mut self, nice: i32) -> Self {
+        self.wanted.nice = Some(nice);
+        self
+    }
+
+    /// The signals that are blocked in it when it starts, by number. Default: those that this
+    /// process's main thread blocks then. A host that blocks signals in its main thread, to wait
+    /// for them (`sigwait`, `signalfd`), may want none for its workers.
+    ///
+    /// What this process handles does what it does by default in a worker; what it ignores is
+    /// ignored, except for SIGCHLD and SIGPIPE.
+    pub fn blocked_signals(mut self, signals: impl IntoIterator<Item = i32>) -> Self {
+        self.wanted.blocked = Some(signals.into_iter().collect());
+        self
+    }
+
     /// How long it may take to be ready. Default 10 s.
     pub fn start_timeout(mut self, timeout: Duration) -> Self {
         self.start_timeout = timeout;
@@ -123,35 +160,119 @@ impl WorkerCommand {
         name.to_string_lossy().into_owned()
     }
 
-    fn not_started(&self, error: std::io::Error) -> WorkerError {
-        WorkerError::Start { program: self.program.to_string_lossy().into_owned(), error }
+    /// Whether its settings make sense. Is asked when a pool is built.
+    ///
+    /// # Errors
+    /// [`SettingsError`] says which one does not.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        for (name, time) in
+            [("start_timeout", self.start_timeout), ("ping_timeout", self.ping_timeout)]
+        {
+            if time.is_zero() {
+                return Err(SettingsError::ZeroTime(name));
+            }
+            if time > FOR_EVER {
+                return Err(SettingsError::TooLong { name, time });
+            }
+        }
+        let refused = |why| Err(SettingsError::Worker(why));
+        if self.program.is_empty() {
+            return refused("the program has no name");
+        }
+        match &self.wanted.cpus {
+            Some(cpus) if cpus.is_empty() => return refused("cpus is empty"),
+            Some(cpus) if cpus.iter().any(|cpu| *cpu >= rustix::thread::CpuSet::MAX_CPU) => {
+                return refused("cpus has a number of 1024 or more");
+            }
+            _ => {}
+        }
+        if self.wanted.nice.is_some_and(|nice| !(-20..20).contains(&nice)) {
+            return refused("nice is not between -20 and 19");
+        }
+        let blocked = self.wanted.blocked.iter().flatten();
+        if blocked.clone().any(|signal| !(1..=64).contains(signal)) {
+            return refused("blocked_signals has a number that is no signal's");
+        }
+        Ok(())
     }
 
-    fn command(&self, socket: Option<&Path>) -> Command {
-        let mut command = Command::new(&self.program);
-        if self.clear_env {
-            command.env_clear();
+    /// What became of a start that failed.
+    fn not_started(&self, error: std::io::Error) -> WorkerError {
+        let program = self.program.to_string_lossy().into_owned();
+        let error = match error.downcast::<StartError>() {
+            Ok(error) => error,
+            Err(error) => return WorkerError::Start { program, error },
+        };
+        match (error, &self.directory) {
+            (StartError::Failed(Failure { step: Step::Directory, errno }), Some(directory)) => {
+                WorkerError::Directory {
+                    program,
+                    directory: directory.clone(),
+                    error: errno.into(),
+                }
+            }
+            (StartError::Failed(Failure { step: Step::Exec, errno }), _) => {
+                WorkerError::Start { program, error: self.not_executed(errno) }
+            }
+            (StartError::TimedOut { after }, _) => WorkerError::NotStarted { program, after },
+            (StartError::ThreadDied, _) => WorkerError::ThreadEnded { program },
+            (error, _) => WorkerError::Start { program, error: error.into() },
         }
+    }
+
+    /// Why the kernel does not execute the program.
+    fn not_executed(&self, errno: rustix::io::Errno) -> std::io::Error {
+        let plain = std::io::Error::from(errno);
+        if plain.kind() != std::io::ErrorKind::NotFound {
+            return plain;
+        }
+        let path = match &self.directory {
+            Some(directory) => directory.join(&self.program),
+            None => PathBuf::from(&self.program),
+        };
+        if !self.program.as_encoded_bytes().contains(&b'/') {
+            std::io::Error::new(plain.kind(), format!("it is in no directory of PATH: {plain}"))
+        } else if path.exists() {
+            let text = "it is there, but the interpreter that it names is not";
+            std::io::Error::new(plain.kind(), format!("{text}: {plain}"))
+        } else {
+            plain
+        }
+    }
+
+    fn program(&self) -> &OsStr {
+        &self.program
+    }
+
+    fn directory(&self) -> Option<&Path> {
+        self.directory.as_deref()
+    }
+
+    fn wanted(&self) -> &placement::Wanted {
+        &self.wanted
+    }
+
+    fn arguments(&self, socket: Option<&Path>) -> impl Iterator<Item = OsString> {
+        self.arguments.iter().map(move |argument| with_socket(argument, socket))
+    }
+
+    fn environment(&self, socket: Option<&Path>) -> BTreeMap<OsString, OsString> {
+        let mut environment: BTreeMap<_, _> =
+            if self.clear_env { BTreeMap::new() } else { std::env::vars_os().collect() };
         // Not those that were meant for this process.
         for name in [SOCKET, LISTEN_FD, LISTEN_PARENT] {
-            command.env_remove(name);
+            environment.remove(OsStr::new(name));
         }
         if let Some(socket) = socket {
-            command.env(SOCKET, socket);
+            environment.insert(SOCKET.into(), socket.into());
         }
         for (name, value) in &self.env {
             match value {
-                Some(value) => command.env(name, value),
-                None => command.env_remove(name),
+                Some(value) => environment.insert(name.clone(), value.clone()),
+                None => environment.remove(name),
             };
         }
-        for argument in &self.arguments {
-            command.arg(with_socket(argument, socket));
-        }
-        if let Some(directory) = &self.directory {
-            command.current_dir(directory);
-        }
-        command
+        environment
     }
 }
 

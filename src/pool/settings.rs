@@ -1,10 +1,8 @@
 //! How large a pool is, how long things live in it, and how it tries again.
 
+use crate::base::clock::FOR_EVER;
 use std::num::NonZeroUsize;
 use std::time::Duration;
-
-/// The longest pause between two attempts that makes sense: a hundred years.
-const LONGEST_PAUSE: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// Settings of a pool. Plain data: change the fields that matter and leave the others as
 /// [`Settings::default`] has them. A pool checks them when it is built ([`Settings::check`]).
@@ -131,13 +129,15 @@ pub enum SettingsError {
     },
     /// A time that must not be 0; its name is given.
     ZeroTime(&'static str),
-    /// A pause of more than a hundred years: nothing would be tried again.
+    /// A time of more than a hundred years; one that ends is meant.
     TooLong {
         /// The setting.
         name: &'static str,
         /// Its value.
         time: Duration,
     },
+    /// A setting of the workers; what is wrong with it is given.
+    Worker(&'static str),
     /// The first pause is longer than the longest.
     BackoffReversed {
         /// The setting `backoff.first`.
@@ -166,6 +166,7 @@ impl std::fmt::Display for SettingsError {
             Self::TooLong { name, time } => {
                 write!(f, "{name} is {time:?}, more than a hundred years")
             }
+            Self::Worker(why) => f.write_str(why),
             Self::BackoffReversed { first, longest } => {
                 write!(
                     f,
@@ -210,7 +211,7 @@ impl Settings {
         }
         let Backoff { first, longest } = self.backoff;
         for (name, time) in [("backoff.first", first), ("backoff.longest", longest)] {
-            if time > LONGEST_PAUSE {
+            if time > FOR_EVER {
                 return Err(SettingsError::TooLong { name, time });
             }
         }

@@ -1,184 +1,246 @@
-//! The one thread of this process that starts workers, reads what they print, and reaps them.
+//! The one thread of this process that reads what workers print, and reaps those that did not end
+//! at once.
 //!
-//! It starts them since a parent's death signal goes by thread: a worker is killed when the thread
-//! that started it ends, and this one never does before the process. It reads what they print since
-//! somebody must: a worker whose pipe is full stands still.
+//! It reads since somebody must: a worker whose pipe is full stands still. It waits for nothing but
+//! for news: it starts nothing ([`starter`](super::starter) does), and what is shown is written by
+//! another thread ([`forward`](super::forward)). What it waits for is added and taken away by
+//! others, without waking it: to start and to end a worker costs no turn of it. A panic ends what
+//! panicked. If the thread ends all the same, another one takes its place.
 
-use super::tail::Tail;
+use super::spawn::{Child, block_all_signals};
+use super::tail::{Pulled, Tail};
+use crate::base::panics::quietly;
 use crate::base::sync::{Mutex, lock};
 use crate::os::fork::Origin;
-use rustix::event::{EventfdFlags, epoll};
+use rustix::event::epoll;
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::process::{Child, Command};
-use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::{Arc, OnceLock};
 
-/// What the thread is to do.
-enum Order {
-    Spawn(Box<Command>, SyncSender<io::Result<Child>>),
-    Read(OwnedFd, Arc<Tail>),
-    /// A process that was killed and has not ended yet, and its pidfd.
-    Reap(Child, OwnedFd),
+/// What the thread waits for.
+#[derive(Debug)]
+enum Watched {
+    /// What a worker prints.
+    Output(Arc<Tail>),
+    /// A process that was killed and has not ended yet.
+    Ending(Child),
+    #[cfg(test)]
+    Faulty(OwnedFd, Fault),
 }
 
-/// The way to the thread.
-#[derive(Clone)]
-struct Attendant {
+#[cfg(test)]
+#[derive(Debug)]
+enum Fault {
+    Panics,
+    EndsTheThread,
+}
+
+impl Watched {
+    fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Output(tail) => tail.pipe(),
+            Self::Ending(child) => child.pidfd(),
+            #[cfg(test)]
+            Self::Faulty(fd, _) => std::os::fd::AsFd::as_fd(fd),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What is waited for; its descriptor is in `poll` under the same number.
+    watched: HashMap<u64, Arc<Watched>>,
+    next: u64,
+    /// Made with the first thread.
+    poll: Option<Arc<OwnedFd>>,
+    running: bool,
+}
+
+/// The attendant of a process, and that of a child that was forked from it: a child has none of its
+/// parent's threads, and the parent's lock may be held by one of them.
+struct Node {
     origin: Origin,
-    orders: Arc<Mutex<Vec<Order>>>,
-    bell: Arc<OwnedFd>,
+    state: Mutex<State>,
+    child: OnceLock<Box<Node>>,
 }
 
-static ATTENDANT: Mutex<Option<Attendant>> = Mutex::new(None);
-
-fn attendant() -> io::Result<Attendant> {
-    let mut known = lock(&ATTENDANT);
-    if let Some(attendant) = &*known
-        && attendant.origin.is_here()
-    {
-        return Ok(attendant.clone());
+fn of_this_process() -> &'static Node {
+    static FIRST: OnceLock<Node> = OnceLock::new();
+    let mut node = FIRST.get_or_init(Node::new);
+    while !node.origin.is_here() {
+        node = node.child.get_or_init(|| Box::new(Node::new()));
     }
-    let bell = Arc::new(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-    let attendant = Attendant { origin: Origin::here(), orders: Arc::default(), bell };
-    let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    epoll::add(&poll, &*attendant.bell, epoll::EventData::new_u64(BELL), epoll::EventFlags::IN)?;
-    let thread = Thread { own: attendant.clone(), poll, watched: HashMap::new(), next: BELL };
-    std::thread::Builder::new().name("ringbell-workers".into()).spawn(move || thread.run())?;
-    *known = Some(attendant.clone());
-    Ok(attendant)
+    node
 }
 
-impl Attendant {
-    fn order(&self, order: Order) {
-        lock(&self.orders).push(order);
-        // It fails only if it would overflow: then the thread is awake already.
-        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+/// What is read of a worker. It goes on until the end of what it prints, or until this is dropped.
+#[derive(Debug)]
+pub(super) struct Reading(u64);
+
+/// Has what a worker prints read.
+pub(super) fn read(tail: Arc<Tail>) -> io::Result<Reading> {
+    of_this_process().watch(Watched::Output(tail)).map(Reading)
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        of_this_process().forget(self.0);
     }
-}
-
-/// Starts a process on the thread.
-pub(super) fn spawn(command: Command) -> io::Result<Child> {
-    let (sender, receiver) = sync_channel(1);
-    attendant()?.order(Order::Spawn(Box::new(command), sender));
-    receiver.recv().map_err(|_| io::Error::other("the thread that starts workers is gone"))?
-}
-
-/// Has what comes through `pipe` read until its end.
-pub(super) fn read(pipe: OwnedFd, tail: Arc<Tail>) -> io::Result<()> {
-    rustix::io::ioctl_fionbio(&pipe, true)?;
-    attendant()?.order(Order::Read(pipe, tail));
-    Ok(())
 }
 
 /// Has the end of a process that was killed waited for, so that no zombie is left.
-pub(super) fn reap(child: Child, pidfd: OwnedFd) {
-    if let Ok(attendant) = attendant() {
-        attendant.order(Order::Reap(child, pidfd));
+pub(super) fn reap(child: Child) {
+    // If there can be no thread, it is waited for when this process ends.
+    let _ = of_this_process().watch(Watched::Ending(child));
+}
+
+impl Node {
+    fn new() -> Self {
+        Self { origin: Origin::here(), state: Mutex::default(), child: OnceLock::new() }
     }
-}
 
-/// What the bell is called among the things that the thread waits for.
-const BELL: u64 = 0;
+    fn watch(&'static self, watched: Watched) -> io::Result<u64> {
+        let mut state = lock(&self.state);
+        let poll = match &state.poll {
+            Some(poll) => poll.clone(),
+            None => {
+                let poll = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?);
+                state.poll.insert(poll).clone()
+            }
+        };
+        if !state.running {
+            self.start(&mut state, &poll)?;
+        }
+        state.next += 1;
+        let number = state.next;
+        epoll::add(&*poll, watched.fd(), epoll::EventData::new_u64(number), epoll::EventFlags::IN)?;
+        // The thread may have seen it by now; it finds it once the lock is free.
+        state.watched.insert(number, Arc::new(watched));
+        Ok(number)
+    }
 
-/// What the thread waits for.
-enum Watched {
-    /// What a worker prints.
-    Output(OwnedFd, Arc<Tail>),
-    /// A process that was killed and has not ended yet, and its pidfd.
-    Ending(Child, OwnedFd),
-}
+    fn start(&'static self, state: &mut State, poll: &Arc<OwnedFd>) -> io::Result<()> {
+        let poll = poll.clone();
+        let thread = std::thread::Builder::new().name("ringbell-workers".into());
+        thread.spawn(move || {
+            let _ended = Ended(self);
+            self.run(&poll);
+        })?;
+        state.running = true;
+        Ok(())
+    }
 
-struct Thread {
-    own: Attendant,
-    poll: OwnedFd,
-    watched: HashMap<u64, Watched>,
-    next: u64,
-}
-
-impl Thread {
-    fn run(mut self) {
+    fn run(&self, poll: &OwnedFd) {
+        block_all_signals();
         let mut events = Vec::with_capacity(64);
         loop {
             events.clear();
-            match epoll::wait(&self.poll, rustix::buffer::spare_capacity(&mut events), None) {
+            match epoll::wait(poll, rustix::buffer::spare_capacity(&mut events), None) {
                 Ok(_) | Err(Errno::INTR) => {}
                 // Without it nothing can be read any more; workers that print much would stand
                 // still.
                 Err(_) => std::thread::sleep(std::time::Duration::from_millis(10)),
             }
             for event in &events {
-                match event.data.u64() {
-                    BELL => self.take_orders(),
-                    id => self.handle(id),
+                let number = event.data.u64();
+                let watched = lock(&self.state).watched.get(&number).cloned();
+                let Some(watched) = watched else { continue };
+                #[cfg(test)]
+                if let Watched::Faulty(_, Fault::EndsTheThread) = &*watched {
+                    self.forget(number);
+                    return;
+                }
+                // What panics is over.
+                let mut over = true;
+                quietly(|| over = watched.handle());
+                if over {
+                    self.forget(number);
                 }
             }
         }
     }
 
-    fn take_orders(&mut self) {
-        // First the bell, then the orders: one that comes between rings it again.
-        let _ = rustix::io::read(&self.own.bell, &mut [0; 8]);
-        let orders = std::mem::take(&mut *lock(&self.own.orders));
-        for order in orders {
-            match order {
-                Order::Spawn(mut command, answer) => {
-                    if let Err(unheard) = answer.send(command.spawn())
-                        && let Ok(mut child) = unheard.0
-                    {
-                        let _ = child.kill();
-                        let _ = child.wait();
-                    }
-                }
-                Order::Read(pipe, tail) => self.watch(Watched::Output(pipe, tail)),
-                Order::Reap(child, pidfd) => self.watch(Watched::Ending(child, pidfd)),
-            }
+    fn forget(&self, number: u64) {
+        let mut state = lock(&self.state);
+        let Some(watched) = state.watched.remove(&number) else { return };
+        if let Some(poll) = &state.poll {
+            // Its descriptor may stay open for longer, with the process that it is about.
+            let _ = epoll::delete(&**poll, watched.fd());
         }
+        drop(state);
+        drop(watched);
     }
+}
 
-    fn watch(&mut self, watched: Watched) {
-        self.next += 1;
-        let fd = match &watched {
-            Watched::Output(fd, _) | Watched::Ending(_, fd) => fd,
-        };
-        if epoll::add(&self.poll, fd, epoll::EventData::new_u64(self.next), epoll::EventFlags::IN)
-            .is_ok()
-        {
-            self.watched.insert(self.next, watched);
-        } else if let Watched::Output(_, tail) = watched {
-            tail.end();
-        }
-    }
-
-    fn handle(&mut self, id: u64) {
-        let Some(watched) = self.watched.get_mut(&id) else { return };
-        let over = match watched {
-            Watched::Ending(child, _) => {
-                let _ = child.wait();
+impl Watched {
+    /// Does what is to be done now; whether that was all.
+    fn handle(&self) -> bool {
+        match self {
+            Self::Ending(child) => {
+                child.clone().status();
                 true
             }
-            Watched::Output(pipe, tail) => {
-                let mut bytes = [0; 8192];
-                // One read a turn: one worker that prints without end does not keep the others
-                // waiting.
-                match rustix::io::read(&*pipe, &mut bytes) {
-                    Ok(count @ 1..) => {
-                        tail.add(&bytes[..count]);
-                        false
-                    }
-                    Err(Errno::AGAIN | Errno::INTR) => false,
-                    Ok(0) | Err(_) => {
-                        tail.end();
-                        true
-                    }
-                }
-            }
-        };
-        if over {
-            // Closing the descriptor takes it off the list.
-            self.watched.remove(&id);
+            // One read a turn: one worker that prints without end does not keep the others waiting.
+            Self::Output(tail) => tail.pull() == Pulled::End,
+            #[cfg(test)]
+            Self::Faulty(..) => panic!("a piece of work that panics"),
+        }
+    }
+}
+
+/// A thread that ends is replaced; if that is not possible, the next one who needs it tries again.
+struct Ended(&'static Node);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let mut state = lock(&self.0.state);
+        state.running = false;
+        if let Some(poll) = state.poll.clone() {
+            let _ = self.0.start(&mut state, &poll);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::event::{EventfdFlags, eventfd};
+    use std::time::{Duration, Instant};
+
+    fn is_read(tail: &Tail, wanted: &str) {
+        let until = Instant::now() + Duration::from_secs(30);
+        while !tail.lines().iter().any(|line| line == wanted) {
+            assert!(Instant::now() < until, "{wanted} is not read");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn fault(fault: Fault) {
+        let ready = eventfd(1, EventfdFlags::CLOEXEC).expect("an eventfd");
+        of_this_process().watch(Watched::Faulty(ready, fault)).expect("a thread");
+    }
+
+    /// What it reads goes on being read, by another thread if need be.
+    #[test]
+    fn w1_the_thread_survives_panics_and_is_replaced_when_it_ends() {
+        let (from, to) = rustix::pipe::pipe().expect("a pipe");
+        let tail = Arc::new(Tail::new(from, false).expect("a tail"));
+        let reading = read(tail.clone()).expect("a thread");
+        rustix::io::write(&to, b"one\n").expect("written");
+        is_read(&tail, "one");
+        fault(Fault::Panics);
+        rustix::io::write(&to, b"two\n").expect("written");
+        is_read(&tail, "two");
+        fault(Fault::EndsTheThread);
+        rustix::io::write(&to, b"three\n").expect("written");
+        is_read(&tail, "three");
+        drop(reading);
+        let until = Instant::now() + Duration::from_secs(30);
+        while Arc::strong_count(&tail) > 1 {
+            assert!(Instant::now() < until, "the thread has not let go of it");
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }

@@ -18,6 +18,28 @@ pub enum WorkerError {
         /// Why not.
         error: std::io::Error,
     },
+    /// Its working directory could not be entered.
+    Directory {
+        /// The program.
+        program: String,
+        /// The directory.
+        directory: PathBuf,
+        /// Why not.
+        error: std::io::Error,
+    },
+    /// The system had not started it in time: its file system may not answer. If it is started
+    /// later it is killed.
+    NotStarted {
+        /// The program.
+        program: String,
+        /// How long that was.
+        after: Duration,
+    },
+    /// The thread that was to start it has ended. There will be another one.
+    ThreadEnded {
+        /// The program.
+        program: String,
+    },
     /// It ended before it was ready.
     Ended {
         /// How, if that could be learnt.
@@ -69,6 +91,16 @@ impl std::fmt::Display for WorkerError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Start { program, error } => write!(f, "{program} cannot be started: {error}"),
+            Self::Directory { program, directory, error } => {
+                let directory = directory.display();
+                write!(f, "the working directory {directory} of {program}: {error}")
+            }
+            Self::NotStarted { program, after } => {
+                write!(f, "the system had not started {program} after {after:?}")
+            }
+            Self::ThreadEnded { program } => {
+                write!(f, "the thread that was to start {program} has ended")
+            }
             Self::Ended { status, printed } => {
                 match status {
                     Some(status) => write!(f, "the worker ended before it was ready ({status})")?,
@@ -99,9 +131,15 @@ impl std::fmt::Display for WorkerError {
 impl std::error::Error for WorkerError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Start { error, .. } | Self::Socket(error) => Some(error),
+            Self::Start { error, .. } | Self::Directory { error, .. } | Self::Socket(error) => {
+                Some(error)
+            }
             Self::Connect { error, .. } => Some(error),
-            Self::Ended { .. } | Self::NotReady { .. } | Self::UnsafeDirectory { .. } => None,
+            Self::NotStarted { .. }
+            | Self::ThreadEnded { .. }
+            | Self::Ended { .. }
+            | Self::NotReady { .. }
+            | Self::UnsafeDirectory { .. } => None,
         }
     }
 }
@@ -110,12 +148,19 @@ impl WorkerError {
     /// Whether trying again is of no use.
     pub(super) fn is_permanent(&self) -> bool {
         use std::io::ErrorKind::{InvalidInput, NotADirectory, NotFound, PermissionDenied};
+        // No program, an environment that is too large, links in a circle, a name that is too long.
+        const OTHERS: [i32; 4] = [libc::ENOEXEC, libc::E2BIG, libc::ELOOP, libc::ENAMETOOLONG];
         match self {
-            Self::Start { error, .. } | Self::Socket(error) => {
+            Self::Start { error, .. } | Self::Directory { error, .. } | Self::Socket(error) => {
                 matches!(error.kind(), NotFound | PermissionDenied | NotADirectory | InvalidInput)
+                    || error.raw_os_error().is_some_and(|errno| OTHERS.contains(&errno))
             }
             Self::UnsafeDirectory { .. } => true,
-            Self::Ended { .. } | Self::NotReady { .. } | Self::Connect { .. } => false,
+            Self::NotStarted { .. }
+            | Self::ThreadEnded { .. }
+            | Self::Ended { .. }
+            | Self::NotReady { .. }
+            | Self::Connect { .. } => false,
         }
     }
 }

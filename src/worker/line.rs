@@ -434,5 +434,6 @@ pub fn line_workers(
     workers: LineWorkers,
     settings: Settings,
 ) -> Result<LineWorkerPool, BuildError> {
+    workers.command.check()?;
     Pool::new(workers, settings)
 }

@@ -1,18 +1,19 @@
 //! A process of a worker: started so that it dies with this one, and never left as a zombie.
 
-#![allow(unsafe_code, reason = "what a child does between fork and exec")]
-
+use super::attendant::Reading;
+use super::spawn::{Child, Failure, Plan, Step};
 use super::tail::Tail;
-use super::{WorkerCommand, attendant};
+use super::{WorkerCommand, attendant, starter};
 use crate::os::environment;
-use crate::os::fork::Origin;
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal};
+use std::ffi::{CString, OsStr, OsString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+use std::process::{ChildStdin, ChildStdout, ExitStatus};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,11 +25,12 @@ const KILL_WAIT: Duration = Duration::from_secs(1);
 /// child.
 #[derive(Debug)]
 pub(super) struct Process {
-    child: Option<Child>,
-    pid: Pid,
-    pidfd: OwnedFd,
+    child: Child,
+    killed: bool,
+    streams: Option<(ChildStdin, ChildStdout)>,
     tail: Arc<Tail>,
-    origin: Origin,
+    /// Until it is killed, the attendant reads what it prints.
+    reading: Option<Reading>,
 }
 
 /// What becomes of a worker's standard input and output.
@@ -40,124 +42,256 @@ pub(super) enum Streams {
     Piped,
 }
 
+/// Why a process was not started. Travels inside of an [`io::Error`], to
+/// [`WorkerCommand::not_started`].
+#[derive(Debug)]
+pub(super) enum StartError {
+    /// By the kernel: what could not be done, and why not.
+    Failed(Failure),
+    /// What it needs could not be made.
+    Prepare(&'static str, Errno),
+    /// A setting of the command makes no sense.
+    Invalid(&'static str),
+    /// The thread that starts workers is as busy as that.
+    TimedOut { after: Duration },
+    /// The thread that was to start it has ended.
+    ThreadDied,
+    /// There is no thread that starts workers, and none could be started.
+    NoThread(io::Error),
+}
+
+impl std::fmt::Display for StartError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Failed(Failure { step, errno }) => {
+                let what = match step {
+                    Step::Clone => "the system makes no process (clone)",
+                    Step::Parent => "this process has ended meanwhile",
+                    Step::Setup => "its process group or descriptors cannot be set",
+                    Step::Placement => "the CPUs or the nice value asked for cannot be set",
+                    Step::Directory => "its working directory cannot be entered",
+                    Step::Exec => "it cannot be executed",
+                };
+                write!(f, "{what}: {}", io::Error::from(*errno))
+            }
+            Self::Prepare(what, errno) => write!(f, "{what}: {}", io::Error::from(*errno)),
+            Self::Invalid(why) => f.write_str(why),
+            Self::TimedOut { after } => {
+                write!(f, "the system had not started it after {after:?}")
+            }
+            Self::ThreadDied => f.write_str("the thread that was to start it has ended"),
+            Self::NoThread(error) => write!(f, "the thread that starts workers: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl From<StartError> for io::Error {
+    fn from(error: StartError) -> Self {
+        let kind = match &error {
+            StartError::Failed(Failure { errno, .. }) | StartError::Prepare(_, errno) => {
+                Self::from(*errno).kind()
+            }
+            StartError::Invalid(_) => io::ErrorKind::InvalidInput,
+            StartError::TimedOut { .. } => io::ErrorKind::TimedOut,
+            StartError::ThreadDied => io::ErrorKind::Other,
+            StartError::NoThread(error) => error.kind(),
+        };
+        Self::new(kind, error)
+    }
+}
+
+fn cannot(what: &'static str) -> impl Fn(Errno) -> StartError {
+    move |errno| StartError::Prepare(what, errno)
+}
+
 impl Process {
-    /// Starts a process. `listener` is left open in it.
+    /// Starts a process. `listener` is left open in it, under another number.
+    ///
+    /// The error is for [`WorkerCommand::not_started`].
     pub(super) fn start(
         worker: &WorkerCommand,
-        socket: Option<&std::path::Path>,
+        socket: Option<&Path>,
         streams: Streams,
         listener: Option<&OwnedFd>,
     ) -> io::Result<Self> {
-        let mut command = worker.command(socket);
-        let (from, to) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-        match streams {
-            Streams::Kept => command.stdin(Stdio::null()).stdout(Stdio::from(to.try_clone()?)),
-            Streams::Piped => command.stdin(Stdio::piped()).stdout(Stdio::piped()),
-        };
-        command.stderr(Stdio::from(to));
-        if let Some(listener) = listener {
-            command.env(environment::LISTEN_FD, listener.as_raw_fd().to_string());
-            command.env(environment::LISTEN_PARENT, std::process::id().to_string());
-        }
-        // A group of its own: a signal from the terminal is this process's to handle, and what the
-        // worker starts can be killed with it.
-        command.process_group(0);
-        prepare(&mut command, listener.map(AsRawFd::as_raw_fd));
-        // The command has a copy of the pipe's other end, which goes with it.
-        let child = attendant::spawn(command)?;
-        Self::adopt(child, from, worker.forward_stderr)
+        Ok(Self::begin(worker, socket, streams, listener)?)
     }
 
-    fn adopt(mut child: Child, errors: OwnedFd, forward: bool) -> io::Result<Self> {
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        let pid = pid.ok_or_else(|| io::Error::other("a process has no number"))?;
-        // It has not been waited for, so the number is still its own.
-        let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(pidfd) => pidfd,
-            Err(errno) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(errno.into());
+    fn begin(
+        worker: &WorkerCommand,
+        socket: Option<&Path>,
+        streams: Streams,
+        listener: Option<&OwnedFd>,
+    ) -> Result<Self, StartError> {
+        let (printed, errors) = pipe()?;
+        let tail = Arc::new(Tail::new(printed, worker.forward_stderr).map_err(cannot("a pipe"))?);
+        let (input, output, ours) = match streams {
+            Streams::Kept => {
+                let null =
+                    rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+                let null = above_stdio(null.map_err(cannot("/dev/null cannot be opened"))?)?;
+                (null, above_stdio(errors.try_clone().map_err(|_| pipe_missing())?)?, None)
+            }
+            Streams::Piped => {
+                let (input, to_it) = pipe()?;
+                let (from_it, output) = pipe()?;
+                (input, output, Some((ChildStdin::from(to_it), ChildStdout::from(from_it))))
             }
         };
-        let tail = Arc::new(Tail::new(forward));
-        let process =
-            Self { child: Some(child), pid, pidfd, tail: tail.clone(), origin: Origin::here() };
-        attendant::read(errors, tail)?;
+        let mut environment = worker.environment(socket);
+        let inherited = match listener {
+            Some(listener) => {
+                let fd = rustix::io::fcntl_dupfd_cloexec(listener, 3)
+                    .map_err(cannot("its socket cannot be duplicated"))?;
+                environment
+                    .insert(environment::LISTEN_FD.into(), fd.as_raw_fd().to_string().into());
+                environment.insert(
+                    environment::LISTEN_PARENT.into(),
+                    std::process::id().to_string().into(),
+                );
+                Some(fd)
+            }
+            None => None,
+        };
+        let paths = candidates(worker.program(), environment.get(OsStr::new("PATH")));
+        let arguments =
+            std::iter::once(worker.program().to_owned()).chain(worker.arguments(socket));
+        let environment = environment.into_iter().map(|(mut variable, value)| {
+            variable.push("=");
+            variable.push(value);
+            variable
+        });
+        let plan = Plan {
+            paths: c_strings(paths)?,
+            arguments: c_strings(arguments)?,
+            environment: c_strings(environment)?,
+            directory: worker.directory().map(c_string).transpose()?,
+            stdio: [input, output, errors],
+            inherited,
+            wanted: worker.wanted().clone(),
+        };
+        let child = starter::start(plan, worker.start_timeout)?;
+        let mut process = Self { child, killed: false, streams: ours, tail, reading: None };
+        let reading = attendant::read(process.tail.clone()).map_err(StartError::NoThread)?;
+        process.reading = Some(reading);
         Ok(process)
     }
 
     /// The ends of its standard input and output, once.
     pub(super) fn take_streams(&mut self) -> Option<(ChildStdin, ChildStdout)> {
-        let child = self.child.as_mut()?;
-        Some((child.stdin.take()?, child.stdout.take()?))
+        self.streams.take()
     }
 
     pub(super) fn id(&self) -> u32 {
-        self.pid.as_raw_nonzero().get().unsigned_abs()
+        self.child.pid().as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// Becomes readable when the process has ended, whatever is still in its pipes, and whoever
+    /// holds them.
+    pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.child.pidfd()
     }
 
     /// Whether it has ended.
     pub(super) fn has_ended(&self) -> bool {
-        readable(&self.pidfd, Duration::ZERO)
+        readable(self.pidfd(), Duration::ZERO)
     }
 
     /// Waits for its end, at most so long; whether it has ended.
     pub(super) fn ends_within(&self, time: Duration) -> bool {
-        readable(&self.pidfd, time)
+        readable(self.pidfd(), time)
     }
 
-    /// The last lines that it printed, the oldest first.
+    /// The last lines that it printed, the oldest first. Does not wait.
     pub(super) fn printed(&self) -> Vec<String> {
         if self.has_ended() { self.tail.last_lines() } else { self.tail.lines() }
     }
 
-    /// Kills it and whatever it started, and waits for its end, not for long. How it ended, if it
-    /// has.
+    /// Kills it and whatever it started, as far as that has stayed in its group, and waits for its
+    /// end, not for long. How it ended, if it has and that is known.
     pub(super) fn kill(&mut self) -> Option<ExitStatus> {
-        let mut child = self.child.take()?;
-        // While it is not waited for, its number and its group's are its own; a program that waits
-        // for any child may have taken it away.
-        if rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL).is_ok() {
-            let _ = rustix::process::kill_process_group(self.pid, Signal::KILL);
+        if !self.killed {
+            self.killed = true;
+            // The attendant is not woken by its end.
+            self.reading = None;
+            end(&mut self.child);
+            // What it printed last may have to be shown. What is still to come is others'.
+            self.tail.drain();
         }
-        if readable(&self.pidfd, KILL_WAIT) {
-            return child.wait().ok();
-        }
-        if let Ok(pidfd) = self.pidfd.try_clone() {
-            attendant::reap(child, pidfd);
-        }
-        None
+        self.child.status()
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
         // A forked child has a copy of this, not of the process.
-        if self.origin.is_here() {
+        if self.child.is_ours() {
             self.kill();
+        } else {
+            std::mem::forget(self.reading.take());
         }
     }
 }
 
-/// What the child does before it becomes the worker.
-fn prepare(command: &mut Command, listener: Option<RawFd>) {
-    let parent = rustix::process::getpid();
-    let before_exec = move || {
-        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-        // The parent may have died before the call.
-        if rustix::process::getppid() != Some(parent) {
-            return Err(io::Error::from_raw_os_error(Errno::SRCH.raw_os_error()));
-        }
-        if let Some(listener) = listener {
-            // SAFETY: the parent keeps it open until the child was started.
-            let listener = unsafe { BorrowedFd::borrow_raw(listener) };
-            rustix::io::fcntl_setfd(listener, rustix::io::FdFlags::empty())?;
-        }
-        Ok(())
+/// Kills a process and its group, and waits for its end; the attendant does, if that takes long.
+///
+/// The group is killed while the process was not waited for, or by its pidfd, so that no other one
+/// is meant.
+pub(super) fn end(child: &mut Child) {
+    child.kill();
+    if readable(child.pidfd(), KILL_WAIT) {
+        child.status();
+    } else {
+        attendant::reap(child.clone());
+    }
+}
+
+fn pipe_missing() -> StartError {
+    StartError::Prepare("a pipe", Errno::MFILE)
+}
+
+/// A pipe: the end to read and the end to write.
+fn pipe() -> Result<(OwnedFd, OwnedFd), StartError> {
+    let (from, to) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(cannot("a pipe"))?;
+    Ok((above_stdio(from)?, above_stdio(to)?))
+}
+
+/// The same under a number above 2. Lower ones are free in a process that has closed its standard
+/// descriptors; in the child they become those of the worker, one after the other.
+fn above_stdio(fd: OwnedFd) -> Result<OwnedFd, StartError> {
+    if fd.as_raw_fd() > 2 {
+        return Ok(fd);
+    }
+    rustix::io::fcntl_dupfd_cloexec(fd, 3).map_err(cannot("a pipe"))
+}
+
+/// The files that a program may be: itself if it has a slash in it, or those of its name in the
+/// directories of `PATH`.
+fn candidates(program: &OsStr, path: Option<&OsString>) -> Vec<OsString> {
+    let name = program.as_bytes();
+    if name.is_empty() || name.contains(&b'/') {
+        return vec![program.to_owned()];
+    }
+    let path = path.map_or(&b"/bin:/usr/bin"[..], |path| path.as_bytes());
+    let in_directory = |directory: &[u8]| {
+        // An empty entry is the working directory.
+        let directory = if directory.is_empty() { b"." } else { directory };
+        OsString::from_vec([directory, b"/", name].concat())
     };
-    // SAFETY: system calls only, made directly; nothing is allocated or locked.
-    unsafe { command.pre_exec(before_exec) };
+    path.split(|byte| *byte == b':').map(in_directory).collect()
+}
+
+fn c_string(text: impl AsRef<OsStr>) -> Result<CString, StartError> {
+    CString::new(text.as_ref().as_bytes()).map_err(|_| {
+        StartError::Invalid("the program, an argument, a variable or the directory has a NUL in it")
+    })
+}
+
+fn c_strings(texts: impl IntoIterator<Item = OsString>) -> Result<Vec<CString>, StartError> {
+    texts.into_iter().map(c_string).collect()
 }
 
 /// Whether `fd` becomes readable, or hangs up, within `time`.
@@ -175,5 +309,20 @@ pub(super) fn readable(fd: impl AsFd, time: Duration) -> bool {
             Err(Errno::INTR) => {}
             Err(_) => return false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_looked_up_and_a_path_is_not() {
+        let path = OsString::from("/a::/b");
+        let of = |program: &str, path| candidates(OsStr::new(program), path);
+        assert_eq!(of("x", Some(&path)), ["/a/x", "./x", "/b/x"]);
+        assert_eq!(of("x", None), ["/bin/x", "/usr/bin/x"]);
+        assert_eq!(of("./x", Some(&path)), ["./x"]);
+        assert_eq!(of("", Some(&path)), [""]);
     }
 }

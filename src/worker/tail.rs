@@ -1,21 +1,30 @@
 //! The last lines that a worker printed.
 
-use crate::base::sync::{Condvar, Mutex, lock};
+use super::forward;
+use crate::base::sync::{Mutex, MutexGuard, lock};
+use rustix::io::Errno;
 use std::collections::VecDeque;
-use std::io::Write;
-use std::sync::PoisonError;
-use std::time::{Duration, Instant};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// How many lines are kept, and how many bytes of each.
 const LINES: usize = 20;
 const WIDTH: usize = 512;
+/// How much is read at a time, and how often for the last lines: more than a pipe holds, and no
+/// more, since a child of the worker may print without end.
+const CHUNK: usize = 8192;
+const LAST_CHUNKS: usize = 256;
 
-/// Is filled by the attendant, and read by whoever tells of a failure. What is in it was written by
-/// the worker.
+/// The pipe that a worker prints into, and the last of what came out of it. What is in it was
+/// written by the worker.
+///
+/// The attendant reads it whenever something is there. Whoever wants the last lines of a process
+/// that has ended reads what is left himself: all that it has printed is in the pipe by then, so
+/// nobody waits for the end of the pipe, which a child of the worker may hold open.
 #[derive(Debug)]
 pub(super) struct Tail {
+    /// Does not block. Read under the lock, so that the order of what is read is kept.
+    pipe: OwnedFd,
     state: Mutex<State>,
-    ended: Condvar,
     /// Whether it is shown on this process's standard error as well.
     forward: bool,
 }
@@ -25,6 +34,14 @@ struct State {
     lines: VecDeque<String>,
     partial: Vec<u8>,
     ended: bool,
+}
+
+/// What a read has brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pulled {
+    Something,
+    NothingNow,
+    End,
 }
 
 impl State {
@@ -39,60 +56,87 @@ impl State {
         );
         self.partial.clear();
     }
-}
 
-impl Tail {
-    pub(super) fn new(forward: bool) -> Self {
-        Self { state: Mutex::default(), ended: Condvar::new(), forward }
-    }
-
-    pub(super) fn add(&self, bytes: &[u8]) {
-        if self.forward {
-            // Nobody may be there to see it.
-            let _ = std::io::stderr().write_all(bytes);
-        }
-        let mut state = lock(&self.state);
+    fn add(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             match byte {
-                b'\n' => state.end_line(),
-                byte if state.partial.len() < WIDTH => state.partial.push(byte),
+                b'\n' => self.end_line(),
+                byte if self.partial.len() < WIDTH => self.partial.push(byte),
                 _ => {}
             }
         }
     }
 
     /// Nothing more will come.
-    pub(super) fn end(&self) {
-        let mut state = lock(&self.state);
-        if !state.partial.is_empty() {
-            state.end_line();
+    fn end(&mut self) {
+        if !self.partial.is_empty() {
+            self.end_line();
         }
-        state.ended = true;
-        drop(state);
-        self.ended.notify_all();
+        self.ended = true;
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let partial = String::from_utf8_lossy(&self.partial).into_owned();
+        self.lines.iter().cloned().chain((!partial.is_empty()).then_some(partial)).collect()
+    }
+}
+
+impl Tail {
+    /// What comes out of `pipe`, the reading end.
+    pub(super) fn new(pipe: OwnedFd, forward: bool) -> Result<Self, Errno> {
+        rustix::io::ioctl_fionbio(&pipe, true)?;
+        Ok(Self { pipe, state: Mutex::default(), forward })
+    }
+
+    pub(super) fn pipe(&self) -> BorrowedFd<'_> {
+        self.pipe.as_fd()
+    }
+
+    /// Reads once, without waiting.
+    pub(super) fn pull(&self) -> Pulled {
+        self.pull_into(&mut lock(&self.state))
+    }
+
+    fn pull_into(&self, state: &mut MutexGuard<'_, State>) -> Pulled {
+        if state.ended {
+            return Pulled::End;
+        }
+        let mut bytes = [0; CHUNK];
+        match rustix::io::read(&self.pipe, &mut bytes) {
+            Ok(count @ 1..) => {
+                if self.forward {
+                    forward::show(&bytes[..count]);
+                }
+                state.add(&bytes[..count]);
+                Pulled::Something
+            }
+            Err(Errno::AGAIN | Errno::INTR) => Pulled::NothingNow,
+            Ok(0) | Err(_) => {
+                state.end();
+                Pulled::End
+            }
+        }
     }
 
     /// The last lines, the oldest first.
     pub(super) fn lines(&self) -> Vec<String> {
-        let state = lock(&self.state);
-        let partial = String::from_utf8_lossy(&state.partial).into_owned();
-        state.lines.iter().cloned().chain((!partial.is_empty()).then_some(partial)).collect()
+        lock(&self.state).lines()
     }
 
-    /// The same of a process that has ended: waits a moment for what is still under way. A child of
-    /// it may hold the pipe for longer.
+    /// The same of a process that has ended. Does not wait.
     pub(super) fn last_lines(&self) -> Vec<String> {
-        let until = Instant::now() + Duration::from_millis(200);
+        self.drain();
+        self.lines()
+    }
+
+    /// Reads what is there, without waiting.
+    pub(super) fn drain(&self) {
         let mut state = lock(&self.state);
-        while !state.ended {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+        for _ in 0..LAST_CHUNKS {
+            if self.pull_into(&mut state) != Pulled::Something {
                 break;
             }
-            state = self.ended.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        drop(state);
-        self.lines()
     }
 }
 
@@ -100,25 +144,42 @@ impl Tail {
 mod tests {
     use super::*;
 
+    fn tail() -> (Tail, OwnedFd) {
+        let (from, to) = rustix::pipe::pipe().expect("a pipe");
+        (Tail::new(from, false).expect("a tail"), to)
+    }
+
+    fn write(to: &OwnedFd, mut bytes: &[u8], tail: &Tail) {
+        rustix::io::ioctl_fionbio(to, true).expect("its flag");
+        while !bytes.is_empty() {
+            let count = rustix::io::write(to, bytes).unwrap_or(0);
+            bytes = &bytes[count..];
+            while tail.pull() == Pulled::Something {}
+        }
+    }
+
     #[test]
     fn the_last_lines_are_kept() {
-        let tail = Tail::new(false);
+        let (tail, to) = tail();
         for number in 0..100 {
-            tail.add(format!("line {number}\n").as_bytes());
+            write(&to, format!("line {number}\n").as_bytes(), &tail);
         }
-        tail.add(b"and");
+        write(&to, b"and", &tail);
         assert_eq!(tail.lines().len(), LINES + 1);
         assert_eq!((&*tail.lines()[0], &*tail.lines()[LINES]), ("line 80", "and"));
-        tail.add(b" more");
-        tail.end();
+        rustix::io::write(&to, b" more").expect("written");
+        // Another one may hold the pipe for as long as it likes.
         assert_eq!(tail.last_lines().last().map(String::as_str), Some("and more"));
+        drop(to);
+        assert_eq!(tail.pull(), Pulled::End);
+        assert_eq!(tail.lines().last().map(String::as_str), Some("and more"));
     }
 
     #[test]
     fn long_and_strange_lines_are_bounded_and_harmless() {
-        let tail = Tail::new(false);
-        tail.add(&vec![b'x'; 1 << 20]);
-        tail.add(b"\n\x1b[2J\xff\n");
+        let (tail, to) = tail();
+        write(&to, &vec![b'x'; 1 << 20], &tail);
+        write(&to, b"\n\x1b[2J\xff\n", &tail);
         let lines = tail.lines();
         assert_eq!(lines[0].len(), WIDTH);
         assert_eq!(lines[1], " [2J\u{fffd}");

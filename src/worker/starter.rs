@@ -1,0 +1,162 @@
+//! The threads that start workers.
+//!
+//! A parent's death signal goes by thread: a worker is killed when the thread that started it ends.
+//! So workers are started by threads that never end before the process. There is one, and another
+//! one whenever something is to be started while all of them are busy: to start a process can take
+//! for as long as the file system of its program likes, and workers of other pools do not wait for
+//! that. Nor does whoever asked: after a time it is told that there is no worker, and the process
+//! is killed if it comes to be.
+
+use super::process::{StartError, end};
+use super::spawn::{self, Child, Plan};
+use crate::base::panics::quietly;
+use crate::base::sync::{Condvar, Mutex, lock};
+use crate::os::fork::Origin;
+use std::collections::VecDeque;
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{OnceLock, PoisonError};
+use std::time::Duration;
+
+/// Most threads, and so most starts that may wait for a file system without delaying others.
+const MAX_THREADS: usize = 16;
+
+/// A process to be started, and who is to get it.
+struct Request {
+    plan: Plan,
+    answer: SyncSender<Result<Unclaimed, StartError>>,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Request>,
+    threads: usize,
+    /// Threads that wait for something to do. Each takes one of `waiting`.
+    idle: usize,
+}
+
+/// The starters of a process, and those of a child that was forked from it: a child has none of its
+/// parent's threads, and the parent's lock may be held by one of them.
+struct Node {
+    origin: Origin,
+    state: Mutex<State>,
+    wanted: Condvar,
+    child: OnceLock<Box<Node>>,
+}
+
+impl Node {
+    fn new() -> Self {
+        Self {
+            origin: Origin::here(),
+            state: Mutex::default(),
+            wanted: Condvar::new(),
+            child: OnceLock::new(),
+        }
+    }
+}
+
+fn of_this_process() -> &'static Node {
+    static FIRST: OnceLock<Node> = OnceLock::new();
+    let mut node = FIRST.get_or_init(Node::new);
+    while !node.origin.is_here() {
+        node = node.child.get_or_init(|| Box::new(Node::new()));
+    }
+    node
+}
+
+/// A process on its way to whoever asked for it. If it does not get there it is killed.
+struct Unclaimed(Option<Child>);
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            end(&mut child);
+        }
+    }
+}
+
+/// Starts a process on one of the threads. Waits for that at most `timeout`.
+pub(super) fn start(plan: Plan, timeout: Duration) -> Result<Child, StartError> {
+    let (answer, answered) = sync_channel(1);
+    of_this_process().add(Request { plan, answer })?;
+    match answered.recv_timeout(timeout) {
+        Ok(Ok(mut unclaimed)) => unclaimed.0.take().ok_or(StartError::ThreadDied),
+        Ok(Err(error)) => Err(error),
+        // A process that comes later is dropped with the channel.
+        Err(RecvTimeoutError::Timeout) => Err(StartError::TimedOut { after: timeout }),
+        Err(RecvTimeoutError::Disconnected) => Err(StartError::ThreadDied),
+    }
+}
+
+impl Node {
+    fn add(&'static self, request: Request) -> Result<(), StartError> {
+        let mut state = lock(&self.state);
+        state.waiting.push_back(request);
+        if state.idle >= state.waiting.len() || state.threads >= MAX_THREADS {
+            drop(state);
+            self.wanted.notify_one();
+            return Ok(());
+        }
+        match self.start_thread(&mut state) {
+            // One that is busy now takes it later.
+            Err(_) if state.threads > 0 => Ok(()),
+            Err(error) => {
+                state.waiting.pop_back();
+                Err(StartError::NoThread(error))
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn start_thread(&'static self, state: &mut State) -> std::io::Result<()> {
+        std::thread::Builder::new().name("ringbell-starter".into()).spawn(|| self.run())?;
+        state.threads += 1;
+        Ok(())
+    }
+
+    fn run(&'static self) {
+        let _ended = Ended(self);
+        spawn::block_all_signals();
+        loop {
+            let mut state = lock(&self.state);
+            state.idle += 1;
+            let request = loop {
+                if let Some(request) = state.waiting.pop_front() {
+                    break request;
+                }
+                state = self.wanted.wait(state).unwrap_or_else(PoisonError::into_inner);
+            };
+            state.idle -= 1;
+            drop(state);
+            // If it panics, whoever waits for the answer is told: the sender is gone.
+            quietly(|| request.carry_out());
+        }
+    }
+}
+
+/// A thread that ends all the same is replaced. Whoever it was to answer is told: the sender is
+/// gone.
+struct Ended(&'static Node);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let mut state = lock(&self.0.state);
+        state.threads -= 1;
+        if !state.waiting.is_empty()
+            && self.0.start_thread(&mut state).is_err()
+            && state.threads == 0
+        {
+            state.waiting.clear();
+        }
+    }
+}
+
+impl Request {
+    fn carry_out(self) {
+        let result = spawn::start(&self.plan);
+        let result = result.map(|child| Unclaimed(Some(child))).map_err(StartError::Failed);
+        // Its ends of the pipes are closed before anybody waits for their end.
+        drop(self.plan);
+        // If the one who asked has given up, this drops it.
+        let _ = self.answer.send(result);
+    }
+}
