@@ -8,12 +8,18 @@
 //!
 //! A worker is killed (SIGKILL, and what it started with it, as far as that stays in its process
 //! group) when it is closed, when its pool is dropped, and by the kernel when this process ends,
-//! however that happens. None is left as a zombie. All workers of a process are started, and their
+//! however that happens. A worker that serves also watches this process itself: its server shuts
+//! down when this process is dead. So that holds behind a wrapper script as well, which the kernel
+//! alone would kill; the script must pass the environment on (`RINGBELL_SOCKET`), and the worker
+//! serve where it was told to. A handler that is running is not interrupted.
+//!
+//! None is left as a zombie. All workers of a process are started, and their
 //! standard error is read, by one thread, which starts with the first of them and stays.
 
 mod attendant;
 mod error;
 mod line;
+mod place;
 mod pools;
 mod process;
 mod socket;
@@ -124,6 +130,13 @@ impl WorkerCommand {
     }
 
     fn not_started(&self, error: std::io::Error) -> WorkerError {
+        // The kernel names neither the directory nor the program. A program that is missing in a
+        // good directory is the program's fault.
+        if let Some(directory) = &self.directory
+            && let Err(error) = can_be_entered(directory)
+        {
+            return WorkerError::WorkingDirectory { directory: directory.clone(), error };
+        }
         WorkerError::Start { program: self.program.to_string_lossy().into_owned(), error }
     }
 
@@ -153,6 +166,13 @@ impl WorkerCommand {
         }
         command
     }
+}
+
+fn can_be_entered(directory: &Path) -> std::io::Result<()> {
+    if !std::fs::metadata(directory)?.is_dir() {
+        return Err(std::io::ErrorKind::NotADirectory.into());
+    }
+    Ok(rustix::fs::access(directory, rustix::fs::Access::EXEC_OK)?)
 }
 
 /// The argument, with the path of the socket where it says `{socket}`.

@@ -39,8 +39,29 @@ pub enum WorkerError {
         /// The last lines that it printed.
         printed: Vec<String>,
     },
+    /// The directory that it is to run in cannot be entered.
+    WorkingDirectory {
+        /// The directory.
+        directory: PathBuf,
+        /// Why not.
+        error: std::io::Error,
+    },
     /// There is no place for its socket.
-    Socket(std::io::Error),
+    Socket {
+        /// What could not be used or made.
+        path: PathBuf,
+        /// Why not.
+        error: std::io::Error,
+    },
+    /// No socket in this directory can have so long a path.
+    PathTooLong {
+        /// The directory.
+        directory: PathBuf,
+        /// The least length of the path of a worker's socket in bytes.
+        len: usize,
+        /// The longest possible path in bytes.
+        max: usize,
+    },
     /// The directory of its socket is one in which others may put a socket of theirs in its place.
     UnsafeDirectory {
         /// The directory.
@@ -84,7 +105,18 @@ impl std::fmt::Display for WorkerError {
                 write!(f, "no session with the worker: {error}")?;
                 write_printed(f, printed)
             }
-            Self::Socket(error) => write!(f, "no place for the worker's socket: {error}"),
+            Self::WorkingDirectory { directory, error } => {
+                write!(f, "the worker cannot run in the directory {}: {error}", directory.display())
+            }
+            Self::Socket { path, error } => {
+                write!(f, "no place for the worker's socket: {}: {error}", path.display())
+            }
+            Self::PathTooLong { directory, len, max } => write!(
+                f,
+                "the socket of a worker in the directory {} would have a path of {len} bytes, more \
+                 than the {max} that are possible",
+                directory.display()
+            ),
             Self::UnsafeDirectory { directory, owner, mode } => write!(
                 f,
                 "the directory {} (uid {owner}, mode {mode:04o}) is not safe for the sockets of \
@@ -99,9 +131,14 @@ impl std::fmt::Display for WorkerError {
 impl std::error::Error for WorkerError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Start { error, .. } | Self::Socket(error) => Some(error),
+            Self::Start { error, .. }
+            | Self::WorkingDirectory { error, .. }
+            | Self::Socket { error, .. } => Some(error),
             Self::Connect { error, .. } => Some(error),
-            Self::Ended { .. } | Self::NotReady { .. } | Self::UnsafeDirectory { .. } => None,
+            Self::Ended { .. }
+            | Self::NotReady { .. }
+            | Self::PathTooLong { .. }
+            | Self::UnsafeDirectory { .. } => None,
         }
     }
 }
@@ -109,12 +146,23 @@ impl std::error::Error for WorkerError {
 impl WorkerError {
     /// Whether trying again is of no use.
     pub(super) fn is_permanent(&self) -> bool {
-        use std::io::ErrorKind::{InvalidInput, NotADirectory, NotFound, PermissionDenied};
+        use std::io::ErrorKind::{
+            InvalidFilename, InvalidInput, NotADirectory, NotFound, PermissionDenied,
+            ReadOnlyFilesystem,
+        };
         match self {
-            Self::Start { error, .. } | Self::Socket(error) => {
-                matches!(error.kind(), NotFound | PermissionDenied | NotADirectory | InvalidInput)
-            }
-            Self::UnsafeDirectory { .. } => true,
+            Self::Start { error, .. }
+            | Self::WorkingDirectory { error, .. }
+            | Self::Socket { error, .. } => matches!(
+                error.kind(),
+                NotFound
+                    | PermissionDenied
+                    | NotADirectory
+                    | InvalidInput
+                    | InvalidFilename
+                    | ReadOnlyFilesystem
+            ),
+            Self::PathTooLong { .. } | Self::UnsafeDirectory { .. } => true,
             Self::Ended { .. } | Self::NotReady { .. } | Self::Connect { .. } => false,
         }
     }

@@ -6,6 +6,7 @@ mod connections;
 mod descriptors;
 mod forks;
 mod line_workers;
+mod sockets;
 mod workers;
 
 use by_id::*;
@@ -16,6 +17,7 @@ use line_workers::*;
 use ringbell::pool::Settings;
 use ringbell_shm_tests::suite;
 use rustix::process::{Resource, Rlimit};
+use sockets::*;
 use std::time::Duration;
 use workers::*;
 
@@ -38,8 +40,25 @@ suite! {
         line_workers_that_misbehave,
         pools_by_id,
         spawn_per_use,
+        w6_nothing_is_left_however_the_host_ends,
+        w6_the_next_host_sweeps_what_a_killed_one_left,
+        w8_what_is_wrong_with_a_directory_is_told_at_once,
+        w9_two_hosts_that_are_both_pid_1_share_a_directory,
+        w9_a_stranger_at_the_workers_path_is_refused,
+        w9_a_worker_behind_a_wrapper_is_ours,
+        w11_a_worker_behind_a_wrapper_ends_with_its_host,
+        w11_a_worker_that_comes_too_late_does_not_serve,
     ],
-    roles: [echo_server, worker, exhausted, forking, owner],
+    roles: [
+        echo_server,
+        worker,
+        exhausted,
+        forking,
+        owner,
+        socket_worker,
+        socket_host,
+        comparing_host,
+    ],
 }
 
 fn settings(min_idle: usize, max_size: usize) -> Settings {
