@@ -19,6 +19,7 @@
 mod attendant;
 mod error;
 mod line;
+mod per_process;
 mod place;
 mod pools;
 mod process;
@@ -26,6 +27,7 @@ mod socket;
 mod tail;
 
 use crate::os::environment::{LISTEN_FD, LISTEN_PARENT, SOCKET};
+use crate::pool::SettingsError;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -121,6 +123,15 @@ impl WorkerCommand {
     pub fn forward_stderr(mut self, forward: bool) -> Self {
         self.forward_stderr = forward;
         self
+    }
+
+    /// Whether the times of a worker that serves make sense.
+    fn check(&self) -> Result<(), SettingsError> {
+        let times = [("start_timeout", self.start_timeout), ("ping_timeout", self.ping_timeout)];
+        match times.into_iter().find(|(_, time)| time.is_zero()) {
+            Some((name, _)) => Err(SettingsError::ZeroTime(name)),
+            None => Ok(()),
+        }
     }
 
     /// The last part of the program's path, for names.

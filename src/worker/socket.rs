@@ -278,6 +278,7 @@ impl WorkerPool {
     /// # Errors
     /// [`BuildError`].
     pub fn of(workers: SocketWorkers, settings: Settings) -> Result<Self, BuildError> {
+        workers.command.check()?;
         Ok(Self(Pool::new(workers, settings)?))
     }
 

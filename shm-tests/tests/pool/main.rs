@@ -31,6 +31,7 @@ suite! {
     tests: [
         descriptors_that_run_out,
         a_forked_child_touches_nothing,
+        a_forked_child_never_waits_for_the_pools_of_its_parent,
         workers_are_replaced_when_they_die_or_hang,
         workers_that_never_serve_say_why,
         workers_die_with_their_parent,
@@ -54,6 +55,7 @@ suite! {
         worker,
         exhausted,
         forking,
+        forking_global,
         owner,
         socket_worker,
         socket_host,
