@@ -50,7 +50,9 @@ mod wire;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub(crate) use client::{Attached, Attachment, HelloOptions, SocketAttachment, attach};
+pub(crate) use client::{
+    Attached, Attachment, HelloOptions, ServerProcess, SocketAttachment, attach,
+};
 pub use client::{ConnectError, TransportChoice};
 #[cfg(any(feature = "fuzzing", all(test, feature = "inspect")))]
 pub(crate) use fuzzed::{fuzz_seeds, fuzzed};
@@ -59,7 +61,7 @@ pub use inspector::{Inspector, Survey};
 pub(crate) use inspector_reply::InspectorReply;
 pub use listener::{BindError, InvalidSetting};
 pub(crate) use listener::{
-    ListenOptions, Listener, listen, listen_fds, listen_for_child, listen_for_parent,
+    ListenOptions, Listener, host_of, listen, listen_fds, listen_for_child, listen_for_parent,
 };
 pub use order::AnswerOrder;
 pub use peer::Credentials;
@@ -78,7 +80,7 @@ pub(crate) use wire::{
 };
 
 /// Longest path of a socket in bytes: `sun_path` with its final NUL.
-const MAX_PATH: usize = 107;
+pub(crate) const MAX_PATH: usize = 107;
 
 /// Why a path cannot be the address of a socket.
 enum BadPath {

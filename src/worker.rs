@@ -8,13 +8,20 @@
 //!
 //! A worker is killed (SIGKILL, and what it started with it, as far as that stays in its process
 //! group) when it is closed, when its pool is dropped, and by the kernel when this process ends,
-//! however that happens. None is left as a zombie. All workers of a process are started, and their
+//! however that happens. A worker that serves also watches this process itself: its server shuts
+//! down when this process is dead. So that holds behind a wrapper script as well, which the kernel
+//! alone would kill; the script must pass the environment on (`RINGBELL_SOCKET`), and the worker
+//! serve where it was told to. A handler that is running is not interrupted.
+//!
+//! None is left as a zombie. All workers of a process are started, and their
 //! standard error is read, by one thread, which starts with the first of them and stays.
 
 mod attendant;
 mod error;
 mod forward;
 mod line;
+mod per_process;
+mod place;
 mod placement;
 mod pools;
 mod process;
@@ -205,7 +212,7 @@ impl WorkerCommand {
         };
         match (error, &self.directory) {
             (StartError::Failed(Failure { step: Step::Directory, errno }), Some(directory)) => {
-                WorkerError::Directory {
+                WorkerError::WorkingDirectory {
                     program,
                     directory: directory.clone(),
                     error: errno.into(),

@@ -2,7 +2,9 @@
 
 use super::Client;
 use crate::handshake::AnswerOrder;
-use crate::handshake::{self, Attached, ConnectError, HelloOptions, RejectReason, TransportChoice};
+use crate::handshake::{
+    self, Attached, ConnectError, HelloOptions, RejectReason, ServerProcess, TransportChoice,
+};
 use crate::os::program::program_name;
 use crate::protocol::wait::WaitSettings;
 use std::path::Path;
@@ -95,6 +97,12 @@ impl ConnectOptions {
     /// sent to it. For clients of a socket in a directory that others may write. Default: any user.
     pub fn server_uid(mut self, uid: u32) -> Self {
         self.hello.server_uid = Some(uid);
+        self
+    }
+
+    /// The process that must listen.
+    pub(crate) fn server_process(mut self, process: ServerProcess) -> Self {
+        self.hello.server_process = Some(process);
         self
     }
 

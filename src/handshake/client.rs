@@ -5,6 +5,7 @@ mod descriptors;
 mod error;
 mod options;
 mod patience;
+mod process;
 
 use super::peer::is_user;
 use super::sockopt;
@@ -32,6 +33,7 @@ pub use error::ConnectError;
 pub(crate) use options::HelloOptions;
 pub use options::TransportChoice;
 pub(super) use patience::Patience;
+pub(crate) use process::ServerProcess;
 
 /// The request, response and status segments.
 const SEGMENTS: usize = 3;
@@ -287,6 +289,9 @@ fn ask(
         if !is_user(have, want) {
             return Err(ConnectError::WrongServerUid { want, have });
         }
+    }
+    if let Some(process) = options.server_process {
+        process.check(&socket)?;
     }
     kill_point!("client-connected");
     let patience = Patience::new(deadline);

@@ -1,11 +1,13 @@
 //! The socket that clients connect to: made at a path, or inherited from a service manager.
 
+mod host;
 mod place;
 
-use super::sockopt::take_inherited;
+use super::sockopt::{is_bound_to, take_inherited};
 use super::{BadPath, MAX_PATH};
 use crate::base::sync::PlainBool;
 use crate::os::peer_socket::{PeerSocket, Rights, refuse_rights};
+pub(crate) use host::host_of;
 use place::{FileId, Lock, Place, parent};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
@@ -67,6 +69,8 @@ pub enum BindError {
     NotAListener,
     /// Neither a service manager nor a pool of workers passed a socket to this process.
     NoSocketPassed,
+    /// The process that started this one as a worker has ended, says its socket.
+    HostEnded(PathBuf),
     /// A setting makes no sense.
     InvalidSetting(InvalidSetting),
     /// The limit of open files is too low for `max_clients`.
@@ -142,6 +146,11 @@ impl std::fmt::Display for BindError {
                 f.write_str("the inherited descriptor is not a listening Unix stream socket")
             }
             Self::NoSocketPassed => f.write_str("nobody passed a socket to this process"),
+            Self::HostEnded(socket) => write!(
+                f,
+                "the process that this worker was started for has ended: nobody listens at {}",
+                socket.display()
+            ),
             Self::InvalidSetting(setting) => setting.fmt(f),
             Self::TooFewDescriptors { need, limit } => write!(
                 f,
@@ -204,6 +213,8 @@ impl Default for ListenOptions {
 #[derive(Debug)]
 pub(crate) struct Listener {
     pub(crate) socket: PeerSocket,
+    /// The process that this server is a worker of, if it is one: a pidfd. The server ends with it.
+    pub(crate) host: Option<OwnedFd>,
     bound: Option<Bound>,
 }
 
@@ -231,7 +242,7 @@ impl Listener {
         is(sockopt::socket_type(&socket).map(|kind| kind == SocketType::STREAM))?;
         is(sockopt::socket_acceptconn(&socket))?;
         rustix::io::ioctl_fionbio(&socket, true)?;
-        Ok(Self { socket: PeerSocket::listener(socket, true), bound: None })
+        Ok(Self { socket: PeerSocket::listener(socket, true), host: None, bound: None })
     }
 }
 
@@ -271,7 +282,8 @@ pub(crate) fn listen(path: &Path, options: &ListenOptions) -> Result<Listener, B
         return Err(errno.into());
     }
     drop(lock);
-    Ok(Listener { socket, bound: Some(Bound { place, file, pid: rustix::process::getpid() }) })
+    let bound = Some(Bound { place, file, pid: rustix::process::getpid() });
+    Ok(Listener { socket, host: None, bound })
 }
 
 /// Makes a socket at a path that nobody else uses, for this user only, and listens. Who calls it
@@ -338,19 +350,18 @@ fn take_over(fd: RawFd, taken: &PlainBool) -> Result<Option<Listener>, BindError
     }
 }
 
-/// The socket that the process left open which started this one as a worker, if it did. It can be
-/// taken once.
+/// The socket that a pool left open in what it started, if it did. It can be taken once.
 ///
-/// `descriptor` and `parent` are what the environment says: which one, and who passed it, so that
-/// what the worker starts does not take it for its own.
+/// `descriptor` is what the environment says, and `path` is what that socket must be bound to. A
+/// program in between, such as a shell, may have passed the descriptor on, or have closed it and
+/// opened something else under its number.
 pub(crate) fn listen_for_parent(
     descriptor: Option<OsString>,
-    parent: Option<OsString>,
+    path: &Path,
 ) -> Result<Option<Listener>, BindError> {
     static TAKEN: PlainBool = PlainBool::new(false);
-    let ours = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
     match number(descriptor) {
-        Some(fd) if fd > 2 && ours.is_some() && number(parent) == ours => take_over(fd, &TAKEN),
+        Some(fd) if fd > 2 && is_bound_to(fd, path) => take_over(fd, &TAKEN),
         _ => Ok(None),
     }
 }

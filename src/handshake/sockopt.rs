@@ -5,8 +5,11 @@
 use crate::base::sync::{Ordering, PlainBool};
 use rustix::fs::Mode;
 use rustix::io::Errno;
+use rustix::net::SocketAddrUnix;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// Since Linux 6.5; `asm-generic/socket.h`.
 const SO_PEERPIDFD: libc::c_int = 77;
@@ -69,6 +72,18 @@ pub(super) fn change_mode(file: &OwnedFd, mode: Mode) -> Result<(), Errno> {
         0 => Ok(()),
         _ => Err(last_error()),
     }
+}
+
+/// Whether this descriptor is a socket that was bound to `path`. Nothing is taken over.
+pub(super) fn is_bound_to(fd: RawFd, path: &Path) -> bool {
+    if fd < 0 {
+        return false;
+    }
+    // SAFETY: only asked for its address; if it is not open, or no socket, that fails.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    let address = rustix::net::getsockname(borrowed).ok();
+    let address = address.and_then(|address| SocketAddrUnix::try_from(address).ok());
+    address.as_ref().and_then(SocketAddrUnix::path_bytes) == Some(path.as_os_str().as_bytes())
 }
 
 /// Takes over a descriptor that was passed to this process at its start; once, of which `taken`

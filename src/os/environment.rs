@@ -1,9 +1,18 @@
 //! Environment variables by which a worker is told where to serve.
 
-/// Where a worker is to serve: the path of a socket that it is to make.
+use std::path::{Path, PathBuf};
+
+/// Where a worker serves: the path of its socket, which it is to make unless it inherits it.
 pub(crate) const SOCKET: &str = "RINGBELL_SOCKET";
-/// Where a worker is to serve: a descriptor that it inherits, and by whom; so that what it starts
-/// itself does not take it for its own.
+/// The descriptor of the socket at [`SOCKET`], if the worker inherits it.
 pub(crate) const LISTEN_FD: &str = "RINGBELL_LISTEN_FD";
-/// The process that passes the descriptor of [`LISTEN_FD`].
+/// The process that passes the descriptor of [`LISTEN_FD`], for people: servers go by the path.
 pub(crate) const LISTEN_PARENT: &str = "RINGBELL_LISTEN_PARENT";
+
+/// Where the pool listens that a worker at `socket` belongs to: whoever connects there can ask the
+/// kernel which process that is.
+pub(crate) fn host_socket(socket: &Path) -> PathBuf {
+    let mut path = socket.as_os_str().to_owned();
+    path.push(".host");
+    path.into()
+}

@@ -55,6 +55,15 @@ impl Origin {
         }
     }
 
+    /// What stands for nobody: it is never here, where processes can be told apart.
+    pub(crate) const NOWHERE: Self = Self(u64::MAX);
+
+    /// A number for the process, never 0; greater in each child than in its parent.
+    pub(crate) fn token(self) -> u64 {
+        // 0 where processes cannot be told apart.
+        self.0.max(1)
+    }
+
     /// Whether the calling process is the one that this stands for.
     #[inline]
     pub(crate) fn is_here(self) -> bool {

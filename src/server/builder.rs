@@ -3,7 +3,7 @@
 use crate::base::clock::FOR_EVER;
 use crate::handshake::AnswerOrder;
 use crate::handshake::{
-    BindError, Credentials, InvalidSetting, ListenOptions, Listener, listen, listen_fds,
+    BindError, Credentials, InvalidSetting, ListenOptions, Listener, host_of, listen, listen_fds,
     listen_for_parent,
 };
 use crate::link::held::HeldLimits;
@@ -403,12 +403,20 @@ impl ServerBuilder {
     /// The directory must be there ([`Self::create_directory`] makes it). The socket is removed at
     /// the end, whatever becomes of the working directory. No symbolic link at `path` is followed.
     ///
+    /// A process that a pool started as a worker and that binds the path it was given
+    /// (`RINGBELL_SOCKET`) serves that pool's process only as long as it lives: see
+    /// [`worker`](crate::worker).
+    ///
     /// # Errors
     /// [`BindError`] says what is in the way.
     pub fn bind(self, path: impl AsRef<Path>) -> Result<Server, BindError> {
         self.check()?;
-        let listener = listen(path.as_ref(), &self.listen)?;
-        Server::new(self, listener, Some(path.as_ref().to_owned()))
+        let path = path.as_ref();
+        let host =
+            if worker_socket().is_some_and(|own| own == path) { host_of(path)? } else { None };
+        let mut listener = listen(path, &self.listen)?;
+        listener.host = host;
+        Server::new(self, listener, Some(path.to_owned()))
     }
 
     /// Listens at `path` for sessions that are byte streams, each with a bell of its own.
@@ -448,21 +456,26 @@ impl ServerBuilder {
     }
 
     /// Serves the process that started this one as a worker (see [`worker`](crate::worker)): on the
-    /// socket that it passed, or at the path that it named.
+    /// socket that it passed, or at the path that it named. When that process ends, however that
+    /// happens, the server shuts down at once, also if it runs behind a wrapper script.
     ///
     /// # Errors
     /// [`BindError`]; [`BindError::NoSocketPassed`] if this process was not started as a worker.
     pub fn for_parent(self) -> Result<Server, BindError> {
         self.check()?;
-        let variable = |name| std::env::var_os(name);
-        if let Some(listener) = listen_for_parent(
-            variable(environment::LISTEN_FD),
-            variable(environment::LISTEN_PARENT),
-        )? {
+        let path = worker_socket().ok_or(BindError::NoSocketPassed)?;
+        let descriptor = std::env::var_os(environment::LISTEN_FD);
+        if let Some(mut listener) = listen_for_parent(descriptor, &path)? {
+            listener.host = host_of(&path)?;
             return Server::new(self, listener, None);
         }
-        self.bind(PathBuf::from(variable(environment::SOCKET).ok_or(BindError::NoSocketPassed)?))
+        self.bind(path)
     }
+}
+
+/// The path of the socket at which this process is to serve as a worker, if it was started as one.
+fn worker_socket() -> Option<PathBuf> {
+    std::env::var_os(environment::SOCKET).map(PathBuf::from)
 }
 
 /// What a listener for byte streams is made of, before its porter runs.

@@ -52,11 +52,19 @@ pub(crate) use crate::handshake::{Carrier, Joined, PeerInfo};
 pub(crate) trait Outbox: Send + Sync {
     /// Queues the event and rings the reactor's private bell.
     fn deliver(&self, event: Event);
+
+    /// The process is dead that this server is a worker of. Called at most once; only of a server
+    /// that answers calls.
+    fn host_ended(&self) {}
 }
 
 impl Outbox for Box<dyn Outbox> {
     fn deliver(&self, event: Event) {
         (**self).deliver(event);
+    }
+
+    fn host_ended(&self) {
+        (**self).host_ended();
     }
 }
 

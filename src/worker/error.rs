@@ -19,7 +19,7 @@ pub enum WorkerError {
         error: std::io::Error,
     },
     /// Its working directory could not be entered.
-    Directory {
+    WorkingDirectory {
         /// The program.
         program: String,
         /// The directory.
@@ -62,7 +62,21 @@ pub enum WorkerError {
         printed: Vec<String>,
     },
     /// There is no place for its socket.
-    Socket(std::io::Error),
+    Socket {
+        /// What could not be used or made.
+        path: PathBuf,
+        /// Why not.
+        error: std::io::Error,
+    },
+    /// No socket in this directory can have so long a path.
+    PathTooLong {
+        /// The directory.
+        directory: PathBuf,
+        /// The least length of the path of a worker's socket in bytes.
+        len: usize,
+        /// The longest possible path in bytes.
+        max: usize,
+    },
     /// The directory of its socket is one in which others may put a socket of theirs in its place.
     UnsafeDirectory {
         /// The directory.
@@ -91,7 +105,7 @@ impl std::fmt::Display for WorkerError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Start { program, error } => write!(f, "{program} cannot be started: {error}"),
-            Self::Directory { program, directory, error } => {
+            Self::WorkingDirectory { program, directory, error } => {
                 let directory = directory.display();
                 write!(f, "the working directory {directory} of {program}: {error}")
             }
@@ -116,7 +130,15 @@ impl std::fmt::Display for WorkerError {
                 write!(f, "no session with the worker: {error}")?;
                 write_printed(f, printed)
             }
-            Self::Socket(error) => write!(f, "no place for the worker's socket: {error}"),
+            Self::Socket { path, error } => {
+                write!(f, "no place for the worker's socket: {}: {error}", path.display())
+            }
+            Self::PathTooLong { directory, len, max } => write!(
+                f,
+                "the socket of a worker in the directory {} would have a path of {len} bytes, more \
+                 than the {max} that are possible",
+                directory.display()
+            ),
             Self::UnsafeDirectory { directory, owner, mode } => write!(
                 f,
                 "the directory {} (uid {owner}, mode {mode:04o}) is not safe for the sockets of \
@@ -131,14 +153,15 @@ impl std::fmt::Display for WorkerError {
 impl std::error::Error for WorkerError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Start { error, .. } | Self::Directory { error, .. } | Self::Socket(error) => {
-                Some(error)
-            }
+            Self::Start { error, .. }
+            | Self::WorkingDirectory { error, .. }
+            | Self::Socket { error, .. } => Some(error),
             Self::Connect { error, .. } => Some(error),
             Self::NotStarted { .. }
             | Self::ThreadEnded { .. }
             | Self::Ended { .. }
             | Self::NotReady { .. }
+            | Self::PathTooLong { .. }
             | Self::UnsafeDirectory { .. } => None,
         }
     }
@@ -147,15 +170,27 @@ impl std::error::Error for WorkerError {
 impl WorkerError {
     /// Whether trying again is of no use.
     pub(super) fn is_permanent(&self) -> bool {
-        use std::io::ErrorKind::{InvalidInput, NotADirectory, NotFound, PermissionDenied};
+        use std::io::ErrorKind::{
+            InvalidFilename, InvalidInput, NotADirectory, NotFound, PermissionDenied,
+            ReadOnlyFilesystem,
+        };
         // No program, an environment that is too large, links in a circle, a name that is too long.
         const OTHERS: [i32; 4] = [libc::ENOEXEC, libc::E2BIG, libc::ELOOP, libc::ENAMETOOLONG];
         match self {
-            Self::Start { error, .. } | Self::Directory { error, .. } | Self::Socket(error) => {
-                matches!(error.kind(), NotFound | PermissionDenied | NotADirectory | InvalidInput)
-                    || error.raw_os_error().is_some_and(|errno| OTHERS.contains(&errno))
+            Self::Start { error, .. }
+            | Self::WorkingDirectory { error, .. }
+            | Self::Socket { error, .. } => {
+                matches!(
+                    error.kind(),
+                    NotFound
+                        | PermissionDenied
+                        | NotADirectory
+                        | InvalidInput
+                        | InvalidFilename
+                        | ReadOnlyFilesystem
+                ) || error.raw_os_error().is_some_and(|errno| OTHERS.contains(&errno))
             }
-            Self::UnsafeDirectory { .. } => true,
+            Self::PathTooLong { .. } | Self::UnsafeDirectory { .. } => true,
             Self::NotStarted { .. }
             | Self::ThreadEnded { .. }
             | Self::Ended { .. }

@@ -10,7 +10,7 @@ use std::process::{ChildStdin, ChildStdout};
 use std::time::{Duration, Instant};
 
 /// Starts programs that speak lines: the manager behind a [`LineWorkerPool`].
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct LineWorkers {
     command: WorkerCommand,
     ready_line: Option<String>,

@@ -1,10 +1,12 @@
 //! One pool for each kind of worker, made at first use.
 
+use super::per_process::{Found, PerProcess};
 use super::{
     LineWorkerPool, LineWorkers, PooledLineWorker, PooledWorker, SocketWorkers, WorkerError,
     WorkerPool, line_workers,
 };
 use crate::base::sync::{Mutex, lock};
+use crate::os::fork::Origin;
 use crate::pool::{AcquireError, BuildError, NotDrained, PoolStats, Settings};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What a worker id stands for.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum WorkerSpec {
     /// Workers that serve; their sockets are made under the `socket_dir`, and begin with the id.
     Serving(super::WorkerCommand, super::Attach),
@@ -109,11 +111,11 @@ pub struct Pools {
     create_directory: bool,
     settings: Settings,
     state: Mutex<State>,
-    origin: crate::os::fork::Origin,
+    origin: Origin,
 }
 
 /// The pools of the process.
-static GLOBAL: Mutex<Option<Arc<Pools>>> = Mutex::new(None);
+static GLOBAL: PerProcess<Pools> = PerProcess::new();
 
 impl Pools {
     /// No workers yet. Their sockets will be made in `socket_dir`, and their pools have these
@@ -124,7 +126,7 @@ impl Pools {
             create_directory: false,
             settings,
             state: Mutex::new(State { workers: BTreeMap::new(), closed: false }),
-            origin: crate::os::fork::Origin::here(),
+            origin: Origin::here(),
         }
     }
 
@@ -144,7 +146,8 @@ impl Pools {
     /// Says how workers of an id that serve are started. Nothing is started yet.
     ///
     /// # Errors
-    /// [`PoolsError::DefinedTwice`], [`PoolsError::Closed`], [`PoolsError::Forked`].
+    /// [`PoolsError::DefinedTwice`], [`PoolsError::Closed`], [`PoolsError::Forked`];
+    /// [`PoolsError::Build`] with the setting that makes no sense.
     pub fn define(
         &self,
         id: impl Into<String>,
@@ -168,6 +171,10 @@ impl Pools {
         settings: Settings,
     ) -> Result<(), PoolsError> {
         let mut state = self.state()?;
+        settings.check().map_err(BuildError::from)?;
+        if let WorkerSpec::Serving(command, _) = &worker {
+            command.check().map_err(BuildError::from)?;
+        }
         let id = id.into();
         if state.workers.contains_key(&id) {
             return Err(PoolsError::DefinedTwice(id));
@@ -192,25 +199,23 @@ impl Pools {
         with: impl FnOnce(&Entry) -> Result<R, PoolsError>,
     ) -> Result<R, PoolsError> {
         let mut state = self.state()?;
-        let Some((known, entry)) = state.workers.remove_entry(id) else {
+        let Some(entry) = state.workers.get_mut(id) else {
             return Err(PoolsError::UnknownWorker(id.to_owned()));
         };
-        // What is wrong with the settings is wrong for good: the id is not defined any more.
-        let entry = match entry {
-            Entry::Defined(defined) => match *defined {
-                (WorkerSpec::Serving(command, attach), settings) => {
+        if let Entry::Defined(defined) = entry {
+            // The definition stays if there is no thread at this moment.
+            let (spec, settings) = defined.as_ref().clone();
+            *entry = match spec {
+                WorkerSpec::Serving(command, attach) => {
                     let workers = SocketWorkers::new(command, &self.socket_dir, id)
                         .create_directory(self.create_directory)
                         .attach(attach);
                     Entry::Serving(WorkerPool::of(workers, settings)?)
                 }
-                (WorkerSpec::Lines(workers), settings) => {
-                    Entry::Lines(line_workers(workers, settings)?)
-                }
-            },
-            made => made,
-        };
-        with(state.workers.entry(known).or_insert(entry))
+                WorkerSpec::Lines(workers) => Entry::Lines(line_workers(workers, settings)?),
+            };
+        }
+        with(entry)
     }
 
     /// The pool of an id whose workers serve.
@@ -300,12 +305,21 @@ impl Pools {
 
     /// Makes these the pools of the process; the ones before, if there were any, are handed back.
     pub fn init(pools: Self) -> Option<Arc<Self>> {
-        lock(&GLOBAL).replace(Arc::new(pools))
+        GLOBAL.replace(Arc::new(pools))
     }
 
-    /// The pools of the process, if [`Self::init`] was called.
+    /// The pools of the process, if [`Self::init`] was called. In a forked child that has none of
+    /// its own, those of its parent: they say [`PoolsError::Forked`]. Never waits for a lock that
+    /// the parent held when it forked.
     pub fn global() -> Option<Arc<Self>> {
-        lock(&GLOBAL).clone()
+        match GLOBAL.get() {
+            Found::Value(pools) => Some(pools),
+            Found::Nothing => None,
+            Found::Unknown => {
+                let nobodys = Self::new(PathBuf::new(), Settings::default());
+                Some(Arc::new(Self { origin: Origin::NOWHERE, ..nobodys }))
+            }
+        }
     }
 
     /// Takes the pools of the process away and closes them, as [`Self::close`].
@@ -313,8 +327,41 @@ impl Pools {
     /// # Errors
     /// As [`Self::close`].
     pub fn shutdown(timeout: Option<Duration>) -> Result<(), NotDrained> {
-        // Alone in its statement: the lock is not held while they are closed.
-        let pools = lock(&GLOBAL).take();
-        pools.map_or(Ok(()), |pools| pools.close(timeout))
+        GLOBAL.take().map_or(Ok(()), |pools| pools.close(timeout))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::WorkerCommand;
+    use crate::pool::SettingsError;
+
+    #[test]
+    fn nonsense_is_told_at_definition() {
+        let pools = Pools::new("/run/app", Settings::default());
+        let none = Settings { max_size: 0, ..Settings::default() };
+        let lines = WorkerSpec::Lines(LineWorkers::new(WorkerCommand::new("cat")));
+        assert!(matches!(
+            pools.define_with("a", lines, none),
+            Err(PoolsError::Build(BuildError::Settings(SettingsError::MaxSizeZero)))
+        ));
+        for (command, name) in [
+            (WorkerCommand::new("x").start_timeout(Duration::ZERO), "start_timeout"),
+            (WorkerCommand::new("x").ping_timeout(Duration::ZERO), "ping_timeout"),
+        ] {
+            let workers = SocketWorkers::new(command.clone(), "/run/app", "x");
+            let built = WorkerPool::of(workers, Settings::default());
+            assert!(matches!(
+                built,
+                Err(BuildError::Settings(SettingsError::ZeroTime(zero))) if zero == name
+            ));
+            assert!(matches!(
+                pools.define("a", command),
+                Err(PoolsError::Build(BuildError::Settings(SettingsError::ZeroTime(zero))))
+                    if zero == name
+            ));
+        }
+        assert!(matches!(pools.acquire("a"), Err(PoolsError::UnknownWorker(_))));
     }
 }

@@ -1,16 +1,16 @@
 //! Workers that serve Ringbell sessions on a socket.
 
+use super::place::{self, SocketPlace};
 use super::process::{Process, Streams};
 use super::{WorkerCallError, WorkerCommand, WorkerError};
 use crate::base::clock::FOR_EVER;
-use crate::base::sync::{Ordering, PlainU64};
+use crate::base::sync::{Ordering, PlainBool};
 use crate::client::{CallError, Client, ConnectOptions};
-use crate::handshake::{BindError, ConnectError, listen_for_child};
+use crate::handshake::{ConnectError, ServerProcess};
 use crate::pool::{
     AcquireError, BuildError, Guard, Idle, Manager, NotDrained, Pool, PoolStats, Settings,
 };
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use rustix::process::Pid;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,8 @@ pub enum Attach {
     /// `RINGBELL_SOCKET`.
     #[default]
     Path,
-    /// It inherits the descriptor of a socket that listens already (`RINGBELL_LISTEN_FD`).
+    /// It inherits the descriptor of a socket that listens already (`RINGBELL_LISTEN_FD`). For
+    /// workers that run as another user, or see other files.
     Descriptor,
 }
 
@@ -39,34 +40,16 @@ pub struct SocketWorkers {
     create_directory: bool,
     name: String,
     options: ConnectOptions,
+    /// Whether what others have left in the directory was removed.
+    swept: PlainBool,
 }
 
 /// A worker process and the session with it. Dropping it kills the process.
 #[derive(Debug)]
 pub struct Worker {
-    // In this order: goodbye, the end of the process, its socket.
+    // In this order: goodbye, then the end of the process.
     client: Client,
     process: Process,
-    _socket: SocketPath,
-}
-
-/// The path of a socket, which goes with this value.
-#[derive(Debug)]
-struct SocketPath {
-    path: PathBuf,
-    origin: crate::os::fork::Origin,
-}
-
-impl Drop for SocketPath {
-    fn drop(&mut self) {
-        if self.origin.is_here() {
-            let _ = std::fs::remove_file(&self.path);
-            // A server that is killed just when it binds leaves its lock behind.
-            let mut lock = self.path.as_os_str().to_owned();
-            lock.push(".lock");
-            let _ = std::fs::remove_file(lock);
-        }
-    }
 }
 
 impl Worker {
@@ -111,15 +94,19 @@ impl Worker {
     }
 }
 
-/// Numbers the sockets of this process.
-static SOCKETS: PlainU64 = PlainU64::new(0);
-
 impl SocketWorkers {
-    /// Workers that `command` starts, whose sockets are made in `directory` and begin with `name`.
+    /// Workers that `command` starts. While one starts, its socket is in a directory of its own in
+    /// `directory`, whose name begins with `name`, and which only this user may enter. As soon as
+    /// there is a session with the worker, nothing of that is left.
     ///
-    /// The directory must belong to this user or to root; others may have the right to write to it
+    /// A session is had with the process that was started, or one that it started in turn (the same
+    /// process group, or a descendant), and with no other
+    /// ([`ConnectError::WrongServerProcess`](crate::ConnectError::WrongServerProcess)).
+    ///
+    /// `directory` must belong to this user or to root; others may have the right to write to it
     /// only with the sticky bit ([`WorkerError::UnsafeDirectory`]).
     pub fn new(command: WorkerCommand, directory: impl Into<PathBuf>, name: &str) -> Self {
+        let directory = directory.into();
         let name = name.chars().map(|char| match char {
             'a'..='z' | 'A'..='Z' | '0'..='9' | '-' | '_' | '.' => char,
             _ => '_',
@@ -127,10 +114,12 @@ impl SocketWorkers {
         Self {
             command,
             attach: Attach::default(),
-            directory: directory.into(),
+            // A worker may have another working directory, and this process may change its own.
+            directory: std::path::absolute(&directory).unwrap_or(directory),
             create_directory: false,
             name: name.take(32).collect(),
             options: ConnectOptions::new(),
+            swept: PlainBool::new(false),
         }
     }
 
@@ -156,35 +145,6 @@ impl SocketWorkers {
         self
     }
 
-    fn new_socket_path(&self) -> Result<SocketPath, WorkerError> {
-        if self.create_directory {
-            match std::fs::DirBuilder::new().mode(0o700).create(&self.directory) {
-                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-                    return Err(WorkerError::Socket(error));
-                }
-                _ => {}
-            }
-        }
-        check_directory(&self.directory)?;
-        // Relaxed: only its own order counts.
-        let number = SOCKETS.fetch_add(1, Ordering::Relaxed);
-        let file = format!("{}-{}-{number}.sock", self.name, std::process::id());
-        Ok(SocketPath { path: self.directory.join(file), origin: crate::os::fork::Origin::here() })
-    }
-
-    fn listener(&self, path: &Path) -> Result<Option<OwnedFd>, WorkerError> {
-        if self.attach == Attach::Path {
-            return Ok(None);
-        }
-        listen_for_child(path).map(Some).map_err(|error| {
-            WorkerError::Socket(match error {
-                BindError::Io(error) => error,
-                BindError::PermissionDenied(_) => std::io::ErrorKind::PermissionDenied.into(),
-                other => std::io::Error::other(other),
-            })
-        })
-    }
-
     /// Waits until the worker serves, and has a session with it.
     fn connect(&self, process: &mut Process, path: &Path) -> Result<Client, WorkerError> {
         let deadline = Instant::now() + self.command.start_timeout.min(FOR_EVER);
@@ -193,12 +153,17 @@ impl SocketWorkers {
             after: self.command.start_timeout,
             printed: process.printed(),
         };
+        // The number of a process that is not waited for yet is its own.
+        let started = i32::try_from(process.id()).ok().and_then(Pid::from_raw);
+        let Some(started) = started else { return Err(not_ready(process)) };
+        let inherits = self.attach == Attach::Descriptor;
+        let options = self.options.clone().server_process(ServerProcess { started, inherits });
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(not_ready(process));
             }
-            let error = match self.options.clone().timeout(Some(left)).connect(path) {
+            let error = match options.clone().timeout(Some(left)).connect(path) {
                 Ok(mut client) => {
                     let left = deadline.saturating_duration_since(Instant::now());
                     match client.ping(Some(left)) {
@@ -227,37 +192,33 @@ impl SocketWorkers {
     }
 }
 
-/// Refuses a directory in which others may remove the socket of a worker and put theirs in its
-/// place. Root may do so anywhere.
-fn check_directory(directory: &Path) -> Result<(), WorkerError> {
-    const STICKY: u32 = 0o1000;
-    const OTHERS_WRITE: u32 = 0o022;
-    let found = std::fs::metadata(directory).map_err(WorkerError::Socket)?;
-    if !found.is_dir() {
-        return Err(WorkerError::Socket(std::io::ErrorKind::NotADirectory.into()));
-    }
-    let (owner, mode) = (found.uid(), found.mode() & 0o7777);
-    let ours = owner == rustix::process::geteuid().as_raw() || owner == 0;
-    if ours && (mode & OTHERS_WRITE == 0 || mode & STICKY != 0) {
-        return Ok(());
-    }
-    Err(WorkerError::UnsafeDirectory { directory: directory.to_owned(), owner, mode })
-}
-
 impl Manager for SocketWorkers {
     type Item = Worker;
     type Error = WorkerError;
 
     fn open(&self) -> Result<Worker, WorkerError> {
-        let socket = self.new_socket_path()?;
-        let listener = self.listener(&socket.path)?;
+        if self.create_directory {
+            place::create(&self.directory)?;
+        }
+        place::check(&self.directory)?;
+        // Relaxed: once is enough, and a second time does no harm.
+        if !self.swept.swap(true, Ordering::Relaxed) {
+            place::sweep(&self.directory);
+        }
+        // The process is declared later, and so it is dead when the place goes.
+        let mut place = SocketPlace::make(&self.directory, &self.name)?;
+        let listener = match self.attach {
+            Attach::Path => None,
+            Attach::Descriptor => Some(place.listen()?),
+        };
         let started =
-            Process::start(&self.command, Some(&socket.path), Streams::Kept, listener.as_ref());
+            Process::start(&self.command, Some(place.socket()), Streams::Kept, listener.as_ref());
         let mut process = started.map_err(|error| self.command.not_started(error))?;
         // Held by the worker alone, so that nobody waits at the socket of one that is dead.
         drop(listener);
-        let client = self.connect(&mut process, &socket.path)?;
-        Ok(Worker { client, process, _socket: socket })
+        let client = self.connect(&mut process, place.socket())?;
+        place.leave();
+        Ok(Worker { client, process })
     }
 
     fn is_permanent(&self, error: &WorkerError) -> bool {
@@ -382,6 +343,7 @@ impl WorkerPool {
 mod tests {
     use super::*;
     use crate::handshake::tests::Scratch;
+    use crate::handshake::{BindError, listen_for_child};
     use std::os::unix::fs::PermissionsExt;
 
     fn open_in(directory: &Path) -> Result<Worker, WorkerError> {
@@ -436,7 +398,8 @@ mod tests {
         let missing = open_in(&directory);
         let not_found = std::io::ErrorKind::NotFound;
         assert!(
-            matches!(&missing, Err(WorkerError::Socket(error)) if error.kind() == not_found),
+            matches!(&missing, Err(WorkerError::Socket { path, error })
+                if *path == directory && error.kind() == not_found),
             "{missing:?}"
         );
         let workers = SocketWorkers::new(WorkerCommand::new("/bin/false"), &directory, "test");

@@ -4,8 +4,9 @@ use crate::connections::{connections, start_server};
 use crate::settings;
 use crate::workers::worker_command;
 use ringbell::pool::AcquireError;
-use ringbell::worker::{LineWorkers, line_workers};
-use ringbell::{CallError, PoolCallError, WorkerCommand, WorkerPool};
+use ringbell::sync::{Ordering, PlainBool};
+use ringbell::worker::{LineWorkers, PoolsError, line_workers};
+use ringbell::{CallError, PoolCallError, Pools, WorkerCommand, WorkerPool};
 use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::process::{Arguments, Start, say};
 use ringbell_shm_tests::{done, scaled, signals};
@@ -64,4 +65,48 @@ pub(crate) fn a_forked_child_touches_nothing() -> Ran {
     process.expect("done");
     process.succeed();
     done!("{rounds} children that dropped guards and pools")
+}
+
+/// Forks while another thread uses the pools of the process.
+pub(crate) fn forking_global(arguments: &Arguments) {
+    let pools = || Pools::new("/nonexistent", settings(0, 1));
+    assert!(Pools::init(pools()).is_none());
+    let stop = PlainBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                std::hint::black_box(Pools::global()).expect("they are there");
+            }
+        });
+        for _ in 0..arguments.number("rounds") {
+            let status = signals::in_a_fork(|| {
+                let parents = Pools::global();
+                let forked = parents.is_some_and(|parents| {
+                    matches!(parents.acquire("a"), Err(PoolsError::Forked))
+                        && parents.close(None).is_ok()
+                        && parents.stats().is_empty()
+                });
+                let left_alone = Pools::shutdown(None).is_ok();
+                // Its own, like those of any process.
+                let first = Pools::init(pools()).is_none();
+                let own = Pools::global().is_some_and(|own| {
+                    matches!(own.acquire("a"), Err(PoolsError::UnknownWorker(_)))
+                });
+                u8::from(!(forked && left_alone && first && own))
+            });
+            assert_eq!(status, 0);
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    let pools = Pools::global().expect("they are the parent's still");
+    assert!(matches!(pools.acquire("a"), Err(PoolsError::UnknownWorker(_))));
+    say("done");
+}
+
+pub(crate) fn a_forked_child_never_waits_for_the_pools_of_its_parent() -> Ran {
+    let rounds = scaled(300).max(50);
+    let mut process = Start::role("forking_global").with("rounds", rounds).start();
+    process.expect("done");
+    process.succeed();
+    done!("{rounds} children of a busy parent")
 }

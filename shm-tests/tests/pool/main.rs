@@ -6,6 +6,7 @@ mod connections;
 mod descriptors;
 mod forks;
 mod line_workers;
+mod sockets;
 mod workers;
 
 use by_id::*;
@@ -16,6 +17,7 @@ use line_workers::*;
 use ringbell::pool::Settings;
 use ringbell_shm_tests::suite;
 use rustix::process::{Resource, Rlimit};
+use sockets::*;
 use std::time::Duration;
 use workers::*;
 
@@ -29,6 +31,7 @@ suite! {
     tests: [
         descriptors_that_run_out,
         a_forked_child_touches_nothing,
+        a_forked_child_never_waits_for_the_pools_of_its_parent,
         workers_are_replaced_when_they_die_or_hang,
         workers_that_never_serve_say_why,
         workers_die_with_their_parent,
@@ -38,8 +41,28 @@ suite! {
         line_workers_that_misbehave,
         pools_by_id,
         spawn_per_use,
+        w6_nothing_is_left_however_the_host_ends,
+        w6_the_next_host_sweeps_what_a_killed_one_left,
+        w6_a_host_that_ends_while_a_worker_starts_leaves_nothing,
+        w8_what_is_wrong_with_a_directory_is_told_at_once,
+        w9_two_hosts_that_are_both_pid_1_share_a_directory,
+        w9_a_stranger_at_the_workers_path_is_refused,
+        w9_a_worker_behind_a_wrapper_is_ours,
+        w11_a_worker_behind_a_wrapper_ends_with_its_host,
+        w11_a_worker_that_comes_too_late_does_not_serve,
     ],
-    roles: [echo_server, worker, exhausted, forking, owner],
+    roles: [
+        echo_server,
+        worker,
+        exhausted,
+        forking,
+        forking_global,
+        owner,
+        socket_worker,
+        socket_host,
+        starting_host,
+        comparing_host,
+    ],
 }
 
 fn settings(min_idle: usize, max_size: usize) -> Settings {

@@ -32,6 +32,13 @@ pub enum ConnectError {
         /// The user that the kernel names.
         have: u32,
     },
+    /// Another process listens than the worker that a pool started. Nothing was sent to it.
+    WrongServerProcess {
+        /// The process that was started.
+        want: u32,
+        /// The process that the kernel names; 0 for one of another pid namespace.
+        have: u32,
+    },
     /// The server did not answer before the deadline.
     TimedOut,
     /// The server hung up before the session began.
@@ -97,6 +104,10 @@ impl std::fmt::Display for ConnectError {
             Self::WrongServerUid { want, have } => {
                 write!(f, "the server runs as user {have}, not as user {want}")
             }
+            Self::WrongServerProcess { want, have } => write!(
+                f,
+                "process {have} listens at the socket, not process {want} or one that it started"
+            ),
             Self::TimedOut => f.write_str("the server did not answer in time"),
             Self::ServerDied => f.write_str("the server hung up during the handshake"),
             Self::NotRingbell => f.write_str("what answers at the socket is no Ringbell server"),

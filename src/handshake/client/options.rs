@@ -1,6 +1,7 @@
 //! What a client asks for, and whether what it got is that.
 
 use super::error::ConnectError;
+use super::process::ServerProcess;
 use crate::handshake::wire::{
     self, FEATURE_BYTES, FEATURE_CLOCK, FEATURE_ORDERED, FEATURE_SAMPLES, Hello, Role,
     TransportAsked,
@@ -43,6 +44,8 @@ pub(crate) struct HelloOptions {
     pub(crate) bytes: bool,
     /// The user that the server must run as; `None` for any.
     pub(crate) server_uid: Option<u32>,
+    /// The process that the server must be; `None` for any.
+    pub(crate) server_process: Option<ServerProcess>,
 }
 
 impl HelloOptions {

@@ -101,6 +101,9 @@ impl<O: Outbox> Porter<O> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &listener.socket, Token::Listener.data(), EventFlags::IN)?;
         epoll::add(&epoll, &mailbox.bell, Token::Mail.data(), EventFlags::IN)?;
+        if let Some(host) = &listener.host {
+            epoll::add(&epoll, host, Token::Host.data(), EventFlags::IN)?;
+        }
         let admission = Admission::new(&config, status)?;
         let handshakes = Shares::new(
             config.max_handshakes.into(),
@@ -215,6 +218,13 @@ impl<O: Outbox> Porter<O> {
                 self.report_death(session, Death::ProcessDied);
             }
             Token::Process(_) => {}
+            Token::Host => {
+                // Taken out by name: a forked child may hold the descriptor, and keep it in.
+                if let Some(host) = self.listener.host.take() {
+                    let _ = epoll::delete(&self.epoll, &host);
+                    self.outbox.host_ended();
+                }
+            }
         }
         true
     }

@@ -11,6 +11,7 @@ pub(super) enum Token {
     HalfOpen(u64),
     Lifeline(u64),
     Process(u64),
+    Host,
 }
 
 impl Token {
@@ -21,6 +22,7 @@ impl Token {
             Self::HalfOpen(id) => (2, id),
             Self::Lifeline(session) => (3, session),
             Self::Process(session) => (4, session),
+            Self::Host => (5, 0),
         };
         EventData::new_u64(id << 3 | kind)
     }
@@ -32,7 +34,8 @@ impl Token {
             1 => Self::Mail,
             2 => Self::HalfOpen(id),
             3 => Self::Lifeline(id),
-            _ => Self::Process(id),
+            4 => Self::Process(id),
+            _ => Self::Host,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What other threads tell a reactor: the porter about clients, anybody to stop.
 
+use crate::base::clock::now_ns;
 use crate::base::sync::{Ordering, PlainBool, PlainU64};
 use crate::server::park::Notifier;
 use crate::server::porter::Event;
@@ -72,5 +73,10 @@ impl crate::server::porter::Outbox for Arc<Mailbox> {
         self.full.store(true, Ordering::Relaxed);
         drop(events);
         self.notifier.notify();
+    }
+
+    fn host_ended(&self) {
+        // All that was asked was asked by the dead process.
+        self.stop(now_ns());
     }
 }

@@ -1,0 +1,438 @@
+//! Where the socket of a worker stands while the worker starts.
+//!
+//! Each start has a directory of its own in the pool's: for this user only (0700), with a name that
+//! cannot be foreseen. So two pools never meet, whatever their process ids, and nothing that others
+//! have in the pool's directory is touched. It goes as soon as there is a session with the worker,
+//! or none will be: nothing else connects there.
+//!
+//! This process holds a lock (`flock`) on the directory as long as it needs it. The kernel lets go
+//! of that lock when the process ends, however it ends and in whatever namespaces. So a directory
+//! of this kind that can be locked was left behind by a dead process, and [`sweep`] removes it.
+
+use super::WorkerError;
+use super::per_process::PerProcess;
+use crate::base::sync::{Mutex, lock};
+use crate::handshake::{BindError, MAX_PATH, listen_for_child};
+use crate::os::at_exit::at_exit;
+use crate::os::environment::host_socket;
+use crate::os::fork::Origin;
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use std::hash::{BuildHasher, Hasher};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, TryLockError};
+use std::time::{Duration, Instant};
+
+/// The socket's name in its directory; short, since the path of a socket is.
+const SOCKET: &str = "s";
+/// How the name of such a directory ends, behind `RANDOM` characters.
+const SUFFIX: &str = ".ring";
+/// How many characters of the name are random, of five bits each.
+const RANDOM: usize = 12;
+const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+/// How many names are tried. They meet by chance once in 2^60 times; but others may be made to
+/// take one, or a sweeper may have just locked a new directory.
+const ATTEMPTS: usize = 16;
+
+/// The place of one worker's socket. It goes with this value.
+#[derive(Debug)]
+pub(super) struct SocketPlace {
+    /// Where a worker listens: absolute.
+    socket: PathBuf,
+    directory: OwnDirectory,
+    /// Those of the process, with this one.
+    starting: Arc<Mutex<Starting>>,
+    /// Whether the socket at the path is known to be the worker's.
+    ours: bool,
+    /// Listens beside it, and accepts nothing: tells the worker who its host is.
+    _host: OwnedFd,
+    origin: Origin,
+}
+
+impl SocketPlace {
+    /// Makes a place in `directory`, whose name begins with `name`.
+    pub(super) fn make(directory: &Path, name: &str) -> Result<Self, WorkerError> {
+        let name = fitting(directory, name)?;
+        let starting = STARTING.get_or_make(|| {
+            at_exit(remove_all);
+            Mutex::default()
+        });
+        // Held until the directory is in the list.
+        let mut list = lock(&starting);
+        if list.over {
+            let error = std::io::Error::other("the process is ending");
+            return Err(WorkerError::Socket { path: directory.to_owned(), error });
+        }
+        let directory = OwnDirectory::make(directory, name)?;
+        list.places.push(directory.path.clone());
+        drop(list);
+        let socket = directory.path.join(SOCKET);
+        let host = match listen(&host_socket(&socket)) {
+            Ok(host) => host,
+            Err(error) => {
+                directory.remove();
+                lock(&starting).forget(&directory.path);
+                return Err(error);
+            }
+        };
+        let origin = Origin::here();
+        Ok(Self { socket, directory, starting, ours: false, _host: host, origin })
+    }
+
+    pub(super) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Makes the socket itself, for a worker that inherits it.
+    pub(super) fn listen(&mut self) -> Result<OwnedFd, WorkerError> {
+        let listener = listen(&self.socket)?;
+        self.ours = true;
+        Ok(listener)
+    }
+
+    /// Removes everything: there is a session with the worker.
+    pub(super) fn leave(mut self) {
+        self.ours = true;
+    }
+}
+
+impl Drop for SocketPlace {
+    fn drop(&mut self) {
+        // A forked child has a copy of this, and its parent may still need the place.
+        if !self.origin.is_here() {
+            return;
+        }
+        if self.ours || is_left_behind(&self.socket) {
+            self.directory.unlink(SOCKET);
+        }
+        self.directory.unlink_all_but_the_socket();
+        self.directory.remove();
+        lock(&self.starting).forget(&self.directory.path);
+    }
+}
+
+/// The places of this process, for its end: threads that start workers are not waited for then.
+#[derive(Debug, Default)]
+struct Starting {
+    places: Vec<PathBuf>,
+    /// The process ends: no more are made.
+    over: bool,
+}
+
+impl Starting {
+    fn forget(&mut self, path: &Path) {
+        self.places.retain(|place| place != path);
+    }
+}
+
+static STARTING: PerProcess<Mutex<Starting>> = PerProcess::new();
+
+/// Removes what workers that are starting have, at the end of the process. They die with it.
+extern "C" fn remove_all() {
+    /// Another thread may be making a place at this moment, which takes microseconds.
+    const PATIENCE: Duration = Duration::from_millis(100);
+    let give_up = Instant::now() + PATIENCE;
+    // A forked child has none of its parent's.
+    let starting = STARTING.get_or_make(Mutex::default);
+    let mut list = loop {
+        match starting.try_lock() {
+            Ok(list) => break list,
+            Err(TryLockError::Poisoned(list)) => break list.into_inner(),
+            Err(TryLockError::WouldBlock) if Instant::now() >= give_up => return,
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(1)),
+        }
+    };
+    list.over = true;
+    for place in list.places.drain(..) {
+        // The directory is this process's, has been private from the start, and nobody but its
+        // worker was told of it.
+        let socket = place.join(SOCKET);
+        for file in [&socket, &host_socket(&socket), &place.join(format!("{SOCKET}.lock"))] {
+            let _ = rustix::fs::unlink(file);
+        }
+        let _ = rustix::fs::rmdir(&place);
+    }
+}
+
+/// As much of `name` as fits into the path of a socket in `directory`.
+fn fitting<'a>(directory: &Path, name: &'a str) -> Result<&'a str, WorkerError> {
+    let longest = host_socket(Path::new(SOCKET));
+    let least = directory.as_os_str().len() + "/-/".len() + RANDOM + SUFFIX.len();
+    let least = least + longest.as_os_str().len();
+    let room = MAX_PATH.saturating_sub(least).min(name.len());
+    match name.get(..room) {
+        Some(name) if room > 0 => Ok(name),
+        _ => Err(WorkerError::PathTooLong {
+            directory: directory.to_owned(),
+            len: least + 1,
+            max: MAX_PATH,
+        }),
+    }
+}
+
+fn listen(path: &Path) -> Result<OwnedFd, WorkerError> {
+    listen_for_child(path).map_err(|error| {
+        let error = match error {
+            BindError::Io(error) => error,
+            BindError::PermissionDenied(_) => std::io::ErrorKind::PermissionDenied.into(),
+            other => std::io::Error::other(other),
+        };
+        WorkerError::Socket { path: path.to_owned(), error }
+    })
+}
+
+/// Whether a socket is at this path at which no process listens any more.
+fn is_left_behind(socket: &Path) -> bool {
+    let is_socket = rustix::fs::lstat(socket)
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket);
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let probe = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
+    match (is_socket, probe, SocketAddrUnix::new(socket)) {
+        (true, Ok(probe), Ok(address)) => {
+            rustix::net::connect(&probe, &address) == Err(Errno::CONNREFUSED)
+        }
+        _ => false,
+    }
+}
+
+/// A directory that this process has locked.
+#[derive(Debug)]
+struct OwnDirectory {
+    path: PathBuf,
+    /// Closing it gives the lock back.
+    file: OwnedFd,
+}
+
+impl OwnDirectory {
+    fn make(parent: &Path, name: &str) -> Result<Self, WorkerError> {
+        let mut path = parent.to_owned();
+        for _ in 0..ATTEMPTS {
+            path = parent.join(format!("{name}-{}{SUFFIX}", random()));
+            let failed = |error| Err(WorkerError::Socket { path: path.clone(), error });
+            match std::fs::DirBuilder::new().mode(0o700).create(&path) {
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
+                Err(error) => return failed(error),
+                Ok(()) => {}
+            }
+            match Self::lock(path.clone(), IfUnlockable::Use) {
+                Ok(Some(own)) => return Ok(own),
+                // A sweeper was faster, and removes it.
+                Ok(None) | Err(Errno::NOENT) => {}
+                Err(errno) => {
+                    let _ = rustix::fs::rmdir(&path);
+                    return failed(errno.into());
+                }
+            }
+        }
+        Err(WorkerError::Socket { path, error: Errno::EXIST.into() })
+    }
+
+    /// Locks a directory of this user; `None` if another process has it, or it is none of these
+    /// directories.
+    fn lock(path: PathBuf, unlockable: IfUnlockable) -> Result<Option<Self>, Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::open(&path, flags, Mode::empty())?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Ok(None),
+            // Some network file systems lock no directories; then nobody sweeps there.
+            Err(_) if unlockable == IfUnlockable::Use => {}
+            Err(errno) => return Err(errno),
+        }
+        let own = Self { path, file };
+        let stat = rustix::fs::fstat(&own.file)?;
+        let is_private = stat.st_uid == rustix::process::geteuid().as_raw()
+            && Mode::from_raw_mode(stat.st_mode) & Mode::from_raw_mode(0o777) == Mode::RWXU;
+        Ok((is_private && own.is_in_place(&stat)).then_some(own))
+    }
+
+    /// Whether its path still leads to it.
+    fn is_in_place(&self, own: &Stat) -> bool {
+        rustix::fs::lstat(&self.path)
+            .is_ok_and(|found| (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino))
+    }
+
+    fn unlink(&self, name: impl AsRef<Path>) {
+        let _ = rustix::fs::unlinkat(&self.file, name.as_ref(), AtFlags::empty());
+    }
+
+    /// Removes what hosts and servers have beside the socket.
+    fn unlink_all_but_the_socket(&self) {
+        self.unlink(host_socket(Path::new(SOCKET)));
+        // The lock that a server holds while it binds. One that is killed then leaves it behind.
+        self.unlink(format!("{SOCKET}.lock"));
+    }
+
+    /// Removes it, if nothing else is in it.
+    fn remove(&self) {
+        if rustix::fs::fstat(&self.file).is_ok_and(|own| self.is_in_place(&own)) {
+            let _ = rustix::fs::rmdir(&self.path);
+        }
+    }
+}
+
+/// What to do with a directory if its file system, or a sandbox, refuses to lock it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum IfUnlockable {
+    Use,
+    LeaveAlone,
+}
+
+fn random() -> String {
+    // The standard library seeds its hash maps from the kernel's random numbers.
+    let mut bits = std::hash::RandomState::new().build_hasher().finish();
+    let mut text = String::with_capacity(RANDOM);
+    for _ in 0..RANDOM {
+        text.push(char::from(ALPHABET[(bits % 32) as usize]));
+        bits /= 32;
+    }
+    text
+}
+
+/// Whether a name is of the kind that [`random`] makes.
+fn is_of_a_place(name: &[u8]) -> bool {
+    let Some(name) = name.strip_suffix(SUFFIX.as_bytes()) else { return false };
+    let Some(at) = name.len().checked_sub(RANDOM + 1) else { return false };
+    name[at] == b'-' && name[at + 1..].iter().all(|byte| ALPHABET.contains(byte))
+}
+
+/// Removes what hosts of this user have left in `directory` that ended while a worker started.
+pub(super) fn sweep(directory: &Path) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        if !is_of_a_place(entry.file_name().as_bytes()) {
+            continue;
+        }
+        let Ok(Some(left)) = OwnDirectory::lock(entry.path(), IfUnlockable::LeaveAlone) else {
+            continue;
+        };
+        let socket = left.path.join(SOCKET);
+        if std::fs::symlink_metadata(&socket).is_ok() {
+            // An orphan may serve there, or somebody else may.
+            if !is_left_behind(&socket) {
+                continue;
+            }
+            left.unlink(SOCKET);
+        }
+        left.unlink_all_but_the_socket();
+        left.remove();
+    }
+}
+
+/// Makes the directory of a pool, for this user only, if it is missing; nothing above it.
+pub(super) fn create(directory: &Path) -> Result<(), WorkerError> {
+    match std::fs::DirBuilder::new().mode(0o700).create(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(WorkerError::Socket { path: directory.to_owned(), error })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a directory in which others may remove what a worker has there, and put theirs in its
+/// place. Root may do so anywhere.
+pub(super) fn check(directory: &Path) -> Result<(), WorkerError> {
+    const STICKY: u32 = 0o1000;
+    const OTHERS_WRITE: u32 = 0o022;
+    let unusable = |error| WorkerError::Socket { path: directory.to_owned(), error };
+    let found = std::fs::metadata(directory).map_err(unusable)?;
+    if !found.is_dir() {
+        return Err(unusable(std::io::ErrorKind::NotADirectory.into()));
+    }
+    let (owner, mode) = (found.uid(), found.mode() & 0o7777);
+    let ours = owner == rustix::process::geteuid().as_raw() || owner == 0;
+    if ours && (mode & OTHERS_WRITE == 0 || mode & STICKY != 0) {
+        return Ok(());
+    }
+    Err(WorkerError::UnsafeDirectory { directory: directory.to_owned(), owner, mode })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handshake::tests::Scratch;
+    use std::os::unix::net::UnixListener;
+
+    fn entries(directory: &Path) -> usize {
+        std::fs::read_dir(directory).expect("it is there").count()
+    }
+
+    #[test]
+    fn w6_a_place_goes_with_what_is_in_it() {
+        let scratch = Scratch::new();
+        let directory = scratch.path("workers");
+        std::fs::create_dir(&directory).expect("made");
+        let mut place = SocketPlace::make(&directory, "api").expect("made");
+        let _listener = place.listen().expect("it listens");
+        let own = place.socket().parent().expect("a directory").to_owned();
+        assert_eq!(std::fs::metadata(&own).expect("there").mode() & 0o777, 0o700);
+        let again = OwnDirectory::lock(own.clone(), IfUnlockable::LeaveAlone);
+        assert!(matches!(again, Ok(None)), "it is locked: {again:?}");
+        sweep(&directory);
+        assert!(place.socket().exists(), "it has an owner");
+        std::fs::write(own.join("s.lock"), "").expect("a server was killed");
+        place.leave();
+        assert_eq!(entries(&directory), 0);
+    }
+
+    #[test]
+    fn w6_what_a_dead_host_left_is_swept() {
+        let scratch = Scratch::new();
+        let directory = scratch.path("workers");
+        std::fs::create_dir(&directory).expect("made");
+        let mut place = SocketPlace::make(&directory, "api").expect("made");
+        drop(place.listen().expect("it listened"));
+        // As if the process had ended: the lock goes, and the files stay.
+        let SocketPlace { directory: own, _host, .. } = &place;
+        rustix::fs::flock(&own.file, FlockOperation::Unlock).expect("unlocked");
+        rustix::net::shutdown(_host, rustix::net::Shutdown::Both).expect("shut down");
+        sweep(&directory);
+        assert_eq!(entries(&directory), 0);
+        std::mem::forget(place);
+    }
+
+    #[test]
+    fn w9_what_is_foreign_is_left_alone() {
+        let scratch = Scratch::new();
+        let directory = scratch.path("workers");
+        std::fs::create_dir(&directory).expect("made");
+        // A stranger at the worker's own path.
+        let place = SocketPlace::make(&directory, "api").expect("made");
+        let stranger = place.socket().to_owned();
+        let _stranger = UnixListener::bind(&stranger).expect("bound");
+        drop(place);
+        assert!(stranger.exists());
+        // Names of the kind, which others gave.
+        let name = |name: &str| directory.join(format!("{name}-abcdefgh2345.ring"));
+        std::fs::write(name("file"), "x").expect("a file");
+        std::os::unix::fs::symlink(&directory, name("link")).expect("a link");
+        std::fs::create_dir(name("open")).expect("a directory for all");
+        std::fs::create_dir(name("full")).expect("a directory with a file");
+        std::fs::set_permissions(name("full"), std::os::unix::fs::PermissionsExt::from_mode(0o700))
+            .expect("set");
+        std::fs::write(name("full").join("data"), "x").expect("written");
+        std::fs::create_dir(directory.join("abc.ring")).expect("another name");
+        sweep(&directory);
+        assert_eq!(entries(&directory), 6);
+        assert!(name("full").join("data").exists() && stranger.exists());
+    }
+
+    #[test]
+    fn w8_a_path_has_as_much_of_the_name_as_fits() {
+        let long = "n".repeat(32);
+        let name = |length: usize| fitting(Path::new(&"d".repeat(length)), &long).map(str::len);
+        assert_eq!(name(20).ok(), Some(32));
+        let most = (1..MAX_PATH).rev().find(|length| name(*length).is_ok()).expect("some fit");
+        assert_eq!(name(most).ok(), Some(1));
+        match name(most + 1) {
+            Err(error @ WorkerError::PathTooLong { len, max, .. }) => {
+                assert_eq!((len, max), (MAX_PATH + 1, MAX_PATH));
+                assert!(error.is_permanent() && error.to_string().contains("ddd"), "{error}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
