@@ -320,10 +320,16 @@ impl Account {
     /// Whether a request may be read. If not, the reader is woken when that may have changed.
     ///
     /// A client that holds next to nothing is read from as long as its uid has anything left.
+    /// `buffer`: what of its bytes is the buffer that is read into, which must not keep itself from
+    /// being read. A client that holds nothing else is read from in any case.
     #[cold]
-    pub(crate) fn may_read(&self) -> bool {
+    pub(crate) fn may_read(&self, buffer: u64) -> bool {
         let (share, total) = (&self.share.level, &self.share.total.level);
         self.finds_room(|[own, shared, all]| {
+            let own = own.saturating_sub(buffer);
+            if buffer != 0 && own == 0 {
+                return true;
+            }
             let little = own < LITTLE && shared < share.most && all < total.most;
             let usual = all < total.soft && self.share.is_fair(shared, all);
             let reserved = shared < self.share.reserved / 2;

@@ -358,9 +358,12 @@ impl SessionCore {
         }
     }
 
-    /// Whether what a socket is read into is large, and charged: to read on takes no more of it.
-    pub(crate) fn has_large_buffer(&self) -> bool {
-        matches!(&self.link, Link::Socket(socket) if socket.is_large())
+    /// What is charged for the buffer that a socket is read into.
+    pub(crate) fn large_buffer(&self) -> u64 {
+        match &self.link {
+            Link::Rings(_) => 0,
+            Link::Socket(socket) => socket.large_buffer(),
+        }
     }
 
     /// Takes note of what the kernel says of the socket, and writes what waited for it. Not for

@@ -164,10 +164,9 @@ impl SocketLink {
         self.account = Some(account);
     }
 
-    /// Whether the incoming buffer is a large one, which is charged: to read on, frame by frame,
-    /// takes no more of these.
-    pub(crate) fn is_large(&self) -> bool {
-        self.incoming_charge.bytes() != 0
+    /// What is charged for the incoming buffer: 0 unless it is a large one.
+    pub(crate) fn large_buffer(&self) -> u64 {
+        self.incoming_charge.bytes()
     }
 
     /// The socket, to wait for.

@@ -41,15 +41,15 @@ fn requests_leave_room_for_answers() {
     let total = total(limits());
     let account = total.share(0).account();
     let request = account.charge(8 * MIB);
-    assert!(!account.may_read() && account.may_set_aside());
+    assert!(!account.may_read(0) && account.may_set_aside());
     assert!(total.is_tight());
     let answer = account.charge_answer(8 * MIB).expect("room");
     assert!(account.charge_answer(1).is_none());
     assert!(!account.may_set_aside());
     drop(request);
-    assert!(!account.may_read());
+    assert!(!account.may_read(0));
     drop(answer);
-    assert!(account.may_read());
+    assert!(account.may_read(0));
 }
 
 #[test]
@@ -64,10 +64,10 @@ fn a_message_that_arrives_may_exceed_the_limit_of_its_client_but_not_of_its_uid(
     let mut second = Charge::default();
     assert!(!second.grow_to(&other, 5 * MIB));
     assert!(second.grow_to(&other, 4 * MIB));
-    assert!(!other.may_read(), "its uid holds too much");
+    assert!(!other.may_read(0), "its uid holds too much");
     drop(second);
-    assert!(other.may_read(), "it holds nothing");
-    assert!(total.share(0).account().may_read(), "another uid does not");
+    assert!(other.may_read(0), "it holds nothing");
+    assert!(total.share(0).account().may_read(0), "another uid does not");
 }
 
 #[test]
@@ -106,17 +106,17 @@ fn p2_a_listed_uid_has_its_floor_whatever_others_hold() {
     }
     assert!(total.held() > 64 << 20);
     let last = total.share(3).account();
-    assert!(last.may_read() && last.may_set_aside());
+    assert!(last.may_read(0) && last.may_set_aside());
     let mut arriving = Charge::default();
     assert!(arriving.grow_to(&last, 4 * MIB));
-    assert!(!last.may_read(), "half of its floor is for requests");
+    assert!(!last.may_read(0), "half of its floor is for requests");
     assert!(arriving.grow_to(&last, 6 * MIB));
     assert!(!arriving.grow_to(&last, 6 * MIB + 1), "one quarter of it is for answers");
     assert!(!last.may_set_aside());
     let answer = last.charge_answer(2 * MIB).expect("the rest of its floor");
     assert!(last.charge_answer(1).is_none());
     drop((arriving, answer));
-    assert!(last.may_read());
+    assert!(last.may_read(0));
     drop(held);
     assert_eq!((total.held(), total.unused.load(Ordering::Relaxed)), (0, 32 << 20));
 }
@@ -167,7 +167,7 @@ fn who_waits_for_room_is_woken() {
     let total = Total::new(limits(), Box::new(wake));
     let account = total.share(0).account();
     let charge = account.charge(16 * MIB);
-    assert!(!account.may_read());
+    assert!(!account.may_read(0));
     assert!(wakes.try_recv().is_err());
     let waiting = account.clone();
     let waiter = std::thread::spawn(move || waiting.wait_for_answer(MIB, None, || false).is_some());
@@ -176,7 +176,7 @@ fn who_waits_for_room_is_woken() {
     assert!(waiter.join().expect("no panic"));
     // Nobody waits: nobody is woken.
     while wakes.try_recv().is_ok() {}
-    assert!(account.may_read());
+    assert!(account.may_read(0));
     drop(account.charge(MIB));
     assert!(wakes.try_recv().is_err());
 }
@@ -294,4 +294,23 @@ fn what_can_never_find_room_is_known() {
         assert!(account.charge_answer(bytes + 1).is_none(), "it never fits");
         assert!(account.charge_answer(bytes).is_some(), "it fits where nothing is held");
     }
+}
+
+#[test]
+fn what_is_read_into_does_not_keep_itself_from_being_read() {
+    let total = total(HeldLimits { client: 80_000, uid: 100_000, max_message: 60_000, ..limits() });
+    let share = total.share(0);
+    let (account, other) = (share.account(), share.account());
+    let buffer = account.charge(60_000);
+    let more = account.charge(10_000);
+    assert!(!account.may_read(0) && account.may_read(60_000), "it holds little beside that");
+    drop(more);
+    let more = account.charge(20_000);
+    assert!(!account.may_read(60_000), "a quarter of what it may hold");
+    drop(more);
+    let _all = other.charge(100_000);
+    assert!(!other.may_read(0) && !account.may_read(0), "its uid holds too much");
+    assert!(account.may_read(60_000), "what it has to give back");
+    drop(buffer);
+    assert!(!account.may_read(0));
 }

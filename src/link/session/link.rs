@@ -298,14 +298,14 @@ impl Socket {
 
     /// Frees what it reads into, if that is empty, large, and charged.
     pub(super) fn free_charged(&mut self) {
-        if self.link.is_large() {
+        if self.large_buffer() != 0 {
             self.link.free_incoming();
         }
     }
 
-    /// Whether what it reads into is large, and charged.
-    pub(super) fn is_large(&self) -> bool {
-        self.link.is_large()
+    /// What is charged for the buffer that it reads into.
+    pub(super) fn large_buffer(&self) -> u64 {
+        self.link.large_buffer()
     }
 
     /// Whether the peer has closed its end, whatever is left to read.

@@ -130,18 +130,20 @@ impl Slot {
     /// its end: otherwise its memory would never come back.
     #[cold]
     pub(super) fn has_room(&self) -> bool {
-        let account = &self.caller.0.account;
-        account.may_read()
-            || (self.flights.streams != 0 && account.may_set_aside())
+        self.may_run()
+            || (self.flights.streams != 0 && self.caller.0.account.may_set_aside())
             || self.session.is_arriving()
-            // The same for frames: what they are read into is charged until they are read.
-            || (self.session.has_large_buffer() && self.flights.len() == 0 && self.queue.is_empty())
     }
 
     /// Whether what is held lets a request begin that was read.
     #[cold]
     pub(super) fn may_run(&self) -> bool {
-        self.caller.0.account.may_read()
+        // Flights that are kept to be used again hold nothing back either.
+        let buffer = match self.session.large_buffer() {
+            0 => 0,
+            buffer => buffer + self.flights.spare_bytes(),
+        };
+        self.caller.0.account.may_read(buffer)
     }
 
     /// Whether a request of the backlog may begin: it is charged already.
@@ -345,6 +347,11 @@ impl Flights {
         if self.spare.len() < self.spare_most && !self.wants_room {
             self.spare.push(flight);
         }
+    }
+
+    /// What flights that are kept to be used again are charged with.
+    fn spare_bytes(&self) -> u64 {
+        (self.spare.len() * FLIGHT) as u64
     }
 
     /// An item of a stream waits for room: from now on, as long as there are streams, no flights
