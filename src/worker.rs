@@ -8,8 +8,17 @@
 //!
 //! A worker is killed (SIGKILL, and what it started with it, as far as that stays in its process
 //! group) when it is closed, when its pool is dropped, and by the kernel when this process ends,
-//! however that happens. None is left as a zombie. All workers of a process are started, and their
-//! standard error is read, by one thread, which starts with the first of them and stays.
+//! however that happens. None is left as a zombie.
+//!
+//! The kernel kills only what this process has started itself. If that is a wrapper (a shell
+//! script, say) and this process is killed, what runs behind the wrapper is told by the end of its
+//! standard input: a program that speaks lines has to end then, as programs of this kind do.
+//!
+//! Threads of this library start the workers, read what they print, and show it, if that is wanted.
+//! They start with the first worker and stay. None of them waits for another one, so that a program
+//! that the file system does not deliver, or a standard error that is not read, delays no other
+//! pool. This process may ignore SIGCHLD, or wait for children that are not its own: then how a
+//! worker has ended may not be known, and that it has ended always is.
 
 mod attendant;
 mod error;
