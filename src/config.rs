@@ -157,6 +157,15 @@ pub struct Worker {
     /// Its working directory. Default: that of the program.
     #[serde(default)]
     pub directory: Option<PathBuf>,
+    /// The CPUs that it may run on. Default: those of the program.
+    #[serde(default)]
+    pub cpus: Option<Vec<usize>>,
+    /// Its nice value. Default: that of the program.
+    #[serde(default)]
+    pub nice: Option<i32>,
+    /// The signals that are blocked in it when it starts. Default: as in the program's main thread.
+    #[serde(default)]
+    pub blocked_signals: Option<Vec<i32>>,
     /// How long it may take to be ready.
     #[serde(default = "ten_seconds", with = "time")]
     pub start_timeout: Duration,
@@ -359,6 +368,7 @@ impl Ipc {
             let pool = worker.pool.over(&self.pool);
             pool.check().map_err(settings(format!("ipc.workers.{id}.pool")))?;
             worker.check().map_err(|message| ConfigError::Worker { id: id.clone(), message })?;
+            worker.start().check().map_err(settings(format!("ipc.workers.{id}")))?;
         }
         Ok(())
     }
@@ -410,12 +420,6 @@ impl Worker {
         if self.command.first().is_none_or(String::is_empty) {
             return Err("command is empty");
         }
-        if self.start_timeout.is_zero() {
-            return Err("start_timeout is 0");
-        }
-        if self.ping_timeout.is_zero() {
-            return Err("ping_timeout is 0");
-        }
         match self.kind {
             WorkerKind::Serving if self.ready_line.is_some() => {
                 Err("ready_line is for workers that speak lines")
@@ -431,7 +435,7 @@ impl Worker {
         }
     }
 
-    fn spec(&self) -> WorkerSpec {
+    fn start(&self) -> WorkerCommand {
         let program = self.command.first().cloned().unwrap_or_default();
         let mut command = WorkerCommand::new(program)
             .args(self.command.iter().skip(1))
@@ -447,6 +451,20 @@ impl Worker {
         if let Some(directory) = &self.directory {
             command = command.current_dir(directory);
         }
+        if let Some(cpus) = &self.cpus {
+            command = command.cpus(cpus.iter().copied());
+        }
+        if let Some(nice) = self.nice {
+            command = command.nice(nice);
+        }
+        if let Some(signals) = &self.blocked_signals {
+            command = command.blocked_signals(signals.iter().copied());
+        }
+        command
+    }
+
+    fn spec(&self) -> WorkerSpec {
+        let command = self.start();
         match self.kind {
             WorkerKind::Serving => WorkerSpec::Serving(command, self.attach),
             WorkerKind::Lines => {

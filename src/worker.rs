@@ -8,13 +8,20 @@
 //!
 //! A worker is killed (SIGKILL, and what it started with it, as far as that stays in its process
 //! group) when it is closed, when its pool is dropped, and by the kernel when this process ends,
-//! however that happens. A worker that serves also watches this process itself: its server shuts
-//! down when this process is dead. So that holds behind a wrapper script as well, which the kernel
-//! alone would kill; the script must pass the environment on (`RINGBELL_SOCKET`), and the worker
-//! serve where it was told to. A handler that is running is not interrupted.
+//! however that happens. None is left as a zombie.
 //!
-//! None is left as a zombie. All workers of a process are started, and their
-//! standard error is read, by one thread, which starts with the first of them and stays.
+//! The kernel kills only what this process has started itself. A worker that serves also watches
+//! this process: its server shuts down when this process is dead. So that holds behind a wrapper
+//! (a shell script, say) as well; the wrapper must pass the environment on (`RINGBELL_SOCKET`), and
+//! the worker serve where it was told to. A handler that is running is not interrupted. A program
+//! that speaks lines is told behind a wrapper by the end of its standard input: it has to end then,
+//! as programs of this kind do.
+//!
+//! Threads of this library start the workers, read what they print, and show it, if that is wanted.
+//! They start with the first worker and stay. None of them waits for another one, so that a program
+//! that the file system does not deliver, or a standard error that is not read, delays no other
+//! pool. This process may ignore SIGCHLD, or wait for children that are not its own: then how a
+//! worker has ended may not be known, and that it has ended always is.
 
 mod attendant;
 mod error;

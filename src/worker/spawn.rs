@@ -148,9 +148,11 @@ pub(super) fn start(plan: &Plan) -> Result<Child, Failure> {
     // SAFETY: the kernel has just made it, for this call.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     let mut child = Child { pid, pidfd: Arc::new(pidfd), origin: Origin::here(), ended: None };
+    // SAFETY: a place in `instructions`, which are still there.
+    let failure = unsafe { &raw const (*shared).failure };
     // SAFETY: the child is past its last write: this thread goes on after that. Read as memory that
     // somebody else has written.
-    match unsafe { (&raw const (*shared).failure).read_volatile() } {
+    match unsafe { failure.read_volatile() } {
         None => Ok(child),
         Some(failure) => {
             child.wait(WaitIdOptions::EXITED);

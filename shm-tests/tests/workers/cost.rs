@@ -153,8 +153,8 @@ pub(crate) fn w12_a_large_host_starts_workers_as_std_does() -> Ran {
             our_stall / 1e6,
             their_stall / 1e6
         );
-        // A stall that is shorter than one start by std is noise of the scheduler: a host that copies
-        // page tables stalls a hundred times longer.
+        // A stall that is shorter than one start by std is noise of the scheduler: a host that
+        // copies page tables stalls a hundred times longer.
         if ours <= 2.0 * theirs && our_stall <= (2.0 * their_stall).max(theirs) {
             return done!("{told}");
         }

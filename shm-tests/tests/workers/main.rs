@@ -36,7 +36,16 @@ suite! {
         w12_a_large_host_starts_workers_as_std_does,
         worker_torture,
     ],
-    roles: [odd_host, forking_host, grouping_host, unread_host, pinned_host, wrapping_host, large_host, tortured],
+    roles: [
+        odd_host,
+        forking_host,
+        grouping_host,
+        unread_host,
+        pinned_host,
+        wrapping_host,
+        large_host,
+        tortured,
+    ],
 }
 
 const SOON: Option<Duration> = Some(Duration::from_secs(30));

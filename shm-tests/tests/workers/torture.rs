@@ -51,7 +51,7 @@ fn round(number: u64, pools: &[LineWorkerPool; 2], missing: &LineWorkerPool, cou
             other => panic!("{other:?}"),
         }
     }
-    let pool = &pools[usize::from(number % 3 == 0)];
+    let pool = &pools[usize::from(number.is_multiple_of(3))];
     let mut worker = loop {
         match pool.acquire() {
             Ok(worker) => break worker,
