@@ -1,6 +1,7 @@
 //! What a driver that serves many callers at once needs of a client: sending with the progress kept
 //! outside, and handing out what has come. Nothing here waits, and nothing is set aside.
 
+use super::receive::Taken;
 use super::stream::Next;
 use super::{CallError, Client, LOOK_MOST, RemoteError, SendError, SessionEnd};
 use crate::base::clock::{Deadline, now_ns};
@@ -173,9 +174,12 @@ impl Client {
     ) -> Result<(), SessionEnd> {
         self.usable()?;
         for _ in 0..LOOK_MOST {
-            let head = match self.look(None) {
-                Ok(Some(head)) => head,
-                Ok(None) => break,
+            let head = match self.take_next() {
+                Ok(Taken::Answer(head)) => head,
+                Ok(Taken::Nothing) => break,
+                // Whoever reads a stream takes items before more come.
+                Ok(Taken::Other) if self.holds_much() => break,
+                Ok(Taken::Partial | Taken::Other) => continue,
                 Err(over) => return Err(self.fail(over)),
             };
             let outcome = match head.kind() {
@@ -217,10 +221,7 @@ impl Client {
                 self.grant(call);
                 Ok(Some(Some(item)))
             }
-            Some(Next::End(end)) => {
-                self.streams.forget(call);
-                end.map(|()| Some(None)).map_err(CallError::Remote)
-            }
+            Some(Next::End(end)) => self.ended(call, end).map(|()| Some(None)),
         }
     }
 
