@@ -311,6 +311,11 @@ fn near(options: ConnectOptions) -> ConnectOptions {
 }
 
 /// So many steps, or as many times that as `RINGBELL_TEST_SCALE` says.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a number of steps, as large as somebody waits for"
+)]
 fn scaled(steps: u32) -> u32 {
     let scale = std::env::var("RINGBELL_TEST_SCALE").ok().and_then(|scale| scale.parse().ok());
     (f64::from(steps) * scale.unwrap_or(1.0)) as u32

@@ -8,6 +8,7 @@ use crate::base::clock::{Deadline, now_ns};
 use crate::base::sync::spin_hint;
 use crate::client::calls::CallId;
 use crate::link::lifeline;
+use crate::link::readiness::Readiness;
 use crate::link::session::{Head, SendProgress, Sent};
 use crate::memory::layout::Kind;
 use crate::os::peer_socket::PeerSocket;
@@ -255,6 +256,11 @@ impl Client {
         if side.sleeper.is_armed_for_event() {
             side.sleeper.disarm();
         }
+    }
+
+    /// What is there is looked for, whatever the kernel has said of a socket.
+    pub(crate) fn ask_the_kernel(&mut self) {
+        self.session.ready(Readiness::UNKNOWN);
     }
 
     /// From now on it looks out and parks, and nothing between: whoever drives it has other things
