@@ -62,7 +62,8 @@ pub use tower::TowerService;
 /// was connected, of either flavour: a task of it, the driver, does the waiting. Futures may be
 /// polled elsewhere. The session ends with the last clone, call and stream. When the runtime is
 /// dropped first, calls in flight end with
-/// [`CallError::Disconnected`](crate::CallError::Disconnected).
+/// [`CallError::Disconnected`](crate::CallError::Disconnected). What was sent over a socket that
+/// takes no more is pushed out for five seconds after the session's last user is gone.
 ///
 /// Any future may be dropped at any time; each says what that does.
 ///

@@ -1,8 +1,9 @@
 //! Answers find their calls, whatever else a client does in between.
 
+use ringbell::layout::code;
 use ringbell::{
-    CallError, CallId, Client, ConnectOptions, OwnedRequest, RecvError, Responder, SendError,
-    Server, ServerHandle, TransportChoice, WaitSettings,
+    Answer, CallError, CallId, Client, ConnectOptions, OwnedRequest, RecvError, RemoteError,
+    Responder, SendError, Server, ServerHandle, TransportChoice, WaitSettings,
 };
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::collections::HashMap;
@@ -63,6 +64,16 @@ impl Open {
 struct Oracle {
     sent: HashMap<CallId, Vec<u8>>,
     streams: Vec<Open>,
+    /// Whether its client may hold so little that streams and large answers are dropped.
+    is_near: bool,
+}
+
+/// The longest answer that is kept in any case.
+const KEPT: usize = 4 << 10;
+
+/// Whether the client had no room for it.
+fn is_not_kept(error: &RemoteError) -> bool {
+    error.code == code::NOT_KEPT
 }
 
 impl Oracle {
@@ -70,9 +81,14 @@ impl Oracle {
         assert!(self.sent.insert(call, request).is_none(), "an id that is in use");
     }
 
-    fn check(&mut self, call: CallId, answer: &[u8]) {
-        let sent = self.sent.remove(&call).expect("an answer to a call that waits for one");
-        assert!(answer == sent, "the answer to another call");
+    fn check(&mut self, answer: &Answer<'_>) {
+        let sent = self.sent.remove(&answer.call).expect("an answer to a call that waits for one");
+        match &answer.outcome {
+            Ok(answer) => assert!(answer[..] == sent, "the answer to another call"),
+            Err(error) => {
+                assert!(self.is_near && is_not_kept(error) && sent.len() > KEPT, "{error}");
+            }
+        }
     }
 
     /// Looks for an item of some stream for at most `timeout`.
@@ -82,6 +98,9 @@ impl Oracle {
             Ok(true) => open.check(&item),
             Ok(false) => self.streams.swap_remove(at).is_over(),
             Err(CallError::TimedOut { .. }) => {}
+            Err(CallError::Remote(error)) if self.is_near && is_not_kept(&error) => {
+                self.streams.swap_remove(at);
+            }
             Err(error) => panic!("{error}"),
         }
     }
@@ -93,7 +112,12 @@ fn full(error: SendError) {
 }
 
 /// A call with a request of this length at least.
-fn calls(client: &mut Client, chance: &mut Chance, least: u64, timeout: Option<Duration>) {
+fn calls(
+    client: &mut Client,
+    chance: &mut Chance,
+    (least, is_near): (u64, bool),
+    timeout: Option<Duration>,
+) {
     let request = chance.payload(ECHO, least, 3 * least + 200);
     let called = match chance.below(3) {
         0 => client.call_timeout(&request, timeout).map(|answer| *answer == request[..]),
@@ -111,6 +135,9 @@ fn calls(client: &mut Client, chance: &mut Chance, least: u64, timeout: Option<D
         Ok(same) => assert!(same, "the answer to another call"),
         Err(CallError::TimedOut { .. }) if timeout.is_some() => {}
         Err(CallError::TooManyInFlight { .. }) => {}
+        // It came while its request was being pushed out.
+        Err(CallError::Remote(error)) if is_near && is_not_kept(&error) && request.len() > KEPT => {
+        }
         Err(error) => panic!("{error}"),
     }
 }
@@ -119,9 +146,9 @@ fn calls(client: &mut Client, chance: &mut Chance, least: u64, timeout: Option<D
 fn step(client: &mut Client, chance: &mut Chance, oracle: &mut Oracle) {
     let soon = Some(Duration::from_nanos(chance.below(3_000)));
     match chance.below(14) {
-        0..=2 => calls(client, chance, 0, soon),
-        3 => calls(client, chance, 100_000, soon),
-        4..=5 => calls(client, chance, 100_000, None),
+        0..=2 => calls(client, chance, (0, oracle.is_near), soon),
+        3 => calls(client, chance, (100_000, oracle.is_near), soon),
+        4..=5 => calls(client, chance, (100_000, oracle.is_near), None),
         6..=7 => {
             // Now and then so many that the next call finds many answers in its way.
             for _ in 0..[1, 1, 100][usize::try_from(chance.below(3)).expect("small")] {
@@ -168,7 +195,7 @@ fn step(client: &mut Client, chance: &mut Chance, oracle: &mut Oracle) {
             let _ = client.send_one_way(&message, soon).map_err(full);
         }
         _ => match client.recv(Some(Duration::from_micros(chance.below(50)))) {
-            Ok(answer) => oracle.check(answer.call, &answer.outcome.expect("an echo")),
+            Ok(answer) => oracle.check(&answer),
             Err(RecvError::TimedOut | RecvError::NothingInFlight) => {}
             Err(error) => panic!("{error}"),
         },
@@ -236,16 +263,22 @@ fn answer(request: OwnedRequest, responder: Responder) {
     });
 }
 
-fn steps(options: ConnectOptions, one_cpu: bool, steps: u32, alive: &mpsc::Sender<()>) {
+fn steps(
+    options: ConnectOptions,
+    (one_cpu, is_near): (bool, bool),
+    steps: u32,
+    alive: &mpsc::Sender<()>,
+) {
     if one_cpu {
         // The server answers as soon as the last byte of a request is there, before its client
         // goes on.
         pin();
     }
     let serving = Serving::new();
+    let options = if is_near { near(options) } else { options };
     let mut client = options.max_in_flight(200).connect(serving.path()).expect("connected");
     let mut chance = Chance(0x9e37_79b9_7f4a_7c15);
-    let mut oracle = Oracle::default();
+    let mut oracle = Oracle { is_near, ..Oracle::default() };
     for _ in 0..steps {
         step(&mut client, &mut chance, &mut oracle);
         alive.send(()).expect("the watch");
@@ -256,7 +289,7 @@ fn steps(options: ConnectOptions, one_cpu: bool, steps: u32, alive: &mpsc::Sende
     }
     loop {
         match client.recv(None) {
-            Ok(answer) => oracle.check(answer.call, &answer.outcome.expect("an echo")),
+            Ok(answer) => oracle.check(&answer),
             Err(RecvError::NothingInFlight) => break,
             Err(error) => panic!("{error}"),
         }
@@ -270,6 +303,22 @@ fn steps(options: ConnectOptions, one_cpu: bool, steps: u32, alive: &mpsc::Sende
         assert_eq!(over, Err(RecvError::NothingInFlight));
         std::thread::yield_now();
     }
+}
+
+/// Has a client hold no more than a message of the largest size. Four large items are that much.
+fn near(options: ConnectOptions) -> ConnectOptions {
+    options.max_message(450_000).max_held_bytes(0)
+}
+
+/// So many steps, or as many times that as `RINGBELL_TEST_SCALE` says.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a number of steps, as large as somebody waits for"
+)]
+fn scaled(steps: u32) -> u32 {
+    let scale = std::env::var("RINGBELL_TEST_SCALE").ok().and_then(|scale| scale.parse().ok());
+    (f64::from(steps) * scale.unwrap_or(1.0)) as u32
 }
 
 /// Runs `body`, which says that it is alive after each step. One that hangs ends the test.
@@ -287,35 +336,39 @@ fn watched(body: impl FnOnce(&mpsc::Sender<()>) + Send + 'static) {
     thread.join().expect("no panic");
 }
 
+/// Steps of a client that may hold as much as it likes, and of one that is near its limit; where
+/// the server has a CPU of its own, and where it has not.
+fn all_steps(options: &ConnectOptions, count: u32, near: &[bool]) {
+    for one_cpu in [false, true] {
+        for is_near in near.iter().copied() {
+            let options = options.clone();
+            watched(move |alive| steps(options, (one_cpu, is_near), scaled(count), alive));
+        }
+    }
+}
+
 #[test]
 fn c1_an_answer_that_is_there_is_found_over_a_socket() {
-    for one_cpu in [false, true] {
-        let options = ConnectOptions::new().transport(TransportChoice::Socket);
-        watched(move |alive| steps(options, one_cpu, 12_000, alive));
-    }
+    let options = ConnectOptions::new().transport(TransportChoice::Socket);
+    all_steps(&options, 12_000, &[false, true]);
 }
 
 #[test]
 fn c1_an_answer_that_is_there_is_found_over_rings() {
-    for one_cpu in [false, true] {
-        let options = ConnectOptions::new().transport(TransportChoice::SharedMemory);
-        watched(move |alive| steps(options, one_cpu, 12_000, alive));
-    }
+    let options = ConnectOptions::new().transport(TransportChoice::SharedMemory);
+    all_steps(&options, 12_000, &[false, true]);
 }
 
 #[test]
 fn c1_a_sampled_call_finds_its_answer() {
-    for one_cpu in [false, true] {
-        let options =
-            ConnectOptions::new().transport(TransportChoice::SharedMemory).sample_calls(2);
-        watched(move |alive| steps(options, one_cpu, 6_000, alive));
-    }
+    let options = ConnectOptions::new().transport(TransportChoice::SharedMemory).sample_calls(2);
+    all_steps(&options, 6_000, &[false]);
 }
 
 /// Tasks that share one client.
 #[cfg(feature = "tokio")]
 mod tasks {
-    use super::{Chance, ECHO, ITEMS, Open, Serving, watched};
+    use super::{Chance, ECHO, ITEMS, KEPT, Open, Serving, is_not_kept, near, scaled, watched};
     use futures_core::Stream;
     use ringbell::{AsyncClient, CallError, ConnectOptions, ItemStream, TransportChoice};
     use std::future::{Future, poll_fn};
@@ -341,31 +394,34 @@ mod tasks {
         None
     }
 
-    fn same(called: Result<Vec<u8>, CallError>, request: &[u8]) {
+    fn same(called: Result<Vec<u8>, CallError>, request: &[u8], is_near: bool) {
         match called {
             Ok(answer) => assert!(answer == request, "the answer to another call"),
             Err(CallError::TimedOut { .. }) => {}
+            Err(CallError::Remote(error))
+                if is_near && is_not_kept(&error) && request.len() > KEPT => {}
             Err(error) => panic!("{error}"),
         }
     }
 
-    async fn step(client: &AsyncClient, chance: &mut Chance) {
+    async fn step(client: &AsyncClient, chance: &mut Chance, is_near: bool) {
         let least = [0, 0, 100_000][usize::try_from(chance.below(3)).expect("small")];
         match chance.below(6) {
             0 => {
                 let request = chance.payload(ECHO, least, 2_000);
                 let timeout = Some(Duration::from_micros(chance.below(2_000)));
-                same(client.call_timeout(&request, timeout).await, &request);
+                same(client.call_timeout(&request, timeout).await, &request, is_near);
             }
             1 | 2 => {
                 let request = chance.payload(ECHO, least, 2_000);
-                let answer = client.call(&request).await.expect("an answer");
-                assert!(answer == request, "the answer to another call");
+                let called = client.call(&request).await;
+                assert!(!matches!(called, Err(CallError::TimedOut { .. })), "it waits for ever");
+                same(called, &request, is_near);
             }
             3 => {
                 let request = chance.payload(ECHO, least, 2_000);
                 if let Some(called) = poll_some(client.call(&request), chance.below(5)).await {
-                    same(called, &request);
+                    same(called, &request, is_near);
                 }
             }
             4 => {
@@ -386,6 +442,9 @@ mod tasks {
                 let most = chance.below(150);
                 for _ in 0..most {
                     match next(&mut stream).await {
+                        Some(Err(CallError::Remote(error))) if is_near && is_not_kept(&error) => {
+                            return;
+                        }
                         Some(item) => open.check(&item.expect("an item")),
                         None => return open.is_over(),
                     }
@@ -394,15 +453,15 @@ mod tasks {
         }
     }
 
-    async fn steps(client: AsyncClient, seed: u64, alive: mpsc::Sender<()>) {
+    async fn steps(client: AsyncClient, seed: u64, is_near: bool, alive: mpsc::Sender<()>) {
         let mut chance = Chance(seed);
-        for _ in 0..800 {
-            step(&client, &mut chance).await;
+        for _ in 0..scaled(800) {
+            step(&client, &mut chance, is_near).await;
             alive.send(()).expect("the watch");
         }
     }
 
-    fn run(transport: TransportChoice, one_cpu: bool, alive: &mpsc::Sender<()>) {
+    fn run(transport: TransportChoice, (one_cpu, is_near): (bool, bool), alive: &mpsc::Sender<()>) {
         if one_cpu {
             super::pin();
         }
@@ -411,11 +470,12 @@ mod tasks {
         runtime.expect("a runtime").block_on(async {
             // So few that tasks wait for each other, and so small that they wait for room.
             let options = ConnectOptions::new().transport(transport).max_in_flight(6);
+            let options = if is_near { near(options) } else { options };
             let client = options.connect_async(serving.path()).await.expect("connected");
             let mut tasks = Vec::new();
             for seed in 1..=8 {
                 let seed = 0x9e37_79b9_7f4a_7c15 ^ seed;
-                tasks.push(tokio::spawn(steps(client.clone(), seed, alive.clone())));
+                tasks.push(tokio::spawn(steps(client.clone(), seed, is_near, alive.clone())));
             }
             for task in tasks {
                 task.await.expect("no panic");
@@ -432,17 +492,21 @@ mod tasks {
         });
     }
 
-    #[test]
-    fn c1_tasks_find_their_answers_over_a_socket() {
+    fn all_runs(transport: TransportChoice) {
         for one_cpu in [false, true] {
-            watched(move |alive| run(TransportChoice::Socket, one_cpu, alive));
+            for is_near in [false, true] {
+                watched(move |alive| run(transport, (one_cpu, is_near), alive));
+            }
         }
     }
 
     #[test]
+    fn c1_tasks_find_their_answers_over_a_socket() {
+        all_runs(TransportChoice::Socket);
+    }
+
+    #[test]
     fn c1_tasks_find_their_answers_over_rings() {
-        for one_cpu in [false, true] {
-            watched(move |alive| run(TransportChoice::SharedMemory, one_cpu, alive));
-        }
+        all_runs(TransportChoice::SharedMemory);
     }
 }

@@ -25,19 +25,19 @@ impl Client {
             && !self.session.has_unsent()
     }
 
-    /// As [`Self::is_clean`], after whatever came by itself was taken in; events are dropped.
+    /// As [`Self::is_clean`], after whatever came by itself was taken in; events are dropped. A
+    /// client is not clean whose server sends more events than can be taken in, or has sent one in
+    /// part. Over a socket this asks the kernel once.
     pub(crate) fn clean_up(&mut self) -> bool {
         if !self.is_clean() {
             return false;
         }
-        if self.session.has_pending() {
-            if let Err(over) = self.drain() {
-                self.fail(over);
-                return false;
-            }
-            if !self.is_clean() {
-                return false;
-            }
+        if let Err(over) = self.drain_all(|_| false) {
+            self.fail(over);
+            return false;
+        }
+        if self.session.has_pending() || self.session.is_arriving() || !self.is_clean() {
+            return false;
         }
         self.events.clear();
         self.trim_buffer_for_others();

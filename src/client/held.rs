@@ -36,6 +36,12 @@ impl Client {
         is_small || self.hold(bytes)
     }
 
+    /// Whether so much is held for others that no more is taken in than a caller depends on.
+    #[inline]
+    pub(super) fn holds_much(&self) -> bool {
+        self.held > self.max_held / 4
+    }
+
     /// So much is no longer held.
     #[inline]
     pub(super) fn let_go(&mut self, bytes: usize) {

@@ -129,6 +129,12 @@ impl ConnectOptions {
     /// the stream that holds most ends with an error; then an answer does. The code of these errors
     /// is [`NOT_KEPT`](crate::layout::code::NOT_KEPT). Answers of up to 4 KiB are kept in any case:
     /// calls in flight bound them.
+    ///
+    /// A server sends up to 64 items ahead ([`STREAM_WINDOW`](crate::layout::STREAM_WINDOW)). They
+    /// are held while the client waits for something behind them, so an honest stream may be given
+    /// up if 64 of its items are more than this: with the default, if they are larger than 1 MiB.
+    /// Set more if you read such a stream beside other calls. Later in a stream the client asks for
+    /// no more items than fit one half of this.
     pub fn max_held_bytes(mut self, bytes: usize) -> Self {
         self.max_held_bytes = Some(bytes);
         self

@@ -9,6 +9,26 @@ use crate::link::session::{Head, PeerFault, Received};
 use crate::memory::layout::{Interest, Kind, code};
 use std::time::Duration;
 
+/// What was taken of what the server sent.
+pub(super) enum Taken {
+    Nothing,
+    /// An answer that is wanted, in the client's buffer.
+    Answer(Head),
+    /// A fragment of a message that goes on.
+    Partial,
+    /// What is no answer that is wanted.
+    Other,
+}
+
+/// What was there at one moment, in bytes of the ring or the socket since the session began.
+#[derive(Debug)]
+pub(crate) struct Extent {
+    /// How far it is read.
+    read: u64,
+    /// Nothing of it lies behind.
+    end: u64,
+}
+
 impl Client {
     /// The next answer, to whichever call. Waits at most `timeout`: `None` waits for ever, zero
     /// does not wait.
@@ -65,29 +85,39 @@ impl Client {
 
     /// Takes what is there until it is the answer to `wanted` (or any answer, if `None`); other
     /// answers are set aside, late ones dropped.
+    ///
+    /// At most [`LOOK_MOST`] messages, so that a server that floods its client with what leads
+    /// nowhere cannot keep it from its deadline. [`Self::wait`] goes on as long as something is
+    /// there.
     #[inline(always)]
     pub(super) fn look(&mut self, wanted: Option<CallId>) -> Result<Option<Head>, SessionEnd> {
-        // Bounded, so that a server that floods its client with what leads nowhere cannot keep it
-        // from its deadline.
         for _ in 0..LOOK_MOST {
-            let head = match self.session.receive(&mut self.buffer)? {
-                Received::Nothing => return Ok(None),
-                Received::Partial => continue,
-                // A deadline is nothing to a client.
-                Received::Message(head) | Received::Until(head, _) => head,
-                Received::Refused(head) => return Err(PeerFault::UnknownCall(head.call).into()),
-            };
-            if self.accept(head)? {
-                if wanted.is_none_or(|wanted| wanted.0 == head.call) {
-                    return Ok(Some(head));
+            match self.take_next()? {
+                Taken::Nothing => return Ok(None),
+                Taken::Answer(head) => {
+                    if wanted.is_none_or(|wanted| wanted.0 == head.call) {
+                        return Ok(Some(head));
+                    }
+                    self.set_aside(head);
                 }
-                self.set_aside(head);
-            } else if self.held > self.max_held / 4 {
-                // Much is held for whoever asks for it: one by one from here on.
-                return Ok(None);
+                Taken::Partial | Taken::Other => {}
             }
         }
         Ok(None)
+    }
+
+    /// Takes the next message or fragment. An answer is for the caller to hand out or to set aside;
+    /// anything else is put where it belongs.
+    #[inline(always)]
+    pub(super) fn take_next(&mut self) -> Result<Taken, SessionEnd> {
+        let head = match self.session.receive(&mut self.buffer)? {
+            Received::Nothing => return Ok(Taken::Nothing),
+            Received::Partial => return Ok(Taken::Partial),
+            // A deadline is nothing to a client.
+            Received::Message(head) | Received::Until(head, _) => head,
+            Received::Refused(head) => return Err(PeerFault::UnknownCall(head.call).into()),
+        };
+        Ok(if self.accept(head)? { Taken::Answer(head) } else { Taken::Other })
     }
 
     /// Whether a message is an answer that somebody wants. What belongs to streams and events is
@@ -122,12 +152,77 @@ impl Client {
         if self.session.has_ended() { Err(SessionEnd::Disconnected) } else { Ok(()) }
     }
 
-    /// Sets all answers aside that are there. Bounded: the limit of calls in flight counts them.
+    /// As [`Self::drain_now`], until `done` or all is taken in that was there at the beginning.
+    pub(super) fn drain_all(&mut self, done: impl Fn(&Self) -> bool) -> Result<(), SessionEnd> {
+        let mut extent = None;
+        loop {
+            self.drain_now()?;
+            if done(self) || !self.is_left(&mut extent) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes in what is there for a caller who does not depend on all of it: at most [`LOOK_MOST`]
+    /// messages, of which answers are set aside; and no more after an item, while much is held.
     pub(super) fn drain(&mut self) -> Result<(), SessionEnd> {
-        while let Some(head) = self.look(None)? {
-            self.set_aside(head);
+        for _ in 0..LOOK_MOST {
+            match self.take_next()? {
+                Taken::Nothing => return Ok(()),
+                Taken::Answer(head) => self.set_aside(head),
+                Taken::Other if self.holds_much() => return Ok(()),
+                Taken::Partial | Taken::Other => {}
+            }
         }
         Ok(())
+    }
+
+    /// Takes in what has come and looks for something among it. What came before the session ended
+    /// is still good. While much is held no more is taken in than leads to it.
+    pub(super) fn drain_for<T>(
+        &mut self,
+        mut find: impl FnMut(&mut Self) -> Option<T>,
+    ) -> Result<Option<T>, SessionEnd> {
+        for _ in 0..LOOK_MOST {
+            match self.take_next() {
+                Ok(Taken::Nothing) => break,
+                Ok(Taken::Partial) => {}
+                Ok(Taken::Answer(head)) => self.set_aside(head),
+                Ok(Taken::Other) => {
+                    if (self.holds_much() || self.events.is_full())
+                        && let Some(found) = find(self)
+                    {
+                        return Ok(Some(found));
+                    }
+                }
+                Err(over) => {
+                    let found = find(self).ok_or(over)?;
+                    self.fail(over);
+                    return Ok(Some(found));
+                }
+            }
+        }
+        Ok(find(self))
+    }
+
+    /// Whether something is left of what was there when this was asked first, with `None`. What
+    /// comes later does not count, so that a search ends although the server goes on sending.
+    #[inline]
+    pub(crate) fn is_left(&self, extent: &mut Option<Extent>) -> bool {
+        self.session.has_pending() && self.has_got_on(extent)
+    }
+
+    #[cold]
+    fn has_got_on(&self, extent: &mut Option<Extent>) -> bool {
+        let read = self.session.bytes_read();
+        let Some(extent) = extent else {
+            let end = read.saturating_add(self.session.most_bytes_there());
+            *extent = Some(Extent { read, end });
+            return true;
+        };
+        // A hostile server may show a message and take it back: then nothing was read.
+        let got_on = std::mem::replace(&mut extent.read, read) != read;
+        got_on && read < extent.end
     }
 
     /// The answer to `call`, if it was set aside. That may have happened before anything waited for

@@ -208,7 +208,7 @@ impl Client {
     /// why.
     #[cold]
     pub(super) fn goes_nowhere(&mut self) -> SendError {
-        match self.drain_now() {
+        match self.drain_all(|_| false) {
             Ok(()) => self.fail(SessionEnd::Disconnected).as_send(),
             Err(over) => self.fail(over).as_send(),
         }
@@ -303,10 +303,16 @@ impl Client {
         Ok(self.calls.begin().expect("less than the limit"))
     }
 
-    /// Takes in what has come: late answers to calls that were given up no longer count then.
+    /// Takes in what has come: late answers to calls that were given up no longer count then, nor
+    /// do streams that have ended. No answer that is wanted makes a place, so nothing is searched
+    /// for if all calls want theirs.
     #[cold]
     pub(super) fn make_place(&mut self) -> Result<(), SendError> {
-        self.drain_now().map_err(|over| self.fail(over).as_send())?;
+        let has_place = |client: &Self| {
+            client.in_flight_or_kept() < client.max_in_flight
+                || client.calls.in_flight() == client.calls.wanted() && client.streams.open() == 0
+        };
+        self.drain_all(has_place).map_err(|over| self.fail(over).as_send())?;
         if self.in_flight_or_kept() >= self.max_in_flight {
             if let WaitEnd::SessionEnd(over) = self.timed_out(now_ns()) {
                 return Err(over.as_send());

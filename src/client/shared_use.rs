@@ -1,12 +1,14 @@
 //! What a driver that serves many callers at once needs of a client: sending with the progress kept
 //! outside, and handing out what has come. Nothing here waits, and nothing is set aside.
 
+use super::receive::Taken;
 use super::stream::Next;
 use super::{CallError, Client, LOOK_MOST, RemoteError, SendError, SessionEnd};
 use crate::base::clock::{Deadline, now_ns};
 use crate::base::sync::spin_hint;
 use crate::client::calls::CallId;
 use crate::link::lifeline;
+use crate::link::readiness::Readiness;
 use crate::link::session::{Head, SendProgress, Sent};
 use crate::memory::layout::Kind;
 use crate::os::peer_socket::PeerSocket;
@@ -173,9 +175,12 @@ impl Client {
     ) -> Result<(), SessionEnd> {
         self.usable()?;
         for _ in 0..LOOK_MOST {
-            let head = match self.look(None) {
-                Ok(Some(head)) => head,
-                Ok(None) => break,
+            let head = match self.take_next() {
+                Ok(Taken::Answer(head)) => head,
+                Ok(Taken::Nothing) => break,
+                // Whoever reads a stream takes items before more come.
+                Ok(Taken::Other) if self.holds_much() => break,
+                Ok(Taken::Partial | Taken::Other) => continue,
                 Err(over) => return Err(self.fail(over)),
             };
             let outcome = match head.kind() {
@@ -217,10 +222,7 @@ impl Client {
                 self.grant(call);
                 Ok(Some(Some(item)))
             }
-            Some(Next::End(end)) => {
-                self.streams.forget(call);
-                end.map(|()| Some(None)).map_err(CallError::Remote)
-            }
+            Some(Next::End(end)) => self.ended(call, end).map(|()| Some(None)),
         }
     }
 
@@ -254,6 +256,11 @@ impl Client {
         if side.sleeper.is_armed_for_event() {
             side.sleeper.disarm();
         }
+    }
+
+    /// What is there is looked for, whatever the kernel has said of a socket.
+    pub(crate) fn ask_the_kernel(&mut self) {
+        self.session.ready(Readiness::UNKNOWN);
     }
 
     /// From now on it looks out and parks, and nothing between: whoever drives it has other things

@@ -14,18 +14,40 @@ use std::time::Duration;
 
 /// A reader that takes items more slowly than half a window in this time grants one by one.
 const GRANT_NS: u64 = 20_000_000;
+/// A reader whose window is made smaller grants one item in this time all the same: the server must
+/// not take it for one that has stopped.
+const STALL_NS: u64 = 100_000_000;
 
 /// One streamed answer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Incoming {
     items: VecDeque<Vec<u8>>,
     /// Of the items, by capacity.
     bytes: usize,
-    /// Items that were taken and not granted anew.
+    /// Items that the server may have sent, or may yet, and that were not granted anew: those that
+    /// were taken included.
+    window: u16,
+    /// Items of these that were taken.
     taken: u16,
+    /// Of those, in bytes.
+    taken_bytes: usize,
     /// When items were granted last, or the first one was taken: coarse ns, 0 before that.
     granted_ns: u64,
     end: Option<Result<(), RemoteError>>,
+}
+
+impl Default for Incoming {
+    fn default() -> Self {
+        Self {
+            items: VecDeque::new(),
+            bytes: 0,
+            window: STREAM_WINDOW,
+            taken: 0,
+            taken_bytes: 0,
+            granted_ns: 0,
+            end: None,
+        }
+    }
 }
 
 /// The streamed answers of one client that are not over, or not asked for to their end.
@@ -115,6 +137,11 @@ impl Events {
             self.bytes -= self.kept.pop_front().map_or(0, |event| event.capacity());
             self.missed += 1;
         }
+    }
+
+    /// Whether one more would have the oldest dropped, for their number.
+    pub(super) fn is_full(&self) -> bool {
+        self.kept.len() >= self.most
     }
 
     /// Forgets what was not asked for.
@@ -299,8 +326,11 @@ impl Client {
     /// Answers of other calls that arrive meanwhile are set aside.
     ///
     /// # Errors
-    /// [`CallError::Remote`] ends the stream, as does every other error but
-    /// [`CallError::TimedOut`]. [`CallError::NotAStream`] if there is no such stream.
+    /// [`CallError::TimedOut`] with `maybe_executed` if no item came in time: the stream goes on.
+    /// Every other error ends it. They are those of [`Self::call_timeout`]: a server that refuses
+    /// the request since its deadline has passed, or since it shuts down, is
+    /// [`CallError::TimedOut`] without `maybe_executed`, or [`CallError::ShutDown`].
+    /// [`CallError::NotAStream`] if there is no such stream.
     pub fn next_item(
         &mut self,
         call: CallId,
@@ -325,10 +355,7 @@ impl Client {
                 self.grant(call);
                 Ok(true)
             }
-            Ok(Next::End(end)) => {
-                self.streams.forget(call);
-                end.map(|()| false).map_err(CallError::Remote)
-            }
+            Ok(Next::End(end)) => self.ended(call, end).map(|()| false),
             Err(WaitEnd::TimedOut) => {
                 // Who only looks has not waited in vain.
                 self.session.counts.timeouts += u64::from(timeout != Some(Duration::ZERO));
@@ -339,21 +366,16 @@ impl Client {
         }
     }
 
-    /// Takes in what has come and looks for something among it. What came before the session ended
-    /// is still good.
-    fn drain_for<T>(
+    /// A stream was asked for to its end. An error means what it does as the answer to a call.
+    pub(super) fn ended(
         &mut self,
-        find: impl FnOnce(&mut Self) -> Option<T>,
-    ) -> Result<Option<T>, SessionEnd> {
-        let drained = self.drain();
-        match (find(self), drained) {
-            (None, drained) => drained.map(|()| None),
-            (found, Ok(())) => Ok(found),
-            (found, Err(over)) => {
-                self.fail(over);
-                Ok(found)
-            }
-        }
+        call: CallId,
+        end: Result<(), RemoteError>,
+    ) -> Result<(), CallError> {
+        self.streams.forget(call);
+        let end = end.map_err(CallError::of);
+        self.session.counts.timeouts += u64::from(matches!(end, Err(CallError::TimedOut { .. })));
+        end
     }
 
     pub(super) fn next_kept(&mut self, call: CallId) -> Result<Option<Next>, CallError> {
@@ -378,21 +400,30 @@ impl Client {
 
     /// Lets the server send more items once half of the window was taken; and once in a while, so
     /// that a slow reader is not taken for one that has stopped.
+    ///
+    /// A window of large items may be more than the client may hold, and would be dropped while it
+    /// waits for something else: fewer are granted then, so that the streams that are open take up
+    /// one half of that.
     pub(super) fn grant(&mut self, call: CallId) {
+        let share = self.max_held / 2 / self.streams.open.max(1);
         let Some(stream) = self.streams.of_calls.get_mut(&call.as_u64()) else { return };
         let now = coarse_ns();
         if stream.granted_ns == 0 {
             stream.granted_ns = now;
         }
         let is_due = now.saturating_sub(stream.granted_ns) >= GRANT_NS && stream.taken > 0;
-        if stream.taken < STREAM_WINDOW / 2 && !is_due
+        if stream.taken < stream.window / 2 && !is_due
             || stream.end.is_some()
             || self.over.is_some()
             || !self.origin.is_here()
         {
             return;
         }
-        let taken = std::mem::take(&mut stream.taken);
+        let is_overdue = now.saturating_sub(stream.granted_ns) >= STALL_NS;
+        let granted = stream.grants(share, is_overdue);
+        if granted == 0 {
+            return;
+        }
         stream.granted_ns = now;
         let credit = |items| Head::with_code(Kind::Credit, items, call.as_u64());
         // A server that reads nothing, and sends items all the same, must not make a queue of
@@ -400,8 +431,8 @@ impl Client {
         let mut unsent = self.unsent_control.iter_mut();
         let one = unsent.find(|head| head.kind() == Kind::Credit && head.call == call.as_u64());
         match one {
-            Some(one) => *one = credit(one.code().saturating_add(taken)),
-            None => self.tell(credit(taken)),
+            Some(one) => *one = credit(one.code().saturating_add(granted)),
+            None => self.tell(credit(granted)),
         }
     }
 
@@ -537,10 +568,23 @@ pub(super) enum Next {
 }
 
 impl Incoming {
+    /// How many items are granted now: as many as keep the window at so many bytes, going by the
+    /// size of those that were taken since the last time. One may always be on its way.
+    fn grants(&mut self, share: usize, one_at_least: bool) -> u16 {
+        let taken = std::mem::take(&mut self.taken);
+        let average = std::mem::take(&mut self.taken_bytes) / usize::from(taken.max(1));
+        let fit = u16::try_from(share / average.max(1)).unwrap_or(u16::MAX);
+        let left = self.window.saturating_sub(taken);
+        let least = if one_at_least { left.saturating_add(1) } else { left };
+        self.window = least.max(fit.max(1)).min(STREAM_WINDOW);
+        self.window - left
+    }
+
     fn next(&mut self) -> Option<Next> {
         if let Some(item) = self.items.pop_front() {
             self.bytes -= item.capacity();
             self.taken = self.taken.saturating_add(1);
+            self.taken_bytes = self.taken_bytes.saturating_add(item.len());
             return Some(Next::Item(item));
         }
         self.end.take().map(Next::End)

@@ -33,7 +33,8 @@ enum Slept {
 }
 
 impl Client {
-    /// Waits until `look` finds something: spins, yields and parks as the policy says.
+    /// Waits until `look` finds something: spins, yields and parks as the policy says. Before the
+    /// time is said to be over all is looked at that is there by then.
     #[inline]
     pub(super) fn wait<T>(
         &mut self,
@@ -45,6 +46,7 @@ impl Client {
             // Nobody asks the kernel before the one look that there will be.
             self.session.ready(Readiness::UNKNOWN);
         }
+        let mut extent = None;
         loop {
             match look(self) {
                 Ok(Some(found)) => {
@@ -62,6 +64,9 @@ impl Client {
                 return Err(WaitEnd::SessionEnd(self.fail(SessionEnd::Disconnected)));
             }
             if *deadline == Deadline::Now {
+                if self.is_left(&mut extent) {
+                    continue;
+                }
                 return self.without_waiting();
             }
             if self.side.is_none() {
@@ -139,7 +144,8 @@ impl Client {
         let now = now_ns();
         if deadline.passed(now) {
             self.hint(false);
-            return Err(self.timed_out(now));
+            *deadline = Deadline::Now;
+            return Ok(());
         }
         self.unless_it_waits_for_itself()?;
         if step == Step::Yield {
@@ -237,7 +243,9 @@ impl Client {
         self.session.flush();
         let now = now_ns();
         if deadline.passed(now) {
-            return Err(self.timed_out(now));
+            *deadline = Deadline::Now;
+            self.session.ready(Readiness::UNKNOWN);
+            return Ok(());
         }
         self.unless_it_waits_for_itself()?;
         if self.session.has_pending() {

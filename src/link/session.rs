@@ -344,6 +344,17 @@ impl SessionCore {
         self.link.room_for(self.wanted)
     }
 
+    /// How many bytes were read since the session began, headers and padding included.
+    pub(crate) fn bytes_read(&self) -> u64 {
+        self.link.bytes_read()
+    }
+
+    /// At least as many bytes as are there to be read. A bound of the ring's or the kernel's, not
+    /// of the peer's.
+    pub(crate) fn most_bytes_there(&self) -> u64 {
+        self.link.most_bytes_there()
+    }
+
     /// Whether the socket itself carries the session.
     #[inline]
     pub(crate) fn is_socket(&self) -> bool {

@@ -129,6 +129,8 @@ pub(crate) struct SocketLink {
     incoming: Vec<u8>,
     /// How much of `incoming` was released.
     read: usize,
+    /// How many bytes were released since the session began.
+    released: u64,
     /// The peer sends no more.
     ended: bool,
     /// To which large buffers are charged; `None` if they are not.
@@ -151,6 +153,7 @@ impl SocketLink {
             broken: None,
             incoming: Vec::new(),
             read: 0,
+            released: 0,
             ended: false,
             account: None,
             outgoing_charge: Charge::default(),
@@ -386,10 +389,23 @@ impl SocketLink {
     #[allow(clippy::needless_pass_by_value, reason = "a frame is released once")]
     pub(crate) fn release(&mut self, frame: Frame) {
         self.read += frame.size();
+        self.released += frame.size() as u64;
         if self.read == self.incoming.len() {
             self.incoming.clear();
             self.read = 0;
         }
+    }
+
+    /// How many bytes were released since the session began.
+    pub(crate) fn released_bytes(&self) -> u64 {
+        self.released
+    }
+
+    /// How many bytes are there and not released: in the buffer, and in the kernel.
+    pub(crate) fn bytes_there(&self) -> u64 {
+        // The kernel answers this for every socket; whatever else: as much as a peer has unsent.
+        let in_kernel = rustix::io::ioctl_fionread(&**self.socket).unwrap_or(OUT_LIMIT as u64);
+        self.unread().len() as u64 + in_kernel
     }
 
     /// Whether [`Self::peek`] would find something: a frame, or a fault.

@@ -110,18 +110,28 @@ impl<'a> Call<'a> {
         Self { offer, timeout, sleep: None, sent: None, span: None }
     }
 
-    fn timed_out(&mut self) -> CallError {
+    /// The time is over: the answer if it is there, or the error.
+    fn time_is_over(&mut self, cx: &Context<'_>) -> Result<Vec<u8>, CallError> {
         let maybe_executed = self.sent.is_some();
         match self.sent.take() {
             Some(sent) => {
-                self.offer.handle.shared().with(|core, wakes| core.give_up(sent, true, wakes));
+                let polled = self.offer.handle.shared().with(|core, wakes| {
+                    let polled = core.poll_last(sent, cx.waker(), wakes);
+                    if polled.is_pending() {
+                        core.give_up(sent, true, wakes);
+                    }
+                    polled
+                });
+                if let Some(Poll::Ready(answer)) = polled {
+                    return answer;
+                }
             }
             None => {
                 self.offer.give_up();
                 self.offer.ended = true;
             }
         }
-        CallError::TimedOut { maybe_executed }
+        Err(CallError::TimedOut { maybe_executed })
     }
 
     /// The first poll: sends, and looks out for the answer if nobody else waits for one.
@@ -129,6 +139,8 @@ impl<'a> Call<'a> {
         self.offer.begin();
         let Self { offer, sent, timeout, span, .. } = self;
         let Offer { handle, payload, sending, ticket, .. } = offer;
+        // Cloned before anything is sent: that is other people's code, and may panic.
+        let waker = cx.waker().clone();
         let begun = handle.shared().with(|core, wakes| {
             if let Some(timeout) = *timeout {
                 core.client.wait_until(sending, timeout);
@@ -139,13 +151,13 @@ impl<'a> Call<'a> {
                 if let Some(span) = span {
                     span.sent(call.as_u64());
                 }
-                *sent = Some(core.enter(call, cx.waker()));
+                *sent = Some(core.enter(call, waker, wakes));
             }
             let Some(look_out) = look_out else { return (offered, Poll::Pending) };
             let answer = match *sent {
                 Some(sent) => {
                     core.look_out(look_out, wakes);
-                    core.poll_answer(sent, cx.waker())
+                    core.poll_answer(sent, cx.waker(), wakes)
                 }
                 None => {
                     // There is nothing to look out for, and the client is not armed any more.
@@ -168,7 +180,11 @@ impl<'a> Call<'a> {
 
     fn go_on(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<u8>, CallError>> {
         let Some(sent) = self.sent else { return self.begin(cx) };
-        let answer = self.offer.handle.shared().with(|core, _| core.poll_answer(sent, cx.waker()));
+        let answer = self
+            .offer
+            .handle
+            .shared()
+            .with(|core, wakes| core.poll_answer(sent, cx.waker(), wakes));
         let answer = answer.unwrap_or(Poll::Ready(Err(CallError::Forked)));
         if answer.is_ready() {
             self.sent = None;
@@ -220,11 +236,11 @@ impl Call<'_> {
         }
         let Some(timeout) = self.timeout else { return Poll::Pending };
         if timeout.is_zero() {
-            return Poll::Ready(Err(self.timed_out()));
+            return Poll::Ready(self.time_is_over(cx));
         }
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
         std::task::ready!(sleep.as_mut().poll(cx));
-        Poll::Ready(Err(self.timed_out()))
+        Poll::Ready(self.time_is_over(cx))
     }
 }
 

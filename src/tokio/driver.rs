@@ -7,6 +7,10 @@ use crate::handshake::Transport;
 use crate::os::peer_socket::PeerSocket;
 use crate::protocol::bell::Arming;
 use rustix::fd::OwnedFd;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -25,6 +29,44 @@ pub(super) struct Driver {
     is_alone: bool,
     /// Empty in between.
     wakes: Wakes,
+    /// Once nobody holds the client any more, and a socket has not taken all of it.
+    last_push: Option<LastPush>,
+}
+
+/// For how long a client that nobody holds any more goes on pushing out what it has sent over a
+/// socket: a server that is stopped must not keep it for ever. Nobody is kept waiting by it.
+const LAST_PUSH: i64 = 5;
+
+enum LastPush {
+    /// Readable once the time is over. Not a timer of the runtime, which may have none.
+    Until(Watched<OwnedFd>),
+    Over,
+}
+
+impl LastPush {
+    fn new() -> Self {
+        Self::timer().map_or(Self::Over, Self::Until)
+    }
+
+    fn timer() -> io::Result<Watched<OwnedFd>> {
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+        let it_value = Timespec { tv_sec: LAST_PUSH, tv_nsec: 0 };
+        let it_interval = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let once = Itimerspec { it_interval, it_value };
+        timerfd_settime(&timer, TimerfdTimerFlags::empty(), &once)?;
+        Watched::new(timer, Interest::READABLE)
+    }
+
+    /// Whether the time is over; if not, the task is woken then.
+    fn poll(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+        if let Self::Until(timer) = self
+            && timer.poll_read_ready(cx)?.is_ready()
+        {
+            *self = Self::Over;
+        }
+        Ok(matches!(self, Self::Over))
+    }
 }
 
 /// What a turn leaves to be done.
@@ -51,6 +93,7 @@ impl Driver {
             is_socket,
             is_alone,
             wakes: Wakes::default(),
+            last_push: None,
         })
     }
 
@@ -69,8 +112,8 @@ impl Driver {
     }
 }
 
-/// Looks at everything, and arms.
-fn turn(core: &mut Core, reported: bool, look_out: bool, wakes: &mut Wakes) -> Next {
+/// Looks at everything, and arms. `pushes`: unless the last push has lasted long enough.
+fn turn(core: &mut Core, reported: bool, look_out: bool, pushes: bool, wakes: &mut Wakes) -> Next {
     if reported {
         core.client.disarm();
     } else {
@@ -92,7 +135,7 @@ fn turn(core: &mut Core, reported: bool, look_out: bool, wakes: &mut Wakes) -> N
         // What was put off is on its way before anybody asks whether something is left.
         core.client.flush();
     }
-    if core.is_abandoned() && !core.client.wants_writable() {
+    if core.is_abandoned() && !(pushes && core.client.wants_writable()) {
         core.client.end_session();
         core.end(SessionEnd::Disconnected, wakes);
         return Next::End;
@@ -126,21 +169,29 @@ impl Future for Driver {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         // Registered before anything is looked at: what is reported later wakes this task.
         let Ok(reported) = self.was_reported(cx) else { return Poll::Ready(()) };
-        let Self { shared, is_alone, wakes, .. } = self.get_mut();
+        let Self { shared, is_alone, wakes, last_push, .. } = self.get_mut();
+        let Ok(pushed) = last_push.as_mut().map(|push| push.poll(cx)).transpose() else {
+            return Poll::Ready(());
+        };
         let next = shared.with_room(wakes, |core, wakes| {
             core.driven_by(cx.waker());
-            let next = turn(core, reported, *is_alone, wakes);
+            let next = turn(core, reported, *is_alone, pushed != Some(true), wakes);
             if matches!(next, Next::Again) {
                 core.driver_comes_back();
             }
-            next
+            (next, core.is_abandoned())
         });
         match next {
             // Or a forked child, where nothing is to be driven.
-            None | Some(Next::End) => return Poll::Ready(()),
+            None | Some((Next::End, _)) => return Poll::Ready(()),
+            Some((_, true)) if last_push.is_none() => {
+                *last_push = Some(LastPush::new());
+                // It is asked in the next turn, which registers it.
+                cx.waker().wake_by_ref();
+            }
             // Others come first.
-            Some(Next::Again) => cx.waker().wake_by_ref(),
-            Some(Next::Sleep) => {}
+            Some((Next::Again, _)) => cx.waker().wake_by_ref(),
+            Some((Next::Sleep, _)) => {}
         }
         Poll::Pending
     }

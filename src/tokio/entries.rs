@@ -45,13 +45,13 @@ impl Entries {
         self.waiting
     }
 
-    /// A call that was sent waits from now on.
-    pub(super) fn enter(&mut self, call: CallId, waker: Waker) -> Sent {
-        let entry = match self.forget_early(call) {
-            Some(outcome) => Entry::Done(outcome),
+    /// A call that was sent waits from now on. The waker comes back if its answer was there before.
+    pub(super) fn enter(&mut self, call: CallId, waker: Waker) -> (Sent, Option<Waker>) {
+        let (entry, unneeded) = match self.forget_early(call) {
+            Some(outcome) => (Entry::Done(outcome), Some(waker)),
             None => {
                 self.waiting += 1;
-                Entry::Waiting(call, waker)
+                (Entry::Waiting(call, waker), None)
             }
         };
         let answered = matches!(entry, Entry::Done(_));
@@ -73,7 +73,7 @@ impl Entries {
         if !answered {
             self.index_of_slot[slot] = Some(index);
         }
-        Sent { call, index }
+        (Sent { call, index }, unneeded)
     }
 
     /// An answer that came before its call was entered, which is not kept any longer.
@@ -96,11 +96,11 @@ impl Entries {
         }
     }
 
-    /// The answer, if it has come: the call is over then.
-    pub(super) fn poll(&mut self, sent: Sent, waker: &Waker) -> Poll<Outcome> {
+    /// The answer, if it has come: the call is over then. If not, `renew` sees to its waker.
+    pub(super) fn poll(&mut self, sent: Sent, renew: impl FnOnce(&mut Waker)) -> Poll<Outcome> {
         let entry = &mut self.entries[sent.index as usize];
         if let Entry::Waiting(_, there) = entry {
-            there.clone_from(waker);
+            renew(there);
             return Poll::Pending;
         }
         match std::mem::replace(entry, Entry::Free) {
@@ -112,16 +112,19 @@ impl Entries {
         }
     }
 
-    /// Nobody wants the answer any more; the answer if it has come.
-    pub(super) fn give_up(&mut self, sent: Sent) -> Option<Outcome> {
+    /// Nobody wants the answer any more; the answer if it has come, or the waker.
+    pub(super) fn give_up(&mut self, sent: Sent) -> Result<Outcome, Waker> {
         let was = std::mem::replace(&mut self.entries[sent.index as usize], Entry::Free);
         self.free.push(sent.index);
-        if let Entry::Done(outcome) = was {
-            return Some(outcome);
+        match was {
+            Entry::Done(outcome) => Ok(outcome),
+            Entry::Waiting(_, waker) => {
+                self.index_of_slot[sent.call.slot()] = None;
+                self.waiting -= 1;
+                Err(waker)
+            }
+            Entry::Free => unreachable!("a call leaves once"),
         }
-        self.index_of_slot[sent.call.slot()] = None;
-        self.waiting -= 1;
-        None
     }
 
     /// Answers all that wait with an error; who they are.
@@ -148,16 +151,20 @@ mod tests {
         CallId(uses << 32 | slot)
     }
 
+    fn enter(entries: &mut Entries, call: CallId) -> Sent {
+        entries.enter(call, Waker::noop().clone()).0
+    }
+
     fn poll(entries: &mut Entries, sent: Sent) -> Poll<Outcome> {
-        entries.poll(sent, Waker::noop())
+        entries.poll(sent, |_| ())
     }
 
     #[test]
     fn a_slot_is_used_again_before_its_answer_is_asked_for() {
         let mut entries = Entries::default();
-        let first = entries.enter(id(1, 0), Waker::noop().clone());
+        let first = enter(&mut entries, id(1, 0));
         assert!(entries.answer(first.call, Ok(vec![1])).is_some());
-        let second = entries.enter(id(2, 0), Waker::noop().clone());
+        let second = enter(&mut entries, id(2, 0));
         assert!(poll(&mut entries, second).is_pending());
         assert_eq!(entries.waiting(), 1, "an answer that was not asked for is no call that waits");
         assert_eq!(poll(&mut entries, first), Poll::Ready(Ok(vec![1])));
@@ -169,10 +176,10 @@ mod tests {
     #[test]
     fn who_gives_up_leaves_nothing_behind() {
         let mut entries = Entries::default();
-        let [waits, done] = [0, 1].map(|slot| entries.enter(id(1, slot), Waker::noop().clone()));
+        let [waits, done] = [0, 1].map(|slot| enter(&mut entries, id(1, slot)));
         assert!(entries.answer(done.call, Ok(Vec::new())).is_some());
-        assert_eq!(entries.give_up(waits), None);
-        assert_eq!(entries.give_up(done), Some(Ok(Vec::new())));
+        assert!(entries.give_up(waits).is_err(), "its waker");
+        assert_eq!(entries.give_up(done).ok(), Some(Ok(Vec::new())));
         assert_eq!(entries.waiting(), 0);
         assert!(entries.is_empty());
         assert!(entries.answer(waits.call, Ok(Vec::new())).is_none(), "nobody waits");
@@ -184,8 +191,8 @@ mod tests {
         let mut entries = Entries::default();
         assert!(entries.answer(id(1, 0), Ok(vec![1])).is_none());
         // The slot is the next call's by then.
-        let other = entries.enter(id(2, 0), Waker::noop().clone());
-        let first = entries.enter(id(1, 0), Waker::noop().clone());
+        let other = enter(&mut entries, id(2, 0));
+        let first = enter(&mut entries, id(1, 0));
         assert_eq!(entries.waiting(), 1);
         assert_eq!(poll(&mut entries, first), Poll::Ready(Ok(vec![1])));
         assert!(entries.answer(other.call, Ok(vec![2])).is_some());
@@ -199,7 +206,7 @@ mod tests {
     #[test]
     fn the_end_is_for_those_that_wait() {
         let mut entries = Entries::default();
-        let [waits, done] = [0, 1].map(|slot| entries.enter(id(1, slot), Waker::noop().clone()));
+        let [waits, done] = [0, 1].map(|slot| enter(&mut entries, id(1, slot)));
         assert!(entries.answer(done.call, Ok(vec![1])).is_some());
         let over = CallError::Disconnected { maybe_executed: true };
         assert_eq!(entries.fail(&over).len(), 1);

@@ -2,6 +2,7 @@
 
 use super::entries::{Entries, Sent};
 use crate::base::clock::now_ns;
+use crate::base::panics::quietly;
 use crate::base::sync::lock;
 use crate::base::wakers::wake_all;
 use crate::client::CallError;
@@ -75,13 +76,17 @@ const ARM_MOST: u32 = 4;
 /// A driver that always finds something shows tools how far it has come every so many turns.
 const STORE_TURNS: u32 = 64;
 
-/// Who is to be woken once the lock is given back.
+/// Who is to be woken, and which wakers are to be dropped, once the lock is given back. Both run
+/// code of others, which may use the client, or panic.
 #[derive(Debug, Default)]
 pub(super) struct Wakes {
     /// Those that wait for room: before those that are answered, who may call again, and would join
     /// the queue for ever.
     queued: Vec<Waker>,
     others: Vec<Waker>,
+    /// Those that are not needed any more. With the last waker of a task its future may go, and
+    /// with that a call to this client.
+    retired: Vec<Waker>,
 }
 
 impl Wakes {
@@ -89,10 +94,41 @@ impl Wakes {
         self.queued.is_empty() && self.others.is_empty()
     }
 
+    /// Has this waker dropped behind the lock.
+    #[inline]
+    pub(super) fn retire(&mut self, waker: Option<Waker>) {
+        if let Some(waker) = waker {
+            self.retired.push(waker);
+        }
+    }
+
+    /// Puts a waker in the place of one that would not wake the same task.
+    #[inline]
+    pub(super) fn renew(&mut self, there: &mut Waker, waker: &Waker) {
+        if !there.will_wake(waker) {
+            self.retired.push(std::mem::replace(there, waker.clone()));
+        }
+    }
+
+    /// A waker that panics is a fault of its task alone: neither the driver nor the task that runs
+    /// here ends with it.
     fn wake(&mut self) {
         if !self.is_empty() {
-            wake_all(self.queued.drain(..).chain(self.others.drain(..)));
+            quietly(|| wake_all(self.queued.drain(..).chain(self.others.drain(..))));
         }
+        while let Some(waker) = self.retired.pop() {
+            quietly(|| drop(waker));
+        }
+    }
+}
+
+/// Wakes when it is dropped: also if what was done under the lock panics, as the clone of a waker
+/// may. Those that were to be woken are in no list any more.
+struct WakesBehind<'a>(&'a mut Wakes);
+
+impl Drop for WakesBehind<'_> {
+    fn drop(&mut self) {
+        self.0.wake();
     }
 }
 
@@ -148,8 +184,10 @@ impl SharedClient {
         if !self.origin.is_here() {
             return None;
         }
-        let result = work(&mut lock(&self.core), wakes);
-        wakes.wake();
+        // Dropped behind the lock, which is a temporary of the next line.
+        let wakes = WakesBehind(wakes);
+        let result = work(&mut lock(&self.core), wakes.0);
+        drop(wakes);
         Some(result)
     }
 }
@@ -250,7 +288,7 @@ impl Core {
         }
         if let Some(index) = self.find(ticket) {
             let queued = &mut self.queue[index];
-            queued.waker = Some(waker.clone());
+            wakes.retire(queued.waker.replace(waker.clone()));
             return Ok(Offered::Queued(queued.ticket));
         }
         let ticket = self.next_ticket;
@@ -294,7 +332,7 @@ impl Core {
     /// Takes the caller with this ticket out of the queue, and lets the next one try.
     pub(super) fn leave_queue(&mut self, ticket: Option<u64>, wakes: &mut Wakes) {
         let Some(index) = self.find(ticket) else { return };
-        self.queue.remove(index);
+        wakes.retire(self.queue.remove(index).and_then(|queued| queued.waker));
         if index == 0 {
             self.retry(wakes);
         }
@@ -338,8 +376,10 @@ impl Core {
     }
 
     /// A call that was sent waits from now on.
-    pub(super) fn enter(&mut self, call: CallId, waker: &Waker) -> Sent {
-        self.calls.enter(call, waker.clone())
+    pub(super) fn enter(&mut self, call: CallId, waker: Waker, wakes: &mut Wakes) -> Sent {
+        let (sent, unneeded) = self.calls.enter(call, waker);
+        wakes.retire(unneeded);
+        sent
     }
 
     /// Whether a call that is sent now may look out for its answer. Then the client is not armed,
@@ -379,19 +419,43 @@ impl Core {
         &mut self,
         sent: Sent,
         waker: &Waker,
+        wakes: &mut Wakes,
     ) -> Poll<Result<Vec<u8>, CallError>> {
-        let polled = self.calls.poll(sent, waker);
+        let polled = self.calls.poll(sent, |there| wakes.renew(there, waker));
         if let Poll::Ready(answer) = &polled {
             self.client.asked_for(answer);
         }
         polled
     }
 
+    /// The time of a call is over: its answer may be there, and not be taken in. All is looked at
+    /// that is there by now.
+    pub(super) fn poll_last(
+        &mut self,
+        sent: Sent,
+        waker: &Waker,
+        wakes: &mut Wakes,
+    ) -> Poll<Result<Vec<u8>, CallError>> {
+        self.client.call_off();
+        self.client.ask_the_kernel();
+        let mut extent = None;
+        let polled = loop {
+            self.pump(wakes);
+            let polled = self.poll_answer(sent, waker, wakes);
+            if polled.is_ready() || self.over.is_some() || !self.client.is_left(&mut extent) {
+                break polled;
+            }
+        };
+        self.wake_driver(wakes);
+        polled
+    }
+
     /// Nobody wants the answer any more.
     pub(super) fn give_up(&mut self, sent: Sent, timed_out: bool, wakes: &mut Wakes) {
         match self.calls.give_up(sent) {
-            Some(answer) => self.client.asked_for(&answer),
-            None => {
+            Ok(answer) => self.client.asked_for(&answer),
+            Err(waker) => {
+                wakes.retire(Some(waker));
                 self.client.give_up(sent.call, timed_out);
                 self.pay(wakes);
             }
@@ -410,19 +474,19 @@ impl Core {
             Ok(None) => match self.over {
                 Some(over) => Some(Err(over.as_call(true))),
                 None => {
-                    self.items.insert(call.as_u64(), waker.clone());
+                    wakes.retire(self.items.insert(call.as_u64(), waker.clone()));
                     return Poll::Pending;
                 }
             },
             Err(error) => Some(Err(error)),
         };
-        self.items.remove(&call.as_u64());
+        wakes.retire(self.items.remove(&call.as_u64()));
         self.pay(wakes);
         Poll::Ready(next)
     }
 
     pub(super) fn close_stream(&mut self, call: CallId, wakes: &mut Wakes) {
-        self.items.remove(&call.as_u64());
+        wakes.retire(self.items.remove(&call.as_u64()));
         self.client.close_stream(call);
         self.pay(wakes);
     }
@@ -434,7 +498,7 @@ impl Core {
     }
 
     pub(super) fn forget_listener(&mut self, listener: u64, wakes: &mut Wakes) {
-        self.events.remove(&listener);
+        wakes.retire(self.events.remove(&listener));
         if self.client.has_event() {
             // It may have been the one that was woken for it.
             wakes.others.extend(self.events.drain().map(|(_, waker)| waker));
@@ -446,12 +510,13 @@ impl Core {
         &mut self,
         listener: u64,
         waker: &Waker,
+        wakes: &mut Wakes,
     ) -> Poll<Result<Result<Vec<u8>, u64>, SessionEnd>> {
         match (self.client.kept_event(), self.over) {
             (Some(event), _) => Poll::Ready(Ok(event)),
             (None, Some(over)) => Poll::Ready(Err(over)),
             (None, None) => {
-                self.events.entry(listener).or_insert_with(|| waker.clone()).clone_from(waker);
+                wakes.retire(self.events.insert(listener, waker.clone()));
                 Poll::Pending
             }
         }

@@ -108,7 +108,8 @@ impl Stream for EventStream {
         }
         let budget = std::task::ready!(tokio::task::coop::poll_proceed(cx));
         let listener = self.listener;
-        let polled = self.handle.shared().with(|core, _| core.poll_event(listener, cx.waker()));
+        let polled =
+            self.handle.shared().with(|core, wakes| core.poll_event(listener, cx.waker(), wakes));
         let polled = polled.unwrap_or(Poll::Ready(Err(SessionEnd::Forked)));
         let event = std::task::ready!(polled);
         budget.made_progress();

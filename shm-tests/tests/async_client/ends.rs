@@ -2,12 +2,13 @@
 
 use crate::calls::crowd;
 use crate::{all, echo, flavours, next};
-use ringbell::{AsyncClient, CallError, EventError, SendError};
+use ringbell::{AsyncClient, CallError, EventError, SendError, TransportChoice};
 use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::reactor_client::Asking;
 use ringbell_shm_tests::reactor_requests::ask;
 use ringbell_shm_tests::server::Server;
 use ringbell_shm_tests::{done, options, scaled, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
 use std::future::{Future, poll_fn};
 use std::time::Duration;
 use tokio::runtime::Builder;
@@ -144,6 +145,38 @@ pub(crate) fn the_last_clone_closes_the_session() -> Ran {
             runtime.block_on(tokio::task::yield_now());
             server.stats().sessions == 0
         });
+        server.shut_down();
+    }
+    done!("both flavours")
+}
+
+/// The kind of C8 on the client's side: what nobody takes keeps nobody.
+pub(crate) fn c8_a_stopped_server_does_not_keep_a_client_that_nobody_holds() -> Ran {
+    for (flavour, runtime) in flavours() {
+        let server = Server::prepare("react").start();
+        let pid = i32::try_from(server.id()).ok().and_then(Pid::from_raw).expect("a pid");
+        let options = options().transport(TransportChoice::Socket);
+        let client = runtime.block_on(options.connect_async(server.path())).expect("connect");
+        let tasks = || runtime.metrics().num_alive_tasks();
+        assert_eq!(tasks(), 1, "{flavour}: the driver");
+        kill_process(pid, Signal::STOP).expect("stopped");
+        runtime.block_on(async {
+            // More than a socket takes, and than is kept for it: one stays in the queue.
+            let message = ask(b'L', 0, 0, &[7; 60_000]);
+            for _ in 0..100 {
+                let sent =
+                    tokio::time::timeout(Duration::from_millis(200), client.send_one_way(&message));
+                if sent.await.is_err() {
+                    break;
+                }
+            }
+        });
+        drop(client);
+        wait_until("the driver has ended", || {
+            runtime.block_on(async { tokio::time::sleep(Duration::from_millis(10)).await });
+            tasks() == 0
+        });
+        kill_process(pid, Signal::CONT).expect("goes on");
         server.shut_down();
     }
     done!("both flavours")

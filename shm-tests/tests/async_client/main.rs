@@ -39,10 +39,12 @@ suite! {
     ],
     tests: [
         no_threads_are_left,
+        c8_a_stopped_server_does_not_keep_a_client_that_nobody_holds,
         a_stream_of_events_keeps_one_waker,
         requests_need_nobody_to_run_behind_them,
         a_task_that_computes_keeps_no_answer_from_others,
         a_waker_that_panics_keeps_nobody_asleep,
+        a_waker_that_uses_the_client_when_it_goes_stops_nobody,
     ],
     roles: [],
 }

@@ -6,6 +6,7 @@
 
 mod answers;
 mod attack;
+mod behind;
 mod fake;
 mod in_transit;
 mod records;
@@ -14,6 +15,7 @@ mod welcomes;
 mod words;
 
 use answers::*;
+use behind::*;
 use in_transit::*;
 use records::*;
 use ringbell_shm_tests::suite;
@@ -39,6 +41,11 @@ suite! {
         servers_that_write_nonsense,
         answers_that_come_and_go,
         any_bytes_in_the_response_ring,
+        c1_what_lies_behind_items_and_events_is_found,
+        c1_a_pooled_client_brings_no_old_events,
+        c1_a_refused_stream_is_refused_as_a_call,
+        c1_floods_of_items_and_events_end_no_wait_late,
+        c1_a_reader_of_large_items_is_not_cut,
         p4_nobody_waits_for_descriptors_of_a_client,
         p4_descriptors_of_a_client_are_refused,
         p5_no_call_waits_for_descriptors_of_a_server,

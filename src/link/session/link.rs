@@ -187,6 +187,22 @@ impl Link {
         }
     }
 
+    /// How many bytes were read since the session began.
+    pub(super) fn bytes_read(&self) -> u64 {
+        match self {
+            Self::Rings(rings) => rings.incoming.head(),
+            Self::Socket(socket) => socket.link.released_bytes(),
+        }
+    }
+
+    /// At least as many bytes as are there to be read.
+    pub(super) fn most_bytes_there(&self) -> u64 {
+        match self {
+            Self::Rings(rings) => rings.incoming.capacity(),
+            Self::Socket(socket) => socket.link.bytes_there(),
+        }
+    }
+
     /// How many messages of `body` bytes there is room for, more or less. A fault counts as room
     /// for one: it shows at the attempt.
     pub(super) fn room_for(&mut self, body: usize) -> u64 {

@@ -104,6 +104,11 @@ impl Consumer {
         self.head
     }
 
+    /// Capacity of the ring in bytes: no more is ever there at once.
+    pub fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
     /// Whether a record may be there. Changes nothing, promises nothing.
     #[inline]
     pub fn has_pending(&self) -> bool {
