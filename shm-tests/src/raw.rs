@@ -25,4 +25,4 @@ pub use messages::{
     BYTES, GOODBYE, MAGIC, READY, Received, WAKE, Welcome, accept, connect, fallback, hello, kind,
     last_words, message, receive, send, welcome,
 };
-pub use sessions::{Session, SocketSession};
+pub use sessions::{Session, SocketSession, touch_all};

@@ -330,13 +330,13 @@ struct ReceivedSegments {
 /// Checks and maps what came with a Welcome.
 fn adopt(welcome: &Welcome, descriptors: Descriptors) -> Result<ReceivedSegments, ConnectError> {
     let segments = SEGMENTS + usize::from(welcome.has_bell);
-    let descriptors = descriptors.take(segments, welcome.has_pidfd)?;
-    let (want, have) = (descriptors.len(), descriptors.len());
-    let mut descriptors = descriptors.into_iter();
+    let (segments, server) = descriptors.take(segments, welcome.has_pidfd)?;
+    let (want, have) = (segments.len(), segments.len());
+    let mut segments = segments.into_iter();
     let mut adopt = |kind, session, capacity| {
-        let fd = descriptors.next().ok_or(ConnectError::BadDescriptors { want, have })?;
+        let (fd, seals) = segments.next().ok_or(ConnectError::BadDescriptors { want, have })?;
         let label = Label { kind, generation: welcome.generation, session, capacity };
-        Ok::<_, ConnectError>(Segment::adopt(fd, &label)?)
+        Ok::<_, ConnectError>(Segment::adopt(fd, seals, &label)?)
     };
     Ok(ReceivedSegments {
         request: adopt(SegmentKind::Request, welcome.session, welcome.request_capacity)?,
@@ -346,7 +346,7 @@ fn adopt(welcome: &Welcome, descriptors: Descriptors) -> Result<ReceivedSegments
             true => Some(adopt(SegmentKind::Bell, welcome.domain.into(), 0)?),
             false => None,
         },
-        server: descriptors.next(),
+        server,
     })
 }
 

@@ -370,13 +370,14 @@ impl Handshake {
                         return Ok(None);
                     }
                 };
-                self.state = if sent < bytes.len() {
-                    State::SendOffer { bytes, sent }
-                } else {
-                    kill_point!("handshake-welcome-sent");
-                    State::AwaitReady
-                };
-                Ok(progress)
+                if sent < bytes.len() {
+                    self.state = State::SendOffer { bytes, sent };
+                    return Ok(progress);
+                }
+                kill_point!("handshake-welcome-sent");
+                self.state = State::AwaitReady;
+                // No client answers so fast.
+                Ok(Some(HandshakeProgress::Reading))
             }
             State::AwaitReady => {
                 let mut byte = Vec::new();

@@ -248,7 +248,9 @@ impl Segment {
     pub(crate) fn bell(generation: u64, domain: u32) -> Result<Self, SegmentError> {
         let label =
             Label { kind: SegmentKind::Bell, generation, session: domain.into(), capacity: 0 };
-        let fd = create(&label)?;
+        check_limit(label.size())?;
+        let fd = memfd(label.kind, label.size())?;
+        // Allocates its one page.
         write_identity(&fd, &label)?;
         rustix::fs::fcntl_add_seals(&fd, SIZED | SealFlags::SEAL)?;
         let window = window(map(&fd, label.size(), false)?, false);
@@ -263,7 +265,8 @@ impl Segment {
         Ok(Self { fd: Arc::new(fd), window })
     }
 
-    /// Accepts a segment from the server: checks seals and size, and maps exactly that.
+    /// Accepts a segment from the server, which has these seals: checks them and the size, and maps
+    /// exactly that.
     ///
     /// Request segments and bells are mapped writable, the others read-only. Of what the server has
     /// written the identity is checked.
@@ -271,8 +274,12 @@ impl Segment {
     /// The two segments of a session are populated here, so that their pages are this process's. A
     /// request segment is labelled and sealed then: from there on this mapping is the only one that
     /// can write it. The server maps it only after that.
-    pub(crate) fn adopt(fd: OwnedFd, label: &Label) -> Result<Self, SegmentError> {
-        check_seals(&fd, label.kind)?;
+    pub(crate) fn adopt(
+        fd: OwnedFd,
+        seals: SealFlags,
+        label: &Label,
+    ) -> Result<Self, SegmentError> {
+        check_seals(seals, label.kind)?;
         check_size(&fd, label.size())?;
         let writable = matches!(label.kind, SegmentKind::Request | SegmentKind::Bell);
         let mapping = map(&fd, label.size(), writable)?;
@@ -307,18 +314,24 @@ pub(crate) fn name(kind: SegmentKind) -> &'static CStr {
 
 /// A memfd with all its memory, not sealed yet.
 fn create(label: &Label) -> Result<OwnedFd, SegmentError> {
+    check_limit(label.size())?;
     let fd = memfd(label.kind, label.size())?;
     let flags = FallocateFlags::empty();
     rustix::io::retry_on_intr(|| rustix::fs::fallocate(&fd, flags, 0, label.size()))?;
     Ok(fd)
 }
 
-/// A memfd of this size, without memory.
-pub(super) fn memfd(kind: SegmentKind, size: u64) -> Result<OwnedFd, SegmentError> {
-    // Growing a file beyond the limit is not an error but a signal, of which processes die.
-    if let Some(limit) = getrlimit(Resource::Fsize).current.filter(|limit| *limit < size) {
-        return Err(SegmentError::FileSizeLimit { limit, want: size });
+/// Whether this process may make a file of this size. Growing one beyond the limit is not an error
+/// but a signal, of which processes die.
+pub(super) fn check_limit(want: u64) -> Result<(), SegmentError> {
+    match getrlimit(Resource::Fsize).current.filter(|limit| *limit < want) {
+        Some(limit) => Err(SegmentError::FileSizeLimit { limit, want }),
+        None => Ok(()),
     }
+}
+
+/// A memfd of this size, without memory. [`check_limit`] comes first.
+pub(super) fn memfd(kind: SegmentKind, size: u64) -> Result<OwnedFd, SegmentError> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let fd = match rustix::fs::memfd_create(name(kind), flags | MemfdFlags::NOEXEC_SEAL) {
         // A kernel before 6.3.
@@ -382,8 +395,7 @@ pub(super) fn seals(fd: &OwnedFd) -> Result<SealFlags, SegmentError> {
 }
 
 /// Checks the seals that a segment of this kind has when it reaches the client.
-fn check_seals(fd: &OwnedFd, kind: SegmentKind) -> Result<(), SegmentError> {
-    let have = seals(fd)?;
+fn check_seals(have: SealFlags, kind: SegmentKind) -> Result<(), SegmentError> {
     let (want, never) = match kind {
         SegmentKind::Response | SegmentKind::Status => (SIZED | CLOSED, SealFlags::empty()),
         // The client adds the rest itself.

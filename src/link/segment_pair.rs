@@ -4,8 +4,8 @@
 #![allow(unsafe_code, reason = "mincore and cachestat through libc")]
 
 use super::segment::{
-    CLOSED, Label, PAGE, SIZED, Segment, SegmentError, identity_words, map, memfd, peer_words, put,
-    seals, size, window,
+    CLOSED, Label, PAGE, SIZED, Segment, SegmentError, check_limit, identity_words, map, memfd,
+    peer_words, put, seals, size, window,
 };
 use crate::memory::layout::{self, Domain, Peer, SegmentKind};
 use memmap2::MmapRaw;
@@ -34,10 +34,13 @@ impl SegmentPair {
         request_capacity: u64,
         response_capacity: u64,
     ) -> Result<Self, SegmentError> {
-        let request = memfd(SegmentKind::Request, size(SegmentKind::Request, request_capacity))?;
+        let request_size = size(SegmentKind::Request, request_capacity);
+        let response_size = size(SegmentKind::Response, response_capacity);
+        check_limit(request_size.max(response_size))?;
+        let request = memfd(SegmentKind::Request, request_size)?;
         rustix::fs::fcntl_add_seals(&request, SIZED)?;
-        let size = size(SegmentKind::Response, response_capacity);
-        let response = Segment::writable(memfd(SegmentKind::Response, size)?, size)?;
+        let response = memfd(SegmentKind::Response, response_size)?;
+        let response = Segment::writable(response, response_size)?;
         Ok(Self { request, response, request_capacity, response_capacity })
     }
 
@@ -140,10 +143,13 @@ impl PendingPair {
     /// the server's two).
     #[cfg(test)]
     pub(crate) fn complete(mut self) -> (Segment, (Segment, Segment)) {
-        let own = self.request.try_clone().expect("a descriptor");
-        let own = Segment::adopt(own, &self.request_label).expect("a request segment");
-        let response = self.response.fd.try_clone().expect("a descriptor");
-        Segment::adopt(response, &self.response_label).expect("a response segment");
+        let adopt = |fd: &OwnedFd, label| {
+            let fd = fd.try_clone().expect("a descriptor");
+            let seals = seals(&fd).expect("a memfd");
+            Segment::adopt(fd, seals, label).expect("a segment")
+        };
+        let own = adopt(&self.request, &self.request_label);
+        adopt(&self.response.fd, &self.response_label);
         while !self.check().expect("all is there") {}
         (own, self.accept().expect("checked"))
     }

@@ -115,6 +115,16 @@ impl Session {
     }
 }
 
+/// Has the kernel allocate the pages of a segment that are missing, as an honest client does before
+/// READY.
+///
+/// # Panics
+/// If it cannot be mapped.
+pub fn touch_all(fd: &OwnedFd) {
+    let size = rustix::fs::fstat(fd).expect("fstat").st_size;
+    touch(&map(fd, u64::try_from(size).expect("positive"), false).expect("map"));
+}
+
 /// Has the kernel allocate the pages of a segment that are missing: a load from a hole does that.
 fn touch(window: &Window) {
     for page in (0..window.len()).step_by(4096) {

@@ -59,6 +59,12 @@ pub(crate) fn locker(arguments: &Arguments) {
     let memfds: Vec<_> = answer.descriptors.into_iter().map(|fd| (name(&fd), fd)).collect();
     let request = memfds.iter().position(|(name, _)| name == "request").expect("a request segment");
     if arguments.number("seal") != 0 {
+        // A session begins only if all of its pages are there.
+        for (name, fd) in &memfds {
+            if ["request", "response"].contains(&&**name) {
+                raw::touch_all(fd);
+            }
+        }
         let seals = SealFlags::FUTURE_WRITE | SealFlags::SEAL;
         rustix::fs::fcntl_add_seals(&memfds[request].1, seals).expect("a client may do that");
     }

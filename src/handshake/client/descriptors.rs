@@ -3,7 +3,8 @@
 use super::error::ConnectError;
 use crate::link::segment::SegmentError;
 use crate::os::closer;
-use crate::os::peer_socket::PeerSocket;
+use crate::os::peer_socket::{PeerSocket, Rights};
+use rustix::fs::SealFlags;
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
@@ -14,6 +15,9 @@ use std::os::fd::{AsFd, OwnedFd};
 /// Most descriptors that the kernel sends with one message (`SCM_MAX_FD`). With less room it would
 /// drop the rest in this thread.
 const MOST: usize = 253;
+
+/// Segments, with the seals that they had, and a pidfd.
+pub(in crate::handshake) type Taken = (Vec<(OwnedFd, SealFlags)>, Option<OwnedFd>);
 
 /// Descriptors of a peer, which may be anything: the close of each may wait. Those that are not
 /// taken are closed elsewhere, unless they are memory.
@@ -33,28 +37,30 @@ impl Descriptors {
         mut self,
         segments: usize,
         pidfd: bool,
-    ) -> Result<Vec<OwnedFd>, ConnectError> {
+    ) -> Result<Taken, ConnectError> {
         let (want, have) = (segments + usize::from(pidfd), self.len());
         if want != have {
             return Err(ConnectError::BadDescriptors { want, have });
         }
-        if !self.0[..segments].iter().all(is_memory) {
+        let seals: Result<Vec<_>, _> = self.0[..segments].iter().map(seals).collect();
+        let Ok(seals) = seals else {
             return Err(ConnectError::BadSegment(SegmentError::NotMemory));
-        }
+        };
         match self.0.get(segments).map(is_pidfd) {
             None | Some(Ok(true)) => {}
             Some(Ok(false)) => return Err(ConnectError::NotAProcess),
             // It cannot be told what it is, in a sandbox for one. A client does without.
             Some(Err(_)) => self.0.drain(segments..).for_each(closer::close),
         }
-        Ok(std::mem::take(&mut self.0))
+        let pidfd = self.0.drain(segments..).next();
+        Ok((self.0.drain(..).zip(seals).collect(), pidfd))
     }
 }
 
 impl Drop for Descriptors {
     fn drop(&mut self) {
         for fd in self.0.drain(..) {
-            if is_memory(&fd) {
+            if seals(&fd).is_ok() {
                 drop(fd);
             } else {
                 closer::close(fd);
@@ -64,8 +70,8 @@ impl Drop for Descriptors {
 }
 
 /// Only files that live in memory have seals. Their close does not wait.
-fn is_memory(fd: &OwnedFd) -> bool {
-    rustix::fs::fcntl_get_seals(fd).is_ok()
+fn seals(fd: &OwnedFd) -> Result<SealFlags, Errno> {
+    rustix::fs::fcntl_get_seals(fd)
 }
 
 /// Nothing else can be waited for. A process that is no child of this one gives ECHILD; one that is
@@ -95,6 +101,11 @@ pub(super) struct Piece {
 /// The kernel's look ends with the first message that has descriptors, which may stand behind the
 /// bytes that are asked for. So those of later bytes may be among the descriptors, as copies.
 pub(super) fn receive(socket: &PeerSocket, into: &mut [u8]) -> Result<Piece, Errno> {
+    if socket.rights() == Rights::Refused {
+        // None is there, and none can come.
+        let (_, bytes) = rustix::net::recv(&**socket, into, RecvFlags::DONTWAIT)?;
+        return Ok(Piece { bytes, descriptors: Ok(Descriptors::default()) });
+    }
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::DONTWAIT | RecvFlags::PEEK | RecvFlags::CMSG_CLOEXEC;

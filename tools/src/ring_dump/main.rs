@@ -66,7 +66,16 @@ impl std::error::Error for Usage {}
 /// Whether all is well.
 type Healthy = bool;
 
+/// Has a write beyond the limit on the size of files (`ulimit -f`) be an error. It is a signal
+/// otherwise, of which this process would die without a word.
+#[allow(unsafe_code, reason = "signal")]
+fn survive_the_limit_on_files() {
+    // SAFETY: no handler is installed that could run.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 fn main() -> ExitCode {
+    survive_the_limit_on_files();
     let cli = Cli::parse();
     style::choose(cli.color);
     match run(&cli) {
@@ -210,6 +219,7 @@ fn run_save(asked: &cli::Save) -> Result<Healthy, Failure> {
     std::os::unix::fs::OpenOptionsExt::mode(&mut file, 0o600);
     let file = file.write(true).create(true).truncate(true).open(&asked.file);
     let file = file.map_err(|error| Unattachable(format!("{}: {error}", asked.file.display())))?;
-    capture.write(&mut std::io::BufWriter::new(file))?;
+    let written = capture.write(&mut std::io::BufWriter::new(file));
+    written.map_err(|error| format!("{}: {error}", asked.file.display()))?;
     Ok(true)
 }
