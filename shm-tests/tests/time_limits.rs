@@ -178,13 +178,15 @@ fn c8_nor_do_answers_that_are_read_a_byte_at_a_time() -> Ran {
 /// A client that reads so little at a time that the kernel calls its socket writable only after the
 /// limit, during service or after the order to shut down: how many bytes it gets.
 fn read_slowly(driver: Driver, stops: bool) -> usize {
-    const LIMIT: Duration = Duration::from_secs(1);
+    // Five pauses: the client reads two of the kernel's pieces meanwhile, and half of what it would
+    // have to read before its socket is called writable.
+    const LIMIT: Duration = Duration::from_secs(2);
     let mut server = reacting(driver).with("slow_client_ms", LIMIT.as_millis()).start();
     let session = SocketSession::open(server.path());
-    for call in 1..=ANSWERS {
+    for call in 1..=SOME_ANSWERS {
         session.request(call, &ask(b'z', call, ANSWER, b""));
     }
-    wait_until("all are answered", || server.stats().requests >= ANSWERS);
+    wait_until("all are answered", || server.stats().requests >= SOME_ANSWERS);
     if stops {
         server.process().tell("shutdown");
     }
@@ -205,8 +207,10 @@ fn read_slowly(driver: Driver, stops: bool) -> usize {
     read
 }
 
+/// Still more than a socket's buffer takes.
+const SOME_ANSWERS: u64 = 8;
 /// All answers of such a client, with their headers.
-const ALL: usize = ANSWERS as usize * (ANSWER as usize + 16);
+const ALL: usize = SOME_ANSWERS as usize * (ANSWER as usize + 16);
 
 fn c8_answers_that_are_read_slowly_all_arrive() -> Ran {
     let ways = [Driver::Thread, Driver::Loop].map(|driver| [(driver, false), (driver, true)]);
