@@ -7,7 +7,8 @@
 //! others, without waking it: to start and to end a worker costs no turn of it. A panic ends what
 //! panicked. If the thread ends all the same, another one takes its place.
 
-use super::spawn::{Child, block_all_signals};
+use super::signals::block_all_signals;
+use super::spawn::Child;
 use super::tail::{Pulled, Tail};
 use crate::base::panics::quietly;
 use crate::base::sync::{Mutex, lock};

@@ -78,7 +78,7 @@ impl Forwarder {
         }
         let _ended = Ended(self);
         // SIGPIPE among them: whoever read the standard error may be gone.
-        super::spawn::block_all_signals();
+        super::signals::block_all_signals();
         loop {
             let mut state = lock(&self.state);
             while state.waiting.is_empty() && state.dropped == 0 {

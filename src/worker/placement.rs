@@ -7,7 +7,7 @@
 
 #![allow(unsafe_code, reason = "the scheduling policy of a thread")]
 
-use super::spawn::signals;
+use super::signals::signals;
 use rustix::io::Errno;
 use rustix::process::Pid;
 use rustix::thread::CpuSet;

@@ -1,25 +1,22 @@
 //! A process of a worker: started so that it dies with this one, and never left as a zombie.
 
 use super::attendant::Reading;
-use super::spawn::{Child, Failure, Plan, Step};
+pub(super) use super::spawn::readable;
+use super::spawn::{Child, Plan};
+use super::starter::{StartError, end};
 use super::tail::Tail;
 use super::{WorkerCommand, attendant, starter};
 use crate::os::environment;
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::process::{ChildStdin, ChildStdout, ExitStatus};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-/// How long to wait for the end of a process that was killed. One that the kernel does not let go
-/// is left to the attendant.
-const KILL_WAIT: Duration = Duration::from_secs(1);
+use std::time::Duration;
 
 /// A process, and what it printed. Dropping it kills it and waits for its end; not in a forked
 /// child.
@@ -40,66 +37,6 @@ pub(super) enum Streams {
     Kept,
     /// Both lead here.
     Piped,
-}
-
-/// Why a process was not started. Travels inside of an [`io::Error`], to
-/// [`WorkerCommand::not_started`].
-#[derive(Debug)]
-pub(super) enum StartError {
-    /// By the kernel: what could not be done, and why not.
-    Failed(Failure),
-    /// What it needs could not be made.
-    Prepare(&'static str, Errno),
-    /// A setting of the command makes no sense.
-    Invalid(&'static str),
-    /// The thread that starts workers is as busy as that.
-    TimedOut { after: Duration },
-    /// The thread that was to start it has ended.
-    ThreadDied,
-    /// There is no thread that starts workers, and none could be started.
-    NoThread(io::Error),
-}
-
-impl std::fmt::Display for StartError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Failed(Failure { step, errno }) => {
-                let what = match step {
-                    Step::Clone => "the system makes no process (clone)",
-                    Step::Parent => "this process has ended meanwhile",
-                    Step::Setup => "its process group or descriptors cannot be set",
-                    Step::Placement => "the CPUs or the nice value asked for cannot be set",
-                    Step::Directory => "its working directory cannot be entered",
-                    Step::Exec => "it cannot be executed",
-                };
-                write!(f, "{what}: {}", io::Error::from(*errno))
-            }
-            Self::Prepare(what, errno) => write!(f, "{what}: {}", io::Error::from(*errno)),
-            Self::Invalid(why) => f.write_str(why),
-            Self::TimedOut { after } => {
-                write!(f, "the system had not started it after {after:?}")
-            }
-            Self::ThreadDied => f.write_str("the thread that was to start it has ended"),
-            Self::NoThread(error) => write!(f, "the thread that starts workers: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for StartError {}
-
-impl From<StartError> for io::Error {
-    fn from(error: StartError) -> Self {
-        let kind = match &error {
-            StartError::Failed(Failure { errno, .. }) | StartError::Prepare(_, errno) => {
-                Self::from(*errno).kind()
-            }
-            StartError::Invalid(_) => io::ErrorKind::InvalidInput,
-            StartError::TimedOut { .. } => io::ErrorKind::TimedOut,
-            StartError::ThreadDied => io::ErrorKind::Other,
-            StartError::NoThread(error) => error.kind(),
-        };
-        Self::new(kind, error)
-    }
 }
 
 fn cannot(what: &'static str) -> impl Fn(Errno) -> StartError {
@@ -235,19 +172,6 @@ impl Drop for Process {
     }
 }
 
-/// Kills a process and its group, and waits for its end; the attendant does, if that takes long.
-///
-/// The group is killed while the process was not waited for, or by its pidfd, so that no other one
-/// is meant.
-pub(super) fn end(child: &mut Child) {
-    child.kill();
-    if readable(child.pidfd(), KILL_WAIT) {
-        child.status();
-    } else {
-        attendant::reap(child.clone());
-    }
-}
-
 fn pipe_missing() -> StartError {
     StartError::Prepare("a pipe", Errno::MFILE)
 }
@@ -292,24 +216,6 @@ fn c_string(text: impl AsRef<OsStr>) -> Result<CString, StartError> {
 
 fn c_strings(texts: impl IntoIterator<Item = OsString>) -> Result<Vec<CString>, StartError> {
     texts.into_iter().map(c_string).collect()
-}
-
-/// Whether `fd` becomes readable, or hangs up, within `time`.
-pub(super) fn readable(fd: impl AsFd, time: Duration) -> bool {
-    let until = Instant::now().checked_add(time);
-    loop {
-        let left = match until {
-            _ if time.is_zero() => Some(Duration::ZERO),
-            Some(until) => Some(until.saturating_duration_since(Instant::now())),
-            None => None,
-        };
-        let left = left.and_then(|left| rustix::event::Timespec::try_from(left).ok());
-        match poll(&mut [PollFd::new(&fd, PollFlags::IN)], left.as_ref()) {
-            Ok(ready) => return ready > 0,
-            Err(Errno::INTR) => {}
-            Err(_) => return false,
-        }
-    }
 }
 
 #[cfg(test)]

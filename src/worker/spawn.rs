@@ -18,7 +18,9 @@
 #![allow(unsafe_code, reason = "clone, and what a child does before it becomes a program")]
 
 use super::placement::{Placement, Wanted};
+use super::signals::{block_all_signals, set_signal_mask};
 use crate::os::fork::Origin;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -28,6 +30,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::ptr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// A process to be started: all that the child needs.
 #[derive(Debug)]
@@ -263,32 +266,6 @@ fn forget_handlers() {
     }
 }
 
-/// A set of signals.
-pub(super) fn signals(wanted: impl IntoIterator<Item = c_int>) -> libc::sigset_t {
-    let mut set = MaybeUninit::zeroed();
-    // SAFETY: there is room for a set.
-    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
-    for signal in wanted {
-        // SAFETY: the set was made above. A number that is no signal's is refused.
-        unsafe { libc::sigaddset(set.as_mut_ptr(), signal) };
-    }
-    // SAFETY: made above.
-    unsafe { set.assume_init() }
-}
-
-/// Blocks all signals in this thread; those that were blocked before.
-pub(super) fn block_all_signals() -> libc::sigset_t {
-    let (all, mut before) = (signals(1..=64), signals([]));
-    // SAFETY: both sets are valid, and the mask of a thread is its own.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before) };
-    before
-}
-
-fn set_signal_mask(mask: &libc::sigset_t) {
-    // SAFETY: the set is valid, and the mask of a thread is its own.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, mask, ptr::null_mut()) };
-}
-
 /// A process that was started here. Clones are the same process; one of them waits for it.
 #[derive(Debug, Clone)]
 pub(super) struct Child {
@@ -371,6 +348,24 @@ impl Child {
                 // Somebody else has waited for it, or SIGCHLD is ignored.
                 Err(_) => self.ended = Some(None),
             }
+        }
+    }
+}
+
+/// Whether `fd` becomes readable, or hangs up, within `time`.
+pub(super) fn readable(fd: impl AsFd, time: Duration) -> bool {
+    let until = Instant::now().checked_add(time);
+    loop {
+        let left = match until {
+            _ if time.is_zero() => Some(Duration::ZERO),
+            Some(until) => Some(until.saturating_duration_since(Instant::now())),
+            None => None,
+        };
+        let left = left.and_then(|left| rustix::event::Timespec::try_from(left).ok());
+        match poll(&mut [PollFd::new(&fd, PollFlags::IN)], left.as_ref()) {
+            Ok(ready) => return ready > 0,
+            Err(Errno::INTR) => {}
+            Err(_) => return false,
         }
     }
 }

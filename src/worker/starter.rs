@@ -7,18 +7,98 @@
 //! that. Nor does whoever asked: after a time it is told that there is no worker, and the process
 //! is killed if it comes to be.
 
-use super::process::{StartError, end};
-use super::spawn::{self, Child, Plan};
+use super::attendant;
+use super::signals::block_all_signals;
+use super::spawn::{self, Child, Failure, Plan, Step, readable};
 use crate::base::panics::quietly;
 use crate::base::sync::{Condvar, Mutex, lock};
 use crate::os::fork::Origin;
+use rustix::io::Errno;
 use std::collections::VecDeque;
+use std::io;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{OnceLock, PoisonError};
 use std::time::Duration;
 
 /// Most threads, and so most starts that may wait for a file system without delaying others.
 const MAX_THREADS: usize = 16;
+
+/// How long to wait for the end of a process that was killed. One that the kernel does not let go
+/// is left to the attendant.
+const KILL_WAIT: Duration = Duration::from_secs(1);
+
+/// Why a process was not started. Travels inside of an [`io::Error`], to
+/// [`WorkerCommand::not_started`].
+#[derive(Debug)]
+pub(super) enum StartError {
+    /// By the kernel: what could not be done, and why not.
+    Failed(Failure),
+    /// What it needs could not be made.
+    Prepare(&'static str, Errno),
+    /// A setting of the command makes no sense.
+    Invalid(&'static str),
+    /// The thread that starts workers is as busy as that.
+    TimedOut { after: Duration },
+    /// The thread that was to start it has ended.
+    ThreadDied,
+    /// There is no thread that starts workers, and none could be started.
+    NoThread(io::Error),
+}
+
+impl std::fmt::Display for StartError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Failed(Failure { step, errno }) => {
+                let what = match step {
+                    Step::Clone => "the system makes no process (clone)",
+                    Step::Parent => "this process has ended meanwhile",
+                    Step::Setup => "its process group or descriptors cannot be set",
+                    Step::Placement => "the CPUs or the nice value asked for cannot be set",
+                    Step::Directory => "its working directory cannot be entered",
+                    Step::Exec => "it cannot be executed",
+                };
+                write!(f, "{what}: {}", io::Error::from(*errno))
+            }
+            Self::Prepare(what, errno) => write!(f, "{what}: {}", io::Error::from(*errno)),
+            Self::Invalid(why) => f.write_str(why),
+            Self::TimedOut { after } => {
+                write!(f, "the system had not started it after {after:?}")
+            }
+            Self::ThreadDied => f.write_str("the thread that was to start it has ended"),
+            Self::NoThread(error) => write!(f, "the thread that starts workers: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl From<StartError> for io::Error {
+    fn from(error: StartError) -> Self {
+        let kind = match &error {
+            StartError::Failed(Failure { errno, .. }) | StartError::Prepare(_, errno) => {
+                Self::from(*errno).kind()
+            }
+            StartError::Invalid(_) => io::ErrorKind::InvalidInput,
+            StartError::TimedOut { .. } => io::ErrorKind::TimedOut,
+            StartError::ThreadDied => io::ErrorKind::Other,
+            StartError::NoThread(error) => error.kind(),
+        };
+        Self::new(kind, error)
+    }
+}
+
+/// Kills a process and its group, and waits for its end; the attendant does, if that takes long.
+///
+/// The group is killed while the process was not waited for, or by its pidfd, so that no other one
+/// is meant.
+pub(super) fn end(child: &mut Child) {
+    child.kill();
+    if readable(child.pidfd(), KILL_WAIT) {
+        child.status();
+    } else {
+        attendant::reap(child.clone());
+    }
+}
 
 /// A process to be started, and who is to get it.
 struct Request {
@@ -115,7 +195,7 @@ impl Node {
 
     fn run(&'static self) {
         let _ended = Ended(self);
-        spawn::block_all_signals();
+        block_all_signals();
         loop {
             let mut state = lock(&self.state);
             state.idle += 1;
