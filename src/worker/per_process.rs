@@ -59,6 +59,11 @@ impl<T> PerProcess<T> {
         })
     }
 
+    /// The value of this process, made now if it has none; never that of an ancestor.
+    pub(super) fn get_or_make(&self, make: impl FnOnce() -> T) -> Arc<T> {
+        lock(&self.own().value).get_or_insert_with(|| Arc::new(make())).clone()
+    }
+
     /// Sets the value of this process, and returns the one before.
     pub(super) fn replace(&self, value: Arc<T>) -> Option<Arc<T>> {
         lock(&self.own().value).replace(value)

@@ -10,7 +10,10 @@
 //! of this kind that can be locked was left behind by a dead process, and [`sweep`] removes it.
 
 use super::WorkerError;
+use super::per_process::PerProcess;
+use crate::base::sync::{Mutex, lock};
 use crate::handshake::{BindError, MAX_PATH, listen_for_child};
+use crate::os::at_exit::at_exit;
 use crate::os::environment::host_socket;
 use crate::os::fork::Origin;
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
@@ -21,6 +24,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, TryLockError};
+use std::time::{Duration, Instant};
 
 /// The socket's name in its directory; short, since the path of a socket is.
 const SOCKET: &str = "s";
@@ -39,6 +44,8 @@ pub(super) struct SocketPlace {
     /// Where a worker listens: absolute.
     socket: PathBuf,
     directory: OwnDirectory,
+    /// Those of the process, with this one.
+    starting: Arc<Mutex<Starting>>,
     /// Whether the socket at the path is known to be the worker's.
     ours: bool,
     /// Listens beside it, and accepts nothing: tells the worker who its host is.
@@ -50,16 +57,30 @@ impl SocketPlace {
     /// Makes a place in `directory`, whose name begins with `name`.
     pub(super) fn make(directory: &Path, name: &str) -> Result<Self, WorkerError> {
         let name = fitting(directory, name)?;
+        let starting = STARTING.get_or_make(|| {
+            at_exit(remove_all);
+            Mutex::default()
+        });
+        // Held until the directory is in the list.
+        let mut list = lock(&starting);
+        if list.over {
+            let error = std::io::Error::other("the process is ending");
+            return Err(WorkerError::Socket { path: directory.to_owned(), error });
+        }
         let directory = OwnDirectory::make(directory, name)?;
+        list.places.push(directory.path.clone());
+        drop(list);
         let socket = directory.path.join(SOCKET);
         let host = match listen(&host_socket(&socket)) {
             Ok(host) => host,
             Err(error) => {
                 directory.remove();
+                lock(&starting).forget(&directory.path);
                 return Err(error);
             }
         };
-        Ok(Self { socket, directory, ours: false, _host: host, origin: Origin::here() })
+        let origin = Origin::here();
+        Ok(Self { socket, directory, starting, ours: false, _host: host, origin })
     }
 
     pub(super) fn socket(&self) -> &Path {
@@ -90,6 +111,50 @@ impl Drop for SocketPlace {
         }
         self.directory.unlink_all_but_the_socket();
         self.directory.remove();
+        lock(&self.starting).forget(&self.directory.path);
+    }
+}
+
+/// The places of this process, for its end: threads that start workers are not waited for then.
+#[derive(Debug, Default)]
+struct Starting {
+    places: Vec<PathBuf>,
+    /// The process ends: no more are made.
+    over: bool,
+}
+
+impl Starting {
+    fn forget(&mut self, path: &Path) {
+        self.places.retain(|place| place != path);
+    }
+}
+
+static STARTING: PerProcess<Mutex<Starting>> = PerProcess::new();
+
+/// Removes what workers that are starting have, at the end of the process. They die with it.
+extern "C" fn remove_all() {
+    /// Another thread may be making a place at this moment, which takes microseconds.
+    const PATIENCE: Duration = Duration::from_millis(100);
+    let give_up = Instant::now() + PATIENCE;
+    // A forked child has none of its parent's.
+    let starting = STARTING.get_or_make(Mutex::default);
+    let mut list = loop {
+        match starting.try_lock() {
+            Ok(list) => break list,
+            Err(TryLockError::Poisoned(list)) => break list.into_inner(),
+            Err(TryLockError::WouldBlock) if Instant::now() >= give_up => return,
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(1)),
+        }
+    };
+    list.over = true;
+    for place in list.places.drain(..) {
+        // The directory is this process's, has been private from the start, and nobody but its
+        // worker was told of it.
+        let socket = place.join(SOCKET);
+        for file in [&socket, &host_socket(&socket), &place.join(format!("{SOCKET}.lock"))] {
+            let _ = rustix::fs::unlink(file);
+        }
+        let _ = rustix::fs::rmdir(&place);
     }
 }
 

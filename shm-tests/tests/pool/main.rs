@@ -43,6 +43,7 @@ suite! {
         spawn_per_use,
         w6_nothing_is_left_however_the_host_ends,
         w6_the_next_host_sweeps_what_a_killed_one_left,
+        w6_a_host_that_ends_while_a_worker_starts_leaves_nothing,
         w8_what_is_wrong_with_a_directory_is_told_at_once,
         w9_two_hosts_that_are_both_pid_1_share_a_directory,
         w9_a_stranger_at_the_workers_path_is_refused,
@@ -59,6 +60,7 @@ suite! {
         owner,
         socket_worker,
         socket_host,
+        starting_host,
         comparing_host,
     ],
 }

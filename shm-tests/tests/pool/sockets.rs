@@ -9,7 +9,7 @@ use ringbell::{Client, ConnectError, Pools, WorkerCommand, WorkerPool};
 use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::process::{Arguments, Process, Start, hear, say};
 use ringbell_shm_tests::progress::tick;
-use ringbell_shm_tests::{done, observe, scaled, wait_until};
+use ringbell_shm_tests::{done, observe, scaled, signals, wait_until};
 use rustix::process::{Pid, Signal};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -17,6 +17,9 @@ use std::time::Duration;
 
 /// A worker that outlives its parent if it can: the signal that comes with a parent's death is off.
 pub(crate) fn socket_worker(arguments: &Arguments) {
+    if arguments.get("mute").is_some() {
+        return std::thread::sleep(Duration::from_secs(600));
+    }
     rustix::process::set_parent_process_death_signal(None).expect("prctl");
     if let Some(place) = arguments.get("late").map(Path::new) {
         // Its test is told who it is, and says when to go on.
@@ -28,9 +31,6 @@ pub(crate) fn socket_worker(arguments: &Arguments) {
         let refused = ringbell::Server::builder().for_parent().map(drop);
         std::fs::write(place.join("refused"), format!("{refused:?}")).expect("written");
         return;
-    }
-    if arguments.get("mute").is_some() {
-        return std::thread::sleep(Duration::from_secs(600));
     }
     // A server needs a few more than its parent may have in one of the tests.
     limit_descriptors(None);
@@ -211,6 +211,48 @@ pub(crate) fn w8_what_is_wrong_with_a_directory_is_told_at_once() -> Ran {
     std::fs::remove_dir(&long).expect("removed");
     assert_eq!(entries(dir.path()), [""; 0]);
     done!("{told} pools")
+}
+
+/// Ends, or has a child that ends, while a worker starts.
+pub(crate) fn starting_host(arguments: &Arguments) {
+    let directory = PathBuf::from(arguments.text("dir"));
+    let command = command("none").arg("mute=yes");
+    let pool = WorkerPool::new(command, &directory, settings(2, 2)).expect("a pool");
+    wait_until("a worker starts", || {
+        entries(&directory).pop().is_some_and(|place| directory.join(place).join("s.host").exists())
+    });
+    match arguments.text("end") {
+        // The pool lives on meanwhile, as a global one would.
+        "exit" => std::process::exit(0),
+        "return" => std::mem::forget(pool),
+        "child" => {
+            let before = entries(&directory);
+            match signals::fork() {
+                None => std::process::exit(0),
+                Some(child) => {
+                    assert_eq!(signals::result_of(child), 0);
+                    let now = entries(&directory);
+                    assert!(before.iter().all(|place| now.contains(place)), "a child's end");
+                    for place in before {
+                        assert!(directory.join(place).join("s.host").exists());
+                    }
+                }
+            }
+            std::process::exit(0);
+        }
+        other => panic!("no end {other}"),
+    }
+}
+
+pub(crate) fn w6_a_host_that_ends_while_a_worker_starts_leaves_nothing() -> Ran {
+    let ends = ["exit", "return", "child"];
+    for end in ends {
+        let dir = tempfile::tempdir().expect("a directory");
+        let host = Start::role("starting_host").with("dir", dir.path().display()).with("end", end);
+        host.start().succeed();
+        assert_eq!(entries(dir.path()), [""; 0], "{end}");
+    }
+    done!("{ends:?}")
 }
 
 /// Starts workers, and compares each with the process that answers.
