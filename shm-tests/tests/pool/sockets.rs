@@ -17,6 +17,9 @@ use std::time::Duration;
 
 /// A worker that outlives its parent if it can: the signal that comes with a parent's death is off.
 pub(crate) fn socket_worker(arguments: &Arguments) {
+    if arguments.get("mute").is_some() {
+        return std::thread::sleep(Duration::from_secs(600));
+    }
     rustix::process::set_parent_process_death_signal(None).expect("prctl");
     if let Some(place) = arguments.get("late").map(Path::new) {
         // Its test is told who it is, and says when to go on.
@@ -28,9 +31,6 @@ pub(crate) fn socket_worker(arguments: &Arguments) {
         let refused = ringbell::Server::builder().for_parent().map(drop);
         std::fs::write(place.join("refused"), format!("{refused:?}")).expect("written");
         return;
-    }
-    if arguments.get("mute").is_some() {
-        return std::thread::sleep(Duration::from_secs(600));
     }
     // A server needs a few more than its parent may have in one of the tests.
     limit_descriptors(None);
