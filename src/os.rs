@@ -1,5 +1,6 @@
 //! What a process knows of itself, and what it may only do on a thread that serves nobody.
 
+pub(crate) mod calls;
 pub(crate) mod closer;
 pub(crate) mod environment;
 pub(crate) mod fork;

@@ -5,6 +5,7 @@ mod place;
 use super::sockopt::take_inherited;
 use super::{BadPath, MAX_PATH};
 use crate::base::sync::PlainBool;
+use crate::os::calls::Failed;
 use crate::os::peer_socket::{PeerSocket, Rights, refuse_rights};
 use place::{FileId, Lock, Place, parent};
 use rustix::io::Errno;
@@ -80,8 +81,25 @@ pub enum BindError {
     OutOfDescriptors,
     /// No memory is left.
     OutOfMemory,
+    /// The kernel refuses a system call that a server needs: a seccomp profile forbids it, or the
+    /// kernel is too old.
+    CallFailed {
+        /// The name of the call.
+        call: &'static str,
+        /// What the kernel says.
+        error: std::io::Error,
+    },
     /// Any other failure of the system.
     Io(std::io::Error),
+}
+
+impl From<Failed> for BindError {
+    fn from(failed: Failed) -> Self {
+        if !failed.is_refusal() {
+            return failed.errno.into();
+        }
+        Self::CallFailed { call: failed.call, error: failed.errno.into() }
+    }
 }
 
 impl From<InvalidSetting> for BindError {
@@ -150,6 +168,11 @@ impl std::fmt::Display for BindError {
             ),
             Self::OutOfDescriptors => f.write_str("no descriptor is left"),
             Self::OutOfMemory => f.write_str("no memory is left"),
+            Self::CallFailed { call, error } => write!(
+                f,
+                "the system call {call}, which a server needs, fails: {error} (a seccomp profile \
+                 may refuse it, or the kernel may be too old)"
+            ),
             Self::Io(error) => write!(f, "the socket could not be made: {error}"),
         }
     }
@@ -158,7 +181,9 @@ impl std::fmt::Display for BindError {
 impl std::error::Error for BindError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Io(error) | Self::LockUnusable { error, .. } => Some(error),
+            Self::Io(error) | Self::LockUnusable { error, .. } | Self::CallFailed { error, .. } => {
+                Some(error)
+            }
             _ => None,
         }
     }

@@ -7,8 +7,9 @@ use crate::handshake::{
     listen_for_parent,
 };
 use crate::link::held::HeldLimits;
-use crate::link::segment::Segment;
+use crate::link::segment::{Segment, SegmentError};
 use crate::memory::{Window, layout};
+use crate::os::calls;
 use crate::os::environment;
 use crate::os::program::program_name;
 use crate::protocol::wait::WaitSettings;
@@ -367,6 +368,12 @@ impl ServerBuilder {
         Ok(())
     }
 
+    /// Whether the settings make sense, and the kernel allows what a server needs.
+    fn check_all(&self) -> Result<(), BindError> {
+        self.check()?;
+        Ok(calls::check_server()?)
+    }
+
     /// Listens at `path`. A socket that an earlier server left behind is replaced; one on which
     /// somebody listens is not.
     ///
@@ -376,14 +383,14 @@ impl ServerBuilder {
     /// # Errors
     /// [`BindError`] says what is in the way.
     pub fn bind(self, path: impl AsRef<Path>) -> Result<Server, BindError> {
-        self.check()?;
+        self.check_all()?;
         let listener = listen(path.as_ref(), &self.listen)?;
         Server::new(self, listener, Some(path.as_ref().to_owned()))
     }
 
     /// Listens at `path` for sessions that are byte streams, each with a bell of its own.
     pub(crate) fn listen_for_bytes(mut self, path: &Path) -> Result<BytePorter, BindError> {
-        self.check()?;
+        self.check_all()?;
         let listener = listen(path, &self.listen)?;
         check_descriptors(self.porter.max_clients, self.porter.max_handshakes)?;
         self.porter.isolation = Isolation::Session;
@@ -402,8 +409,12 @@ impl ServerBuilder {
             name: program_name(),
         };
         let armed_words = u64::from(self.porter.max_clients);
-        let status = Segment::status(generation, armed_words, &me.cell());
-        Ok((Status::new(status, armed_words, self.porter.fallback)?, generation))
+        // A server that may not use futexes, for one, can wake nobody on rings.
+        let status = calls::check_rings()
+            .map_err(|failed| SegmentError::Io(failed.into()))
+            .and_then(|()| Segment::status(generation, armed_words, &me.cell()));
+        let status = Status::new(status, armed_words, self.porter.fallback);
+        Ok((status.map_err(why_no_memory)?, generation))
     }
 
     /// Serves on the listening socket that systemd passed (`LISTEN_FDS`).
@@ -411,7 +422,7 @@ impl ServerBuilder {
     /// # Errors
     /// [`BindError`], also if none was passed.
     pub fn from_systemd(self) -> Result<Server, BindError> {
-        self.check()?;
+        self.check_all()?;
         let listener = listen_fds()?.ok_or(BindError::NoSocketPassed)?;
         Server::new(self, listener, None)
     }
@@ -422,7 +433,7 @@ impl ServerBuilder {
     /// # Errors
     /// [`BindError`]; [`BindError::NoSocketPassed`] if this process was not started as a worker.
     pub fn for_parent(self) -> Result<Server, BindError> {
-        self.check()?;
+        self.check_all()?;
         let variable = |name| std::env::var_os(name);
         if let Some(listener) = listen_for_parent(
             variable(environment::LISTEN_FD),
@@ -473,6 +484,14 @@ const DESCRIPTORS_PER_HANDSHAKE: u64 = 2;
 const DESCRIPTORS_OF_THE_SERVER: u64 = 32;
 /// Most clients of one server: every client maps the armed words of all domains.
 const MAX_CLIENTS: u32 = 1 << 16;
+
+/// Why there is no shared memory: the call that is refused, if one is.
+fn why_no_memory(error: SegmentError) -> BindError {
+    match calls::check_rings() {
+        Err(failed) => BindError::CallFailed { call: failed.call, error: failed.errno.into() },
+        Ok(()) => error.into(),
+    }
+}
 
 pub(super) fn check_descriptors(max_clients: u32, max_handshakes: u32) -> Result<(), BindError> {
     use rustix::process::{Resource, getrlimit};

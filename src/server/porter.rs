@@ -36,6 +36,7 @@ use crate::base::sync::{Ordering, PlainU64};
 use crate::handshake::{Credentials, Listener, RejectReason};
 use crate::link::segment::Segment;
 use crate::memory::layout;
+use crate::os::calls::Failed;
 use crate::os::fork::Origin;
 use rustix::event::{EventfdFlags, eventfd};
 use std::hash::{BuildHasher, Hasher};
@@ -68,6 +69,8 @@ pub(crate) enum Event {
     Joined(Box<Joined>),
     /// A client is gone. Its slot, bytes and domain stay taken until [`PorterHandle::closed`].
     Died { session: u64, why: Death },
+    /// The porter has ended although nobody told it to, and this is why. Nothing follows.
+    Failed(io::Error),
 }
 
 /// How the porter or the reactor found a session at its end.
@@ -198,6 +201,10 @@ pub(crate) struct PorterCounters {
     pub(crate) deaths: PlainU64,
     /// Handshakes that are half-open now.
     pub(crate) half_open: PlainU64,
+    /// Times the listener was left alone for a while.
+    pub(crate) accept_pauses: PlainU64,
+    /// Pauses in sleeps that kept returning at once.
+    pub(crate) pauses: PlainU64,
 }
 
 impl PorterCounters {
@@ -307,7 +314,8 @@ pub(crate) fn start(
     status: &StatusInfo<'_>,
     outbox: impl Outbox + 'static,
 ) -> io::Result<PorterHandle> {
-    let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+    let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+        .map_err(Failed::of("eventfd2"))?;
     let mailbox = Arc::new(Mailbox { orders: Mutex::default(), bell });
     let counters = Arc::new(PorterCounters::default());
     let porter = thread::Porter::new(
@@ -399,7 +407,7 @@ impl PorterHandle {
         }
         self.mailbox.tell(|orders| orders.quit = true);
         match home {
-            // A panic there has been reported by its hook.
+            // Why it ended, if it was not told to, it has told itself.
             PorterHome::Thread(thread) => drop(thread.join()),
             // Who is in the middle of a handshake is told.
             PorterHome::Loop(mut porter) => while porter.turn() {},
