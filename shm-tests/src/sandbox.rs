@@ -1,6 +1,6 @@
 //! What a role forbids itself, as a container or a service manager would.
 
-#![allow(unsafe_code, reason = "prctl")]
+#![allow(unsafe_code, reason = "prctl, mlockall, setuid")]
 
 /// A system call that is refused, or one use of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,4 +68,37 @@ pub fn refuse(name: &str, errno: i32) {
     let mode = libc::SECCOMP_MODE_FILTER;
     // SAFETY: the kernel copies the program, which lives until then.
     assert_eq!(unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const filter) }, 0);
+}
+
+/// This process becomes an ordinary user, without any capability.
+///
+/// # Panics
+/// If it is not root.
+pub fn become_user(uid: u32) {
+    // SAFETY: numbers only.
+    assert_eq!(unsafe { libc::setresgid(uid, uid, uid) }, 0, "setresgid takes root");
+    // SAFETY: numbers only.
+    assert_eq!(unsafe { libc::setresuid(uid, uid, uid) }, 0, "setresuid takes root");
+}
+
+/// All memory that is mapped from now on is locked, and only so many bytes may be.
+///
+/// # Panics
+/// If the kernel refuses that.
+pub fn lock_memory(limit: u64) {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    setrlimit(Resource::Memlock, Rlimit { current: Some(limit), maximum: Some(limit) })
+        .expect("lowered");
+    // SAFETY: a number only; what is mapped is locked.
+    assert_eq!(unsafe { libc::mlockall(libc::MCL_FUTURE) }, 0, "mlockall");
+}
+
+/// No descriptor beyond this number can be opened from now on.
+///
+/// # Panics
+/// If the kernel refuses that.
+pub fn limit_descriptors(limit: u64) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: Some(limit), maximum }).expect("set");
 }

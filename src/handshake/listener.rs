@@ -48,6 +48,11 @@ pub enum BindError {
     ParentMissing(PathBuf),
     /// This process may not make a socket there.
     PermissionDenied(PathBuf),
+    /// The file system of this path is read-only.
+    ReadOnly(PathBuf),
+    /// The file system of this path is full, or a quota on it is used up: there is no room for the
+    /// socket or its lock.
+    FileSystemFull(PathBuf),
     /// Another server listens at this path.
     AlreadyListening(PathBuf),
     /// Another process holds the lock of the socket's path and has not released it. This is the
@@ -138,6 +143,12 @@ impl std::fmt::Display for BindError {
             Self::PermissionDenied(path) => {
                 write!(f, "no permission to make a socket at {}", path.display())
             }
+            Self::ReadOnly(path) => {
+                write!(f, "the file system of {} is read-only", path.display())
+            }
+            Self::FileSystemFull(path) => {
+                write!(f, "the file system of {} is full, or its quota is used up", path.display())
+            }
             Self::AlreadyListening(path) => {
                 write!(f, "another server listens at {}", path.display())
             }
@@ -173,7 +184,7 @@ impl std::fmt::Display for BindError {
                 "the system call {call}, which a server needs, fails: {error} (a seccomp profile \
                  may refuse it, or the kernel may be too old)"
             ),
-            Self::Io(error) => write!(f, "the socket could not be made: {error}"),
+            Self::Io(error) => write!(f, "the server could not be made: {error}"),
         }
     }
 }

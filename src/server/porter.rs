@@ -330,11 +330,18 @@ pub(crate) fn start(
     let home = match mode {
         PorterMode::Thread => {
             let thread = std::thread::Builder::new().name("ringbell-porter".into());
-            PorterHome::Thread(thread.spawn(|| porter.run())?)
+            PorterHome::Thread(thread.spawn(|| porter.run()).map_err(no_thread)?)
         }
         PorterMode::Loop => PorterHome::Loop(Box::new(porter)),
     };
     Ok(PorterHandle { mailbox, counters, home, origin: Origin::here() })
+}
+
+fn no_thread(error: io::Error) -> io::Error {
+    let limits = "RLIMIT_NPROC and the pids limit of its group; RLIMIT_AS; RLIMIT_MEMLOCK, if the \
+                  process locks its memory";
+    let text = format!("no thread can be started for the handshakes: {error} (limits: {limits})");
+    io::Error::new(error.kind(), text)
 }
 
 impl PorterHandle {

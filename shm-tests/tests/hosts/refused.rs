@@ -21,9 +21,9 @@ enum Fate {
     Named,
 }
 
-pub(super) struct Host {
-    pub(super) process: Process,
-    pub(super) path: PathBuf,
+struct Host {
+    process: Process,
+    path: PathBuf,
     _directory: tempfile::TempDir,
 }
 
@@ -41,7 +41,7 @@ fn host(refuse: (&str, i32), more: &[(&str, &str)]) -> (Host, String) {
     (Host { process, path, _directory: directory }, said)
 }
 
-fn guest(path: &Path, more: &[(&str, &str)]) -> (Process, String) {
+pub(super) fn start_guest(path: &Path, more: &[(&str, &str)]) -> (Process, String) {
     let mut start = Start::role("guest").with("path", path.display());
     for (key, value) in more {
         start = start.with(key, value);
@@ -102,7 +102,8 @@ fn each(more: &[(&str, &str)], is_bytes: bool, fate: impl Fn(&str) -> Option<Fat
             continue;
         }
         assert_eq!(said, "ready", "{what}");
-        let (mut guest, said) = guest(&host.path, if is_bytes { &[("bytes", "1")] } else { &[] });
+        let (mut guest, said) =
+            start_guest(&host.path, if is_bytes { &[("bytes", "1")] } else { &[] });
         is_carried(&said, fate, &what);
         guest.expect("done");
         are_idle(&[(&what, host.process.id()), ("its client", guest.id())]);
@@ -167,7 +168,7 @@ pub(super) fn h2_a_client_without_a_call_is_served() -> Ran {
         let what = format!("{call}, error {errno}");
         let errno = errno.to_string();
         let more = [("refuse", call), ("errno", &errno), ("await", "1")];
-        let (mut guest, said) = guest(&host.path, &more);
+        let (mut guest, said) = start_guest(&host.path, &more);
         is_carried(&said, fate, &what);
         guest.expect("done");
         guest.expect("waiting");
@@ -191,7 +192,7 @@ pub(super) fn h2_a_call_that_is_refused_later_costs_no_cpu() -> Ran {
     for errno in ERRORS {
         let (mut host, said) = host(("futex_waitv", errno), &[("when", "bound")]);
         assert_eq!(said, "ready");
-        let (mut guest, said) = guest(&host.path, &[("await", "1")]);
+        let (mut guest, said) = start_guest(&host.path, &[("await", "1")]);
         is_carried(&said, Fate::Rings, "refused when it had bound");
         guest.expect("done");
         guest.expect("waiting");

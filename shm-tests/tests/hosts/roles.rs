@@ -9,8 +9,12 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
-/// `refuse` and `errno`: a call that fails from now on.
+/// `refuse` and `errno`: a call that fails from now on. `lock_kib`: all
+/// memory that is mapped from now on is locked, and no more than so much may be.
 fn forbid(arguments: &Arguments) {
+    if let Some(kib) = arguments.maybe_number("lock_kib") {
+        sandbox::lock_memory(kib * 1024);
+    }
     if let Some(call) = arguments.get("refuse") {
         sandbox::refuse(call, arguments.number("errno").try_into().expect("small"));
     }
@@ -27,12 +31,26 @@ fn requests() -> impl Iterator<Item = Vec<u8>> {
     sizes.map(|size| (0..size).map(|at| (at * 7 + size) as u8).collect())
 }
 
+/// `uid`: whom it becomes.
+fn be_somebody(arguments: &Arguments) {
+    if let Some(uid) = arguments.maybe_number("uid") {
+        sandbox::become_user(uid.try_into().expect("a uid"));
+    }
+}
+
+/// `most`: the longest request, in bytes.
+fn most(arguments: &Arguments) -> usize {
+    arguments.maybe_number("most").map_or(usize::MAX, |most| most.try_into().expect("a length"))
+}
+
 /// A server with everything at its default. `refuse`, `errno`: see [`forbid`]; `when`: `bound` to
 /// forbid it after it has bound. `driver`: see [`Driver`]. `bytes`: it serves byte streams.
 ///
-/// Says `ready`, or `error ..`. Serves until its test hangs up; then says `paused` and how often it
+/// Says `ready`, or `error ..`. A line that it is told is its limit of descriptors from then on; it
+/// answers `counted` and how often accepting has paused. Serves until its test hangs up; then says `paused` and how often it
 /// paused.
 pub(super) fn host(arguments: &Arguments) {
+    be_somebody(arguments);
     let late = arguments.get("when") == Some("bound");
     if !late {
         forbid(arguments);
@@ -41,19 +59,28 @@ pub(super) fn host(arguments: &Arguments) {
     if arguments.get("bytes").is_some() {
         return byte_host(path);
     }
+    if let Some(to) = arguments.get("from") {
+        std::env::set_current_dir(to).expect("entered");
+    }
     let builder = Server::builder().fallback(arguments.get("fallback") != Some("off"));
     let server = match builder.bind(path) {
         Ok(server) => server,
         Err(error) => return say(&format!("error {error}")),
     };
-    if late {
-        forbid(arguments);
+    if let Some(to) = arguments.get("to") {
+        std::env::set_current_dir(to).expect("entered");
     }
     let handle = server.handle();
     std::thread::spawn(move || {
-        while hear().is_some() {}
+        while let Some(limit) = hear() {
+            sandbox::limit_descriptors(limit.parse().expect("a limit of descriptors"));
+            say(&format!("counted {}", handle.stats().accept_pauses));
+        }
         handle.shutdown(Some(Duration::from_secs(1)));
     });
+    if late {
+        forbid(arguments);
+    }
     say("ready");
     let mut kept: Vec<Responder> = Vec::new();
     let service = move |request: OwnedRequest, responder: Responder| match request.payload() {
@@ -94,6 +121,7 @@ fn byte_host(path: &Path) {
 ///
 /// Says `transport ..` or `error ..`, then `done`; `opened` when that call was answered.
 pub(super) fn guest(arguments: &Arguments) {
+    be_somebody(arguments);
     forbid(arguments);
     let path = Path::new(arguments.text("path"));
     if arguments.get("bytes").is_some() {
@@ -104,7 +132,7 @@ pub(super) fn guest(arguments: &Arguments) {
         Err(error) => return say(&format!("error {error}")),
     };
     say(&format!("transport {}", client.transport()));
-    for request in requests() {
+    for request in requests().filter(|request| request.len() <= most(arguments)) {
         assert_eq!(*client.call(&request).expect("answered"), answer(&request)[..]);
     }
     say("done");

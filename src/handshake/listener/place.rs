@@ -38,7 +38,9 @@ pub(super) struct Place {
 /// An error that concerns this path.
 pub(super) fn at(path: &Path, errno: Errno) -> BindError {
     match errno {
-        Errno::ACCESS | Errno::PERM | Errno::ROFS => BindError::PermissionDenied(path.to_owned()),
+        Errno::ACCESS | Errno::PERM => BindError::PermissionDenied(path.to_owned()),
+        Errno::ROFS => BindError::ReadOnly(path.to_owned()),
+        Errno::NOSPC | Errno::DQUOT => BindError::FileSystemFull(path.to_owned()),
         Errno::NOENT | Errno::NOTDIR => BindError::ParentMissing(parent(path).to_owned()),
         other => other.into(),
     }
