@@ -27,8 +27,8 @@ fn answer(request: &[u8]) -> Vec<u8> {
 
 /// Requests of all sizes: in one record, and in many.
 fn requests() -> impl Iterator<Item = Vec<u8>> {
-    let sizes = (0..200).map(|size| size * 3).chain([5_000, 100_000, 300_000]);
-    sizes.map(|size| (0..size).map(|at| (at * 7 + size) as u8).collect())
+    let sizes = (0..200u32).map(|size| size * 3).chain([5_000, 100_000, 300_000]);
+    sizes.map(|size| (0..size).map(|at| (at * 7 + size).to_le_bytes()[0]).collect())
 }
 
 /// `uid`: whom it becomes.
