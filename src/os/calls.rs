@@ -88,6 +88,22 @@ pub(crate) fn check_server() -> Result<(), Failed> {
     }
 }
 
+/// Why no session of a process like this one runs over rings; `Ok` if they can. For ring-dump.
+///
+/// # Errors
+/// Its text names the call that is refused.
+pub fn rings_work() -> std::io::Result<()> {
+    Ok(check_rings()?)
+}
+
+/// Why no server can be bound in a process like this one; `Ok` if one can. For ring-dump.
+///
+/// # Errors
+/// Its text names the call that fails.
+pub fn servers_work() -> std::io::Result<()> {
+    Ok(check_server()?)
+}
+
 /// What rings are made with, where it is refused as such. A lack of memory or descriptors is no
 /// matter here.
 pub(crate) fn check_rings() -> Result<(), Failed> {
