@@ -17,6 +17,7 @@ mod stream;
 mod view;
 mod waiting;
 
+use crate::base::calm::Calm;
 use crate::base::clock::{Deadline, now_ns};
 use crate::handshake::AnswerOrder;
 use crate::handshake::Transport;
@@ -131,6 +132,7 @@ pub struct Client {
     side: Option<Side>,
     transport: Transport,
     waiter: Waiter,
+    calm: Calm,
     calls: Calls,
     max_in_flight: usize,
     set_aside: VecDeque<SetAside>,
@@ -250,6 +252,7 @@ impl Client {
             side,
             transport,
             waiter: Waiter::new(options.wait.clone()),
+            calm: Calm::default(),
             calls: Calls::new(options.max_in_flight),
             max_in_flight: options.max_in_flight,
             set_aside: VecDeque::new(),

@@ -130,6 +130,8 @@ mod reexports {
     pub use crate::link::session::PeerFault;
     pub use crate::link::stats;
     #[doc(hidden)]
+    pub use crate::os::calls::{rings_work, servers_work};
+    #[doc(hidden)]
     pub use crate::os::closer::{Closings, closings};
     pub use crate::pool::{ConnectionPool, PoolCallError, PooledConnection};
     pub use crate::protocol::ring::Fault as RingFault;

@@ -1,6 +1,7 @@
 //! What a process knows of itself, and what it may only do on a thread that serves nobody.
 
 pub(crate) mod at_exit;
+pub(crate) mod calls;
 pub(crate) mod closer;
 pub(crate) mod environment;
 pub(crate) mod fork;

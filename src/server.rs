@@ -35,7 +35,7 @@ use flight::Completions;
 use handler::{Handler, Request};
 use park::Parker;
 use porter::{Isolation, PorterMode, StatusInfo};
-use reactor::{Mailbox, Reactor, ReactorParts};
+use reactor::{Halt, Mailbox, Reactor, ReactorParts};
 use service::{OwnedRequest, Responder, Service};
 use status::Status;
 use std::path::{Path, PathBuf};
@@ -52,8 +52,9 @@ pub type ServerStats = ServerCounters;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ServeError {
-    /// There was no thread, no descriptor or no memory to begin with; or the runtime that it ran on
-    /// goes down.
+    /// There was no thread, no descriptor or no memory to begin with; or it could not go on: no
+    /// more clients can be accepted, the kernel refuses a call that it needs, the thread that makes
+    /// the handshakes panicked, or the runtime that it ran on goes down. All sessions have ended.
     Io(std::io::Error),
     /// This process is a fork of the one that bound.
     Forked,
@@ -69,6 +70,15 @@ impl std::fmt::Display for ServeError {
 }
 
 impl std::error::Error for ServeError {}
+
+impl From<Halt> for ServeError {
+    fn from(halt: Halt) -> Self {
+        match halt {
+            Halt::Forked => Self::Forked,
+            Halt::Failed(error) => Self::Io(error),
+        }
+    }
+}
 
 /// A server that listens; [`Self::run`] makes it serve. Clients that connect before that wait.
 ///
@@ -115,8 +125,7 @@ impl Server {
         check_descriptors(settings.porter.max_clients, settings.porter.max_handshakes)?;
         let settings = settings.fit(memory_group::free());
         let (status, generation) = settings.status()?;
-        let (parker, notifier) =
-            Parker::new(status.window().clone()).map_err(|error| BindError::Io(error.into()))?;
+        let (parker, notifier) = Parker::new(status.window().clone())?;
         let counters = (0..layout::COUNTERS)
             .map(|index| status.window().peer_word(layout::offset::COUNTERS + 8 * index))
             .collect();
@@ -161,7 +170,7 @@ impl Server {
     /// ```
     ///
     /// # Errors
-    /// [`ServeError`], before anything was served.
+    /// [`ServeError`], before anything was served, or when nobody new can be served any more.
     pub fn run<H>(self, handler: H) -> Result<ServerStats, ServeError>
     where
         H: FnMut(Request<'_>, &mut Vec<u8>) -> Result<(), HandlerError>,
@@ -227,7 +236,7 @@ impl Server {
 
     fn run_engine<E: Engine>(self, engine: E) -> Result<ServerStats, ServeError> {
         let (reactor, _status) = self.reactor(engine, PorterMode::Thread)?;
-        reactor.run().map_err(|_| ServeError::Forked)
+        Ok(reactor.run()?)
     }
 
     /// The reactor, and the page in which it tells of itself, whose descriptor stays open as long

@@ -326,6 +326,11 @@ pub(crate) fn server_left(session: u64, peer: &PeerInfo, reason: &'static str) {
     );
 }
 
+/// The porter of a server has ended, and was not told to.
+pub(crate) fn porter_failed(error: &std::io::Error) {
+    event!(ERROR, "ringbell::server", "failed", %error, "the server cannot go on");
+}
+
 /// Somebody who wanted to connect is turned away.
 pub(crate) fn rejected(reason: RejectReason) {
     event!(WARN, "ringbell::server", "rejected", %reason, "a client is turned away");

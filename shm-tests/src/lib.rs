@@ -18,6 +18,7 @@
 //! raw               the handshake by hand, for peers that are not honest
 //! trace_capture     a subscriber of `tracing` that keeps all spans and events
 //! process           starting, talking to, stopping and killing other processes
+//! sandbox           seccomp filters and limits that a role puts on itself
 //! signals           signal handlers, timers and forks
 //! driver            the ways to drive a concurrent server
 //! verified          a client that checks every answer
@@ -49,6 +50,7 @@ pub mod reactor_client;
 pub mod reactor_requests;
 pub mod reactor_server;
 pub mod run;
+pub mod sandbox;
 pub mod server;
 pub mod signals;
 pub mod trace_capture;

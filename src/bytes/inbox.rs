@@ -3,6 +3,7 @@
 
 use crate::base::sync::{Ordering, PlainBool, lock};
 use crate::base::wakers::wake_all;
+use crate::bytes::ByteStreamError;
 use crate::handshake::Joined;
 use crate::os::fork::Origin;
 use crate::os::peer_socket::PeerSocket;
@@ -55,6 +56,22 @@ pub(super) struct Queue {
     peers: HashMap<u64, Arc<PeerState>>,
     pub(super) wakers: Vec<Waker>,
     pub(super) closed: bool,
+    /// Why nobody new comes, although nobody has closed it.
+    pub(super) failed: Option<Arc<std::io::Error>>,
+}
+
+impl Queue {
+    /// Why there is no next stream, if there is none.
+    pub(super) fn over(&self) -> std::io::Result<()> {
+        if self.closed {
+            return Err(ByteStreamError::Closed.while_reading());
+        }
+        match &self.failed {
+            // The same error for everybody, for as long as they ask.
+            Some(error) => Err(std::io::Error::new(error.kind(), error.clone())),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Sessions that wait to be accepted.
@@ -83,6 +100,10 @@ impl Outbox for Arc<Inbox> {
                 let peer = Arc::new(PeerState { lifeline, ..PeerState::default() });
                 queue.peers.insert(joined.session, peer.clone());
                 queue.joined.push_back((joined, peer));
+                self.wake(queue);
+            }
+            Event::Failed(error) => {
+                queue.failed = Some(Arc::new(error));
                 self.wake(queue);
             }
             Event::Died { session, .. } => {

@@ -115,9 +115,7 @@ impl ByteListener {
                 }
                 queue = lock(&self.inbox.queue);
             }
-            if queue.closed {
-                return Err(ByteStreamError::Closed.while_reading());
-            }
+            queue.over()?;
             queue = match deadline {
                 None => self.inbox.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner),
                 Some(deadline) => {

@@ -8,6 +8,7 @@
 
 use super::ByteStreamError;
 use super::end::{ByteEndpoint, Direction, Wanted};
+use crate::base::calm::Calm;
 use crate::base::clock::{Deadline, now_ns, timespec};
 use crate::base::sync::lock;
 use crate::client::ConnectOptions;
@@ -303,6 +304,7 @@ impl ByteStream {
         let mut inner = lock(&self.inner);
         let timeout = inner.timeouts[direction as usize];
         let mut deadline = Deadline::after(timeout);
+        let mut calm = Calm::default();
         if timeout == Some(Duration::ZERO) {
             inner.end.ready(Readiness::UNKNOWN);
         }
@@ -325,7 +327,7 @@ impl ByteStream {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
             if self.is_socket {
-                inner = self.wait_for_socket(inner, direction, &mut deadline)?;
+                inner = self.wait_for_socket(inner, direction, &mut deadline, &mut calm)?;
                 continue;
             }
             let around = inner.end.surroundings();
@@ -342,7 +344,7 @@ impl ByteStream {
                 Step::Park => {
                     timely(&mut inner, direction, &mut deadline)?;
                     inner.waiting[direction as usize] += 1;
-                    inner = self.park(inner, direction, deadline);
+                    inner = self.park(inner, direction, deadline, &mut calm);
                     inner.waiting[direction as usize] -= 1;
                 }
             }
@@ -355,6 +357,7 @@ impl ByteStream {
         mut inner: Guard<'a>,
         direction: Direction,
         deadline: Deadline,
+        calm: &mut Calm,
     ) -> Guard<'a> {
         let now = now_ns();
         let backstop = inner.waiters[direction as usize].settings().backstop;
@@ -385,11 +388,16 @@ impl ByteStream {
             return inner;
         };
         drop(inner);
-        seq.wait(ticket.0, Some(timespec(until)));
+        let (began, pauses) = (now_ns(), calm.pauses());
+        let waited = seq.wait(ticket.0, Some(timespec(until)));
+        let woke = now_ns();
+        let left = until.saturating_sub(woke);
+        calm.slept(waited.is_err(), woke.saturating_sub(began), left, || seq.load() != ticket.0);
         let mut inner = lock(&self.inner);
         inner.asleep = false;
+        inner.end.counts().pauses += calm.pauses() - pauses;
         let wanted = inner.wanted();
-        inner.end.wake_up(ticket, wanted, now_ns() >= until);
+        inner.end.wake_up(ticket, wanted, woke >= until);
         self.awake.notify_all();
         inner
     }
@@ -400,6 +408,7 @@ impl ByteStream {
         mut inner: Guard<'a>,
         direction: Direction,
         deadline: &mut Deadline,
+        calm: &mut Calm,
     ) -> io::Result<Guard<'a>> {
         let now = now_ns();
         if deadline.passed(now) {
@@ -419,12 +428,23 @@ impl ByteStream {
             Deadline::At(at) => Timespec::try_from(Duration::from_nanos(at - now)).ok(),
             _ => None,
         };
+        let pauses = calm.pauses();
         // EINTR and every other error: look again.
-        let mut ready = wait_ready(&self.lifeline, wanted, left.as_ref()).unwrap_or_default();
+        let waited = wait_ready(&self.lifeline, wanted, left.as_ref());
+        let mut ready = waited.unwrap_or_default();
+        let woke = now_ns();
+        let left = match *deadline {
+            Deadline::At(at) => at.saturating_sub(woke),
+            _ => u64::MAX,
+        };
+        calm.slept(waited.is_none(), woke.saturating_sub(now), left, || {
+            ready != Readiness::default()
+        });
         // Where nobody is left to take what is unsent, it is a write that says so.
         ready.writable |= ready.hung_up;
         let mut inner = lock(&self.inner);
         inner.waiting_otherwise -= 1;
+        inner.end.counts().pauses += calm.pauses() - pauses;
         inner.end.ready(ready);
         Ok(inner)
     }

@@ -1,6 +1,5 @@
 //! What tasks need of byte streams beside `arm` and `disarm`: wakers of those who wait.
 
-use super::ByteStreamError;
 use super::end::{ByteEndpoint, Direction, Peer, Wanted};
 use super::inbox::DeathWatch;
 use super::listener::ByteListener;
@@ -85,8 +84,8 @@ impl ByteListener {
             }
             queue = lock(&self.inbox.queue);
         }
-        if queue.closed {
-            return Poll::Ready(Err(ByteStreamError::Closed.while_reading()));
+        if let Err(error) = queue.over() {
+            return Poll::Ready(Err(error));
         }
         if !queue.wakers.iter().any(|there| there.will_wake(waker)) {
             queue.wakers.push(waker.clone());

@@ -206,7 +206,7 @@ impl Client {
     fn park(&mut self, now: u64, deadline: Deadline, interest: Interest) -> Slept {
         self.hint(true);
         let until = deadline.within(now, self.waiter.longest_sleep(now));
-        let Self { side: Some(side), session, .. } = self else { return Slept::Not };
+        let Self { side: Some(side), session, calm, .. } = self else { return Slept::Not };
         let look = || {
             kill_point!("client-armed");
             something_came(session, interest)
@@ -218,8 +218,15 @@ impl Client {
             return Slept::Not;
         };
         session.counts.parks += 1;
-        side.sleeper.bell().seq().wait(ticket.0, Some(timespec(until)));
-        let slept = if now_ns() < until { Slept::Rung } else { Slept::Out };
+        let began = now_ns();
+        let waited = side.sleeper.bell().seq().wait(ticket.0, Some(timespec(until)));
+        let woke = now_ns();
+        let left = until.saturating_sub(woke);
+        calm.slept(waited.is_err(), woke.saturating_sub(began), left, || {
+            side.sleeper.bell().rung(ticket)
+        });
+        session.counts.pauses = calm.pauses();
+        let slept = if woke < until { Slept::Rung } else { Slept::Out };
         let rescue = if slept == Slept::Out && something_came(session, interest) {
             // Still armed: whoever published it rings, now or in a moment.
             Some(side.sleeper.bell().rescue(ticket))
@@ -263,9 +270,17 @@ impl Client {
         self.session.counts.parks += 1;
         let span = trace::client_park(self.server_info.session, "socket");
         // EINTR and every other error: look again.
-        let ready = span
-            .inside(|| wait_ready(self.session.lifeline(), wanted, left.as_ref()))
-            .unwrap_or_default();
+        let waited = span.inside(|| wait_ready(self.session.lifeline(), wanted, left.as_ref()));
+        let ready = waited.unwrap_or_default();
+        let woke = now_ns();
+        let left = match *deadline {
+            Deadline::At(at) => at.saturating_sub(woke),
+            _ => u64::MAX,
+        };
+        self.calm.slept(waited.is_none(), woke.saturating_sub(now), left, || {
+            ready != Readiness::default()
+        });
+        self.session.counts.pauses = self.calm.pauses();
         span.ended(if ready == Readiness::default() { "clock" } else { "rung" });
         self.session.ready(ready);
         Ok(())

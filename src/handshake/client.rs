@@ -16,15 +16,14 @@ use super::wire::{
 };
 use crate::base::clock::{ClockOffset, now_ns};
 use crate::base::kill_point::kill_point;
-use crate::base::sync::AtomicU32;
 use crate::link::lifeline;
 use crate::link::segment::{Label, Segment, SegmentError};
 use crate::memory::layout::SegmentKind;
+use crate::os::calls;
 use crate::os::peer_socket::PeerSocket;
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::OnceLock;
 use std::time::Instant;
 
 pub(super) use connect::connect;
@@ -108,7 +107,7 @@ pub(crate) fn attach(
     options: &HelloOptions,
     deadline: Option<Instant>,
 ) -> Result<Attached, ConnectError> {
-    attach_here(path, options, deadline, futex_refused())
+    attach_here(path, options, deadline, !calls::futex_works())
 }
 
 /// As [`attach`], for a process that may use futexes or not.
@@ -393,16 +392,4 @@ fn unmapped(error: &ConnectError) -> Option<FallbackReason> {
         _ => return None,
     };
     Some(FallbackReason::MapFailed(errno))
-}
-
-/// Whether this process may not use futexes, as in some sandboxes. Asked of the kernel once.
-fn futex_refused() -> bool {
-    static REFUSED: OnceLock<bool> = OnceLock::new();
-    *REFUSED.get_or_init(|| {
-        // Nobody waits on it. Not as a private futex: those of a session are shared.
-        let word = AtomicU32::new(0);
-        let woken =
-            rustix::thread::futex::wake(word.as_futex(), rustix::thread::futex::Flags::empty(), 1);
-        matches!(woken, Err(Errno::NOSYS | Errno::PERM | Errno::ACCESS))
-    })
 }

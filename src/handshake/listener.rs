@@ -6,6 +6,7 @@ mod place;
 use super::sockopt::{is_bound_to, take_inherited};
 use super::{BadPath, MAX_PATH};
 use crate::base::sync::PlainBool;
+use crate::os::calls::Failed;
 use crate::os::peer_socket::{PeerSocket, Rights, refuse_rights};
 pub(crate) use host::host_of;
 use place::{FileId, Lock, Place, parent};
@@ -49,6 +50,11 @@ pub enum BindError {
     ParentMissing(PathBuf),
     /// This process may not make a socket there.
     PermissionDenied(PathBuf),
+    /// The file system of this path is read-only.
+    ReadOnly(PathBuf),
+    /// The file system of this path is full, or a quota on it is used up: there is no room for the
+    /// socket or its lock.
+    FileSystemFull(PathBuf),
     /// Another server listens at this path.
     AlreadyListening(PathBuf),
     /// Another process holds the lock of the socket's path and has not released it. This is the
@@ -84,8 +90,25 @@ pub enum BindError {
     OutOfDescriptors,
     /// No memory is left.
     OutOfMemory,
+    /// The kernel refuses a system call that a server needs: a seccomp profile forbids it, or the
+    /// kernel is too old.
+    CallFailed {
+        /// The name of the call.
+        call: &'static str,
+        /// What the kernel says.
+        error: std::io::Error,
+    },
     /// Any other failure of the system.
     Io(std::io::Error),
+}
+
+impl From<Failed> for BindError {
+    fn from(failed: Failed) -> Self {
+        if !failed.is_refusal() {
+            return failed.errno.into();
+        }
+        Self::CallFailed { call: failed.call, error: failed.errno.into() }
+    }
 }
 
 impl From<InvalidSetting> for BindError {
@@ -124,6 +147,12 @@ impl std::fmt::Display for BindError {
             Self::PermissionDenied(path) => {
                 write!(f, "no permission to make a socket at {}", path.display())
             }
+            Self::ReadOnly(path) => {
+                write!(f, "the file system of {} is read-only", path.display())
+            }
+            Self::FileSystemFull(path) => {
+                write!(f, "the file system of {} is full, or its quota is used up", path.display())
+            }
             Self::AlreadyListening(path) => {
                 write!(f, "another server listens at {}", path.display())
             }
@@ -159,7 +188,12 @@ impl std::fmt::Display for BindError {
             ),
             Self::OutOfDescriptors => f.write_str("no descriptor is left"),
             Self::OutOfMemory => f.write_str("no memory is left"),
-            Self::Io(error) => write!(f, "the socket could not be made: {error}"),
+            Self::CallFailed { call, error } => write!(
+                f,
+                "the system call {call}, which a server needs, fails: {error} (a seccomp profile \
+                 may refuse it, or the kernel may be too old)"
+            ),
+            Self::Io(error) => write!(f, "the server could not be made: {error}"),
         }
     }
 }
@@ -167,7 +201,9 @@ impl std::fmt::Display for BindError {
 impl std::error::Error for BindError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Io(error) | Self::LockUnusable { error, .. } => Some(error),
+            Self::Io(error) | Self::LockUnusable { error, .. } | Self::CallFailed { error, .. } => {
+                Some(error)
+            }
             _ => None,
         }
     }

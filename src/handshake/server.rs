@@ -29,11 +29,13 @@ use std::time::Instant;
 /// A pidfd of the process that connected; `None` if it is gone, or the kernel cannot tell.
 fn pidfd(socket: &OwnedFd, peer: &PeerInfo) -> Result<Option<OwnedFd>, Errno> {
     let result = match sockopt::peer_pidfd(socket) {
-        // A kernel before 6.5.
-        Err(Errno::NOPROTOOPT) => match i32::try_from(peer.pid).ok().and_then(Pid::from_raw) {
-            Some(pid) => rustix::process::pidfd_open(pid, PidfdFlags::empty()),
-            None => return Ok(None),
-        },
+        // A kernel before 6.5, or a seccomp profile.
+        Err(Errno::NOPROTOOPT | Errno::NOSYS | Errno::PERM | Errno::ACCESS) => {
+            match i32::try_from(peer.pid).ok().and_then(Pid::from_raw) {
+                Some(pid) => rustix::process::pidfd_open(pid, PidfdFlags::empty()),
+                None => return Ok(None),
+            }
+        }
         other => other,
     };
     match result {

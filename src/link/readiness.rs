@@ -2,6 +2,7 @@
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
+use rustix::io::Errno;
 
 /// What a driver has learnt about a socket from the kernel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -28,12 +29,15 @@ impl From<PollFlags> for Readiness {
 }
 
 /// Waits for one of `wanted`, or the end of the peer, at most `timeout`. `None`: the kernel could
-/// not be asked, or a signal came.
+/// not be asked.
 pub(crate) fn wait_ready(
     socket: &OwnedFd,
     wanted: PollFlags,
     timeout: Option<&Timespec>,
 ) -> Option<Readiness> {
     let mut polled = [PollFd::new(socket, wanted)];
-    poll(&mut polled, timeout).ok().map(|_| polled[0].revents().into())
+    match poll(&mut polled, timeout) {
+        Err(Errno::INTR) => Some(Readiness::default()),
+        polling => polling.ok().map(|_| polled[0].revents().into()),
+    }
 }

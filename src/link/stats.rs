@@ -112,6 +112,9 @@ counters! {
         oldest_sent_ns = 22,
         /// The fullest that the ring was found when room in it was looked for, in bytes.
         fill_peak = 23,
+        /// Pauses in waits that kept coming back at once and for nothing, since the kernel refuses
+        /// to sleep.
+        pauses = 60,
     }
 }
 
@@ -188,6 +191,11 @@ counters! {
         held_stops = 46,
         /// Requests, answers and events that were refused, since as much was held as may be.
         held_refusals = 47,
+        /// Pauses in waits that kept coming back at once and for nothing, since the kernel refuses
+        /// to sleep.
+        pauses = 60,
+        /// Times no connection was accepted for a while, for want of descriptors or of memory.
+        accept_pauses = 61,
     }
 }
 

@@ -265,16 +265,23 @@ impl BellWord {
 
     /// Sleeps while the word holds `ticket`, until woken, until the absolute `until`
     /// (CLOCK_MONOTONIC), or for no reason at all. The caller looks again in every case.
-    pub fn wait(&self, ticket: u32, until: Option<rustix::thread::futex::Timespec>) {
-        // Never PRIVATE: the waker is another process. Errors (EAGAIN, EINTR, ETIMEDOUT, and EFAULT
-        // for a page that its owner punched) all mean the same to the caller: look again.
-        let _ = futex::wait_bitset(
+    ///
+    /// # Errors
+    /// The kernel does not sleep on this word: the call is refused, or the page is one that its
+    /// owner punched (EFAULT).
+    pub fn wait(
+        &self,
+        ticket: u32,
+        until: Option<rustix::thread::futex::Timespec>,
+    ) -> rustix::io::Result<()> {
+        // Never PRIVATE: the waker is another process.
+        ended(futex::wait_bitset(
             self.cell().as_futex(),
             futex::Flags::empty(),
             ticket,
             until.as_ref(),
             core::num::NonZeroU32::MAX,
-        );
+        ))
     }
 
     /// Wakes the thread that waits on the word, if one does; how many it woke.
@@ -298,16 +305,29 @@ impl BellWord {
 
 /// Sleeps until one of the words differs from its ticket, as [`BellWord::wait`] does for one.
 ///
-/// `entries` come from [`BellWord::entry`] of words that outlive the call.
-pub(crate) fn wait_any(entries: &[futex::Wait], until: Option<futex::Timespec>) {
-    // The kernel checks the addresses itself and reports EFAULT, which like every other result
-    // means: look again.
-    let _ = futex::waitv(
+/// `entries` come from [`BellWord::entry`] of words that outlive the call. Errors as there.
+pub(crate) fn wait_any(
+    entries: &[futex::Wait],
+    until: Option<futex::Timespec>,
+) -> rustix::io::Result<()> {
+    // The kernel checks the addresses itself.
+    let woken = futex::waitv(
         entries,
         futex::WaitvFlags::empty(),
         until.as_ref(),
         rustix::thread::ClockId::Monotonic,
     );
+    ended(woken.map(drop))
+}
+
+/// What a wait came to: how the kernel says that a sleep is over, and that there was none.
+fn ended(result: rustix::io::Result<()>) -> rustix::io::Result<()> {
+    use rustix::io::Errno;
+    match result {
+        // The value differed, a signal came, the time was over.
+        Err(Errno::AGAIN | Errno::INTR | Errno::TIMEDOUT) => Ok(()),
+        other => other,
+    }
 }
 
 /// Copies `len` bytes, short ones in moves of falling powers of two.

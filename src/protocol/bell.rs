@@ -134,7 +134,8 @@ impl Sleeper {
             if crate::base::clock::now_ns() >= until {
                 return Rescue::LostWake;
             }
-            self.seq.wait(ticket.0, Some(crate::base::clock::timespec(until)));
+            // Where it is refused this loop still ends at `until`.
+            let _ = self.seq.wait(ticket.0, Some(crate::base::clock::timespec(until)));
         }
         Rescue::LateRing
     }

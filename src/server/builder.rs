@@ -7,8 +7,9 @@ use crate::handshake::{
     listen_for_parent,
 };
 use crate::link::held::HeldLimits;
-use crate::link::segment::Segment;
+use crate::link::segment::{Segment, SegmentError};
 use crate::memory::{Window, layout};
+use crate::os::calls;
 use crate::os::program::program_name;
 use crate::os::{environment, memory_group};
 use crate::protocol::wait::WaitSettings;
@@ -397,6 +398,12 @@ impl ServerBuilder {
         Ok(())
     }
 
+    /// Whether the settings make sense, and the kernel allows what a server needs.
+    fn check_all(&self) -> Result<(), BindError> {
+        self.check()?;
+        Ok(calls::check_server()?)
+    }
+
     /// Listens at `path`. A socket that an earlier server left behind is replaced; one on which
     /// somebody listens is not.
     ///
@@ -410,7 +417,7 @@ impl ServerBuilder {
     /// # Errors
     /// [`BindError`] says what is in the way.
     pub fn bind(self, path: impl AsRef<Path>) -> Result<Server, BindError> {
-        self.check()?;
+        self.check_all()?;
         let path = path.as_ref();
         let host =
             if worker_socket().is_some_and(|own| own == path) { host_of(path)? } else { None };
@@ -421,7 +428,7 @@ impl ServerBuilder {
 
     /// Listens at `path` for sessions that are byte streams, each with a bell of its own.
     pub(crate) fn listen_for_bytes(self, path: &Path) -> Result<BytePorter, BindError> {
-        self.check()?;
+        self.check_all()?;
         let mut this = self.fit(memory_group::free());
         let listener = listen(path, &this.listen)?;
         check_descriptors(this.porter.max_clients, this.porter.max_handshakes)?;
@@ -441,8 +448,12 @@ impl ServerBuilder {
             name: program_name(),
         };
         let armed_words = u64::from(self.porter.max_clients);
-        let status = Segment::status(generation, armed_words, &me.cell());
-        Ok((Status::new(status, armed_words, self.porter.fallback)?, generation))
+        // A server that may not use futexes, for one, can wake nobody on rings.
+        let status = calls::check_rings()
+            .map_err(|failed| SegmentError::Io(failed.into()))
+            .and_then(|()| Segment::status(generation, armed_words, &me.cell()));
+        let status = Status::new(status, armed_words, self.porter.fallback);
+        Ok((status.map_err(why_no_memory)?, generation))
     }
 
     /// Serves on the listening socket that systemd passed (`LISTEN_FDS`).
@@ -450,7 +461,7 @@ impl ServerBuilder {
     /// # Errors
     /// [`BindError`], also if none was passed.
     pub fn from_systemd(self) -> Result<Server, BindError> {
-        self.check()?;
+        self.check_all()?;
         let listener = listen_fds()?.ok_or(BindError::NoSocketPassed)?;
         Server::new(self, listener, None)
     }
@@ -462,7 +473,7 @@ impl ServerBuilder {
     /// # Errors
     /// [`BindError`]; [`BindError::NoSocketPassed`] if this process was not started as a worker.
     pub fn for_parent(self) -> Result<Server, BindError> {
-        self.check()?;
+        self.check_all()?;
         let path = worker_socket().ok_or(BindError::NoSocketPassed)?;
         let descriptor = std::env::var_os(environment::LISTEN_FD);
         if let Some(mut listener) = listen_for_parent(descriptor, &path)? {
@@ -517,6 +528,14 @@ const DESCRIPTORS_PER_HANDSHAKE: u64 = 2;
 const DESCRIPTORS_OF_THE_SERVER: u64 = 32;
 /// Most clients of one server: every client maps the armed words of all domains.
 const MAX_CLIENTS: u32 = 1 << 16;
+
+/// Why there is no shared memory: the call that is refused, if one is.
+fn why_no_memory(error: SegmentError) -> BindError {
+    match calls::check_rings() {
+        Err(failed) => BindError::CallFailed { call: failed.call, error: failed.errno.into() },
+        Ok(()) => error.into(),
+    }
+}
 
 pub(super) fn check_descriptors(max_clients: u32, max_handshakes: u32) -> Result<(), BindError> {
     use rustix::process::{Resource, getrlimit};

@@ -133,9 +133,10 @@ impl EmbeddedServer {
     /// A service that panics answers that request with an error; the pump goes on.
     ///
     /// # Errors
-    /// [`ServeError::Forked`] in a forked child.
+    /// [`ServeError::Forked`] in a forked child; [`ServeError::Io`], once, if nobody new can be
+    /// served any more: then all sessions have ended, and the next turn is [`Turn::Over`].
     pub fn pump(&mut self, service: &mut impl Service) -> Result<Turn, ServeError> {
-        let pumped = self.reactor.pump().map_err(|_| ServeError::Forked)?;
+        let pumped = self.reactor.pump()?;
         // Answers go by the queue; and a stream that would wait says so.
         let guard = enter_reactor_thread(self.reactor.served());
         while let Some(told) = self.reactor.engine().service().0.pop_front() {

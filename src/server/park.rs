@@ -5,18 +5,26 @@
 //! by a socket, epoll otherwise. In epoll clients wake the reactor by a byte on their lifeline, and
 //! its own process through an eventfd.
 //!
+//! Where the kernel refuses `futex_waitv` (Linux before 5.16, a seccomp profile, valgrind) the
+//! reactor sleeps in epoll whenever there is a session on rings. That is asked once, when the
+//! parker is made; a refusal that comes later is learnt from the sleep that failed. A server that
+//! may not use futexes at all has no sessions on rings, and sleeps in epoll alone.
+//!
 //! A server that lives in somebody's loop does not sleep here: the loop watches the epoll, which
 //! has the porter's in it then, and a timer that is set only while something has a time limit. Its
 //! bells are armed in event mode.
 
+use crate::base::calm::Calm;
 use crate::base::clock::{now_ns, timespec};
 use crate::link::readiness::Readiness;
 use crate::memory::layout::{self, Interest, Mode};
 use crate::memory::{BellWord, Window, wait_any};
+use crate::os::calls::{self, Failed};
 use crate::protocol::bell::{Arming, Rescue, Ringer, Sleeper};
 use crate::protocol::bells::Bells;
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::Errno;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
@@ -90,6 +98,30 @@ pub(crate) struct Parker {
     status: Window,
     epoll: OwnedFd,
     alarm: Option<Alarm>,
+    futex: Futexes,
+    calm: Calm,
+    /// Why the epoll is of no use any more.
+    broken: Option<Failed>,
+}
+
+/// What futexes are good for in this process. It only ever becomes less.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Futexes {
+    Refused,
+    /// One can be waited on.
+    One,
+    /// Several can be waited on at once.
+    Many,
+}
+
+impl Futexes {
+    fn of_this_process() -> Self {
+        match (calls::futex_works(), calls::futex_waitv_works()) {
+            (false, _) => Self::Refused,
+            (true, false) => Self::One,
+            (true, true) => Self::Many,
+        }
+    }
 }
 
 /// A timer in the epoll.
@@ -102,20 +134,23 @@ struct Alarm {
 
 impl Parker {
     /// A parker whose domains are armed in `status`, and the notifier that wakes it.
-    pub(crate) fn new(status: Window) -> rustix::io::Result<(Self, Arc<Notifier>)> {
+    pub(crate) fn new(status: Window) -> Result<(Self, Arc<Notifier>), Failed> {
         let words = Window::heap(2 * layout::CELL);
         let seq = words.bell_word(layout::CELL);
         let notifier = Arc::new(Notifier {
             ringer: Ringer::new(words.peer_word(0), seq.share()),
-            event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+                .map_err(Failed::of("eventfd2"))?,
         });
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let epoll =
+            epoll::create(epoll::CreateFlags::CLOEXEC).map_err(Failed::of("epoll_create1"))?;
         epoll::add(
             &epoll,
             &notifier.event,
             epoll::EventData::new_u64(0),
             epoll::EventFlags::IN | epoll::EventFlags::ET,
-        )?;
+        )
+        .map_err(Failed::of("epoll_ctl"))?;
         let private = Sleeper::new(words.own_word(0), seq);
         let parker = Self {
             bells: Bells::new(private),
@@ -125,21 +160,26 @@ impl Parker {
             status,
             epoll,
             alarm: None,
+            futex: Futexes::of_this_process(),
+            calm: Calm::default(),
+            broken: None,
         };
         Ok((parker, notifier))
     }
 
     /// From now on the epoll tells of `porter`, too, and [`Self::set_alarm`] may be used: for
     /// somebody's loop, which watches the epoll.
-    pub(crate) fn embed(&mut self, porter: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    pub(crate) fn embed(&mut self, porter: BorrowedFd<'_>) -> Result<(), Failed> {
         use epoll::EventFlags;
         let edges = EventFlags::IN | EventFlags::ET;
-        epoll::add(&self.epoll, porter, epoll::EventData::new_u64(PORTER), edges)?;
+        let add = Failed::of("epoll_ctl");
+        epoll::add(&self.epoll, porter, epoll::EventData::new_u64(PORTER), edges).map_err(&add)?;
         let timer = timerfd_create(
             TimerfdClockId::Monotonic,
             TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
-        )?;
-        epoll::add(&self.epoll, &timer, epoll::EventData::new_u64(ALARM), edges)?;
+        )
+        .map_err(Failed::of("timerfd_create"))?;
+        epoll::add(&self.epoll, &timer, epoll::EventData::new_u64(ALARM), edges).map_err(&add)?;
         self.alarm = Some(Alarm { timer, at: 0 });
         Ok(())
     }
@@ -173,11 +213,11 @@ impl Parker {
     /// What the kernel has to say of everything in the epoll, without waiting. Edges that are told
     /// here are told nowhere else: whoever watches the epoll itself is told of each only once. True
     /// if there may be more.
-    pub(crate) fn harvest(&self, mut woken: impl FnMut(u64, Readiness)) -> bool {
+    pub(crate) fn harvest(&mut self, mut woken: impl FnMut(u64, Readiness)) -> bool {
         // Each descriptor makes one edge until it is told, so this ends; the bound is for those
         // that make new ones.
         (0..=2 + (self.in_use + self.sockets) / EVENTS)
-            .all(|_| self.wait_epoll(Some(Duration::ZERO), &mut woken) == EVENTS)
+            .all(|_| self.wait_epoll(Some(Duration::ZERO), &mut woken) == Ok(EVENTS))
     }
 
     /// The alarm was told of.
@@ -252,19 +292,27 @@ impl Parker {
         mut look: impl FnMut() -> bool,
         woken: impl FnMut(u64, Readiness),
     ) -> Slept {
-        let mode =
-            if self.in_use < WAITV_BELLS && self.sockets == 0 { Mode::Futex } else { Mode::Event };
+        let mode = self.mode();
         if self.bells.arm(mode, interest, &mut look) == Arming::Busy {
             return Slept::Not;
         }
-        let until = now_ns().saturating_add(u64::try_from(backstop.as_nanos()).unwrap_or(u64::MAX));
-        match mode {
-            Mode::Futex => self.wait_futex(until),
+        let began = now_ns();
+        let until = began.saturating_add(u64::try_from(backstop.as_nanos()).unwrap_or(u64::MAX));
+        let (waited, events) = match mode {
+            Mode::Futex => (self.wait_futex(until), 0),
             Mode::Event => {
-                self.wait_epoll(Some(backstop), woken);
+                let events = self.wait_epoll(Some(backstop), woken);
+                (events.map(drop), events.unwrap_or(0))
             }
+        };
+        let woke = now_ns();
+        let came = || events != 0 || self.bells.any_rung();
+        let left = until.saturating_sub(woke);
+        self.calm.slept(waited.is_err(), woke.saturating_sub(began), left, came);
+        if mode == Mode::Futex && (waited.is_err_and(calls::is_refusal) || self.calm.is_pausing()) {
+            self.futex = if self.in_use == 0 { Futexes::Refused } else { Futexes::One };
         }
-        let slept = if now_ns() < until || self.bells.any_rung() {
+        let slept = if woke < until || self.bells.any_rung() {
             Slept::Rung
         } else if look() {
             Slept::Rescued(self.rescue(look))
@@ -280,12 +328,31 @@ impl Parker {
         self.bells.disarm();
     }
 
-    fn wait_futex(&self, until: u64) {
+    /// How to sleep now.
+    fn mode(&self) -> Mode {
+        let needed = if self.in_use == 0 { Futexes::One } else { Futexes::Many };
+        if self.sockets == 0 && self.in_use < WAITV_BELLS && self.futex >= needed {
+            Mode::Futex
+        } else {
+            Mode::Event
+        }
+    }
+
+    /// How many pauses there were in sleeps that kept returning at once.
+    pub(crate) fn pauses(&self) -> u64 {
+        self.calm.pauses()
+    }
+
+    /// Why the kernel does not tell of sockets and lifelines any more, if that is so.
+    pub(crate) fn take_failure(&mut self) -> Option<Failed> {
+        self.broken.take()
+    }
+
+    fn wait_futex(&self, until: u64) -> rustix::io::Result<()> {
         if self.in_use == 0
             && let Some((private, ticket)) = self.bells.armed().next()
         {
-            private.seq().wait(ticket.0, Some(timespec(until)));
-            return;
+            return private.seq().wait(ticket.0, Some(timespec(until)));
         }
         let mut entries = [const { rustix::thread::futex::Wait::new() }; WAITV_BELLS + 1];
         let mut count = 0;
@@ -293,27 +360,33 @@ impl Parker {
             *entry = bell.seq().entry(ticket.0);
             count += 1;
         }
-        wait_any(&entries[..count], Some(timespec(until)));
+        wait_any(&entries[..count], Some(timespec(until)))
     }
 
     /// Asks the kernel about sockets and lifelines, without waiting.
-    pub(crate) fn poll(&self, woken: impl FnMut(u64, Readiness)) {
-        self.wait_epoll(Some(Duration::ZERO), woken);
+    pub(crate) fn poll(&mut self, woken: impl FnMut(u64, Readiness)) {
+        let _ = self.wait_epoll(Some(Duration::ZERO), woken);
     }
 
-    /// How many events there were.
+    /// How many events there were. An error is kept for [`Self::take_failure`], too.
     fn wait_epoll(
-        &self,
+        &mut self,
         timeout: Option<Duration>,
         mut woken: impl FnMut(u64, Readiness),
-    ) -> usize {
+    ) -> rustix::io::Result<usize> {
         use epoll::EventFlags;
         let mut events =
             [epoll::Event { flags: EventFlags::empty(), data: epoll::EventData::new_u64(0) };
                 EVENTS];
         let timeout = timeout.and_then(|timeout| rustix::event::Timespec::try_from(timeout).ok());
-        // EINTR and every other error: look again.
-        let count = epoll::wait(&self.epoll, &mut events[..], timeout.as_ref()).unwrap_or(0);
+        let count = match epoll::wait(&self.epoll, &mut events[..], timeout.as_ref()) {
+            Err(Errno::INTR) => 0,
+            Err(errno) => {
+                self.broken = Some(Failed { call: "epoll_pwait", errno });
+                return Err(errno);
+            }
+            Ok(count) => count,
+        };
         for event in &events[..count] {
             let (session, flags) = (event.data.u64(), event.flags);
             if session != 0 {
@@ -327,7 +400,7 @@ impl Parker {
                 woken(session, ready);
             }
         }
-        count
+        Ok(count)
     }
 
     /// As [`Sleeper::rescue`], for many bells: whoever published what `look` sees rings one of

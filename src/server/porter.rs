@@ -36,6 +36,7 @@ use crate::base::sync::{Ordering, PlainU64};
 use crate::handshake::{Credentials, Listener, RejectReason};
 use crate::link::segment::{Segment, SegmentError};
 use crate::memory::layout;
+use crate::os::calls::Failed;
 use crate::os::fork::Origin;
 use rustix::event::{EventfdFlags, eventfd};
 use std::hash::{BuildHasher, Hasher};
@@ -76,6 +77,8 @@ pub(crate) enum Event {
     Joined(Box<Joined>),
     /// A client is gone. Its slot, bytes and domain stay taken until [`PorterHandle::closed`].
     Died { session: u64, why: Death },
+    /// The porter has ended although nobody told it to, and this is why. Nothing follows.
+    Failed(io::Error),
 }
 
 impl Joined {
@@ -221,6 +224,10 @@ pub(crate) struct PorterCounters {
     pub(crate) deaths: PlainU64,
     /// Handshakes that are half-open now.
     pub(crate) half_open: PlainU64,
+    /// Times the listener was left alone for a while.
+    pub(crate) accept_pauses: PlainU64,
+    /// Pauses in sleeps that kept returning at once.
+    pub(crate) pauses: PlainU64,
 }
 
 impl PorterCounters {
@@ -330,7 +337,8 @@ pub(crate) fn start(
     status: &StatusInfo<'_>,
     outbox: impl Outbox + 'static,
 ) -> io::Result<PorterHandle> {
-    let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+    let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+        .map_err(Failed::of("eventfd2"))?;
     let mailbox = Arc::new(Mailbox { orders: Mutex::default(), bell });
     let counters = Arc::new(PorterCounters::default());
     let porter = thread::Porter::new(
@@ -345,11 +353,18 @@ pub(crate) fn start(
     let home = match mode {
         PorterMode::Thread => {
             let thread = std::thread::Builder::new().name("ringbell-porter".into());
-            PorterHome::Thread(thread.spawn(|| porter.run())?)
+            PorterHome::Thread(thread.spawn(|| porter.run()).map_err(no_thread)?)
         }
         PorterMode::Loop => PorterHome::Loop(Box::new(porter)),
     };
     Ok(PorterHandle { mailbox, counters, home, origin: Origin::here() })
+}
+
+fn no_thread(error: io::Error) -> io::Error {
+    let limits = "RLIMIT_NPROC and the pids limit of its group; RLIMIT_AS; RLIMIT_MEMLOCK, if the \
+                  process locks its memory";
+    let text = format!("no thread can be started for the handshakes: {error} (limits: {limits})");
+    io::Error::new(error.kind(), text)
 }
 
 impl PorterHandle {
@@ -422,7 +437,7 @@ impl PorterHandle {
         }
         self.mailbox.tell(|orders| orders.quit = true);
         match home {
-            // A panic there has been reported by its hook.
+            // Why it ended, if it was not told to, it has told itself.
             PorterHome::Thread(thread) => drop(thread.join()),
             // Who is in the middle of a handshake is told.
             PorterHome::Loop(mut porter) => while porter.turn() {},

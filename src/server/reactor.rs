@@ -78,6 +78,20 @@ enum End {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Forked;
 
+/// Why a reactor has ended before it was told to.
+#[derive(Debug)]
+pub(crate) enum Halt {
+    Forked,
+    /// The porter, or the kernel's word on sockets, is gone: nobody new would be served.
+    Failed(std::io::Error),
+}
+
+impl From<Forked> for Halt {
+    fn from(_: Forked) -> Self {
+        Self::Forked
+    }
+}
+
 /// All sessions of one server, and the thread's state.
 pub(crate) struct Reactor<E> {
     engine: E,
@@ -126,6 +140,8 @@ pub(crate) struct Reactor<E> {
     porter_is_due: bool,
     stream_looks: StreamLooks,
     large_until: LargeUntil,
+    /// Why it cannot go on. It is told once.
+    failure: Option<std::io::Error>,
 }
 
 impl<E> std::fmt::Debug for Reactor<E> {
@@ -217,6 +233,7 @@ impl<E: Engine> Reactor<E> {
             porter_is_due: false,
             stream_looks: StreamLooks::default(),
             large_until: LargeUntil::NONE,
+            failure: None,
         }
     }
 
@@ -226,7 +243,7 @@ impl<E: Engine> Reactor<E> {
     }
 
     /// Serves until asked to stop; what was counted.
-    pub(crate) fn run(mut self) -> Result<ServerCounters, Forked> {
+    pub(crate) fn run(mut self) -> Result<ServerCounters, Halt> {
         let _guard = enter_reactor_thread(self.served());
         self.hint(false);
         while self.mailbox.stop_at().is_none() {
@@ -242,11 +259,31 @@ impl<E: Engine> Reactor<E> {
                 self.worked();
             } else {
                 self.wait();
+                self.check_failure()?;
             }
         }
         self.shut_down()?;
         self.store_counts();
         Ok(self.counts)
+    }
+
+    /// Ends everything if the reactor cannot go on.
+    #[inline]
+    fn check_failure(&mut self) -> Result<(), Halt> {
+        if self.failure.is_none() { Ok(()) } else { self.halt() }
+    }
+
+    #[cold]
+    fn halt(&mut self) -> Result<(), Halt> {
+        match self.failure.take() {
+            // It ends in any case, and answers what it can.
+            None => Ok(()),
+            Some(_) if self.mailbox.is_stopping() => Ok(()),
+            Some(error) => {
+                self.say_goodbye();
+                Err(Halt::Failed(error))
+            }
+        }
     }
 
     #[inline]
@@ -385,6 +422,8 @@ impl<E: Engine> Reactor<E> {
         self.counts.handshakes_failed =
             porter.failed.load(Ordering::Relaxed) + porter.timeouts.load(Ordering::Relaxed);
         self.counts.fallbacks = porter.fallbacks.load(Ordering::Relaxed);
+        self.counts.accept_pauses = porter.accept_pauses.load(Ordering::Relaxed);
+        self.counts.pauses = self.parker.pauses() + porter.pauses.load(Ordering::Relaxed);
         let mut wakes = 0;
         for slot in &mut self.slots {
             slot.session.store_counts();

@@ -155,7 +155,7 @@ impl<S: AsyncService> Serving<S> {
             self.reactor.call_off();
         }
         for _ in 0..TURNS {
-            match self.reactor.pump().map_err(|_| ServeError::Forked)? {
+            match self.reactor.pump()? {
                 Pumped::Over => return Ok(Poll::Ready(self.reactor.counts())),
                 Pumped::Worked => continue,
                 Pumped::Idle => {}

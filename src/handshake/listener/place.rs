@@ -7,6 +7,7 @@
 
 use super::BindError;
 use crate::handshake::sockopt::change_mode;
+use crate::os::calls::Failed;
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -37,7 +38,9 @@ pub(super) struct Place {
 /// An error that concerns this path.
 pub(super) fn at(path: &Path, errno: Errno) -> BindError {
     match errno {
-        Errno::ACCESS | Errno::PERM | Errno::ROFS => BindError::PermissionDenied(path.to_owned()),
+        Errno::ACCESS | Errno::PERM => BindError::PermissionDenied(path.to_owned()),
+        Errno::ROFS => BindError::ReadOnly(path.to_owned()),
+        Errno::NOSPC | Errno::DQUOT => BindError::FileSystemFull(path.to_owned()),
         Errno::NOENT | Errno::NOTDIR => BindError::ParentMissing(parent(path).to_owned()),
         other => other.into(),
     }
@@ -196,7 +199,10 @@ impl<'a> Lock<'a> {
                 Err(Errno::WOULDBLOCK) => {
                     return Err(BindError::Locked(place.path.with_file_name(&name)));
                 }
-                Err(errno) => return Err(unusable(place, &name, errno)),
+                Err(errno) => {
+                    drop(file);
+                    return Err(unlockable(place, &name, errno));
+                }
             }
         }
     }
@@ -240,5 +246,16 @@ fn unusable(place: &Place, name: &OsStr, errno: Errno) -> BindError {
         lock: place.path.with_file_name(name),
         owner: stat.st_uid,
         error: kind.map_or_else(|| errno.into(), std::io::Error::other),
+    }
+}
+
+/// The lock is a good file, and cannot be locked: the call is refused, or the file system has none.
+fn unlockable(place: &Place, name: &OsStr, errno: Errno) -> BindError {
+    let failed = Failed { call: "flock", errno };
+    match unusable(place, name, errno) {
+        BindError::LockUnusable { lock, owner, .. } => {
+            BindError::LockUnusable { lock, owner, error: failed.into() }
+        }
+        other => other,
     }
 }

@@ -195,6 +195,10 @@ struct Terms {
 pub(super) fn reason_of(error: &SegmentError) -> RejectReason {
     match error {
         SegmentError::OutOfMemory => RejectReason::OutOfMemory,
+        // EAGAIN: the process locks its memory, and may not lock so much (RLIMIT_MEMLOCK).
+        SegmentError::Io(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+            RejectReason::OutOfMemory
+        }
         SegmentError::OutOfDescriptors => RejectReason::OutOfDescriptors,
         SegmentError::FileSizeLimit { limit, .. } => RejectReason::FileSizeLimit { limit: *limit },
         // No memfds here: an old kernel, or a sandbox.

@@ -1,11 +1,13 @@
 //! The porter itself: one epoll and what hangs on it, on a thread of its own or in somebody's loop.
 
+mod accepting;
+
 use super::admission::Admission;
 use super::token::{Token, Turn};
 use super::{
     Death, Event, LoopPorter, Mailbox, Outbox, PorterConfig, PorterCounters, PorterMode, StatusInfo,
 };
-use crate::base::kill_point::kill_point;
+use crate::base::calm::Calm;
 use crate::base::shares::{Refused, Shares};
 use crate::base::sync::{Ordering, PlainU64};
 use crate::handshake::{
@@ -13,14 +15,15 @@ use crate::handshake::{
     identify, reject,
 };
 use crate::link::lifeline::{self, Hearing, Said};
+use crate::os::calls::Failed;
 use crate::os::closer;
 use crate::os::peer_socket::PeerSocket;
 use rustix::event::epoll::{self, EventFlags};
 use rustix::io::Errno;
-use rustix::net::SocketFlags;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,9 +31,10 @@ use std::time::{Duration, Instant};
 /// 50 us to wake. Granted twice to a handshake, at accept and at Welcome, so that nobody can keep
 /// the porter busy for long.
 const ATTENTION: Duration = Duration::from_micros(100);
-/// When to try again to accept, after there was neither a descriptor nor a way to say so. Other
-/// parts of the process may have given some back, which nobody tells.
-const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+fn ns(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
 
 fn add(counter: &PlainU64) {
     // Relaxed: counters stand for themselves.
@@ -71,6 +75,11 @@ pub(super) struct Porter<O> {
     reserve: Option<OwnedFd>,
     /// While set, the listener is not watched.
     accept_paused_until: Option<Instant>,
+    /// How often accepting has failed in a row, for a reason that does not pass.
+    accept_failures: u32,
+    /// It was told why the porter ends.
+    has_failed: bool,
+    calm: Calm,
     attentive_until: Instant,
     mailbox: Arc<Mailbox>,
     counters: Arc<PorterCounters>,
@@ -98,11 +107,14 @@ impl<O: Outbox> Porter<O> {
         mailbox: Arc<Mailbox>,
         counters: Arc<PorterCounters>,
     ) -> std::io::Result<Self> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        epoll::add(&epoll, &listener.socket, Token::Listener.data(), EventFlags::IN)?;
-        epoll::add(&epoll, &mailbox.bell, Token::Mail.data(), EventFlags::IN)?;
+        let epoll =
+            epoll::create(epoll::CreateFlags::CLOEXEC).map_err(Failed::of("epoll_create1"))?;
+        let add = Failed::of("epoll_ctl");
+        epoll::add(&epoll, &listener.socket, Token::Listener.data(), EventFlags::IN)
+            .map_err(&add)?;
+        epoll::add(&epoll, &mailbox.bell, Token::Mail.data(), EventFlags::IN).map_err(&add)?;
         if let Some(host) = &listener.host {
-            epoll::add(&epoll, host, Token::Host.data(), EventFlags::IN)?;
+            epoll::add(&epoll, host, Token::Host.data(), EventFlags::IN).map_err(&add)?;
         }
         let admission = Admission::new(&config, status)?;
         let handshakes = Shares::new(
@@ -116,6 +128,9 @@ impl<O: Outbox> Porter<O> {
             listener,
             reserve: None,
             accept_paused_until: None,
+            accept_failures: 0,
+            has_failed: false,
+            calm: Calm::default(),
             attentive_until: Instant::now(),
             mailbox,
             counters,
@@ -133,7 +148,15 @@ impl<O: Outbox> Porter<O> {
         Ok(porter)
     }
 
+    /// Runs until it is told to end, or cannot go on: then the reactor is told why.
     pub(super) fn run(mut self) {
+        let ran = catch_unwind(AssertUnwindSafe(|| self.serve()));
+        if ran.is_err() {
+            self.fail(std::io::Error::other("the thread that makes the handshakes panicked"));
+        }
+    }
+
+    fn serve(&mut self) {
         loop {
             let now = Instant::now();
             let attentive = now < self.attentive_until;
@@ -141,7 +164,9 @@ impl<O: Outbox> Porter<O> {
             let spare_time = self.wants_spare();
             let wait =
                 if attentive || spare_time { Some(Duration::ZERO) } else { self.time_left(now) };
-            match self.look(wait) {
+            let looked = self.look(wait);
+            self.after_sleep(now, wait, looked);
+            match looked {
                 Looked::Nothing if spare_time && !attentive => self.admission.make_spare(),
                 Looked::Nothing if attentive => rustix::thread::sched_yield(),
                 Looked::Nothing | Looked::Something => {}
@@ -149,6 +174,23 @@ impl<O: Outbox> Porter<O> {
             }
             self.go_on();
             self.expire(Instant::now());
+        }
+    }
+
+    /// A look that returns at once, again and again and for nothing, must not be a busy loop.
+    fn after_sleep(&mut self, since: Instant, wait: Option<Duration>, looked: Looked) {
+        let took = since.elapsed();
+        let left = wait.map_or(u64::MAX, |wait| ns(wait.saturating_sub(took)));
+        self.calm.slept(false, ns(took), left, || looked != Looked::Nothing);
+        // Relaxed: counters stand for themselves.
+        self.counters.pauses.store(self.calm.pauses(), Ordering::Relaxed);
+    }
+
+    /// The porter cannot go on.
+    fn fail(&mut self, error: std::io::Error) {
+        if !std::mem::replace(&mut self.has_failed, true) {
+            crate::trace::porter_failed(&error);
+            self.outbox.deliver(Event::Failed(error));
         }
     }
 
@@ -177,8 +219,11 @@ impl<O: Outbox> Porter<O> {
                 Looked::Something
             }
             Err(Errno::INTR) => Looked::Something,
-            // Impossible for an epoll of our own; going on would be a busy loop.
-            Err(_) => Looked::End,
+            // The call is refused, or somebody has closed the descriptor.
+            Err(errno) => {
+                self.fail(Failed { call: "epoll_pwait", errno }.into());
+                Looked::End
+            }
         }
     }
 
@@ -206,10 +251,12 @@ impl<O: Outbox> Porter<O> {
         match token {
             Token::Listener => {
                 self.accept();
-                if flags.intersects(EventFlags::HUP | EventFlags::ERR) {
+                let is_shut = flags.intersects(EventFlags::HUP | EventFlags::ERR);
+                if is_shut && self.accept_paused_until.is_none() {
                     // Another holder has shut it down, which the kernel tells again and again.
                     self.pause_accepting();
                 }
+                return !self.has_failed;
             }
             Token::Mail => return self.read_mail(),
             Token::HalfOpen(id) => self.hear(id, flags),
@@ -217,7 +264,14 @@ impl<O: Outbox> Porter<O> {
             Token::Process(session) if flags.intersects(EventFlags::IN | EventFlags::HUP) => {
                 self.report_death(session, Death::ProcessDied);
             }
-            Token::Process(_) => {}
+            // An error, which the kernel would tell again and again.
+            Token::Process(session) => {
+                if let Some(process) =
+                    self.watched.get_mut(&session).and_then(|it| it.process.take())
+                {
+                    let _ = epoll::delete(&self.epoll, &process);
+                }
+            }
             Token::Host => {
                 // Taken out by name: a forked child may hold the descriptor, and keep it in.
                 if let Some(host) = self.listener.host.take() {
@@ -254,70 +308,6 @@ impl<O: Outbox> Porter<O> {
             }
             self.admission.release_quota(session);
             self.resume_accepting();
-        }
-    }
-
-    fn accept(&mut self) {
-        for _ in 0..self.turn.accepts {
-            match rustix::net::accept_with(
-                &self.listener.socket,
-                SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-            ) {
-                Ok(socket) => {
-                    add(&self.counters.accepted);
-                    kill_point!("porter-accepted");
-                    self.begin_handshake(PeerSocket::accepted(socket));
-                }
-                Err(Errno::AGAIN) => return,
-                Err(Errno::INTR | Errno::CONNABORTED) => {}
-                Err(Errno::MFILE | Errno::NFILE) if self.turn_away() => {}
-                Err(_) => return self.pause_accepting(),
-            }
-        }
-    }
-
-    /// There is no descriptor for a new client: gives up the reserve to tell it so. False if that
-    /// failed, too.
-    fn turn_away(&mut self) -> bool {
-        if self.reserve.take().is_none() {
-            return false;
-        }
-        let accepted = rustix::net::accept_with(
-            &self.listener.socket,
-            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-        )
-        .map(PeerSocket::accepted);
-        if let Ok(socket) = &accepted {
-            add(&self.counters.accepted);
-            self.reject(socket, RejectReason::OutOfDescriptors);
-        }
-        let done = accepted.is_ok();
-        drop(accepted);
-        self.refill_reserve();
-        done
-    }
-
-    fn refill_reserve(&mut self) {
-        if self.reserve.is_none() {
-            self.reserve = rustix::io::fcntl_dupfd_cloexec(&self.mailbox.bell, 0).ok();
-        }
-    }
-
-    /// Whoever connects has to wait: watching the listener would be a busy loop. It is
-    /// taken out, since the kernel tells of a hang-up whatever is watched for.
-    fn pause_accepting(&mut self) {
-        let _ = epoll::delete(&self.epoll, &self.listener.socket);
-        self.accept_paused_until = Some(Instant::now() + ACCEPT_RETRY);
-    }
-
-    fn resume_accepting(&mut self) {
-        if self.accept_paused_until.take().is_some() {
-            self.refill_reserve();
-            let data = Token::Listener.data();
-            if epoll::add(&self.epoll, &self.listener.socket, data, EventFlags::IN).is_err() {
-                // No memory: later.
-                self.accept_paused_until = Some(Instant::now() + ACCEPT_RETRY);
-            }
         }
     }
 
@@ -578,6 +568,9 @@ impl<O: Outbox> Porter<O> {
 
 impl<O: Outbox> LoopPorter for Porter<O> {
     fn turn(&mut self) -> bool {
+        if self.has_failed {
+            return false;
+        }
         let looked = self.look(Some(Duration::ZERO));
         self.go_on();
         let now = Instant::now();

@@ -22,7 +22,7 @@
 
 use super::limits::ns;
 use super::sleep::find_work;
-use super::{Forked, Reactor};
+use super::{Forked, Halt, Reactor};
 use crate::base::clock::{FOR_EVER, now_ns};
 use crate::link::stats::ServerCounters;
 use crate::protocol::bell::Arming;
@@ -86,13 +86,23 @@ impl<E: Engine> Reactor<E> {
     }
 
     /// One turn for everybody.
-    pub(crate) fn pump(&mut self) -> Result<Pumped, Forked> {
+    pub(crate) fn pump(&mut self) -> Result<Pumped, Halt> {
         if !self.origin.is_here() {
-            return Err(Forked);
+            return Err(Forked.into());
         }
         if self.stage == Some(Stage::Over) {
             return Ok(Pumped::Over);
         }
+        let pumped = self.pump_once();
+        if matches!(pumped, Err(Halt::Failed(_))) {
+            self.parker.disarm();
+            self.stage = Some(Stage::Over);
+        }
+        pumped
+    }
+
+    fn pump_once(&mut self) -> Result<Pumped, Halt> {
+        self.check_failure()?;
         let _guard = enter_reactor_thread(self.served());
         let mut worked = false;
         if self.stage == Some(Stage::Serving) && self.mailbox.is_stopping() {
@@ -150,7 +160,8 @@ impl<E: Engine> Reactor<E> {
         if !self.origin.is_here() || self.stage == Some(Stage::Over) {
             return Arming::Busy;
         }
-        if self.porter_is_due || self.porter.use_spare_time() {
+        let cannot_go_on = self.failure.is_some();
+        if cannot_go_on || self.porter_is_due || self.porter.use_spare_time() {
             return Arming::Busy;
         }
         self.hint(true);
@@ -215,6 +226,9 @@ impl<E: Engine> Reactor<E> {
         }
         // More is found by a harvest that follows the next turn.
         self.porter_is_due |= more;
+        if let Some(failed) = self.parker.take_failure() {
+            self.failure = Some(failed.into());
+        }
         self.read_woken();
     }
 }

@@ -1,7 +1,7 @@
 //! The end of a server: what is there is answered, and everybody is told.
 
 use super::slot::Slot;
-use super::{End, Forked, Reactor};
+use super::{End, Forked, Halt, Reactor};
 use crate::base::clock::now_ns;
 use crate::link::lifeline::Farewell;
 use crate::memory::layout::Interest;
@@ -16,7 +16,7 @@ const DRAIN_NAP: Duration = Duration::from_millis(5);
 
 impl<E: Engine> Reactor<E> {
     /// Answers what is there, sends what is queued, says goodbye.
-    pub(super) fn shut_down(&mut self) -> Result<(), Forked> {
+    pub(super) fn shut_down(&mut self) -> Result<(), Halt> {
         self.begin_to_drain();
         loop {
             if self.mailbox.has_mail() {

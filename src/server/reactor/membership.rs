@@ -1,7 +1,7 @@
 //! Sessions come and go.
 
 use super::slot::{Backlog, ClientMemory, Flights, Slot};
-use super::{End, Forked, LAST_TURNS, Reactor};
+use super::{End, Halt, LAST_TURNS, Reactor};
 use crate::base::clock::ClockOffset;
 use crate::base::sync::{Ordering, PlainBool, PlainU64};
 use crate::handshake::AnswerOrder;
@@ -28,17 +28,18 @@ use std::sync::{Arc, Weak};
 const SOCKET_FRAMES: u64 = 4096;
 
 impl<E: Engine> Reactor<E> {
-    pub(super) fn read_mail(&mut self) -> Result<(), Forked> {
+    pub(super) fn read_mail(&mut self) -> Result<(), Halt> {
         for event in self.mailbox.take() {
             match event {
                 Event::Joined(joined) => self.join(*joined),
                 Event::Died { session, why } => {
                     self.part_from(session, why);
                 }
+                Event::Failed(error) => self.failure = Some(error),
             }
         }
         self.store_counts();
-        Ok(())
+        self.check_failure()
     }
 
     /// A client is gone. Who said goodbye may have sent requests before: they are handled, if

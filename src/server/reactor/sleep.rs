@@ -134,6 +134,9 @@ impl<E: Engine> Reactor<E> {
         };
         let slept =
             parker.park(interest, backstop, look, |session, ready| woken.push((session, ready)));
+        if let Some(failed) = self.parker.take_failure() {
+            self.failure = Some(failed.into());
+        }
         self.read_woken();
         slept
     }

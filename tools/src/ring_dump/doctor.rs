@@ -2,10 +2,12 @@
 //! what to do.
 
 mod cgroups;
+mod host;
 
 use crate::report::JSON_VERSION;
 use crate::style::{BAD, DIM, END, GOOD, WARN};
 use cgroups::{Cgroups, Limit};
+use host::{fallocate, file_size, flock, memlock, namespaces, timerfd, whole};
 use ringbell::WaitSettings;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, SealFlags};
@@ -63,9 +65,15 @@ impl Check {
         self.remedy = (!remedy.is_empty()).then_some(remedy);
         self
     }
+
+    /// There is another way.
+    fn no_worse_than(mut self, level: Level) -> Self {
+        self.level = self.level.min(level);
+        self
+    }
 }
 
-/// Oldest kernel that has all calls: `futex_waitv`.
+/// Oldest kernel that has all calls: `futex_waitv`. MADV_POPULATE_READ came in 5.14.
 const KERNEL: (u32, u32) = (5, 16);
 /// Descriptors that a server has for one session: two segments, the lifeline, the client's pidfd.
 const PER_SESSION: u64 = 4;
@@ -78,12 +86,20 @@ pub(crate) fn examine() -> Health {
         kernel(&rustix::system::uname().release().to_string_lossy()),
         memfd(),
         call("futex", futex_wait(), "rings need futexes; clients fall back to the socket"),
-        call("futex_waitv", futex_waitv(), "a server cannot sleep on several bells"),
+        call("futex_waitv", futex_waitv(), "servers sleep in epoll; waking one costs a byte more")
+            .no_worse_than(Level::Poor),
         call("eventfd", eventfd(0, EventfdFlags::CLOEXEC).map(drop), "no server can be bound"),
+        call("timerfd", timerfd(), "no server can live in an event loop, or in tasks"),
+        call("fallocate", fallocate(), "sessions run over the socket"),
+        call("flock", flock(), "no server can be bound at a path"),
         call("pidfd", pidfd(), "deaths are seen by hang-up alone, which a forked child can hide"),
         call("epoll", epoll(), "no server can be bound"),
+        whole("all that rings need", ringbell::rings_work(), "sessions run over the socket"),
+        whole("all that servers need", ringbell::servers_work(), "no server can be bound"),
+        file_size(getrlimit(Resource::Fsize).current),
         descriptors(getrlimit(Resource::Nofile).current),
         memlock(getrlimit(Resource::Memlock).current),
+        namespaces(|kind| std::fs::read_link(format!("/proc/self/ns/{kind}")).ok()),
         mappings(number("/proc/sys/vm/max_map_count")),
         seccomp(&read_to_string("/proc/self/status").unwrap_or_default()),
         cpus(
@@ -105,9 +121,9 @@ fn kernel(release: &str) -> Check {
     match (parts.next(), parts.next()) {
         (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= KERNEL => check,
         (Some(Ok(_)), Some(Ok(_))) => check.but(
-            Level::Bad,
+            Level::Poor,
             format!(
-                "older than {}.{}, which has the calls that a server sleeps with",
+                "older than {}.{}: servers sleep in epoll, and before 5.14 sessions run over the socket",
                 KERNEL.0, KERNEL.1
             ),
             "use a newer kernel",
@@ -209,12 +225,6 @@ fn descriptors(limit: Option<u64>) -> Check {
         format!("a server admits {SESSIONS} clients unless configured, and refuses to bind with too few descriptors"),
         "raise the limit (ulimit -n, LimitNOFILE=), or lower max_clients",
     )
-}
-
-fn memlock(limit: Option<u64>) -> Check {
-    // Nothing is locked: said so that nobody looks for it.
-    let limit = limit.map_or_else(|| "unlimited".to_owned(), |limit| format!("{limit} bytes"));
-    good("RLIMIT_MEMLOCK", format!("{limit}; nothing is locked"))
 }
 
 fn mappings(limit: Option<u64>) -> Check {

@@ -132,3 +132,48 @@ fn a_listener_that_another_holder_has_shut_down_keeps_no_porter_busy() {
     let quiet = (0..1000).filter(|_| !handle.turn()).count();
     assert!(quiet > 500, "{quiet} of 1000 turns had nothing to do");
 }
+
+/// What a porter says when it ends, and was not told to.
+fn last_words(events: &Receiver<Event>) -> String {
+    match events.recv_timeout(PATIENCE).expect("an event") {
+        Event::Failed(error) => error.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn h2_a_listener_that_was_shut_down_ends_the_porter() {
+    let fixture = Fixture::listening(PorterMode::Thread, settings(), |listener| {
+        rustix::net::shutdown(&*listener.socket, rustix::net::Shutdown::Both).expect("shut down");
+    });
+    let said = last_words(&fixture.events);
+    assert!(said.starts_with("accept4: "), "{said}");
+    assert!(fixture.handle().counters().accept_pauses.load(Ordering::Relaxed) >= 1);
+    assert!(fixture.events.recv_timeout(PATIENCE).is_err(), "said once, and over");
+}
+
+#[test]
+fn h2_a_porter_that_panics_says_so() {
+    /// Panics at the first session.
+    struct Brittle(Sender<Event>);
+    impl Outbox for Brittle {
+        fn deliver(&self, event: Event) {
+            assert!(!matches!(event, Event::Joined(_)), "on purpose");
+            self.0.deliver(event);
+        }
+    }
+    let scratch = Scratch::new();
+    let path = scratch.path("s");
+    let listener = listen(&path, &ListenOptions::default()).expect("bound");
+    let me = Peer { pid: 0, uid: 0, name: [0; NAME] };
+    let armed_words = settings().max_clients;
+    let status = Segment::status(GENERATION, armed_words.into(), &me).expect("made");
+    let info = StatusInfo { segment: Ok(&status), generation: GENERATION, armed_words };
+    let (sender, events) = channel();
+    let handle =
+        start(PorterMode::Thread, listener, settings(), &info, Brittle(sender)).expect("started");
+    let client = attach(&path, &HelloOptions::default(), soon());
+    assert!(last_words(&events).contains("panicked"));
+    drop((client, handle));
+    assert!(!path.exists(), "the socket is gone");
+}
