@@ -4,5 +4,6 @@ pub(crate) mod closer;
 pub(crate) mod environment;
 pub(crate) mod fork;
 pub(crate) mod peer_socket;
+pub(crate) mod pipe;
 pub(crate) mod program;
 pub(crate) mod serving;

@@ -26,6 +26,8 @@ use std::process::Command;
 use std::time::Duration;
 
 pub use error::{WorkerCallError, WorkerError};
+#[cfg(feature = "tokio")]
+pub(crate) use line::Stop as LineWorkerStop;
 pub use line::{
     LineError, LineWorker, LineWorkerPool, LineWorkers, PooledLineWorker, line_workers,
 };

@@ -97,6 +97,11 @@ impl Process {
         self.pid.as_raw_nonzero().get().unsigned_abs()
     }
 
+    /// Readable when it has ended.
+    pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
     /// Whether it has ended.
     pub(super) fn has_ended(&self) -> bool {
         readable(&self.pidfd, Duration::ZERO)
@@ -110,6 +115,13 @@ impl Process {
     /// The last lines that it printed, the oldest first.
     pub(super) fn printed(&self) -> Vec<String> {
         if self.has_ended() { self.tail.last_lines() } else { self.tail.lines() }
+    }
+
+    /// What brings the last lines that it printed: for a process that has ended, and another thread.
+    #[cfg(feature = "tokio")]
+    pub(super) fn last_words(&self) -> impl FnOnce() -> Vec<String> + Send + use<> {
+        let tail = self.tail.clone();
+        move || tail.last_lines()
     }
 
     /// Kills it and whatever it started, and waits for its end, not for long. How it ended, if it
