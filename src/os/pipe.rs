@@ -110,7 +110,8 @@ mod tests {
 
     type Write = fn(&BorrowedFd<'_>, &[u8]) -> rustix::io::Result<usize>;
     /// Whatever this kernel knows, both ways are tried.
-    const WAYS: [Write; 3] = [write_quietly, write_masked, write_masked];
+    const WAYS: [Write; 2] =
+        [|pipe, bytes| write_quietly(pipe, bytes), |pipe, bytes| write_masked(pipe, bytes)];
 
     fn without_a_reader() -> OwnedFd {
         let (reader, writer) = std::io::pipe().expect("a pipe");

@@ -139,6 +139,10 @@ fn std_reading(file: &Path, lines: usize) -> f64 {
     took
 }
 
+fn best<const N: usize>(times: [f64; N]) -> f64 {
+    times.into_iter().fold(f64::INFINITY, f64::min)
+}
+
 fn median<const N: usize>(mut times: [f64; N]) -> f64 {
     times.sort_by(f64::total_cmp);
     times[N / 2]
@@ -148,7 +152,7 @@ pub(crate) fn w4_many_pipelined_lines_are_read_in_linear_time() -> Ran {
     const LINES: usize = 80_000;
     // Linear: 4 times the lines in 4 times the time, not in 16 times.
     let rounds = [(); 5].map(|()| (pipelined(LINES), pipelined(LINES / 4)));
-    let (all, quarter) = (median(rounds.map(|pair| pair.0)), median(rounds.map(|pair| pair.1)));
+    let (all, quarter) = (best(rounds.map(|pair| pair.0)), best(rounds.map(|pair| pair.1)));
     assert!(all <= 8.0 * quarter, "{all:.3} s, a quarter of it in {quarter:.3} s");
     // Beside std on the same child.
     let dir = tempfile::tempdir().expect("a directory");
