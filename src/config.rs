@@ -184,6 +184,10 @@ pub struct Worker {
     /// Longest line that a worker may say, in bytes. Default 1 MiB.
     #[serde(default = "a_mebibyte")]
     pub max_line: usize,
+    /// How often a worker that speaks lines is used before another one takes its place. Default:
+    /// any number of times.
+    #[serde(default)]
+    pub max_uses: Option<u64>,
     /// What is different about its pool.
     #[serde(default)]
     pub pool: Overrides,
@@ -427,12 +431,28 @@ impl Worker {
             WorkerKind::Serving if self.probe.is_some() => {
                 Err("probe is for workers that speak lines")
             }
+            WorkerKind::Serving if self.max_uses.is_some() => {
+                Err("max_uses is for workers that speak lines")
+            }
+            WorkerKind::Lines if self.max_uses == Some(0) => Err("max_uses is 0"),
             WorkerKind::Lines if self.attach != Attach::Path => {
                 Err("attach is for workers that serve")
             }
             WorkerKind::Lines if self.max_line == 0 => Err("max_line is 0"),
-            WorkerKind::Serving | WorkerKind::Lines => Ok(()),
+            WorkerKind::Serving => Ok(()),
+            WorkerKind::Lines => self.line_workers(WorkerCommand::new("")).check(),
         }
+    }
+
+    fn line_workers(&self, command: WorkerCommand) -> LineWorkers {
+        let mut workers = LineWorkers::new(command).max_line(self.max_line).max_uses(self.max_uses);
+        if let Some(line) = &self.ready_line {
+            workers = workers.ready_line(line);
+        }
+        if let Some(Probe { ask, answer }) = &self.probe {
+            workers = workers.probe(ask, answer);
+        }
+        workers
     }
 
     fn start(&self) -> WorkerCommand {
@@ -467,168 +487,10 @@ impl Worker {
         let command = self.start();
         match self.kind {
             WorkerKind::Serving => WorkerSpec::Serving(command, self.attach),
-            WorkerKind::Lines => {
-                let mut workers = LineWorkers::new(command).max_line(self.max_line);
-                if let Some(line) = &self.ready_line {
-                    workers = workers.ready_line(line);
-                }
-                if let Some(Probe { ask, answer }) = &self.probe {
-                    workers = workers.probe(ask, answer);
-                }
-                WorkerSpec::Lines(workers)
-            }
+            WorkerKind::Lines => WorkerSpec::Lines(self.line_workers(command)),
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn wrong(text: &str) -> String {
-        Config::from_yaml(text).expect_err("it is wrong").to_string()
-    }
-
-    #[test]
-    fn the_short_form() {
-        let text = "ipc:\n  socket_dir: /run/app\n  pool: { min_idle: 2, max_size: 16, idle_timeout: 30s }\n";
-        let config = Config::from_yaml(text).expect("it is right");
-        assert_eq!(config.ipc.socket_dir, Path::new("/run/app"));
-        assert_eq!(config.ipc.pool, Settings::default(), "these are the defaults");
-        assert!(config.ipc.workers.is_empty());
-    }
-
-    #[test]
-    fn the_long_form() {
-        let config = Config::from_yaml(include_str!("config/full.yaml")).expect("it is right");
-        let Ipc { pool, workers, transport, server, .. } = &config.ipc;
-        assert_eq!(*transport, TransportChoice::Socket);
-        assert!(config.ipc.create_directory);
-        assert_eq!(server.slow_client_timeout, None);
-        assert_eq!(server.stream_stall_timeout, Some(Duration::from_millis(1500)));
-        assert_eq!(
-            ServerLimits::default().stream_stall_timeout,
-            Some(Duration::from_secs(5)),
-            "as the builder has it"
-        );
-        let millis = |millis| Some(Duration::from_millis(millis));
-        let expected = Settings {
-            enabled: true,
-            min_idle: 1,
-            min_size: 2,
-            max_size: 8,
-            max_starting: 3,
-            idle_timeout: millis(90_000),
-            max_lifetime: None,
-            acquire_timeout: millis(2500),
-            health_check_interval: None,
-            backoff: Backoff { first: Duration::from_millis(10), longest: Duration::from_secs(2) },
-        };
-        assert_eq!(*pool, expected);
-        let server = format!("{:?}", config.ipc.server());
-        for limit in [
-            "max_clients_per_uid: 8,",
-            "max_handshakes_per_uid: 4,",
-            "ring_bytes: Some(268435456),",
-        ] {
-            assert!(server.contains(limit), "{server}");
-        }
-        let held = config.ipc.server().held_limits();
-        assert_eq!(
-            (held.client, held.uid, held.total),
-            (1 << 20, 1 << 30, (1 << 30) + (128 << 20))
-        );
-        let api = &workers["node:api"];
-        assert_eq!(api.command, ["/usr/lib/app/api", "--serve", "{socket}"]);
-        assert_eq!(
-            (api.kind, api.attach, api.start_timeout),
-            (WorkerKind::Serving, Attach::Path, ten_seconds())
-        );
-        let own = api.pool.over(pool);
-        assert_eq!(
-            own,
-            Settings {
-                max_size: 3,
-                max_starting: 2,
-                max_lifetime: millis(3_600_000),
-                idle_timeout: None,
-                ..expected
-            }
-        );
-        let calculator = &workers["calc"];
-        assert_eq!((calculator.kind, calculator.env["LC_ALL"].as_str()), (WorkerKind::Lines, "C"));
-        assert_eq!(calculator.probe, Some(Probe { ask: "1+1".into(), answer: "2".into() }));
-        let pools = config.ipc.pools().expect("all make sense");
-        assert!(pools.stats().is_empty(), "nothing is started");
-        assert!(
-            matches!(pools.acquire("nobody"), Err(crate::worker::PoolsError::UnknownWorker(id)) if id == "nobody")
-        );
-        assert!(matches!(pools.acquire("calc"), Err(crate::worker::PoolsError::OtherKind(_))));
-    }
-
-    #[test]
-    fn unknown_keys_are_named_with_their_line() {
-        let text = "ipc:\n  socket_dir: /run/app\n  pool:\n    min_idle: 1\n    max_sise: 3\n";
-        let error = Config::from_yaml(text).expect_err("a typing error");
-        assert!(matches!(error, ConfigError::Syntax { line: 5, column: 5, .. }), "{error:?}");
-        assert!(
-            error.to_string().contains("max_sise") && error.to_string().contains("line 5"),
-            "{error}"
-        );
-        for (text, key, line) in [
-            ("pic:\n  socket_dir: /run\n", "pic", 1),
-            ("ipc:\n  socket_dir: /run\n  pol: {}\n", "pol", 3),
-            ("ipc:\n  socket_dir: /run\n  pool: { backoff: { frist: 1s } }\n", "frist", 3),
-            (
-                "ipc:\n  socket_dir: /run\n  workers:\n    a:\n      command: [x]\n      pool: { max: 1 }\n",
-                "max",
-                6,
-            ),
-            ("ipc:\n  socket_dir: /run\n  workers:\n    a:\n      comand: [x]\n", "comand", 5),
-        ] {
-            let error = wrong(text);
-            assert!(error.contains(&format!("`{key}`")), "{error}");
-            assert!(error.contains(&format!("line {line},")), "{error}");
-        }
-    }
-
-    #[test]
-    fn wrong_values_are_told_with_their_line() {
-        let with = |pool: &str| wrong(&format!("ipc:\n  socket_dir: /run\n  pool:\n    {pool}\n"));
-        for pool in
-            ["idle_timeout: 30", "idle_timeout: soon", "max_size: -1", "enabled: 7", "backoff: 1s"]
-        {
-            let error = with(pool);
-            assert!(error.contains("line 4"), "{pool}: {error}");
-        }
-        assert!(with("idle_timeout: 30").contains("such as 30s"), "{}", with("idle_timeout: 30"));
-        assert!(wrong("ipc:\n  pool: {}\n").contains("socket_dir"));
-        assert!(wrong("ipc: [").contains("line"));
-    }
-
-    #[test]
-    fn nonsense_is_told_with_its_place() {
-        let text = "ipc:\n  socket_dir: /run\n  pool: { max_size: 0 }\n";
-        assert!(matches!(
-            Config::from_yaml(text),
-            Err(ConfigError::Settings { at, error: SettingsError::MaxSizeZero }) if at == "ipc.pool"
-        ));
-        let worker = |rest: &str| {
-            wrong(&format!("ipc:\n  socket_dir: /run\n  workers:\n    \"a:b\": {rest}\n"))
-        };
-        let expected = "ipc.workers.a:b.pool: min_idle is 9, more than max_size, which is 3";
-        assert_eq!(worker("{ command: [x], pool: { min_idle: 9, max_size: 3 } }"), expected);
-        assert_eq!(worker("{ command: [] }"), "ipc.workers.a:b: command is empty");
-        assert_eq!(
-            worker("{ command: [x], ready_line: go }"),
-            "ipc.workers.a:b: ready_line is for workers that speak lines"
-        );
-    }
-
-    #[test]
-    fn a_missing_file_is_named() {
-        let error =
-            Config::read("/nonexistent/ringbell.yaml").expect_err("it is not there").to_string();
-        assert!(error.starts_with("/nonexistent/ringbell.yaml: "), "{error}");
-    }
-}
+mod tests;

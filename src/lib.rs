@@ -153,8 +153,8 @@ mod reexports {
     pub use crate::tokio::TowerService;
     #[cfg(feature = "tokio")]
     pub use crate::tokio::{
-        AsyncByteListener, AsyncByteStream, AsyncClient, AsyncService, Call, EventStream,
-        ItemStream, OpenStream, SendOneWay,
+        AsyncByteListener, AsyncByteStream, AsyncClient, AsyncLineWorker, AsyncService, Call,
+        EventStream, ItemStream, OpenStream, SendOneWay,
     };
     pub use crate::worker::{Pools, WorkerCommand, WorkerPool};
 }

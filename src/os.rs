@@ -7,5 +7,6 @@ pub(crate) mod environment;
 pub(crate) mod fork;
 pub(crate) mod memory_group;
 pub(crate) mod peer_socket;
+pub(crate) mod pipe;
 pub(crate) mod program;
 pub(crate) mod serving;

@@ -28,6 +28,7 @@ mod bytes;
 mod call;
 mod driver;
 mod entries;
+mod line;
 mod serve;
 mod shared;
 mod stream;
@@ -50,6 +51,7 @@ use std::time::Duration;
 
 pub use bytes::{AsyncByteListener, AsyncByteStream};
 pub use call::{Call, OpenStream, SendOneWay};
+pub use line::AsyncLineWorker;
 pub use serve::AsyncService;
 pub use stream::{EventStream, ItemStream};
 #[cfg(feature = "tower")]

@@ -49,6 +49,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use error::{WorkerCallError, WorkerError};
+#[cfg(feature = "tokio")]
+pub(crate) use line::Stop as LineWorkerStop;
 pub use line::{
     LineError, LineWorker, LineWorkerPool, LineWorkers, PooledLineWorker, line_workers,
 };

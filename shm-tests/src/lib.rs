@@ -38,6 +38,7 @@
 //! | `RINGBELL_TEST_SEED` | the seed of all patterns and choices, which is printed on failure |
 //! | `RINGBELL_TEST_DRIVER` | the driver of servers: `thread`, `loop`, `edges`, `task` or `tasks` |
 
+pub mod chatter;
 pub mod driver;
 pub mod harness;
 mod locks;

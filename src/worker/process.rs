@@ -146,6 +146,13 @@ impl Process {
         if self.has_ended() { self.tail.last_lines() } else { self.tail.lines() }
     }
 
+    /// What brings the last lines that it printed: for a process that has ended, and another thread.
+    #[cfg(feature = "tokio")]
+    pub(super) fn last_words(&self) -> impl FnOnce() -> Vec<String> + Send + use<> {
+        let tail = self.tail.clone();
+        move || tail.last_lines()
+    }
+
     /// Kills it and whatever it started, as far as that has stayed in its group, and waits for its
     /// end, not for long. How it ended, if it has and that is known.
     pub(super) fn kill(&mut self) -> Option<ExitStatus> {

@@ -24,13 +24,14 @@ const LAST_CHUNKS: usize = 256;
 pub(super) struct Tail {
     /// Does not block. Read under the lock, so that the order of what is read is kept.
     pipe: OwnedFd,
-    state: Mutex<State>,
+    state: Mutex<LastLines>,
     /// Whether it is shown on this process's standard error as well.
     forward: bool,
 }
 
+/// The last lines of what is added.
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct LastLines {
     lines: VecDeque<String>,
     partial: Vec<u8>,
     ended: bool,
@@ -44,7 +45,7 @@ pub(super) enum Pulled {
     End,
 }
 
-impl State {
+impl LastLines {
     fn end_line(&mut self) {
         if self.lines.len() == LINES {
             self.lines.pop_front();
@@ -57,7 +58,7 @@ impl State {
         self.partial.clear();
     }
 
-    fn add(&mut self, bytes: &[u8]) {
+    pub(super) fn add(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             match byte {
                 b'\n' => self.end_line(),
@@ -68,14 +69,15 @@ impl State {
     }
 
     /// Nothing more will come.
-    fn end(&mut self) {
+    pub(super) fn end(&mut self) {
         if !self.partial.is_empty() {
             self.end_line();
         }
         self.ended = true;
     }
 
-    fn lines(&self) -> Vec<String> {
+    /// The oldest first.
+    pub(super) fn lines(&self) -> Vec<String> {
         let partial = String::from_utf8_lossy(&self.partial).into_owned();
         self.lines.iter().cloned().chain((!partial.is_empty()).then_some(partial)).collect()
     }
@@ -97,7 +99,7 @@ impl Tail {
         self.pull_into(&mut lock(&self.state))
     }
 
-    fn pull_into(&self, state: &mut MutexGuard<'_, State>) -> Pulled {
+    fn pull_into(&self, state: &mut MutexGuard<'_, LastLines>) -> Pulled {
         if state.ended {
             return Pulled::End;
         }

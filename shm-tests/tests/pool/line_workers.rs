@@ -9,7 +9,7 @@ use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::{done, wait_until};
 use std::time::Duration;
 
-fn shell(script: &str) -> LineWorkers {
+pub(crate) fn shell(script: &str) -> LineWorkers {
     LineWorkers::new(WorkerCommand::new("sh").args(["-c", script]))
 }
 

@@ -5,6 +5,7 @@ mod by_id;
 mod connections;
 mod descriptors;
 mod forks;
+mod line_cases;
 mod line_workers;
 mod sockets;
 mod workers;
@@ -13,8 +14,10 @@ use by_id::*;
 use connections::*;
 use descriptors::*;
 use forks::*;
+use line_cases::*;
 use line_workers::*;
 use ringbell::pool::Settings;
+use ringbell_shm_tests::chatter::chatter;
 use ringbell_shm_tests::suite;
 use rustix::process::{Resource, Rlimit};
 use sockets::*;
@@ -39,6 +42,17 @@ suite! {
         a_worker_that_inherits_its_socket,
         line_workers_and_their_answers,
         line_workers_that_misbehave,
+        lines_in_pieces_of_any_size_agree_with_a_model,
+        a_line_in_part_is_never_two_lines,
+        a_worker_may_answer_at_the_end_of_its_input,
+        a_worker_is_replaced_after_so_many_uses,
+        w2_ended_at_once_whoever_holds_the_pipes,
+        w2_time_is_up_while_a_worker_talks_without_end,
+        w4_many_pipelined_lines_are_read_in_linear_time,
+        w5_the_last_line_needs_no_line_break,
+        w5_a_ready_line_may_end_with_crlf,
+        w5_what_was_printed_before_readiness_is_told,
+        h7_a_worker_that_has_exited_is_no_sigpipe,
         pools_by_id,
         spawn_per_use,
         w6_nothing_is_left_however_the_host_ends,
@@ -58,6 +72,8 @@ suite! {
         forking,
         forking_global,
         owner,
+        chatter,
+        dies_of_sigpipe,
         socket_worker,
         socket_host,
         starting_host,

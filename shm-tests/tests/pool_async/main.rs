@@ -4,6 +4,7 @@
 mod connections;
 mod ends;
 mod line;
+mod line_workers;
 mod model;
 mod runtimes;
 mod shop;
@@ -11,7 +12,9 @@ mod shop;
 use connections::*;
 use ends::*;
 use line::*;
+use line_workers::*;
 use model::*;
+use ringbell_shm_tests::chatter::chatter;
 use ringbell_shm_tests::suite;
 use runtimes::*;
 
@@ -29,6 +32,11 @@ suite! {
         a_runtime_that_goes_leaves_no_trace,
         a_forked_child_leaves_the_wait_alone,
         futures_agree_with_a_model,
+        line_workers_for_tasks,
+        a_read_that_is_dropped_keeps_what_has_come,
+        a_task_closes_the_input_of_its_worker,
+        w2_tasks_learn_of_the_end_whoever_holds_the_pipes,
+        lines_for_tasks_that_give_up_agree_with_a_model,
     ],
-    roles: [forking],
+    roles: [forking, chatter],
 }

@@ -35,7 +35,9 @@ pub(crate) fn w8_errors_name_the_path_and_are_permanent() -> Ran {
     };
     let missing = dir.path().join("missing");
     let error = refused(WorkerCommand::new("cat").current_dir(&missing));
-    assert!(matches!(&*error, WorkerError::WorkingDirectory { directory, .. } if *directory == missing));
+    assert!(
+        matches!(&*error, WorkerError::WorkingDirectory { directory, .. } if *directory == missing)
+    );
     says(&error, &["working directory", &missing.display().to_string(), "cat", "No such file"]);
     let plain = file("plain", "");
     says(&refused(WorkerCommand::new("cat").current_dir(&plain)), &["plain of cat: Not a dir"]);
