@@ -378,8 +378,7 @@ impl Handshake {
                 }
                 kill_point!("handshake-welcome-sent");
                 self.state = State::AwaitReady;
-                // No client answers so fast.
-                Ok(Some(HandshakeProgress::Reading))
+                Ok(None)
             }
             State::AwaitReady => {
                 let mut byte = Vec::new();
