@@ -168,7 +168,26 @@ fn cancelled_as_an_item_is_handed_over() {
     });
 }
 
-/// As before, with one who waits behind the cancelled one, and gets what that was handed. Bound 2.
+/// A wait ends when it is cancelled, also if that came first, though nothing comes back. Bound 3.
+#[test]
+fn cancelled_as_nothing_comes_back() {
+    explore(Some(3), || {
+        let (pool, shop) = pool(settings(1));
+        let held = take(&pool);
+        let cancel = Cancel::new();
+        let waiting = thread::spawn({
+            let (pool, cancel) = (pool.clone(), cancel.clone());
+            move || pool.acquire_cancellable(None, &cancel).map(drop)
+        });
+        cancel.cancel();
+        assert!(matches!(waiting.join().unwrap(), Err(AcquireError::Cancelled)));
+        drop(held);
+        end(pool, &shop, 1);
+    });
+}
+
+/// A waiter is cancelled when an item may just have been handed to it. One who waits behind it gets
+/// the item. Bound 2.
 #[test]
 fn what_a_cancelled_one_was_handed_goes_to_the_next() {
     explore(Some(2), || {
@@ -294,6 +313,22 @@ fn one_that_rests_opens_the_next() {
             assert_eq!(shop.opened.load(RELAXED), opened);
         }
         end(pool, &shop, 1);
+    });
+}
+
+/// Two come at once to a pool in which one thread rests: another one is started. Bound 1.
+#[test]
+fn a_burst_finds_one_that_rests() {
+    explore(Some(1), || {
+        let (pool, shop) = pool(Settings { max_starting: 2, ..settings(2) });
+        take(&pool).poison();
+        let other = thread::spawn({
+            let pool = pool.clone();
+            move || take(&pool)
+        });
+        let both = (take(&pool), other.join().unwrap());
+        drop(both);
+        end(pool, &shop, 2);
     });
 }
 
