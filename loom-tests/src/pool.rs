@@ -230,6 +230,22 @@ fn a_right_to_open_is_handed_over() {
     });
 }
 
+/// Where nothing is kept, who waits may open when the item before is closed. Bound 3.
+#[test]
+fn a_right_to_open_is_waited_for() {
+    explore(Some(3), || {
+        let (pool, shop) = pool(Settings { enabled: false, ..settings(1) });
+        let held = take(&pool);
+        let waiting = thread::spawn({
+            let pool = pool.clone();
+            move || drop(take(&pool))
+        });
+        drop(held);
+        waiting.join().unwrap();
+        end(pool, &shop, 1);
+    });
+}
+
 /// The pool is closed while the keeper opens, or before it does. Bound 3.
 #[test]
 fn closed_as_the_keeper_opens() {
@@ -316,22 +332,6 @@ fn one_that_rests_opens_the_next() {
     });
 }
 
-/// Two come at once to a pool in which one thread rests: another one is started. Bound 1.
-#[test]
-fn a_burst_finds_one_that_rests() {
-    explore(Some(1), || {
-        let (pool, shop) = pool(Settings { max_starting: 2, ..settings(2) });
-        take(&pool).poison();
-        let other = thread::spawn({
-            let pool = pool.clone();
-            move || take(&pool)
-        });
-        let both = (take(&pool), other.join().unwrap());
-        drop(both);
-        end(pool, &shop, 2);
-    });
-}
-
 /// An error that no other attempt can mend reaches those who wait, whenever they came. Bound 3.
 #[test]
 fn a_permanent_failure_ends_the_wait() {
@@ -354,6 +354,7 @@ fn none_of_before_a_flush_is_handed_out() {
             let pool = pool.clone();
             move || drop(take(&pool))
         });
+        thread::yield_now();
         shop.server.fetch_add(1, RELAXED);
         pool.flush();
         assert_eq!(*take(&pool), 1, "one that was opened since");
