@@ -60,9 +60,8 @@ mod waiter;
 use self::core::Core;
 use crate::base::sync::thread::{self, JoinHandle};
 use crate::base::sync::{Condvar, Mutex, lock};
-use openers::Crew;
 use seam::{Origin, now_ns};
-use shared::{PoolInner, State};
+use shared::{Crew, PoolInner, State};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

@@ -168,7 +168,26 @@ fn cancelled_as_an_item_is_handed_over() {
     });
 }
 
-/// As before, with one who waits behind the cancelled one, and gets what that was handed. Bound 2.
+/// A wait ends when it is cancelled, also if that came first, though nothing comes back. Bound 3.
+#[test]
+fn cancelled_as_nothing_comes_back() {
+    explore(Some(3), || {
+        let (pool, shop) = pool(settings(1));
+        let held = take(&pool);
+        let cancel = Cancel::new();
+        let waiting = thread::spawn({
+            let (pool, cancel) = (pool.clone(), cancel.clone());
+            move || pool.acquire_cancellable(None, &cancel).map(drop)
+        });
+        cancel.cancel();
+        assert!(matches!(waiting.join().unwrap(), Err(AcquireError::Cancelled)));
+        drop(held);
+        end(pool, &shop, 1);
+    });
+}
+
+/// A waiter is cancelled when an item may just have been handed to it. One who waits behind it gets
+/// the item. Bound 2.
 #[test]
 fn what_a_cancelled_one_was_handed_goes_to_the_next() {
     explore(Some(2), || {
@@ -207,6 +226,22 @@ fn a_right_to_open_is_handed_over() {
         waiting.join().unwrap();
         returning.join().unwrap();
         drop(take(&pool));
+        end(pool, &shop, 1);
+    });
+}
+
+/// Where nothing is kept, who waits may open when the item before is closed. Bound 3.
+#[test]
+fn a_right_to_open_is_waited_for() {
+    explore(Some(3), || {
+        let (pool, shop) = pool(Settings { enabled: false, ..settings(1) });
+        let held = take(&pool);
+        let waiting = thread::spawn({
+            let pool = pool.clone();
+            move || drop(take(&pool))
+        });
+        drop(held);
+        waiting.join().unwrap();
         end(pool, &shop, 1);
     });
 }
@@ -319,6 +354,7 @@ fn none_of_before_a_flush_is_handed_out() {
             let pool = pool.clone();
             move || drop(take(&pool))
         });
+        thread::yield_now();
         shop.server.fetch_add(1, RELAXED);
         pool.flush();
         assert_eq!(*take(&pool), 1, "one that was opened since");

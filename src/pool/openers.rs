@@ -8,32 +8,13 @@ use super::Manager;
 use super::core::Opening;
 use super::seam::now_ns;
 use super::shared::{PoolInner, State};
-use crate::base::sync::thread::{self, JoinHandle, ThreadId};
+use crate::base::sync::thread::{self, JoinHandle};
 use crate::base::sync::{MutexGuard, lock};
-use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 /// How long a thread that has nothing to open stays.
 const REST: Duration = Duration::from_secs(1);
-
-/// What the keeper and the threads that open know of each other; under the pool's lock.
-#[derive(Debug, Default)]
-pub(super) struct Crew {
-    /// What the keeper wants to have opened, and no thread has taken yet.
-    handed: VecDeque<Opening>,
-    resting: usize,
-    alive: Vec<ThreadId>,
-    /// Those that the keeper may join.
-    ended: Vec<ThreadId>,
-}
-
-impl Crew {
-    /// Whether the calling thread is one of those that open.
-    pub(super) fn has_this_thread(&self) -> bool {
-        self.alive.contains(&thread::current().id())
-    }
-}
 
 /// The threads, as the keeper holds them.
 pub(super) struct Openers<'a, M: Manager> {

@@ -3,11 +3,12 @@
 
 use super::callbacks::{open, quiet};
 use super::core::{Core, Held, Opening, Placed};
-use super::openers::Crew;
 use super::seam::{Origin, coarse_ns, now_ns};
 use super::waiter::{Given, Waiter};
 use super::{AcquireError, CloseReason, Manager, NotDrained, OpenFailure, PoolStats};
+use crate::base::sync::thread::{self, ThreadId};
 use crate::base::sync::{Condvar, Mutex, MutexGuard, lock};
+use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,24 @@ pub(super) struct State<M: Manager> {
     /// Why the last attempt to open an item failed, if it did, and when.
     pub(super) failure: Option<(OpenFailure<M::Error>, u64)>,
     pub(super) crew: Crew,
+}
+
+/// What the keeper and the threads that open know of each other; under the pool's lock.
+#[derive(Debug, Default)]
+pub(super) struct Crew {
+    /// What the keeper wants to have opened, and no thread has taken yet.
+    pub(super) handed: VecDeque<Opening>,
+    pub(super) resting: usize,
+    pub(super) alive: Vec<ThreadId>,
+    /// Those that the keeper may join.
+    pub(super) ended: Vec<ThreadId>,
+}
+
+impl Crew {
+    /// Whether the calling thread is one of those that open.
+    pub(super) fn has_this_thread(&self) -> bool {
+        self.alive.contains(&thread::current().id())
+    }
 }
 
 /// What pool, guards and keeper share. The items go before the manager.
