@@ -177,7 +177,7 @@ fn c8_nor_do_answers_that_are_read_a_byte_at_a_time() -> Ran {
 
 /// A client that reads so little at a time that the kernel calls its socket writable only after the
 /// limit, during service or after the order to shut down: how many bytes it gets.
-fn read_slowly(driver: Driver, stops: bool) -> usize {
+fn read_slowly(driver: Driver, stops: bool) -> u64 {
     // Five pauses: the client reads two of the kernel's pieces meanwhile, and half of what it would
     // have to read before its socket is called writable.
     const LIMIT: Duration = Duration::from_secs(2);
@@ -193,7 +193,7 @@ fn read_slowly(driver: Driver, stops: bool) -> usize {
     let (mut some, mut read) = ([0; 15_000], 0);
     while read < ALL {
         match (&session.stream).read(&mut some) {
-            Ok(count @ 1..) => read += count,
+            Ok(count @ 1..) => read += count as u64,
             _ => break,
         }
         tick();
@@ -210,7 +210,7 @@ fn read_slowly(driver: Driver, stops: bool) -> usize {
 /// Still more than a socket's buffer takes.
 const SOME_ANSWERS: u64 = 8;
 /// All answers of such a client, with their headers.
-const ALL: usize = SOME_ANSWERS as usize * (ANSWER as usize + 16);
+const ALL: u64 = SOME_ANSWERS * (ANSWER + 16);
 
 fn c8_answers_that_are_read_slowly_all_arrive() -> Ran {
     let ways = [Driver::Thread, Driver::Loop].map(|driver| [(driver, false), (driver, true)]);
