@@ -95,7 +95,7 @@ impl Inspector {
                 MessageKind::Reject => return Err(RejectReason::parse(&body)?.into()),
                 _ => return Err(ConnectError::NotRingbell),
             };
-            let descriptors = descriptors.take(segments.count as usize, false)?;
+            let (segments_sent, _) = descriptors.take(segments.count as usize, false)?;
             survey.generation = segments.generation;
             survey.pid = segments.pid;
             survey.sockets = segments.sockets.into();
@@ -103,7 +103,7 @@ impl Inspector {
                 let clock = ClockOffset::between(sent, received, segments.server_ns);
                 survey.clock_ahead_ns = clock.ahead();
             }
-            survey.segments.extend(descriptors);
+            survey.segments.extend(segments_sent.into_iter().map(|(segment, _)| segment));
             if !segments.more {
                 return Ok(survey);
             }

@@ -4,7 +4,8 @@
 
 use super::*;
 use crate::base::sync::Ordering;
-use crate::link::segment::{Segment as Made, SegmentPair};
+use crate::link::segment::Segment as Made;
+use crate::link::segment_pair::SegmentPair;
 use crate::memory::Window;
 use crate::memory::layout::{self, HeaderWord, Kind, LINE, SegmentKind, offset};
 use crate::protocol::ring::{ClaimError, Consumer, Producer};

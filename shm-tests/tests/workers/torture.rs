@@ -53,21 +53,23 @@ fn round(number: u64, pools: &[LineWorkerPool; 2], missing: &LineWorkerPool, cou
     }
     let pool = &pools[usize::from(number.is_multiple_of(3))];
     let mut worker = loop {
-        match pool.acquire() {
+        let failure = match pool.acquire() {
             Ok(worker) => break worker,
-            Err(
-                AcquireError::TimedOut { cause: Some(OpenFailure::Error(error)) }
-                | AcquireError::Open(OpenFailure::Error(error)),
-            ) => {
+            Err(AcquireError::TimedOut { cause }) => cause.failure.map(|last| last.failure),
+            Err(AcquireError::Open(failure)) => Some(failure),
+            Err(error) => panic!("{error:?}"),
+        };
+        match failure {
+            Some(OpenFailure::Error(error)) => {
                 assert!(is_refusal(&error), "{error:?}");
                 counts.refused.fetch_add(1, Ordering::Relaxed);
                 // The limit is lifted in a moment.
                 std::thread::sleep(Duration::from_millis(5));
             }
-            Err(AcquireError::TimedOut { cause: None }) => {
+            Some(failure) => panic!("{failure:?}"),
+            None => {
                 counts.late.fetch_add(1, Ordering::Relaxed);
             }
-            Err(error) => panic!("{error:?}"),
         }
     };
     counts.started.fetch_add(1, Ordering::Relaxed);
