@@ -26,6 +26,7 @@
 //! reactor_server    a concurrent server that is driven by its requests
 //! reactor_client    its client, which knows which answer belongs to which call
 //! server            a server in a process of its own, and the role that it plays
+//! chatter           a process that says lines in pieces of any size
 //! harness           the `main` of a test program: tests, roles, visible skips, the watchdog
 //! ```
 //!
