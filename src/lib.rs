@@ -61,8 +61,9 @@
 //! testing   what fuzz targets call (feature)
 //! ```
 //!
-//! The model checker sees the first four, and of the pool what waits and hands over. Modules marked hidden in the source are for Ringbell's
-//! own tests, models and tools, and no part of its interface.
+//! The model checker sees the first four, and of the pool what waits and hands over. Modules marked
+//! hidden in the source are for Ringbell's own tests, models and tools, and no part of its
+//! interface.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("Ringbell is made of Linux: futexes, memfds and seals");

@@ -146,7 +146,8 @@ impl Process {
         if self.has_ended() { self.tail.last_lines() } else { self.tail.lines() }
     }
 
-    /// What brings the last lines that it printed: for a process that has ended, and another thread.
+    /// What brings the last lines that it printed: for a process that has ended, and another
+    /// thread.
     #[cfg(feature = "tokio")]
     pub(super) fn last_words(&self) -> impl FnOnce() -> Vec<String> + Send + use<> {
         let tail = self.tail.clone();

@@ -243,10 +243,13 @@ pub(crate) fn limits_of_options() -> Ran {
 
 pub(crate) fn memory_for_requests_is_limited() -> Ran {
     let rounds = scaled(50);
-    let mut server =
-        Server::prepare("do").with("ring_capacity", 16_384).with("max_held_bytes", 400_000).start();
+    let mut server = Server::prepare("do")
+        .with("ring_capacity", 16_384)
+        .with("max_held_bytes", 1_200_000)
+        .start();
     let large = vec![b'e'; 250_000];
-    let larger = vec![b'e'; 350_000];
+    // More than requests may have, which is three quarters.
+    let larger = vec![b'e'; 1_000_000];
     let mut client = connect(&server);
     for _ in 0..rounds {
         assert_eq!(client.call(&large).expect("within the budget").len(), large.len() - 1);

@@ -47,8 +47,8 @@ fn most(arguments: &Arguments) -> usize {
 /// forbid it after it has bound. `driver`: see [`Driver`]. `bytes`: it serves byte streams.
 ///
 /// Says `ready`, or `error ..`. A line that it is told is its limit of descriptors from then on; it
-/// answers `counted` and how often accepting has paused. Serves until its test hangs up; then says `paused` and how often it
-/// paused.
+/// answers `counted` and how often accepting has paused. Serves until its test hangs up; then says
+/// `paused` and how often it paused.
 pub(super) fn host(arguments: &Arguments) {
     be_somebody(arguments);
     let late = arguments.get("when") == Some("bound");

@@ -9,7 +9,8 @@ use crate::worker::tail::LastLines;
 use crate::worker::{WorkerCommand, WorkerError};
 use std::io::ErrorKind::InvalidInput;
 
-/// Starts programs that speak lines: the manager behind a [`LineWorkerPool`](super::LineWorkerPool).
+/// Starts programs that speak lines: the manager behind a
+/// [`LineWorkerPool`](super::LineWorkerPool).
 #[derive(Debug, Clone)]
 pub struct LineWorkers {
     pub(super) command: WorkerCommand,

@@ -70,6 +70,13 @@ impl LineWorker {
         sent.map_err(|stop| self.error(stop))
     }
 
+    /// What is on its way is given up: if nothing of it was written, nothing will be.
+    pub(crate) fn stop_sending(&mut self) {
+        if !self.pipes.take_back() {
+            self.broken = true;
+        }
+    }
+
     /// Closes the worker's standard input: it sees the end of its input, and is not used again.
     /// Some programs answer only then; what they say is read as before, until
     /// [`LineError::Ended`].
@@ -244,13 +251,6 @@ impl LineWorker {
     /// Writes what is on its way.
     pub(crate) fn try_flush(&mut self) -> Poll<Result<(), Stop>> {
         not_now(self.pipes.flush(self.process.pidfd(), &mut Until::now()))
-    }
-
-    /// What is on its way is given up: if nothing of it was written, nothing will be.
-    pub(crate) fn stop_sending(&mut self) {
-        if !self.pipes.take_back() {
-            self.broken = true;
-        }
     }
 
     /// The next line, as [`Self::read_line_bytes`] has it.
