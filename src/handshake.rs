@@ -61,7 +61,8 @@ pub use inspector::{Inspector, Survey};
 pub(crate) use inspector_reply::InspectorReply;
 pub use listener::{BindError, InvalidSetting};
 pub(crate) use listener::{
-    ListenOptions, Listener, host_of, listen, listen_fds, listen_for_child, listen_for_parent,
+    ListenOptions, Listener, host_of, is_same_place, listen, listen_fds, listen_for_child,
+    listen_for_parent,
 };
 pub use order::AnswerOrder;
 pub use peer::Credentials;

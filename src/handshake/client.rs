@@ -289,11 +289,11 @@ fn ask(
             return Err(ConnectError::WrongServerUid { want, have });
         }
     }
-    if let Some(process) = options.server_process {
+    if let Some(process) = &options.server_process {
         process.check(&socket)?;
     }
     kill_point!("client-connected");
-    let patience = Patience::new(deadline);
+    let patience = Patience::new(deadline).with(options.server_process.clone());
     let sent = now_ns();
     match patience.send(&socket, &hello.encode()) {
         // It may have answered before it hung up: a server that is full does not wait for the

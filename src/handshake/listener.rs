@@ -8,7 +8,8 @@ use super::{BadPath, MAX_PATH};
 use crate::base::sync::PlainBool;
 use crate::os::calls::Failed;
 use crate::os::peer_socket::{PeerSocket, Rights, refuse_rights};
-pub(crate) use host::host_of;
+use host::host_behind;
+pub(crate) use host::{host_of, is_same_place};
 use place::{FileId, Lock, Place, parent};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
@@ -75,7 +76,8 @@ pub enum BindError {
     NotAListener,
     /// Neither a service manager nor a pool of workers passed a socket to this process.
     NoSocketPassed,
-    /// The process that started this one as a worker has ended, says its socket.
+    /// The process that started this one as a worker has ended, or does not want it any more: its
+    /// socket says so.
     HostEnded(PathBuf),
     /// A setting makes no sense.
     InvalidSetting(InvalidSetting),
@@ -177,7 +179,8 @@ impl std::fmt::Display for BindError {
             Self::NoSocketPassed => f.write_str("nobody passed a socket to this process"),
             Self::HostEnded(socket) => write!(
                 f,
-                "the process that this worker was started for has ended: nobody listens at {}",
+                "the process that this worker was started for has ended, or wants it no more: nobody \
+                 listens at {}",
                 socket.display()
             ),
             Self::InvalidSetting(setting) => setting.fmt(f),
@@ -397,7 +400,11 @@ pub(crate) fn listen_for_parent(
 ) -> Result<Option<Listener>, BindError> {
     static TAKEN: PlainBool = PlainBool::new(false);
     match number(descriptor) {
-        Some(fd) if fd > 2 && is_bound_to(fd, path) => take_over(fd, &TAKEN),
+        Some(fd) if fd > 2 && is_bound_to(fd, path) => {
+            let Some(mut listener) = take_over(fd, &TAKEN)? else { return Ok(None) };
+            listener.host = host_behind(&*listener.socket, path)?;
+            Ok(Some(listener))
+        }
         _ => Ok(None),
     }
 }

@@ -9,6 +9,10 @@ pub(crate) const LISTEN_FD: &str = "RINGBELL_LISTEN_FD";
 /// The process that passes the descriptor of [`LISTEN_FD`], for people: servers go by the path.
 pub(crate) const LISTEN_PARENT: &str = "RINGBELL_LISTEN_PARENT";
 
+/// How the name of a directory ends that a pool makes for the socket of one worker. Beside the
+/// socket is [`host_socket`] as long as the pool wants the worker to start.
+pub(crate) const PLACE_SUFFIX: &str = ".ring";
+
 /// Where the pool listens that a worker at `socket` belongs to: whoever connects there can ask the
 /// kernel which process that is.
 pub(crate) fn host_socket(socket: &Path) -> PathBuf {

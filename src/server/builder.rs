@@ -3,8 +3,8 @@
 use crate::base::clock::FOR_EVER;
 use crate::handshake::AnswerOrder;
 use crate::handshake::{
-    BindError, Credentials, InvalidSetting, ListenOptions, Listener, host_of, listen, listen_fds,
-    listen_for_parent,
+    BindError, Credentials, InvalidSetting, ListenOptions, Listener, host_of, is_same_place,
+    listen, listen_fds, listen_for_parent,
 };
 use crate::link::held::HeldLimits;
 use crate::link::segment::{Segment, SegmentError};
@@ -416,11 +416,13 @@ impl ServerBuilder {
     ///
     /// # Errors
     /// [`BindError`] says what is in the way.
-    pub fn bind(self, path: impl AsRef<Path>) -> Result<Server, BindError> {
+    pub fn bind(mut self, path: impl AsRef<Path>) -> Result<Server, BindError> {
         self.check_all()?;
         let path = path.as_ref();
-        let host =
-            if worker_socket().is_some_and(|own| own == path) { host_of(path)? } else { None };
+        let own = worker_socket().filter(|own| is_same_place(own, path));
+        // Its host makes the directory, and removes it when no worker is to serve there.
+        self.listen.create_directory &= own.is_none();
+        let host = own.map_or(Ok(None), |own| host_of(&own))?;
         let mut listener = listen(path, &self.listen)?;
         listener.host = host;
         Server::new(self, listener, Some(path.to_owned()))
@@ -476,8 +478,7 @@ impl ServerBuilder {
         self.check_all()?;
         let path = worker_socket().ok_or(BindError::NoSocketPassed)?;
         let descriptor = std::env::var_os(environment::LISTEN_FD);
-        if let Some(mut listener) = listen_for_parent(descriptor, &path)? {
-            listener.host = host_of(&path)?;
+        if let Some(listener) = listen_for_parent(descriptor, &path)? {
             return Server::new(self, listener, None);
         }
         self.bind(path)

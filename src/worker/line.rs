@@ -48,6 +48,6 @@ pub fn line_workers(
     workers: LineWorkers,
     settings: Settings,
 ) -> Result<LineWorkerPool, BuildError> {
-    workers.command.check()?;
+    workers.check_all()?;
     Pool::new(workers, settings)
 }

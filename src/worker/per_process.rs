@@ -64,6 +64,21 @@ impl<T> PerProcess<T> {
         lock(&self.own().value).get_or_insert_with(|| Arc::new(make())).clone()
     }
 
+    /// The value of this process, never that of an ancestor. `Unknown` if a thread of it, which may
+    /// be the one that asks, is just reading or setting it.
+    pub(super) fn try_own(&self) -> Found<T> {
+        let me = Origin::here().token();
+        // Relaxed: as above.
+        let own = self.0.iter().find(|slot| slot.owner.load(Ordering::Relaxed) == me);
+        let value = match own.map(|slot| slot.value.try_lock()) {
+            None => None,
+            Some(Ok(value)) => value.clone(),
+            Some(Err(TryLockError::Poisoned(value))) => PoisonError::into_inner(value).clone(),
+            Some(Err(TryLockError::WouldBlock)) => return Found::Unknown,
+        };
+        value.map_or(Found::Nothing, Found::Value)
+    }
+
     /// Sets the value of this process, and returns the one before.
     pub(super) fn replace(&self, value: Arc<T>) -> Option<Arc<T>> {
         lock(&self.own().value).replace(value)
@@ -124,7 +139,9 @@ mod tests {
         let held = lock(&values.0[0].value);
         assert!(matches!(values.get(), Found::Unknown));
         assert!(values.take().is_none());
+        assert!(matches!(values.try_own(), Found::Nothing));
         assert!(values.replace(Arc::new(2)).is_none());
+        assert!(matches!(values.try_own(), Found::Value(value) if *value == 2));
         assert!(matches!(values.get(), Found::Value(value) if *value == 2));
         assert_eq!(values.take().as_deref(), Some(&2));
         assert!(matches!(values.get(), Found::Nothing), "it was taken away here");

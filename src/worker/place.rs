@@ -7,18 +7,20 @@
 //!
 //! This process holds a lock (`flock`) on the directory as long as it needs it. The kernel lets go
 //! of that lock when the process ends, however it ends and in whatever namespaces. So a directory
-//! of this kind that can be locked was left behind by a dead process, and [`sweep`] removes it.
+//! of this kind that can be locked was left behind by a dead process, and [`sweep`] removes it. A
+//! file system or a sandbox may have refused the lock to a process that lives; it listens there.
 
 use super::WorkerError;
-use super::per_process::PerProcess;
+use super::per_process::{Found, PerProcess};
 use crate::base::sync::{Mutex, lock};
 use crate::handshake::{BindError, MAX_PATH, listen_for_child};
 use crate::os::at_exit::at_exit;
-use crate::os::environment::host_socket;
+use crate::os::environment::{PLACE_SUFFIX, host_socket};
 use crate::os::fork::Origin;
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{Pid, getpid};
 use std::hash::{BuildHasher, Hasher};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -29,8 +31,6 @@ use std::time::{Duration, Instant};
 
 /// The socket's name in its directory; short, since the path of a socket is.
 const SOCKET: &str = "s";
-/// How the name of such a directory ends, behind `RANDOM` characters.
-const SUFFIX: &str = ".ring";
 /// How many characters of the name are random, of five bits each.
 const RANDOM: usize = 12;
 const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
@@ -59,27 +59,22 @@ impl SocketPlace {
         let name = fitting(directory, name)?;
         let starting = STARTING.get_or_make(|| {
             at_exit(remove_all);
-            Mutex::default()
+            Mutex::new(Starting::here())
         });
-        // Held until the directory is in the list.
-        let mut list = lock(&starting);
-        if list.over {
-            let error = std::io::Error::other("the process is ending");
-            return Err(WorkerError::Socket { path: directory.to_owned(), error });
-        }
-        let directory = OwnDirectory::make(directory, name)?;
-        list.places.push(directory.path.clone());
-        drop(list);
-        let socket = directory.path.join(SOCKET);
-        let host = match listen(&host_socket(&socket)) {
-            Ok(host) => host,
-            Err(error) => {
-                directory.remove();
-                lock(&starting).forget(&directory.path);
-                return Err(error);
-            }
+        let ending = || WorkerError::Socket {
+            path: directory.to_owned(),
+            error: std::io::Error::other("the process is ending"),
         };
-        let origin = Origin::here();
+        let making = Making::begin(&starting).ok_or_else(ending)?;
+        let own = OwnDirectory::make(directory, name)?;
+        let socket = own.path.join(SOCKET);
+        let host = listen(&host_socket(&socket)).inspect_err(|_| own.remove())?;
+        if !making.end(&own.path) {
+            remove_in_use(&own.path);
+            return Err(ending());
+        }
+        drop(making);
+        let (directory, origin) = (own, Origin::here());
         Ok(Self { socket, directory, starting, ours: false, _host: host, origin })
     }
 
@@ -116,16 +111,68 @@ impl Drop for SocketPlace {
 }
 
 /// The places of this process, for its end: threads that start workers are not waited for then.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Starting {
+    /// Whose they are. A child of `vfork` shares this memory, and is no other [`Origin`].
+    process: Pid,
     places: Vec<PathBuf>,
+    /// How many are being made. Not under the lock: a file system may take its time, or for ever.
+    making: usize,
     /// The process ends: no more are made.
     over: bool,
 }
 
 impl Starting {
+    fn here() -> Self {
+        Self { process: getpid(), places: Vec::new(), making: 0, over: false }
+    }
+
+    /// Removes them all, and has no more made. Whether that is all: a thread that is just making
+    /// one removes it itself.
+    fn end(&mut self) -> bool {
+        if self.process != getpid() {
+            return true;
+        }
+        self.over = true;
+        for place in self.places.drain(..) {
+            remove_in_use(&place);
+        }
+        self.making == 0
+    }
+
     fn forget(&mut self, path: &Path) {
         self.places.retain(|place| place != path);
+    }
+}
+
+/// A place that is being made.
+#[derive(Debug)]
+struct Making<'a>(&'a Mutex<Starting>);
+
+impl<'a> Making<'a> {
+    /// `None` if the process is ending.
+    fn begin(starting: &'a Mutex<Starting>) -> Option<Self> {
+        let mut list = lock(starting);
+        if list.over {
+            return None;
+        }
+        list.making += 1;
+        Some(Self(starting))
+    }
+
+    /// It was made. False if the process is ending, and its caller is to remove it.
+    fn end(&self, place: &Path) -> bool {
+        let mut list = lock(self.0);
+        if !list.over {
+            list.places.push(place.to_owned());
+        }
+        !list.over
+    }
+}
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        lock(self.0).making -= 1;
     }
 }
 
@@ -133,35 +180,57 @@ static STARTING: PerProcess<Mutex<Starting>> = PerProcess::new();
 
 /// Removes what workers that are starting have, at the end of the process. They die with it.
 extern "C" fn remove_all() {
-    /// Another thread may be making a place at this moment, which takes microseconds.
+    /// Another thread may be making a place at this moment, which most often takes microseconds.
     const PATIENCE: Duration = Duration::from_millis(100);
     let give_up = Instant::now() + PATIENCE;
-    // A forked child has none of its parent's.
-    let starting = STARTING.get_or_make(Mutex::default);
-    let mut list = loop {
-        match starting.try_lock() {
-            Ok(list) => break list,
-            Err(TryLockError::Poisoned(list)) => break list.into_inner(),
-            Err(TryLockError::WouldBlock) if Instant::now() >= give_up => return,
-            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(1)),
+    // Nothing here waits for a lock: the very thread that ends the process may hold it, in a
+    // handler of a signal.
+    loop {
+        match STARTING.try_own() {
+            // A forked child has none of its parent's.
+            Found::Nothing => return,
+            Found::Unknown => {}
+            Found::Value(starting) => {
+                let ended = match starting.try_lock() {
+                    Ok(mut list) => list.end(),
+                    Err(TryLockError::Poisoned(list)) => list.into_inner().end(),
+                    Err(TryLockError::WouldBlock) => false,
+                };
+                if ended {
+                    return;
+                }
+            }
         }
-    };
-    list.over = true;
-    for place in list.places.drain(..) {
+        if Instant::now() >= give_up {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Removes a place while its worker, or a thread that starts one, may still make files in it. They
+/// can no more once it is gone.
+fn remove_in_use(place: &Path) {
+    /// Each of them makes three files at most.
+    const ATTEMPTS: usize = 64;
+    let socket = place.join(SOCKET);
+    let files = [host_socket(&socket), place.join(format!("{SOCKET}.lock")), socket];
+    for _ in 0..ATTEMPTS {
         // The directory is this process's, has been private from the start, and nobody but its
         // worker was told of it.
-        let socket = place.join(SOCKET);
-        for file in [&socket, &host_socket(&socket), &place.join(format!("{SOCKET}.lock"))] {
+        for file in &files {
             let _ = rustix::fs::unlink(file);
         }
-        let _ = rustix::fs::rmdir(&place);
+        if !matches!(rustix::fs::rmdir(place), Err(Errno::NOTEMPTY | Errno::EXIST)) {
+            return;
+        }
     }
 }
 
 /// As much of `name` as fits into the path of a socket in `directory`.
 fn fitting<'a>(directory: &Path, name: &'a str) -> Result<&'a str, WorkerError> {
     let longest = host_socket(Path::new(SOCKET));
-    let least = directory.as_os_str().len() + "/-/".len() + RANDOM + SUFFIX.len();
+    let least = directory.as_os_str().len() + "/-/".len() + RANDOM + PLACE_SUFFIX.len();
     let least = least + longest.as_os_str().len();
     let room = MAX_PATH.saturating_sub(least).min(name.len());
     match name.get(..room) {
@@ -211,7 +280,7 @@ impl OwnDirectory {
     fn make(parent: &Path, name: &str) -> Result<Self, WorkerError> {
         let mut path = parent.to_owned();
         for _ in 0..ATTEMPTS {
-            path = parent.join(format!("{name}-{}{SUFFIX}", random()));
+            path = parent.join(format!("{name}-{}{PLACE_SUFFIX}", random()));
             let failed = |error| Err(WorkerError::Socket { path: path.clone(), error });
             match std::fs::DirBuilder::new().mode(0o700).create(&path) {
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
@@ -219,7 +288,13 @@ impl OwnDirectory {
                 Ok(()) => {}
             }
             match Self::lock(path.clone(), IfUnlockable::Use) {
-                Ok(Some(own)) => return Ok(own),
+                Ok(Some(own)) => match own.make_private() {
+                    Ok(()) => return Ok(own),
+                    Err(error) => {
+                        own.remove();
+                        return failed(error);
+                    }
+                },
                 // A sweeper was faster, and removes it.
                 Ok(None) | Err(Errno::NOENT) => {}
                 Err(errno) => {
@@ -231,23 +306,41 @@ impl OwnDirectory {
         Err(WorkerError::Socket { path, error: Errno::EXIST.into() })
     }
 
-    /// Locks a directory of this user; `None` if another process has it, or it is none of these
-    /// directories.
+    /// Locks a directory; `None` if another process has it, or it is at its path no more.
     fn lock(path: PathBuf, unlockable: IfUnlockable) -> Result<Option<Self>, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::open(&path, flags, Mode::empty())?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => return Ok(None),
-            // Some network file systems lock no directories; then nobody sweeps there.
+            // Some network file systems lock no directories, and some sandboxes lock nothing.
             Err(_) if unlockable == IfUnlockable::Use => {}
             Err(errno) => return Err(errno),
         }
         let own = Self { path, file };
         let stat = rustix::fs::fstat(&own.file)?;
-        let is_private = stat.st_uid == rustix::process::geteuid().as_raw()
-            && Mode::from_raw_mode(stat.st_mode) & Mode::from_raw_mode(0o777) == Mode::RWXU;
-        Ok((is_private && own.is_in_place(&stat)).then_some(own))
+        Ok(own.is_in_place(&stat).then_some(own))
+    }
+
+    /// Whether it is this user's, and others may not enter it.
+    fn is_private(&self) -> bool {
+        rustix::fs::fstat(&self.file).is_ok_and(|stat| {
+            stat.st_uid == rustix::process::geteuid().as_raw()
+                && Mode::from_raw_mode(stat.st_mode) & Mode::from_raw_mode(0o777) == Mode::RWXU
+        })
+    }
+
+    /// A umask may take rights of this user's away. A file system may give what it likes.
+    fn make_private(&self) -> std::io::Result<()> {
+        if self.is_private() {
+            return Ok(());
+        }
+        rustix::fs::fchmod(&self.file, Mode::RWXU)?;
+        if self.is_private() {
+            return Ok(());
+        }
+        let why = "the file system makes no directory for this user only";
+        Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, why))
     }
 
     /// Whether its path still leads to it.
@@ -295,7 +388,7 @@ fn random() -> String {
 
 /// Whether a name is of the kind that [`random`] makes.
 fn is_of_a_place(name: &[u8]) -> bool {
-    let Some(name) = name.strip_suffix(SUFFIX.as_bytes()) else { return false };
+    let Some(name) = name.strip_suffix(PLACE_SUFFIX.as_bytes()) else { return false };
     let Some(at) = name.len().checked_sub(RANDOM + 1) else { return false };
     name[at] == b'-' && name[at + 1..].iter().all(|byte| ALPHABET.contains(byte))
 }
@@ -306,10 +399,16 @@ pub(super) fn sweep(directory: &Path) {
         if !is_of_a_place(entry.file_name().as_bytes()) {
             continue;
         }
-        let Ok(Some(left)) = OwnDirectory::lock(entry.path(), IfUnlockable::LeaveAlone) else {
-            continue;
+        let left = match OwnDirectory::lock(entry.path(), IfUnlockable::LeaveAlone) {
+            Ok(Some(left)) if left.is_private() => left,
+            _ => continue,
         };
         let socket = left.path.join(SOCKET);
+        let host = host_socket(&socket);
+        if std::fs::symlink_metadata(&host).is_ok() && !is_left_behind(&host) {
+            // It lives, and could not lock it.
+            continue;
+        }
         if std::fs::symlink_metadata(&socket).is_ok() {
             // An orphan may serve there, or somebody else may.
             if !is_left_behind(&socket) {
@@ -351,88 +450,4 @@ pub(super) fn check(directory: &Path) -> Result<(), WorkerError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::handshake::tests::Scratch;
-    use std::os::unix::net::UnixListener;
-
-    fn entries(directory: &Path) -> usize {
-        std::fs::read_dir(directory).expect("it is there").count()
-    }
-
-    #[test]
-    fn w6_a_place_goes_with_what_is_in_it() {
-        let scratch = Scratch::new();
-        let directory = scratch.path("workers");
-        std::fs::create_dir(&directory).expect("made");
-        let mut place = SocketPlace::make(&directory, "api").expect("made");
-        let _listener = place.listen().expect("it listens");
-        let own = place.socket().parent().expect("a directory").to_owned();
-        assert_eq!(std::fs::metadata(&own).expect("there").mode() & 0o777, 0o700);
-        let again = OwnDirectory::lock(own.clone(), IfUnlockable::LeaveAlone);
-        assert!(matches!(again, Ok(None)), "it is locked: {again:?}");
-        sweep(&directory);
-        assert!(place.socket().exists(), "it has an owner");
-        std::fs::write(own.join("s.lock"), "").expect("a server was killed");
-        place.leave();
-        assert_eq!(entries(&directory), 0);
-    }
-
-    #[test]
-    fn w6_what_a_dead_host_left_is_swept() {
-        let scratch = Scratch::new();
-        let directory = scratch.path("workers");
-        std::fs::create_dir(&directory).expect("made");
-        let mut place = SocketPlace::make(&directory, "api").expect("made");
-        drop(place.listen().expect("it listened"));
-        // As if the process had ended: the lock goes, and the files stay.
-        let SocketPlace { directory: own, _host, .. } = &place;
-        rustix::fs::flock(&own.file, FlockOperation::Unlock).expect("unlocked");
-        rustix::net::shutdown(_host, rustix::net::Shutdown::Both).expect("shut down");
-        sweep(&directory);
-        assert_eq!(entries(&directory), 0);
-        std::mem::forget(place);
-    }
-
-    #[test]
-    fn w9_what_is_foreign_is_left_alone() {
-        let scratch = Scratch::new();
-        let directory = scratch.path("workers");
-        std::fs::create_dir(&directory).expect("made");
-        // A stranger at the worker's own path.
-        let place = SocketPlace::make(&directory, "api").expect("made");
-        let stranger = place.socket().to_owned();
-        let _stranger = UnixListener::bind(&stranger).expect("bound");
-        drop(place);
-        assert!(stranger.exists());
-        // Names of the kind, which others gave.
-        let name = |name: &str| directory.join(format!("{name}-abcdefgh2345.ring"));
-        std::fs::write(name("file"), "x").expect("a file");
-        std::os::unix::fs::symlink(&directory, name("link")).expect("a link");
-        std::fs::create_dir(name("open")).expect("a directory for all");
-        std::fs::create_dir(name("full")).expect("a directory with a file");
-        std::fs::set_permissions(name("full"), std::os::unix::fs::PermissionsExt::from_mode(0o700))
-            .expect("set");
-        std::fs::write(name("full").join("data"), "x").expect("written");
-        std::fs::create_dir(directory.join("abc.ring")).expect("another name");
-        sweep(&directory);
-        assert_eq!(entries(&directory), 6);
-        assert!(name("full").join("data").exists() && stranger.exists());
-    }
-
-    #[test]
-    fn w8_a_path_has_as_much_of_the_name_as_fits() {
-        let long = "n".repeat(32);
-        let name = |length: usize| fitting(Path::new(&"d".repeat(length)), &long).map(str::len);
-        assert_eq!(name(20).ok(), Some(32));
-        let most = (1..MAX_PATH).rev().find(|length| name(*length).is_ok()).expect("some fit");
-        assert_eq!(name(most).ok(), Some(1));
-        match name(most + 1) {
-            Err(error @ WorkerError::PathTooLong { len, max, .. }) => {
-                assert_eq!((len, max), (MAX_PATH + 1, MAX_PATH));
-                assert!(error.is_permanent() && error.to_string().contains("ddd"), "{error}");
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-}
+mod tests;

@@ -119,10 +119,13 @@ static GLOBAL: PerProcess<Pools> = PerProcess::new();
 
 impl Pools {
     /// No workers yet. Their sockets will be made in `socket_dir`, and their pools have these
-    /// settings, unless they have their own.
+    /// settings, unless they have their own. A relative path is one of the working directory of
+    /// now.
     pub fn new(socket_dir: impl Into<PathBuf>, settings: Settings) -> Self {
+        let socket_dir = socket_dir.into();
         Self {
-            socket_dir: socket_dir.into(),
+            // The first use of a pool may come after a change of the working directory.
+            socket_dir: std::path::absolute(&socket_dir).unwrap_or(socket_dir),
             create_directory: false,
             settings,
             state: Mutex::new(State { workers: BTreeMap::new(), closed: false }),
@@ -172,9 +175,11 @@ impl Pools {
     ) -> Result<(), PoolsError> {
         let mut state = self.state()?;
         settings.check().map_err(BuildError::from)?;
-        if let WorkerSpec::Serving(command, _) = &worker {
-            command.check().map_err(BuildError::from)?;
-        }
+        let checked = match &worker {
+            WorkerSpec::Serving(command, _) => command.check(),
+            WorkerSpec::Lines(workers) => workers.check_all(),
+        };
+        checked.map_err(BuildError::from)?;
         let id = id.into();
         if state.workers.contains_key(&id) {
             return Err(PoolsError::DefinedTwice(id));
@@ -357,11 +362,35 @@ mod tests {
                 Err(BuildError::Settings(SettingsError::ZeroTime(zero))) if zero == name
             ));
             assert!(matches!(
-                pools.define("a", command),
+                pools.define("a", command.clone()),
+                Err(PoolsError::Build(BuildError::Settings(SettingsError::ZeroTime(zero))))
+                    if zero == name
+            ));
+            let lines = WorkerSpec::Lines(LineWorkers::new(command));
+            assert!(matches!(
+                pools.define_with("a", lines, Settings::default()),
                 Err(PoolsError::Build(BuildError::Settings(SettingsError::ZeroTime(zero))))
                     if zero == name
             ));
         }
+        let cat = || LineWorkers::new(WorkerCommand::new("cat"));
+        for lines in [cat().max_line(0), cat().ready_line("two\nlines"), cat().probe("a\nb", "c")] {
+            assert!(matches!(
+                line_workers(lines.clone(), Settings::default()),
+                Err(BuildError::Settings(SettingsError::Worker(_)))
+            ));
+            assert!(matches!(
+                pools.define_with("a", WorkerSpec::Lines(lines), Settings::default()),
+                Err(PoolsError::Build(BuildError::Settings(SettingsError::Worker(_))))
+            ));
+        }
         assert!(matches!(pools.acquire("a"), Err(PoolsError::UnknownWorker(_))));
+    }
+
+    #[test]
+    fn w8_a_relative_directory_is_that_of_the_definition() {
+        let here = std::env::current_dir().expect("there");
+        let pools = Pools::new("sockets", Settings::default());
+        assert_eq!(pools.socket_dir(), here.join("sockets"));
     }
 }

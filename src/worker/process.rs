@@ -131,6 +131,11 @@ impl Process {
         self.child.pidfd()
     }
 
+    /// The same, for longer than a borrow.
+    pub(super) fn shared_pidfd(&self) -> Arc<OwnedFd> {
+        self.child.shared_pidfd()
+    }
+
     /// Whether it has ended.
     pub(super) fn has_ended(&self) -> bool {
         readable(self.pidfd(), Duration::ZERO)

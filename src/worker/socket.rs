@@ -111,13 +111,14 @@ impl SocketWorkers {
             'a'..='z' | 'A'..='Z' | '0'..='9' | '-' | '_' | '.' => char,
             _ => '_',
         });
+        let name: String = name.take(32).collect();
         Self {
             command,
             attach: Attach::default(),
             // A worker may have another working directory, and this process may change its own.
             directory: std::path::absolute(&directory).unwrap_or(directory),
             create_directory: false,
-            name: name.take(32).collect(),
+            name: if name.is_empty() { "worker".into() } else { name },
             options: ConnectOptions::new(),
             swept: PlainBool::new(false),
         }
@@ -153,11 +154,12 @@ impl SocketWorkers {
             after: self.command.start_timeout,
             printed: process.printed(),
         };
-        // The number of a process that is not waited for yet is its own.
         let started = i32::try_from(process.id()).ok().and_then(Pid::from_raw);
         let Some(started) = started else { return Err(not_ready(process)) };
+        let pidfd = process.shared_pidfd();
         let inherits = self.attach == Attach::Descriptor;
-        let options = self.options.clone().server_process(ServerProcess { started, inherits });
+        let meant = ServerProcess { started, pidfd, inherits };
+        let options = self.options.clone().server_process(meant);
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -407,6 +409,31 @@ mod tests {
         assert!(matches!(ended, Err(WorkerError::Ended { .. })), "{ended:?}");
         let mode = std::fs::metadata(&directory).expect("made").permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
+    }
+
+    #[test]
+    fn w9_a_name_may_be_empty() {
+        let scratch = Scratch::new();
+        let workers = SocketWorkers::new(WorkerCommand::new("/bin/false"), scratch.path(""), "");
+        let ended = workers.open();
+        assert!(matches!(ended, Err(WorkerError::Ended { .. })), "{ended:?}");
+    }
+
+    /// Something that it started holds the socket which it inherited, and accepts nobody.
+    #[test]
+    fn w2_the_end_of_a_worker_is_seen_whoever_holds_its_socket() {
+        let scratch = Scratch::new();
+        let command = WorkerCommand::new("sh")
+            .args(["-c", "sleep 600 & sleep 0.1; exit 3"])
+            .start_timeout(Duration::from_secs(60));
+        let workers = SocketWorkers::new(command, scratch.path(""), "test");
+        let ended = workers.attach(Attach::Descriptor).open();
+        match ended {
+            Err(WorkerError::Ended { status: Some(status), .. }) => {
+                assert_eq!(status.code(), Some(3));
+            }
+            other => panic!("{other:?}"),
+        }
     }
 
     /// The socket of a worker that inherits it: its file is for this user only from the start.

@@ -287,6 +287,11 @@ impl Child {
         self.pidfd.as_fd()
     }
 
+    /// The same, for longer than a borrow.
+    pub(super) fn shared_pidfd(&self) -> Arc<OwnedFd> {
+        self.pidfd.clone()
+    }
+
     /// Whether this process has started it, and is no forked child of that.
     pub(super) fn is_ours(&self) -> bool {
         self.origin.is_here()

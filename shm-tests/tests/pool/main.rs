@@ -63,6 +63,8 @@ suite! {
         w9_a_stranger_at_the_workers_path_is_refused,
         w9_a_worker_behind_a_wrapper_is_ours,
         w11_a_worker_behind_a_wrapper_ends_with_its_host,
+        w11_a_worker_of_another_user_ends_with_its_host,
+        w11_a_worker_that_binds_its_place_by_another_path_ends_with_its_host,
         w11_a_worker_that_comes_too_late_does_not_serve,
     ],
     roles: [

@@ -34,6 +34,13 @@ pub(crate) fn socket_worker(arguments: &Arguments) {
     }
     // A server needs a few more than its parent may have in one of the tests.
     limit_descriptors(None);
+    if arguments.get("real").is_some() {
+        let path = PathBuf::from(std::env::var_os("RINGBELL_SOCKET").expect("it is told where"));
+        let directory = path.parent().expect("a directory").canonicalize().expect("it is there");
+        let real = directory.join(path.file_name().expect("a name"));
+        assert_ne!(real, path, "there is a link on the way");
+        return serve(ringbell::Server::builder().bind(real).expect("a place to serve"));
+    }
     serve(ringbell::Server::builder().for_parent().expect("a place to serve"));
 }
 
@@ -45,6 +52,9 @@ fn command(wrapper: &str) -> WorkerCommand {
         // The shell stays: there is something to be done afterwards.
         "shell" => Some(r#""$0" "$@"; true"#),
         "session" => Some(r#"setsid "$0" "$@" & wait"#),
+        // As another user: what it may be told by is the descriptor alone. No signal comes with its
+        // parent's death, since the kernel forgets that when the user changes.
+        "user" => Some(r#"exec setpriv --reuid 12345 --regid 12345 --clear-groups "$0" "$@""#),
         other => panic!("no wrapper {other}"),
     };
     let command = match script {
@@ -76,8 +86,8 @@ fn entries(directory: &Path) -> Vec<String> {
 pub(crate) fn socket_host(arguments: &Arguments) {
     let directory = PathBuf::from(arguments.text("dir"));
     let mut command = command(arguments.get("wrapper").unwrap_or("none"));
-    for (key, value) in [("late", arguments.get("late")), ("mute", arguments.get("mute"))] {
-        if let Some(value) = value {
+    for key in ["late", "mute", "real"] {
+        if let Some(value) = arguments.get(key) {
             command = command.arg(format!("{key}={value}"));
         }
     }
@@ -387,6 +397,37 @@ pub(crate) fn w11_a_worker_behind_a_wrapper_ends_with_its_host() -> Ran {
         }
     }
     done!("{ended} workers")
+}
+
+pub(crate) fn w11_a_worker_of_another_user_ends_with_its_host() -> Ran {
+    let can = std::process::Command::new("setpriv")
+        .args(["--reuid", "12345", "--regid", "12345", "--clear-groups"])
+        .arg(std::env::current_exe().expect("this program has a path"))
+        .arg("--list")
+        .output();
+    if !can.is_ok_and(|ran| ran.status.success()) {
+        return Ran::Skipped("no right to be another user, or it may not run this program".into());
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut host = host(dir.path()).with("wrapper", "user").with("attach", "descriptor").start();
+    let worker = worker_of(&mut host);
+    assert!(!is_gone(worker));
+    host.kill();
+    wait_for_the_end_of(worker);
+    done!("worker {worker}")
+}
+
+pub(crate) fn w11_a_worker_that_binds_its_place_by_another_path_ends_with_its_host() -> Ran {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (real, link) = (dir.path().join("real"), dir.path().join("link"));
+    std::fs::create_dir(&real).expect("made");
+    std::os::unix::fs::symlink(&real, &link).expect("made");
+    let mut host = host(&link).with("wrapper", "session").with("real", "yes").start();
+    let worker = worker_of(&mut host);
+    assert!(!is_gone(worker));
+    host.kill();
+    wait_for_the_end_of(worker);
+    done!("worker {worker}")
 }
 
 pub(crate) fn w11_a_worker_that_comes_too_late_does_not_serve() -> Ran {

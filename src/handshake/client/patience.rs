@@ -2,6 +2,7 @@
 
 use super::descriptors::{Descriptors, receive};
 use super::error::ConnectError;
+use super::process::ServerProcess;
 use crate::handshake::wire::{self, Header};
 use crate::os::peer_socket::PeerSocket;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -18,11 +19,18 @@ const YIELD: Duration = Duration::from_micros(150);
 pub(in crate::handshake) struct Patience {
     deadline: Option<Instant>,
     yield_until: Instant,
+    /// Nothing comes any more when it has ended, whoever else holds its sockets.
+    process: Option<ServerProcess>,
 }
 
 impl Patience {
     pub(in crate::handshake) fn new(deadline: Option<Instant>) -> Self {
-        Self { deadline, yield_until: Instant::now() + YIELD }
+        Self { deadline, yield_until: Instant::now() + YIELD, process: None }
+    }
+
+    /// Waits no longer than this process lives.
+    pub(super) fn with(self, process: Option<ServerProcess>) -> Self {
+        Self { process, ..self }
     }
 
     /// Waits until the socket may be ready.
@@ -39,7 +47,13 @@ impl Patience {
                 left => Timespec::try_from(left).ok(),
             },
         };
-        match rustix::event::poll(&mut [PollFd::new(socket, events)], timeout.as_ref()) {
+        let pidfd = self.process.as_ref().map(|process| &*process.pidfd);
+        let count = if pidfd.is_some() { 2 } else { 1 };
+        let end = PollFd::new(pidfd.unwrap_or(socket), PollFlags::IN);
+        let mut polled = [PollFd::new(socket, events), end];
+        match rustix::event::poll(&mut polled[..count], timeout.as_ref()) {
+            // What it said before its end is read first.
+            Ok(1) if polled[0].revents().is_empty() => Err(ConnectError::ServerDied),
             // Timed out, or not: the caller tries again, and comes back here.
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(errno) => Err(errno.into()),

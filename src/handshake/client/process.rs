@@ -2,28 +2,36 @@
 //!
 //! The kernel names the process that called `listen`, by a number of this process's own pid
 //! namespace and by a pidfd. The pidfd is fetched first, and what it stands for still lives after
-//! the number was judged, so the number was its own all the time.
+//! the number was judged, so the number was its own all the time. The same holds for the process
+//! that was started: another part of this program may wait for it, and its number may then become
+//! another process's, but not while its pidfd says that it lives.
 
 use super::error::ConnectError;
 use crate::handshake::sockopt::{peer_credentials, peer_pidfd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::{AsFd, BorrowedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::process::{Pid, getpid};
+use std::sync::Arc;
 
-/// Which process a server must be: one that this process has started and not waited for yet, or one
-/// that it has started in turn, a member of its process group or a descendant of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Which process a server must be: one that this process has started, or one that it has started in
+/// turn, a member of its process group or a descendant of it.
+#[derive(Debug, Clone)]
 pub(crate) struct ServerProcess {
     /// The one that was started.
     pub(crate) started: Pid,
+    /// Stands for it, whoever waits for it.
+    pub(crate) pidfd: Arc<OwnedFd>,
     /// Whether it inherits a socket at which this process listens already.
     pub(crate) inherits: bool,
 }
 
 impl ServerProcess {
     /// Checks the process at the other end of a connection.
-    pub(super) fn check(self, socket: impl AsFd) -> Result<(), ConnectError> {
+    ///
+    /// # Errors
+    /// [`ConnectError::ServerDied`] if the process that was started has ended, whoever listens.
+    pub(super) fn check(&self, socket: impl AsFd) -> Result<(), ConnectError> {
         let socket = socket.as_fd();
         let pidfd = peer_pidfd(socket);
         let found = peer_credentials(socket)?;
@@ -41,6 +49,10 @@ impl ServerProcess {
             Err(Errno::SRCH | Errno::INVAL) => false,
             Err(errno) => return Err(errno.into()),
         };
+        // After the comparison: see above.
+        if has_ended(self.pidfd.as_fd()) {
+            return Err(ConnectError::ServerDied);
+        }
         if is_meant && lives {
             return Ok(());
         }
@@ -48,8 +60,8 @@ impl ServerProcess {
         Err(ConnectError::WrongServerProcess { want, have })
     }
 
-    fn means(self, pid: Pid) -> bool {
-        let Self { started, inherits } = self;
+    fn means(&self, pid: Pid) -> bool {
+        let Self { started, inherits, .. } = *self;
         pid == started
             || (inherits && pid == getpid())
             || rustix::process::getpgid(Some(pid)) == Ok(started)
@@ -99,7 +111,8 @@ mod tests {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 
     fn of(started: Pid) -> ServerProcess {
-        ServerProcess { started, inherits: false }
+        let pidfd = rustix::process::pidfd_open(started, rustix::process::PidfdFlags::empty());
+        ServerProcess { started, pidfd: Arc::new(pidfd.expect("it lives")), inherits: false }
     }
 
     #[test]
@@ -112,7 +125,7 @@ mod tests {
         of(getpid()).check(&client).expect("it is itself");
         let mut child = std::process::Command::new("sleep").arg("600").spawn().expect("started");
         let pid = Pid::from_child(&child);
-        let inherits = ServerProcess { started: pid, inherits: true };
+        let inherits = ServerProcess { inherits: true, ..of(pid) };
         inherits.check(&client).expect("this process listens");
         let refused = of(pid).check(&client);
         let me = std::process::id();
@@ -123,6 +136,21 @@ mod tests {
         );
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    /// Its number is another process's by now, and that one listens.
+    #[test]
+    fn w9_a_number_that_was_used_again_is_not_believed() {
+        let scratch = Scratch::new();
+        let path = scratch.path("s");
+        let _listener = std::os::unix::net::UnixListener::bind(&path).expect("bound");
+        let client = std::os::unix::net::UnixStream::connect(&path).expect("connected");
+        let mut child = std::process::Command::new("true").spawn().expect("started");
+        let ServerProcess { pidfd, .. } = of(Pid::from_child(&child));
+        child.wait().unwrap();
+        let reused = ServerProcess { started: getpid(), pidfd, inherits: false };
+        let refused = reused.check(&client);
+        assert!(matches!(refused, Err(ConnectError::ServerDied)), "{refused:?}");
     }
 
     #[test]

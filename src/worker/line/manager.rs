@@ -3,7 +3,7 @@
 use super::error::LineError;
 use super::pipes::{Pipes, Until};
 use super::worker::LineWorker;
-use crate::pool::{Idle, Manager};
+use crate::pool::{Idle, Manager, SettingsError};
 use crate::worker::process::{Process, Streams};
 use crate::worker::tail::LastLines;
 use crate::worker::{WorkerCommand, WorkerError};
@@ -63,8 +63,17 @@ impl LineWorkers {
         self
     }
 
+    /// Whether its settings make sense, those of its command among them.
+    pub(in crate::worker) fn check_all(&self) -> Result<(), SettingsError> {
+        self.command.check()?;
+        self.check().map_err(SettingsError::Worker)
+    }
+
     /// What is wrong with the lines that a worker is to say or to be told, if anything is.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
+        if self.max_line == 0 {
+            return Err("max_line is 0");
+        }
         let has_break = |line: &String| line.contains('\n');
         if self.ready_line.as_ref().is_some_and(has_break) {
             return Err("ready_line has more than one line");
