@@ -35,13 +35,28 @@ pub const CALLS: &[Call] = &[
     Call { name: "MADV_POPULATE_READ", number: libc::SYS_madvise, argument: Some((2, 22)) },
 ];
 
+/// What pools of workers need.
+const OF_POOLS: &[Call] = &[call("pwritev2", libc::SYS_pwritev2), call("clone3", libc::SYS_clone3)];
+
 /// From now on this call fails with `errno` in this thread and those that it starts.
 ///
 /// # Panics
-/// If there is no such call in [`CALLS`], or the kernel has no filters.
+/// If there is no such call in [`CALLS`] or [`OF_POOLS`], or the kernel has no filters.
 pub fn refuse(name: &str, errno: i32) {
+    refuse_in(name, errno, 0);
+}
+
+/// As [`refuse`], in all threads of this process.
+///
+/// # Panics
+/// As [`refuse`].
+pub fn refuse_everywhere(name: &str, errno: i32) {
+    refuse_in(name, errno, libc::SECCOMP_FILTER_FLAG_TSYNC);
+}
+
+fn refuse_in(name: &str, errno: i32, flags: libc::c_ulong) {
     const NUMBER: u32 = 0;
-    let call = CALLS.iter().find(|call| call.name == name).expect(name);
+    let call = CALLS.iter().chain(OF_POOLS).find(|call| call.name == name).expect(name);
     #[allow(clippy::cast_possible_truncation, reason = "codes of 16 bits")]
     let step =
         |code: u32, k: u32, jt: u8, jf: u8| libc::sock_filter { code: code as u16, jt, jf, k };
@@ -65,9 +80,10 @@ pub fn refuse(name: &str, errno: i32) {
     let filter = libc::sock_fprog { len, filter: program.as_mut_ptr() };
     // SAFETY: numbers only.
     assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
-    let mode = libc::SECCOMP_MODE_FILTER;
+    let mode = libc::SECCOMP_SET_MODE_FILTER;
     // SAFETY: the kernel copies the program, which lives until then.
-    assert_eq!(unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const filter) }, 0);
+    let set = unsafe { libc::syscall(libc::SYS_seccomp, mode, flags, &raw const filter) };
+    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
 }
 
 /// This process becomes an ordinary user, without any capability.

@@ -122,8 +122,8 @@ pub(super) struct Core<T, W> {
     asleep_until: u64,
     /// Since when expired items wait until their replacements are open, if some do.
     replacing: Option<u64>,
-    /// Since then an opening has ended: the keeper has to look.
-    replaced: bool,
+    /// Since the keeper looked, an opening has ended for which such an item waits, or a check.
+    ended: bool,
     random: u64,
     stats: PoolStats,
 }
@@ -156,7 +156,7 @@ impl<T, W> Core<T, W> {
             closed: false,
             asleep_until: 0,
             replacing: None,
-            replaced: false,
+            ended: false,
             random: seed,
             stats: PoolStats::default(),
         }

@@ -1,9 +1,8 @@
-//! The pool's own thread: it looks at and closes items, and sees to it that items are opened.
+//! The pool's own thread: it closes items, and sees to it that items are opened and looked at.
 
 use super::Manager;
-use super::callbacks::quiet;
 use super::core::Job;
-use super::openers::Openers;
+use super::openers::{Openers, Work};
 use super::seam::now_ns;
 use super::shared::PoolInner;
 use crate::base::sync::{lock, thread};
@@ -35,14 +34,8 @@ fn keep<M: Manager>(shared: &Arc<PoolInner<M>>) {
                 drop(state);
                 shared.close_item(entry, reason);
             }
-            Job::Check(mut entry) => {
-                drop(state);
-                let fit = quiet(|| shared.manager.check(&mut entry.item)).unwrap_or(false);
-                let mut state = lock(&shared.state);
-                let placed = state.core.checked(entry, fit, now_ns());
-                shared.act_on_placed(state, placed);
-            }
-            Job::Open(opening) => openers.open(state, opening),
+            Job::Check(entry) => openers.hand(state, Work::Check(entry)),
+            Job::Open(opening) => openers.hand(state, Work::Open(opening)),
         }
     }
     openers.join_all();

@@ -48,9 +48,15 @@ pub trait Manager: Send + Sync + 'static {
         true
     }
 
+    /// Whether an item that comes back and is clean was used as often as it may be: then it is
+    /// closed as [`CloseReason::Used`]. Default: no.
+    fn is_used_up(&self, _item: &mut Self::Item) -> bool {
+        false
+    }
+
     /// Looks whether a ready item still works, and may take its time over it, within bounds of its
-    /// own: the pool begins to open nothing meanwhile. Called on the pool's own thread. Default:
-    /// yes.
+    /// own. Called on a thread of the pool's own, for one item at a time; where `max_starting` is 1
+    /// nothing is opened meanwhile. Default: yes.
     fn check(&self, _item: &mut Self::Item) -> bool {
         true
     }

@@ -192,7 +192,7 @@ impl Model {
             Step::Flush(which) if !self.in_use.is_empty() => {
                 pool.flush(self.in_use[which % self.in_use.len()].epoch());
             }
-            Step::Keep { well, generation } if self.checking.is_none() => {
+            Step::Keep { well, generation } => {
                 match pool.next_job(self.now) {
                     Job::Open(opening) => {
                         self.opening.push(opening);
@@ -201,7 +201,10 @@ impl Model {
                             self.finish_open(pool, true, generation);
                         }
                     }
-                    Job::Check(entry) => self.checking = Some(entry),
+                    Job::Check(entry) => {
+                        let other = self.checking.replace(entry);
+                        assert!(other.is_none(), "one is looked at at a time");
+                    }
                     Job::Close(entry, reason) => {
                         if matches!(reason, CloseReason::Idle | CloseReason::Lifetime) {
                             assert!(self.now > 0, "nothing expires at once");
@@ -231,7 +234,7 @@ impl Model {
                 self.given_up.extend(dismissed);
                 self.closed = true;
             }
-            Step::Release { .. } | Step::Flush(_) | Step::Keep { .. } | Step::FinishClose(_) => {}
+            Step::Release { .. } | Step::Flush(_) | Step::FinishClose(_) => {}
         }
         self.leave(pool);
     }

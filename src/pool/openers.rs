@@ -1,11 +1,13 @@
-//! Threads that open items side by side. The keeper starts them, and hands them what is to be
-//! opened; so it is free for whatever is wanted next, however long an item takes to open.
+//! Threads that open items side by side, and look at one that is ready. The keeper starts them, and
+//! hands them their work; so it is free for whatever is wanted next, however long that takes.
 //!
-//! A thread that has opened its item looks for the next one itself. If there is none it rests for a
-//! while, since a pool that is used opens a replacement now and then, and ends.
+//! A thread that has done its work looks for more itself. If there is none it rests for a while,
+//! since a pool that is used opens a replacement now and then, and ends. There are no more threads
+//! than can have work at once: `max_starting` that open, one that looks at an item, and those that
+//! close what turned out to be of no use.
 
 use super::Manager;
-use super::core::Opening;
+use super::core::{Held, Opening};
 use super::seam::now_ns;
 use super::shared::{PoolInner, State};
 use crate::base::sync::thread::{self, JoinHandle};
@@ -15,6 +17,15 @@ use std::time::Duration;
 
 /// How long a thread that has nothing to open stays.
 const REST: Duration = Duration::from_secs(1);
+
+/// What takes time.
+#[derive(Debug)]
+pub(super) enum Work<T> {
+    /// Open an item.
+    Open(Opening),
+    /// Look whether this one still works.
+    Check(Held<T>),
+}
 
 /// The threads, as the keeper holds them.
 pub(super) struct Openers<'a, M: Manager> {
@@ -27,15 +38,19 @@ impl<'a, M: Manager> Openers<'a, M> {
         Self { shared, threads: Vec::new() }
     }
 
-    /// Has an item opened: by a thread that rests, by a new one, or else by this one.
-    pub(super) fn open(&mut self, mut state: MutexGuard<'_, State<M>>, opening: Opening) {
+    /// Has work done: by a thread that rests, by a new one, or else by this one.
+    pub(super) fn hand(&mut self, mut state: MutexGuard<'_, State<M>>, work: Work<M::Item>) {
         if state.core.opens_alone() {
             drop(state);
-            self.shared.open_one(opening);
+            self.shared.carry_out(work);
             return;
         }
-        state.crew.handed.push_back(opening);
-        let enough = state.crew.resting >= state.crew.handed.len();
+        state.crew.handed.push_back(work);
+        // With so many threads there is one for each piece of work: it rests, or looks for work
+        // before it does.
+        let enough = state.crew.resting >= state.crew.handed.len()
+            || state.crew.threads >= state.core.most_at_work();
+        state.crew.threads += usize::from(!enough);
         let ended = std::mem::take(&mut state.crew.ended);
         drop(state);
         self.join(|thread| ended.contains(&thread.thread().id()));
@@ -45,12 +60,14 @@ impl<'a, M: Manager> Openers<'a, M> {
         }
         match self.start() {
             Ok(thread) => self.threads.push(thread),
-            // There can be no thread now. Another one may have taken it meanwhile.
+            // There can be no thread now. Another one may have taken the work already.
             Err(_) => {
-                // Alone in its statement: nothing is opened under the lock.
-                let opening = lock(&self.shared.state).crew.handed.pop_back();
-                if let Some(opening) = opening {
-                    self.shared.open_one(opening);
+                let mut state = lock(&self.shared.state);
+                state.crew.threads -= 1;
+                let work = state.crew.handed.pop_back();
+                drop(state);
+                if let Some(work) = work {
+                    self.shared.carry_out(work);
                 }
             }
         }
@@ -60,8 +77,8 @@ impl<'a, M: Manager> Openers<'a, M> {
         let shared = self.shared.clone();
         thread::Builder::new().name("ringbell-opener".into()).spawn(move || {
             lock(&shared.state).crew.alive.push(thread::current().id());
-            while let Some(opening) = shared.next_opening() {
-                shared.open_one(opening);
+            while let Some(work) = shared.next_work() {
+                shared.carry_out(work);
             }
         })
     }
@@ -84,20 +101,29 @@ impl<'a, M: Manager> Openers<'a, M> {
 }
 
 impl<M: Manager> PoolInner<M> {
-    /// What a thread that opens is to open next, which it may have to wait for; `None` if it is to
-    /// end.
-    fn next_opening(&self) -> Option<Opening> {
+    fn carry_out(&self, work: Work<M::Item>) {
+        match work {
+            Work::Open(opening) => self.open_one(opening),
+            Work::Check(entry) => self.check_one(entry),
+        }
+    }
+
+    /// What a thread is to do next, which it may have to wait for; `None` if it is to end.
+    fn next_work(&self) -> Option<Work<M::Item>> {
         let mut state = lock(&self.state);
         let mut rested = false;
         loop {
             if state.core.is_closed() {
-                while let Some(opening) = state.crew.handed.pop_front() {
-                    state.core.open_forgone(opening);
+                match state.crew.handed.pop_front() {
+                    Some(Work::Open(opening)) => state.core.open_forgone(opening),
+                    // It is closed as soon as it was looked at.
+                    Some(check) => return Some(check),
+                    None => break,
                 }
-                break;
+                continue;
             }
             let handed = state.crew.handed.pop_front();
-            let next = handed.or_else(|| state.core.next_opening(now_ns()));
+            let next = handed.or_else(|| state.core.next_opening(now_ns()).map(Work::Open));
             // What this thread has opened before may have made room for more than it takes now.
             if state.core.disturb() {
                 self.keeper.notify_one();
@@ -116,6 +142,7 @@ impl<M: Manager> PoolInner<M> {
             rested = result.timed_out();
         }
         let this = thread::current().id();
+        state.crew.threads -= 1;
         state.crew.alive.retain(|other| *other != this);
         state.crew.ended.push(this);
         self.unlock_and_wake(state);

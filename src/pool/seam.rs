@@ -2,15 +2,19 @@
 //! checker time stands still, and there is one process.
 
 #[cfg(not(ringbell_loom))]
-pub(super) use crate::base::clock::{coarse_ns, now_ns};
+pub(super) use crate::base::clock::{FOR_EVER, coarse_ns, now_ns};
 #[cfg(not(ringbell_loom))]
 pub(super) use crate::os::fork::Origin;
 
 #[cfg(ringbell_loom)]
-pub(super) use model::{Origin, coarse_ns, now_ns};
+pub(super) use model::{FOR_EVER, Origin, coarse_ns, now_ns};
 
 #[cfg(ringbell_loom)]
 mod model {
+    use std::time::Duration;
+
+    pub(in crate::pool) const FOR_EVER: Duration = Duration::MAX;
+
     pub(in crate::pool) fn now_ns() -> u64 {
         1
     }

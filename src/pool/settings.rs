@@ -1,6 +1,6 @@
 //! How large a pool is, how long things live in it, and how it tries again.
 
-use crate::base::clock::FOR_EVER;
+use super::seam::FOR_EVER;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 

@@ -3,6 +3,7 @@
 
 use super::callbacks::{open, quiet};
 use super::core::{Core, Held, Opening, Placed};
+use super::openers::Work;
 use super::seam::{Origin, coarse_ns, now_ns};
 use super::waiter::{Given, Waiter};
 use super::{AcquireError, CloseReason, Manager, NotDrained, OpenFailure, PoolStats};
@@ -21,21 +22,35 @@ pub(super) struct State<M: Manager> {
     pub(super) core: Core<M::Item, Arc<WaiterOf<M>>>,
     /// Why the last attempt to open an item failed, if it did, and when.
     pub(super) failure: Option<(OpenFailure<M::Error>, u64)>,
-    pub(super) crew: Crew,
+    pub(super) crew: Crew<M::Item>,
 }
 
 /// What the keeper and the threads that open know of each other; under the pool's lock.
-#[derive(Debug, Default)]
-pub(super) struct Crew {
-    /// What the keeper wants to have opened, and no thread has taken yet.
-    pub(super) handed: VecDeque<Opening>,
+#[derive(Debug)]
+pub(super) struct Crew<T> {
+    /// What the keeper wants to have done, and no thread has taken yet.
+    pub(super) handed: VecDeque<Work<T>>,
+    /// Those that were started, or are about to be, and have not ended.
+    pub(super) threads: usize,
     pub(super) resting: usize,
     pub(super) alive: Vec<ThreadId>,
     /// Those that the keeper may join.
     pub(super) ended: Vec<ThreadId>,
 }
 
-impl Crew {
+impl<T> Default for Crew<T> {
+    fn default() -> Self {
+        Self {
+            handed: VecDeque::new(),
+            threads: 0,
+            resting: 0,
+            alive: Vec::new(),
+            ended: Vec::new(),
+        }
+    }
+}
+
+impl<T> Crew<T> {
     /// Whether the calling thread is one of those that open.
     pub(super) fn has_this_thread(&self) -> bool {
         self.alive.contains(&thread::current().id())
@@ -64,10 +79,23 @@ impl<M: Manager> PoolInner<M> {
     /// An item's user is done with it: it is judged, and comes back. Not in a forked child.
     #[inline]
     pub(super) fn judge_and_return(&self, mut entry: Held<M::Item>) {
-        let clean = !entry.poisoned
-            && !std::thread::panicking()
-            && quiet(|| self.manager.is_clean(&mut entry.item)) == Some(true);
-        self.return_item(entry, (!clean).then_some(CloseReason::Poisoned));
+        let judged = !entry.poisoned && !std::thread::panicking();
+        let verdict = match judged.then(|| quiet(|| self.judge(&mut entry.item))).flatten() {
+            Some(verdict) => verdict,
+            None => Some(CloseReason::Poisoned),
+        };
+        self.return_item(entry, verdict);
+    }
+
+    #[inline]
+    fn judge(&self, item: &mut M::Item) -> Option<CloseReason> {
+        if !self.manager.is_clean(item) {
+            Some(CloseReason::Poisoned)
+        } else if self.manager.is_used_up(item) {
+            Some(CloseReason::Used)
+        } else {
+            None
+        }
     }
 
     /// What the item leads to is gone: it is poisoned, and all that were opened before this was
@@ -124,9 +152,11 @@ impl<M: Manager> PoolInner<M> {
         let mut state = lock(&self.state);
         match made {
             Ok((item, generation)) => {
-                state.failure = None;
+                let before = state.failure.take();
                 let placed = state.core.opened(opening, item, generation, now_ns());
                 self.act_on_placed(state, placed);
+                // Not under the lock: an error is other people's code, too.
+                quiet(|| drop(before));
             }
             Err((failure, permanent)) => {
                 state.core.open_failed(opening, now_ns());
@@ -142,7 +172,7 @@ impl<M: Manager> PoolInner<M> {
         failure: OpenFailure<M::Error>,
         permanent: bool,
     ) {
-        state.failure = Some((failure.clone(), now_ns()));
+        let before = state.failure.replace((failure.clone(), now_ns()));
         let mut dismissed = Vec::new();
         if permanent {
             dismissed.extend(state.core.dismiss());
@@ -152,6 +182,15 @@ impl<M: Manager> PoolInner<M> {
         }
         self.unlock_and_wake(state);
         dismissed.iter().for_each(|waiter| waiter.wake());
+        quiet(|| drop((before, failure, dismissed)));
+    }
+
+    /// Looks whether an item still works.
+    pub(super) fn check_one(&self, mut entry: Held<M::Item>) {
+        let fit = quiet(|| self.manager.check(&mut entry.item)).unwrap_or(false);
+        let mut state = lock(&self.state);
+        let placed = state.core.checked(entry, fit, now_ns());
+        self.act_on_placed(state, placed);
     }
 
     /// Gives the lock back, and wakes whoever has to do something about what was changed under it.

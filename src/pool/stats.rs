@@ -56,7 +56,8 @@ pub enum CloseReason {
     Poisoned,
     /// What it leads to has been started anew.
     Stale,
-    /// The pool keeps nothing (`enabled: false`).
+    /// The pool keeps nothing (`enabled: false`), or it was used as often as it may be
+    /// ([`Manager::is_used_up`](super::Manager::is_used_up)).
     Used,
     /// The pool was closed.
     Shutdown,

@@ -2,6 +2,7 @@
 
 use super::OpenFailure;
 use super::core::{Held, Opening};
+use crate::base::panics::quietly;
 use crate::base::sync::{Condvar, Mutex, lock};
 use std::sync::{Arc, Weak};
 use std::task::Waker;
@@ -64,7 +65,8 @@ impl<T, E> Waiter<T, E> {
         // Alone in its statement: the lock is gone before the task is told.
         let task = lock(&self.cell).task.take();
         match task {
-            Some(task) => task.wake(),
+            // Other people's code: a pool's thread goes on if it panics.
+            Some(task) => quietly(|| task.wake()),
             None => self.changed.notify_one(),
         }
     }

@@ -191,8 +191,11 @@ impl AsyncLineWorker {
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stop>> {
+        // A worker that takes all at once would otherwise be written to without end.
+        let budget = std::task::ready!(tokio::task::coop::poll_proceed(cx));
         loop {
             if let Poll::Ready(done) = self.worker.try_flush() {
+                budget.made_progress();
                 return Poll::Ready(done);
             }
             let mut closed = false;

@@ -163,6 +163,22 @@ pub(crate) fn w2_tasks_learn_of_the_end_whoever_holds_the_pipes() -> Ran {
     done!("on both flavours")
 }
 
+pub(crate) fn a_task_that_writes_lets_others_run() -> Ran {
+    for runtime in flavours() {
+        runtime.block_on(tokio::task::LocalSet::new().run_until(async {
+            // Fewer bytes than a pipe holds.
+            let pool = pool_of(shell("exec sleep 600"));
+            let mut worker = from(&pool).await;
+            let other = tokio::task::spawn_local(async {});
+            for _ in 0..1000 {
+                worker.write_line("x").await.expect("it takes it");
+            }
+            assert!(other.is_finished(), "it had its turn");
+        }));
+    }
+    done!("on both flavours")
+}
+
 pub(crate) fn a_task_closes_the_input_of_its_worker() -> Ran {
     for runtime in flavours() {
         runtime.block_on(async {

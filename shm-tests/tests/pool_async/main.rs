@@ -35,6 +35,7 @@ suite! {
         line_workers_for_tasks,
         a_read_that_is_dropped_keeps_what_has_come,
         a_task_closes_the_input_of_its_worker,
+        a_task_that_writes_lets_others_run,
         w2_tasks_learn_of_the_end_whoever_holds_the_pipes,
         lines_for_tasks_that_give_up_agree_with_a_model,
     ],

@@ -34,7 +34,7 @@ impl<T, W> Core<T, W> {
     fn end_opening(&mut self, opening: &Opening) {
         let at = self.begun.iter().position(|began| *began == opening.began);
         self.begun.remove(at.expect("each opening is counted from its beginning to its end"));
-        self.replaced |= self.replacing.is_some();
+        self.ended |= self.replacing.is_some();
     }
 
     fn enter(&mut self, opening: &Opening, item: T, generation: u64, now: u64) -> Held<T> {

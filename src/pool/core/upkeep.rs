@@ -50,9 +50,15 @@ impl<T, W> Core<T, W> {
         self.idle.iter().filter(|entry| self.expiry(entry, now).is_none()).count()
     }
 
-    /// Whether items are opened by the keeper alone, one at a time.
+    /// Whether items are opened and looked at by the keeper alone, one at a time.
     pub(in crate::pool) fn opens_alone(&self) -> bool {
         self.settings.max_starting == 1
+    }
+
+    /// How many threads can have work at once: those that open, one that looks at an item, and
+    /// those that close.
+    pub(in crate::pool) fn most_at_work(&self) -> usize {
+        self.settings.max_starting.saturating_add(1).saturating_add(self.closing)
     }
 
     /// The next item to be opened, if one is wanted now, for a thread that opens.
@@ -64,7 +70,7 @@ impl<T, W> Core<T, W> {
     /// The next thing to do for the keeper, who is awake until it is told to sleep.
     pub(in crate::pool) fn next_job(&mut self, now: u64) -> Job<T> {
         self.asleep_until = 0;
-        self.replaced = false;
+        self.ended = false;
         if self.closed && self.total() == 0 {
             return Job::End;
         }
@@ -96,7 +102,10 @@ impl<T, W> Core<T, W> {
         }
         let stays = |entry: &Held<T>| self.expiry(entry, now).is_none();
         let unchecked = |entry: &Held<T>| now >= self.check_due(entry) && stays(entry);
-        if let Some(at) = self.idle.iter().position(unchecked) {
+        // One at a time.
+        if self.checking == 0
+            && let Some(at) = self.idle.iter().position(unchecked)
+        {
             self.checking += 1;
             return Job::Check(self.idle.remove(at));
         }
@@ -128,7 +137,8 @@ impl<T, W> Core<T, W> {
     #[inline]
     fn due(&self, entry: &Entry<T>) -> u64 {
         let expires = entry.idle_since.saturating_add(self.idle_timeout).min(entry.dies_at);
-        expires.min(self.check_due(entry))
+        // While one is looked at the others wait: the end of that wakes the keeper.
+        if self.checking > 0 { expires } else { expires.min(self.check_due(entry)) }
     }
 
     /// Whether the item that became ready just now needs the keeper before it means to wake.
@@ -147,7 +157,7 @@ impl<T, W> Core<T, W> {
         let expired = |due: &u64| self.replacing.is_some_and(|since| *due <= since);
         let due = self.idle.last().map(|entry| self.due(entry));
         let mut wanted = due.filter(|due| !expired(due)).unwrap_or(NEVER);
-        if !self.doomed.is_empty() || self.replaced || (self.closed && self.total() == 0) {
+        if !self.doomed.is_empty() || self.ended || (self.closed && self.total() == 0) {
             wanted = 0;
         } else if self.wants_more(self.idle.len()) && self.has_room() {
             wanted = wanted.min(self.retry_at);
@@ -167,6 +177,7 @@ impl<T, W> Core<T, W> {
         now: u64,
     ) -> Placed<T, W> {
         self.checking -= 1;
+        self.ended = true;
         entry.checked_at = now;
         let idle_since = entry.idle_since;
         let placed = self.place(entry, (!fit).then_some(CloseReason::Unhealthy), now);

@@ -18,6 +18,10 @@ struct Inside {
     ever: u64,
     failing: bool,
     permanent: bool,
+    /// Who looks at an item stays there.
+    looks_hang: bool,
+    looking: usize,
+    most_looking: usize,
 }
 
 impl Hall {
@@ -73,6 +77,17 @@ impl Manager for Arc<Hall> {
 
     fn is_permanent(&self, _error: &NoNumber) -> bool {
         lock(&self.state).permanent
+    }
+
+    fn check(&self, _item: &mut u64) -> bool {
+        let mut inside = lock(&self.state);
+        inside.looking += 1;
+        inside.most_looking = inside.most_looking.max(inside.looking);
+        while inside.looks_hang {
+            inside = self.opened.wait(inside).expect("no panic");
+        }
+        inside.looking -= 1;
+        true
     }
 }
 
@@ -237,6 +252,152 @@ fn w7_a_pool_whose_starts_hang_delays_no_other() {
     assert!(stuck.close(Some(Duration::ZERO)).is_err(), "what is being opened comes first");
     hall.open_for_good();
     stuck.close(None).expect("empty");
+}
+
+#[test]
+fn w7_a_check_that_hangs_delays_no_start() {
+    let often = Some(Duration::from_millis(1));
+    let (pool, hall) =
+        hall(Settings { health_check_interval: often, ..starting(2, settings(3, 8)) });
+    hall.change(|inside| inside.looks_hang = true);
+    hall.open_for_good();
+    wait_until("one is looked at", || lock(&hall.state).looking == 1);
+    wait_until("the others are ready", || pool.stats().idle == 2);
+    // Those that are ready, and five that are opened.
+    let held: Vec<_> = (0..7).map(|_| pool.acquire().expect("nothing is in its way")).collect();
+    assert_eq!((pool.stats().checking, pool.stats().opened), (1, 8));
+    hall.change(|inside| inside.looks_hang = false);
+    wait_until("it is ready again", || pool.stats().idle == 1);
+    drop(held);
+    wait_until("they are looked at in turn", || {
+        pool.stats().checking == 0 && pool.stats().idle == 8
+    });
+    assert_eq!(lock(&hall.state).most_looking, 1, "one at a time");
+    hall.change(|inside| inside.looks_hang = true);
+    wait_until("one is looked at", || lock(&hall.state).looking == 1);
+    let still = Err(NotDrained { in_use: 0, others: 1 });
+    assert_eq!(pool.close(Some(Duration::ZERO)), still);
+    hall.change(|inside| inside.looks_hang = false);
+    pool.close(None).expect("empty");
+}
+
+/// Whose waker blocks, or does something worse.
+#[cfg(feature = "tokio")]
+struct Waking(Box<dyn Fn() + Send + Sync>);
+
+#[cfg(feature = "tokio")]
+impl std::task::Wake for Waking {
+    fn wake(self: Arc<Self>) {
+        (self.0)();
+    }
+}
+
+#[cfg(feature = "tokio")]
+fn waits(future: &mut Acquire<Arc<Hall>>, waking: impl Fn() + Send + Sync + 'static) -> bool {
+    let waker = Arc::new(Waking(Box::new(waking))).into();
+    std::future::Future::poll(
+        std::pin::Pin::new(future),
+        &mut std::task::Context::from_waker(&waker),
+    )
+    .is_pending()
+}
+
+/// Threads that are on their way from one piece of work to the next are not replaced.
+#[cfg(feature = "tokio")]
+#[test]
+fn w7_there_are_no_more_threads_than_can_have_work() {
+    let (pool, hall) = hall(starting(2, settings(0, 8)));
+    let (told, free) = (Arc::new(Mutex::new(false)), Arc::new(Condvar::new()));
+    let mut futures: Vec<_> = (0..6).map(|_| pool.acquire_async_deadline(None)).collect();
+    for future in &mut futures {
+        let (told, free) = (told.clone(), free.clone());
+        assert!(waits(future, move || {
+            let told = lock(&told);
+            drop(free.wait_while(told, |told| !*told).expect("no panic"));
+        }));
+    }
+    hall.open_for_good();
+    wait_until("three threads are on their way, and two items to be opened", || {
+        let state = lock(&pool.shared().state);
+        let Crew { handed, threads, .. } = &state.crew;
+        (*threads, handed.len(), state.core.stats().in_use) == (3, 2, 3)
+    });
+    *lock(&told) = true;
+    free.notify_all();
+    wait_until("all are served", || pool.stats().in_use == 6);
+    drop(futures);
+}
+
+#[cfg(feature = "tokio")]
+#[test]
+fn a_waker_that_panics_ends_no_thread_of_the_pool() {
+    for max_starting in [1, 2] {
+        let (pool, hall) = hall(starting(max_starting, settings(0, 8)));
+        let mut future = pool.acquire_async_deadline(None);
+        assert!(waits(&mut future, || panic_quietly()));
+        hall.open_for_good();
+        wait_until("it is served", || pool.stats().in_use == 1);
+        let _others = [pool.acquire().expect("the next"), pool.acquire().expect("and the next")];
+        drop(future);
+    }
+}
+
+/// The error of an attempt is dropped where it may ask the pool.
+#[test]
+fn an_error_may_look_at_the_pool_when_it_is_dropped() {
+    type Look = std::sync::OnceLock<Box<dyn Fn() + Send + Sync>>;
+
+    #[derive(Clone)]
+    struct Looks(Arc<(Look, PlainBool)>);
+
+    struct Looking(Arc<(Look, PlainBool)>);
+
+    impl std::fmt::Debug for Looking {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("Looking")
+        }
+    }
+
+    impl std::fmt::Display for Looking {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("it looks at the pool")
+        }
+    }
+
+    impl std::error::Error for Looking {}
+
+    impl Drop for Looking {
+        fn drop(&mut self) {
+            if let Some(look) = self.0.0.get() {
+                look();
+            }
+        }
+    }
+
+    impl Manager for Looks {
+        type Item = ();
+        type Error = Looking;
+
+        fn open(&self) -> Result<(), Looking> {
+            if is(&self.0.1) { Ok(()) } else { Err(Looking(self.0.clone())) }
+        }
+    }
+
+    let looks = Looks(Arc::default());
+    let quickly = Duration::from_millis(1);
+    let backoff = Backoff { first: quickly, longest: quickly };
+    let pool = Pool::new(looks.clone(), Settings { backoff, ..settings(1, 1) }).expect("a pool");
+    let (looked, of) = (Arc::new(PlainU64::new(0)), pool.clone());
+    let count = looked.clone();
+    let look = move || {
+        std::hint::black_box(of.stats());
+        count.fetch_add(1, Ordering::Relaxed);
+    };
+    assert!(looks.0.0.set(Box::new(look)).is_ok());
+    wait_until("one error drove out another", || looked.load(Ordering::Relaxed) > 2);
+    looks.0.1.store(true, Ordering::Relaxed);
+    drop(pool.acquire().expect("it goes on"));
+    pool.close(None).expect("empty");
 }
 
 /// Nothing of a pool is left with its threads when the last clone is gone.

@@ -55,7 +55,7 @@ impl LineWorkers {
 
     /// How often a worker is handed out before another one takes its place, for programs that grow
     /// or age: it is closed when it was given back so often, which is counted as
-    /// [`Poisoned`](crate::pool::CloseReason::Poisoned). `None` for ever, which is the default.
+    /// [`Used`](crate::pool::CloseReason::Used). `None` for ever, which is the default.
     /// Zero is as one: each worker is used once.
     #[must_use]
     pub fn max_uses(mut self, uses: Option<u64>) -> Self {
@@ -151,7 +151,11 @@ impl Manager for LineWorkers {
     }
 
     fn is_clean(&self, worker: &mut LineWorker) -> bool {
-        worker.is_clean() && self.max_uses.is_none_or(|most| worker.uses() < most)
+        worker.is_clean()
+    }
+
+    fn is_used_up(&self, worker: &mut LineWorker) -> bool {
+        self.max_uses.is_some_and(|most| worker.uses() >= most)
     }
 
     fn check(&self, worker: &mut LineWorker) -> bool {

@@ -157,17 +157,21 @@ impl Pipes {
         self.heard.tidy();
     }
 
-    /// Nothing is left of an exchange, the process lives, and both pipes are open.
+    /// Nothing is left of an exchange, the process lives, and both pipes are open at both ends, as
+    /// far as the kernel knows: a child of the process may hold them.
     pub(super) fn is_quiet(&self, process: BorrowedFd<'_>) -> bool {
         if self.heard.len() > 0 || self.sent < self.outgoing.len() || self.over {
             return false;
         }
-        if self.input.is_none() || self.remains.is_some() {
+        let Some(input) = &self.input else { return false };
+        if self.remains.is_some() {
             return false;
         }
         let mut polled = [
             PollFd::from_borrowed_fd(process, PollFlags::IN),
             PollFd::from_borrowed_fd(self.output.as_fd(), PollFlags::IN),
+            // Only that nobody reads it any more, which is told in any case.
+            PollFd::from_borrowed_fd(input.as_fd(), PollFlags::empty()),
         ];
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
         loop {
