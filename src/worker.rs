@@ -39,7 +39,7 @@ mod starter;
 mod tail;
 
 use crate::base::clock::FOR_EVER;
-use crate::os::environment::{LISTEN_FD, LISTEN_PARENT, SOCKET};
+use crate::os::environment::{LISTEN_FD, SOCKET};
 use crate::pool::SettingsError;
 use spawn::{Failure, Step};
 use starter::StartError;
@@ -277,7 +277,7 @@ impl WorkerCommand {
         let mut environment: BTreeMap<_, _> =
             if self.clear_env { BTreeMap::new() } else { std::env::vars_os().collect() };
         // Not those that were meant for this process.
-        for name in [SOCKET, LISTEN_FD, LISTEN_PARENT] {
+        for name in [SOCKET, LISTEN_FD] {
             environment.remove(OsStr::new(name));
         }
         if let Some(socket) = socket {

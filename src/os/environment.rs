@@ -6,8 +6,6 @@ use std::path::{Path, PathBuf};
 pub(crate) const SOCKET: &str = "RINGBELL_SOCKET";
 /// The descriptor of the socket at [`SOCKET`], if the worker inherits it.
 pub(crate) const LISTEN_FD: &str = "RINGBELL_LISTEN_FD";
-/// The process that passes the descriptor of [`LISTEN_FD`], for people: servers go by the path.
-pub(crate) const LISTEN_PARENT: &str = "RINGBELL_LISTEN_PARENT";
 
 /// Where the pool listens that a worker at `socket` belongs to: whoever connects there can ask the
 /// kernel which process that is.
