@@ -169,8 +169,6 @@ impl Drop for Process {
         // A forked child has a copy of this, not of the process.
         if self.child.is_ours() {
             self.kill();
-        } else {
-            std::mem::forget(self.reading.take());
         }
     }
 }
