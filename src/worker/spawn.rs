@@ -211,7 +211,9 @@ pub(super) fn start(plan: &Plan) -> Result<Child, Failure> {
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     let mut child = Child { pid, pidfd: Arc::new(pidfd), origin: Origin::here(), ended: None };
     // SAFETY: a place in `instructions`, which are still there.
-    let (ran, failure) = unsafe { (&raw const (*shared).ran, &raw const (*shared).failure) };
+    let ran = unsafe { &raw const (*shared).ran };
+    // SAFETY: as above.
+    let failure = unsafe { &raw const (*shared).failure };
     // SAFETY: the child is past its last write: this thread goes on after that. Read as memory that
     // somebody else has written.
     let ran = unsafe { ran.read_volatile() };
