@@ -8,14 +8,20 @@
 //!
 //! A worker is killed (SIGKILL, and what it started with it, as far as that stays in its process
 //! group) when it is closed, when its pool is dropped, and by the kernel when this process ends,
-//! however that happens. None is left as a zombie.
+//! however that happens. No worker is left as a zombie.
 //!
 //! The kernel kills only what this process has started itself. A worker that serves also watches
 //! this process: its server shuts down when this process is dead. So that holds behind a wrapper
 //! (a shell script, say) as well; the wrapper must pass the environment on (`RINGBELL_SOCKET`), and
 //! the worker serve where it was told to. A handler that is running is not interrupted. A program
 //! that speaks lines is told behind a wrapper by the end of its standard input: it has to end then,
-//! as programs of this kind do.
+//! as programs of this kind do. The same goes for a program that gains privileges (setuid, file
+//! capabilities) or changes its user: the kernel forgets for it that it dies with this process, and
+//! may refuse to kill it.
+//!
+//! What a worker has started and left behind becomes a child of this process if that is pid 1 of a
+//! container or a subreaper (`PR_SET_CHILD_SUBREAPER`). It is killed with the worker's group. To
+//! wait for it is the duty of such a process; an init process does it (`docker run --init`).
 //!
 //! Threads of this library start the workers, read what they print, and show it, if that is wanted.
 //! They start with the first worker and stay. None of them waits for another one, so that a program
@@ -39,7 +45,7 @@ mod starter;
 mod tail;
 
 use crate::base::clock::FOR_EVER;
-use crate::os::environment::{LISTEN_FD, LISTEN_PARENT, SOCKET};
+use crate::os::environment::{LISTEN_FD, SOCKET};
 use crate::pool::SettingsError;
 use spawn::{Failure, Step};
 use starter::StartError;
@@ -277,7 +283,7 @@ impl WorkerCommand {
         let mut environment: BTreeMap<_, _> =
             if self.clear_env { BTreeMap::new() } else { std::env::vars_os().collect() };
         // Not those that were meant for this process.
-        for name in [SOCKET, LISTEN_FD, LISTEN_PARENT] {
+        for name in [SOCKET, LISTEN_FD] {
             environment.remove(OsStr::new(name));
         }
         if let Some(socket) = socket {

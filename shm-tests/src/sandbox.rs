@@ -16,7 +16,7 @@ const fn call(name: &'static str, number: libc::c_long) -> Call {
     Call { name, number, argument: None }
 }
 
-/// The calls that a sleep, shared memory or a handshake needs.
+/// The calls that a sleep, shared memory, a handshake or a worker needs.
 pub const CALLS: &[Call] = &[
     call("futex_waitv", libc::SYS_futex_waitv),
     call("futex", libc::SYS_futex),
@@ -29,6 +29,7 @@ pub const CALLS: &[Call] = &[
     call("fallocate", libc::SYS_fallocate),
     call("flock", libc::SYS_flock),
     call("pidfd_open", libc::SYS_pidfd_open),
+    call("pidfd_send_signal", libc::SYS_pidfd_send_signal),
     call("membarrier", libc::SYS_membarrier),
     call("accept4", libc::SYS_accept4),
     Call { name: "SO_PEERPIDFD", number: libc::SYS_getsockopt, argument: Some((2, 77)) },

@@ -85,6 +85,28 @@ atomic!(
     PlainBool, std::sync::atomic::AtomicBool, bool
 );
 
+/// A pointer that belongs to one process and to no modelled protocol.
+#[derive(Debug)]
+#[repr(transparent)]
+pub(crate) struct PlainPtr<T>(std::sync::atomic::AtomicPtr<T>);
+
+impl<T> PlainPtr<T> {
+    /// Points nowhere.
+    pub(crate) const fn null() -> Self {
+        Self(std::sync::atomic::AtomicPtr::new(std::ptr::null_mut()))
+    }
+
+    /// As `std::sync::atomic` has it.
+    pub(crate) fn load(&self, ordering: Ordering) -> *mut T {
+        self.0.load(ordering)
+    }
+
+    /// Sets it if it points nowhere; whether it did.
+    pub(crate) fn set_once(&self, new: *mut T, success: Ordering) -> bool {
+        self.0.compare_exchange(std::ptr::null_mut(), new, success, Ordering::Relaxed).is_ok()
+    }
+}
+
 #[cfg(not(ringbell_loom))]
 impl AtomicU64 {
     /// As `std::sync::atomic` has it.

@@ -6,8 +6,6 @@ use std::path::{Path, PathBuf};
 pub(crate) const SOCKET: &str = "RINGBELL_SOCKET";
 /// The descriptor of the socket at [`SOCKET`], if the worker inherits it.
 pub(crate) const LISTEN_FD: &str = "RINGBELL_LISTEN_FD";
-/// The process that passes the descriptor of [`LISTEN_FD`], for people: servers go by the path.
-pub(crate) const LISTEN_PARENT: &str = "RINGBELL_LISTEN_PARENT";
 
 /// How the name of a directory ends that a pool makes for the socket of one worker. Beside the
 /// socket is [`host_socket`] as long as the pool wants the worker to start.

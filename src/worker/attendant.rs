@@ -7,6 +7,7 @@
 //! others, without waking it: to start and to end a worker costs no turn of it. A panic ends what
 //! panicked. If the thread ends all the same, another one takes its place.
 
+use super::per_process::PerProcess;
 use super::signals::block_all_signals;
 use super::spawn::Child;
 use super::tail::{Pulled, Tail};
@@ -18,7 +19,7 @@ use rustix::io::Errno;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 /// What the thread waits for.
 #[derive(Debug)]
@@ -59,35 +60,35 @@ struct State {
     running: bool,
 }
 
-/// The attendant of a process, and that of a child that was forked from it: a child has none of its
-/// parent's threads, and the parent's lock may be held by one of them.
-struct Node {
-    origin: Origin,
-    state: Mutex<State>,
-    child: OnceLock<Box<Node>>,
+static ATTENDANT: PerProcess<Attendant> = PerProcess::new();
+
+#[derive(Debug, Default)]
+struct Attendant(Mutex<State>);
+
+fn of_this_process() -> Arc<Attendant> {
+    ATTENDANT.get_or_make(Attendant::default)
 }
 
-fn of_this_process() -> &'static Node {
-    static FIRST: OnceLock<Node> = OnceLock::new();
-    let mut node = FIRST.get_or_init(Node::new);
-    while !node.origin.is_here() {
-        node = node.child.get_or_init(|| Box::new(Node::new()));
-    }
-    node
-}
-
-/// What is read of a worker. It goes on until the end of what it prints, or until this is dropped.
+/// What is read of a worker. It goes on until the end of what it prints, or until this is dropped;
+/// a forked child has no part in it.
 #[derive(Debug)]
-pub(super) struct Reading(u64);
+pub(super) struct Reading {
+    number: u64,
+    origin: Origin,
+}
 
 /// Has what a worker prints read.
 pub(super) fn read(tail: Arc<Tail>) -> io::Result<Reading> {
-    of_this_process().watch(Watched::Output(tail)).map(Reading)
+    let number = of_this_process().watch(Watched::Output(tail))?;
+    Ok(Reading { number, origin: Origin::here() })
 }
 
 impl Drop for Reading {
     fn drop(&mut self) {
-        of_this_process().forget(self.0);
+        // In a child the number may stand for something of its own.
+        if self.origin.is_here() {
+            of_this_process().forget(self.number);
+        }
     }
 }
 
@@ -97,13 +98,9 @@ pub(super) fn reap(child: Child) {
     let _ = of_this_process().watch(Watched::Ending(child));
 }
 
-impl Node {
-    fn new() -> Self {
-        Self { origin: Origin::here(), state: Mutex::default(), child: OnceLock::new() }
-    }
-
-    fn watch(&'static self, watched: Watched) -> io::Result<u64> {
-        let mut state = lock(&self.state);
+impl Attendant {
+    fn watch(self: &Arc<Self>, watched: Watched) -> io::Result<u64> {
+        let mut state = lock(&self.0);
         let poll = match &state.poll {
             Some(poll) => poll.clone(),
             None => {
@@ -122,12 +119,12 @@ impl Node {
         Ok(number)
     }
 
-    fn start(&'static self, state: &mut State, poll: &Arc<OwnedFd>) -> io::Result<()> {
-        let poll = poll.clone();
+    fn start(self: &Arc<Self>, state: &mut State, poll: &Arc<OwnedFd>) -> io::Result<()> {
+        let (own, poll) = (self.clone(), poll.clone());
         let thread = std::thread::Builder::new().name("ringbell-workers".into());
         thread.spawn(move || {
-            let _ended = Ended(self);
-            self.run(&poll);
+            let ended = Ended(own);
+            ended.0.run(&poll);
         })?;
         state.running = true;
         Ok(())
@@ -146,7 +143,7 @@ impl Node {
             }
             for event in &events {
                 let number = event.data.u64();
-                let watched = lock(&self.state).watched.get(&number).cloned();
+                let watched = lock(&self.0).watched.get(&number).cloned();
                 let Some(watched) = watched else { continue };
                 #[cfg(test)]
                 if let Watched::Faulty(_, Fault::EndsTheThread) = &*watched {
@@ -164,7 +161,7 @@ impl Node {
     }
 
     fn forget(&self, number: u64) {
-        let mut state = lock(&self.state);
+        let mut state = lock(&self.0);
         let Some(watched) = state.watched.remove(&number) else { return };
         if let Some(poll) = &state.poll {
             // Its descriptor may stay open for longer, with the process that it is about.
@@ -192,11 +189,11 @@ impl Watched {
 }
 
 /// A thread that ends is replaced; if that is not possible, the next one who needs it tries again.
-struct Ended(&'static Node);
+struct Ended(Arc<Attendant>);
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        let mut state = lock(&self.0.state);
+        let mut state = lock(&self.0.0);
         state.running = false;
         if let Some(poll) = state.poll.clone() {
             let _ = self.0.start(&mut state, &poll);

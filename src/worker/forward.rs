@@ -5,13 +5,13 @@
 //! it may wait for ever, and nobody waits for it. What is to be shown waits in a buffer. When that
 //! is full, more is dropped, and the thread says how much that was as soon as it can.
 
+use super::per_process::PerProcess;
 use crate::base::sync::{Condvar, Mutex, lock};
-use crate::os::fork::Origin;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
-use std::sync::{Arc, OnceLock, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 /// Most bytes that wait.
 const MOST: usize = 256 << 10;
@@ -26,18 +26,7 @@ struct State {
     running: bool,
 }
 
-/// The forwarder of a process, and that of a child that was forked from it.
-struct Node {
-    origin: Origin,
-    forwarder: Arc<Forwarder>,
-    child: OnceLock<Box<Node>>,
-}
-
-impl Node {
-    fn new() -> Self {
-        Self { origin: Origin::here(), forwarder: Arc::default(), child: OnceLock::new() }
-    }
-}
+static FORWARDER: PerProcess<Forwarder> = PerProcess::new();
 
 #[derive(Debug, Default)]
 struct Forwarder {
@@ -47,12 +36,7 @@ struct Forwarder {
 
 /// Has `bytes` shown. Never waits for whoever reads them.
 pub(super) fn show(bytes: &[u8]) {
-    static FIRST: OnceLock<Node> = OnceLock::new();
-    let mut node = FIRST.get_or_init(Node::new);
-    while !node.origin.is_here() {
-        node = node.child.get_or_init(|| Box::new(Node::new()));
-    }
-    node.forwarder.show(bytes);
+    FORWARDER.get_or_make(Forwarder::default).show(bytes);
 }
 
 impl Forwarder {

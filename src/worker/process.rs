@@ -84,10 +84,6 @@ impl Process {
                     .map_err(cannot("its socket cannot be duplicated"))?;
                 environment
                     .insert(environment::LISTEN_FD.into(), fd.as_raw_fd().to_string().into());
-                environment.insert(
-                    environment::LISTEN_PARENT.into(),
-                    std::process::id().to_string().into(),
-                );
                 Some(fd)
             }
             None => None,
@@ -179,8 +175,6 @@ impl Drop for Process {
         // A forked child has a copy of this, not of the process.
         if self.child.is_ours() {
             self.kill();
-        } else {
-            std::mem::forget(self.reading.take());
         }
     }
 }

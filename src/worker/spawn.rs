@@ -12,13 +12,19 @@
 //! makes system calls, and nothing else: it allocates nothing, locks nothing, formats nothing and
 //! does not panic. What it needs was prepared before ([`Plan`], [`Instructions`]). All signals are
 //! blocked in it until every handler of this process is gone, since a handler would run in this
-//! process's memory. Why it could not go on it writes where its parent reads it: the parent is
-//! resumed after that.
+//! process's memory. The C library's `errno` is that of the thread that is suspended, which does not
+//! read it. Why it could not go on it writes where its parent reads it: the parent is resumed after
+//! that.
+//!
+//! Some emulators make a `fork` of it all the same (valgrind, qemu's user mode): the parent goes on
+//! at once, and sees nothing of what the child writes. Then the child tells it through a pipe. There
+//! is one until a child was seen to share the memory.
 
 #![allow(unsafe_code, reason = "clone, and what a child does before it becomes a program")]
 
 use super::placement::{Placement, Wanted};
 use super::signals::{block_all_signals, set_signal_mask};
+use crate::base::sync::{Ordering, PlainBool};
 use crate::os::fork::Origin;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -74,6 +80,24 @@ pub(super) struct Failure {
     pub(super) errno: Errno,
 }
 
+impl Failure {
+    const LEN: usize = 3;
+    const STEPS: [Step; 6] =
+        [Step::Clone, Step::Parent, Step::Setup, Step::Placement, Step::Directory, Step::Exec];
+
+    /// As it goes through the pipe.
+    fn to_bytes(self) -> [u8; Self::LEN] {
+        let [low, high, ..] = self.errno.raw_os_error().to_le_bytes();
+        [self.step as u8, low, high]
+    }
+
+    fn from_bytes([step, low, high]: [u8; Self::LEN]) -> Self {
+        let step = Self::STEPS.into_iter().find(|known| *known as u8 == step);
+        let errno = Errno::from_raw_os_error(i32::from(u16::from_le_bytes([low, high])));
+        Self { step: step.unwrap_or(Step::Setup), errno }
+    }
+}
+
 /// A [`Plan`] as the child reads it. It lies on the stack of the thread that is suspended.
 struct Instructions<'a> {
     paths: &'a [CString],
@@ -88,7 +112,38 @@ struct Instructions<'a> {
     inherited: Option<BorrowedFd<'a>>,
     placement: &'a Placement,
     parent: Pid,
+    /// Where the failure is told, if the memory may not be shared.
+    report: Option<OwnedFd>,
+    /// Whether the child has run, and shares this memory.
+    ran: bool,
     failure: Option<Failure>,
+}
+
+/// Whether a child has shared the memory of this process: all others do, too.
+static SHARES: PlainBool = PlainBool::new(false);
+
+/// A pipe for the failure, if it is needed.
+fn report() -> Result<Option<(OwnedFd, OwnedFd)>, Errno> {
+    // Relaxed: nothing else goes by it. One pipe too many does no harm.
+    if SHARES.load(Ordering::Relaxed) {
+        return Ok(None);
+    }
+    let (from, to) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    // Not one of those that the child replaces.
+    Ok(Some((from, rustix::io::fcntl_dupfd_cloexec(to, 3)?)))
+}
+
+/// What a child that shares no memory tells. Waits until it has executed the program or ended.
+fn told(from: &OwnedFd) -> Option<Failure> {
+    let mut bytes = [0; Failure::LEN];
+    loop {
+        match rustix::io::read(from, &mut bytes) {
+            // So short a text comes as a whole.
+            Ok(Failure::LEN) => return Some(Failure::from_bytes(bytes)),
+            Err(Errno::INTR) => {}
+            _ => return None,
+        }
+    }
 }
 
 /// Bytes of the child's stack. It calls system calls, a few levels deep: 4 KiB are used.
@@ -98,6 +153,8 @@ const STACK: usize = 64 << 10;
 /// calls this ends.
 pub(super) fn start(plan: &Plan) -> Result<Child, Failure> {
     let placement = Placement::of_the_process(&plan.wanted);
+    let report = report().map_err(|errno| Failure { step: Step::Clone, errno })?;
+    let (told_by, report) = report.unzip();
     let pointers = |texts: &[CString]| -> Vec<*const c_char> {
         texts.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect()
     };
@@ -114,6 +171,8 @@ pub(super) fn start(plan: &Plan) -> Result<Child, Failure> {
         inherited: plan.inherited.as_ref().map(AsFd::as_fd),
         placement: &placement,
         parent: rustix::process::getpid(),
+        report,
+        ran: false,
         failure: None,
     };
     let mut stack = vec![MaybeUninit::<u128>::uninit(); STACK / size_of::<u128>()];
@@ -152,10 +211,26 @@ pub(super) fn start(plan: &Plan) -> Result<Child, Failure> {
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     let mut child = Child { pid, pidfd: Arc::new(pidfd), origin: Origin::here(), ended: None };
     // SAFETY: a place in `instructions`, which are still there.
+    let ran = unsafe { &raw const (*shared).ran };
+    // SAFETY: as above.
     let failure = unsafe { &raw const (*shared).failure };
     // SAFETY: the child is past its last write: this thread goes on after that. Read as memory that
     // somebody else has written.
-    match unsafe { failure.read_volatile() } {
+    let ran = unsafe { ran.read_volatile() };
+    // SAFETY: as above.
+    let failure = unsafe { failure.read_volatile() };
+    let failure = match told_by {
+        Some(told_by) if !ran => {
+            drop(instructions.report.take());
+            told(&told_by)
+        }
+        _ => failure,
+    };
+    if ran {
+        // Relaxed: see `report`.
+        SHARES.store(true, Ordering::Relaxed);
+    }
+    match failure {
         None => Ok(child),
         Some(failure) => {
             child.wait(WaitIdOptions::EXITED);
@@ -168,7 +243,12 @@ pub(super) fn start(plan: &Plan) -> Result<Child, Failure> {
 extern "C" fn child(instructions: *mut c_void) -> c_int {
     // SAFETY: what `start` passed, which is suspended; nobody else has a reference to it now.
     let instructions = unsafe { &mut *instructions.cast::<Instructions<'_>>() };
-    instructions.failure = Some(instructions.become_program());
+    instructions.ran = true;
+    let failure = instructions.become_program();
+    instructions.failure = Some(failure);
+    if let Some(report) = &instructions.report {
+        let _ = rustix::io::write(report, &failure.to_bytes());
+    }
     127
 }
 
@@ -301,13 +381,20 @@ impl Child {
     pub(super) fn kill(&self) {
         // It may have left its group.
         let leader = rustix::process::pidfd_send_signal(self.pidfd(), Signal::KILL);
-        if let Err(Errno::INVAL | Errno::NOSYS | Errno::PERM) = self.kill_group()
-            && leader.is_ok()
-        {
-            // A kernel before 6.9. The process has not been waited for, so that its number, which
-            // is that of its group, is no other's.
+        let group = self.kill_group();
+        // A kernel before 6.9 knows no groups by a pidfd; a seccomp profile may refuse the call.
+        let unknown = |result| matches!(result, Err(Errno::INVAL | Errno::NOSYS | Errno::PERM));
+        if (unknown(leader) || unknown(group)) && self.has_its_number() {
+            let _ = rustix::process::kill_process(self.pid, Signal::KILL);
             let _ = rustix::process::kill_process_group(self.pid, Signal::KILL);
         }
+    }
+
+    /// Whether nobody has waited for it yet, so that its number, which is that of its group, is no
+    /// other's.
+    fn has_its_number(&self) -> bool {
+        let peek = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        self.ended.is_none() && rustix::process::waitid(WaitId::PidFd(self.pidfd()), peek).is_ok()
     }
 
     /// Kills the group that was made for it. The kernel knows it by the pidfd, not by its number:

@@ -8,16 +8,16 @@
 //! is killed if it comes to be.
 
 use super::attendant;
+use super::per_process::PerProcess;
 use super::signals::block_all_signals;
 use super::spawn::{self, Child, Failure, Plan, Step, readable};
 use crate::base::panics::quietly;
 use crate::base::sync::{Condvar, Mutex, lock};
-use crate::os::fork::Origin;
 use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{OnceLock, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 /// Most threads, and so most starts that may wait for a file system without delaying others.
@@ -101,49 +101,34 @@ pub(super) fn end(child: &mut Child) {
 }
 
 /// A process to be started, and who is to get it.
+#[derive(Debug)]
 struct Request {
+    number: u64,
     plan: Plan,
     answer: SyncSender<Result<Unclaimed, StartError>>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct State {
+    /// Those that no thread has begun.
     waiting: VecDeque<Request>,
+    /// The number of the last request.
+    last: u64,
     threads: usize,
     /// Threads that wait for something to do. Each takes one of `waiting`.
     idle: usize,
 }
 
-/// The starters of a process, and those of a child that was forked from it: a child has none of its
-/// parent's threads, and the parent's lock may be held by one of them.
-struct Node {
-    origin: Origin,
+static STARTER: PerProcess<Starter> = PerProcess::new();
+
+#[derive(Debug, Default)]
+struct Starter {
     state: Mutex<State>,
     wanted: Condvar,
-    child: OnceLock<Box<Node>>,
-}
-
-impl Node {
-    fn new() -> Self {
-        Self {
-            origin: Origin::here(),
-            state: Mutex::default(),
-            wanted: Condvar::new(),
-            child: OnceLock::new(),
-        }
-    }
-}
-
-fn of_this_process() -> &'static Node {
-    static FIRST: OnceLock<Node> = OnceLock::new();
-    let mut node = FIRST.get_or_init(Node::new);
-    while !node.origin.is_here() {
-        node = node.child.get_or_init(|| Box::new(Node::new()));
-    }
-    node
 }
 
 /// A process on its way to whoever asked for it. If it does not get there it is killed.
+#[derive(Debug)]
 struct Unclaimed(Option<Child>);
 
 impl Drop for Unclaimed {
@@ -156,45 +141,72 @@ impl Drop for Unclaimed {
 
 /// Starts a process on one of the threads. Waits for that at most `timeout`.
 pub(super) fn start(plan: Plan, timeout: Duration) -> Result<Child, StartError> {
-    let (answer, answered) = sync_channel(1);
-    of_this_process().add(Request { plan, answer })?;
-    match answered.recv_timeout(timeout) {
-        Ok(Ok(mut unclaimed)) => unclaimed.0.take().ok_or(StartError::ThreadDied),
-        Ok(Err(error)) => Err(error),
-        // A process that comes later is dropped with the channel.
-        Err(RecvTimeoutError::Timeout) => Err(StartError::TimedOut { after: timeout }),
-        Err(RecvTimeoutError::Disconnected) => Err(StartError::ThreadDied),
-    }
+    STARTER.get_or_make(Starter::default).start(plan, timeout)
 }
 
-impl Node {
-    fn add(&'static self, request: Request) -> Result<(), StartError> {
+impl Starter {
+    fn start(self: &Arc<Self>, plan: Plan, timeout: Duration) -> Result<Child, StartError> {
+        let (answer, answered) = sync_channel(1);
+        let number = self.add(plan, answer)?;
+        match answered.recv_timeout(timeout) {
+            Ok(Ok(mut unclaimed)) => unclaimed.0.take().ok_or(StartError::ThreadDied),
+            Ok(Err(error)) => Err(error),
+            Err(RecvTimeoutError::Timeout) => {
+                self.withdraw(number);
+                // A process that comes later is dropped with the channel.
+                Err(StartError::TimedOut { after: timeout })
+            }
+            Err(RecvTimeoutError::Disconnected) => Err(StartError::ThreadDied),
+        }
+    }
+
+    /// What no thread has begun need not be begun any more. Its descriptors are closed.
+    fn withdraw(&self, number: u64) {
         let mut state = lock(&self.state);
-        state.waiting.push_back(request);
+        let place = state.waiting.iter().position(|request| request.number == number);
+        let request = place.and_then(|place| state.waiting.remove(place));
+        drop(state);
+        drop(request);
+    }
+
+    /// The number of the request.
+    fn add(
+        self: &Arc<Self>,
+        plan: Plan,
+        answer: SyncSender<Result<Unclaimed, StartError>>,
+    ) -> Result<u64, StartError> {
+        let mut state = lock(&self.state);
+        state.last += 1;
+        let number = state.last;
+        state.waiting.push_back(Request { number, plan, answer });
         if state.idle >= state.waiting.len() || state.threads >= MAX_THREADS {
             drop(state);
             self.wanted.notify_one();
-            return Ok(());
+            return Ok(number);
         }
         match self.start_thread(&mut state) {
             // One that is busy now takes it later.
-            Err(_) if state.threads > 0 => Ok(()),
+            Err(_) if state.threads > 0 => Ok(number),
             Err(error) => {
                 state.waiting.pop_back();
                 Err(StartError::NoThread(error))
             }
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(number),
         }
     }
 
-    fn start_thread(&'static self, state: &mut State) -> std::io::Result<()> {
-        std::thread::Builder::new().name("ringbell-starter".into()).spawn(|| self.run())?;
+    fn start_thread(self: &Arc<Self>, state: &mut State) -> io::Result<()> {
+        let own = self.clone();
+        let thread = std::thread::Builder::new().name("ringbell-starter".into());
+        thread.spawn(move || {
+            let ended = Ended(own);
+            ended.0.run();
+        })?;
         state.threads += 1;
         Ok(())
     }
 
-    fn run(&'static self) {
-        let _ended = Ended(self);
+    fn run(&self) {
         block_all_signals();
         loop {
             let mut state = lock(&self.state);
@@ -215,7 +227,7 @@ impl Node {
 
 /// A thread that ends all the same is replaced. Whoever it was to answer is told: the sender is
 /// gone.
-struct Ended(&'static Node);
+struct Ended(Arc<Starter>);
 
 impl Drop for Ended {
     fn drop(&mut self) {
@@ -238,5 +250,36 @@ impl Request {
         drop(self.plan);
         // If the one who asked has given up, this drops it.
         let _ = self.answer.send(result);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::worker::placement::Wanted;
+    use rustix::pipe::pipe;
+
+    /// All threads may wait for a file system for as long as it likes: those who ask in vain leave
+    /// nothing behind.
+    #[test]
+    fn w1_a_start_that_is_given_up_holds_no_descriptors() {
+        let threads = State { threads: MAX_THREADS, ..State::default() };
+        let starter = Arc::new(Starter { state: Mutex::new(threads), ..Starter::default() });
+        let ((input, held), (output, errors)) = (pipe().expect("a pipe"), pipe().expect("a pipe"));
+        let plan = Plan {
+            paths: vec![c"/bin/true".into()],
+            arguments: vec![c"true".into()],
+            environment: Vec::new(),
+            directory: None,
+            stdio: [input, output, errors],
+            inherited: None,
+            wanted: Wanted::default(),
+        };
+        let after = Duration::from_millis(1);
+        let started = starter.start(plan, after);
+        assert!(matches!(started, Err(StartError::TimedOut { .. })), "{started:?}");
+        assert!(lock(&starter.state).waiting.is_empty());
+        let written = rustix::io::write(&held, b"x");
+        assert_eq!(written, Err(Errno::PIPE), "the end to read is closed");
     }
 }

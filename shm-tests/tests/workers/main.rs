@@ -6,12 +6,14 @@
 mod cost;
 mod errors;
 mod hosts;
+mod limited;
 mod placement;
 mod torture;
 
 use cost::*;
 use errors::*;
 use hosts::*;
+use limited::*;
 use placement::*;
 use ringbell::WorkerCommand;
 use ringbell::pool::Settings;
@@ -24,9 +26,11 @@ suite! {
     tests: [
         w1_a_missing_program_where_children_are_ignored,
         w1_a_missing_program_where_a_thread_reaps_all,
+        w1_a_missing_program_is_told_under_valgrind,
         w1_a_forked_child_starts_workers_of_its_own,
         w2_the_group_of_a_dead_worker_ends_with_it,
         w2_the_group_of_a_reaped_worker_ends_with_it,
+        w2_a_worker_ends_where_a_pidfd_takes_no_signal,
         w3_a_standard_error_that_is_not_read,
         w3_a_standard_error_that_is_locked,
         w8_errors_name_the_path_and_are_permanent,
@@ -43,6 +47,8 @@ suite! {
         unread_host,
         pinned_host,
         wrapping_host,
+        emulated_host,
+        refused_host,
         large_host,
         tortured,
     ],
