@@ -31,8 +31,12 @@ pub const CALLS: &[Call] = &[
     call("pidfd_open", libc::SYS_pidfd_open),
     call("membarrier", libc::SYS_membarrier),
     call("accept4", libc::SYS_accept4),
+    call("mincore", libc::SYS_mincore),
+    // Since Linux 6.5; `libc` does not name it everywhere.
+    call("cachestat", 451),
     Call { name: "SO_PEERPIDFD", number: libc::SYS_getsockopt, argument: Some((2, 77)) },
     Call { name: "MADV_POPULATE_READ", number: libc::SYS_madvise, argument: Some((2, 22)) },
+    Call { name: "MADV_POPULATE_WRITE", number: libc::SYS_madvise, argument: Some((2, 23)) },
 ];
 
 /// From now on this call fails with `errno` in this thread and those that it starts.
