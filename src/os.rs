@@ -6,6 +6,7 @@ pub(crate) mod closer;
 pub(crate) mod environment;
 pub(crate) mod fork;
 pub(crate) mod memory_group;
+pub(crate) mod page_cache;
 pub(crate) mod peer_socket;
 pub(crate) mod pipe;
 pub(crate) mod program;

@@ -32,8 +32,12 @@ pub const CALLS: &[Call] = &[
     call("pidfd_send_signal", libc::SYS_pidfd_send_signal),
     call("membarrier", libc::SYS_membarrier),
     call("accept4", libc::SYS_accept4),
+    call("mincore", libc::SYS_mincore),
+    // Since Linux 6.5; `libc` does not name it everywhere.
+    call("cachestat", 451),
     Call { name: "SO_PEERPIDFD", number: libc::SYS_getsockopt, argument: Some((2, 77)) },
     Call { name: "MADV_POPULATE_READ", number: libc::SYS_madvise, argument: Some((2, 22)) },
+    Call { name: "MADV_POPULATE_WRITE", number: libc::SYS_madvise, argument: Some((2, 23)) },
 ];
 
 /// What pools of workers need.

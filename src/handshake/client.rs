@@ -162,6 +162,7 @@ fn attach_shared(
         MessageKind::Welcome => {
             let welcome = Welcome::parse(&body)?;
             options.check(welcome.features, welcome.max_message)?;
+            options.check_rings(&welcome)?;
             let received = match adopt(&welcome, descriptors) {
                 Ok(received) => received,
                 Err(error) => return give_up(&socket, &patience, options, error),

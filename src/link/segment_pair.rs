@@ -1,16 +1,15 @@
 //! The two segments of a session, from their making to the moment at which the server may touch
 //! them: `segment.rs` has the argument.
 
-#![allow(unsafe_code, reason = "mincore and cachestat through libc")]
-
 use super::segment::{
     CLOSED, Label, PAGE, SIZED, Segment, SegmentError, check_limit, identity_words, map, memfd,
     peer_words, put, seals, size, window,
 };
 use crate::memory::layout::{self, Domain, Peer, SegmentKind};
+use crate::os::page_cache;
 use memmap2::MmapRaw;
 use rustix::fs::SealFlags;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// How much of each segment is checked at a time, in bytes: some 50 us.
@@ -162,45 +161,21 @@ impl PendingPair {
 ///
 /// `mincore` tells which pages are in memory. One that is not is a hole or was swapped out, which
 /// `cachestat` (since 6.5) tells apart. On an older kernel a segment that is swapped out within the
-/// handshake counts as incomplete.
+/// handshake counts as incomplete. Where `mincore` is refused `cachestat` does.
 fn are_allocated(fd: &OwnedFd, base: *const u8, from: u64, len: u64) -> Result<(), SegmentError> {
     let size = |bytes| usize::try_from(bytes).map_err(|_| SegmentError::OutOfMemory);
     let (at, bytes) = (size(from)?, size(len)?);
     if bytes == 0 {
         return Ok(());
     }
-    let mut there = [0u8; SLICE_PAGES];
-    let pages = &mut there[..bytes.div_ceil(PAGE)];
-    let address = base.wrapping_add(at).cast_mut().cast();
-    // SAFETY: reads nothing at the address. `pages` has room for a byte of each page of 4 KiB, of
-    // which `bytes` has no more; larger pages are fewer.
-    if unsafe { libc::mincore(address, bytes, pages.as_mut_ptr()) } != 0 {
-        return Err(std::io::Error::last_os_error().into());
-    }
-    // Of larger pages there are fewer bytes.
-    let told = bytes.div_ceil(rustix::param::page_size());
-    if pages[..told].iter().all(|page| page & 1 != 0) {
+    let looked = page_cache::all_in_memory(base.wrapping_add(at), bytes, &mut [0; SLICE_PAGES]);
+    if looked == Ok(true) {
         return Ok(());
     }
-    match known_pages(fd, from, len) {
-        Some(known) if known >= told as u64 => Ok(()),
+    let pages = bytes.div_ceil(rustix::param::page_size()) as u64;
+    match (page_cache::allocated_pages(fd, from, len), looked) {
+        (Some(known), _) if known >= pages => Ok(()),
+        (None, Err(errno)) => Err(errno.into()),
         _ => Err(SegmentError::Incomplete),
     }
-}
-
-/// Since Linux 6.5; the number is the same on all architectures that Rust knows.
-const CACHESTAT: libc::c_long = 451;
-
-/// How many pages of a range of a memfd are allocated, in memory or swapped out; `None` if the
-/// kernel does not tell.
-fn known_pages(fd: &OwnedFd, from: u64, len: u64) -> Option<u64> {
-    // `struct cachestat_range`: offset and length. `struct cachestat`: pages in the cache, dirty
-    // ones, those under writeback, evicted ones, those evicted recently.
-    let range = [from, len];
-    let mut counts = [0u64; 5];
-    let (range, to) = (range.as_ptr(), counts.as_mut_ptr());
-    // SAFETY: both structures are those of this call, and live as long as it takes.
-    let result = unsafe { libc::syscall(CACHESTAT, fd.as_raw_fd(), range, to, 0) };
-    let [cached, _, _, evicted, _] = counts;
-    (result == 0).then(|| cached.saturating_add(evicted))
 }

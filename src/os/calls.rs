@@ -4,6 +4,7 @@
 //! Asked anew whenever a server binds or a client connects: a process may enter its sandbox at any
 //! time. One that does so later is found by the waits themselves ([`crate::base::calm`]).
 
+use super::page_cache;
 use crate::base::sync::AtomicU32;
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::io::Errno;
@@ -136,7 +137,14 @@ fn check_memory() -> Result<(), Failed> {
     };
     let page = memmap2::MmapOptions::new().len(4096).map_anon().map_err(failed("mmap"))?;
     page.advise_range(memmap2::Advice::PopulateRead, 0, 4096)
-        .map_err(failed("madvise(MADV_POPULATE_READ)"))
+        .map_err(failed("madvise(MADV_POPULATE_READ)"))?;
+    // Without either a server cannot tell whether a client has allocated its pages.
+    match page_cache::all_in_memory(page.as_ptr(), 4096, &mut [0]) {
+        Err(errno) if page_cache::allocated_pages(&fd, 0, 4096).is_none() => {
+            Err(Failed { call: "mincore", errno })
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

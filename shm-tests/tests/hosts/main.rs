@@ -19,6 +19,7 @@ use valgrind::*;
 suite! {
     tests: [
         h2_a_server_without_a_call_serves_or_names_it,
+        h2_a_server_that_cannot_see_pages_offers_the_socket,
         h2_a_server_without_the_socket_as_transport_names_the_call,
         h2_a_server_in_a_loop_without_a_call_serves_or_names_it,
         h2_a_listener_for_bytes_without_a_call_serves_or_names_it,

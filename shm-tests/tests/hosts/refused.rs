@@ -122,14 +122,48 @@ const NO_SHARED_MEMORY: Fate = Fate::Socket("offers no shared memory");
 
 pub(super) fn h2_a_server_without_a_call_serves_or_names_it() -> Ran {
     each(&[], false, |call| match call {
-        "futex_waitv" | "timerfd_create" | "pidfd_open" | "membarrier" | "SO_PEERPIDFD" => {
-            Some(Fate::Rings)
-        }
+        "futex_waitv" | "timerfd_create" | "pidfd_open" | "membarrier" | "SO_PEERPIDFD"
+        | "cachestat" => Some(Fate::Rings),
         "memfd_create" | "fallocate" | "MADV_POPULATE_READ" => Some(NO_SHARED_MEMORY),
         "eventfd2" | "epoll_create1" | "epoll_ctl" | "epoll_pwait" | "flock" => Some(Fate::Named),
         // Threads cannot be joined without futexes, and accepting is tested by itself.
         _ => None,
     })
+}
+
+/// It cannot tell whether a client has allocated its pages: by `cachestat` alone, or not at all.
+pub(super) fn h2_a_server_that_cannot_see_pages_offers_the_socket() -> Ran {
+    let mut told = Vec::new();
+    for errno in ERRORS {
+        for (calls, fate) in [("mincore", Fate::Rings), ("mincore+cachestat", NO_SHARED_MEMORY)] {
+            if fate == Fate::Rings && !has_cachestat() {
+                told.push("missing: cachestat (Linux 6.5)");
+                continue;
+            }
+            let (mut host, said) = host((calls, errno), &[]);
+            assert_eq!(said, "ready", "{calls}");
+            let (mut guest, said) = start_guest(&host.path, &[]);
+            is_carried(&said, fate, calls);
+            guest.expect("done");
+            guest.hang_up();
+            guest.succeed();
+            host.process.hang_up();
+            host.process.expect("paused");
+            host.process.succeed();
+            tick();
+        }
+        let (mut host, said) = host(("mincore+cachestat", errno), &[("fallback", "off")]);
+        assert!(said.starts_with("error ") && said.contains("mincore"), "{said}");
+        host.process.succeed();
+    }
+    done!("the socket without mincore and cachestat {}", told.join(", "))
+}
+
+fn has_cachestat() -> bool {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|it| it.parse().ok());
+    let version: (Option<u32>, Option<u32>) = (numbers.next().flatten(), numbers.next().flatten());
+    version >= (Some(6), Some(5))
 }
 
 pub(super) fn h2_a_server_without_the_socket_as_transport_names_the_call() -> Ran {
@@ -163,6 +197,10 @@ pub(super) fn h2_a_client_without_a_call_is_served() -> Ran {
     for (call, errno) in CALLS.iter().flat_map(|call| ERRORS.map(|errno| (call.name, errno))) {
         let fate = match call {
             "futex" => Fate::Socket("may not use futexes"),
+            // It cannot allocate its rings so that a lack of memory is an error.
+            "MADV_POPULATE_READ" | "MADV_POPULATE_WRITE" => {
+                Fate::Socket("the segments cannot be mapped")
+            }
             _ => Fate::Rings,
         };
         let what = format!("{call}, error {errno}");

@@ -9,14 +9,16 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
-/// `refuse` and `errno`: a call that fails from now on. `lock_kib`: all
+/// `refuse` and `errno`: calls, with `+` between them, that fail from now on. `lock_kib`: all
 /// memory that is mapped from now on is locked, and no more than so much may be.
 fn forbid(arguments: &Arguments) {
     if let Some(kib) = arguments.maybe_number("lock_kib") {
         sandbox::lock_memory(kib * 1024);
     }
     if let Some(call) = arguments.get("refuse") {
-        sandbox::refuse(call, arguments.number("errno").try_into().expect("small"));
+        for call in call.split('+') {
+            sandbox::refuse(call, arguments.number("errno").try_into().expect("small"));
+        }
     }
 }
 

@@ -45,6 +45,16 @@ enum Doing {
     Harm,
 }
 
+struct EndsWithAPanic;
+
+impl Drop for EndsWithAPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::exit(101);
+        }
+    }
+}
+
 /// Does what it was told last, and says so when it has begun. What it does is told whether there is
 /// another order.
 fn keep_doing(mut once: impl FnMut(Doing, &dyn Fn() -> bool) + Send) {
@@ -52,6 +62,8 @@ fn keep_doing(mut once: impl FnMut(Doing, &dyn Fn() -> bool) + Send) {
     let order = PlainU64::new(0);
     std::thread::scope(|scope| {
         scope.spawn(|| {
+            // A panic ends the process: its test would wait for it for ever.
+            let _end = EndsWithAPanic;
             let mut begun = 0;
             loop {
                 // Relaxed: a number, which orders nothing.
@@ -101,9 +113,10 @@ pub(super) fn asks_for_large_rings(arguments: &Arguments) {
                     return;
                 }
             }
-            if raw::receive(&stream).is_some() {
-                raw::send(&stream, &[raw::READY], &[]);
-            }
+            // A Reject has no READY: the server has hung up behind it.
+            let answer = raw::receive(&stream).expect("an answer");
+            assert_eq!(answer.kind, raw::kind::WELCOME, "{answer:?}");
+            raw::send(&stream, &[raw::READY], &[]);
         }
     });
 }

@@ -4,7 +4,7 @@ use super::error::ConnectError;
 use super::process::ServerProcess;
 use crate::handshake::wire::{
     self, FEATURE_BYTES, FEATURE_CLOCK, FEATURE_ORDERED, FEATURE_SAMPLES, Hello, Role,
-    TransportAsked,
+    TransportAsked, Welcome,
 };
 use crate::memory::layout::{self, NAME};
 
@@ -80,6 +80,17 @@ impl HelloOptions {
             return Err(ConnectError::NoByteStreams);
         }
         if self.max_message != 0 && max_message > self.max_message {
+            return Err(ConnectError::NotRingbell);
+        }
+        Ok(())
+    }
+
+    /// Whether the rings are no larger than was asked for: this process allocates them.
+    pub(super) fn check_rings(&self, welcome: &Welcome) -> Result<(), ConnectError> {
+        let larger = |wanted, granted| wanted != 0 && granted > wanted;
+        if larger(self.request_capacity, welcome.request_capacity)
+            || larger(self.response_capacity, welcome.response_capacity)
+        {
             return Err(ConnectError::NotRingbell);
         }
         Ok(())

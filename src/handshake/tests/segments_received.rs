@@ -223,6 +223,23 @@ fn a_welcome_that_cannot_be_is_refused() {
 }
 
 #[test]
+fn p13_rings_that_are_larger_than_asked_for_are_not_allocated() {
+    let ask = |request_capacity, response_capacity| {
+        let options =
+            HelloOptions { request_capacity, response_capacity, ..HelloOptions::default() };
+        deliver_to(&options, |_| {})
+    };
+    // A server may grant less, and choose what was not asked for.
+    for (request, response) in [(4096, 8192), (8192, 16384), (0, 8192), (4096, 0)] {
+        ask(request, response).expect("4096 and 8192 are granted");
+    }
+    for (request, response) in [(2048, 8192), (4096, 4096), (0, 4096)] {
+        let refused = ask(request, response);
+        assert!(matches!(refused, Err(ConnectError::NotRingbell)), "{refused:?}");
+    }
+}
+
+#[test]
 fn samples_are_taken_where_either_side_wants_them() {
     // What the client says, what the server grants, what the server would like: what comes of it.
     for (own, features, wish, every) in [

@@ -196,6 +196,31 @@ pub(crate) fn a_saved_file_reads_as_the_live_target() -> Ran {
     done!("report and frames of a stopped pair: live by both pids, and saved")
 }
 
+pub(crate) fn h1_a_file_beyond_the_limit_on_files_is_an_error() -> Ran {
+    let (scene, _client) = stopped_pair("4096");
+    let whole = scene.file("whole");
+    say_of(&["save", &scene.pid(), &whole]);
+    let size = std::fs::metadata(&whole).expect("there").len();
+    let mut tried = 0;
+    // In blocks of 512 bytes: nothing at all, a part, and all but the end.
+    for blocks in [0, size / 1024, (size - 1) / 512] {
+        let file = scene.file(&format!("cut-{blocks}"));
+        let script = format!("ulimit -f {blocks} && exec \"$0\" \"$@\"");
+        let program = env!("CARGO_BIN_EXE_ring-dump");
+        let saved = Command::new("sh")
+            .args(["-c", &script, program, "save", &scene.pid(), &file])
+            .output()
+            .expect("started");
+        tick();
+        let told = text(&saved.stderr);
+        // Not by SIGXFSZ.
+        assert_eq!(saved.status.code(), Some(3), "{blocks} blocks: {}: {told}", saved.status);
+        assert!(told.contains(&file) && told.contains("File too large"), "{told}");
+        tried += 1;
+    }
+    done!("{tried} limits below {size} bytes")
+}
+
 /// What ring-dump must print of a file that was saved once. `RINGBELL_BLESS=1` writes it anew.
 pub(crate) fn golden_files() -> Ran {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");

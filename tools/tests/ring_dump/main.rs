@@ -45,6 +45,7 @@ suite! {
         nothing_is_timed_unless_asked_for,
         a_lost_wake_made_by_hand,
         a_saved_file_reads_as_the_live_target,
+        h1_a_file_beyond_the_limit_on_files_is_an_error,
         golden_files,
         a_core_dump_reads_as_the_live_target,
         nothing_is_written_and_nothing_is_mapped,
