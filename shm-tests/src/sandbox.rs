@@ -31,6 +31,7 @@ pub const CALLS: &[Call] = &[
     call("pidfd_open", libc::SYS_pidfd_open),
     call("membarrier", libc::SYS_membarrier),
     call("accept4", libc::SYS_accept4),
+    call("ppoll", libc::SYS_ppoll),
     Call { name: "SO_PEERPIDFD", number: libc::SYS_getsockopt, argument: Some((2, 77)) },
     Call { name: "MADV_POPULATE_READ", number: libc::SYS_madvise, argument: Some((2, 22)) },
 ];
@@ -68,6 +69,16 @@ pub fn refuse(name: &str, errno: i32) {
     let mode = libc::SECCOMP_MODE_FILTER;
     // SAFETY: the kernel copies the program, which lives until then.
     assert_eq!(unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const filter) }, 0);
+}
+
+/// Closes all descriptors but the standard ones, as hosts do that become daemons.
+///
+/// # Panics
+/// If the kernel has no `close_range` (5.9).
+pub fn close_everything() {
+    // SAFETY: whoever owns one of them finds it closed, and no file is opened any more here that
+    // could get its number.
+    assert_eq!(unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) }, 0, "close_range");
 }
 
 /// This process becomes an ordinary user, without any capability.
