@@ -35,6 +35,7 @@ pub const CALLS: &[Call] = &[
     call("mincore", libc::SYS_mincore),
     // Since Linux 6.5; `libc` does not name it everywhere.
     call("cachestat", 451),
+    call("ppoll", libc::SYS_ppoll),
     Call { name: "SO_PEERPIDFD", number: libc::SYS_getsockopt, argument: Some((2, 77)) },
     Call { name: "MADV_POPULATE_READ", number: libc::SYS_madvise, argument: Some((2, 22)) },
     Call { name: "MADV_POPULATE_WRITE", number: libc::SYS_madvise, argument: Some((2, 23)) },
@@ -89,6 +90,16 @@ fn refuse_in(name: &str, errno: i32, flags: libc::c_ulong) {
     // SAFETY: the kernel copies the program, which lives until then.
     let set = unsafe { libc::syscall(libc::SYS_seccomp, mode, flags, &raw const filter) };
     assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// Closes all descriptors but the standard ones, as hosts do that become daemons.
+///
+/// # Panics
+/// If the kernel has no `close_range` (5.9).
+pub fn close_everything() {
+    // SAFETY: whoever owns one of them finds it closed, and no file is opened any more here that
+    // could get its number.
+    assert_eq!(unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) }, 0, "close_range");
 }
 
 /// This process becomes an ordinary user, without any capability.

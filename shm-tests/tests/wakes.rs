@@ -51,6 +51,7 @@ fn wakes_at_any_moment() -> Ran {
         pace(&mut client, count, 120, 3, &mut chance);
         let counts = client.finish();
         let stats = server.shut_down();
+        assert_eq!((stats.pauses, counts.pauses), (0, 0), "no sleep was for nothing");
         told += &format!(
             "\n    server {server_waits}, client {client_waits}: sleeps {} and {}, called off {} and {}, wakes {} and {}, late rings {} and {}",
             stats.parks,
@@ -115,6 +116,7 @@ fn several_ringers_of_one_bell() -> Ran {
             client.succeed();
         }
         let stats = server.shut_down();
+        assert_eq!(stats.pauses, 0, "no sleep was for nothing");
         told += &format!(
             "; by {isolation}: {} sleeps, {} called off, late rings {}",
             stats.parks, stats.arms_called_off, stats.late_rings
@@ -166,6 +168,7 @@ fn room_is_rung_for() -> Ran {
         }
         let counts = client.finish();
         let stats = server.shut_down();
+        assert_eq!((stats.pauses, counts.pauses), (0, 0), "no sleep was for nothing");
         told += &format!(
             "\n    server {server_waits}, client {client_waits}: full {}, queued {}, sleeps {} and {}, late rings {} and {}, slowest 20 sends {slowest:?}",
             counts.full_stalls,

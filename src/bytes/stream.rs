@@ -429,9 +429,8 @@ impl ByteStream {
             _ => None,
         };
         let pauses = calm.pauses();
-        // EINTR and every other error: look again.
         let waited = wait_ready(&self.lifeline, wanted, left.as_ref());
-        let mut ready = waited.unwrap_or_default();
+        let mut ready = waited.unwrap_or(Readiness::UNKNOWN);
         let woke = now_ns();
         let left = match *deadline {
             Deadline::At(at) => at.saturating_sub(woke),

@@ -269,9 +269,8 @@ impl Client {
         };
         self.session.counts.parks += 1;
         let span = trace::client_park(self.server_info.session, "socket");
-        // EINTR and every other error: look again.
         let waited = span.inside(|| wait_ready(self.session.lifeline(), wanted, left.as_ref()));
-        let ready = waited.unwrap_or_default();
+        let ready = waited.unwrap_or(Readiness::UNKNOWN);
         let woke = now_ns();
         let left = match *deadline {
             Deadline::At(at) => at.saturating_sub(woke),

@@ -28,8 +28,9 @@ impl From<PollFlags> for Readiness {
     }
 }
 
-/// Waits for one of `wanted`, or the end of the peer, at most `timeout`. `None`: the kernel could
-/// not be asked.
+/// Waits for one of `wanted`, or the end of the peer, at most `timeout`. `None`: the kernel did not
+/// wait, since the call is refused or the descriptor is closed. Then only a read and a write can
+/// tell: see [`Readiness::UNKNOWN`].
 pub(crate) fn wait_ready(
     socket: &OwnedFd,
     wanted: PollFlags,
@@ -38,6 +39,24 @@ pub(crate) fn wait_ready(
     let mut polled = [PollFd::new(socket, wanted)];
     match poll(&mut polled, timeout) {
         Err(Errno::INTR) => Some(Readiness::default()),
-        polling => polling.ok().map(|_| polled[0].revents().into()),
+        Ok(_) if !polled[0].revents().contains(PollFlags::NVAL) => Some(polled[0].revents().into()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn h2_what_the_kernel_tells_of_a_socket() {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let (ours, wanted) = (OwnedFd::from(ours), PollFlags::IN | PollFlags::RDHUP);
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let look = || wait_ready(&ours, wanted, Some(&at_once));
+        assert_eq!(look(), Some(Readiness::default()));
+        drop(theirs);
+        assert!(look().is_some_and(|ready| ready.readable && ready.hung_up));
     }
 }

@@ -40,6 +40,12 @@ pub(crate) const ALARM: u64 = u64::MAX - 1;
 /// Most bells of one `futex_waitv`, which the kernel bounds at 128.
 const WAITV_BELLS: usize = 127;
 
+/// For how long the reactor sleeps in epoll after sleeps on futexes that returned at once and for
+/// nothing. Any client can make that happen: it maps a word that the reactor waits on, and may wake
+/// it without a ring. It gains one short pause in this time, and the others are served as beside a
+/// session that a socket carries.
+const FUTEX_REST_NS: u64 = 1_000_000_000;
+
 /// Events that are taken from the epoll at once.
 const EVENTS: usize = 64;
 
@@ -99,6 +105,8 @@ pub(crate) struct Parker {
     epoll: OwnedFd,
     alarm: Option<Alarm>,
     futex: Futexes,
+    /// Until when no futex is slept on: CLOCK_MONOTONIC ns; 0 if they may be.
+    no_futex_until: u64,
     calm: Calm,
     /// Why the epoll is of no use any more.
     broken: Option<Failed>,
@@ -161,6 +169,7 @@ impl Parker {
             epoll,
             alarm: None,
             futex: Futexes::of_this_process(),
+            no_futex_until: 0,
             calm: Calm::default(),
             broken: None,
         };
@@ -246,24 +255,30 @@ impl Parker {
         let armed = || self.status.own_word(layout::armed(domain));
         self.bells.watch(index, || Sleeper::new(armed(), seq.share()));
         // Edge-triggered: the reactor need not read a byte to be woken by the next one.
-        epoll::add(
-            &self.epoll,
-            lifeline,
-            epoll::EventData::new_u64(session),
-            epoll::EventFlags::IN | epoll::EventFlags::ET,
-        )
-        .is_ok()
+        self.watch(session, lifeline, epoll::EventFlags::IN | epoll::EventFlags::ET).is_ok()
+    }
+
+    /// A lack of memory concerns one session; without the call no session can be served.
+    fn watch(
+        &mut self,
+        session: u64,
+        socket: &OwnedFd,
+        flags: epoll::EventFlags,
+    ) -> rustix::io::Result<()> {
+        let added = epoll::add(&self.epoll, socket, epoll::EventData::new_u64(session), flags);
+        if let Err(errno) = added
+            && calls::is_refusal(errno)
+        {
+            self.broken = Some(Failed { call: "epoll_ctl", errno });
+        }
+        added
     }
 
     /// A session that its socket carries joined.
     pub(crate) fn join_socket(&mut self, session: u64, socket: &OwnedFd) -> rustix::io::Result<()> {
         use epoll::EventFlags;
-        epoll::add(
-            &self.epoll,
-            socket,
-            epoll::EventData::new_u64(session),
-            EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET,
-        )?;
+        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        self.watch(session, socket, flags)?;
         self.sockets += 1;
         Ok(())
     }
@@ -309,8 +324,8 @@ impl Parker {
         let came = || events != 0 || self.bells.any_rung();
         let left = until.saturating_sub(woke);
         self.calm.slept(waited.is_err(), woke.saturating_sub(began), left, came);
-        if mode == Mode::Futex && (waited.is_err_and(calls::is_refusal) || self.calm.is_pausing()) {
-            self.futex = if self.in_use == 0 { Futexes::Refused } else { Futexes::One };
+        if mode == Mode::Futex {
+            self.learn(waited, woke);
         }
         let slept = if woke < until || self.bells.any_rung() {
             Slept::Rung
@@ -328,8 +343,23 @@ impl Parker {
         self.bells.disarm();
     }
 
+    /// What a sleep on futexes, which ended at `now`, says about the next ones.
+    fn learn(&mut self, waited: rustix::io::Result<()>, now: u64) {
+        if waited.is_err_and(calls::is_refusal) {
+            self.futex = if self.in_use == 0 { Futexes::Refused } else { Futexes::One };
+        } else if self.calm.is_pausing() {
+            self.no_futex_until = now.saturating_add(FUTEX_REST_NS);
+        }
+    }
+
     /// How to sleep now.
-    fn mode(&self) -> Mode {
+    fn mode(&mut self) -> Mode {
+        if self.no_futex_until != 0 {
+            if now_ns() < self.no_futex_until {
+                return Mode::Event;
+            }
+            self.no_futex_until = 0;
+        }
         let needed = if self.in_use == 0 { Futexes::One } else { Futexes::Many };
         if self.sockets == 0 && self.in_use < WAITV_BELLS && self.futex >= needed {
             Mode::Futex
@@ -415,5 +445,35 @@ impl Parker {
             rustix::thread::sched_yield();
         }
         Rescue::LateRing
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn h2_wakes_without_rings_keep_the_reactor_from_futexes_for_a_while_only() {
+        let words = Window::heap(2 * layout::CELL);
+        let (mut parker, _notifier) = Parker::new(words).expect("made");
+        let usual = parker.mode();
+        assert_eq!(usual, if calls::futex_works() { Mode::Futex } else { Mode::Event });
+        // As a client does that wakes the word again and again.
+        while !parker.calm.is_pausing() {
+            parker.learn(Ok(()), now_ns());
+            assert_eq!(parker.mode(), usual);
+            parker.calm.slept(false, 0, u64::MAX, || false);
+        }
+        let pauses = parker.calm.pauses();
+        parker.learn(Ok(()), now_ns());
+        assert_eq!(parker.mode(), Mode::Event);
+        parker.calm.slept(false, 0, u64::MAX, || true);
+        assert_eq!(parker.calm.pauses(), pauses, "no second one");
+        // A moment ago: that time is over.
+        parker.no_futex_until = now_ns();
+        assert_eq!(parker.mode(), usual);
+        parker.learn(Err(Errno::PERM), now_ns());
+        parker.no_futex_until = 1;
+        assert_eq!(parker.mode(), Mode::Event, "what is refused is not tried again");
     }
 }

@@ -109,11 +109,9 @@ fn each(more: &[(&str, &str)], is_bytes: bool, fate: impl Fn(&str) -> Option<Fat
         are_idle(&[(&what, host.process.id()), ("its client", guest.id())]);
         guest.hang_up();
         guest.succeed();
-        if !is_bytes {
-            host.process.hang_up();
-            host.process.expect("paused");
-            host.process.succeed();
-        }
+        host.process.hang_up();
+        host.process.expect(if is_bytes { "over" } else { "paused" });
+        host.process.succeed();
     }
     done!("{count} servers without a call")
 }
@@ -123,7 +121,7 @@ const NO_SHARED_MEMORY: Fate = Fate::Socket("offers no shared memory");
 pub(super) fn h2_a_server_without_a_call_serves_or_names_it() -> Ran {
     each(&[], false, |call| match call {
         "futex_waitv" | "timerfd_create" | "pidfd_open" | "membarrier" | "SO_PEERPIDFD"
-        | "cachestat" => Some(Fate::Rings),
+        | "cachestat" | "ppoll" => Some(Fate::Rings),
         "memfd_create" | "fallocate" | "MADV_POPULATE_READ" => Some(NO_SHARED_MEMORY),
         "eventfd2" | "epoll_create1" | "epoll_ctl" | "epoll_pwait" | "flock" => Some(Fate::Named),
         // Threads cannot be joined without futexes, and accepting is tested by itself.
@@ -198,9 +196,7 @@ pub(super) fn h2_a_client_without_a_call_is_served() -> Ran {
         let fate = match call {
             "futex" => Fate::Socket("may not use futexes"),
             // It cannot allocate its rings so that a lack of memory is an error.
-            "MADV_POPULATE_READ" | "MADV_POPULATE_WRITE" => {
-                Fate::Socket("the segments cannot be mapped")
-            }
+            "MADV_POPULATE_READ" | "MADV_POPULATE_WRITE" => Fate::Socket("cannot be mapped"),
             _ => Fate::Rings,
         };
         let what = format!("{call}, error {errno}");
@@ -246,6 +242,129 @@ pub(super) fn h2_a_call_that_is_refused_later_costs_no_cpu() -> Ran {
         tick();
     }
     done!("futex_waitv refused behind bind")
+}
+
+/// A server that is refused a call when it has bound, as one that enters its sandbox then.
+pub(super) fn h2_a_server_that_loses_a_call_serves_or_names_it() -> Ran {
+    let mut count = 0;
+    for (call, errno) in CALLS.iter().flat_map(|call| ERRORS.map(|errno| (call.name, errno))) {
+        let fate = match call {
+            "futex" | "accept4" => continue,
+            "eventfd2" | "epoll_create1" | "epoll_ctl" | "epoll_pwait" => Fate::Named,
+            // What is allocated by fallocate was so at bind; it is the clients that populate.
+            "memfd_create" => NO_SHARED_MEMORY,
+            _ => Fate::Rings,
+        };
+        for driver in ["thread", "bytes"] {
+            let bytes: &[_] = if driver == "bytes" { &[("bytes", "1")] } else { &[] };
+            if driver == "bytes" && !matches!(call, "futex_waitv" | "ppoll" | "flock") {
+                // The thread that makes its handshakes runs when it has bound.
+                continue;
+            }
+            let what = format!("{driver}, {call}, error {errno}");
+            let (mut host, said) = host((call, errno), &[bytes, &[("when", "bound")]].concat());
+            assert_eq!(said, "ready", "{what}");
+            let (mut guest, said) = start_guest(&host.path, bytes);
+            count += 1;
+            tick();
+            if fate == Fate::Named {
+                assert!(said.starts_with("error "), "{what}: {said}");
+                let said = host.process.hear();
+                assert!(said.starts_with("error ") && said.contains(call), "{what}: {said}");
+            } else {
+                is_carried(&said, fate, &what);
+                guest.expect("done");
+                are_idle(&[(&what, host.process.id()), ("its client", guest.id())]);
+                host.process.hang_up();
+                host.process.expect(if bytes.is_empty() { "paused" } else { "over" });
+            }
+            guest.hang_up();
+            guest.succeed();
+            host.process.succeed();
+        }
+    }
+    done!("{count} servers that lost a call")
+}
+
+/// A client that is refused a call when it has connected, over rings and over the socket.
+pub(super) fn h2_a_client_that_loses_a_call_is_served() -> Ran {
+    let mut count = 0;
+    for (refused_by_host, fate) in [("membarrier", Fate::Rings), ("memfd_create", NO_SHARED_MEMORY)]
+    {
+        let (mut host, said) = host((refused_by_host, libc::EPERM), &[]);
+        assert_eq!(said, "ready");
+        for (call, errno) in CALLS.iter().flat_map(|call| ERRORS.map(|errno| (call.name, errno))) {
+            let what = format!("{fate:?}, {call}, error {errno}");
+            let errno = errno.to_string();
+            let more = [("refuse", call), ("errno", &errno), ("await", "1"), ("when", "connected")];
+            let (mut guest, said) = start_guest(&host.path, &more);
+            is_carried(&said, fate, &what);
+            guest.expect("done");
+            guest.expect("waiting");
+            are_idle(&[(&what, guest.id()), ("the server", host.process.id())]);
+            let mut opener = options().connect(&host.path).expect("connected");
+            opener.call(b"open").expect("answered");
+            guest.expect("opened");
+            guest.hang_up();
+            guest.succeed();
+            count += 1;
+            tick();
+        }
+        host.process.hang_up();
+        host.process.expect("paused");
+        host.process.succeed();
+    }
+    done!("{count} clients that lost a call")
+}
+
+/// A byte stream over each transport whose process is refused a wait when it has connected.
+pub(super) fn h2_a_byte_stream_that_loses_a_call_goes_on() -> Ran {
+    let mut count = 0;
+    let bytes = ("bytes", "1");
+    for (refused_by_host, fate) in [("pidfd_open", Fate::Rings), ("memfd_create", NO_SHARED_MEMORY)]
+    {
+        let (mut host, said) = host((refused_by_host, libc::EPERM), &[bytes]);
+        assert_eq!(said, "ready");
+        for (call, errno) in ["ppoll", "pidfd_open", "epoll_pwait"]
+            .iter()
+            .flat_map(|call| ERRORS.map(|errno| (*call, errno.to_string())))
+        {
+            let what = format!("{fate:?}, {call}, error {errno}");
+            let more = [bytes, ("refuse", call), ("errno", &errno), ("when", "connected")];
+            let (mut guest, said) = start_guest(&host.path, &more);
+            is_carried(&said, fate, &what);
+            guest.expect("done");
+            guest.hang_up();
+            guest.succeed();
+            count += 1;
+            tick();
+        }
+        host.process.hang_up();
+        host.process.expect("over");
+        host.process.succeed();
+    }
+    done!("{count} streams that lost a call")
+}
+
+/// A host that closes all descriptors, as one that becomes a daemon: its session ends, at once.
+pub(super) fn h2_a_client_whose_host_closes_everything_learns_of_it() -> Ran {
+    let mut told = Vec::new();
+    for (refused_by_host, fate) in [("membarrier", Fate::Rings), ("memfd_create", NO_SHARED_MEMORY)]
+    {
+        let (mut host, said) = host((refused_by_host, libc::EPERM), &[]);
+        assert_eq!(said, "ready");
+        let (mut guest, said) = start_guest(&host.path, &[("close", "1")]);
+        is_carried(&said, fate, "before");
+        guest.expect("done");
+        told.push(guest.expect("ended"));
+        guest.hang_up();
+        guest.succeed();
+        host.process.hang_up();
+        host.process.expect("paused");
+        host.process.succeed();
+        tick();
+    }
+    done!("{}", told.join("; "))
 }
 
 pub(super) fn h2_a_server_that_cannot_accept_any_more_says_so() -> Ran {

@@ -7,6 +7,7 @@ use ringbell_shm_tests::process::{Arguments, hear, say};
 use ringbell_shm_tests::sandbox;
 use std::io::{Read, Write};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// `refuse` and `errno`: calls, with `+` between them, that fail from now on. `lock_kib`: all
@@ -59,7 +60,7 @@ pub(super) fn host(arguments: &Arguments) {
     }
     let path = Path::new(arguments.text("path"));
     if arguments.get("bytes").is_some() {
-        return byte_host(path);
+        return byte_host(path, late.then_some(arguments));
     }
     if let Some(to) = arguments.get("from") {
         std::env::set_current_dir(to).expect("entered");
@@ -102,13 +103,26 @@ pub(super) fn host(arguments: &Arguments) {
     }
 }
 
-fn byte_host(path: &Path) {
+/// `late`: what it forbids once it has bound.
+fn byte_host(path: &Path, late: Option<&Arguments>) {
     let listener = match ByteListener::bind(path) {
-        Ok(listener) => listener,
+        Ok(listener) => Arc::new(listener),
         Err(error) => return say(&format!("error {error}")),
     };
+    let closer = listener.clone();
+    std::thread::spawn(move || {
+        while hear().is_some() {}
+        closer.close();
+    });
+    if let Some(arguments) = late {
+        forbid(arguments);
+    }
     say("ready");
-    while let Ok(stream) = listener.accept() {
+    loop {
+        let stream = match listener.accept() {
+            Ok(stream) => stream,
+            Err(error) => return say(&format!("over {error}")),
+        };
         std::thread::spawn(move || {
             let mut request = Vec::new();
             (&stream).read_to_end(&mut request).expect("read");
@@ -118,22 +132,30 @@ fn byte_host(path: &Path) {
     }
 }
 
-/// A client that checks its answers. `refuse`, `errno`: see [`forbid`]. `bytes`: it makes streams.
-/// `await`: then it makes a call that is not answered, and says `waiting`.
+/// A client that checks its answers. `refuse`, `errno`: see [`forbid`]; `when`: `connected` to
+/// forbid it after it has connected. `bytes`: it makes streams. `await`: then it makes a call that is
+/// not answered, and says `waiting`. `close`: then it closes all its descriptors, and calls.
 ///
-/// Says `transport ..` or `error ..`, then `done`; `opened` when that call was answered.
+/// Says `transport ..` or `error ..`, then `done`; `opened` when that call was answered; `called` or
+/// `ended ..` after it has closed everything.
 pub(super) fn guest(arguments: &Arguments) {
     be_somebody(arguments);
-    forbid(arguments);
+    let late = arguments.get("when") == Some("connected");
+    if !late {
+        forbid(arguments);
+    }
     let path = Path::new(arguments.text("path"));
     if arguments.get("bytes").is_some() {
-        return byte_guest(path);
+        return byte_guest(path, late.then_some(arguments));
     }
     let mut client = match options().connect(path) {
         Ok(client) => client,
         Err(error) => return say(&format!("error {error}")),
     };
     say(&format!("transport {}", client.transport()));
+    if late {
+        forbid(arguments);
+    }
     for request in requests().filter(|request| request.len() <= most(arguments)) {
         assert_eq!(*client.call(&request).expect("answered"), answer(&request)[..]);
     }
@@ -143,13 +165,25 @@ pub(super) fn guest(arguments: &Arguments) {
         assert_eq!(&*client.call(b"wait").expect("answered"), b"opened");
         say("opened");
     }
+    if arguments.get("close").is_some() {
+        sandbox::close_everything();
+        match client.call(b"wait") {
+            Ok(_) => say("called"),
+            Err(error) => say(&format!("ended {error}")),
+        }
+    }
     // Stays, and does nothing.
     while hear().is_some() {}
 }
 
-fn byte_guest(path: &Path) {
+/// `late`: what it forbids once it has connected its only stream, over which it sends one request.
+fn byte_guest(path: &Path, late: Option<&Arguments>) {
     let mut transport = None;
-    for request in requests() {
+    let requests: Vec<_> = match late {
+        None => requests().collect(),
+        Some(_) => requests().last().into_iter().collect(),
+    };
+    for request in requests {
         let stream = match ByteStream::connect(path) {
             Ok(stream) => stream,
             Err(error) => return say(&format!("error {error}")),
@@ -158,6 +192,9 @@ fn byte_guest(path: &Path) {
             say(&format!("transport {}", stream.transport()));
         }
         transport = Some(stream.transport());
+        if let Some(arguments) = late {
+            forbid(arguments);
+        }
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 (&stream).write_all(&request).expect("written");

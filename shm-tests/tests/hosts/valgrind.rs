@@ -23,9 +23,11 @@ pub(super) fn h6_a_server_and_a_client_run_under_valgrind() -> Ran {
     if let Err(error) = Command::new("valgrind").arg("--version").output() {
         return Ran::Skipped(format!("valgrind cannot be started: {error}"));
     }
-    // Rings, on a thread and in a loop; and the socket, which a server without memfds offers.
-    let kinds: [&[(&str, &str)]; 3] =
-        [&[], &[("driver", "loop")], &[("refuse", "memfd_create"), ("errno", "1")]];
+    // Rings, on a thread and in a loop; the socket, which a server without memfds offers; and byte
+    // streams.
+    let bytes = ("bytes", "1");
+    let kinds: [&[(&str, &str)]; 4] =
+        [&[], &[("driver", "loop")], &[("refuse", "memfd_create"), ("errno", "1")], &[bytes]];
     let mut carried = Vec::new();
     for kind in kinds {
         let directory = tempfile::tempdir().expect("a directory");
@@ -33,18 +35,20 @@ pub(super) fn h6_a_server_and_a_client_run_under_valgrind() -> Ran {
         let mut host = start("host", &path, kind);
         host.expect("ready");
         tick();
-        let mut guest = start("guest", &path, &[]);
+        let is_bytes = kind.contains(&bytes);
+        let of_guest: &[_] = if is_bytes { &[bytes] } else { &[] };
+        let mut guest = start("guest", &path, of_guest);
         carried.push(guest.expect("transport"));
         tick();
         guest.expect("done");
         guest.hang_up();
         guest.succeed();
         host.hang_up();
-        host.expect("paused");
+        host.expect(if is_bytes { "over" } else { "paused" });
         host.succeed();
         tick();
     }
     assert_eq!(carried[..2], ["shared memory", "shared memory"]);
-    assert!(carried[2].starts_with("socket"), "{carried:?}");
+    assert!(carried[2].starts_with("socket") && carried[3] == "shared memory", "{carried:?}");
     done!("{}", carried.join(", "))
 }

@@ -4,6 +4,7 @@ use super::descriptors::{Descriptors, receive};
 use super::error::ConnectError;
 use super::process::ServerProcess;
 use crate::handshake::wire::{self, Header};
+use crate::os::calls;
 use crate::os::peer_socket::PeerSocket;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
@@ -13,6 +14,9 @@ use std::time::{Duration, Instant};
 
 /// How long to yield for an answer before sleeping: a CPU that sleeps takes 50 us to wake.
 const YIELD: Duration = Duration::from_micros(150);
+
+/// Between two looks, where the kernel refuses to tell of sockets.
+const NAP: Duration = Duration::from_millis(1);
 
 /// How long to wait, and how.
 #[derive(Debug)]
@@ -56,6 +60,12 @@ impl Patience {
             Ok(1) if polled[0].revents().is_empty() => Err(ConnectError::ServerDied),
             // Timed out, or not: the caller tries again, and comes back here.
             Ok(_) | Err(Errno::INTR) => Ok(()),
+            // Looks again by reading or writing, as a socket that carries a session does.
+            Err(errno) if calls::is_refusal(errno) => {
+                let left = self.deadline.map(|deadline| deadline.saturating_duration_since(now));
+                std::thread::sleep(left.map_or(NAP, |left| left.min(NAP)));
+                Ok(())
+            }
             Err(errno) => Err(errno.into()),
         }
     }
@@ -108,13 +118,15 @@ impl Patience {
         // Nothing is read: what comes is of no interest, and may have descriptors with it. A
         // farewell stands before the end.
         let end = PollFlags::RDHUP;
-        let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+        let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         loop {
             let mut polled = [PollFd::new(socket, end)];
             match rustix::event::poll(&mut polled, Some(&now)) {
                 Ok(_) if polled[0].revents().intersects(gone) => return Ok(()),
                 Ok(_) | Err(Errno::INTR) => self.wait(socket, end)?,
+                // The server learns of it all the same; its place may not be free yet.
+                Err(errno) if calls::is_refusal(errno) => return Ok(()),
                 Err(errno) => return Err(errno.into()),
             }
         }

@@ -174,6 +174,9 @@ impl<O: Outbox> Porter<O> {
             }
             self.go_on();
             self.expire(Instant::now());
+            if self.has_failed {
+                return;
+            }
         }
     }
 
@@ -191,6 +194,14 @@ impl<O: Outbox> Porter<O> {
         if !std::mem::replace(&mut self.has_failed, true) {
             crate::trace::porter_failed(&error);
             self.outbox.deliver(Event::Failed(error));
+        }
+    }
+
+    /// As [`Self::fail`], if it is the call that is refused. A lack of memory passes.
+    fn fail_if_refused(&mut self, call: &'static str, errno: Errno) {
+        let failed = Failed { call, errno };
+        if failed.is_refusal() {
+            self.fail(failed.into());
         }
     }
 
@@ -253,10 +264,10 @@ impl<O: Outbox> Porter<O> {
                 self.accept();
                 let is_shut = flags.intersects(EventFlags::HUP | EventFlags::ERR);
                 if is_shut && self.accept_paused_until.is_none() {
-                    // Another holder has shut it down, which the kernel tells again and again.
-                    self.pause_accepting();
+                    // Another holder has shut it down, which the kernel tells again and again. An
+                    // accept that does not wait says EAGAIN then; this is what one says that waits.
+                    self.cannot_accept(Errno::INVAL);
                 }
-                return !self.has_failed;
             }
             Token::Mail => return self.read_mail(),
             Token::HalfOpen(id) => self.hear(id, flags),
@@ -280,7 +291,7 @@ impl<O: Outbox> Porter<O> {
                 }
             }
         }
-        true
+        !self.has_failed
     }
 
     fn read_mail(&mut self) -> bool {
@@ -348,8 +359,9 @@ impl<O: Outbox> Porter<O> {
         let due = self.admission.due(uid, now);
         let watched = if due.is_some() { EventFlags::RDHUP } else { EventFlags::IN };
         let data = Token::HalfOpen(id).data();
-        if epoll::add(&self.epoll, handshake.socket(), data, watched).is_err() {
-            return self.reject(handshake.socket(), RejectReason::OutOfMemory);
+        if let Err(errno) = epoll::add(&self.epoll, handshake.socket(), data, watched) {
+            self.reject(handshake.socket(), RejectReason::OutOfMemory);
+            return self.fail_if_refused("epoll_ctl", errno);
         }
         self.handshakes.count(uid, 1);
         self.half_open.insert(id, HalfOpen { handshake, watched, due });
@@ -489,10 +501,11 @@ impl<O: Outbox> Porter<O> {
         }
         let lifeline = (!over_socket).then(|| joined.lifeline.clone());
         let watched = WatchedSession { lifeline, process };
-        if self.watch(session, &watched).is_err() {
+        if let Err(errno) = self.watch(session, &watched) {
             self.unwatch(&watched);
             self.admission.release_quota(session);
             add(&self.counters.failed);
+            self.fail_if_refused("epoll_ctl", errno);
             // Its memory is freed elsewhere, if there is much of it.
             return closer::free(joined.shared_bytes(), joined);
         }

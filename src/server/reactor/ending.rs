@@ -36,6 +36,11 @@ impl<E: Engine> Reactor<E> {
             if !worked {
                 // Rung for answers that are complete, and for room.
                 self.sleep(Interest::BOTH, DRAIN_NAP, true);
+                if let Some(error) = self.failure.take() {
+                    // Nothing tells of sockets any more, and there may be no time limit.
+                    self.say_goodbye();
+                    return Err(Halt::Failed(error));
+                }
             }
         }
         self.say_goodbye();

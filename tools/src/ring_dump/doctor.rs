@@ -7,7 +7,7 @@ mod host;
 use crate::report::JSON_VERSION;
 use crate::style::{BAD, DIM, END, GOOD, WARN};
 use cgroups::{Cgroups, Limit};
-use host::{fallocate, file_size, flock, memlock, namespaces, timerfd, whole};
+use host::{fallocate, file_size, flock, memlock, namespaces, peer_pidfd, ppoll, timerfd, whole};
 use ringbell::WaitSettings;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, SealFlags};
@@ -93,6 +93,14 @@ pub(crate) fn examine() -> Health {
         call("fallocate", fallocate(), "sessions run over the socket"),
         call("flock", flock(), "no server can be bound at a path"),
         call("pidfd", pidfd(), "deaths are seen by hang-up alone, which a forked child can hide"),
+        call(
+            "SO_PEERPIDFD",
+            peer_pidfd(),
+            "peers are known by their pids, which say nothing across pid namespaces",
+        )
+        .no_worse_than(Level::Note),
+        call("ppoll", ppoll(), "who waits for a socket looks again every few milliseconds")
+            .no_worse_than(Level::Poor),
         call("epoll", epoll(), "no server can be bound"),
         whole("all that rings need", ringbell::rings_work(), "sessions run over the socket"),
         whole("all that servers need", ringbell::servers_work(), "no server can be bound"),

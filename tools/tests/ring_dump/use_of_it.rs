@@ -91,6 +91,8 @@ pub(crate) fn help_for_shells_and_manuals() -> Ran {
         "RLIMIT_MEMLOCK",
         "RLIMIT_FSIZE",
         "timerfd",
+        "SO_PEERPIDFD",
+        "ppoll",
         "fallocate",
         "flock",
         "all that rings need",

@@ -172,8 +172,19 @@ fn h2_a_porter_that_panics_says_so() {
     let (sender, events) = channel();
     let handle =
         start(PorterMode::Thread, listener, settings(), &info, Brittle(sender)).expect("started");
+    // One waits for its Welcome, one has it and is not ready yet.
+    let mut early = UnixStream::connect(&path).expect("connected");
+    early.write_all(b"RING").expect("written");
+    let mut late = UnixStream::connect(&path).expect("connected");
+    late.write_all(&a_hello().encode()).expect("written");
+    receive_welcome(&late);
     let client = attach(&path, &HelloOptions::default(), soon());
     assert!(last_words(&events).contains("panicked"));
+    for half_open in [&mut early, &mut late] {
+        half_open.set_read_timeout(Some(PATIENCE)).expect("set");
+        assert_eq!(half_open.read(&mut [0; 256]).unwrap_or(0), 0, "it learns of the end");
+    }
+    assert!(UnixStream::connect(&path).is_err(), "nobody is let into a queue without an end");
     drop((client, handle));
     assert!(!path.exists(), "the socket is gone");
 }

@@ -42,15 +42,18 @@ impl<O: Outbox> Porter<O> {
                 Err(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS) => {
                     return self.pause_accepting();
                 }
-                Err(errno) => {
-                    self.accept_failures += 1;
-                    if self.accept_failures >= ACCEPT_TRIES {
-                        self.fail(Failed { call: "accept4", errno }.into());
-                    }
-                    return self.pause_accepting();
-                }
+                Err(errno) => return self.cannot_accept(errno),
             }
         }
+    }
+
+    /// Accepting has failed for a reason that does not pass.
+    pub(super) fn cannot_accept(&mut self, errno: Errno) {
+        self.accept_failures += 1;
+        if self.accept_failures >= ACCEPT_TRIES {
+            self.fail(Failed { call: "accept4", errno }.into());
+        }
+        self.pause_accepting();
     }
 
     /// There is no descriptor for a new client: gives up the reserve to tell it so. False if that
@@ -83,7 +86,9 @@ impl<O: Outbox> Porter<O> {
     /// Whoever connects has to wait: watching the listener would be a busy loop. It is
     /// taken out, since the kernel tells of a hang-up whatever is watched for.
     pub(super) fn pause_accepting(&mut self) {
-        let _ = epoll::delete(&self.epoll, &self.listener.socket);
+        if let Err(errno) = epoll::delete(&self.epoll, &self.listener.socket) {
+            self.fail_if_refused("epoll_ctl", errno);
+        }
         add(&self.counters.accept_pauses);
         self.accept_paused_until = Some(Instant::now() + ACCEPT_RETRY);
     }
@@ -92,7 +97,9 @@ impl<O: Outbox> Porter<O> {
         if self.accept_paused_until.take().is_some() {
             self.refill_reserve();
             let data = Token::Listener.data();
-            if epoll::add(&self.epoll, &self.listener.socket, data, EventFlags::IN).is_err() {
+            let added = epoll::add(&self.epoll, &self.listener.socket, data, EventFlags::IN);
+            if let Err(errno) = added {
+                self.fail_if_refused("epoll_ctl", errno);
                 // No memory: later.
                 self.accept_paused_until = Some(Instant::now() + ACCEPT_RETRY);
             }

@@ -4,6 +4,8 @@ use super::{Check, Level, good};
 use rustix::fs::{FallocateFlags, FlockOperation, MemfdFlags};
 use rustix::io::Errno;
 use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 const ALLOW: &str =
@@ -25,6 +27,32 @@ pub(super) fn fallocate() -> Result<(), Errno> {
 pub(super) fn flock() -> Result<(), Errno> {
     let fd = rustix::fs::memfd_create(c"ringbell-doctor", MemfdFlags::CLOEXEC)?;
     rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive)
+}
+
+/// Whether the kernel tells which process is at the other end of a socket (Linux 6.5).
+#[allow(unsafe_code, reason = "getsockopt(SO_PEERPIDFD), which rustix does not know")]
+pub(super) fn peer_pidfd() -> Result<(), Errno> {
+    const SO_PEERPIDFD: libc::c_int = 77;
+    let failed = |error: &std::io::Error| Errno::from_io_error(error).unwrap_or(Errno::IO);
+    let (socket, _peer) = UnixStream::pair().map_err(|error| failed(&error))?;
+    let mut found: libc::c_int = -1;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    let to = (&raw mut found).cast();
+    // SAFETY: `to` has room for `length` bytes, which are those of an int.
+    let result = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_PEERPIDFD, to, &raw mut length)
+    };
+    if result != 0 {
+        return Err(failed(&std::io::Error::last_os_error()));
+    }
+    // SAFETY: the kernel has just made it for this call, and nobody else knows of it.
+    drop(unsafe { OwnedFd::from_raw_fd(found) });
+    Ok(())
+}
+
+pub(super) fn ppoll() -> Result<(), Errno> {
+    let at_once = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut [], Some(&at_once)).map(drop)
 }
 
 /// What the library itself says.
@@ -117,9 +145,11 @@ mod tests {
         assert!(
             check.level == Level::Bad && check.found.contains("futex") && check.remedy.is_some()
         );
-        for works in [timerfd(), fallocate(), flock()] {
+        for works in [timerfd(), fallocate(), flock(), ppoll()] {
             works.expect("not refused here");
         }
+        // NOPROTOOPT: a kernel before 6.5.
+        assert!(matches!(peer_pidfd(), Ok(()) | Err(Errno::NOPROTOOPT)));
         assert_eq!(whole("x", ringbell::rings_work(), "").level, Level::Good);
         assert_eq!(whole("x", ringbell::servers_work(), "").level, Level::Good);
     }
