@@ -77,10 +77,7 @@ impl<T: Send + Sync> PerProcess<T> {
     /// The value of this process, never that of an ancestor. `Unknown` if a thread of it, which may
     /// be the one that asks, is just reading or setting it.
     pub(super) fn try_own(&self) -> Found<T> {
-        let me = Origin::here().token();
-        // Relaxed: as above.
-        let own = self.0.iter().find(|slot| slot.owner.load(Ordering::Relaxed) == me);
-        let value = match own.map(|slot| slot.value.try_lock()) {
+        let value = match self.existing().map(|node| node.value.try_lock()) {
             None => None,
             Some(Ok(value)) => value.clone(),
             Some(Err(TryLockError::Poisoned(value))) => PoisonError::into_inner(value).clone(),

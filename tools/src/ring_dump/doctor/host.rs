@@ -36,7 +36,7 @@ pub(super) fn peer_pidfd() -> Result<(), Errno> {
     let failed = |error: &std::io::Error| Errno::from_io_error(error).unwrap_or(Errno::IO);
     let (socket, _peer) = UnixStream::pair().map_err(|error| failed(&error))?;
     let mut found: libc::c_int = -1;
-    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    let mut length = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or_default();
     let to = (&raw mut found).cast();
     // SAFETY: `to` has room for `length` bytes, which are those of an int.
     let result = unsafe {
