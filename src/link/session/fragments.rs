@@ -3,7 +3,7 @@
 use super::link::Piece;
 use super::receive::{TIMES, size_of_times};
 use super::{Head, PeerFault, Received, SessionCore, is_control};
-use crate::link::held::{Held, KEPT};
+use crate::link::held::{Charge, Held, KEPT};
 use crate::memory::layout::flag;
 
 /// A message that is arriving in fragments.
@@ -45,11 +45,15 @@ impl SessionCore {
                 return Err(PeerFault::TooLong);
             }
             let (until, stamp) = self.times(&piece, 8);
-            // The caller's buffer is warm, but it must be paid for before it is kept.
-            let mut held = Held::default();
-            if held.charge.grow_to(&self.account, into.capacity()) {
+            // The caller's buffer is warm, but it must be paid for before it is kept, and a message
+            // that is much smaller is not to pay for it.
+            let mut held = Held { charge: self.take_charge(), ..Held::default() };
+            let fits_in = into.capacity() <= KEPT || into.capacity() / 2 <= total;
+            if fits_in && held.charge.grow_to(&self.account, into.capacity()) {
                 held.bytes = std::mem::take(into);
                 held.bytes.clear();
+            } else {
+                held.charge = Charge::default();
             }
             self.assembly =
                 Some(Assembly { head, until, stamp, held, total, got: 0, refused: false });

@@ -133,7 +133,8 @@ impl SessionCore {
     #[cold]
     fn charge_whole(&mut self, len: usize, into: &mut Vec<u8>) -> bool {
         let size = len.max(into.capacity());
-        let mut charge = Charge::default();
+        // That of the message before was for the same buffer.
+        let mut charge = self.take_charge();
         let fits = charge.grow_to(&self.account, size);
         if fits {
             into.reserve_exact(size);
@@ -161,6 +162,12 @@ impl SessionCore {
     /// kept.
     pub(crate) fn take_charge(&mut self) -> Charge {
         std::mem::take(&mut self.arrived)
+    }
+
+    /// Whether there is such a charge.
+    #[inline]
+    pub(crate) fn holds_charge(&self) -> bool {
+        self.arrived.bytes() != 0
     }
 
     /// Whether a message has arrived in part.

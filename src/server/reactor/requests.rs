@@ -22,6 +22,13 @@ const SHORT_NS: u64 = 1_000;
 impl<E: Engine> Reactor<E> {
     #[inline]
     pub(super) fn handle(&mut self, index: usize) -> Result<bool, End> {
+        let handled = self.handle_some(index);
+        self.put_away(index);
+        handled
+    }
+
+    #[inline(always)]
+    fn handle_some(&mut self, index: usize) -> Result<bool, End> {
         let mut handled = 0;
         let mut unrung = 0;
         let mut began = 0;
@@ -76,13 +83,29 @@ impl<E: Engine> Reactor<E> {
         if handled > 1 && began != 0 {
             self.pace_ns = (now_ns().saturating_sub(began)) / u64::from(handled - 1) + 1;
         }
-        if self.request.bytes.capacity() > KEPT || self.response.capacity() > KEPT {
-            self.free_response();
-            drop(self.slots[index].session.take_charge());
-            self.request.charge = Charge::default();
-            self.free_large(KEPT);
-        }
         Ok(handled != 0)
+    }
+
+    /// A turn of this session is over, however it ended. What its last messages were charged with
+    /// is given back, also where their buffers are with somebody else; large buffers are kept for a
+    /// while at most.
+    #[inline(always)]
+    fn put_away(&mut self, index: usize) {
+        if self.request.bytes.capacity() > KEPT
+            || self.response.capacity() > KEPT
+            || self.response_charge.bytes() != 0
+            || self.slots[index].session.holds_charge()
+        {
+            self.put_away_large(index);
+        }
+    }
+
+    #[cold]
+    fn put_away_large(&mut self, index: usize) {
+        self.free_response();
+        drop(self.slots[index].session.take_charge());
+        self.request.charge = Charge::default();
+        self.free_large(KEPT);
     }
 
     /// Frees the reactor's own two buffers, if they are too large to be kept and have at most so
@@ -283,6 +306,16 @@ impl<E: Engine> Reactor<E> {
     /// Handles requests that were set aside, as far as the limit and the turn allow.
     #[cold]
     pub(super) fn read_backlog(&mut self, index: usize) -> Result<bool, End> {
+        let moved = self.read_some_of_backlog(index);
+        if self.request.charge.bytes() != 0 {
+            // Of a request that was not run.
+            self.request = Held::default();
+        }
+        self.put_away(index);
+        moved
+    }
+
+    fn read_some_of_backlog(&mut self, index: usize) -> Result<bool, End> {
         let mut moved = false;
         for _ in 0..self.limits.turn {
             if !self.slots[index].may_begin_next(&self.limits) {
@@ -297,11 +330,6 @@ impl<E: Engine> Reactor<E> {
                 self.begin(index, head, deadline_ns, head.kind() == Kind::OneWay)?;
             }
         }
-        if self.request.charge.bytes() != 0 {
-            // Of a request that was not run.
-            self.request = Held::default();
-        }
-        self.free_response();
         self.slots[index].session.flush();
         Ok(moved)
     }
@@ -317,6 +345,10 @@ impl<E: Engine> Reactor<E> {
     ) -> Result<(), End> {
         self.counts.requests += 1;
         self.response.clear();
+        if self.response_charge.bytes() != 0 {
+            // Of the last answer, which was sent: this one needs room of its own.
+            self.free_response();
+        }
         let slot = &mut self.slots[index];
         let alone = E::LATER && slot.flights.len() == 0 && !slot.session.has_pending();
         let len = self.request.bytes.len();
