@@ -36,7 +36,7 @@ impl Client {
             self.fail(over);
             return false;
         }
-        if self.session.has_pending() || self.session.is_arriving() || !self.is_clean() {
+        if self.session.has_pending() || self.session.has_begun_to_arrive() || !self.is_clean() {
             return false;
         }
         self.events.clear();

@@ -418,6 +418,11 @@ impl SocketLink {
         }
     }
 
+    /// Whether bytes are there that were not released: a frame, or a part of one.
+    pub(crate) fn has_unread(&self) -> bool {
+        !self.unread().is_empty()
+    }
+
     /// Whether the stream ended inside a frame. Known once all complete frames are released.
     #[cfg(test)]
     pub(crate) fn is_truncated(&self) -> bool {

@@ -45,6 +45,7 @@ suite! {
         a_task_that_computes_keeps_no_answer_from_others,
         a_waker_that_panics_keeps_nobody_asleep,
         a_waker_that_uses_the_client_when_it_goes_stops_nobody,
+        a_waker_that_panics_when_it_goes_stops_nobody,
     ],
     roles: [],
 }

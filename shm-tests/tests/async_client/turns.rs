@@ -194,3 +194,49 @@ pub(crate) fn a_waker_that_uses_the_client_when_it_goes_stops_nobody() -> Ran {
     server.shut_down();
     done!("calls, items and events")
 }
+
+/// A waker whose last clone panics when it goes.
+struct Falling;
+
+impl Wake for Falling {
+    fn wake(self: Arc<Self>) {}
+}
+
+impl Drop for Falling {
+    fn drop(&mut self) {
+        // Not a word of it where others look for failures.
+        std::panic::resume_unwind(Box::new("a waker's own fault"));
+    }
+}
+
+pub(crate) fn a_waker_that_panics_when_it_goes_stops_nobody() -> Ran {
+    let server = Server::prepare("react").start();
+    let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let client = options().connect_async(server.path()).await.expect("connect");
+        let poll_once = |polled: &mut dyn FnMut(&mut Context<'_>) -> bool| {
+            let waker = Waker::from(Arc::new(Falling));
+            assert!(polled(&mut Context::from_waker(&waker)), "nothing has come");
+            // This one is not the last.
+            drop(waker);
+        };
+        let call = || Box::pin(client.call_owned(ask(b'h', 1, 1, b"")));
+        // It goes with its call.
+        let mut dropped = call();
+        poll_once(&mut |cx| dropped.as_mut().poll(cx).is_pending());
+        drop(dropped);
+        // It is replaced.
+        let mut replaced = call();
+        poll_once(&mut |cx| replaced.as_mut().poll(cx).is_pending());
+        let polled = poll_fn(|cx| Poll::Ready(replaced.as_mut().poll(cx).is_pending()));
+        assert!(polled.await, "nothing has come");
+        // It goes with its stream.
+        let mut events = client.events();
+        poll_once(&mut |cx| Pin::new(&mut events).poll_next(cx).is_pending());
+        drop(events);
+        client.call_owned(ask(b'r', 9, 1, b"")).await.expect("an answer");
+        replaced.await.expect("an answer");
+    });
+    server.shut_down();
+    done!("calls and events")
+}

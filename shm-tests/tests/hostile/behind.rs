@@ -8,17 +8,18 @@ use ringbell::ring::Producer;
 use ringbell::sync::{Ordering, PlainU64};
 use ringbell::{
     AsyncClient, CallError, Client, ConnectOptions, ConnectionPool, EventError, SendError,
-    TransportChoice,
+    TransportChoice, WaitSettings,
 };
 use ringbell_shm_tests::done;
 use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::progress::tick;
 use ringbell_shm_tests::raw::{self, Segments};
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 const MIB: u64 = 1 << 20;
@@ -130,7 +131,9 @@ fn attach(fake: &Fake, options: ConnectOptions, transport: TransportChoice) -> (
 
 /// A client that holds more than a quarter of what it may, of a stream that nobody reads.
 fn loaded(fake: &Fake, transport: TransportChoice) -> (Client, Speaker, u64) {
-    let (mut client, mut speaker) = attach(fake, options(transport), transport);
+    // It looks at the clock after each look: nothing is found by spinning.
+    let options = options(transport).wait(WaitSettings::client().park_at_once());
+    let (mut client, mut speaker) = attach(fake, options, transport);
     let stream = client.open_stream(b"items", NOW).expect("opened");
     for _ in 0..MANY {
         speaker.push(Kind::StreamItem, stream.as_u64(), &ITEM);
@@ -158,7 +161,7 @@ impl Before {
         match self {
             Self::Items => (0..3).for_each(|_| speaker.push(Kind::StreamItem, stream, &ITEM)),
             Self::Events if speaker.rings.is_some() => {
-                (0..1_500).for_each(|_| speaker.push(Kind::Event, 0, b"event"));
+                (0..4_500).for_each(|_| speaker.push(Kind::Event, 0, b"event"));
             }
             // In one write: the kernel counts more for a small one than its bytes.
             Self::Events => {
@@ -240,10 +243,18 @@ pub(crate) fn c1_what_lies_behind_items_and_events_is_found() -> Ran {
     done!("{cases} cases")
 }
 
+/// What of an event is there when its client is given back.
+const PARTS: [(TransportChoice, usize); 4] = [
+    (TransportChoice::SharedMemory, 0),
+    (TransportChoice::Socket, 5),
+    (TransportChoice::Socket, 100),
+    (TransportChoice::Socket, usize::MAX),
+];
+
 /// A pool gives nobody what a server pushed to the one before.
 pub(crate) fn c1_a_pooled_client_brings_no_old_events() -> Ran {
     let fake = Fake::new();
-    for transport in BOTH {
+    for (transport, part) in PARTS {
         let settings = Settings { min_idle: 0, max_size: 1, ..Settings::default() };
         let options = options(transport).max_events(10_000);
         let pool = ConnectionPool::with_options(fake.path(), options, settings).expect("a pool");
@@ -261,9 +272,9 @@ pub(crate) fn c1_a_pooled_client_brings_no_old_events() -> Ran {
             // One that is there in part will be there.
             let total = 2_000u64.to_le_bytes();
             let begins = [&total[..], &[7; 1_000]].concat();
-            if transport == TransportChoice::Socket {
-                let frame = raw::frame(Kind::Event, flag::MORE, 0, 0, &begins);
-                speaker.stream.write_all(&frame).expect("room");
+            let frame = raw::frame(Kind::Event, flag::MORE, 0, 0, &begins);
+            if part != 0 {
+                speaker.stream.write_all(&frame[..part.min(frame.len())]).expect("room");
                 assert_eq!(client.next_event(NOW), Err(EventError::TimedOut));
                 drop(client);
                 assert_eq!(pool.stats().closed.poisoned, 1, "it is not given to anybody");
@@ -271,7 +282,59 @@ pub(crate) fn c1_a_pooled_client_brings_no_old_events() -> Ran {
         });
         let _ = pool.close(NOW);
     }
+    done!("both transports, with three parts of an event")
+}
+
+/// A reader of events misses none for want of room, however many are there: no more are taken in
+/// than the client keeps.
+pub(crate) fn c1_a_reader_of_events_misses_none_that_is_there() -> Ran {
+    const EVENTS: u64 = 20;
+    let fake = Fake::new();
+    for transport in BOTH {
+        let (mut client, mut speaker) = attach(&fake, options(transport).max_events(2), transport);
+        (0..EVENTS).for_each(|_| speaker.push(Kind::Event, 0, b"event"));
+        for _ in 0..EVENTS {
+            assert_eq!(client.next_event(NOW).as_deref(), Ok(&b"event"[..]), "{transport:?}");
+        }
+    }
     done!("both transports")
+}
+
+/// The time of a call in a task is over: its answer is found wherever it is.
+pub(crate) fn c1_a_task_whose_time_is_over_finds_its_answer() -> Ran {
+    let fake = Fake::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    for transport in BOTH {
+        for events in [0, 1_500] {
+            let path = fake.path();
+            let options = options(transport);
+            std::thread::scope(|scope| {
+                let speaking = scope.spawn(|| Speaker::accept(&fake, transport));
+                runtime.block_on(async {
+                    let client: AsyncClient = options.connect_async(path).await.expect("connected");
+                    let mut speaker = speaking.join().expect("no panic");
+                    // While it waits no other call looks out for its own answer.
+                    let mut other = Box::pin(client.call(b"other"));
+                    let pending = poll_fn(|cx| Poll::Ready(other.as_mut().poll(cx).is_pending()));
+                    assert!(pending.await, "nothing has come");
+                    // The driver finds that nothing is there, and sleeps.
+                    for _ in 0..100 {
+                        tokio::task::yield_now().await;
+                    }
+                    if events != 0 {
+                        Before::Events.push(&mut speaker, 0);
+                    }
+                    // From here on the driver does not run. The call is sent when it is polled, and
+                    // its time is over then.
+                    speaker.push(Kind::Response, id_of(1), b"answer");
+                    let called = client.call_timeout(b"call", NOW).await;
+                    assert_eq!(called.as_deref(), Ok(&b"answer"[..]), "{transport:?}, {events}");
+                });
+            });
+        }
+    }
+    done!("both transports, behind no events and behind many")
 }
 
 /// A refused stream is refused as a call is.

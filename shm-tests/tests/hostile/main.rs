@@ -43,6 +43,8 @@ suite! {
         any_bytes_in_the_response_ring,
         c1_what_lies_behind_items_and_events_is_found,
         c1_a_pooled_client_brings_no_old_events,
+        c1_a_reader_of_events_misses_none_that_is_there,
+        c1_a_task_whose_time_is_over_finds_its_answer,
         c1_a_refused_stream_is_refused_as_a_call,
         c1_floods_of_items_and_events_end_no_wait_late,
         c1_a_reader_of_large_items_is_not_cut,

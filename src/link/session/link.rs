@@ -187,6 +187,11 @@ impl Link {
         }
     }
 
+    /// Whether a socket has been read further than its frames were taken.
+    pub(super) fn has_unread(&self) -> bool {
+        matches!(self, Self::Socket(socket) if socket.link.has_unread())
+    }
+
     /// How many bytes were read since the session began.
     pub(super) fn bytes_read(&self) -> u64 {
         match self {

@@ -175,6 +175,11 @@ impl SessionCore {
         self.assembly.is_some()
     }
 
+    /// As [`Self::is_arriving`], or a frame has arrived in part. Rings have none of these.
+    pub(crate) fn has_begun_to_arrive(&self) -> bool {
+        self.is_arriving() || self.link.has_unread()
+    }
+
     /// When the message was sent that was received last, as its sender says; 0 if it says nothing,
     /// or that was asked before.
     pub(crate) fn take_stamp(&mut self) -> u64 {
