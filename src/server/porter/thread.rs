@@ -254,7 +254,8 @@ impl<O: Outbox> Porter<O> {
                 let is_shut = flags.intersects(EventFlags::HUP | EventFlags::ERR);
                 if is_shut && self.accept_paused_until.is_none() {
                     // Another holder has shut it down, which the kernel tells again and again.
-                    self.pause_accepting();
+                    // Accepting without a wait says AGAIN then, and EINVAL otherwise.
+                    self.accepting_failed(Errno::INVAL);
                 }
                 return !self.has_failed;
             }

@@ -42,15 +42,18 @@ impl<O: Outbox> Porter<O> {
                 Err(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS) => {
                     return self.pause_accepting();
                 }
-                Err(errno) => {
-                    self.accept_failures += 1;
-                    if self.accept_failures >= ACCEPT_TRIES {
-                        self.fail(Failed { call: "accept4", errno }.into());
-                    }
-                    return self.pause_accepting();
-                }
+                Err(errno) => return self.accepting_failed(errno),
             }
         }
+    }
+
+    /// For a reason that does not pass.
+    pub(super) fn accepting_failed(&mut self, errno: Errno) {
+        self.accept_failures += 1;
+        if self.accept_failures >= ACCEPT_TRIES {
+            self.fail(Failed { call: "accept4", errno }.into());
+        }
+        self.pause_accepting();
     }
 
     /// There is no descriptor for a new client: gives up the reserve to tell it so. False if that
