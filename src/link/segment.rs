@@ -56,10 +56,12 @@
 use crate::base::sync::Ordering;
 use crate::memory::Window;
 use crate::memory::layout::{self, Identity, Peer, SegmentKind};
-use core::ptr::NonNull;
+use core::ffi::c_void;
+use core::ptr::{self, NonNull};
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::fs::{FallocateFlags, FileType, MemfdFlags, SealFlags};
 use rustix::io::Errno;
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use rustix::process::{Resource, getrlimit};
 use std::ffi::CStr;
 use std::os::fd::OwnedFd;
@@ -374,6 +376,37 @@ pub(super) fn map(fd: &OwnedFd, size: u64, writable: bool) -> Result<MmapRaw, Se
     let mut options = MmapOptions::new();
     options.len(len);
     Ok(if writable { options.map_raw(fd) } else { options.map_raw_read_only(fd) }?)
+}
+
+/// Addresses that a mapping will take. A process that locks all that it maps (`mlockall`) may be
+/// refused a mapping; with this it learns that before a client relies on it.
+#[derive(Debug)]
+pub(super) struct Reserved {
+    at: NonNull<c_void>,
+    len: usize,
+}
+
+// SAFETY: nothing is read or written through it. It may be unmapped by any thread.
+unsafe impl Send for Reserved {}
+// SAFETY: a shared reference to it can do nothing.
+unsafe impl Sync for Reserved {}
+
+impl Reserved {
+    pub(super) fn new(size: u64) -> Result<Self, SegmentError> {
+        let len = usize::try_from(size).map_err(|_| SegmentError::OutOfMemory)?;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: a new mapping, wherever there is room, which nobody may read or write.
+        let at = unsafe { mmap_anonymous(ptr::null_mut(), len, ProtFlags::empty(), flags)? };
+        let at = NonNull::new(at).expect("a mapping is never at address 0");
+        Ok(Self { at, len })
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        // SAFETY: mapped in `new`, and only here unmapped; nothing points into it.
+        let _ = unsafe { munmap(self.at.as_ptr(), self.len) };
+    }
 }
 
 pub(super) fn window(mapping: MmapRaw, writable: bool) -> Window {

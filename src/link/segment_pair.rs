@@ -2,8 +2,8 @@
 //! them: `segment.rs` has the argument.
 
 use super::segment::{
-    CLOSED, Label, PAGE, SIZED, Segment, SegmentError, check_limit, identity_words, map, memfd,
-    peer_words, put, seals, size, window,
+    CLOSED, Label, PAGE, Reserved, SIZED, Segment, SegmentError, check_limit, identity_words, map,
+    memfd, peer_words, put, seals, size, window,
 };
 use crate::memory::layout::{self, Domain, Peer, SegmentKind};
 use crate::os::page_cache;
@@ -22,6 +22,8 @@ const _: () = assert!(SLICE == (SLICE_PAGES * PAGE) as u64);
 #[derive(Debug)]
 pub(crate) struct SegmentPair {
     request: OwnedFd,
+    /// Where the request segment will be mapped, or as much elsewhere.
+    reserved: Reserved,
     response: Segment,
     request_capacity: u64,
     response_capacity: u64,
@@ -38,9 +40,10 @@ impl SegmentPair {
         check_limit(request_size.max(response_size))?;
         let request = memfd(SegmentKind::Request, request_size)?;
         rustix::fs::fcntl_add_seals(&request, SIZED)?;
+        let reserved = Reserved::new(request_size)?;
         let response = memfd(SegmentKind::Response, response_size)?;
         let response = Segment::writable(response, response_size)?;
-        Ok(Self { request, response, request_capacity, response_capacity })
+        Ok(Self { request, reserved, response, request_capacity, response_capacity })
     }
 
     /// Whether the pair has these capacities.
@@ -64,6 +67,7 @@ impl SegmentPair {
         let label = |kind, capacity| Label { kind, generation, session, capacity };
         PendingPair {
             request: self.request,
+            reserved: Some(self.reserved),
             request_label: label(SegmentKind::Request, self.request_capacity),
             mapping: None,
             response: self.response,
@@ -81,6 +85,7 @@ impl SegmentPair {
 pub(crate) struct PendingPair {
     pub(crate) request: OwnedFd,
     request_label: Label,
+    reserved: Option<Reserved>,
     /// Of the request segment, once the client has sealed it.
     mapping: Option<MmapRaw>,
     pub(crate) response: Segment,
@@ -110,6 +115,7 @@ impl PendingPair {
                 if have.difference(SealFlags::EXEC) != want {
                     return Err(SegmentError::Seals { want: want.bits(), have: have.bits() });
                 }
+                drop(self.reserved.take());
                 self.mapping.insert(map(&self.request, request, false)?)
             }
         };
