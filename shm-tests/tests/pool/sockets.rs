@@ -41,7 +41,10 @@ pub(crate) fn socket_worker(arguments: &Arguments) {
         assert_ne!(real, path, "there is a link on the way");
         return serve(ringbell::Server::builder().bind(real).expect("a place to serve"));
     }
-    serve(ringbell::Server::builder().for_parent().expect("a place to serve"));
+    // A pool of root may have workers of another user.
+    let users = ringbell::Credentials::Uids(vec![0, rustix::process::geteuid().as_raw()]);
+    let server = ringbell::Server::builder().credentials(users).for_parent();
+    serve(server.expect("a place to serve"));
 }
 
 /// Starts [`socket_worker`], or a shell that runs it.
