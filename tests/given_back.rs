@@ -1,5 +1,6 @@
-//! What a client is charged with for its turn is given back when the turn is over, whatever came last
-//! in it: an answer in another buffer, an error, a message without an answer, or a part of one.
+//! What a client is charged with for its turn is given back when the turn is over, whatever came
+//! last in it: an answer in another buffer, an error, a message without an answer, or a part of
+//! one.
 
 use ringbell::{Client, ConnectOptions, Request, SendError, Server, ServerHandle, TransportChoice};
 use std::sync::mpsc::{Sender, channel};

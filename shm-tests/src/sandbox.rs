@@ -86,9 +86,16 @@ fn refuse_in(name: &str, errno: i32, flags: libc::c_ulong) {
     let filter = libc::sock_fprog { len, filter: program.as_mut_ptr() };
     // SAFETY: numbers only.
     assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
-    let mode = libc::SECCOMP_SET_MODE_FILTER;
-    // SAFETY: the kernel copies the program, which lives until then.
-    let set = unsafe { libc::syscall(libc::SYS_seccomp, mode, flags, &raw const filter) };
+    let set = if flags == 0 {
+        // As valgrind knows it.
+        let mode = libc::SECCOMP_MODE_FILTER;
+        // SAFETY: the kernel copies the program, which lives until then.
+        unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const filter) }.into()
+    } else {
+        let mode = libc::SECCOMP_SET_MODE_FILTER;
+        // SAFETY: as above.
+        unsafe { libc::syscall(libc::SYS_seccomp, mode, flags, &raw const filter) }
+    };
     assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
 }
 

@@ -192,7 +192,9 @@ fn read_slowly(driver: Driver, stops: bool) -> u64 {
     }
     let (mut some, mut read) = ([0; 15_000], 0);
     while read < ALL {
-        match (&session.stream).read(&mut some) {
+        // A goodbye may stand behind them.
+        let left = usize::try_from(ALL - read).map_or(some.len(), |left| left.min(some.len()));
+        match (&session.stream).read(&mut some[..left]) {
             Ok(count @ 1..) => read += count as u64,
             _ => break,
         }

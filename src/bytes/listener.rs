@@ -94,8 +94,8 @@ impl ByteListener {
     /// any other: what it wrote can be read.
     ///
     /// # Errors
-    /// [`ByteStreamError::Closed`] after [`Self::close`], [`ByteStreamError::Forked`], and, each time
-    /// from then on, the error for which nobody new can be let in any more.
+    /// [`ByteStreamError::Closed`] after [`Self::close`], [`ByteStreamError::Forked`], and, each
+    /// time from then on, the error for which nobody new can be let in any more.
     pub fn accept(&self) -> io::Result<ByteStream> {
         self.accept_timeout(None)
     }

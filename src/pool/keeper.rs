@@ -2,9 +2,9 @@
 
 use super::Manager;
 use super::core::Job;
-use super::openers::{Openers, Work};
+use super::openers::Openers;
 use super::seam::now_ns;
-use super::shared::PoolInner;
+use super::shared::{PoolInner, Work};
 use crate::base::sync::{lock, thread};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;

@@ -7,9 +7,8 @@
 //! close what turned out to be of no use.
 
 use super::Manager;
-use super::core::{Held, Opening};
 use super::seam::now_ns;
-use super::shared::{PoolInner, State};
+use super::shared::{PoolInner, State, Work};
 use crate::base::sync::thread::{self, JoinHandle};
 use crate::base::sync::{MutexGuard, lock};
 use std::sync::{Arc, PoisonError};
@@ -17,15 +16,6 @@ use std::time::Duration;
 
 /// How long a thread that has nothing to open stays.
 const REST: Duration = Duration::from_secs(1);
-
-/// What takes time.
-#[derive(Debug)]
-pub(super) enum Work<T> {
-    /// Open an item.
-    Open(Opening),
-    /// Look whether this one still works.
-    Check(Held<T>),
-}
 
 /// The threads, as the keeper holds them.
 pub(super) struct Openers<'a, M: Manager> {

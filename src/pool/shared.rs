@@ -3,7 +3,6 @@
 
 use super::callbacks::{open, quiet};
 use super::core::{Core, Held, Opening, Placed};
-use super::openers::Work;
 use super::seam::{Origin, coarse_ns, now_ns};
 use super::waiter::{Given, Waiter};
 use super::{AcquireError, CloseReason, Manager, NotDrained, OpenFailure, PoolStats};
@@ -23,6 +22,15 @@ pub(super) struct State<M: Manager> {
     /// Why the last attempt to open an item failed, if it did, and when.
     pub(super) failure: Option<(OpenFailure<M::Error>, u64)>,
     pub(super) crew: Crew<M::Item>,
+}
+
+/// What takes time.
+#[derive(Debug)]
+pub(super) enum Work<T> {
+    /// Open an item.
+    Open(Opening),
+    /// Look whether this one still works.
+    Check(Held<T>),
 }
 
 /// What the keeper and the threads that open know of each other; under the pool's lock.

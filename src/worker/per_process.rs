@@ -1,9 +1,9 @@
 //! A value of the process that a forked child never waits for.
 //!
 //! A child has copies of its parent's locks, and some may be held by threads that it does not have:
-//! it would wait for ever. The same goes for values that are made once (`OnceLock`). So each process
-//! that sets a value has a node of its own in a list, which is added without waiting, and only tries
-//! the locks of its ancestors.
+//! it would wait for ever. The same goes for values that are made once (`OnceLock`). So each
+//! process that sets a value has a node of its own in a list, which is added without waiting, and
+//! only tries the locks of its ancestors.
 
 #![allow(unsafe_code, reason = "a list whose nodes are never freed")]
 

@@ -12,13 +12,13 @@
 //! makes system calls, and nothing else: it allocates nothing, locks nothing, formats nothing and
 //! does not panic. What it needs was prepared before ([`Plan`], [`Instructions`]). All signals are
 //! blocked in it until every handler of this process is gone, since a handler would run in this
-//! process's memory. The C library's `errno` is that of the thread that is suspended, which does not
-//! read it. Why it could not go on it writes where its parent reads it: the parent is resumed after
-//! that.
+//! process's memory. The C library's `errno` is that of the thread that is suspended, which does
+//! not read it. Why it could not go on it writes where its parent reads it: the parent is resumed
+//! after that.
 //!
 //! Some emulators make a `fork` of it all the same (valgrind, qemu's user mode): the parent goes on
-//! at once, and sees nothing of what the child writes. Then the child tells it through a pipe. There
-//! is one until a child was seen to share the memory.
+//! at once, and sees nothing of what the child writes. Then the child tells it through a pipe.
+//! There is one until a child was seen to share the memory.
 
 #![allow(unsafe_code, reason = "clone, and what a child does before it becomes a program")]
 

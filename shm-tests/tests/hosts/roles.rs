@@ -133,11 +133,11 @@ fn byte_host(path: &Path, late: Option<&Arguments>) {
 }
 
 /// A client that checks its answers. `refuse`, `errno`: see [`forbid`]; `when`: `connected` to
-/// forbid it after it has connected. `bytes`: it makes streams. `await`: then it makes a call that is
-/// not answered, and says `waiting`. `close`: then it closes all its descriptors, and calls.
+/// forbid it after it has connected. `bytes`: it makes streams. `await`: then it makes a call that
+/// is not answered, and says `waiting`. `close`: then it closes all its descriptors, and calls.
 ///
-/// Says `transport ..` or `error ..`, then `done`; `opened` when that call was answered; `called` or
-/// `ended ..` after it has closed everything.
+/// Says `transport ..` or `error ..`, then `done`; `opened` when that call was answered; `called`
+/// or `ended ..` after it has closed everything.
 pub(super) fn guest(arguments: &Arguments) {
     be_somebody(arguments);
     let late = arguments.get("when") == Some("connected");
