@@ -43,14 +43,14 @@ fn touched(bytes: usize) -> &'static mut [u8] {
     memory
 }
 
-/// How long threads of this process, of such names, were ready to run and had no CPU.
-fn waits(which: impl Fn(&str) -> bool) -> Duration {
+/// The sum of a time of the threads of this process that have such names.
+fn total(time: impl Fn(Pid) -> Duration, which: impl Fn(&str) -> bool) -> Duration {
     let tasks = std::fs::read_dir("/proc/self/task").expect("/proc").flatten();
     let chosen = tasks.filter(|task| {
         std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| which(name.trim_end()))
     });
     let ids = chosen.filter_map(|task| task.file_name().to_string_lossy().parse().ok());
-    ids.filter_map(Pid::from_raw).map(observe::time_without_cpu).sum()
+    ids.filter_map(Pid::from_raw).map(time).sum()
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {
@@ -95,20 +95,21 @@ pub(crate) fn large_host(arguments: &Arguments) {
         child.kill().expect("killed");
         child.wait().expect("waited for");
     };
-    // Without the time that threads were ready to run and had no CPU: that is what else runs on the
-    // machine.
+    // What a start takes of a CPU, in all threads but the one that writes. On the clock the writer
+    // and whatever else runs on the machine count as well: who has to wait for a CPU waits for a
+    // slice of the scheduler, milliseconds.
+    let on_cpu = || total(observe::time_on_cpu, |name| name != WRITER);
+    let writer_waits = || total(observe::time_without_cpu, |name| name == WRITER);
     let timed = |start: &dyn Fn()| {
-        let (others, writers) = (waits(|name| name != WRITER), waits(|name| name == WRITER));
+        let (used, waited) = (on_cpu(), writer_waits());
         worst.store(0, Ordering::Relaxed);
-        let began = Instant::now();
         start();
-        let took = began.elapsed();
-        let waited = waits(|name| name != WRITER).saturating_sub(others);
+        let took = on_cpu().saturating_sub(used);
         // The thread notes a stall once it is over.
         std::thread::sleep(Duration::from_millis(2));
         let stalled = Duration::from_nanos(worst.load(Ordering::Relaxed));
-        let without = waits(|name| name == WRITER).saturating_sub(writers);
-        (took.saturating_sub(waited), stalled.saturating_sub(without))
+        let without = writer_waits().saturating_sub(waited);
+        (took, stalled.saturating_sub(without))
     };
     timed(&ours);
     timed(&theirs);
