@@ -47,7 +47,7 @@ const OF_POOLS: &[Call] = &[call("pwritev2", libc::SYS_pwritev2), call("clone3",
 /// From now on this call fails with `errno` in this thread and those that it starts.
 ///
 /// # Panics
-/// If there is no such call in [`CALLS`] or [`OF_POOLS`], or the kernel has no filters.
+/// If there is no such call in [`CALLS`] or among those of pools, or the kernel has no filters.
 pub fn refuse(name: &str, errno: i32) {
     refuse_in(name, errno, 0);
 }

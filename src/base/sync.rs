@@ -86,10 +86,12 @@ atomic!(
 );
 
 /// A pointer that belongs to one process and to no modelled protocol.
+#[cfg(not(ringbell_loom))]
 #[derive(Debug)]
 #[repr(transparent)]
 pub(crate) struct PlainPtr<T>(std::sync::atomic::AtomicPtr<T>);
 
+#[cfg(not(ringbell_loom))]
 impl<T> PlainPtr<T> {
     /// Points nowhere.
     pub(crate) const fn null() -> Self {
