@@ -1,7 +1,9 @@
 //! Control pages: the words of a segment, each under its name.
 
 use crate::link::stats::{ServerCounters, SessionCounters};
-use crate::memory::layout::{self, Armed, Domain, Hints, Interest, Mode, SegmentKind, offset};
+use crate::memory::layout::{
+    self, Armed, Domain, Facts, Hints, Interest, Mode, SegmentKind, offset,
+};
 use serde::{Deserialize, Serialize};
 
 /// Why bytes are no segment.
@@ -211,6 +213,8 @@ pub struct StatusSegment {
     pub sleeps: Vec<Sleep>,
     /// What the server counted.
     pub counters: ServerCounters,
+    /// What the server tells of itself beside that.
+    pub facts: Facts,
     /// The server.
     pub server: Peer,
 }
@@ -313,6 +317,23 @@ impl Page<'_> {
         places.map(sample).filter(|sample| sample.call != 0).collect()
     }
 
+    fn facts(&self) -> Facts {
+        use core::mem::offset_of;
+        let word = |field| self.u64(offset::FACTS + field);
+        Facts {
+            max_clients: word(offset_of!(Facts, max_clients)),
+            max_in_flight: word(offset_of!(Facts, max_in_flight)),
+            max_held_bytes: word(offset_of!(Facts, max_held_bytes)),
+            max_held_bytes_per_client: word(offset_of!(Facts, max_held_bytes_per_client)),
+            engine: word(offset_of!(Facts, engine)),
+            thread: word(offset_of!(Facts, thread)),
+            stored_ns: word(offset_of!(Facts, stored_ns)),
+            oldest_session: word(offset_of!(Facts, oldest_session)),
+            oldest_call: word(offset_of!(Facts, oldest_call)),
+            oldest_since_ns: word(offset_of!(Facts, oldest_since_ns)),
+        }
+    }
+
     fn identity(&self) -> Result<Identity, Unreadable> {
         use core::mem::offset_of;
         if self.0.len() < layout::CONTROL {
@@ -403,6 +424,7 @@ pub fn decode(bytes: &[u8]) -> Result<Segment, Unreadable> {
                 place: page.place(),
                 sleeps: (0..words).map(|index| Sleep::of(word(index))).collect(),
                 counters: ServerCounters::read(|index| page.counter(index)),
+                facts: page.facts(),
                 server: page.peer(),
                 identity,
             })

@@ -21,7 +21,7 @@
 //!                                       this session
 //!    1152  peer        -                pid, uid, name,  pid, uid, name    -
 //!                                       domain
-//!    1280  samples     calls, as the    calls, as the    -                 -
+//!    1280  samples     calls, as the    calls, as the    facts             -
 //!                      client saw them  server saw them
 //!    4096  body        request ring     response ring    armed words, one  -
 //!                                                        per domain
@@ -128,6 +128,8 @@ pub mod offset {
     pub const DOMAIN: usize = 1216;
     /// [`super::SAMPLES`] of [`super::Sample`], if the session has agreed on them.
     pub const SAMPLES: usize = 1280;
+    /// [`super::Facts`], in a status segment.
+    pub const FACTS: usize = 1280;
 }
 
 /// How many u64 counters a control page holds.
@@ -152,6 +154,71 @@ pub struct Sample {
     /// When its answer was complete (server), or taken from the ring (client); 0 if that is still
     /// to come.
     pub done_ns: u64,
+}
+
+/// What a server tells tools of itself, beside its counters: written by the server, in the place
+/// that samples have in other segments. Times are nanoseconds of the server's CLOCK_MONOTONIC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "inspect", derive(serde::Serialize, serde::Deserialize), serde(default))]
+#[repr(C)]
+pub struct Facts {
+    /// Most sessions at once.
+    pub max_clients: u64,
+    /// Most requests of one client in flight.
+    pub max_in_flight: u64,
+    /// Most bytes that are held for all clients.
+    pub max_held_bytes: u64,
+    /// Most bytes that are held for one client.
+    pub max_held_bytes_per_client: u64,
+    /// How requests are served: an [`Engine`] as a number; 0 if the server does not say so.
+    pub engine: u64,
+    /// The thread that serves, by its number in its own pid namespace; 0 before it serves.
+    pub thread: u64,
+    /// When the serving thread last stored what it counted. It does so whenever it goes to sleep
+    /// or wakes, and now and then while it is busy. A thread that is in one handler does not.
+    pub stored_ns: u64,
+    /// The session of a request that is in flight for long; 0 if none was in flight when the
+    /// serving thread last slept.
+    pub oldest_session: u64,
+    /// Its call id.
+    pub oldest_call: u64,
+    /// Since when it is in flight at least: when the serving thread first slept over it.
+    pub oldest_since_ns: u64,
+}
+
+/// How a server serves requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "inspect",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "kebab-case")
+)]
+#[repr(u64)]
+pub enum Engine {
+    /// One after the other, on one thread.
+    Serial = 1,
+    /// Answers may come later, from any thread.
+    Concurrent = 2,
+    /// As [`Self::Serial`], in somebody's loop.
+    EmbeddedSerial = 3,
+    /// As [`Self::Concurrent`], in somebody's loop.
+    EmbeddedConcurrent = 4,
+    /// Byte streams: each session has a thread or a task of the program.
+    Bytes = 5,
+}
+
+impl Engine {
+    /// The engine with this number, if there is one.
+    pub const fn from_u64(raw: u64) -> Option<Self> {
+        match raw {
+            1 => Some(Self::Serial),
+            2 => Some(Self::Concurrent),
+            3 => Some(Self::EmbeddedSerial),
+            4 => Some(Self::EmbeddedConcurrent),
+            5 => Some(Self::Bytes),
+            _ => None,
+        }
+    }
 }
 
 /// Bytes from one armed word of the status segment to the next: a line each, so that arming for one

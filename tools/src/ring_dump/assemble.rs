@@ -50,6 +50,7 @@ pub(crate) fn report(capture: &Capture) -> Report {
                 rates(status.counters.since(&before.counters).iter(), between_ns)
             }),
             counters: status.counters,
+            facts: status.facts,
             memory: Memory::of(image),
         });
     }

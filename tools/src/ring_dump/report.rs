@@ -79,6 +79,8 @@ pub(crate) struct Server {
     pub(crate) domains: Vec<Domain>,
     /// What it counted.
     pub(crate) counters: ServerCounters,
+    /// What it tells of itself beside that: limits, its thread, the oldest call.
+    pub(crate) facts: layout::Facts,
     /// Counted between the two looks, per second.
     pub(crate) rates: BTreeMap<&'static str, f64>,
     /// The status segment.
