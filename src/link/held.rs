@@ -487,11 +487,11 @@ impl Account {
             return Some(charge);
         }
         let total = &self.share.total;
-        let mut sleepers = total.sleepers();
-        if !sleepers.tasks.iter().any(|task| task.will_wake(waker)) {
-            sleepers.tasks.push(waker.clone());
+        if !total.sleepers().tasks.iter().any(|task| task.will_wake(waker)) {
+            // Not cloned under the lock: it is other people's code, which may use the server.
+            let own = waker.clone();
+            total.sleepers().tasks.push(own);
         }
-        drop(sleepers);
         total.announce();
         self.charge_answer(bytes)
     }
