@@ -125,6 +125,26 @@ impl Capture {
         Ok(to.flush()?)
     }
 
+    /// Makes a file of it, which is there whole or not at all; of what was there before, the last
+    /// stays until then. A pipe or a device is written to as it is. Only its owner may read it:
+    /// it contains what passed through the rings.
+    pub(crate) fn save(&mut self, path: &Path) -> Result<(), Failure> {
+        let is_other = std::fs::metadata(path).is_ok_and(|found| !found.is_file());
+        if is_other {
+            let file = std::fs::OpenOptions::new().write(true).open(path)?;
+            return self.write(&mut std::io::BufWriter::new(file));
+        }
+        let directory = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        // Mode 0600.
+        let mut file = tempfile::Builder::new().prefix(".ring-dump-").tempfile_in(directory)?;
+        self.write(&mut std::io::BufWriter::new(file.as_file_mut()))?;
+        file.persist(path)?;
+        Ok(())
+    }
+
     /// Reads one from the bytes of a file, whatever they are.
     pub(crate) fn read(mut bytes: &[u8]) -> Result<Self, String> {
         let mut magic = [0; 8];

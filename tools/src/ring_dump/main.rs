@@ -214,12 +214,7 @@ fn run_show(asked: &cli::Show) -> Result<Healthy, Failure> {
 fn run_save(asked: &cli::Save) -> Result<Healthy, Failure> {
     let target = Target::of(&asked.look.target)?;
     let mut capture = source::capture(&target, asked.look.interval)?;
-    // What passes through rings is nobody else's business.
-    let mut file = std::fs::OpenOptions::new();
-    std::os::unix::fs::OpenOptionsExt::mode(&mut file, 0o600);
-    let file = file.write(true).create(true).truncate(true).open(&asked.file);
-    let file = file.map_err(|error| Unattachable(format!("{}: {error}", asked.file.display())))?;
-    let written = capture.write(&mut std::io::BufWriter::new(file));
-    written.map_err(|error| format!("{}: {error}", asked.file.display()))?;
+    let saved = capture.save(&asked.file);
+    saved.map_err(|error| Unattachable(format!("{}: {error}", asked.file.display())))?;
     Ok(true)
 }

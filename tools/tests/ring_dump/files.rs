@@ -216,6 +216,10 @@ pub(crate) fn h1_a_file_beyond_the_limit_on_files_is_an_error() -> Ran {
         // Not by SIGXFSZ.
         assert_eq!(saved.status.code(), Some(3), "{blocks} blocks: {}: {told}", saved.status);
         assert!(told.contains(&file) && told.contains("File too large"), "{told}");
+        let left = std::fs::read_dir(scene.directory.path()).expect("there").flatten();
+        let names: Vec<_> = left.map(|entry| entry.file_name()).collect();
+        let known = |name: &std::ffi::OsString| name == "s" || name == "whole" || name == "s.lock";
+        assert!(names.iter().all(known), "something was left behind: {names:?}");
         tried += 1;
     }
     done!("{tried} limits below {size} bytes")
