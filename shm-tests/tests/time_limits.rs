@@ -15,6 +15,7 @@ use ringbell_shm_tests::reactor_requests::{Count, StreamEnd, ask, stream_of};
 use ringbell_shm_tests::server::{Prepared, Server};
 use ringbell_shm_tests::transport::over_socket;
 use ringbell_shm_tests::{done, options, suite, wait_until};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::ioctl_fionread;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -216,8 +217,12 @@ fn read_slowly(driver: Driver, stops: bool) -> u64 {
     };
     let read = read_up_to(0, LITTLE);
     let left = there();
-    // Or it has put the client out.
-    wait_until("it sends more", || there() > left || session.has_ended());
+    let is_put_out = || {
+        let mut socket = [PollFd::new(&session.stream, PollFlags::empty())];
+        poll(&mut socket, Some(&Timespec::default())).expect("polled");
+        socket[0].revents().contains(PollFlags::HUP)
+    };
+    wait_until("it sends more", || there() > left || is_put_out());
     let read = read_up_to(read, ALL);
     if stops {
         server.ended();
