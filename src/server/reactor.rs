@@ -379,6 +379,7 @@ impl<E: Engine> Reactor<E> {
     #[cold]
     fn note_hold_up(&mut self, index: usize) {
         let slot = &mut self.slots[index];
+        slot.flights.free_spare();
         let was = slot.is_held_up;
         slot.is_held_up = slot.session.has_pending() && !slot.has_room();
         self.counts.held_stops += u64::from(slot.is_held_up && !was);

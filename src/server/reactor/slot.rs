@@ -361,6 +361,13 @@ impl Flights {
         self.spare = Vec::new();
     }
 
+    /// Somebody may find no room: what is kept to be used again is given back, which an idle client
+    /// would keep for ever.
+    #[cold]
+    pub(super) fn free_spare(&mut self) {
+        self.spare = Vec::new();
+    }
+
     /// Whether answers have to wait for their turn.
     #[inline]
     pub(super) fn are_in_order(&self) -> bool {
