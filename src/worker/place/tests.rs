@@ -189,13 +189,6 @@ fn w6_a_sweep_opens_nothing_of_another_user() {
 }
 
 #[test]
-fn w8_a_socket_that_cannot_be_made_is_named() {
-    let path = Scratch::new().path("missing").join("s");
-    let refused = listen(&path).expect_err("its directory is missing");
-    assert!(refused.is_permanent() && refused.to_string().contains(&*path.to_string_lossy()));
-}
-
-#[test]
 fn w8_a_path_has_as_much_of_the_name_as_fits() {
     let long = "n".repeat(32);
     let name = |length: usize| fitting(Path::new(&"d".repeat(length)), &long).map(str::len);
