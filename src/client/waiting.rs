@@ -277,7 +277,7 @@ impl Client {
             _ => u64::MAX,
         };
         self.calm.slept(waited.is_none(), woke.saturating_sub(now), left, || {
-            ready != Readiness::default()
+            waited.is_some_and(|ready| ready != Readiness::default())
         });
         self.session.counts.pauses = self.calm.pauses();
         span.ended(if ready == Readiness::default() { "clock" } else { "rung" });
