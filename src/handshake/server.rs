@@ -332,7 +332,12 @@ impl Handshake {
                     }
                 };
                 kill_point!("handshake-hello-read");
-                let hello = Hello::parse(body).map_err(|bad| Closed::Refused(refusal(bad)))?;
+                let hello = Hello::parse(body).map_err(|bad| {
+                    // One of another version is told from a client, too.
+                    let inspects = Hello::is_of_inspector(body);
+                    let closed = if inspects { Closed::InspectorRefused } else { Closed::Refused };
+                    closed(refusal(bad))
+                })?;
                 self.peer.name.clone_from(&hello.name);
                 if hello.role == Role::Inspector {
                     let reply = host.inspect(&self.peer, &hello);
