@@ -24,6 +24,7 @@ mod show;
 mod source;
 mod style;
 mod tap;
+mod threads;
 mod verdict;
 mod watch;
 
