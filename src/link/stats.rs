@@ -102,12 +102,13 @@ counters! {
         timeouts = 18,
         /// Fragmented messages that were aborted.
         aborts = 19,
-        /// Calls without an answer now (client).
+        /// Calls without an answer now (client); requests without an answer now (server, concurrent
+        /// handlers only).
         in_flight = 20,
-        /// One of them that is known to wait for long; 0 if the client has not slept while one
+        /// One of them that is known to wait for long; 0 if this side has not slept while one
         /// waited.
         oldest_call = 21,
-        /// Since when it waits at least: when the client first slept over it. In ns of
+        /// Since when it waits at least: when this side first slept over it. In ns of
         /// the server's clock.
         oldest_sent_ns = 22,
         /// The fullest that the ring was found when room in it was looked for, in bytes.

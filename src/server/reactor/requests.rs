@@ -19,6 +19,10 @@ use crate::trace;
 /// takes its time every answer is rung for at once.
 const SHORT_NS: u64 = 1_000;
 
+/// Requests that take so long on average are told of one by one, and not only at the end of a turn:
+/// tools are to see that the thread is not in one handler all the time.
+const SLOW_NS: u64 = 200_000;
+
 impl<E: Engine> Reactor<E> {
     #[inline]
     pub(super) fn handle(&mut self, index: usize) -> Result<bool, End> {
@@ -73,6 +77,9 @@ impl<E: Engine> Reactor<E> {
                 if !put_off {
                     slot.session.flush();
                     unrung = 0;
+                    if handled > 1 && self.pace_ns >= SLOW_NS {
+                        self.was_slow(now_ns());
+                    }
                 }
             }
             if handled == 1 && self.slots[index].session.has_pending() {
@@ -81,9 +88,20 @@ impl<E: Engine> Reactor<E> {
         }
         self.slots[index].session.flush();
         if handled > 1 && began != 0 {
-            self.pace_ns = (now_ns().saturating_sub(began)) / u64::from(handled - 1) + 1;
+            let now = now_ns();
+            self.pace_ns = now.saturating_sub(began) / u64::from(handled - 1) + 1;
+            if self.pace_ns >= SLOW_NS {
+                self.was_slow(now);
+            }
         }
         Ok(handled != 0)
+    }
+
+    /// Requests take long: tools are told that the thread is not in a handler now.
+    #[cold]
+    fn was_slow(&mut self, now: u64) {
+        self.facts.stored(now);
+        self.looks.next = 0;
     }
 
     /// A turn of this session is over, however it ended. What its last messages were charged with
