@@ -8,7 +8,7 @@ use crate::style::{BAD, DIM, END, GOOD, HEAD, WARN};
 use crate::verdict::{count, time};
 use ringbell::inspect::{Place, Sleep};
 use ringbell::layout::Mode;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 /// Characters of a bar.
@@ -344,11 +344,16 @@ fn verdicts(out: &mut String, report: &Report) {
     if report.findings.is_empty() {
         let _ = writeln!(out, "{GOOD}all is well{END}");
     }
+    // Advice stands where its code comes first.
+    let mut told = BTreeSet::new();
     for finding in &report.findings {
         let (style, word) = match finding.severity {
             Severity::Problem => (BAD, "problem"),
             Severity::Note => (WARN, "note"),
         };
         let _ = writeln!(out, "{style}{word}{END}  {}", finding.text);
+        if told.insert(finding.code) {
+            let _ = writeln!(out, "{DIM}         {}: {}{END}", finding.code.word(), finding.advice);
+        }
     }
 }

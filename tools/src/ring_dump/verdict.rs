@@ -133,8 +133,7 @@ impl ServerScene<'_> {
         // bells while it says that it is awake is in a handler; one that runs may merely spin.
         let waits = server.threads.iter().any(|thread| {
             use crate::threads::Doing;
-            thread.serves
-                && !matches!(thread.doing, Doing::Runs | Doing::Unknown | Doing::Stopped)
+            thread.serves && !matches!(thread.doing, Doing::Runs | Doing::Unknown | Doing::Stopped)
         });
         let in_loop = matches!(self.engine(), Some(Engine::Serial | Engine::Concurrent));
         let hidden = in_loop && waits && stored_ns != 0 && server.counters.sessions != 0;

@@ -57,10 +57,9 @@ fn oldest<'a>(report: &Report, session: &'a Session, read: bool) -> Option<Wait<
         wait(call, report.at_ns.saturating_sub(half.oldest_sent_ns), Some(Stage::Handler))
     });
     let timed = session.samples.as_ref().and_then(|samples| samples.on_its_way);
-    let timed = timed.filter(|call| waits(&call.call)).map(|call| Wait {
-        exact: true,
-        ..wait(call.call, call.age_ns, Some(call.stage))
-    });
+    let timed = timed
+        .filter(|call| waits(&call.call))
+        .map(|call| Wait { exact: true, ..wait(call.call, call.age_ns, Some(call.stage)) });
     let all = [of_client, of_server, timed].into_iter().flatten();
     let longest = all.clone().max_by_key(|wait| wait.age_ns)?;
     // What one source does not know another one may.
@@ -186,12 +185,7 @@ fn unread(report: &Report, wait: Wait<'_>, findings: &mut Vec<Finding>, generati
         time(wait.age_ns)
     );
     let scene = Scene { report, server: None, session };
-    findings.push(scene.finding(
-        Severity::Note,
-        Code::LateAnswer,
-        Some(session.peer.pid),
-        &text,
-    ));
+    findings.push(scene.finding(Severity::Note, Code::LateAnswer, Some(session.peer.pid), &text));
 }
 
 /// A session whose server cannot be seen.
