@@ -56,6 +56,7 @@ impl Work {
                 let _ = reader.read(&mut [0]);
             }
             ("sleep", ms) => std::thread::sleep(Duration::from_millis(ms.parse().expect("ms"))),
+            ("size", bytes) => return Ok(vec![b'x'; bytes.parse().expect("a number")]),
             ("await", path) => wait_until("the gate is open", || Path::new(path).exists()),
             ("events", number) => {
                 for event in 0..number.parse::<u64>().expect("a number") {
@@ -92,6 +93,9 @@ pub(crate) fn engine(arguments: &Arguments) {
     }
     if let Some(requests) = arguments.maybe_number("max_in_flight") {
         builder = builder.max_in_flight(requests.try_into().expect("small"));
+    }
+    if let Some(ms) = arguments.maybe_number("slow") {
+        builder = builder.slow_client_timeout(Some(Duration::from_millis(ms)));
     }
     if let Some(bytes) = arguments.maybe_number("held") {
         builder = builder.max_held_bytes_per_client(bytes).max_held_bytes(bytes);
@@ -215,6 +219,9 @@ pub(crate) fn asker(arguments: &Arguments) {
     if let Some(events) = arguments.maybe_number("max_events") {
         options = options.max_events(events.try_into().expect("small"));
     }
+    if arguments.get("deadlines").is_some() {
+        options = options.send_deadlines(true);
+    }
     match arguments.text("kind") {
         "async" => tasks(options, &path),
         "bytes" => write_bytes(options, &path),
@@ -230,7 +237,8 @@ pub(crate) fn asker(arguments: &Arguments) {
     }
 }
 
-/// Waits for all its calls at once: one for each line, in tasks.
+/// Waits for all its calls at once, in tasks: `NUMBER REQUEST` begins so many. `0 block` blocks its
+/// loop.
 fn tasks(options: ConnectOptions, path: &str) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime");
@@ -242,6 +250,13 @@ fn tasks(options: ConnectOptions, path: &str) {
         std::thread::spawn(move || while hear().is_some_and(|line| sender.send(line).is_ok()) {});
         while let Some(line) = lines.recv().await {
             let (number, order) = line.split_once(' ').expect("a number and an order");
+            if order == "block" {
+                // Its loop is elsewhere.
+                say("blocked");
+                loop {
+                    std::thread::park();
+                }
+            }
             for _ in 0..number.parse::<usize>().expect("a number") {
                 let (client, order) = (client.clone(), order.to_owned());
                 tokio::spawn(async move { client.call(order.as_bytes()).await.map(drop) });

@@ -225,10 +225,11 @@ fn events(
     }
 }
 
-/// Sleeps that end late, if they are more than chance.
+/// Sleeps that end late, if they are so many that callers feel it. On a machine with more to run than
+/// CPUs a few in a hundred do.
 fn late_rings(counters: &Counters<'_>, side: &str, push: &mut impl FnMut(Severity, Code, String)) {
     let (late, parks) = (counters.of("late_rings"), counters.of("parks"));
-    if late.now >= MANY && late.now.saturating_mul(100) >= parks.now {
+    if late.now >= MANY && late.now.saturating_mul(4) >= parks.now {
         let text = format!(
             "{side} finds by the clock what it is about to be woken for, {}: {} of its sleeps",
             counters.now(late),

@@ -190,7 +190,8 @@ fn judge_answers(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
             let (rung, woken) = (session.rung(), session.rung() == Some(true) && session.busy);
             if rung == Some(true) && matches!(session.sleep, Sleep::Armed { mode: Mode::Event, .. })
             {
-                let severity = if ring.full { Severity::Problem } else { Severity::Note };
+                let late = session.oldest_age_ns.is_some_and(|age| age >= scene.report.late_ns);
+                let severity = if ring.full || late { Severity::Problem } else { Severity::Note };
                 let text = format!(
                     "{unread}: the client's event loop was woken, and has not taken them {}",
                     scene.stuck_for()

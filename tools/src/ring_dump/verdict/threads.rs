@@ -8,6 +8,9 @@ use std::collections::BTreeMap;
 /// Threads of a group that are named.
 const NAMED: usize = 3;
 
+/// The library's own thread, which lets clients in: it has just answered the inspector.
+const PORTER: &str = "ringbell-porter";
+
 /// CPU time between two looks that is worth a word.
 const WORTH_NS: u64 = 1_000_000;
 
@@ -43,7 +46,8 @@ pub(super) fn others(server: &Server) -> String {
     if server.threads.is_empty() {
         return "what its threads do cannot be seen from here".to_owned();
     }
-    let others: Vec<_> = server.threads.iter().filter(|thread| !thread.serves).collect();
+    let is_other = |thread: &&ThreadState| !thread.serves && thread.name != PORTER;
+    let others: Vec<_> = server.threads.iter().filter(is_other).collect();
     let mut groups: BTreeMap<(Doing, Option<&str>), Vec<&ThreadState>> = BTreeMap::new();
     for thread in &others {
         groups.entry((thread.doing, thread.place.as_deref())).or_default().push(thread);
