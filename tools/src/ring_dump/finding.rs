@@ -14,7 +14,10 @@ pub(crate) enum Severity {
 
 /// Has the enum, the words and the explanations of all codes stand in one place.
 macro_rules! codes {
-    ($($(#[doc = $doc:literal])* $code:ident = $word:literal, means: $means:literal, advice: $advice:literal;)*) => {
+    ($(
+        $(#[doc = $doc:literal])*
+        $code:ident = $word:literal, means: $means:literal, advice: $advice:literal;
+    )*) => {
         /// What is the matter. The words are stable: programs and people look for them.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
         pub(crate) enum Code {

@@ -1,7 +1,7 @@
 //! What callers suffer, whatever serves them: each scene by what an operator sees.
 
 use crate::engines::{POOL, Stage};
-use crate::scene::{codes, finds, output, report, say_of, text};
+use crate::scene::{codes, finds, has, output, report, say_of, text};
 use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::{done, observe, wait_until};
 use serde_json::Value;
@@ -224,11 +224,15 @@ pub(crate) fn an_async_client_whose_loop_is_stuck_is_told() -> Ran {
     client.tell("0 block");
     client.expect("blocked");
     std::fs::write(&gate, b"").expect("opened");
-    let said = says(
-        &stage.pid(),
-        ("slow-client", "problem"),
-        &["1 answer unread", "the client's event loop was woken, and has not taken them"],
-    );
+    // Late by no measure, whoever says since when it waits.
+    let look = || {
+        let (shown, _) = say_of(&["show", &stage.pid(), "--late", "86400s", "--json"]);
+        serde_json::from_str::<Value>(&shown).expect("JSON")
+    };
+    wait_until("the client is told", || has(&look(), "slow-client", "note"));
+    let said = look()["findings"].to_string();
+    let event_loop = "1 answer unread: the client's event loop was woken, and has not taken them";
+    assert!(said.contains(event_loop), "{said}");
     assert!(said.contains(&format!("pid {}", client.id())), "{said}");
     let (report, _) = report(&stage.pid());
     assert!(!codes(&report).iter().any(|(code, _)| code == "lost-wake"), "{report:#}");

@@ -225,8 +225,8 @@ fn events(
     }
 }
 
-/// Sleeps that end late, if they are so many that callers feel it. On a machine with more to run than
-/// CPUs a few in a hundred do.
+/// Sleeps that end late, if they are so many that callers feel it. Where there is more to run than
+/// CPUs, a few in a hundred do.
 fn late_rings(counters: &Counters<'_>, side: &str, push: &mut impl FnMut(Severity, Code, String)) {
     let (late, parks) = (counters.of("late_rings"), counters.of("parks"));
     if late.now >= MANY && late.now.saturating_mul(4) >= parks.now {
