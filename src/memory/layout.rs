@@ -177,11 +177,12 @@ pub struct Facts {
     /// threads of the program serve them.
     pub thread: u64,
     /// When the serving thread was last seen outside of handlers: whenever it goes to sleep or
-    /// wakes, and while it is busy at least behind each turn of all sessions, if a turn takes 10 ms
-    /// or more. So a thread that is awake, and whose time here is old, is in one handler for about
-    /// so long. Only the first slow turns of a busy thread may be taken for that: up to 64, until
-    /// it has measured how long they take. The clock is that of the look before each sleep, and of
-    /// the end of each sleep; none is read for it while requests are short.
+    /// wakes, and while it is busy every 64 turns of all sessions, or every 0.1 s, or behind each
+    /// turn, whichever comes last. So a thread that is awake, and whose time here is old by a
+    /// second, is in one handler for about so long. An exception are slow turns that follow quick
+    /// ones without a sleep: up to 64 of them, until it has measured how long they take. The clock
+    /// is that of the look before each sleep, and of the end of each sleep; none is read for it
+    /// while requests are short.
     pub stored_ns: u64,
     /// The session of the request that is in flight for the longest, as far as that is known; 0 if
     /// none was in flight when the serving thread last stored its counters. Those that want no

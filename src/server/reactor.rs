@@ -441,6 +441,8 @@ impl<E: Engine> Reactor<E> {
         let porter = self.porter.counters();
         self.counts.rejected = porter.rejected_total();
         self.counts.rejected_of_uid = porter.rejected_of_uid();
+        self.counts.rejected_full = porter.rejected_full();
+        self.counts.inspectors_refused = porter.inspectors_refused.load(Ordering::Relaxed);
         self.counts.handshakes_failed =
             porter.failed.load(Ordering::Relaxed) + porter.timeouts.load(Ordering::Relaxed);
         self.counts.fallbacks = porter.fallbacks.load(Ordering::Relaxed);

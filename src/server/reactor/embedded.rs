@@ -222,6 +222,7 @@ impl<E: Engine> Reactor<E> {
     pub(super) fn wake_up(&mut self) {
         if std::mem::take(&mut self.sleeps) {
             self.parker.wake_up(now_ns());
+            self.looks.slept(self.passes);
         } else {
             self.parker.disarm();
         }

@@ -19,9 +19,9 @@ use crate::trace;
 /// takes its time every answer is rung for at once.
 const SHORT_NS: u64 = 1_000;
 
-/// Requests that take so long on average are told of one by one, and not only at the end of a turn:
-/// tools are to see that the thread is not in one handler all the time.
-const SLOW_NS: u64 = 200_000;
+/// Behind requests that take so long on average, tools are told each time that the thread is not in
+/// a handler, and not only at the end of a turn: a whole turn of 32 would take a second.
+const SLOW_NS: u64 = 31_000_000;
 
 impl<E: Engine> Reactor<E> {
     #[inline]
@@ -78,7 +78,7 @@ impl<E: Engine> Reactor<E> {
                     slot.session.flush();
                     unrung = 0;
                     if handled > 1 && self.pace_ns >= SLOW_NS {
-                        self.was_slow(now_ns());
+                        self.facts.stored(now_ns());
                     }
                 }
             }
@@ -90,18 +90,9 @@ impl<E: Engine> Reactor<E> {
         if handled > 1 && began != 0 {
             let now = now_ns();
             self.pace_ns = now.saturating_sub(began) / u64::from(handled - 1) + 1;
-            if self.pace_ns >= SLOW_NS {
-                self.was_slow(now);
-            }
+            self.facts.stored(now);
         }
         Ok(handled != 0)
-    }
-
-    /// Requests take long: tools are told that the thread is not in a handler now.
-    #[cold]
-    fn was_slow(&mut self, now: u64) {
-        self.facts.stored(now);
-        self.looks.next = 0;
     }
 
     /// A turn of this session is over, however it ended. What its last messages were charged with

@@ -139,6 +139,9 @@ impl<E: Engine> Reactor<E> {
             self.failure = Some(failed.into());
         }
         self.read_woken();
+        if slept != Slept::Not {
+            self.looks.slept(self.passes);
+        }
         slept
     }
 
