@@ -43,9 +43,13 @@ impl<'a> Offer<'a> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<CallId, SendError>> {
         self.begin();
         let Self { handle, payload, sending, ticket, .. } = self;
-        let offered = handle
-            .shared()
-            .with(|core, wakes| core.offer(sending, payload, *ticket, cx.waker(), wakes));
+        let offered = handle.shared().with(|core, wakes| {
+            let offered = core.offer(sending, payload, *ticket, cx.waker(), wakes);
+            if matches!(offered, Ok(Offered::Sent(_))) && sending.has_answer() {
+                core.sleeps_over_calls();
+            }
+            offered
+        });
         self.taken(offered.unwrap_or(Err(SendError::Forked)))
     }
 
@@ -153,7 +157,12 @@ impl<'a> Call<'a> {
                 }
                 *sent = Some(core.enter(call, waker, wakes));
             }
-            let Some(look_out) = look_out else { return (offered, Poll::Pending) };
+            let Some(look_out) = look_out else {
+                if sent.is_some() {
+                    core.sleeps_over_calls();
+                }
+                return (offered, Poll::Pending);
+            };
             let answer = match *sent {
                 Some(sent) => {
                     core.look_out(look_out, wakes);
