@@ -3,7 +3,7 @@
 use crate::scene::ring_dump;
 use ringbell::{
     Arming, AsyncClient, ByteListener, ByteStream, ConnectOptions, HandlerError, OwnedRequest,
-    Responder, Server, Session, Task, TransportChoice, Turn, WaitSettings,
+    Responder, ResponseStream, Server, Session, Task, TransportChoice, Turn, WaitSettings,
 };
 use ringbell_shm_tests::process::{Arguments, Process, Start, hear, readable, say};
 use ringbell_shm_tests::wait_until;
@@ -23,6 +23,8 @@ struct Work {
     lock: Arc<Mutex<()>>,
     /// Where it takes responders and forgets them.
     kept: Mutex<Vec<Responder>>,
+    /// Where it keeps streams open.
+    open: Mutex<Vec<ResponseStream>>,
 }
 
 impl Work {
@@ -38,7 +40,7 @@ impl Work {
             }
         });
         is_held.recv().expect("held");
-        Arc::new(Self { lock, kept: Mutex::default() })
+        Arc::new(Self { lock, kept: Mutex::default(), open: Mutex::default() })
     }
 
     /// Does what a request says: the answer.
@@ -71,9 +73,15 @@ impl Work {
 
     fn respond(&self, request: &OwnedRequest, responder: Responder) {
         let text = String::from_utf8_lossy(request.payload());
-        if text == "keep" {
-            self.kept.lock().expect("whole").push(responder);
-            return;
+        match &*text {
+            "keep" => return self.kept.lock().expect("whole").push(responder),
+            // One item, and then none for ever.
+            "stream" => {
+                let mut stream = responder.stream();
+                stream.send(b"an item").expect("sent");
+                return self.open.lock().expect("whole").push(stream);
+            }
+            _ => {}
         }
         match self.answer(&request.session(), &text) {
             Ok(answer) => responder.reply(&answer),
@@ -290,7 +298,7 @@ fn write_bytes(options: ConnectOptions, path: &str) {
     }
 }
 
-/// `call ...`, `post ...`; `repeat ...`: the same call until it is told to stop, whatever comes of
+/// `call ...`, `post ...`; `stream`: a stream that stays open; `repeat ...`: the same call until it is told to stop, whatever comes of
 /// it; `hurry ...`: so with 5 ms for each.
 fn orders(options: ConnectOptions, path: &str) {
     let mut client = options.connect(path).expect("connected");
@@ -307,8 +315,17 @@ fn orders(options: ConnectOptions, path: &str) {
                     let _ = client.call_timeout(rest.as_bytes(), Some(time));
                 }
             }
-            // Hears what the server pushes, a long time after.
-            "hear" => while client.next_event(Some(Duration::ZERO)).is_ok() {},
+            // Waits for the next item of a stream, with calls before it.
+            "stream" => {
+                let stream = client.open_stream(b"stream", None).expect("opened");
+                let mut item = Vec::new();
+                assert!(client.next_item(stream, &mut item, None).expect("an item"));
+                for _ in 0..200 {
+                    assert_eq!(&*client.call(b"echo").expect("answered"), b"echo");
+                }
+                say("waits");
+                let _ = client.next_item(stream, &mut item, None);
+            }
             other => panic!("no order {other}"),
         }
         say("done");

@@ -68,6 +68,7 @@ suite! {
         bytes_that_are_held_at_the_limit_are_told_with_it,
         events_that_are_dropped_are_told,
         d3_healthy_busy_servers_of_every_engine_have_no_findings,
+        a_stream_that_is_open_for_long_is_no_late_call,
         every_verdict_is_explained,
         waiting_is_told_from_working,
         calls_are_timed_on_all_ways,

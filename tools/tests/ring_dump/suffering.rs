@@ -234,6 +234,7 @@ pub(crate) fn an_async_client_whose_loop_is_stuck_is_told() -> Ran {
     let event_loop = "1 answer unread: the client's event loop was woken, and has not taken them";
     assert!(said.contains(event_loop), "{said}");
     assert!(said.contains(&format!("pid {}", client.id())), "{said}");
+    says(&stage.pid(), ("slow-client", "problem"), &["the client's event loop was woken"]);
     let (report, _) = report(&stage.pid());
     assert!(!codes(&report).iter().any(|(code, _)| code == "lost-wake"), "{report:#}");
     done!("armed, woken, and elsewhere")
@@ -333,8 +334,13 @@ pub(crate) fn events_that_are_dropped_are_told() -> Ran {
         client.tell("call events 100");
         client.expect("done");
     }
+    // Events are read along with answers, and kept until they are asked for.
+    client.tell("repeat echo");
+    client.expect("begun");
     let said = says(&stage.pid(), ("events-dropped", "note"), &["events were dropped"]);
     assert!(said.contains(&format!("pid {}", client.id())), "{said}");
+    client.tell("stop");
+    client.expect("done");
     done!("2000 events, and room for 10")
 }
 
@@ -363,6 +369,22 @@ pub(crate) fn d3_healthy_busy_servers_of_every_engine_have_no_findings() -> Ran 
         client.expect("done");
     }
     done!("{looks} looks at 5 engines")
+}
+
+pub(crate) fn a_stream_that_is_open_for_long_is_no_late_call() -> Ran {
+    let stage = Stage::with("reactor", &[("ring", "4096")]);
+    let mut client = stage.client("client");
+    client.tell("stream");
+    client.expect("waits");
+    let age = |report: &Value| report["sessions"][0]["age_ns"].as_u64().expect("an age");
+    let (mut looks, since) = (0, age(&report(&stage.pid()).0));
+    wait_until("it is open for longer than a call may wait", || {
+        let (report, status) = report(&stage.pid());
+        assert_eq!((codes(&report).len(), status), (0, 0), "{report:#}");
+        looks += 1;
+        age(&report) - since > 1_500_000_000
+    });
+    done!("{looks} looks at one that has brought an item and brings no more")
 }
 
 pub(crate) fn every_verdict_is_explained() -> Ran {

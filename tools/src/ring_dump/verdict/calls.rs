@@ -26,8 +26,17 @@ struct Wait<'a> {
     stage: Option<Stage>,
 }
 
+/// What a server has said by going to sleep.
+#[derive(Debug, Clone, Copy)]
+struct Said {
+    /// How far it has read.
+    read: bool,
+    /// Which requests are in flight, but for those whose answer comes in items.
+    in_flight: bool,
+}
+
 /// The call of a session that waits longest, as far as anybody says so.
-fn oldest<'a>(report: &Report, session: &'a Session, read: bool) -> Option<Wait<'a>> {
+fn oldest<'a>(report: &Report, session: &'a Session, said: Said) -> Option<Wait<'a>> {
     let wait = |call, age_ns, stage| Wait {
         session: Some(session),
         number: session.session,
@@ -40,11 +49,16 @@ fn oldest<'a>(report: &Report, session: &'a Session, read: bool) -> Option<Wait<
     let waits = |call: &u64| *call != 0 && !session.streams.contains(call);
     let is_answered = |call: u64| session.answered.contains(&call);
     let of_client = session.oldest_call.filter(waits).zip(session.oldest_age_ns);
-    let of_client = of_client.map(|(call, age)| {
+    // It has read all, and nothing of it waits: then the call is a stream that is open.
+    let is_stream = |call: u64| {
+        let half = &session.server;
+        said.in_flight && session.request.fill == 0 && half.oldest_call == 0 && !is_answered(call)
+    };
+    let of_client = of_client.filter(|(call, _)| !is_stream(*call)).map(|(call, age)| {
         let stage = match () {
             () if is_answered(call) => Some(Stage::ResponseRing),
             // A sleeper has said how far it has read.
-            () if read && session.request.fill == 0 => Some(Stage::Handler),
+            () if said.read && session.request.fill == 0 => Some(Stage::Handler),
             () => None,
         };
         wait(call, age, stage)
@@ -80,9 +94,10 @@ pub(super) fn judge(scene: &ServerScene<'_>, findings: &mut Vec<Finding>) {
         return;
     }
     let asleep = server.domains.iter().any(|domain| matches!(domain.sleep, Sleep::Armed { .. }));
+    let said = Said { read: asleep, in_flight: asleep && scene.is_concurrent() };
     let awaited = sessions.iter().filter(|session| is_awaited(session));
     let mut late: Vec<Wait<'_>> =
-        awaited.filter_map(|session| oldest(report, session, asleep)).collect();
+        awaited.filter_map(|session| oldest(report, session, said)).collect();
     late.extend(of_facts(scene));
     late.retain(|wait| wait.age_ns >= report.late_ns);
     let (there, mut late): (Vec<_>, Vec<_>) =
@@ -190,7 +205,8 @@ fn unread(report: &Report, wait: Wait<'_>, findings: &mut Vec<Finding>, generati
 
 /// A session whose server cannot be seen.
 pub(super) fn judge_alone(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
-    let Some(wait) = oldest(scene.report, scene.session, false) else { return };
+    let said = Said { read: false, in_flight: false };
+    let Some(wait) = oldest(scene.report, scene.session, said) else { return };
     if !is_awaited(scene.session) || wait.age_ns < scene.report.late_ns {
         return;
     }

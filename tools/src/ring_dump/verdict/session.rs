@@ -136,7 +136,11 @@ fn judge_requests(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
         let settled =
             asleep.iter().any(|domain| domain.since_before) || server.state != State::Alive;
         let woken = rung == Some(true) && server.busy && server.state == State::Alive;
-        let late = session.oldest_age_ns.is_none_or(|age| age >= report.late_ns);
+        // A program that waits for a CPU may be about to pump it.
+        let late = match session.oldest_age_ns {
+            Some(age) => age >= report.late_ns,
+            None => !server.busy,
+        };
         let severity = if code == Code::LoopAway {
             if settled && late { Severity::Problem } else { Severity::Note }
         } else if settled && !woken && report.between_ns != 0 {
