@@ -317,7 +317,7 @@ impl<E: Engine> Reactor<E> {
     /// slowly. The more often, the longer its passes take.
     #[cold]
     fn look_around(&mut self) {
-        let now = self.cool();
+        let now = if self.looks.cools(self.passes) { self.cool() } else { now_ns() };
         if self.looks.looked(now, self.passes, self.parker.woke()) {
             self.store_counts(now);
         } else {

@@ -5,7 +5,7 @@ const MOST_PASSES: u64 = 64;
 /// Behind a sleep it looks so soon.
 const FIRST_PASSES: u64 = 2;
 /// If so much time goes by between two looks, the next one is sooner. In ns.
-const LONG_NS: u64 = 500_000_000;
+const LONG_NS: u64 = 1_000_000_000;
 
 /// When to look next. The clock is read at a look, and not in each pass, so how many passes it is
 /// until the next one follows from how long the last ones took. Behind a sleep nothing is known of
@@ -18,11 +18,13 @@ pub(super) struct Looks {
     every: u64,
     /// When it last looked: CLOCK_MONOTONIC ns.
     last: u64,
+    /// Behind how many passes it last looked who does nothing.
+    cooled: u64,
 }
 
 impl Default for Looks {
     fn default() -> Self {
-        Self { next: FIRST_PASSES, every: FIRST_PASSES, last: u64::MAX }
+        Self { next: FIRST_PASSES, every: FIRST_PASSES, last: u64::MAX, cooled: 0 }
     }
 }
 
@@ -30,6 +32,16 @@ impl Looks {
     /// The reactor has slept, behind so many passes.
     pub(super) fn slept(&mut self, passes: u64) {
         (self.next, self.every) = (passes + FIRST_PASSES, FIRST_PASSES);
+    }
+
+    /// Whether it is time to look who does nothing: that costs more, and is done every so many
+    /// passes only.
+    pub(super) fn cools(&mut self, passes: u64) -> bool {
+        let due = passes - self.cooled >= MOST_PASSES;
+        if due {
+            self.cooled = passes;
+        }
+        due
     }
 
     /// A look at `now`, behind so many passes; `woke`: when the last sleep ended. Whether it is
@@ -57,6 +69,8 @@ mod tests {
             assert!(!looks.looked(1_000, passes, 0));
             assert_eq!(looks.next - passes, every);
         }
+        assert!(looks.cools(passes) && !looks.cools(passes + MOST_PASSES - 1));
+        assert!(looks.cools(passes + MOST_PASSES));
         assert!(looks.looked(1_000 + LONG_NS, passes, 0));
         assert_eq!(looks.next - passes, 8);
         assert!(looks.looked(1_000 + 2 * LONG_NS, passes, 0));
