@@ -3,18 +3,14 @@
 
 use super::mapping::Mapping;
 use super::segment::{
-    CLOSED, Label, PAGE, SIZED, SLICE, Segment, SegmentError, check_limit, identity_words, memfd,
-    peer_words, put, seals, shown, size,
+    CLOSED, Label, SIZED, SLICE, SLICE_PAGES, Segment, SegmentError, check_limit, identity_words,
+    memfd, peer_words, put, seals, shown, size,
 };
 use crate::memory::layout::{self, Domain, Peer, SegmentKind};
 use crate::os::page_cache;
 use rustix::fs::SealFlags;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-
-/// Of the slices in which segments are checked.
-const SLICE_PAGES: usize = 512;
-const _: () = assert!(SLICE == (SLICE_PAGES * PAGE) as u64);
 
 /// The two segments of a session, made ahead of time: a handshake then only sends their
 /// descriptors. None of their pages exists.
