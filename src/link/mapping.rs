@@ -59,7 +59,8 @@ impl Mapping {
         let rights =
             if writable { MprotectFlags::READ | MprotectFlags::WRITE } else { MprotectFlags::READ };
         // SAFETY: the range is mapped as long as `self` lives. Rights are only added.
-        Ok(unsafe { mprotect(self.at.as_ptr(), self.len, rights)? })
+        unsafe { mprotect(self.at.as_ptr(), self.len, rights) }?;
+        Ok(())
     }
 
     pub(super) fn base(&self) -> NonNull<u8> {
