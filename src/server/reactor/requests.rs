@@ -19,8 +19,8 @@ use crate::trace;
 /// takes its time every answer is rung for at once.
 const SHORT_NS: u64 = 1_000;
 
-/// Behind requests that take so long on average, tools are told each time that the thread is not in
-/// a handler, and not only at the end of a turn: a whole turn of 32 would take a second.
+/// While requests take so long on average, a turn has two of them: so others wait less, and tools
+/// are told sooner that the thread is not in one handler. A whole turn of 32 would take a second.
 const SLOW_NS: u64 = 31_000_000;
 
 impl<E: Engine> Reactor<E> {
@@ -36,7 +36,8 @@ impl<E: Engine> Reactor<E> {
         let mut handled = 0;
         let mut unrung = 0;
         let mut began = 0;
-        while handled < self.limits.turn {
+        let most = if self.pace_ns < SLOW_NS { self.limits.turn } else { self.limits.turn.min(2) };
+        while handled < most {
             let slot = &mut self.slots[index];
             if !slot.may_read(&self.limits) {
                 break;
@@ -77,9 +78,6 @@ impl<E: Engine> Reactor<E> {
                 if !put_off {
                     slot.session.flush();
                     unrung = 0;
-                    if handled > 1 && self.pace_ns >= SLOW_NS {
-                        self.facts.stored(now_ns());
-                    }
                 }
             }
             if handled == 1 && self.slots[index].session.has_pending() {
