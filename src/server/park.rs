@@ -477,7 +477,7 @@ mod tests {
 
     #[test]
     fn h2_wakes_without_rings_keep_the_reactor_from_futexes_for_a_while_only() {
-        let words = Window::heap(2 * layout::CELL);
+        let words = Window::heap(layout::CONTROL);
         let (mut parker, _notifier) = Parker::new(words).expect("made");
         let usual = parker.mode();
         assert_eq!(usual, if calls::futex_works() { Mode::Futex } else { Mode::Event });
