@@ -6,7 +6,9 @@
 //! each ends.
 
 use crate::process::Process;
-use crate::{Failure, Unattachable};
+use crate::sockets::Listening;
+use crate::who::Named;
+use crate::{Failure, Unattachable, text};
 use serde::{Deserialize, Serialize};
 use std::io::{Read, Write};
 use std::path::Path;
@@ -73,8 +75,12 @@ pub(crate) struct Take {
     pub(crate) unix_ms: u64,
     /// The segments.
     pub(crate) images: Vec<Image>,
-    /// Processes that the segments name.
+    /// Processes that the segments name, by their numbers here.
     pub(crate) processes: Vec<Process>,
+    /// Which processes these are. A segment that is not in here names its process as it is numbered
+    /// here.
+    #[serde(default)]
+    pub(crate) named: Vec<Named>,
     /// Sessions that have no segments, if the server said so.
     pub(crate) sockets: Option<u64>,
 }
@@ -100,11 +106,25 @@ pub(crate) struct Capture {
     pub(crate) origin: Origin,
     /// Where the server listens, as far as known.
     pub(crate) sockets: Vec<String>,
+    /// The same with what is at these paths.
+    #[serde(default)]
+    pub(crate) listening: Vec<Listening>,
     /// The moments, in order.
     pub(crate) takes: Vec<Take>,
 }
 
 impl Capture {
+    /// What was seen of a target.
+    pub(crate) fn of(
+        target: String,
+        origin: Origin,
+        listening: Vec<Listening>,
+        takes: Vec<Take>,
+    ) -> Self {
+        let sockets = listening.iter().map(|one| one.path.clone()).collect();
+        Self { target, origin, sockets, listening, takes }
+    }
+
     fn blobs(&mut self) -> impl Iterator<Item = &mut Vec<u8>> {
         self.takes
             .iter_mut()
@@ -162,7 +182,7 @@ impl Capture {
     /// Reads a saved file.
     pub(crate) fn load(path: &Path) -> Result<Self, Unattachable> {
         let unreadable =
-            |why: String| Unattachable(format!("{} cannot be read: {why}", path.display()));
+            |why: String| Unattachable(format!("{} cannot be read: {why}", text::of_path(path)));
         let bytes = std::fs::read(path).map_err(|error| unreadable(error.to_string()))?;
         Self::read(&bytes).map_err(unreadable)
     }
@@ -197,12 +217,14 @@ pub(crate) mod tests {
             unix_ms: 2,
             images: vec![image],
             processes: vec![process],
+            named: Vec::new(),
             sockets: None,
         };
         Capture {
             target: "t".into(),
             origin: Origin::Process,
             sockets: vec!["/s".into()],
+            listening: Vec::new(),
             takes: vec![take.clone(), take],
         }
     }

@@ -99,7 +99,7 @@ fn bell(bell: Option<u32>, rung: Option<bool>) -> String {
 
 fn server_lines(out: &mut String, report: &Report, server: &Server) {
     let Server { peer, counters, rates, .. } = server;
-    let at = match &report.listens_at[..] {
+    let at = match &server.listens_at[..] {
         [] => String::new(),
         paths => format!(" at {}", paths.join(", ")),
     };
@@ -107,7 +107,7 @@ fn server_lines(out: &mut String, report: &Report, server: &Server) {
         out,
         "{HEAD}server {}{END} pid {}, uid {}, {}{at}",
         printable(&peer.name),
-        peer.pid,
+        peer.shown(),
         peer.uid,
         state(server.state)
     );
@@ -247,7 +247,7 @@ fn session_lines(out: &mut String, report: &Report, session: &Session) {
         "{HEAD}session {} {}{END} pid {}, uid {}, {}, over {}, for {}",
         session.session,
         printable(&peer.name),
-        peer.pid,
+        peer.shown(),
         peer.uid,
         state(session.state),
         session.transport,
