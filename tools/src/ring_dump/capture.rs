@@ -145,6 +145,18 @@ impl Capture {
         Ok(to.flush()?)
     }
 
+    /// A file is somebody's, and so are the names in it: they go to terminals.
+    fn make_plain(&mut self) {
+        let plain = |text: &mut String| *text = text::of_str(text);
+        plain(&mut self.target);
+        self.sockets.iter_mut().for_each(plain);
+        self.listening.iter_mut().for_each(|one| plain(&mut one.path));
+        for take in &mut self.takes {
+            take.images.iter_mut().for_each(|image| plain(&mut image.found));
+            take.processes.iter_mut().for_each(|process| plain(&mut process.name));
+        }
+    }
+
     /// Reads one from the bytes of a file, whatever they are.
     pub(crate) fn read(mut bytes: &[u8]) -> Result<Self, String> {
         let mut magic = [0; 8];
@@ -168,6 +180,7 @@ impl Capture {
         bytes = &bytes[length as usize..];
         let mut capture: Self = serde_json::from_slice(header)
             .map_err(|error| format!("its header is damaged: {error}"))?;
+        capture.make_plain();
         for blob in capture.blobs() {
             let length = blob.as_slice().try_into().map_or(0, u64::from_le_bytes);
             // What is missing at the end is missing: the rest is still good.
@@ -234,6 +247,20 @@ pub(crate) mod tests {
         let mut bytes = Vec::new();
         a_capture().write(&mut bytes).unwrap();
         assert_eq!(Capture::read(&bytes), Ok(a_capture()));
+    }
+
+    #[test]
+    fn d6_names_in_a_file_are_made_plain() {
+        let mut bytes = Vec::new();
+        let evil = || "\x1b]0;owned\x07\u{202e}".to_owned();
+        let mut capture = a_capture();
+        capture.target = evil();
+        capture.sockets = vec![evil()];
+        capture.takes[1].images[0].found = evil();
+        capture.takes[1].processes[0].name = evil();
+        capture.write(&mut bytes).unwrap();
+        let read = format!("{:?}", Capture::read(&bytes).unwrap());
+        assert_eq!(read.matches(r"\\x1b]0;owned\\x07\\u{202e}").count(), 4, "{read}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Core dumps: shared memory lies in them as it was mapped.
 
-use crate::{Unattachable, text};
 use crate::handle::Handle;
+use crate::{Unattachable, text};
 use object::elf::{ET_CORE, FileHeader64, PT_LOAD};
 use object::endian::Endianness;
 use object::read::ReadCache;

@@ -131,10 +131,12 @@ impl Handle {
 
     /// A copy of the control page; of a status segment or a bell, of all of it. Of what is not in
     /// use, or is none, there is nothing more to know.
-    pub(crate) fn image(&self) -> Image {
+    /// `left` is how much of that may still be copied.
+    pub(crate) fn image(&self, left: &mut u64) -> Image {
         let mut control = self.read(0, layout::CONTROL as u64);
         if matches!(Self::kind(&control), Some(SegmentKind::Status | SegmentKind::Bell)) {
-            control.extend(self.read(layout::CONTROL as u64, 1 << 22));
+            control.extend(self.read(layout::CONTROL as u64, (*left).min(1 << 22)));
+            *left -= control.len().saturating_sub(layout::CONTROL) as u64;
         }
         Image {
             found: self.found.clone(),

@@ -325,14 +325,13 @@ impl Listing {
         }
         if self.left_out != 0 {
             let left_out = count(self.left_out as u64, "status segment");
-            let _ = writeln!(
-                out,
-                "{DIM}{left_out} left out: one process has more than {SERVERS}{END}"
-            );
+            let _ =
+                writeln!(out, "{DIM}{left_out} left out: one process has more than {SERVERS}{END}");
         }
         if !self.silent_processes.is_empty() {
             let who = processes(&self.silent_processes);
-            let _ = writeln!(out, "{WARN}{who}: not looked at, since the memory is kept locked{END}");
+            let _ =
+                writeln!(out, "{WARN}{who}: not looked at, since the memory is kept locked{END}");
         }
         if self.closed_processes != 0 {
             let _ = writeln!(

@@ -243,7 +243,8 @@ fn run_save(asked: &cli::Save) -> Result<Healthy, Failure> {
     let mut file = std::fs::OpenOptions::new();
     std::os::unix::fs::OpenOptionsExt::mode(&mut file, 0o600);
     let file = file.write(true).create(true).truncate(true).open(&asked.file);
-    let file = file.map_err(|error| Unattachable(format!("{}: {error}", text::of_path(&asked.file))))?;
+    let file =
+        file.map_err(|error| Unattachable(format!("{}: {error}", text::of_path(&asked.file))))?;
     let written = capture.write(&mut std::io::BufWriter::new(file));
     written.map_err(|error| format!("{}: {error}", text::of_path(&asked.file)))?;
     Ok(true)

@@ -64,10 +64,7 @@ impl Memfd {
 }
 
 /// Our memfds among the descriptors of a process, each once, with their places there.
-fn each(
-    pid: u32,
-    mut found: impl FnMut(&str, Memfd) -> Result<(), Errno>,
-) -> std::io::Result<()> {
+fn each(pid: u32, mut found: impl FnMut(&str, Memfd) -> Result<(), Errno>) -> std::io::Result<()> {
     let mut seen = BTreeSet::new();
     for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
         let Ok(entry) = entry else { continue };

@@ -77,10 +77,12 @@ fn shown(party: &Party) -> String {
 fn name_processes(report: &mut Report) {
     for finding in &mut report.findings {
         finding.pid = finding.pid.filter(|pid| *pid != 0);
-        let server = report.servers.iter().find(|server| Some(server.generation) == finding.generation);
+        let server =
+            report.servers.iter().find(|server| Some(server.generation) == finding.generation);
         if let Some(server) = server.filter(|server| server.peer.pid != server.peer.named) {
             let pid = server.peer.pid;
-            let (from, to) = (format!("server (pid {pid})"), format!("server ({})", shown(&server.peer)));
+            let (from, to) =
+                (format!("server (pid {pid})"), format!("server ({})", shown(&server.peer)));
             finding.text = finding.text.replace(&from, &to);
         }
     }

@@ -86,7 +86,8 @@ impl Listeners {
     fn of(&mut self, pid: u32) -> &Sockets {
         let namespace = process::namespace(pid, "net");
         self.0.entry(namespace.clone()).or_insert_with(|| {
-            let same = namespace.is_some() && namespace == process::namespace(std::process::id(), "net");
+            let same =
+                namespace.is_some() && namespace == process::namespace(std::process::id(), "net");
             let told = if same { ask() } else { ask_in(pid) };
             told.unwrap_or_else(|_| {
                 let table = std::fs::read(format!("/proc/{pid}/net/unix")).unwrap_or_default();
@@ -313,7 +314,8 @@ fn in_table(table: &[u8]) -> Sockets {
         let Some((inode, path)) = parse() else { continue };
         if !twice.insert(inode) {
             sockets.remove(&inode);
-        } else if let Some(path) = path.filter(|path| !path.as_os_str().as_bytes().starts_with(b"@"))
+        } else if let Some(path) =
+            path.filter(|path| !path.as_os_str().as_bytes().starts_with(b"@"))
         {
             sockets.insert(inode, Socket { path, file: None });
         }

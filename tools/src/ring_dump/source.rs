@@ -23,8 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// The same for one of several servers of a process, and how many of these are asked.
 const SHORT: Duration = Duration::from_millis(300);
 const SEVERAL: usize = 16;
-/// Bytes of rings that are copied in one look.
-const MOST_BYTES: u64 = 2 << 30;
+/// Bytes behind the control pages that are copied in one look.
+const MOST_BYTES: u64 = 1 << 30;
 
 /// A target, as it was named.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -222,6 +222,9 @@ pub(crate) fn find_at_socket(path: &Path, patience: Duration) -> Result<Found, U
     // The kernel names who began to listen. That may be long ago, and the number another process's.
     let as_process = || {
         let pid = listener?;
+        if let Err(error) = memfds::held(pid) {
+            return Some(Err(refused(pid, &error)));
+        }
         let mut own = Listeners::default().at(pid).into_iter();
         own.any(|one| one.is_at(path)).then(|| find_in_process(pid))
     };
@@ -284,18 +287,20 @@ pub(crate) fn take(found: &Found, whole: bool) -> Take {
     let at_ns = process::now_ns().saturating_add_signed(found.clock_ahead_ns);
     let unix_ms =
         SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_millis());
-    let mut images: Vec<Image> = found.handles.iter().map(Handle::image).collect();
+    let mut left = MOST_BYTES;
+    let mut images: Vec<Image> =
+        found.handles.iter().map(|handle| handle.image(&mut left)).collect();
     let has_ring: Vec<bool> = images.iter().map(|image| Handle::has_ring(&image.control)).collect();
     let each = || found.handles.iter().zip(&has_ring);
     // What a bell says is read behind the rings: a request that was rung for is then not taken for
     // one that was not.
     for (image, (handle, _)) in images.iter_mut().zip(each()) {
         if matches!(Handle::kind(&image.control), Some(SegmentKind::Status | SegmentKind::Bell)) {
-            *image = handle.image();
+            let mut room = (image.control.len() as u64).saturating_sub(layout::CONTROL as u64);
+            *image = handle.image(&mut room);
         }
     }
     if whole {
-        let mut left = MOST_BYTES;
         // A tail that was read says that the records before it are there: they are read behind it.
         fence(Ordering::Acquire);
         for (image, (handle, has_ring)) in images.iter_mut().zip(each()) {

@@ -13,6 +13,7 @@ use crate::process::{self, Numbers};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// A process that a segment names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +58,10 @@ static CLIENTS: Mutex<Option<HashMap<Ring, u32>>> = Mutex::new(None);
 /// Sessions that are remembered.
 const REMEMBERED: usize = 1 << 16;
 
+/// Processes that are waited for as long as may be, and how long the others are.
+const WAITED_FOR: usize = 4;
+const LESS_PATIENCE: Duration = Duration::from_millis(5);
+
 /// Looks for processes, and remembers what it has seen of them. For one look.
 #[derive(Debug, Default)]
 pub(crate) struct Finder {
@@ -77,9 +82,10 @@ impl Finder {
 
     /// Whether a process has a descriptor of a segment.
     fn holds(&mut self, pid: u32, inode: u64) -> Option<bool> {
-        let held = self.held.entry(pid).or_insert_with(|| {
-            Some(Arc::new(memfds::held(pid).ok()?.into_iter().collect()))
-        });
+        let held = self
+            .held
+            .entry(pid)
+            .or_insert_with(|| Some(Arc::new(memfds::held(pid).ok()?.into_iter().collect())));
         held.as_ref().map(|held| held.contains(&inode))
     }
 
@@ -89,15 +95,17 @@ impl Finder {
             return known.clone();
         }
         let read = move || memfds::mapped(pid).ok();
-        let mappings = match aside::within(PATIENCE, read) {
+        // There may be many that are made to wait for.
+        let patience = if self.silent.len() < WAITED_FOR { PATIENCE } else { LESS_PATIENCE };
+        let mappings = match aside::within(patience, read) {
             Some(mappings) => mappings,
             None => {
                 self.silent.insert(pid);
                 None
             }
         };
-        let inodes = mappings
-            .map(|all| Arc::new(all.into_iter().map(|mapping| mapping.inode).collect()));
+        let inodes =
+            mappings.map(|all| Arc::new(all.into_iter().map(|mapping| mapping.inode).collect()));
         self.mapped.insert(pid, inodes.clone());
         inodes
     }
@@ -168,9 +176,15 @@ impl Finder {
         };
         let server = server.and_then(|pid| Some((pid, process::numbers(pid)?)));
         if named == 0 {
-            // The server cannot see it: it is of an outer namespace, or of a sibling.
+            // The server cannot see it: it is of an outer namespace, or of a sibling. The server maps
+            // the ring, too, and has its descriptors; a client has closed them.
+            let server = server.map(|(pid, _)| pid);
             let all: Vec<u32> = self.numbers().keys().copied().collect();
-            let found = hint.into_iter().chain(all).find(|pid| maps(self, *pid) == Some(true));
+            let found = hint.into_iter().chain(all).find(|pid| {
+                Some(*pid) != server
+                    && maps(self, *pid) == Some(true)
+                    && self.holds(*pid, ring.response) != Some(true)
+            });
             return found.map_or(Who::Unknown, Who::Here);
         }
         if let Some((_, numbers)) = &server
@@ -197,7 +211,8 @@ impl Finder {
             .map(|(pid, _)| *pid)
             .collect();
         let mut hidden = false;
-        for pid in hint.into_iter().filter(|pid| candidates.contains(pid)).chain(candidates.clone()) {
+        for pid in hint.into_iter().filter(|pid| candidates.contains(pid)).chain(candidates.clone())
+        {
             match maps(self, pid) {
                 Some(true) => return Who::Here(pid),
                 Some(false) => {}
