@@ -11,5 +11,4 @@ pub(crate) mod panics;
 #[cfg(not(ringbell_loom))]
 pub(crate) mod shares;
 pub mod sync;
-#[cfg(not(ringbell_loom))]
 pub(crate) mod wakers;

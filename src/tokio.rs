@@ -28,6 +28,7 @@ mod bytes;
 mod call;
 mod driver;
 mod entries;
+mod foreign;
 mod line;
 mod serve;
 mod shared;

@@ -2,12 +2,13 @@
 //! last in it: an answer in another buffer, an error, a message without an answer, or a part of
 //! one.
 
-use ringbell::{Client, ConnectOptions, Request, SendError, Server, ServerHandle, TransportChoice};
+mod common;
+
+use common::{BOTH, Serving};
+use ringbell::{Client, ConnectOptions, Request, SendError, Server, TransportChoice};
 use std::sync::mpsc::{Sender, channel};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-const BOTH: [TransportChoice; 2] = [TransportChoice::SharedMemory, TransportChoice::Socket];
 const KIB: usize = 1 << 10;
 /// What a client may hold: so much that a large answer does not end the turn.
 const HELD: usize = 4096 * KIB;
@@ -18,26 +19,20 @@ const LONGEST: usize = 200 * KIB;
 const SOON: Duration = Duration::from_secs(20);
 
 /// A server that has one buffer for all its answers.
-struct Serving {
-    directory: tempfile::TempDir,
-    handle: ServerHandle,
-    thread: Option<JoinHandle<()>>,
+struct OneBuffer {
+    serving: Serving,
     /// Ends the wait of a request.
     go: Sender<()>,
 }
 
-impl Serving {
+impl OneBuffer {
     fn new() -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let server = Server::builder()
+        let builder = Server::builder()
             .max_message(LONGEST as u64)
             .max_held_bytes_per_client(HELD as u64)
-            .ring_capacity(1 << 20)
-            .bind(directory.path().join("socket"))
-            .expect("bound");
-        let handle = server.handle();
+            .ring_capacity(1 << 20);
         let (go, gone) = channel();
-        let thread = std::thread::spawn(move || {
+        let serving = Serving::start(builder, move |server| {
             let answer = |request: Request<'_>, response: &mut Vec<u8>| {
                 match request.payload()[0] {
                     b'w' => gone.recv().expect("the test"),
@@ -50,12 +45,11 @@ impl Serving {
             };
             server.run(answer).expect("served");
         });
-        Self { directory, handle, thread: Some(thread), go }
+        Self { serving, go }
     }
 
     fn connect(&self, transport: TransportChoice) -> Client {
-        let path = self.directory.path().join("socket");
-        ConnectOptions::new().transport(transport).connect(path).expect("connected")
+        self.serving.connect(ConnectOptions::new(), transport)
     }
 
     /// Runs `send` while the server is kept waiting by another client, so that all it sends is read
@@ -69,18 +63,10 @@ impl Serving {
 
     fn nothing_is_held(&self) {
         let began = Instant::now();
-        while self.handle.stats().held_bytes != 0 {
-            assert!(began.elapsed() < SOON, "{} bytes are held", self.handle.stats().held_bytes);
+        let held = || self.serving.handle.stats().held_bytes;
+        while held() != 0 {
+            assert!(began.elapsed() < SOON, "{} bytes are held", held());
             std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            self.handle.shutdown(None);
-            self.thread.take().expect("runs").join().expect("no panic");
         }
     }
 }
@@ -89,10 +75,10 @@ impl Drop for Serving {
 fn p2_a_large_answer_is_charged_no_longer_than_it_is_there() {
     for transport in BOTH {
         for second in [b"r", b"t", b"e", b"l"] {
-            let serving = Serving::new();
-            let mut other = serving.connect(transport);
-            let mut client = serving.connect(transport);
-            serving.in_one_turn(&mut other, || {
+            let server = OneBuffer::new();
+            let mut other = server.connect(transport);
+            let mut client = server.connect(transport);
+            server.in_one_turn(&mut other, || {
                 client.send(b"l").expect("sent");
                 client.send(second).expect("sent");
             });
@@ -102,7 +88,7 @@ fn p2_a_large_answer_is_charged_no_longer_than_it_is_there() {
             );
             client.recv(Some(SOON)).expect("an answer");
             client.call_timeout(b"e", Some(SOON)).expect("it is read from");
-            serving.nothing_is_held();
+            server.nothing_is_held();
         }
     }
 }
@@ -110,25 +96,25 @@ fn p2_a_large_answer_is_charged_no_longer_than_it_is_there() {
 #[test]
 fn p2_a_message_without_an_answer_ends_a_charge_too() {
     for transport in BOTH {
-        let serving = Serving::new();
-        let mut other = serving.connect(transport);
-        let mut client = serving.connect(transport);
-        serving.in_one_turn(&mut other, || {
+        let server = OneBuffer::new();
+        let mut other = server.connect(transport);
+        let mut client = server.connect(transport);
+        server.in_one_turn(&mut other, || {
             client.send(b"l").expect("sent");
             client.send_one_way(b"l", None).expect("sent");
         });
         client.recv(Some(SOON)).expect("an answer");
         client.call_timeout(b"e", Some(SOON)).expect("it is read from");
-        serving.nothing_is_held();
+        server.nothing_is_held();
     }
 }
 
 #[test]
 fn p2_a_large_request_is_charged_no_longer_than_it_is_there() {
-    let serving = Serving::new();
-    let mut other = serving.connect(TransportChoice::SharedMemory);
-    let mut client = serving.connect(TransportChoice::SharedMemory);
-    serving.in_one_turn(&mut other, || {
+    let server = OneBuffer::new();
+    let mut other = server.connect(TransportChoice::SharedMemory);
+    let mut client = server.connect(TransportChoice::SharedMemory);
+    server.in_one_turn(&mut other, || {
         // More than a ring takes: the last one is sent in part, into the buffer of the one before,
         // and given up.
         for _ in 0..6 {
@@ -141,5 +127,5 @@ fn p2_a_large_request_is_charged_no_longer_than_it_is_there() {
         client.recv(Some(SOON)).expect("an answer");
     }
     client.ping(Some(SOON)).expect("there");
-    serving.nothing_is_held();
+    server.nothing_is_held();
 }

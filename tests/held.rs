@@ -2,15 +2,17 @@
 //!
 //! The client runs on the test's own thread, whose live memory is counted; the server on others.
 
+mod common;
+
+use common::{BOTH, Serving};
 use ringbell::layout::code;
 use ringbell::{
     CallError, Client, ConnectOptions, EventError, OwnedRequest, RecvError, Responder, Server,
-    ServerHandle, Session, TransportChoice,
+    Session, TransportChoice,
 };
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Counts the live bytes of each thread.
@@ -74,10 +76,8 @@ const ITEMS: u8 = 1;
 const EVENT: u8 = 2;
 
 /// A server that answers with as many bytes as it is asked for.
-struct Serving {
-    directory: tempfile::TempDir,
-    handle: ServerHandle,
-    thread: Option<JoinHandle<()>>,
+struct AsAsked {
+    serving: Serving,
     /// Streams of which the server sends no more.
     sent: Arc<Mutex<usize>>,
 }
@@ -111,40 +111,25 @@ fn answer(request: OwnedRequest, responder: Responder, sent: &Arc<Mutex<usize>>)
     }
 }
 
-impl Serving {
+impl AsAsked {
     fn new() -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let server = Server::bind(directory.path().join("socket")).expect("bound");
-        let (handle, sent) = (server.handle(), Arc::new(Mutex::new(0)));
+        let sent = Arc::new(Mutex::new(0));
         let counted = sent.clone();
-        let thread = std::thread::spawn(move || {
+        let serving = Serving::start(Server::builder(), move |server| {
             let answer = move |request, responder| answer(request, responder, &counted);
             server.run_reactor(answer).expect("served");
         });
-        Self { directory, handle, thread: Some(thread), sent }
+        Self { serving, sent }
     }
 
-    fn options(transport: TransportChoice) -> ConnectOptions {
-        let options = ConnectOptions::new().transport(transport);
-        options.max_message(2 * MIB as u64).max_held_bytes(HELD)
+    fn options() -> ConnectOptions {
+        ConnectOptions::new().max_message(2 * MIB as u64).max_held_bytes(HELD)
     }
 
     fn connect(&self, transport: TransportChoice) -> Client {
-        let path = self.directory.path().join("socket");
-        Self::options(transport).connect(path).expect("connected")
+        self.serving.connect(Self::options(), transport)
     }
 }
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            self.handle.shutdown(None);
-            self.thread.take().expect("runs").join().expect("no panic");
-        }
-    }
-}
-
-const BOTH: [TransportChoice; 2] = [TransportChoice::SharedMemory, TransportChoice::Socket];
 
 fn works(client: &mut Client) {
     assert_eq!(client.call(&request(ANSWER, 3)).expect("an answer").len(), 3);
@@ -153,8 +138,8 @@ fn works(client: &mut Client) {
 #[test]
 fn p2_client_answers_that_are_set_aside_have_a_bound_in_bytes() {
     for transport in BOTH {
-        let serving = Serving::new();
-        let mut client = serving.connect(transport);
+        let server = AsAsked::new();
+        let mut client = server.connect(transport);
         works(&mut client);
         // What was held and is asked for leaves room for as much.
         for _ in 0..2 {
@@ -197,8 +182,8 @@ fn leave_answers(client: &mut Client) {
 #[test]
 fn p2_client_items_that_nobody_reads_have_a_bound_in_bytes() {
     for transport in BOTH {
-        let serving = Serving::new();
-        let mut client = serving.connect(transport);
+        let server = AsAsked::new();
+        let mut client = server.connect(transport);
         works(&mut client);
         let mut streams = Vec::new();
         let peak = peak_of(|| {
@@ -206,7 +191,7 @@ fn p2_client_items_that_nobody_reads_have_a_bound_in_bytes() {
                 let stream = client.open_stream(&request(ITEMS, MIB / 4), None);
                 streams.push(stream.expect("opened"));
             }
-            while *serving.sent.lock().expect("no panic") < streams.len() {
+            while *server.sent.lock().expect("no panic") < streams.len() {
                 // Whatever is there is taken in.
                 client.ping(None).expect("there");
             }
@@ -238,21 +223,20 @@ fn p2_client_items_that_nobody_reads_have_a_bound_in_bytes() {
 #[test]
 fn p2_client_a_stream_that_is_read_is_not_given_up() {
     for transport in BOTH {
-        let serving = Serving::new();
+        let server = AsAsked::new();
         // A ring has room for all of them, which is more than the client may hold. Each is one
         // frame, so that one look could take all.
         const ITEM: usize = 60_000;
-        let path = serving.directory.path().join("socket");
-        let options = Serving::options(transport).ring_capacity(16 * MIB as u64);
+        let options = AsAsked::options().ring_capacity(16 * MIB as u64);
         let options = options.max_message(1 << 17).max_held_bytes(MIB);
-        let mut client = options.connect(path).expect("connected");
+        let mut client = server.serving.connect(options, transport);
         let peak = peak_of(|| {
             let mut stream = client.call_stream(&request(ITEMS, ITEM)).expect("opened");
             let mut items = 0;
             while let Some(item) = stream.next(None).expect("an item") {
                 assert!(item.len() == ITEM);
                 items += 1;
-                while items == 1 && *serving.sent.lock().expect("no panic") == 0 {
+                while items == 1 && *server.sent.lock().expect("no panic") == 0 {
                     std::thread::yield_now();
                 }
                 if items == 1 {
@@ -270,8 +254,8 @@ fn p2_client_a_stream_that_is_read_is_not_given_up() {
 #[test]
 fn p2_client_events_have_a_bound_in_bytes() {
     for transport in BOTH {
-        let serving = Serving::new();
-        let mut client = serving.connect(transport);
+        let server = AsAsked::new();
+        let mut client = server.connect(transport);
         works(&mut client);
         let peak = peak_of(|| {
             for _ in 0..50 {
@@ -298,8 +282,8 @@ fn p2_client_events_have_a_bound_in_bytes() {
 #[test]
 fn p2_client_a_small_message_does_not_keep_the_memory_of_a_large_one() {
     for transport in BOTH {
-        let serving = Serving::new();
-        let mut client = serving.connect(transport);
+        let server = AsAsked::new();
+        let mut client = server.connect(transport);
         works(&mut client);
         let before = LIVE.get();
         for _ in 0..6 {
@@ -338,11 +322,11 @@ mod tasks {
     #[test]
     fn p2_client_answers_to_futures_that_nobody_polls_have_a_bound_in_bytes() {
         for transport in BOTH {
-            let serving = Serving::new();
-            let path = serving.directory.path().join("socket");
+            let server = AsAsked::new();
+            let path = server.serving.path();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime").block_on(async {
-                let client = Serving::options(transport).connect_async(path).await;
+                let client = AsAsked::options().transport(transport).connect_async(path).await;
                 let client = client.expect("connected");
                 let before = LIVE.get();
                 PEAK.set(before);

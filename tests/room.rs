@@ -1,15 +1,15 @@
 //! What a handler waits for when there is no room for an item of its stream has a time limit, also
-//! where a slow client may stay for ever.
+//! where a slow client may stay for ever. What idle clients keep takes no room from others.
 
+mod common;
+
+use common::{BOTH, Serving};
 use ringbell::{
-    Client, ConnectOptions, OwnedRequest, Responder, Server, ServerHandle, StreamError,
-    TransportChoice,
+    Client, ConnectOptions, OwnedRequest, Responder, Server, StreamError, TransportChoice,
 };
 use std::sync::mpsc::{Receiver, channel};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-const BOTH: [TransportChoice; 2] = [TransportChoice::SharedMemory, TransportChoice::Socket];
 const KIB: usize = 1 << 10;
 /// What a client may hold.
 const HELD: usize = 256 * KIB;
@@ -17,27 +17,22 @@ const HELD: usize = 256 * KIB;
 const SOON: Duration = Duration::from_secs(20);
 
 /// A server of streams whose items have the length that the request says.
-struct Serving {
-    directory: tempfile::TempDir,
-    handle: ServerHandle,
-    thread: Option<JoinHandle<()>>,
+struct Streaming {
+    serving: Serving,
     /// How streams end.
     ends: Receiver<(u64, StreamError)>,
 }
 
-impl Serving {
+impl Streaming {
     fn new() -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let server = Server::builder()
+        let builder = Server::builder()
             .max_message(HELD as u64 / 4)
             .max_held_bytes_per_client(HELD as u64)
             .ring_capacity(64 * KIB as u64)
             .slow_client_timeout(None)
-            .stream_stall_timeout(Some(Duration::from_millis(300)))
-            .bind(directory.path().join("socket"))
-            .expect("bound");
-        let (handle, (ended, ends)) = (server.handle(), channel());
-        let thread = std::thread::spawn(move || {
+            .stream_stall_timeout(Some(Duration::from_millis(300)));
+        let (ended, ends) = channel();
+        let serving = Serving::start(builder, move |server| {
             let answer = |request: OwnedRequest, responder: Responder| {
                 let ended = ended.clone();
                 std::thread::spawn(move || {
@@ -59,32 +54,22 @@ impl Serving {
             };
             server.run_reactor(answer).expect("served");
         });
-        Self { directory, handle, thread: Some(thread), ends }
+        Self { serving, ends }
     }
 
     fn connect(&self, transport: TransportChoice) -> Client {
-        let path = self.directory.path().join("socket");
-        ConnectOptions::new().transport(transport).connect(path).expect("connected")
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            self.handle.shutdown(None);
-            self.thread.take().expect("runs").join().expect("no panic");
-        }
+        self.serving.connect(ConnectOptions::new(), transport)
     }
 }
 
 #[test]
 fn c8_a_stream_that_waits_for_room_ends_when_its_client_takes_nothing() {
     for transport in BOTH {
-        let serving = Serving::new();
-        let mut client = serving.connect(transport);
+        let server = Streaming::new();
+        let mut client = server.connect(transport);
         let len = 32 * KIB;
         let stream = client.open_stream(&len.to_le_bytes(), None).expect("sent");
-        let (sent, error) = serving.ends.recv_timeout(SOON).expect("it ends");
+        let (sent, error) = server.ends.recv_timeout(SOON).expect("it ends");
         assert_eq!(error, StreamError::SlowClient);
         assert!(sent < 64, "{sent} items: credit was left, room was not");
         // Its connection goes on, and the next stream is read.
@@ -95,5 +80,45 @@ fn c8_a_stream_that_waits_for_room_ends_when_its_client_takes_nothing() {
             assert_eq!(client.next_item(stream, &mut item, Some(SOON)), Ok(true));
         }
         client.close_stream(stream);
+    }
+}
+
+/// Requests in flight at once: they are charged with more than a client that holds little.
+const AT_ONCE: usize = 40;
+
+/// Sends so many requests, and takes the answers, which come once all requests are there.
+fn ask_at_once(client: &mut Client) {
+    for _ in 0..AT_ONCE {
+        client.send(b"").expect("sent");
+    }
+    for _ in 0..AT_ONCE {
+        client.recv(Some(SOON)).expect("an answer").outcome.expect("good");
+    }
+}
+
+/// A session keeps what its requests were charged with, for the next ones.
+#[test]
+fn p2_what_idle_clients_keep_for_their_next_requests_stops_nobody() {
+    for transport in BOTH {
+        // Requests are read up to one half of it: what two or three of the clients keep.
+        let builder = Server::builder()
+            .max_message(KIB as u64)
+            .max_held_bytes(2 * KIB as u64 * KIB as u64)
+            .ring_capacity(64 * KIB as u64);
+        let serving = Serving::start(builder, |server| {
+            let mut waiting = Vec::new();
+            let answer = |_: OwnedRequest, responder: Responder| {
+                waiting.push(responder);
+                if waiting.len() == AT_ONCE {
+                    waiting.drain(..).for_each(|responder| responder.reply(b""));
+                }
+            };
+            server.run_reactor(answer).expect("served");
+        });
+        let mut clients: Vec<_> =
+            (0..12).map(|_| serving.connect(ConnectOptions::new(), transport)).collect();
+        for _ in 0..3 {
+            clients.iter_mut().for_each(ask_at_once);
+        }
     }
 }

@@ -15,6 +15,8 @@ use ringbell_shm_tests::reactor_requests::{Count, StreamEnd, ask, stream_of};
 use ringbell_shm_tests::server::{Prepared, Server};
 use ringbell_shm_tests::transport::over_socket;
 use ringbell_shm_tests::{done, options, suite, wait_until};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::ioctl_fionread;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
@@ -175,12 +177,14 @@ fn c8_nor_do_answers_that_are_read_a_byte_at_a_time() -> Ran {
     done!("{read:?} bytes were read")
 }
 
-/// A client that reads so little at a time that the kernel calls its socket writable only after the
-/// limit, during service or after the order to shut down: how many bytes it gets.
+/// A client that reads so little that the kernel does not call its socket writable before the limit,
+/// and then waits until the server has sent more; during service or after the order to shut down:
+/// how many bytes it gets.
 fn read_slowly(driver: Driver, stops: bool) -> u64 {
-    // Five pauses: the client reads two of the kernel's pieces meanwhile, and half of what it would
-    // have to read before its socket is called writable.
-    const LIMIT: Duration = Duration::from_secs(2);
+    // Less than what all answers may take after the order.
+    const LIMIT: Duration = Duration::from_secs(6);
+    // Two of the kernel's pieces, and half of what makes a socket writable.
+    const LITTLE: u64 = 75_000;
     let mut server = reacting(driver).with("slow_client_ms", LIMIT.as_millis()).start();
     let session = SocketSession::open(server.path());
     for call in 1..=SOME_ANSWERS {
@@ -190,17 +194,36 @@ fn read_slowly(driver: Driver, stops: bool) -> u64 {
     if stops {
         server.process().tell("shutdown");
     }
-    let (mut some, mut read) = ([0; 15_000], 0);
-    while read < ALL {
-        // A goodbye may stand behind them.
-        let left = usize::try_from(ALL - read).map_or(some.len(), |left| left.min(some.len()));
-        match (&session.stream).read(&mut some[..left]) {
-            Ok(count @ 1..) => read += count as u64,
-            _ => break,
+    let there = || ioctl_fionread(&session.stream).expect("a socket");
+    let mut before = 0;
+    wait_until("the socket takes no more", || {
+        std::thread::sleep(Duration::from_millis(50));
+        let now = there();
+        now != 0 && now == std::mem::replace(&mut before, now)
+    });
+    assert!(there() < ALL, "the socket takes all");
+    let mut some = [0; 15_000];
+    let mut read_up_to = |read: u64, most: u64| {
+        let mut read = read;
+        while read < most {
+            // A goodbye may stand behind them.
+            let left = usize::try_from(most - read).map_or(some.len(), |left| left.min(some.len()));
+            match (&session.stream).read(&mut some[..left]) {
+                Ok(count @ 1..) => read += count as u64,
+                _ => break,
+            }
         }
-        tick();
-        std::thread::sleep(LIMIT / 5);
-    }
+        read
+    };
+    let read = read_up_to(0, LITTLE);
+    let left = there();
+    let is_put_out = || {
+        let mut socket = [PollFd::new(&session.stream, PollFlags::empty())];
+        poll(&mut socket, Some(&Timespec::default())).expect("polled");
+        socket[0].revents().contains(PollFlags::HUP)
+    };
+    wait_until("it sends more", || there() > left || is_put_out());
+    let read = read_up_to(read, ALL);
     if stops {
         server.ended();
     } else {

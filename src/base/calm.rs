@@ -32,15 +32,11 @@ impl Calm {
     /// not sleep at all. `came`, asked of a sleep that was very short, says whether there was a
     /// reason to wake up.
     ///
-    /// Pauses if that has happened for nothing too often. A signal ends the pause.
+    /// Pauses if that has happened for nothing too often. A signal ends the pause. Where the kernel
+    /// refuses to sleep the pauses are the sleeps: if there was a reason to end one, the next one is
+    /// as short as the first.
     #[inline]
-    pub(crate) fn slept(
-        &mut self,
-        refused: bool,
-        took: u64,
-        left: u64,
-        came: impl FnOnce() -> bool,
-    ) {
+    pub(crate) fn slept(&mut self, refused: bool, took: u64, left: u64, came: impl Fn() -> bool) {
         if !refused && (took >= AT_ONCE_NS || left == 0 || came()) {
             self.for_nothing = 0;
             return;
@@ -48,6 +44,10 @@ impl Calm {
         if let Some(pause) = self.next_pause() {
             self.pauses += 1;
             rest(pause.min(Duration::from_nanos(left.max(1))));
+            if refused && came() {
+                // It still costs a pause each time: the loop is no busy one.
+                self.for_nothing = FREE;
+            }
         }
     }
 
@@ -131,6 +131,21 @@ mod tests {
         assert_eq!(calm.next_pause(), Some(LONGEST));
         calm.slept(false, 0, SECOND, || true);
         assert!(!calm.is_pausing() && calm.next_pause().is_none());
+    }
+
+    /// Who waits by pauses alone waits for each answer anew, and not longer than it takes.
+    #[test]
+    fn h2_a_pause_that_was_for_something_is_followed_by_a_short_one() {
+        let mut calm = Calm::default();
+        for _ in 0..3 {
+            while calm.for_nothing < FREE + 4 {
+                calm.slept(true, 0, SECOND, || false);
+            }
+            let before = calm.pauses();
+            calm.slept(true, 0, SECOND, || true);
+            assert_eq!(calm.pauses(), before + 1, "it is no busy loop");
+            assert_eq!(calm.next_pause(), Some(SHORTEST));
+        }
     }
 
     #[test]

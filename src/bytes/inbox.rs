@@ -115,9 +115,10 @@ impl Outbox for Arc<Inbox> {
                     // A child of the client may hold it open. What was sent is still read.
                     let _ = rustix::net::shutdown(&lifeline, rustix::net::Shutdown::Both);
                 }
-                if let Some(waker) = lock(&peer.waker).take() {
-                    waker.wake();
-                }
+                // Alone in its statement: the lock is gone before the task is told, which may look
+                // at once.
+                let waker = lock(&peer.waker).take();
+                wake_all(waker);
             }
         }
     }

@@ -437,7 +437,7 @@ impl ByteStream {
             _ => u64::MAX,
         };
         calm.slept(waited.is_none(), woke.saturating_sub(now), left, || {
-            ready != Readiness::default()
+            waited.is_some_and(|ready| ready != Readiness::default())
         });
         // Where nobody is left to take what is unsent, it is a write that says so.
         ready.writable |= ready.hung_up;

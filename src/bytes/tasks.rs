@@ -5,6 +5,7 @@ use super::inbox::DeathWatch;
 use super::listener::ByteListener;
 use super::stream::ByteStream;
 use crate::base::sync::lock;
+use crate::base::wakers::enter;
 use std::io;
 use std::sync::PoisonError;
 use std::task::{Poll, Waker};
@@ -56,7 +57,10 @@ impl ByteEndpoint {
 
 impl DeathWatch {
     fn wake_at_death(&self, waker: &Waker) {
-        *lock(&self.peer.waker) = Some(waker.clone());
+        let mut own = None;
+        while !enter(lock(&self.peer.waker), |cell| cell, waker, &mut own) {
+            own = Some(waker.clone());
+        }
         if self.is_dead() {
             // It came before there was a task to wake.
             waker.wake_by_ref();
@@ -76,20 +80,29 @@ impl ByteListener {
         if let Err(error) = self.usable() {
             return Poll::Ready(Err(error));
         }
-        let mut queue = lock(&self.inbox.queue);
-        while let Some(next) = queue.joined.pop_front() {
-            drop(queue);
-            if let Some(end) = self.accept_session(next) {
-                return Poll::Ready(Ok(end));
+        let mut own = None;
+        loop {
+            let mut queue = lock(&self.inbox.queue);
+            if let Some(next) = queue.joined.pop_front() {
+                drop(queue);
+                match self.accept_session(next) {
+                    Some(end) => return Poll::Ready(Ok(end)),
+                    None => continue,
+                }
             }
-            queue = lock(&self.inbox.queue);
+            if let Err(error) = queue.over() {
+                return Poll::Ready(Err(error));
+            }
+            if queue.wakers.iter().any(|there| there.will_wake(waker)) {
+                return Poll::Pending;
+            }
+            if let Some(own) = own.take() {
+                queue.wakers.push(own);
+                return Poll::Pending;
+            }
+            drop(queue);
+            // Not under the lock: it is other people's code.
+            own = Some(waker.clone());
         }
-        if let Err(error) = queue.over() {
-            return Poll::Ready(Err(error));
-        }
-        if !queue.wakers.iter().any(|there| there.will_wake(waker)) {
-            queue.wakers.push(waker.clone());
-        }
-        Poll::Pending
     }
 }

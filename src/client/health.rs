@@ -35,7 +35,7 @@ impl Client {
         // Most sessions come back with nothing to take in. Rings say so by one load.
         let came = self.session.is_socket() || self.session.has_pending();
         if came {
-            if let Err(over) = self.drain_all(|_| false) {
+            if let Err(over) = self.drain_to_end() {
                 self.fail(over);
                 return false;
             }
@@ -51,6 +51,17 @@ impl Client {
         !self.session.has_ended()
     }
 
+    /// Takes in all that was there at the beginning, and asks for the end of a socket behind it,
+    /// which the kernel tells only to a read that finds nothing before it.
+    fn drain_to_end(&mut self) -> Result<(), SessionEnd> {
+        let read = self.session.bytes_read();
+        self.drain_all(|_| false)?;
+        if self.session.is_socket() && self.session.bytes_read() != read {
+            self.drain_now()?;
+        }
+        Ok(())
+    }
+
     /// Looks whether the server is still there, without waiting: costs two system calls. A server
     /// that hangs is there; [`Self::ping`] tells.
     ///
@@ -59,7 +70,8 @@ impl Client {
     /// [`RecvError::NothingInFlight`].
     pub fn check(&mut self) -> Result<(), RecvError> {
         self.usable().map_err(SessionEnd::as_recv)?;
-        let there = if self.session.is_socket() { self.drain_now() } else { self.check_server() };
+        let there =
+            if self.session.is_socket() { self.drain_to_end() } else { self.check_server() };
         match there {
             // What the server published before it went is still good, to whoever waits for it.
             Err(over) if self.calls.in_flight() > 0 && self.session.has_pending() => {

@@ -17,7 +17,7 @@
 //!
 //! So requests leave room for answers, and what is held shrinks as the client reads: no request
 //! can keep an answer from its client for ever. A client exceeds its limit by the one message that
-//! is arriving, at most.
+//! is arriving, at most; its uid, and all, by one buffer of a frame and one small request.
 //!
 //! Buffers of up to [`SMALL`] bytes are not charged one by one: a request in flight is charged
 //! with a fixed size that covers its own small buffers.
@@ -32,6 +32,7 @@ use crate::base::sync::{Ordering, PlainBool, PlainU64};
 use crate::base::wakers::wake_all;
 use crate::os::fork::Origin;
 use crate::protocol::room::WantsRoom;
+use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -44,6 +45,8 @@ pub(crate) const KEPT: usize = 64 << 10;
 pub(crate) const ENTRY: usize = 128;
 /// A client that holds less is read from even if its uid holds much.
 const LITTLE: u64 = 256 << 10;
+/// More than the largest buffer that is read into and does not count, in bytes.
+const FRAME: u64 = (KEPT + SMALL) as u64;
 /// A thread that waits for room looks again after this time in any case.
 const BACKSTOP: Duration = Duration::from_millis(50);
 
@@ -110,7 +113,8 @@ pub(crate) struct HeldLimits {
 struct Sleepers {
     /// How often they were woken.
     wakes: u64,
-    tasks: Vec<Waker>,
+    /// By data and vtable of the waker: one entry for each task, found without a search.
+    tasks: HashMap<(usize, usize), Waker>,
 }
 
 /// What is held for all clients.
@@ -191,11 +195,6 @@ impl Total {
         self.tight.store(tight, Ordering::Relaxed);
     }
 
-    /// Says that somebody waits. What it waits for is to be looked at after this.
-    fn announce(&self) {
-        self.waiting.announce();
-    }
-
     fn sleepers(&self) -> MutexGuard<'_, Sleepers> {
         self.sleepers.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -219,7 +218,7 @@ impl Total {
         let tasks = std::mem::take(&mut sleepers.tasks);
         drop(sleepers);
         self.room.notify_all();
-        wake_all(tasks);
+        wake_all(tasks.into_values());
     }
 }
 
@@ -319,21 +318,24 @@ impl Account {
 
     /// Whether a request may be read. If not, the reader is woken when that may have changed.
     ///
-    /// A client that holds next to nothing is read from as long as its uid has anything left.
+    /// A client that holds next to nothing is read from as long as its uid has anything left; where
+    /// that is more than its uid leaves free for others, only in the first half of the total.
     /// `buffer`: what of its bytes is the buffer that is read into, which must not keep itself from
-    /// being read. A client that holds nothing else is read from in any case.
+    /// being read. For a client that holds nothing else the limits are so much higher that buffers
+    /// alone never reach them: none is begun beyond the limits of the others.
     #[cold]
     pub(crate) fn may_read(&self, buffer: u64) -> bool {
         let (share, total) = (&self.share.level, &self.share.total.level);
         self.finds_room(|[own, shared, all]| {
             let own = own.saturating_sub(buffer);
-            if buffer != 0 && own == 0 {
-                return true;
-            }
+            let (over, unfair) =
+                if buffer != 0 && own == 0 { (FRAME, total.arrivals) } else { (0, total.soft) };
+            let [shared, all] = [shared, all].map(|held| held.saturating_sub(over));
+            let is_fair = self.share.is_fair(shared, all);
             let little = own < LITTLE && shared < share.most && all < total.most;
-            let usual = all < total.soft && self.share.is_fair(shared, all);
-            let reserved = shared < self.share.reserved / 2;
-            own < self.level.soft && (little || (shared < share.soft && (usual || reserved)))
+            let little = little && (is_fair || all < unfair);
+            let usual = (is_fair && all < total.soft) || shared < self.share.reserved / 2;
+            own < self.level.soft && (little || (shared < share.soft && usual))
         })
     }
 
@@ -354,7 +356,7 @@ impl Account {
         let share = &self.share;
         let held = || [&self.level, &share.level, &share.total.level].map(Level::held);
         look(held()) || {
-            share.total.announce();
+            share.total.waiting.announce();
             look(held())
         }
     }
@@ -463,7 +465,7 @@ impl Account {
         let total = &self.share.total;
         loop {
             let seen = total.sleepers().wakes;
-            total.announce();
+            total.waiting.announce();
             let charge = self.charge_answer(bytes);
             if charge.is_some() || over() {
                 return charge;
@@ -487,12 +489,14 @@ impl Account {
             return Some(charge);
         }
         let total = &self.share.total;
-        let mut sleepers = total.sleepers();
-        if !sleepers.tasks.iter().any(|task| task.will_wake(waker)) {
-            sleepers.tasks.push(waker.clone());
+        let key = (waker.data().addr(), std::ptr::from_ref(waker.vtable()).addr());
+        if !total.sleepers().tasks.contains_key(&key) {
+            // Not cloned under the lock: it is other people's code, which may use the server. Nor
+            // is one dropped under it.
+            let own = waker.clone();
+            let _same = total.sleepers().tasks.insert(key, own);
         }
-        drop(sleepers);
-        total.announce();
+        total.waiting.announce();
         self.charge_answer(bytes)
     }
 }

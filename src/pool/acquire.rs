@@ -14,6 +14,7 @@ use super::taking::{Asked, Handed};
 use super::waiter::{Given, Unserved, Waiter};
 use super::{AcquireError, Guard, Manager, Pool};
 use crate::base::sync::lock;
+use crate::base::wakers::enter;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -117,21 +118,20 @@ impl<M: Manager> Pool<M> {
 impl<T, E> Waiter<T, E> {
     /// What it was given, for a task, which is woken when there is something.
     pub(super) fn poll(&self, task: &Waker) -> Poll<Result<Given<T, E>, Unserved>> {
-        let mut cell = lock(&self.cell);
-        if let Some(given) = cell.given.take() {
-            return Poll::Ready(Ok(given));
+        let mut own = None;
+        loop {
+            let mut cell = lock(&self.cell);
+            if let Some(given) = cell.given.take() {
+                return Poll::Ready(Ok(given));
+            }
+            if cell.cancelled {
+                return Poll::Ready(Err(Unserved::Cancelled));
+            }
+            if enter(cell, |cell| &mut cell.task, task, &mut own) {
+                return Poll::Pending;
+            }
+            own = Some(task.clone());
         }
-        if cell.cancelled {
-            return Poll::Ready(Err(Unserved::Cancelled));
-        }
-        if cell.task.as_ref().is_none_or(|known| !known.will_wake(task)) {
-            let before = cell.task.replace(task.clone());
-            drop(cell);
-            // Not under the lock: it may be the last of another task, and all that this has goes
-            // with it.
-            drop(before);
-        }
-        Poll::Pending
     }
 }
 

@@ -2,8 +2,8 @@
 
 use super::OpenFailure;
 use super::core::{Held, Opening};
-use crate::base::panics::quietly;
 use crate::base::sync::{Condvar, Mutex, lock};
+use crate::base::wakers::wake_all;
 use std::sync::{Arc, Weak};
 use std::task::Waker;
 use std::time::Instant;
@@ -66,7 +66,7 @@ impl<T, E> Waiter<T, E> {
         let task = lock(&self.cell).task.take();
         match task {
             // Other people's code: a pool's thread goes on if it panics.
-            Some(task) => quietly(|| task.wake()),
+            Some(task) => wake_all([task]),
             None => self.changed.notify_one(),
         }
     }

@@ -11,6 +11,7 @@
 
 use crate::base::clock::now_ns;
 use crate::base::sync::{Ordering, PlainBool, PlainU64};
+use crate::base::wakers;
 use crate::handshake::AnswerOrder;
 use crate::handshake::{PeerInfo, Transport};
 use crate::link::held::{Account, Charge, ENTRY, Held, KEPT, SMALL};
@@ -97,14 +98,6 @@ struct Credit {
 struct Tasks {
     handler: Option<Waker>,
     sender: Option<Waker>,
-}
-
-/// Has a task be woken, if it is not the one that will be.
-fn remember(cell: &mut Option<Waker>, waker: &Waker) {
-    match cell {
-        Some(there) => there.clone_from(waker),
-        None => *cell = Some(waker.clone()),
-    }
 }
 
 impl Credit {
@@ -233,7 +226,7 @@ impl Flight {
         let sender = credit.tasks.sender.take();
         drop(credit);
         self.more.notify_all();
-        sender.into_iter().for_each(Waker::wake);
+        wakers::wake_all(sender);
     }
 
     /// Nobody wants the answer any more.
@@ -244,7 +237,7 @@ impl Flight {
         let Tasks { handler, sender } = std::mem::take(&mut credit.tasks);
         drop(credit);
         self.more.notify_all();
-        handler.into_iter().chain(sender).for_each(Waker::wake);
+        wakers::wake_all(handler.into_iter().chain(sender));
         // A thread that sends an item may wait for room instead.
         self.caller.account.rouse();
     }
@@ -266,11 +259,17 @@ impl Flight {
         expect(dead_code, reason = "only tasks of a runtime wait for it")
     )]
     pub(crate) fn is_over(&self, waker: &Waker) -> bool {
-        let mut credit = self.credit();
-        if credit.over.is_none() {
-            remember(&mut credit.tasks.handler, waker);
+        let mut own = None;
+        loop {
+            let credit = self.credit();
+            if credit.over.is_some() {
+                return true;
+            }
+            if wakers::enter(credit, |credit| &mut credit.tasks.handler, waker, &mut own) {
+                return false;
+            }
+            own = Some(waker.clone());
         }
-        credit.over.is_some()
     }
 
     /// The client's credit is used up, or there is no room for an item: since when the producer has
@@ -333,17 +332,22 @@ impl Flight {
 
     /// Takes the right to send one item; if there is none `waker` is woken when there may be.
     pub(crate) fn poll_credit(&self, waker: &Waker) -> Poll<Result<(), StreamOver>> {
-        let mut credit = self.credit();
-        if let Some(over) = credit.over {
-            return Poll::Ready(Err(over));
+        let mut own = None;
+        loop {
+            let mut credit = self.credit();
+            if let Some(over) = credit.over {
+                return Poll::Ready(Err(over));
+            }
+            if credit.left > 0 {
+                credit.left -= 1;
+                return Poll::Ready(Ok(()));
+            }
+            credit.wait();
+            if wakers::enter(credit, |credit| &mut credit.tasks.sender, waker, &mut own) {
+                return Poll::Pending;
+            }
+            own = Some(waker.clone());
         }
-        if credit.left > 0 {
-            credit.left -= 1;
-            return Poll::Ready(Ok(()));
-        }
-        credit.wait();
-        remember(&mut credit.tasks.sender, waker);
-        Poll::Pending
     }
 
     /// Takes the right to send one item, waiting until `deadline`. `Ok(false)` if there is none in

@@ -8,7 +8,7 @@
 use super::watched::{Watched, drain, look_read, look_write};
 use crate::base::clock::now_ns;
 use crate::base::sync::lock;
-use crate::base::wakers::wake_all;
+use crate::base::wakers::{enter, wake_all};
 use crate::bytes::ByteListener;
 use crate::bytes::ByteStream;
 use crate::bytes::{ByteEndpoint, Direction, Wanted};
@@ -36,19 +36,16 @@ struct Sleepers([Mutex<Option<Waker>>; 2]);
 
 impl Sleepers {
     fn set(&self, direction: Direction, waker: &Waker) {
-        let mut there = lock(&self.0[direction as usize]);
-        match &mut *there {
-            Some(there) => there.clone_from(waker),
-            None => *there = Some(waker.clone()),
+        let mut own = None;
+        while !enter(lock(&self.0[direction as usize]), |cell| cell, waker, &mut own) {
+            own = Some(waker.clone());
         }
     }
 
     fn wake_one(&self, direction: Direction) {
         // Not under the lock: whoever is woken may poll at once.
         let waker = lock(&self.0[direction as usize]).take();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        wake_all(waker);
     }
 }
 

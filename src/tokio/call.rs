@@ -1,6 +1,7 @@
 //! Futures that send.
 
 use super::entries::Sent;
+use super::foreign::Caller;
 use super::shared::{Handle, Offered};
 use super::stream::ItemStream;
 use crate::client::CallError;
@@ -43,9 +44,13 @@ impl<'a> Offer<'a> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<CallId, SendError>> {
         self.begin();
         let Self { handle, payload, sending, ticket, .. } = self;
-        let offered = handle
-            .shared()
-            .with(|core, wakes| core.offer(sending, payload, *ticket, cx.waker(), wakes));
+        let offered = handle.shared().poll(cx.waker(), |core, caller, wakes| {
+            let offered = core.offer(sending, payload, ticket, caller, wakes);
+            if matches!(offered, Ok(Offered::Sent(_))) && sending.has_answer() {
+                core.sleeps_over_calls();
+            }
+            offered
+        });
         self.taken(offered.unwrap_or(Err(SendError::Forked)))
     }
 
@@ -60,10 +65,7 @@ impl<'a> Offer<'a> {
 
     fn taken(&mut self, offered: Result<Offered, SendError>) -> Poll<Result<CallId, SendError>> {
         let result = match offered {
-            Ok(Offered::Queued(ticket)) => {
-                self.ticket = Some(ticket);
-                return Poll::Pending;
-            }
+            Ok(Offered::Queued) => return Poll::Pending,
             Ok(Offered::Sent(call)) => Ok(call),
             Err(error) => Err(error),
         };
@@ -111,12 +113,12 @@ impl<'a> Call<'a> {
     }
 
     /// The time is over: the answer if it is there, or the error.
-    fn time_is_over(&mut self, cx: &Context<'_>) -> Result<Vec<u8>, CallError> {
+    fn time_is_over(&mut self) -> Result<Vec<u8>, CallError> {
         let maybe_executed = self.sent.is_some();
         match self.sent.take() {
             Some(sent) => {
                 let polled = self.offer.handle.shared().with(|core, wakes| {
-                    let polled = core.poll_last(sent, cx.waker(), wakes);
+                    let polled = core.poll_last(sent, wakes);
                     if polled.is_pending() {
                         core.give_up(sent, true, wakes);
                     }
@@ -140,24 +142,29 @@ impl<'a> Call<'a> {
         let Self { offer, sent, timeout, span, .. } = self;
         let Offer { handle, payload, sending, ticket, .. } = offer;
         // Cloned before anything is sent: that is other people's code, and may panic.
-        let waker = cx.waker().clone();
+        let mut caller = Caller::with_own(cx.waker());
         let begun = handle.shared().with(|core, wakes| {
             if let Some(timeout) = *timeout {
                 core.client.wait_until(sending, timeout);
             }
             let look_out = core.may_look_out();
-            let offered = core.offer(sending, payload, *ticket, cx.waker(), wakes);
+            let offered = core.offer(sending, payload, ticket, &mut caller, wakes);
             if let Ok(Offered::Sent(call)) = offered {
                 if let Some(span) = span {
                     span.sent(call.as_u64());
                 }
-                *sent = Some(core.enter(call, waker, wakes));
+                *sent = Some(core.enter(call, &mut caller, wakes));
             }
-            let Some(look_out) = look_out else { return (offered, Poll::Pending) };
+            let Some(look_out) = look_out else {
+                if sent.is_some() {
+                    core.sleeps_over_calls();
+                }
+                return (offered, Poll::Pending);
+            };
             let answer = match *sent {
                 Some(sent) => {
                     core.look_out(look_out, wakes);
-                    core.poll_answer(sent, cx.waker(), wakes)
+                    core.poll_answer(sent, None)
                 }
                 None => {
                     // There is nothing to look out for, and the client is not armed any more.
@@ -180,11 +187,10 @@ impl<'a> Call<'a> {
 
     fn go_on(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<u8>, CallError>> {
         let Some(sent) = self.sent else { return self.begin(cx) };
-        let answer = self
-            .offer
-            .handle
-            .shared()
-            .with(|core, wakes| core.poll_answer(sent, cx.waker(), wakes));
+        let answer =
+            self.offer.handle.shared().poll(cx.waker(), |core, caller, wakes| {
+                core.poll_answer(sent, Some((caller, wakes)))
+            });
         let answer = answer.unwrap_or(Poll::Ready(Err(CallError::Forked)));
         if answer.is_ready() {
             self.sent = None;
@@ -236,11 +242,11 @@ impl Call<'_> {
         }
         let Some(timeout) = self.timeout else { return Poll::Pending };
         if timeout.is_zero() {
-            return Poll::Ready(self.time_is_over(cx));
+            return Poll::Ready(self.time_is_over());
         }
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
         std::task::ready!(sleep.as_mut().poll(cx));
-        Poll::Ready(self.time_is_over(cx))
+        Poll::Ready(self.time_is_over())
     }
 }
 

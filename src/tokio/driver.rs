@@ -1,6 +1,7 @@
 //! The task that sleeps for a session.
 
-use super::shared::{Core, SharedClient, Wakes};
+use super::foreign::Wakes;
+use super::shared::{Core, SharedClient};
 use super::watched::{Watched, drain, look_read, look_write};
 use crate::client::SessionEnd;
 use crate::handshake::Transport;
@@ -173,11 +174,12 @@ impl Future for Driver {
         let Ok(pushed) = last_push.as_mut().map(|push| push.poll(cx)).transpose() else {
             return Poll::Ready(());
         };
+        let waker = cx.waker().clone();
         let next = shared.with_room(wakes, |core, wakes| {
-            core.driven_by(cx.waker());
+            core.driven_by(waker, wakes);
             let next = turn(core, reported, *is_alone, pushed != Some(true), wakes);
             if matches!(next, Next::Again) {
-                core.driver_comes_back();
+                core.driver_comes_back(wakes);
             }
             (next, core.is_abandoned())
         });

@@ -1,10 +1,9 @@
 //! What futures and the driver share.
 
 use super::entries::{Entries, Sent};
+use super::foreign::{Caller, Wakes, WakesBehind};
 use crate::base::clock::now_ns;
-use crate::base::panics::quietly;
 use crate::base::sync::lock;
-use crate::base::wakers::wake_all;
 use crate::client::CallError;
 use crate::client::CallId;
 use crate::client::Client;
@@ -76,67 +75,11 @@ const ARM_MOST: u32 = 4;
 /// A driver that always finds something shows tools how far it has come every so many turns.
 const STORE_TURNS: u32 = 64;
 
-/// Who is to be woken, and which wakers are to be dropped, once the lock is given back. Both run
-/// code of others, which may use the client, or panic.
-#[derive(Debug, Default)]
-pub(super) struct Wakes {
-    /// Those that wait for room: before those that are answered, who may call again, and would join
-    /// the queue for ever.
-    queued: Vec<Waker>,
-    others: Vec<Waker>,
-    /// Those that are not needed any more. With the last waker of a task its future may go, and
-    /// with that a call to this client.
-    retired: Vec<Waker>,
-}
-
-impl Wakes {
-    pub(super) fn is_empty(&self) -> bool {
-        self.queued.is_empty() && self.others.is_empty()
-    }
-
-    /// Has this waker dropped behind the lock.
-    #[inline]
-    pub(super) fn retire(&mut self, waker: Option<Waker>) {
-        if let Some(waker) = waker {
-            self.retired.push(waker);
-        }
-    }
-
-    /// Puts a waker in the place of one that would not wake the same task.
-    #[inline]
-    pub(super) fn renew(&mut self, there: &mut Waker, waker: &Waker) {
-        if !there.will_wake(waker) {
-            self.retired.push(std::mem::replace(there, waker.clone()));
-        }
-    }
-
-    /// A waker that panics is a fault of its task alone: neither the driver nor the task that runs
-    /// here ends with it.
-    fn wake(&mut self) {
-        if !self.is_empty() {
-            quietly(|| wake_all(self.queued.drain(..).chain(self.others.drain(..))));
-        }
-        while let Some(waker) = self.retired.pop() {
-            quietly(|| drop(waker));
-        }
-    }
-}
-
-/// Wakes when it is dropped: also if what was done under the lock panics, as the clone of a waker
-/// may. Those that were to be woken are in no list any more.
-struct WakesBehind<'a>(&'a mut Wakes);
-
-impl Drop for WakesBehind<'_> {
-    fn drop(&mut self) {
-        self.0.wake();
-    }
-}
-
 /// What came of an attempt to send.
 pub(super) enum Offered {
     Sent(CallId),
-    /// There was no room; the ticket of the caller in the queue.
-    Queued(u64),
+    /// There was no room.
+    Queued,
 }
 
 impl SharedClient {
@@ -175,7 +118,24 @@ impl SharedClient {
         self.with_room(&mut Wakes::default(), work)
     }
 
-    /// The same for somebody who wakes many, again and again, and has kept the memory for that.
+    /// The same for a task, which may have to be woken later. `poll` is made once more if it needs
+    /// a clone of the waker: that is made between the two, without the lock.
+    pub(super) fn poll<T>(
+        &self,
+        waker: &Waker,
+        mut poll: impl FnMut(&mut Core, &mut Caller<'_>, &mut Wakes) -> T,
+    ) -> Option<T> {
+        let mut caller = Caller::new(waker);
+        let polled = self.with(|core, wakes| poll(core, &mut caller, wakes));
+        if !caller.lacks_own {
+            return polled;
+        }
+        let mut caller = Caller::with_own(waker);
+        self.with(|core, wakes| poll(core, &mut caller, wakes))
+    }
+
+    /// As [`Self::with`], for somebody who wakes many, again and again, and has kept the memory for
+    /// that.
     pub(super) fn with_room<T>(
         &self,
         wakes: &mut Wakes,
@@ -226,14 +186,14 @@ impl Core {
     }
 
     /// The driver is about to look, and is woken by this from then on.
-    pub(super) fn driven_by(&mut self, waker: &Waker) {
-        self.driver = Some(waker.clone());
+    pub(super) fn driven_by(&mut self, waker: Waker, wakes: &mut Wakes) {
+        wakes.retire(self.driver.replace(waker));
         self.told_at = None;
     }
 
     /// The driver looks once more, without being woken.
-    pub(super) fn driver_comes_back(&mut self) {
-        self.driver = None;
+    pub(super) fn driver_comes_back(&mut self, wakes: &mut Wakes) {
+        wakes.retire(self.driver.take());
     }
 
     pub(super) fn over(&self) -> Option<SessionEnd> {
@@ -254,19 +214,20 @@ impl Core {
         self.calls.waiting() != 0
     }
 
-    /// Sends, or goes on with what was begun. Only who is first in the queue may.
+    /// Sends, or goes on with what was begun. Only who is first in the queue may. `ticket`: of the
+    /// caller in the queue.
     pub(super) fn offer(
         &mut self,
         sending: &mut Sending,
         payload: &[u8],
-        ticket: Option<u64>,
-        waker: &Waker,
+        ticket: &mut Option<u64>,
+        caller: &mut Caller<'_>,
         wakes: &mut Wakes,
     ) -> Result<Offered, SendError> {
         if let Some(over) = self.over {
             return Err(over.as_send());
         }
-        let first = self.queue.front().is_none_or(|first| Some(first.ticket) == ticket);
+        let first = self.queue.front().is_none_or(|first| Some(first.ticket) == *ticket);
         if first {
             let put_off = sending.is_request() && self.may_put_off();
             match self.client.offer(sending, payload, put_off) {
@@ -275,26 +236,38 @@ impl Core {
                     self.wake_driver(wakes);
                 }
                 Ok(Some(call)) => {
-                    self.leave_queue(ticket, wakes);
+                    self.leave_queue(*ticket, wakes);
                     return Ok(Offered::Sent(call));
                 }
                 Err(error) => {
-                    self.leave_queue(ticket, wakes);
+                    self.leave_queue(*ticket, wakes);
                     // If the session is over, the driver tells everybody.
                     self.wake_driver(wakes);
                     return Err(error);
                 }
             }
         }
-        if let Some(index) = self.find(ticket) {
-            let queued = &mut self.queue[index];
-            wakes.retire(queued.waker.replace(waker.clone()));
-            return Ok(Offered::Queued(queued.ticket));
+        // It has its place before there is a clone of its waker, and is as one that was woken and
+        // will look: a message that was begun lets no other begin.
+        match self.find(*ticket).map(|index| &mut self.queue[index].waker) {
+            Some(Some(there)) => caller.renew(there, wakes),
+            Some(none) => *none = caller.own(),
+            None => {
+                let next = self.next_ticket;
+                self.next_ticket += 1;
+                self.queue.push_back(Queued { ticket: next, waker: caller.own() });
+                *ticket = Some(next);
+            }
         }
-        let ticket = self.next_ticket;
-        self.next_ticket += 1;
-        self.queue.push_back(Queued { ticket, waker: Some(waker.clone()) });
-        Ok(Offered::Queued(ticket))
+        Ok(Offered::Queued)
+    }
+
+    /// A call was sent, and nobody looks out for its answer: if the driver sleeps, nothing else
+    /// tells tools that it is in flight. One that was woken does when it arms.
+    pub(super) fn sleeps_over_calls(&mut self) {
+        if self.driver.is_some() && self.over.is_none() {
+            self.client.more_in_flight();
+        }
     }
 
     /// Whether the write of a request may be left to the driver, which was woken and looks as soon
@@ -376,7 +349,16 @@ impl Core {
     }
 
     /// A call that was sent waits from now on.
-    pub(super) fn enter(&mut self, call: CallId, waker: Waker, wakes: &mut Wakes) -> Sent {
+    ///
+    /// # Panics
+    /// If the caller has no clone of its waker any more.
+    pub(super) fn enter(
+        &mut self,
+        call: CallId,
+        caller: &mut Caller<'_>,
+        wakes: &mut Wakes,
+    ) -> Sent {
+        let waker = caller.own().expect("a call has a clone until it waits for room or an answer");
         let (sent, unneeded) = self.calls.enter(call, waker);
         wakes.retire(unneeded);
         sent
@@ -414,14 +396,18 @@ impl Core {
         self.wake_driver(wakes);
     }
 
-    /// The answer to a call, if it has come.
+    /// The answer to a call, if it has come; if not, `caller` is woken when it does, or whose waker
+    /// is there already.
     pub(super) fn poll_answer(
         &mut self,
         sent: Sent,
-        waker: &Waker,
-        wakes: &mut Wakes,
+        caller: Option<(&mut Caller<'_>, &mut Wakes)>,
     ) -> Poll<Result<Vec<u8>, CallError>> {
-        let polled = self.calls.poll(sent, |there| wakes.renew(there, waker));
+        let polled = self.calls.poll(sent, |there| {
+            if let Some((caller, wakes)) = caller {
+                caller.renew(there, wakes);
+            }
+        });
         if let Poll::Ready(answer) = &polled {
             self.client.asked_for(answer);
         }
@@ -429,11 +415,10 @@ impl Core {
     }
 
     /// The time of a call is over: its answer may be there, and not be taken in. All is looked at
-    /// that is there by now.
+    /// that is there by now. A call without an answer is to be given up.
     pub(super) fn poll_last(
         &mut self,
         sent: Sent,
-        waker: &Waker,
         wakes: &mut Wakes,
     ) -> Poll<Result<Vec<u8>, CallError>> {
         self.client.call_off();
@@ -441,7 +426,7 @@ impl Core {
         let mut extent = None;
         let polled = loop {
             self.pump(wakes);
-            let polled = self.poll_answer(sent, waker, wakes);
+            let polled = self.poll_answer(sent, None);
             if polled.is_ready() || self.over.is_some() || !self.client.is_left(&mut extent) {
                 break polled;
             }
@@ -466,7 +451,7 @@ impl Core {
     pub(super) fn poll_item(
         &mut self,
         call: CallId,
-        waker: &Waker,
+        caller: &mut Caller<'_>,
         wakes: &mut Wakes,
     ) -> Poll<Option<Result<Vec<u8>, CallError>>> {
         let next = match self.client.kept_item(call) {
@@ -474,7 +459,7 @@ impl Core {
             Ok(None) => match self.over {
                 Some(over) => Some(Err(over.as_call(true))),
                 None => {
-                    wakes.retire(self.items.insert(call.as_u64(), waker.clone()));
+                    caller.wait_in(&mut self.items, call.as_u64(), wakes);
                     return Poll::Pending;
                 }
             },
@@ -509,14 +494,14 @@ impl Core {
     pub(super) fn poll_event(
         &mut self,
         listener: u64,
-        waker: &Waker,
+        caller: &mut Caller<'_>,
         wakes: &mut Wakes,
     ) -> Poll<Result<Result<Vec<u8>, u64>, SessionEnd>> {
         match (self.client.kept_event(), self.over) {
             (Some(event), _) => Poll::Ready(Ok(event)),
             (None, Some(over)) => Poll::Ready(Err(over)),
             (None, None) => {
-                wakes.retire(self.events.insert(listener, waker.clone()));
+                caller.wait_in(&mut self.events, listener, wakes);
                 Poll::Pending
             }
         }

@@ -44,8 +44,10 @@ impl Stream for ItemStream {
         }
         let budget = std::task::ready!(tokio::task::coop::poll_proceed(cx));
         let call = self.call;
-        let polled =
-            self.handle.shared().with(|core, wakes| core.poll_item(call, cx.waker(), wakes));
+        let polled = self
+            .handle
+            .shared()
+            .poll(cx.waker(), |core, caller, wakes| core.poll_item(call, caller, wakes));
         let polled = polled.unwrap_or(Poll::Ready(Some(Err(CallError::Forked))));
         if let Poll::Ready(next) = &polled {
             budget.made_progress();
@@ -108,8 +110,10 @@ impl Stream for EventStream {
         }
         let budget = std::task::ready!(tokio::task::coop::poll_proceed(cx));
         let listener = self.listener;
-        let polled =
-            self.handle.shared().with(|core, wakes| core.poll_event(listener, cx.waker(), wakes));
+        let polled = self
+            .handle
+            .shared()
+            .poll(cx.waker(), |core, caller, wakes| core.poll_event(listener, caller, wakes));
         let polled = polled.unwrap_or(Poll::Ready(Err(SessionEnd::Forked)));
         let event = std::task::ready!(polled);
         budget.made_progress();

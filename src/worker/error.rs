@@ -241,3 +241,29 @@ impl std::error::Error for WorkerCallError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::worker::spawn::{Failure, Step};
+    use crate::worker::starter::StartError;
+    use rustix::io::Errno;
+
+    /// What may get better is tried again, and what cannot is told at once.
+    #[test]
+    fn w1_a_lack_of_processes_or_descriptors_is_not_permanent() {
+        let is_permanent = |step, errno| {
+            let error = StartError::Failed(Failure { step, errno }).into();
+            WorkerError::Start { program: "cat".into(), error }.is_permanent()
+        };
+        for errno in [Errno::AGAIN, Errno::NOMEM, Errno::MFILE, Errno::NFILE, Errno::TXTBSY] {
+            assert!(!is_permanent(Step::Clone, errno), "{errno}");
+            assert!(!is_permanent(Step::Exec, errno), "{errno}");
+            let error = StartError::Prepare("a pipe", errno).into();
+            assert!(!WorkerError::Start { program: "cat".into(), error }.is_permanent(), "{errno}");
+        }
+        for errno in [Errno::NOENT, Errno::ACCESS, Errno::NOTDIR] {
+            assert!(is_permanent(Step::Exec, errno), "{errno}");
+        }
+    }
+}

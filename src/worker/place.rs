@@ -17,7 +17,7 @@ use crate::handshake::{BindError, MAX_PATH, listen_for_child};
 use crate::os::at_exit::at_exit;
 use crate::os::environment::{PLACE_SUFFIX, host_socket};
 use crate::os::fork::Origin;
-use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, Stat, Statx, StatxFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, getpid};
@@ -395,8 +395,9 @@ fn is_of_a_place(name: &[u8]) -> bool {
 
 /// Removes what hosts of this user have left in `directory` that ended while a worker started.
 pub(super) fn sweep(directory: &Path) {
+    let Some(here) = seen(directory, AtFlags::empty()) else { return };
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-        if !is_of_a_place(entry.file_name().as_bytes()) {
+        if !is_of_a_place(entry.file_name().as_bytes()) || !may_be_opened(&entry.path(), &here) {
             continue;
         }
         let left = match OwnDirectory::lock(entry.path(), IfUnlockable::LeaveAlone) {
@@ -419,6 +420,25 @@ pub(super) fn sweep(directory: &Path) {
         left.unlink_all_but_the_socket();
         left.remove();
     }
+}
+
+/// What is at a path, without a question to whoever serves its file system: another user may serve
+/// it (FUSE), and never answer.
+fn seen(path: &Path, flags: AtFlags) -> Option<Statx> {
+    let flags = flags | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+    rustix::fs::statx(CWD, path, flags, StatxFlags::BASIC_STATS).ok()
+}
+
+/// Whether this is a directory of this user, in the file system of the pool's directory, `here`.
+/// Nothing else is opened. Others can neither mount anything at such a directory nor put something
+/// else in its place afterwards.
+fn may_be_opened(path: &Path, here: &Statx) -> bool {
+    seen(path, AtFlags::SYMLINK_NOFOLLOW).is_some_and(|found| {
+        found.stx_uid == rustix::process::geteuid().as_raw()
+            && FileType::from_raw_mode(found.stx_mode.into()) == FileType::Directory
+            && (found.stx_dev_major, found.stx_dev_minor)
+                == (here.stx_dev_major, here.stx_dev_minor)
+    })
 }
 
 /// Makes the directory of a pool, for this user only, if it is missing; nothing above it.

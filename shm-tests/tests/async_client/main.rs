@@ -6,6 +6,7 @@ mod ends;
 mod one_way;
 mod streams;
 mod turns;
+mod wakers;
 
 use calls::*;
 use ends::*;
@@ -21,6 +22,7 @@ use std::pin::Pin;
 use streams::*;
 use tokio::runtime::{Builder, Runtime};
 use turns::*;
+use wakers::*;
 
 suite! {
     both: [
@@ -44,7 +46,7 @@ suite! {
         requests_need_nobody_to_run_behind_them,
         a_task_that_computes_keeps_no_answer_from_others,
         a_waker_that_panics_keeps_nobody_asleep,
-        a_waker_that_uses_the_client_when_it_goes_stops_nobody,
+        a_waker_that_uses_the_client_stops_nobody,
         a_waker_that_panics_when_it_goes_stops_nobody,
     ],
     roles: [],

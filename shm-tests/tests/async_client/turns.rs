@@ -1,9 +1,6 @@
 //! Requests are sent and answers are delivered whichever task runs, or computes, or panics.
 
-use crate::streams::Bell;
 use crate::{echo, flavours};
-use futures_core::Stream;
-use ringbell::AsyncClient;
 use ringbell::sync::{Ordering, PlainBool};
 use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::progress::tick;
@@ -11,9 +8,8 @@ use ringbell_shm_tests::reactor_requests::ask;
 use ringbell_shm_tests::server::Server;
 use ringbell_shm_tests::{busy_for, done, options, scaled, wait_until};
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::Poll;
 use std::time::Duration;
 use tokio::runtime::Builder;
 
@@ -105,138 +101,4 @@ pub(crate) fn a_task_that_computes_keeps_no_answer_from_others() -> Ran {
     });
     let stats = server.shut_down();
     done!("{rounds} tasks that block their worker, after {} calls", stats.requests)
-}
-
-/// A waker that has somebody else's bug.
-struct Faulty;
-
-impl Wake for Faulty {
-    fn wake(self: Arc<Self>) {
-        // Not a word of it where others look for failures.
-        std::panic::resume_unwind(Box::new("a waker's own fault"));
-    }
-}
-
-pub(crate) fn a_waker_that_panics_keeps_nobody_asleep() -> Ran {
-    let server = Server::prepare("react").start();
-    let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async {
-        let client = options().connect_async(server.path()).await.expect("connect");
-        // Of each kind one that is answered, and one that learns of the end.
-        let good: Vec<Arc<Bell>> = (0..2).map(|_| Arc::default()).collect();
-        let faulty = || Waker::from(Arc::new(Faulty));
-        let wakers =
-            [faulty(), Waker::from(good[0].clone()), faulty(), Waker::from(good[1].clone())];
-        let mut calls: Vec<_> = (0..4)
-            .map(|number| Box::pin(client.call_owned(ask(b'h', number, 1 + number / 2, b""))))
-            .collect();
-        for (call, waker) in calls.iter_mut().zip(&wakers) {
-            assert!(call.as_mut().poll(&mut Context::from_waker(waker)).is_pending());
-        }
-        // Everybody is told, and neither the driver nor this task ends with a fault of others.
-        client.call_owned(ask(b'r', 9, 1, b"")).await.expect("an answer");
-        client.call_owned(ask(b'r', 9, 2, b"")).await.expect("an answer");
-        while good.iter().any(|bell| bell.0.load(Ordering::SeqCst) == 0) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        for call in calls {
-            call.await.expect("an answer");
-        }
-    });
-    server.shut_down();
-    done!("two others were woken")
-}
-
-/// A waker that is the last to hold something that uses the client, as that of a task that was
-/// dropped with its calls.
-struct Holding(AsyncClient);
-
-impl Wake for Holding {
-    fn wake(self: Arc<Self>) {}
-}
-
-impl Drop for Holding {
-    fn drop(&mut self) {
-        let _ = self.0.in_flight();
-    }
-}
-
-pub(crate) fn a_waker_that_uses_the_client_when_it_goes_stops_nobody() -> Ran {
-    let server = Server::prepare("react").start();
-    let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async {
-        let client = options().connect_async(server.path()).await.expect("connect");
-        let poll_once = |polled: &mut dyn FnMut(&mut Context<'_>) -> bool| {
-            let waker = Waker::from(Arc::new(Holding(client.clone())));
-            assert!(polled(&mut Context::from_waker(&waker)), "nothing has come");
-        };
-        let call = || Box::pin(client.call_owned(ask(b'h', 1, 1, b"")));
-        // It is replaced by another one.
-        let mut replaced = call();
-        for _ in 0..2 {
-            poll_once(&mut |cx| replaced.as_mut().poll(cx).is_pending());
-        }
-        // It goes with its call.
-        let mut dropped = call();
-        poll_once(&mut |cx| dropped.as_mut().poll(cx).is_pending());
-        drop(dropped);
-        // The same for items and events.
-        let mut items = client.call_stream(&ask(b'h', 2, 1, b"")).await.expect("opened");
-        let mut events = client.events();
-        for _ in 0..2 {
-            poll_once(&mut |cx| Pin::new(&mut items).poll_next(cx).is_pending());
-            poll_once(&mut |cx| Pin::new(&mut events).poll_next(cx).is_pending());
-        }
-        drop((items, events));
-        client.call_owned(ask(b'r', 9, 1, b"")).await.expect("an answer");
-        replaced.await.expect("an answer");
-    });
-    server.shut_down();
-    done!("calls, items and events")
-}
-
-/// A waker whose last clone panics when it goes.
-struct Falling;
-
-impl Wake for Falling {
-    fn wake(self: Arc<Self>) {}
-}
-
-impl Drop for Falling {
-    fn drop(&mut self) {
-        // Not a word of it where others look for failures.
-        std::panic::resume_unwind(Box::new("a waker's own fault"));
-    }
-}
-
-pub(crate) fn a_waker_that_panics_when_it_goes_stops_nobody() -> Ran {
-    let server = Server::prepare("react").start();
-    let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async {
-        let client = options().connect_async(server.path()).await.expect("connect");
-        let poll_once = |polled: &mut dyn FnMut(&mut Context<'_>) -> bool| {
-            let waker = Waker::from(Arc::new(Falling));
-            assert!(polled(&mut Context::from_waker(&waker)), "nothing has come");
-            // This one is not the last.
-            drop(waker);
-        };
-        let call = || Box::pin(client.call_owned(ask(b'h', 1, 1, b"")));
-        // It goes with its call.
-        let mut dropped = call();
-        poll_once(&mut |cx| dropped.as_mut().poll(cx).is_pending());
-        drop(dropped);
-        // It is replaced.
-        let mut replaced = call();
-        poll_once(&mut |cx| replaced.as_mut().poll(cx).is_pending());
-        let polled = poll_fn(|cx| Poll::Ready(replaced.as_mut().poll(cx).is_pending()));
-        assert!(polled.await, "nothing has come");
-        // It goes with its stream.
-        let mut events = client.events();
-        poll_once(&mut |cx| Pin::new(&mut events).poll_next(cx).is_pending());
-        drop(events);
-        client.call_owned(ask(b'r', 9, 1, b"")).await.expect("an answer");
-        replaced.await.expect("an answer");
-    });
-    server.shut_down();
-    done!("calls and events")
 }

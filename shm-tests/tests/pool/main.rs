@@ -59,6 +59,7 @@ suite! {
         spawn_per_use,
         w6_nothing_is_left_however_the_host_ends,
         w6_the_next_host_sweeps_what_a_killed_one_left,
+        w6_a_sweep_waits_for_nothing_that_others_own,
         w6_a_host_that_ends_while_a_worker_starts_leaves_nothing,
         w8_what_is_wrong_with_a_directory_is_told_at_once,
         w9_two_hosts_that_are_both_pid_1_share_a_directory,
@@ -82,6 +83,7 @@ suite! {
         socket_worker,
         socket_host,
         starting_host,
+        sweeping_host,
         comparing_host,
     ],
 }

@@ -13,6 +13,7 @@ use ringbell_shm_tests::{done, observe, scaled, signals, wait_until};
 use rustix::process::{Pid, Signal};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 /// A worker that outlives its parent if it can: the signal that comes with a parent's death is off.
@@ -179,6 +180,56 @@ pub(crate) fn w6_the_next_host_sweeps_what_a_killed_one_left() -> Ran {
     drop(pool.acquire().expect("a worker"));
     assert_eq!(entries(dir.path()), [""; 0]);
     done!("one that was killed, one that lived meanwhile")
+}
+
+/// Sweeps a directory, and has a worker in it.
+pub(crate) fn sweeping_host(arguments: &Arguments) {
+    let pool = WorkerPool::new(command("none"), arguments.text("dir"), settings(0, 1));
+    drop(pool.expect("a pool").acquire().expect("a worker"));
+    say("swept");
+}
+
+/// What others may put into a directory that all may write to: whoever opens it, connects to it or
+/// only asks for its owner waits for ever. Root is a user for whom a stranger's doors are open.
+pub(crate) fn w6_a_sweep_waits_for_nothing_that_others_own() -> Ran {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().expect("a directory");
+    let shared = std::fs::Permissions::from_mode(0o1777);
+    std::fs::set_permissions(dir.path(), shared).expect("set");
+    let planted = |name: &str| dir.path().join(format!("{name}-abcdefgh2345.ring"));
+    let fifo = Command::new("mkfifo").arg(planted("fifo")).status().expect("coreutils");
+    assert!(fifo.success());
+    let _socket = UnixListener::bind(planted("socket")).expect("bound");
+    for name in ["served", "shut"] {
+        std::fs::create_dir(planted(name)).expect("made");
+    }
+    // A mount of a file system in user space, whose program never answers. The host has the
+    // descriptor by which it would: it ends with the host.
+    let options = "fd=9,rootmode=40000,user_id=12345,group_id=12345,allow_other";
+    let mount = |place: PathBuf| format!("mount -i -t fuse -o {options} none {}", place.display());
+    let script = format!("exec 9<>/dev/fuse && {} && exec \"$0\" \"$@\"", mount(planted("served")));
+    let tried = format!("exec 9<>/dev/fuse && {}", mount(planted("shut")));
+    let tried = Command::new("unshare").args(["--mount", "sh", "-c", &tried]).output();
+    let missing = match tried {
+        Ok(tried) if tried.status.success() => None,
+        Ok(tried) => Some(String::from_utf8_lossy(&tried.stderr).trim().to_owned()),
+        Err(error) => Some(format!("unshare (util-linux): {error}")),
+    };
+    let host = match missing {
+        None => Start::role_under("unshare", &["--mount", "sh", "-c", &script], "sweeping_host"),
+        Some(_) => Start::role("sweeping_host"),
+    };
+    let mut host = host.with("dir", dir.path().display()).start();
+    host.expect("swept");
+    host.succeed();
+    // Of another user only if that is not this one: then it goes.
+    for name in ["fifo", "socket"] {
+        assert!(planted(name).symlink_metadata().is_ok(), "{name}");
+    }
+    match missing {
+        None => done!("a FIFO, a socket and a file system that never answers"),
+        Some(missing) => done!("a FIFO and a socket; missing: FUSE: {missing}"),
+    }
 }
 
 pub(crate) fn w8_what_is_wrong_with_a_directory_is_told_at_once() -> Ran {

@@ -46,6 +46,7 @@ suite! {
         servers_that_break_off,
         what_errors_of_a_server_mean,
         an_answer_behind_more_events_than_one_look_takes,
+        a_server_that_is_gone_behind_more_events_than_one_look_takes,
     ],
     roles: [client],
 }

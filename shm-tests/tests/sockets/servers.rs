@@ -3,7 +3,7 @@
 use crate::frames::header;
 use crate::{PEER_FAULT, SLOW_CLIENT, SOON, over_socket};
 use ringbell::layout::{Kind, code, flag};
-use ringbell::{CallError, PeerFault};
+use ringbell::{CallError, PeerFault, RecvError};
 use ringbell_shm_tests::harness::Ran;
 use ringbell_shm_tests::pattern::Chance;
 use ringbell_shm_tests::progress::tick;
@@ -171,4 +171,27 @@ pub(crate) fn an_answer_behind_more_events_than_one_look_takes() -> Ran {
     });
     assert_eq!(result.as_deref(), Ok(&b"the answer"[..]));
     done!("{EVENTS} events before it")
+}
+
+pub(crate) fn a_server_that_is_gone_behind_more_events_than_one_look_takes() -> Ran {
+    // One look takes 1024 of them.
+    let numbers = [0, 1, 1023, 1024, 1025, 2048, 2500];
+    for events in numbers {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("fake.sock");
+        let listener = UnixListener::bind(&path).expect("bind");
+        std::thread::scope(|scope| {
+            let server = scope.spawn(|| {
+                let mut stream = raw::accept(&listener);
+                raw::send(&stream, &raw::fallback(100_000), &[]);
+                stream.read_exact(&mut [0]).expect("READY");
+                raw::send(&stream, &frame(Kind::Event, 0, 0, 0, b"e").repeat(events), &[]);
+            });
+            let mut client = over_socket().connect(&path).expect("connect");
+            server.join().expect("the fake server");
+            assert_eq!(client.check(), Err(RecvError::Disconnected), "behind {events} events");
+        });
+        tick();
+    }
+    done!("{numbers:?} events")
 }

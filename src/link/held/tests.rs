@@ -314,3 +314,70 @@ fn what_is_read_into_does_not_keep_itself_from_being_read() {
     drop(buffer);
     assert!(!account.may_read(0));
 }
+
+/// What a session reads into at most, and a request that it brings then: of the largest frame.
+const BUFFER: usize = 65_600;
+const REQUEST: usize = 76_000;
+
+#[test]
+fn p2_buffers_that_are_read_into_let_no_limit_be_exceeded_by_their_number() {
+    // The limit of the uid, that of all, and those of all where a uid is to leave room for others:
+    // its buffers leave as much free as they take, and its requests a quarter.
+    let wide = HeldLimits { client: 1 << 30, uid: 1 << 30, ..limits() };
+    let strangers = HeldLimits { sharing: Sharing::Strangers, ..wide.clone() };
+    let cases = [(limits(), 32, 32), (wide, 64, 64), (strangers, 32, 48)];
+    for (limits, begun, most) in
+        cases.map(|(limits, begun, most)| (limits, begun * MIB, most * MIB))
+    {
+        let total = total(limits);
+        let share = total.share(0);
+        let mut sessions = Vec::new();
+        loop {
+            let account = share.account();
+            if !account.may_read(0) {
+                break;
+            }
+            sessions.push((account.charge(BUFFER), account));
+        }
+        let buffers = total.held();
+        assert!(buffers <= (begun + BUFFER) as u64, "{buffers} bytes");
+        assert!(sessions.iter().all(|(_, account)| account.may_read(BUFFER as u64)), "stuck");
+        let mut requests = Vec::new();
+        for (_, account) in &sessions {
+            if account.may_read(BUFFER as u64) {
+                requests.push(account.charge(REQUEST));
+            }
+        }
+        assert!(!requests.is_empty() && requests.len() < sessions.len());
+        let bound = (most + BUFFER + 2 * REQUEST) as u64;
+        assert!(total.held() <= bound, "{} bytes of {most}", total.held());
+        // They are read again as those before them are answered.
+        for (_, account) in &sessions {
+            requests.pop();
+            assert!(account.may_read(BUFFER as u64) || account.held() > BUFFER as u64);
+        }
+    }
+}
+
+#[test]
+fn p2_many_clients_that_hold_little_leave_another_uid_its_share() {
+    let wide =
+        HeldLimits { client: 1 << 30, uid: 1 << 30, sharing: Sharing::Strangers, ..limits() };
+    let total = total(wide);
+    let share = total.share(0);
+    let mut held = Vec::new();
+    for _ in 0..1000 {
+        let account = share.account();
+        while account.may_read(0) && account.held() < LITTLE {
+            held.push(account.charge(REQUEST));
+        }
+    }
+    assert!(total.held() <= (32 * MIB + REQUEST) as u64, "{} bytes", total.held());
+    let other = total.share(1).account();
+    assert!(other.may_read(0));
+    let mut arriving = Charge::default();
+    assert!(arriving.grow_to(&other, 4 * MIB), "a large message");
+    assert!(other.charge_answer(4 * MIB).is_some());
+    drop(arriving);
+    assert!(other.may_read(0) && !share.account().may_read(0));
+}

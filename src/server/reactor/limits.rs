@@ -135,6 +135,10 @@ impl<E: Engine> Reactor<E> {
             self.free_large(usize::MAX);
         }
         let Self { slots, turns, limits, sockets, .. } = self;
+        if self.held.is_tight() {
+            // Also of those that have no turn now.
+            slots.iter_mut().for_each(|slot| slot.flights.free_spare());
+        }
         let mut next = self.stream_looks.next().min(self.large_until.0);
         let mut interest = Interest::DATA;
         for (place, slot) in slots.iter_mut().enumerate() {

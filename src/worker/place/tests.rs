@@ -159,6 +159,35 @@ fn w9_what_is_foreign_is_left_alone() {
     assert!(name("full").join("data").exists() && stranger.exists());
 }
 
+/// Whoever opens what others own may wait for ever: it is not opened at all.
+#[test]
+fn w6_a_sweep_opens_nothing_of_another_user() {
+    use rustix::fs::inotify;
+    let scratch = Scratch::new();
+    let directory = scratch.path("workers");
+    std::fs::create_dir(&directory).expect("made");
+    let name = |name: &str| directory.join(format!("{name}-abcdefgh2345.ring"));
+    for made in ["ours", "theirs"] {
+        std::fs::DirBuilder::new().mode(0o700).create(name(made)).expect("made");
+    }
+    if let Err(error) = std::os::unix::fs::chown(name("theirs"), Some(12345), None) {
+        eprintln!("not run: no directory of another user: {error}");
+        return;
+    }
+    let opened = |of: &str| {
+        let flags = inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC;
+        let events = inotify::init(flags).expect("inotify");
+        inotify::add_watch(&events, name(of), inotify::WatchFlags::OPEN).expect("watched");
+        events
+    };
+    let (ours, theirs) = (opened("ours"), opened("theirs"));
+    sweep(&directory);
+    let mut bytes = [0; 256];
+    assert!(rustix::io::read(&ours, &mut bytes).is_ok(), "this one was left behind");
+    assert_eq!(rustix::io::read(&theirs, &mut bytes), Err(Errno::AGAIN), "a stranger's was opened");
+    assert!(!name("ours").exists() && name("theirs").exists());
+}
+
 #[test]
 fn w8_a_path_has_as_much_of_the_name_as_fits() {
     let long = "n".repeat(32);

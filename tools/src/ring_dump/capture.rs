@@ -153,8 +153,31 @@ impl Capture {
         self.listening.iter_mut().for_each(|one| plain(&mut one.path));
         for take in &mut self.takes {
             take.images.iter_mut().for_each(|image| plain(&mut image.found));
-            take.processes.iter_mut().for_each(|process| plain(&mut process.name));
+            for process in &mut take.processes {
+                plain(&mut process.name);
+                process.threads.seen.iter_mut().for_each(|thread| plain(&mut thread.name));
+            }
         }
+    }
+
+    /// Makes a file of it, which is there whole or not at all; of what was there before, the last
+    /// stays until then. A pipe or a device is written to as it is. Only its owner may read it:
+    /// it contains what passed through the rings.
+    pub(crate) fn save(&mut self, path: &Path) -> Result<(), Failure> {
+        let is_other = std::fs::metadata(path).is_ok_and(|found| !found.is_file());
+        if is_other {
+            let file = std::fs::OpenOptions::new().write(true).open(path)?;
+            return self.write(&mut std::io::BufWriter::new(file));
+        }
+        let directory = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        // Mode 0600.
+        let mut file = tempfile::Builder::new().prefix(".ring-dump-").tempfile_in(directory)?;
+        self.write(&mut std::io::BufWriter::new(file.as_file_mut()))?;
+        file.persist(path)?;
+        Ok(())
     }
 
     /// Reads one from the bytes of a file, whatever they are.
@@ -223,8 +246,14 @@ pub(crate) mod tests {
             body: vec![2; 50],
             after: vec![],
         };
-        let process =
-            Process { pid: 9, state: State::Stopped, name: "n".into(), started_ns: 1, busy: true };
+        let process = Process {
+            pid: 9,
+            state: State::Stopped,
+            name: "n".into(),
+            started_ns: 1,
+            busy: true,
+            threads: crate::threads::Threads::default(),
+        };
         let take = Take {
             at_ns: 1,
             unix_ms: 2,

@@ -1,11 +1,11 @@
 //! Every server on the machine: one line each.
 
-use crate::assemble::report;
-use crate::capture::Capture;
+use crate::assemble::report_with;
 use crate::cli::List;
+use crate::export;
 use crate::finding::Severity;
 use crate::process::{self, State};
-use crate::report::JSON_VERSION;
+use crate::report::{JSON_VERSION, Report};
 use crate::source::{self, Target};
 use crate::style::{BAD, DIM, END, HEAD, WARN};
 use crate::verdict::count;
@@ -51,6 +51,7 @@ struct Line {
     uid: u32,
     name: String,
     state: State,
+    #[serde(serialize_with = "export::hex")]
     generation: u64,
     sessions: u64,
     requests: u64,
@@ -65,6 +66,10 @@ struct Line {
 #[derive(Debug, Serialize)]
 pub(crate) struct Listing {
     version: u32,
+    /// When, in ms since 1970.
+    unix_ms: u64,
+    /// The same as a date: RFC 3339, UTC.
+    date: String,
     servers: Vec<Line>,
     /// Status segments that were left out, since one process has so many.
     left_out: usize,
@@ -84,8 +89,11 @@ struct Seen {
 
 /// Looks for servers: in all processes, and at the sockets of a directory.
 pub(crate) fn list(asked: &List) -> Result<Listing, Failure> {
+    let unix_ms = export::now_unix_ms();
     let mut listing = Listing {
         version: JSON_VERSION,
+        unix_ms,
+        date: export::date(unix_ms),
         servers: Vec::new(),
         left_out: 0,
         closed_processes: 0,
@@ -109,11 +117,12 @@ pub(crate) fn list(asked: &List) -> Result<Listing, Failure> {
     for (target, capture) in source::capture_all(targets, INTERVAL) {
         // A process that has ended meanwhile is nobody's loss.
         let (Target::Process(pid), Ok(capture)) = (target, capture) else { continue };
-        listing.add(&capture, Some(pid), &mut known);
+        let report = report_with(&capture, asked.late.late);
+        listing.add(&report, Some(pid), &mut known);
     }
     listing.servers.extend(alone.into_iter().map(|(who, seen)| orphan(who, seen)));
     if let Some(paths) = paths {
-        listing.ask(paths, &mut known);
+        listing.ask(paths, asked.late.late, &mut known);
     }
     listing.silent_processes.extend(&finder.silent);
     listing.silent_processes.sort_unstable();
@@ -209,7 +218,7 @@ impl Listing {
     }
 
     /// Asks at sockets that belong to no server that is known, many at a time.
-    fn ask(&mut self, paths: Vec<PathBuf>, known: &mut BTreeSet<u64>) {
+    fn ask(&mut self, paths: Vec<PathBuf>, late: Duration, known: &mut BTreeSet<u64>) {
         let at: BTreeSet<String> =
             self.servers.iter().flat_map(|line| line.listens_at.iter().cloned()).collect();
         let paths: Vec<PathBuf> =
@@ -243,15 +252,14 @@ impl Listing {
         found.sort_by(|one, other| one.0.cmp(&other.0));
         for (path, capture) in found {
             match capture {
-                Ok(capture) => self.add(&capture, None, known),
+                Ok(capture) => self.add(&report_with(&capture, late), None, known),
                 Err(why) => self.sockets.push((path, why.to_string())),
             }
         }
     }
 
-    /// Adds the servers of a capture; of a process only those that are its own.
-    fn add(&mut self, capture: &Capture, process: Option<u32>, known: &mut BTreeSet<u64>) {
-        let report = report(capture);
+    /// Adds the servers of a report; of a process only those that are its own.
+    fn add(&mut self, report: &Report, process: Option<u32>, known: &mut BTreeSet<u64>) {
         for server in &report.servers {
             let own = process.is_none() || server.host_pid == process;
             // What a process says of itself tells one server from another, and nothing else.

@@ -33,6 +33,7 @@ pub(crate) fn judge(report: &mut Report, listening: &[Listening]) {
             session: None,
             pid: Some(holder),
             text,
+            advice: Code::Orphan.advice(),
         });
     }
     report.findings.extend(findings);
@@ -66,6 +67,7 @@ fn judge_socket(report: &Report, listening: &Listening) -> Option<Finding> {
         session: None,
         pid: server.host_pid,
         text: format!("the socket of the server ({who}) at {path} {what}"),
+        advice: code.advice(),
     })
 }
 

@@ -1,6 +1,7 @@
 //! What /proc says of processes.
 
 use crate::text;
+use crate::threads::Threads;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -54,6 +55,9 @@ pub(crate) struct Process {
     /// Whether one of its threads runs, or would run if it had a CPU.
     #[serde(default)]
     pub(crate) busy: bool,
+    /// What its threads do, if it is alive and serves.
+    #[serde(default)]
+    pub(crate) threads: Threads,
 }
 
 /// How much earlier than its process a segment may seem to be: the clock of processes is coarse.
@@ -72,7 +76,14 @@ pub(crate) fn now_ns() -> u64 {
 
 /// Looks at a process that had its number at `since_ns` (CLOCK_MONOTONIC); a later one is not it.
 pub(crate) fn look(pid: u32, since_ns: u64) -> Process {
-    let gone = |state| Process { pid, state, name: String::new(), started_ns: 0, busy: false };
+    let gone = |state| Process {
+        pid,
+        state,
+        name: String::new(),
+        started_ns: 0,
+        busy: false,
+        threads: Threads::default(),
+    };
     if pid == 0 {
         return gone(State::Unknown);
     }
@@ -97,7 +108,8 @@ pub(crate) fn look(pid: u32, since_ns: u64) -> Process {
         _ => State::Alive,
     };
     let busy = state == State::Alive && is_busy(pid);
-    Process { pid, state, name: text::of_str(name), started_ns, busy }
+    let name = text::of_str(name);
+    Process { pid, state, name, started_ns, busy, threads: Threads::default() }
 }
 
 /// What is in a file of /proc. Names in it may be any bytes.
@@ -116,7 +128,7 @@ fn is_busy(pid: u32) -> bool {
 }
 
 /// Name, state and start time in ticks, out of `/proc/PID/stat`. The name may contain anything.
-fn parse(stat: &str) -> Option<(&str, char, u64)> {
+pub(crate) fn parse(stat: &str) -> Option<(&str, char, u64)> {
     let (from, to) = (stat.find('(')?, stat.rfind(')')?);
     let name = stat.get(from + 1..to)?;
     let mut rest = stat.get(to + 1..)?.split_ascii_whitespace();

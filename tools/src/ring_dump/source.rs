@@ -7,7 +7,7 @@ use crate::capture::{Capture, Image, Origin, Take};
 use crate::handle::Handle;
 use crate::sockets::{Listeners, Listening, Spot};
 use crate::who::{Finder, Named, Ring, Who};
-use crate::{Failure, Unattachable, core_dump, memfds, process, samples, text};
+use crate::{Failure, Unattachable, core_dump, memfds, process, samples, text, threads};
 use ringbell::ConnectError;
 use ringbell::inspect::{self, Inspector, Segment};
 use ringbell::layout::{self, SegmentKind};
@@ -335,6 +335,16 @@ pub(crate) fn take(found: &Found, whole: bool) -> Take {
         // The look goes by our clock.
         processes.entry(pid).or_insert_with(|| process::look(pid, found.our_time(since)));
     }
+    // What the threads of a server do tells why a call waits.
+    for (inode, pid) in images.iter().filter_map(|image| Some((image.inode, server(image)?))) {
+        let who = named.iter().find(|named| named.inode == inode).map(|named| named.who);
+        let pid = if let Some(Who::Here(pid)) = who { pid } else { pid };
+        let process =
+            if matches!(who, None | Some(Who::Here(_))) { processes.get_mut(&pid) } else { None };
+        if let Some(process) = process.filter(|one| one.state == process::State::Alive) {
+            process.threads = threads::look(pid);
+        }
+    }
     let processes = processes.into_values().collect();
     let unix_ms = unix_ms as u64;
     Take { at_ns, unix_ms, images, processes, named, sockets: found.over_sockets }
@@ -381,6 +391,14 @@ fn name(images: &[Image], hint: Option<u32>) -> Vec<Named> {
         named.push(Named { inode: *inode, who, holder: hint });
     }
     named
+}
+
+/// The process that serves, if this is a status segment.
+fn server(image: &Image) -> Option<u32> {
+    match inspect::decode(&image.control).ok()? {
+        Segment::Status(segment) => Some(segment.server.pid),
+        _ => None,
+    }
 }
 
 /// The process that a segment names, and since when.
