@@ -107,7 +107,8 @@ pub(crate) fn list(asked: &List) -> Result<Listing, Failure> {
     let mut alone = Vec::new();
     for (inode, seen) in seen {
         let named = seen.status.server.pid;
-        match finder.server(inode, named, seen.held_by.first().copied()) {
+        let since = seen.status.identity.created_ns;
+        match finder.server(inode, named, since, seen.held_by.first().copied()) {
             Who::Here(pid) => drop(processes.insert(pid)),
             who => alone.push((who, seen)),
         }

@@ -96,10 +96,7 @@ pub(crate) fn look(pid: u32, since_ns: u64) -> Process {
     };
     let Some(parsed) = parse(&stat) else { return gone(State::Unknown) };
     let (name, letter, ticks) = parsed;
-    let hz = rustix::param::clock_ticks_per_second().max(1);
-    // Processes are timed by the clock that goes on while the machine sleeps.
-    let asleep = clock(ClockId::Boottime).saturating_sub(now_ns());
-    let started_ns = ticks.saturating_mul(1_000_000_000 / hz).saturating_sub(asleep);
+    let started_ns = started(ticks);
     let state = match letter {
         'T' => State::Stopped,
         't' => State::Traced,
@@ -110,6 +107,23 @@ pub(crate) fn look(pid: u32, since_ns: u64) -> Process {
     let busy = state == State::Alive && is_busy(pid);
     let name = text::of_str(name);
     Process { pid, state, name, started_ns, busy, threads: Threads::default() }
+}
+
+/// Whether a process has ended, or began only after `since_ns` (CLOCK_MONOTONIC).
+pub(crate) fn is_gone(pid: u32, since_ns: u64) -> bool {
+    let Ok(stat) = read(&format!("/proc/{pid}/stat")) else { return numbers(pid).is_none() };
+    parse(&stat).is_some_and(|(_, letter, ticks)| {
+        matches!(letter, 'Z' | 'X' | 'x')
+            || started(ticks) > since_ns.saturating_add(START_SLACK_NS)
+    })
+}
+
+/// When a process began, by CLOCK_MONOTONIC.
+fn started(ticks: u64) -> u64 {
+    let hz = rustix::param::clock_ticks_per_second().max(1);
+    // Processes are timed by the clock that goes on while the machine sleeps.
+    let asleep = clock(ClockId::Boottime).saturating_sub(now_ns());
+    ticks.saturating_mul(1_000_000_000 / hz).saturating_sub(asleep)
 }
 
 /// What is in a file of /proc. Names in it may be any bytes.
@@ -216,6 +230,8 @@ mod tests {
         assert_eq!((me.state, me.busy), (State::Alive, true));
         assert!(me.started_ns > 0 && me.started_ns <= now_ns());
         assert_eq!(look(std::process::id(), 0).state, State::Dead, "segments are older than it");
+        assert!(is_gone(std::process::id(), 0) && !is_gone(std::process::id(), now_ns()));
+        assert!(is_gone(u32::MAX, now_ns()));
         assert_eq!(look(u32::MAX, now_ns()).state, State::Dead);
         assert_eq!(look(0, now_ns()).state, State::Unknown);
     }

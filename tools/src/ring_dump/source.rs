@@ -322,7 +322,7 @@ pub(crate) fn take(found: &Found, whole: bool) -> Take {
         }
     }
     let at_ns = if found.dead { samples::latest(&images).unwrap_or(at_ns) } else { at_ns };
-    let named = if found.dead { Vec::new() } else { name(&images, found.process) };
+    let named = if found.dead { Vec::new() } else { name(&images, found) };
     let mut processes = BTreeMap::new();
     for image in &images {
         let Some((pid, since)) = names(image) else { continue };
@@ -336,11 +336,15 @@ pub(crate) fn take(found: &Found, whole: bool) -> Take {
         processes.entry(pid).or_insert_with(|| process::look(pid, found.our_time(since)));
     }
     // What the threads of a server do tells why a call waits.
-    for (inode, pid) in images.iter().filter_map(|image| Some((image.inode, server(image)?))) {
-        let who = named.iter().find(|named| named.inode == inode).map(|named| named.who);
-        let pid = if let Some(Who::Here(pid)) = who { pid } else { pid };
-        let process =
-            if matches!(who, None | Some(Who::Here(_))) { processes.get_mut(&pid) } else { None };
+    for image in &images {
+        let Some(pid) = server(image) else { continue };
+        let who = named.iter().find(|named| named.inode == image.inode).map(|named| named.who);
+        let pid = match who {
+            None => pid,
+            Some(Who::Here(pid)) => pid,
+            Some(_) => continue,
+        };
+        let process = processes.get_mut(&pid);
         if let Some(process) = process.filter(|one| one.state == process::State::Alive) {
             process.threads = threads::look(pid);
         }
@@ -350,8 +354,9 @@ pub(crate) fn take(found: &Found, whole: bool) -> Take {
     Take { at_ns, unix_ms, images, processes, named, sockets: found.over_sockets }
 }
 
-/// Who the processes are that segments name; `hint` is where they were found.
-fn name(images: &[Image], hint: Option<u32>) -> Vec<Named> {
+/// Who the processes are that segments name.
+fn name(images: &[Image], found: &Found) -> Vec<Named> {
+    let hint = found.process;
     let mut finder = Finder::default();
     let mut named = Vec::new();
     let decoded: Vec<_> = images
@@ -363,7 +368,10 @@ fn name(images: &[Image], hint: Option<u32>) -> Vec<Named> {
     for (inode, segment) in &decoded {
         match segment {
             Segment::Status(status) => {
-                let who = finder.server(*inode, status.server.pid, hint);
+                let who = {
+                    let since = found.our_time(status.identity.created_ns);
+                    finder.server(*inode, status.server.pid, since, hint)
+                };
                 named.push(Named { inode: *inode, who, holder: hint });
                 servers.entry(status.identity.generation).or_insert(who);
             }
@@ -385,7 +393,7 @@ fn name(images: &[Image], hint: Option<u32>) -> Vec<Named> {
             request: requests.get(&(identity.generation, identity.session)).copied(),
             response: *inode,
             named: response.client.pid,
-            created_ns: identity.created_ns,
+            created_ns: found.our_time(identity.created_ns),
         };
         let who = finder.client(ring, server, hint);
         named.push(Named { inode: *inode, who, holder: hint });

@@ -47,6 +47,7 @@ pub(crate) struct Ring {
     pub(crate) request: Option<u64>,
     pub(crate) response: u64,
     pub(crate) named: u32,
+    /// Since when, by the clock here.
     pub(crate) created_ns: u64,
 }
 
@@ -110,9 +111,15 @@ impl Finder {
         inodes
     }
 
-    /// The process of a server that calls itself `named` and has a status segment; `hint` is where
-    /// to look first.
-    pub(crate) fn server(&mut self, inode: u64, named: u32, hint: Option<u32>) -> Who {
+    /// The process of a server that calls itself `named` and has a status segment since `since_ns`;
+    /// `hint` is where to look first.
+    pub(crate) fn server(
+        &mut self,
+        inode: u64,
+        named: u32,
+        since_ns: u64,
+        hint: Option<u32>,
+    ) -> Who {
         if named == 0 {
             return Who::Unknown;
         }
@@ -143,7 +150,7 @@ impl Finder {
                 None => hidden = true,
             }
         }
-        if hidden { Who::Unknown } else { absent(named) }
+        if hidden { Who::Unknown } else { absent(named, since_ns) }
     }
 
     /// The process of a client; `server` and `hint` are the processes that serve it, and where it was
@@ -198,7 +205,7 @@ impl Finder {
                 // It is another user's. The kernel told the server who it is.
                 None => Who::Here(named),
                 // It does not have the ring yet, or no longer; or the server lies.
-                Some(false) => Who::Other,
+                Some(false) => absent(named, ring.created_ns),
             };
         }
         let candidates: Vec<u32> = self
@@ -222,13 +229,13 @@ impl Finder {
         match (hidden, candidates.is_empty(), server) {
             (true, ..) => Who::Unknown,
             (_, true, Some(_)) => Who::Gone,
-            (_, true, None) => absent(named),
+            (_, true, None) => absent(named, ring.created_ns),
             _ => Who::Other,
         }
     }
 }
 
-/// Nobody has the segment: whether there is a process of that number here.
-fn absent(named: u32) -> Who {
-    if process::numbers(named).is_some() { Who::Other } else { Who::Gone }
+/// Nobody has the segment: whether there is a process of that number here that could.
+fn absent(named: u32, since_ns: u64) -> Who {
+    if process::is_gone(named, since_ns) { Who::Gone } else { Who::Other }
 }

@@ -324,7 +324,7 @@ pub(crate) fn a_socket_that_is_taken_over_names_who_took_it() -> Ran {
 }
 
 pub(crate) fn memory_of_a_dead_server_is_an_orphan() -> Ran {
-    let mut scene = Scene::new();
+    let scene = Scene::new();
     let client = scene.client();
     let server = scene.server.id();
     client.stop();
@@ -335,7 +335,9 @@ pub(crate) fn memory_of_a_dead_server_is_an_orphan() -> Ran {
     let heir = outlaw_that("hold", &status.expect("a status segment"), &[]);
     let alive = lines(&listing(&[]), |line| line["pid"] == server);
     assert!(alive.len() == 1 && alive[0]["state"] == "alive", "{alive:?}");
-    scene.server.kill();
+    // Dead is dead, also while its parent has not waited for it.
+    scene.server.signal(Signal::KILL);
+    wait_until("it has ended", || observe::state(server) == Some('Z'));
     for holders in [vec![heir.id(), client.id()], vec![client.id()]] {
         let found = lines(&listing(&[]), |line| line["pid"] == server);
         assert_eq!(found.len(), 1, "{found:?}");
