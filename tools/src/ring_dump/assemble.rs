@@ -61,7 +61,7 @@ pub(crate) fn report_with(capture: &Capture, late: Duration) -> Report {
             host_pid: party.and_then(Identified::host_pid),
             inode: image.inode,
             held_by: party.and_then(Identified::held_by),
-            listens_at: places::listens_at(&capture.listening, *generation),
+            listens_at: places::listens_at(capture, *generation),
             state,
             busy,
             age_ns: last.at_ns.saturating_sub(status.identity.created_ns),

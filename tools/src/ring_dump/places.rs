@@ -1,12 +1,18 @@
 //! What is wrong with where a server is: its socket, its memory, its process.
 
+use crate::capture::Capture;
 use crate::finding::{Code, Finding, Severity};
 use crate::process::State;
 use crate::report::{Party, Report};
 use crate::sockets::{Listening, Spot};
 
 /// Where the server of a generation listens; if it is not known which of several does, all.
-pub(crate) fn listens_at(listening: &[Listening], generation: u64) -> Vec<String> {
+pub(crate) fn listens_at(capture: &Capture, generation: u64) -> Vec<String> {
+    let listening = &capture.listening;
+    if listening.is_empty() {
+        // A file that was saved when no more was known.
+        return capture.sockets.clone();
+    }
     let may_be = |one: &&Listening| one.generation.is_none_or(|of| of == generation);
     listening.iter().filter(may_be).map(|one| one.path.clone()).collect()
 }
