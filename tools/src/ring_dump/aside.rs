@@ -1,8 +1,8 @@
 //! Work that others can make wait, done aside: the command goes on without it.
 //!
-//! Reading `/proc/PID/maps` or `/proc/PID/mem` takes a lock of that process, which it can hold for as
-//! long as it likes (a page fault that it serves itself). Such a wait ends with this process, so a
-//! thread that is left behind keeps nothing alive.
+//! Reading `/proc/PID/maps` or `/proc/PID/mem` takes a lock of that process, which it can hold for
+//! as long as it likes (a page fault that it serves itself). Such a wait ends with this process, so
+//! a thread that is left behind keeps nothing alive.
 
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Mutex, PoisonError};

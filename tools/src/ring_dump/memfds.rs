@@ -1,9 +1,9 @@
 //! Segments in other processes: among their descriptors, and among their mappings.
 //!
 //! What a process has under a number or a name is its own choice: a pipe, a device, a file that it
-//! serves itself, and it can change that between two looks. So nothing is opened before the kernel has
-//! said that it is a memfd: a descriptor that cannot read (`O_PATH`) pins the object, and what kind of
-//! object that is takes no question to anybody (`AT_STATX_DONT_SYNC`).
+//! serves itself, and it can change that between two looks. So nothing is opened before the kernel
+//! has said that it is a memfd: a descriptor that cannot read (`O_PATH`) pins the object, and what
+//! kind of object that is takes no question to anybody (`AT_STATX_DONT_SYNC`).
 
 use crate::aside::{self, PATIENCE};
 use crate::handle::Handle;

@@ -1,7 +1,8 @@
 //! Where a process listens, and whether its clients still find it there.
 //!
-//! A socket lives on when its path is deleted or given to another one: new clients then find nothing,
-//! or somebody else. The kernel tells which file a listening socket was bound to (`sock_diag`).
+//! A socket lives on when its path is deleted or given to another one: new clients then find
+//! nothing, or somebody else. The kernel tells which file a listening socket was bound to
+//! (`sock_diag`).
 
 use crate::{process, text};
 use rustix::fd::OwnedFd;

@@ -1,6 +1,6 @@
-//! Text of others on its way to a terminal: names, paths, messages. Others choose it, so it may hold
-//! what a terminal obeys (escape sequences) or what turns its words round (bidi overrides). All of
-//! that is made visible here: `\x1b`, `\u{202e}`.
+//! Text of others on its way to a terminal: names, paths, messages. Others choose it, so it may
+//! hold what a terminal obeys (escape sequences) or what turns its words round (bidi overrides).
+//! All of that is made visible here: `\x1b`, `\u{202e}`.
 
 use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;

@@ -2,9 +2,9 @@
 //!
 //! A segment names a process by its number, which is the number in the pid namespace of the server
 //! (`1` in many containers), and whatever its writer likes. So a number is a hint. The process of a
-//! server has that number in its own namespace and holds the memfd of the status segment; the process
-//! of a client has that number in the server's namespace and maps the memfd of its ring. Where that
-//! cannot be seen, nothing is said of any process.
+//! server has that number in its own namespace and holds the memfd of the status segment; the
+//! process of a client has that number in the server's namespace and maps the memfd of its ring.
+//! Where that cannot be seen, nothing is said of any process.
 
 use crate::aside::{self, PATIENCE};
 use crate::memfds;
@@ -153,8 +153,8 @@ impl Finder {
         if hidden { Who::Unknown } else { absent(named, since_ns) }
     }
 
-    /// The process of a client; `server` and `hint` are the processes that serve it, and where it was
-    /// looked for.
+    /// The process of a client; `server` and `hint` are the processes that serve it, and where it
+    /// was looked for.
     pub(crate) fn client(&mut self, ring: Ring, server: Option<u32>, hint: Option<u32>) -> Who {
         let known = CLIENTS.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pid) = known.as_ref().and_then(|known| known.get(&ring)) {
@@ -183,8 +183,8 @@ impl Finder {
         };
         let server = server.and_then(|pid| Some((pid, process::numbers(pid)?)));
         if named == 0 {
-            // The server cannot see it: it is of an outer namespace, or of a sibling. The server maps
-            // the ring, too, and has its descriptors; a client has closed them.
+            // The server cannot see it: it is of an outer namespace, or of a sibling. The server
+            // maps the ring, too, and has its descriptors; a client has closed them.
             let server = server.map(|(pid, _)| pid);
             let all: Vec<u32> = self.numbers().keys().copied().collect();
             let found = hint.into_iter().chain(all).find(|pid| {
