@@ -2,6 +2,7 @@
 
 use crate::capture::Capture;
 use crate::export;
+use crate::places;
 use crate::process::{Process, State};
 use crate::report::*;
 use crate::samples::{self};
@@ -51,10 +52,16 @@ pub(crate) fn report_with(capture: &Capture, late: Duration) -> Report {
     for (generation, (status, image)) in &now.statuses {
         let before = then.statuses.get(generation).map(|(status, _)| status);
         let (state, busy) = how_is(status.server.pid);
+        let party = now.parties.get(&(*generation, None));
+        let state = if party.is_some_and(Identified::is_gone) { State::Dead } else { state };
         report.servers.push(Server {
             generation: *generation,
             layout: status.identity.version,
-            peer: status.server.clone(),
+            peer: now.party((*generation, None), &status.server),
+            host_pid: party.and_then(Identified::host_pid),
+            inode: image.inode,
+            held_by: party.and_then(Identified::held_by),
+            listens_at: places::listens_at(capture, *generation),
             state,
             busy,
             age_ns: last.at_ns.saturating_sub(status.identity.created_ns),
@@ -81,6 +88,7 @@ pub(crate) fn report_with(capture: &Capture, late: Duration) -> Report {
     }
     report.strays = strays(&now);
     report.findings = verdict::judge(&report);
+    places::judge(&mut report, &capture.listening);
     report
 }
 
@@ -144,10 +152,13 @@ fn session(
     let asleep = request.sleep != Sleep::Awake;
     let oldest = asleep && client.oldest_call != 0;
     let (state, busy) = how_is(response.client.pid);
+    let party = now.parties.get(&(key.0, Some(key.1)));
+    let state = if party.is_some_and(Identified::is_gone) { State::Dead } else { state };
     Some(Session {
         session: key.1,
         generation: key.0,
-        peer: response.client.clone(),
+        peer: now.party((key.0, Some(key.1)), &response.client),
+        host_pid: party.and_then(Identified::host_pid),
         state,
         busy,
         age_ns: at_ns.saturating_sub(response.identity.created_ns),

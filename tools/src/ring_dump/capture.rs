@@ -6,7 +6,9 @@
 //! each ends.
 
 use crate::process::Process;
-use crate::{Failure, Unattachable};
+use crate::sockets::Listening;
+use crate::who::Named;
+use crate::{Failure, Unattachable, text};
 use serde::{Deserialize, Serialize};
 use std::io::{Read, Write};
 use std::path::Path;
@@ -73,8 +75,12 @@ pub(crate) struct Take {
     pub(crate) unix_ms: u64,
     /// The segments.
     pub(crate) images: Vec<Image>,
-    /// Processes that the segments name.
+    /// Processes that the segments name, by their numbers here.
     pub(crate) processes: Vec<Process>,
+    /// Which processes these are. A segment that is not in here names its process as it is numbered
+    /// here.
+    #[serde(default)]
+    pub(crate) named: Vec<Named>,
     /// Sessions that have no segments, if the server said so.
     pub(crate) sockets: Option<u64>,
 }
@@ -100,11 +106,25 @@ pub(crate) struct Capture {
     pub(crate) origin: Origin,
     /// Where the server listens, as far as known.
     pub(crate) sockets: Vec<String>,
+    /// The same with what is at these paths.
+    #[serde(default)]
+    pub(crate) listening: Vec<Listening>,
     /// The moments, in order.
     pub(crate) takes: Vec<Take>,
 }
 
 impl Capture {
+    /// What was seen of a target.
+    pub(crate) fn of(
+        target: String,
+        origin: Origin,
+        listening: Vec<Listening>,
+        takes: Vec<Take>,
+    ) -> Self {
+        let sockets = listening.iter().map(|one| one.path.clone()).collect();
+        Self { target, origin, sockets, listening, takes }
+    }
+
     fn blobs(&mut self) -> impl Iterator<Item = &mut Vec<u8>> {
         self.takes
             .iter_mut()
@@ -123,6 +143,21 @@ impl Capture {
             to.write_all(blob)?;
         }
         Ok(to.flush()?)
+    }
+
+    /// A file is somebody's, and so are the names in it: they go to terminals.
+    fn make_plain(&mut self) {
+        let plain = |text: &mut String| *text = text::of_str(text);
+        plain(&mut self.target);
+        self.sockets.iter_mut().for_each(plain);
+        self.listening.iter_mut().for_each(|one| plain(&mut one.path));
+        for take in &mut self.takes {
+            take.images.iter_mut().for_each(|image| plain(&mut image.found));
+            for process in &mut take.processes {
+                plain(&mut process.name);
+                process.threads.seen.iter_mut().for_each(|thread| plain(&mut thread.name));
+            }
+        }
     }
 
     /// Makes a file of it, which is there whole or not at all; of what was there before, the last
@@ -168,6 +203,7 @@ impl Capture {
         bytes = &bytes[length as usize..];
         let mut capture: Self = serde_json::from_slice(header)
             .map_err(|error| format!("its header is damaged: {error}"))?;
+        capture.make_plain();
         for blob in capture.blobs() {
             let length = blob.as_slice().try_into().map_or(0, u64::from_le_bytes);
             // What is missing at the end is missing: the rest is still good.
@@ -182,7 +218,7 @@ impl Capture {
     /// Reads a saved file.
     pub(crate) fn load(path: &Path) -> Result<Self, Unattachable> {
         let unreadable =
-            |why: String| Unattachable(format!("{} cannot be read: {why}", path.display()));
+            |why: String| Unattachable(format!("{} cannot be read: {why}", text::of_path(path)));
         let bytes = std::fs::read(path).map_err(|error| unreadable(error.to_string()))?;
         Self::read(&bytes).map_err(unreadable)
     }
@@ -223,12 +259,14 @@ pub(crate) mod tests {
             unix_ms: 2,
             images: vec![image],
             processes: vec![process],
+            named: Vec::new(),
             sockets: None,
         };
         Capture {
             target: "t".into(),
             origin: Origin::Process,
             sockets: vec!["/s".into()],
+            listening: Vec::new(),
             takes: vec![take.clone(), take],
         }
     }
@@ -238,6 +276,20 @@ pub(crate) mod tests {
         let mut bytes = Vec::new();
         a_capture().write(&mut bytes).unwrap();
         assert_eq!(Capture::read(&bytes), Ok(a_capture()));
+    }
+
+    #[test]
+    fn d6_names_in_a_file_are_made_plain() {
+        let mut bytes = Vec::new();
+        let evil = || "\x1b]0;owned\x07\u{202e}".to_owned();
+        let mut capture = a_capture();
+        capture.target = evil();
+        capture.sockets = vec![evil()];
+        capture.takes[1].images[0].found = evil();
+        capture.takes[1].processes[0].name = evil();
+        capture.write(&mut bytes).unwrap();
+        let read = format!("{:?}", Capture::read(&bytes).unwrap());
+        assert_eq!(read.matches(r"\\x1b]0;owned\\x07\\u{202e}").count(), 4, "{read}");
     }
 
     #[test]

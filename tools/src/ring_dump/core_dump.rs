@@ -1,7 +1,7 @@
 //! Core dumps: shared memory lies in them as it was mapped.
 
-use crate::Unattachable;
 use crate::handle::Handle;
+use crate::{Unattachable, text};
 use object::elf::{ET_CORE, FileHeader64, PT_LOAD};
 use object::endian::Endianness;
 use object::read::ReadCache;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// whether it is good.
 pub(crate) fn segments(path: &Path) -> Result<Vec<Handle>, Unattachable> {
     let unattachable =
-        |why: &dyn std::fmt::Display| Unattachable(format!("{}: {why}", path.display()));
+        |why: &dyn std::fmt::Display| Unattachable(format!("{}: {why}", text::of_path(path)));
     let file = File::open(path).map_err(|error| unattachable(&error))?;
     let size = file.metadata().map_err(|error| unattachable(&error))?.len();
     let data = ReadCache::new(&file);

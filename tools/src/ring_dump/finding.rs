@@ -55,6 +55,18 @@ codes! {
     ServerDead = "server-dead",
         means: "The process that served is gone, and its memory is still held by somebody. Calls end with an error as soon as their callers look.",
         advice: "Start the server again. If this lasts, see who holds its memory: a client that is stopped, or a descriptor that was inherited.";
+    /// Memory of a server that is not there.
+    Orphan = "orphan",
+        means: "A process holds the memory of a server that it is not, and no process that the memory names holds it: the server is gone, or the memory was forged.",
+        advice: "See what the process that is named does: a client that is stopped, a child that inherited descriptors. It lets go of the memory when it ends.";
+    /// The path of the server's socket is gone.
+    SocketDeleted = "socket-deleted",
+        means: "The server listens at a socket whose path was deleted. Its clients go on; new ones find nothing.",
+        advice: "Restart the server. See who deletes files there (a cleaner of /tmp, another start of the program), and use a directory of its own, such as one in /run.";
+    /// The path of the server's socket leads to something else.
+    SocketTakenOver = "socket-taken-over",
+        means: "The path of the server's socket leads to something else: another process listens there, or there is no socket. New clients do not reach this server.",
+        advice: "End one of the two. If it is not one of yours that took the path, see who may write to the directory.";
     /// The server is awake and moves nothing: a handler takes long.
     ServerBusy = "server-busy",
         means: "The serving thread is in one handler, and serves nothing else meanwhile. A problem once that takes longer than `--late`.",

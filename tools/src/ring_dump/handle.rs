@@ -1,12 +1,28 @@
 //! A segment that is read where it lies.
 
+use crate::aside::{self, PATIENCE};
 use crate::capture::Image;
 use ringbell::inspect::{self, Segment};
 use ringbell::layout::{self, SegmentKind};
+use ringbell::sync::{Ordering, PlainBool};
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
+
+/// Reads until it has all, or there is no more.
+fn read_all(file: &File, at: u64, to: &mut [u8]) -> usize {
+    let mut have = 0;
+    while have < to.len() {
+        match file.read_at(&mut to[have..], at + have as u64) {
+            Ok(0) => break,
+            Ok(count) => have += count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+    }
+    have
+}
 
 /// The bytes of a segment, wherever they are.
 #[derive(Debug, Clone)]
@@ -19,6 +35,8 @@ pub(crate) struct Handle {
     pub(crate) seals: Option<u32>,
     pub(crate) page: u64,
     pub(crate) found: String,
+    /// Of the memory of a process, which can make a reader wait: whether it did.
+    stuck: Option<Arc<PlainBool>>,
 }
 
 impl Handle {
@@ -33,13 +51,25 @@ impl Handle {
             page: metadata.blksize(),
             file: Arc::new(file),
             found,
+            stuck: None,
         })
     }
 
-    /// A range of a file: of a core dump, or of the memory of a process.
+    /// A range of the memory of a process.
+    pub(crate) fn memory(file: Arc<File>, base: u64, size: u64, inode: u64, found: String) -> Self {
+        let stuck = Some(Arc::new(PlainBool::new(false)));
+        Self { stuck, ..Self::range(file, base, size, inode, found) }
+    }
+
+    /// Whether a read was given up, since the process kept it waiting.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.stuck.as_ref().is_some_and(|stuck| stuck.load(Ordering::Relaxed))
+    }
+
+    /// A range of a file: of a core dump.
     pub(crate) fn range(file: Arc<File>, base: u64, size: u64, inode: u64, found: String) -> Self {
         let page = rustix::param::page_size() as u64;
-        Self { file, base, size, inode, seals: None, page, found }
+        Self { file, base, size, inode, seals: None, page, found, stuck: None }
     }
 
     /// Copies up to `length` bytes at `from`; fewer where it ends, or cannot be read.
@@ -53,16 +83,26 @@ impl Handle {
 
     /// The same into a place that is there; how many it was.
     pub(crate) fn read_into(&self, from: u64, to: &mut [u8]) -> usize {
-        let mut have = 0;
-        while have < to.len() {
-            match self.file.read_at(&mut to[have..], self.base + from + have as u64) {
-                Ok(0) => break,
-                Ok(count) => have += count,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(_) => break,
-            }
+        let Some(stuck) = &self.stuck else {
+            return read_all(&self.file, self.base + from, to);
+        };
+        // Relaxed: a hint that saves waiting once more.
+        if stuck.load(Ordering::Relaxed) {
+            return 0;
         }
-        have
+        let (file, at) = (self.file.clone(), self.base + from);
+        let mut bytes = vec![0; to.len()];
+        let read = move || {
+            let have = read_all(&file, at, &mut bytes);
+            bytes.truncate(have);
+            bytes
+        };
+        let Some(bytes) = aside::within(PATIENCE, read) else {
+            stuck.store(true, Ordering::Relaxed);
+            return 0;
+        };
+        to[..bytes.len()].copy_from_slice(&bytes);
+        bytes.len()
     }
 
     /// A word of its control page.
@@ -76,6 +116,11 @@ impl Handle {
         inspect::decode(&self.read(0, layout::CONTROL as u64)).ok()
     }
 
+    /// Why it is no segment that can be read, if it is none.
+    pub(crate) fn unreadable(&self) -> Option<inspect::Unreadable> {
+        inspect::decode(&self.read(0, layout::CONTROL as u64)).err()
+    }
+
     pub(crate) fn kind(control: &[u8]) -> Option<SegmentKind> {
         inspect::decode(control).ok().map(|segment| segment.identity().kind)
     }
@@ -86,10 +131,12 @@ impl Handle {
 
     /// A copy of the control page; of a status segment or a bell, of all of it. Of what is not in
     /// use, or is none, there is nothing more to know.
-    pub(crate) fn image(&self) -> Image {
+    /// `left` is how much of that may still be copied.
+    pub(crate) fn image(&self, left: &mut u64) -> Image {
         let mut control = self.read(0, layout::CONTROL as u64);
         if matches!(Self::kind(&control), Some(SegmentKind::Status | SegmentKind::Bell)) {
-            control.extend(self.read(layout::CONTROL as u64, 1 << 22));
+            control.extend(self.read(layout::CONTROL as u64, (*left).min(1 << 22)));
+            *left -= control.len().saturating_sub(layout::CONTROL) as u64;
         }
         Image {
             found: self.found.clone(),

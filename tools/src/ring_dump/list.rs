@@ -4,19 +4,39 @@ use crate::assemble::report_with;
 use crate::cli::List;
 use crate::export;
 use crate::finding::Severity;
-use crate::handle::Handle;
 use crate::process::{self, State};
 use crate::report::{JSON_VERSION, Report};
 use crate::source::{self, Target};
-use crate::style::{BAD, DIM, END, HEAD};
-use crate::{Failure, Unattachable};
-use ringbell::inspect::Segment;
+use crate::style::{BAD, DIM, END, HEAD, WARN};
+use crate::verdict::count;
+use crate::who::{Finder, Who};
+use crate::{Failure, Unattachable, memfds, text};
+use ringbell::inspect::{Segment, StatusSegment};
+use ringbell::sync::{Ordering, PlainU64};
 use serde::Serialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Servers of one process that are listed.
+const SERVERS: usize = 64;
+/// How long a socket of a directory may take to answer, and all of them together.
+const ONE_SOCKET: Duration = Duration::from_millis(500);
+const ALL_SOCKETS: Duration = Duration::from_secs(5);
+/// Sockets that are asked at once.
+const ASKED_AT_ONCE: usize = 16;
+/// Processes that are named in a line.
+const PROCESSES: usize = 8;
+
+/// Some processes, for people.
+fn processes(pids: &[u32]) -> String {
+    let named: Vec<String> = pids.iter().take(PROCESSES).map(u32::to_string).collect();
+    let word = if pids.len() == 1 { "process" } else { "processes" };
+    let more = if pids.len() > PROCESSES { " and others" } else { "" };
+    format!("{word} {}{more}", named.join(", "))
+}
 
 /// Between the two looks, see `show`.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -24,7 +44,10 @@ const INTERVAL: Duration = Duration::from_millis(100);
 /// A server.
 #[derive(Debug, Serialize)]
 struct Line {
+    /// Its process, as it names itself.
     pid: u32,
+    /// The number of its process here, if it can be seen.
+    host_pid: Option<u32>,
     uid: u32,
     name: String,
     state: State,
@@ -33,6 +56,8 @@ struct Line {
     sessions: u64,
     requests: u64,
     listens_at: Vec<String>,
+    /// Other processes that hold its memory, if it is not there itself.
+    held_by: Vec<u32>,
     /// Things that are wrong, at a single look.
     problems: usize,
 }
@@ -46,10 +71,20 @@ pub(crate) struct Listing {
     /// The same as a date: RFC 3339, UTC.
     date: String,
     servers: Vec<Line>,
+    /// Status segments that were left out, since one process has so many.
+    left_out: usize,
     /// Processes that may not be looked into from here.
     closed_processes: usize,
+    /// Processes that keep others waiting that look at them.
+    silent_processes: Vec<u32>,
     /// Sockets that did not answer as a server does, and why.
     sockets: Vec<(String, String)>,
+}
+
+/// A status segment, and who has it.
+struct Seen {
+    status: StatusSegment,
+    held_by: Vec<u32>,
 }
 
 /// Looks for servers: in all processes, and at the sockets of a directory.
@@ -60,50 +95,64 @@ pub(crate) fn list(asked: &List) -> Result<Listing, Failure> {
         unix_ms,
         date: export::date(unix_ms),
         servers: Vec::new(),
+        left_out: 0,
         closed_processes: 0,
+        silent_processes: Vec::new(),
         sockets: Vec::new(),
     };
-    let mut targets = Vec::new();
-    for pid in process::all() {
-        match source::descriptors(pid) {
-            // Whoever holds a status segment is its server; in a forked child it may be another
-            // one's.
-            Ok(handles) => {
-                let mut decoded = handles.iter().filter_map(Handle::decode);
-                let own = decoded.any(|segment| {
-                    let Segment::Status(status) = segment else { return false };
-                    status.server.pid == pid || status.server.pid == 0
-                });
-                if own {
-                    targets.push(Target::Process(pid));
-                }
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-                listing.closed_processes += 1
-            }
-            Err(_) => {}
+    let paths = asked.directory.as_deref().map(sockets).transpose()?;
+    let mut finder = Finder::default();
+    let seen = listing.statuses(&mut finder);
+    let mut processes = BTreeSet::new();
+    let mut alone = Vec::new();
+    for (inode, seen) in seen {
+        let named = seen.status.server.pid;
+        let since = seen.status.identity.created_ns;
+        match finder.server(inode, named, since, seen.held_by.first().copied()) {
+            Who::Here(pid) => drop(processes.insert(pid)),
+            who => alone.push((who, seen)),
         }
     }
-    if let Some(directory) = &asked.directory {
-        targets.extend(sockets(directory)?.into_iter().map(Target::Socket));
-    }
+    let targets = processes.into_iter().map(Target::Process).collect();
     let mut known = BTreeSet::new();
     for (target, capture) in source::capture_all(targets, INTERVAL) {
-        match capture {
-            Ok(capture) => listing.add(&report_with(&capture, asked.late.late), &mut known),
-            // A process that has ended meanwhile is nobody's loss.
-            Err(why) if matches!(target, Target::Socket(_)) => {
-                listing.sockets.push((target.to_string(), why.to_string()));
-            }
-            Err(_) => {}
-        }
+        // A process that has ended meanwhile is nobody's loss.
+        let (Target::Process(pid), Ok(capture)) = (target, capture) else { continue };
+        let report = report_with(&capture, asked.late.late);
+        listing.add(&report, Some(pid), &mut known);
     }
+    listing.servers.extend(alone.into_iter().map(|(who, seen)| orphan(who, seen)));
+    if let Some(paths) = paths {
+        listing.ask(paths, asked.late.late, &mut known);
+    }
+    listing.silent_processes.extend(&finder.silent);
+    listing.silent_processes.sort_unstable();
+    listing.silent_processes.dedup();
     Ok(listing)
 }
 
-fn sockets(directory: &Path) -> Result<Vec<std::path::PathBuf>, Unattachable> {
+/// A server whose process is not there, or is not the one that its memory names.
+fn orphan(who: Who, seen: Seen) -> Line {
+    let Seen { status, held_by } = seen;
+    Line {
+        pid: status.server.pid,
+        host_pid: None,
+        uid: status.server.uid,
+        name: text::of_str(&status.server.name),
+        state: if who == Who::Gone { State::Dead } else { State::Unknown },
+        generation: status.identity.generation,
+        sessions: status.counters.sessions,
+        requests: status.counters.requests,
+        listens_at: Vec::new(),
+        held_by,
+        problems: usize::from(who != Who::Unknown),
+    }
+}
+
+/// The sockets of a directory. Nothing in it is opened, and nothing asked of what it is.
+fn sockets(directory: &Path) -> Result<Vec<PathBuf>, Unattachable> {
     let entries = std::fs::read_dir(directory)
-        .map_err(|error| Unattachable(format!("{}: {error}", directory.display())))?;
+        .map_err(|error| Unattachable(format!("{}: {error}", text::of_path(directory))))?;
     let mut paths: Vec<_> = entries
         .flatten()
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()))
@@ -114,22 +163,126 @@ fn sockets(directory: &Path) -> Result<Vec<std::path::PathBuf>, Unattachable> {
 }
 
 impl Listing {
-    /// Adds the servers of a report.
-    fn add(&mut self, report: &Report, known: &mut BTreeSet<u64>) {
-        for server in report.servers.iter().filter(|server| known.insert(server.generation)) {
-            let of_it = |generation: Option<u64>| generation == Some(server.generation);
+    /// The status segments of all processes, by what the kernel knows them by.
+    fn statuses(&mut self, finder: &mut Finder) -> BTreeMap<u64, Seen> {
+        let mut statuses: BTreeMap<u64, Seen> = BTreeMap::new();
+        let mut others = BTreeSet::new();
+        let mut without = Vec::new();
+        for pid in process::all() {
+            let handles = match memfds::descriptors(pid) {
+                Ok(handles) => handles,
+                Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                    self.closed_processes += 1;
+                    continue;
+                }
+                Err(_) => continue,
+            };
+            if handles.is_empty() {
+                without.push(pid);
+            }
+            let mut of_it = 0;
+            for handle in handles {
+                let Some(Segment::Status(status)) = handle.decode() else {
+                    others.insert(handle.inode);
+                    continue;
+                };
+                if let Some(seen) = statuses.get_mut(&handle.inode) {
+                    seen.held_by.push(pid);
+                    continue;
+                }
+                of_it += 1;
+                if of_it > SERVERS {
+                    self.left_out += 1;
+                    continue;
+                }
+                statuses.insert(handle.inode, Seen { status, held_by: vec![pid] });
+            }
+        }
+        // What a server that is gone had shared with its clients they still map.
+        for pid in without {
+            let mapped = finder.mapped(pid);
+            let is_new = |inode: &u64| !statuses.contains_key(inode) && !others.contains(inode);
+            if !mapped.is_some_and(|inodes| inodes.iter().any(is_new)) {
+                continue;
+            }
+            let Some(handles) = memfds::mappings(pid) else {
+                finder.silent.insert(pid);
+                continue;
+            };
+            for handle in handles.into_iter().take(SERVERS) {
+                let Some(Segment::Status(status)) = handle.decode() else { continue };
+                let seen = || Seen { status, held_by: Vec::new() };
+                statuses.entry(handle.inode).or_insert_with(seen).held_by.push(pid);
+            }
+        }
+        statuses
+    }
+
+    /// Asks at sockets that belong to no server that is known, many at a time.
+    fn ask(&mut self, paths: Vec<PathBuf>, late: Duration, known: &mut BTreeSet<u64>) {
+        let at: BTreeSet<String> =
+            self.servers.iter().flat_map(|line| line.listens_at.iter().cloned()).collect();
+        let paths: Vec<PathBuf> =
+            paths.into_iter().filter(|path| !at.contains(&text::of_path(path))).collect();
+        let until = Instant::now() + ALL_SOCKETS;
+        let next = PlainU64::new(0);
+        let next = &next;
+        let paths = &paths;
+        let ask = move || {
+            let mut found = Vec::new();
+            // Relaxed: each takes another one, and the end of the threads is waited for.
+            let take = || usize::try_from(next.fetch_add(1, Ordering::Relaxed)).ok();
+            while let Some(path) = take().and_then(|index| paths.get(index)) {
+                let result = if Instant::now() < until {
+                    source::capture_once(path, ONE_SOCKET)
+                } else {
+                    Err(Unattachable(format!(
+                        "{}: not asked: other sockets of the directory did not answer in time",
+                        text::of_path(path)
+                    )))
+                };
+                found.push((text::of_path(path), result));
+            }
+            found
+        };
+        let mut found: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                (0..ASKED_AT_ONCE.min(paths.len())).map(|_| scope.spawn(ask)).collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
+        });
+        found.sort_by(|one, other| one.0.cmp(&other.0));
+        for (path, capture) in found {
+            match capture {
+                Ok(capture) => self.add(&report_with(&capture, late), None, known),
+                Err(why) => self.sockets.push((path, why.to_string())),
+            }
+        }
+    }
+
+    /// Adds the servers of a report; of a process only those that are its own.
+    fn add(&mut self, report: &Report, process: Option<u32>, known: &mut BTreeSet<u64>) {
+        for server in &report.servers {
+            let own = process.is_none() || server.host_pid == process;
+            // What a process says of itself tells one server from another, and nothing else.
+            if !own || !known.insert(server.inode) {
+                continue;
+            }
+            let of_it =
+                |generation: Option<u64>| generation.is_none_or(|of| of == server.generation);
             let problems = report.findings.iter().filter(|finding| {
                 finding.severity == Severity::Problem && of_it(finding.generation)
             });
             self.servers.push(Line {
-                pid: server.peer.pid,
+                pid: server.peer.named,
+                host_pid: server.host_pid,
                 uid: server.peer.uid,
                 name: server.peer.name.clone(),
                 state: server.state,
                 generation: server.generation,
                 sessions: server.counters.sessions,
                 requests: server.counters.requests,
-                listens_at: report.listens_at.clone(),
+                listens_at: server.listens_at.clone(),
+                held_by: server.held_by.into_iter().collect(),
                 problems: problems.count(),
             });
         }
@@ -150,12 +303,21 @@ impl Listing {
                 0 => String::new(),
                 count => format!("  {BAD}{count} wrong{END}"),
             };
-            let at =
-                if line.listens_at.is_empty() { "-".to_owned() } else { line.listens_at.join(" ") };
+            let at = match (&line.listens_at[..], &line.held_by[..]) {
+                ([], []) => "-".to_owned(),
+                ([], held_by) => format!("- (memory held by {})", processes(held_by)),
+                (paths, _) => paths.join(" "),
+            };
+            let pid = match line.host_pid {
+                None if line.state == State::Dead => line.pid.to_string(),
+                None => format!("({})", line.pid),
+                Some(pid) if pid == line.pid => pid.to_string(),
+                Some(pid) => format!("{pid} ({})", line.pid),
+            };
             let _ = writeln!(
                 out,
                 "{:>8} {:>6} {:<20} {:<10} {:>8} {:>12}  {at}{problems}",
-                line.pid,
+                pid,
                 line.uid,
                 line.name,
                 line.state.word(),
@@ -169,6 +331,16 @@ impl Listing {
         }
         if self.servers.is_empty() {
             let _ = writeln!(out, "no servers");
+        }
+        if self.left_out != 0 {
+            let left_out = count(self.left_out as u64, "status segment");
+            let _ =
+                writeln!(out, "{DIM}{left_out} left out: one process has more than {SERVERS}{END}");
+        }
+        if !self.silent_processes.is_empty() {
+            let who = processes(&self.silent_processes);
+            let _ =
+                writeln!(out, "{WARN}{who}: not looked at, since the memory is kept locked{END}");
         }
         if self.closed_processes != 0 {
             let _ = writeln!(

@@ -1,12 +1,15 @@
 //! ring-dump: looks into live, stuck and dead rings, and says who is late.
 //!
-//! [`source`] finds segments (in a [`process`], at a socket, in a [`core_dump`]) and copies them; a
-//! [`capture`] is what was copied. [`report`] is what it says ([`samples`]: of calls that were
-//! timed; [`threads`]: of what a server does), [`verdict`] what is wrong with it, as a list of
-//! [`finding`]s. [`show`], [`prometheus`], [`frames`], [`diff`], [`list`], [`watch`] and [`tap`]
-//! (at a [`pace`]) print. [`export`] has what their JSON shares, [`man`] is the manual. [`doctor`]
-//! looks at the machine instead.
+//! [`source`] finds segments (in a [`process`]: [`memfds`]; at a socket, in a [`core_dump`]) and copies
+//! them, and says [`who`] it is that they name, and at which [`sockets`] a server is; a [`capture`] is
+//! what was copied. What others chose is [`text`], and what they can delay is done [`aside`].
+//! [`report`] is what a capture says ([`samples`]: of calls that were timed; [`threads`]: of what a
+//! server does), [`verdict`] and [`places`] what is wrong with it, as a list of [`finding`]s.
+//! [`show`], [`prometheus`], [`frames`], [`diff`], [`list`], [`watch`] and [`tap`] (at a [`pace`])
+//! print. [`export`] has what their JSON shares, [`man`] is the manual. [`doctor`] looks at the
+//! machine instead.
 
+mod aside;
 mod assemble;
 mod capture;
 mod cli;
@@ -19,23 +22,29 @@ mod frames;
 mod handle;
 mod list;
 mod man;
+mod memfds;
 mod pace;
+mod places;
 mod process;
 mod prometheus;
 mod report;
 mod samples;
 mod show;
+mod sockets;
 mod source;
 mod style;
 mod tap;
+mod text;
 mod threads;
 mod verdict;
 mod watch;
+mod who;
 
 use clap::CommandFactory;
 use cli::{Cli, Command};
 use finding::{Code, Severity};
 use report::Report;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use source::Target;
 use std::io::Write;
 use std::process::ExitCode;
@@ -79,8 +88,23 @@ fn survive_the_limit_on_files() {
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
+/// Takes as many descriptors as this process may have: a target may have many segments.
+fn raise_the_limit_on_descriptors() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Fewer do, too.
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
+/// A panic may speak of what others chose.
+fn panic_in_plain_text() {
+    std::panic::set_hook(Box::new(|panic| eprintln!("{}", text::of_lines(&panic.to_string()))));
+}
+
 fn main() -> ExitCode {
+    panic_in_plain_text();
     survive_the_limit_on_files();
+    raise_the_limit_on_descriptors();
     let cli = cli::parse(std::env::args_os().collect());
     style::choose(cli.color);
     match run(&cli) {
@@ -88,7 +112,8 @@ fn main() -> ExitCode {
         Ok(false) => ExitCode::from(1),
         Err(failure) if is_broken_pipe(&*failure) => ExitCode::SUCCESS,
         Err(failure) => {
-            anstream::eprintln!("{}ring-dump:{} {failure}", style::BAD, style::END);
+            let failure_text = text::of_lines(&failure.to_string());
+            anstream::eprintln!("{}ring-dump:{} {failure_text}", style::BAD, style::END);
             ExitCode::from(if failure.is::<Usage>() { 2 } else { 3 })
         }
     }
@@ -227,6 +252,6 @@ fn run_save(asked: &cli::Save) -> Result<Healthy, Failure> {
     let target = Target::of(&asked.look.target)?;
     let mut capture = source::capture(&target, asked.look.interval)?;
     let saved = capture.save(&asked.file);
-    saved.map_err(|error| Unattachable(format!("{}: {error}", asked.file.display())))?;
+    saved.map_err(|error| Unattachable(format!("{}: {error}", text::of_path(&asked.file))))?;
     Ok(true)
 }

@@ -1,5 +1,6 @@
 //! What /proc says of processes.
 
+use crate::text;
 use crate::threads::Threads;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
@@ -95,10 +96,7 @@ pub(crate) fn look(pid: u32, since_ns: u64) -> Process {
     };
     let Some(parsed) = parse(&stat) else { return gone(State::Unknown) };
     let (name, letter, ticks) = parsed;
-    let hz = rustix::param::clock_ticks_per_second().max(1);
-    // Processes are timed by the clock that goes on while the machine sleeps.
-    let asleep = clock(ClockId::Boottime).saturating_sub(now_ns());
-    let started_ns = ticks.saturating_mul(1_000_000_000 / hz).saturating_sub(asleep);
+    let started_ns = started(ticks);
     let state = match letter {
         'T' => State::Stopped,
         't' => State::Traced,
@@ -107,7 +105,25 @@ pub(crate) fn look(pid: u32, since_ns: u64) -> Process {
         _ => State::Alive,
     };
     let busy = state == State::Alive && is_busy(pid);
-    Process { pid, state, name: name.to_owned(), started_ns, busy, threads: Threads::default() }
+    let name = text::of_str(name);
+    Process { pid, state, name, started_ns, busy, threads: Threads::default() }
+}
+
+/// Whether a process has ended, or began only after `since_ns` (CLOCK_MONOTONIC).
+pub(crate) fn is_gone(pid: u32, since_ns: u64) -> bool {
+    let Ok(stat) = read(&format!("/proc/{pid}/stat")) else { return numbers(pid).is_none() };
+    parse(&stat).is_some_and(|(_, letter, ticks)| {
+        matches!(letter, 'Z' | 'X' | 'x')
+            || started(ticks) > since_ns.saturating_add(START_SLACK_NS)
+    })
+}
+
+/// When a process began, by CLOCK_MONOTONIC.
+fn started(ticks: u64) -> u64 {
+    let hz = rustix::param::clock_ticks_per_second().max(1);
+    // Processes are timed by the clock that goes on while the machine sleeps.
+    let asleep = clock(ClockId::Boottime).saturating_sub(now_ns());
+    ticks.saturating_mul(1_000_000_000 / hz).saturating_sub(asleep)
 }
 
 /// What is in a file of /proc. Names in it may be any bytes.
@@ -144,36 +160,54 @@ pub(crate) fn all() -> Vec<u32> {
     pids
 }
 
-/// The paths of Unix sockets at which a process listens, as far as they have one.
-pub(crate) fn listens_at(pid: u32) -> Vec<PathBuf> {
-    let Ok(table) = fs::read_to_string(format!("/proc/{pid}/net/unix")) else { return Vec::new() };
-    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
-    let inodes: Vec<String> = entries
-        .flatten()
-        .filter_map(|entry| {
-            let link = fs::read_link(entry.path()).ok()?;
-            Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())
-        })
-        .collect();
-    listening(&table, &inodes)
+/// The numbers of one process: in this pid namespace first, in its own last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Numbers {
+    pids: Vec<u32>,
+    /// The user whose process it is: the effective one.
+    pub(crate) uid: Option<u32>,
 }
 
-/// Paths of listening sockets among `inodes`, out of `/proc/net/unix`.
-fn listening(table: &str, inodes: &[String]) -> Vec<PathBuf> {
-    const LISTENS: u32 = 1 << 16;
-    table
-        .lines()
-        .filter_map(|line| {
-            // Num RefCount Protocol Flags Type St Inode Path
-            let fields: Vec<&str> = line.split_ascii_whitespace().take(7).collect();
-            let flags = u32::from_str_radix(fields.get(3)?, 16).ok()?;
-            let inode = *fields.get(6)?;
-            // The path may have spaces.
-            let path = line.split_once(&format!(" {inode} "))?.1;
-            (flags & LISTENS != 0 && inodes.iter().any(|known| known == inode))
-                .then(|| PathBuf::from(path))
-        })
-        .collect()
+impl Numbers {
+    /// Its number in its own namespace.
+    pub(crate) fn own(&self) -> u32 {
+        self.pids.last().copied().unwrap_or(0)
+    }
+
+    /// How deep its namespace lies: 1 if it is that of this process.
+    pub(crate) fn depth(&self) -> usize {
+        self.pids.len()
+    }
+
+    /// Its number in the namespace of that depth.
+    pub(crate) fn at(&self, depth: usize) -> Option<u32> {
+        self.pids.get(depth.checked_sub(1)?).copied()
+    }
+
+    /// Whether it has this number in any namespace.
+    pub(crate) fn has(&self, pid: u32) -> bool {
+        self.pids.contains(&pid)
+    }
+
+    /// Out of `/proc/PID/status`. A process chooses its name, in which line feeds are escaped.
+    fn parse(status: &str) -> Option<Self> {
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+        let words = |name| field(name).unwrap_or_default().split_ascii_whitespace();
+        let pids: Vec<u32> = words("NSpid:").filter_map(|pid| pid.parse().ok()).collect();
+        let uid = words("Uid:").nth(1).and_then(|uid| uid.parse().ok());
+        (!pids.is_empty()).then_some(Self { pids, uid })
+    }
+}
+
+/// The numbers of a process; `None` if there is none that can be seen.
+pub(crate) fn numbers(pid: u32) -> Option<Numbers> {
+    let status = fs::read(format!("/proc/{pid}/status")).ok()?;
+    Numbers::parse(&String::from_utf8_lossy(&status))
+}
+
+/// A namespace of a process, `pid`, `mnt` or `net`: the same text is the same namespace.
+pub(crate) fn namespace(pid: u32, kind: &str) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok()
 }
 
 #[cfg(test)]
@@ -196,19 +230,20 @@ mod tests {
         assert_eq!((me.state, me.busy), (State::Alive, true));
         assert!(me.started_ns > 0 && me.started_ns <= now_ns());
         assert_eq!(look(std::process::id(), 0).state, State::Dead, "segments are older than it");
+        assert!(is_gone(std::process::id(), 0) && !is_gone(std::process::id(), now_ns()));
+        assert!(is_gone(u32::MAX, now_ns()));
         assert_eq!(look(u32::MAX, now_ns()).state, State::Dead);
         assert_eq!(look(0, now_ns()).state, State::Unknown);
     }
 
     #[test]
-    fn sockets_are_found_in_the_table() {
-        let table = "Num       RefCount Protocol Flags    Type St Inode Path\n\
-            ffff9d: 00000002 00000000 00010000 0001 01 23296 /run/a.sock\n\
-            ffff9e: 00000003 00000000 00000000 0001 03 23297 /run/a.sock\n\
-            ffff9f: 00000002 00000000 00010000 0001 01 23298 /run/b.sock\n";
-        assert_eq!(
-            listening(table, &["23296".into(), "23297".into()]),
-            [PathBuf::from("/run/a.sock")]
-        );
+    fn d4_a_process_has_a_number_in_each_namespace() {
+        let status = "Name:\tNSpid: 7\\nUid:\nUid:\t0\t5\t0\t0\nNSpid:\t4711\t12\t1\nNSpgid:\t1\n";
+        let numbers = Numbers::parse(status).expect("numbers");
+        assert_eq!((numbers.own(), numbers.depth(), numbers.uid), (1, 3, Some(5)));
+        assert_eq!((numbers.at(2), numbers.at(0), numbers.at(4)), (Some(12), None, None));
+        assert!(numbers.has(4711) && !numbers.has(7));
+        assert_eq!(Numbers::parse("Name:\tx\n"), None);
+        assert_eq!(super::numbers(std::process::id()).map(|me| me.depth()), Some(1));
     }
 }

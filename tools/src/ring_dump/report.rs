@@ -6,7 +6,9 @@ use crate::export;
 use crate::finding::Finding;
 use crate::process::State;
 use crate::samples::Samples;
+use crate::text;
 use crate::threads::Doing;
+use crate::who::Who;
 use ringbell::inspect::{
     self, BellSegment, Flaw, Peer, Place, RequestSegment, ResponseSegment, Ring, Segment, Sleep,
     StatusSegment, intact, lap_start,
@@ -92,6 +94,37 @@ pub(crate) struct Memory {
     pub(crate) seals: Option<Vec<&'static str>>,
 }
 
+/// A process that serves or calls.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Party {
+    /// Its number as the server sees it: in its own pid namespace.
+    #[serde(rename = "pid")]
+    pub(crate) named: u32,
+    /// Its number here; 0 if it cannot be seen.
+    #[serde(skip)]
+    pub(crate) pid: u32,
+    /// Its user, as the server sees it.
+    pub(crate) uid: u32,
+    /// What it calls itself.
+    pub(crate) name: String,
+}
+
+impl Party {
+    fn new(peer: &Peer, named: u32) -> Self {
+        Self { named, pid: peer.pid, uid: peer.uid, name: text::of_str(&peer.name) }
+    }
+
+    /// Its number for people.
+    pub(crate) fn shown(&self) -> String {
+        match (self.pid, self.named) {
+            (0, 0) => "unknown".to_owned(),
+            (0, named) => format!("unknown ({named} in its container)"),
+            (pid, named) if pid == named || named == 0 => pid.to_string(),
+            (pid, named) => format!("{pid} ({named} in its container)"),
+        }
+    }
+}
+
 /// A server.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Server {
@@ -101,7 +134,16 @@ pub(crate) struct Server {
     /// Version of the layout.
     pub(crate) layout: u32,
     /// Its process, as it names itself.
-    pub(crate) peer: Peer,
+    pub(crate) peer: Party,
+    /// The number of its process here, if it can be seen.
+    pub(crate) host_pid: Option<u32>,
+    /// The process in which its memory was found, if that is another one.
+    pub(crate) held_by: Option<u32>,
+    /// Where it listens, as far as known.
+    pub(crate) listens_at: Vec<String>,
+    /// What the kernel knows its status segment by.
+    #[serde(skip)]
+    pub(crate) inode: u64,
     /// How its process is.
     pub(crate) state: State,
     /// Whether a thread of its process runs or waits for a CPU.
@@ -208,7 +250,9 @@ pub(crate) struct Session {
     #[serde(serialize_with = "export::hex")]
     pub(crate) generation: u64,
     /// The client, as the kernel told the server; the name is its own choice.
-    pub(crate) peer: Peer,
+    pub(crate) peer: Party,
+    /// The number of its process here, if it can be seen.
+    pub(crate) host_pid: Option<u32>,
     /// How the client's process is.
     pub(crate) state: State,
     /// Whether a thread of the client's process runs or waits for a CPU.
@@ -304,13 +348,55 @@ pub(crate) struct Decoded<'a> {
     pub(crate) requests: BTreeMap<(u64, u64), (RequestSegment, &'a Image)>,
     pub(crate) responses: BTreeMap<(u64, u64), (ResponseSegment, &'a Image)>,
     pub(crate) strays: Vec<Stray>,
+    /// Who the processes are that status segments (without a session) and response segments name.
+    pub(crate) parties: BTreeMap<(u64, Option<u64>), Identified>,
+}
+
+/// A process that a segment names.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Identified {
+    /// Its number as the server sees it.
+    pub(crate) named: u32,
+    /// Who that is.
+    pub(crate) who: Who,
+    /// Where the segment was found.
+    holder: Option<u32>,
+}
+
+impl Identified {
+    /// Its number here, if it can be seen.
+    pub(crate) fn host_pid(&self) -> Option<u32> {
+        match self.who {
+            Who::Here(pid) => Some(pid),
+            _ => None,
+        }
+    }
+
+    /// The number that stands for it in what is told.
+    fn pid(&self) -> u32 {
+        match self.who {
+            Who::Here(pid) => pid,
+            Who::Gone => self.named,
+            Who::Other | Who::Unknown => 0,
+        }
+    }
+
+    /// Whether it is certain that it is gone, or was never there.
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(self.who, Who::Gone)
+    }
+
+    /// The process that has the segment, if it is another one.
+    pub(crate) fn held_by(&self) -> Option<u32> {
+        self.holder.filter(|holder| self.who != Who::Here(*holder))
+    }
 }
 
 impl<'a> Decoded<'a> {
     pub(crate) fn of(take: &'a Take) -> Self {
         let mut all = Self::default();
         for image in &take.images {
-            let segment = match inspect::decode(&image.control) {
+            let mut segment = match inspect::decode(&image.control) {
                 Ok(segment) => segment,
                 Err(why) => {
                     let spare = why == inspect::Unreadable::Magic(0);
@@ -324,6 +410,28 @@ impl<'a> Decoded<'a> {
             };
             let identity = segment.identity();
             let key = (identity.generation, identity.session);
+            if all.has(&segment) {
+                // The first one is shown. Nobody makes two, unless to deceive.
+                let found = image.found.clone();
+                let why = "there is another segment of the same server, session and kind".into();
+                all.strays.push(Stray { found, why, spare: false });
+                continue;
+            }
+            let mut identify = |key, pid: &mut u32| {
+                let known = take.named.iter().find(|named| named.inode == image.inode);
+                let who = known.map_or(Who::Here(*pid), |named| named.who);
+                let holder = known.and_then(|named| named.holder);
+                let identified = Identified { named: *pid, who, holder };
+                *pid = identified.pid();
+                all.parties.insert(key, identified);
+            };
+            match &mut segment {
+                Segment::Status(status) => identify((key.0, None), &mut status.server.pid),
+                Segment::Response(response) => {
+                    identify((key.0, Some(key.1)), &mut response.client.pid)
+                }
+                _ => {}
+            }
             match segment {
                 Segment::Status(status) => drop(all.statuses.insert(key.0, (status, image))),
                 Segment::Bell(bell) => drop(all.bells.insert(key, bell)),
@@ -332,6 +440,23 @@ impl<'a> Decoded<'a> {
             }
         }
         all
+    }
+
+    /// Whether there is such a segment already.
+    fn has(&self, segment: &Segment) -> bool {
+        let identity = segment.identity();
+        let key = (identity.generation, identity.session);
+        match segment {
+            Segment::Status(_) => self.statuses.contains_key(&key.0),
+            Segment::Bell(_) => self.bells.contains_key(&key),
+            Segment::Request(_) => self.requests.contains_key(&key),
+            Segment::Response(_) => self.responses.contains_key(&key),
+        }
+    }
+
+    /// A process, as it is told of.
+    pub(crate) fn party(&self, key: (u64, Option<u64>), peer: &Peer) -> Party {
+        Party::new(peer, self.parties.get(&key).map_or(peer.pid, |known| known.named))
     }
 
     /// The bell word of a domain: its bell segment's, or that of the one session which has a bell

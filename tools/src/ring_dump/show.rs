@@ -56,9 +56,9 @@ pub(crate) fn brief(report: &Report, all: bool) -> String {
             out,
             "{HEAD}server {}{END} pid {}, {}{}: {}, {} requests{}, {} in handlers",
             printable(&peer.name),
-            peer.pid,
+            peer.shown(),
             state(server.state),
-            at(report),
+            at(server),
             count(counters.sessions, "session"),
             counters.requests,
             rate(rates, "requests"),
@@ -75,7 +75,7 @@ pub(crate) fn brief(report: &Report, all: bool) -> String {
             "{HEAD}session {} {}{END} pid {}, {}: {} handled{}, {} in flight{oldest}, request ring {} of {} B, response ring {} of {} B",
             session.session,
             printable(&peer.name),
-            peer.pid,
+            peer.shown(),
             state(session.state),
             session.server.received,
             rate(rates, "received"),
@@ -108,8 +108,8 @@ fn most_important(report: &Report, most: usize) -> Vec<&Session> {
     order.into_iter().map(|index| &report.sessions[index]).collect()
 }
 
-fn at(report: &Report) -> String {
-    match &report.listens_at[..] {
+fn at(server: &Server) -> String {
+    match &server.listens_at[..] {
         [] => String::new(),
         paths => format!(" at {}", paths.join(", ")),
     }
@@ -187,10 +187,10 @@ fn server_lines(out: &mut String, report: &Report, server: &Server) {
         out,
         "{HEAD}server {}{END} pid {}, uid {}, {}{}",
         printable(&peer.name),
-        peer.pid,
+        peer.shown(),
         peer.uid,
         state(server.state),
-        at(report)
+        at(server)
     );
     let _ = writeln!(
         out,
@@ -328,7 +328,7 @@ fn session_lines(out: &mut String, report: &Report, session: &Session) {
         "{HEAD}session {} {}{END} pid {}, uid {}, {}, over {}, for {}",
         session.session,
         printable(&peer.name),
-        peer.pid,
+        peer.shown(),
         peer.uid,
         state(session.state),
         session.transport,

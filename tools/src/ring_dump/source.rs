@@ -5,24 +5,26 @@
 
 use crate::capture::{Capture, Image, Origin, Take};
 use crate::handle::Handle;
-use crate::{Failure, Unattachable, core_dump, process, samples, threads};
+use crate::sockets::{Listeners, Listening, Spot};
+use crate::who::{Finder, Named, Ring, Who};
+use crate::{Failure, Unattachable, core_dump, memfds, process, samples, text, threads};
 use ringbell::ConnectError;
 use ringbell::inspect::{self, Inspector, Segment};
 use ringbell::layout::{self, SegmentKind};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, SystemTime};
 
 /// How long a server may take to answer an inspector before it is looked at as a process.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// What the names of our segments begin with.
-const PREFIX: &str = "ringbell:";
-/// Segments of one target that are looked at.
-const MOST: usize = 100_000;
+/// The same for one of several servers of a process, and how many of these are asked.
+const SHORT: Duration = Duration::from_millis(300);
+const SEVERAL: usize = 16;
+/// Bytes behind the control pages that are copied in one look.
+const MOST_BYTES: u64 = 1 << 30;
 
 /// A target, as it was named.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,22 +46,23 @@ impl Target {
             return Ok(Self::Process(pid));
         }
         let path = PathBuf::from(word);
+        let shown = text::of_str(word);
         let metadata =
-            std::fs::metadata(&path).map_err(|error| Unattachable(format!("{word}: {error}")))?;
+            std::fs::metadata(&path).map_err(|error| Unattachable(format!("{shown}: {error}")))?;
         if metadata.file_type().is_socket() {
             return Ok(Self::Socket(path));
         }
         if !metadata.is_file() {
             return Err(Unattachable(format!(
-                "{word} is neither a socket nor a file nor a process"
+                "{shown} is neither a socket nor a file nor a process"
             )));
         }
         let mut magic = [0; 8];
-        let file = File::open(&path).map_err(|error| Unattachable(format!("{word}: {error}")))?;
+        let file = open(&path).map_err(|error| Unattachable(format!("{shown}: {error}")))?;
         match file.read_at(&mut magic, 0) {
             Ok(8) if magic == *crate::capture::MAGIC => Ok(Self::Saved(path)),
             Ok(8) if magic[..4] == *b"\x7fELF" => Ok(Self::Core(path)),
-            _ => Err(Unattachable(format!("{word} is neither a saved file nor a core dump"))),
+            _ => Err(Unattachable(format!("{shown} is neither a saved file nor a core dump"))),
         }
     }
 
@@ -73,9 +76,17 @@ impl std::fmt::Display for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Process(pid) => write!(f, "process {pid}"),
-            Self::Socket(path) | Self::Saved(path) | Self::Core(path) => path.display().fmt(f),
+            Self::Socket(path) | Self::Saved(path) | Self::Core(path) => {
+                f.write_str(&text::of_path(path))
+            }
         }
     }
+}
+
+/// Opens a file that may be another thing by now, without waiting for whoever is behind it.
+fn open(path: &Path) -> std::io::Result<File> {
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
 }
 
 /// What was found of a live target at one moment.
@@ -84,8 +95,10 @@ pub(crate) struct Found {
     pub(crate) handles: Vec<Handle>,
     /// Sessions without segments, if the server said so.
     pub(crate) over_sockets: Option<u64>,
-    /// Where the server listens, as far as known.
-    pub(crate) listens_at: Vec<PathBuf>,
+    /// The socket at which it was found.
+    socket: Option<PathBuf>,
+    /// The process in which it was found, or that listens at the socket.
+    pub(crate) process: Option<u32>,
     /// Whether they are of a core dump: as they were when it was written.
     pub(crate) dead: bool,
     /// How far the clock of these segments is ahead of ours, in ns, as far as the server said so.
@@ -97,13 +110,36 @@ impl Found {
     pub(crate) fn our_time(&self, at_ns: u64) -> u64 {
         at_ns.saturating_add_signed(self.clock_ahead_ns.saturating_neg())
     }
+
+    /// Where the server listens, as far as known.
+    pub(crate) fn listening(&self) -> Vec<Listening> {
+        if let Some(path) = &self.socket {
+            return vec![Listening::there(path)];
+        }
+        let Some(pid) = self.process else { return Vec::new() };
+        let mut all = Listeners::default().at(pid);
+        let statuses = self.handles.iter().filter(|handle| is_status(handle)).count();
+        let me = std::process::id();
+        // Which of several servers listens where only they can say.
+        if statuses > 1 && process::namespace(pid, "mnt") == process::namespace(me, "mnt") {
+            for one in all.iter_mut().filter(|one| one.spot == Spot::There).take(SEVERAL) {
+                let survey = Inspector::connect(&one.raw, Some(SHORT)).and_then(Inspector::survey);
+                one.generation = survey.ok().map(|survey| survey.generation);
+            }
+        }
+        all
+    }
+}
+
+fn is_status(handle: &Handle) -> bool {
+    matches!(handle.decode(), Some(Segment::Status(_)))
 }
 
 /// Looks for the segments of a live target, or of a core dump.
 pub(crate) fn find(target: &Target) -> Result<Found, Unattachable> {
     match target {
         Target::Process(pid) => find_in_process(*pid),
-        Target::Socket(path) => find_at_socket(path),
+        Target::Socket(path) => find_at_socket(path, PATIENCE),
         Target::Core(path) => {
             let handles = core_dump::segments(path)?;
             Ok(Found { handles, dead: true, ..Found::default() })
@@ -113,46 +149,113 @@ pub(crate) fn find(target: &Target) -> Result<Found, Unattachable> {
 }
 
 fn find_in_process(pid: u32) -> Result<Found, Unattachable> {
-    let mut handles = descriptors(pid).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Unattachable(format!("there is no process {pid}")),
-        std::io::ErrorKind::PermissionDenied => Unattachable(format!(
-            "process {pid} may not be looked into: that takes its own user, or root, or CAP_SYS_PTRACE"
-        )),
-        _ => Unattachable(format!("process {pid} cannot be looked into: {error}")),
-    })?;
+    let silent = || {
+        Unattachable(format!(
+            "process {pid} does not let itself be looked at: it keeps its memory locked"
+        ))
+    };
+    let mut handles = memfds::descriptors(pid).map_err(|error| refused(pid, &error))?;
     if !handles.iter().any(is_in_use) {
         // A client maps its segments and closes their descriptors.
-        handles.extend(mappings(pid));
+        handles.extend(memfds::mappings(pid).ok_or_else(silent)?);
     }
     if !handles.iter().any(is_in_use) {
-        return Err(Unattachable(format!("process {pid} has no segments of Ringbell")));
+        if handles.iter().any(Handle::is_stuck) {
+            return Err(silent());
+        }
+        return Err(Unattachable(nothing_in(pid, &handles)));
     }
-    Ok(Found { handles, listens_at: process::listens_at(pid), ..Found::default() })
+    Ok(Found { handles, process: Some(pid), ..Found::default() })
+}
+
+/// Why a process may not be looked into.
+fn refused(pid: u32, error: &std::io::Error) -> Unattachable {
+    let owner = process::numbers(pid).and_then(|numbers| numbers.uid);
+    let me = rustix::process::geteuid().as_raw();
+    Unattachable(match (error.kind(), owner) {
+        (std::io::ErrorKind::NotFound, _) => format!("there is no process {pid}"),
+        (std::io::ErrorKind::PermissionDenied, Some(uid)) if uid == me => format!(
+            "process {pid} may not be looked into: it is of this user, but not dumpable or of another \
+             user namespace; that takes root or CAP_SYS_PTRACE"
+        ),
+        (std::io::ErrorKind::PermissionDenied, owner) => format!(
+            "process {pid} may not be looked into: it belongs to {}; that takes its user, root, or \
+             CAP_SYS_PTRACE",
+            owner.map_or("a user that cannot be seen".to_owned(), |uid| format!("uid {uid}"))
+        ),
+        _ => format!("process {pid} cannot be looked into: {error}"),
+    })
+}
+
+/// Why there is nothing to look at in a process.
+fn nothing_in(pid: u32, handles: &[Handle]) -> String {
+    let versions = handles.iter().find_map(|handle| match handle.unreadable() {
+        Some(why @ inspect::Unreadable::Version(_)) => Some(why),
+        _ => None,
+    });
+    match versions {
+        Some(why) => format!("process {pid} has another version of Ringbell: {why}"),
+        None if process::look(pid, u64::MAX / 2).state == process::State::Dead => {
+            format!("process {pid} has ended")
+        }
+        None => format!("process {pid} has no segments of Ringbell"),
+    }
 }
 
 fn is_in_use(handle: &Handle) -> bool {
     handle.decode().is_some()
 }
 
-fn find_at_socket(path: &Path) -> Result<Found, Unattachable> {
-    let unattachable =
-        |error: &dyn std::fmt::Display| Unattachable(format!("{}: {error}", path.display()));
-    let listens_at = vec![path.to_owned()];
+/// What is at a socket; `patience` for what a server needs to answer.
+pub(crate) fn find_at_socket(path: &Path, patience: Duration) -> Result<Found, Unattachable> {
+    let shown = text::of_path(path);
+    let unattachable = |why: &dyn std::fmt::Display| {
+        // Some errors name the path.
+        let why = text::of_str(&why.to_string());
+        let why = why.strip_prefix(&format!("{shown}: ")).unwrap_or(&why);
+        Unattachable(format!("{shown}: {why}"))
+    };
+    let socket = Some(path.to_owned());
     let inspector =
-        Inspector::connect(path, Some(PATIENCE)).map_err(|error| unattachable(&error))?;
+        Inspector::connect(path, Some(patience)).map_err(|error| unattachable(&error))?;
     let listener = inspector.listener();
-    let as_process = || listener.and_then(|pid| find_in_process(pid).ok());
-    if listener.is_some_and(|pid| process::look(pid, u64::MAX / 2).state.is_halted()) {
+    // The kernel names who began to listen. That may be long ago, and the number another process's.
+    let as_process = || {
+        let pid = listener?;
+        if let Err(error) = memfds::held(pid) {
+            return Some(Err(refused(pid, &error)));
+        }
+        let mut own = Listeners::default().at(pid).into_iter();
+        own.any(|one| one.is_at(path)).then(|| find_in_process(pid))
+    };
+    let halted = listener.filter(|pid| process::look(*pid, u64::MAX / 2).state.is_halted());
+    if halted.is_some() {
         // It will not answer. The kernel still knows who listens.
-        if let Some(found) = as_process() {
-            return Ok(Found { listens_at, ..found });
+        if let Some(Ok(found)) = as_process() {
+            return Ok(Found { socket, ..found });
         }
     }
     let survey = match inspector.survey() {
         Ok(survey) => survey,
         Err(error @ (ConnectError::TimedOut | ConnectError::ServerDied)) => {
-            let found = as_process().ok_or_else(|| unattachable(&error))?;
-            return Ok(Found { listens_at, ..found });
+            let why = match as_process() {
+                Some(Ok(found)) => return Ok(Found { socket, ..found }),
+                Some(Err(why)) => why.to_string(),
+                None => "the process that listens cannot be seen from here".to_owned(),
+            };
+            return Err(match halted {
+                Some(pid) => {
+                    unattachable(&format!("its server (process {pid}) is stopped; and {why}"))
+                }
+                None => unattachable(&format!("{error}; and {why}")),
+            });
+        }
+        Err(error @ ConnectError::Rejected(_)) => {
+            let whose = std::fs::metadata(path).map(|metadata| metadata.uid());
+            let whose = whose.map_or(String::new(), |uid| format!(" (uid {uid})"));
+            return Err(unattachable(&format!(
+                "{error}; looking takes the user of the server{whose}, or root"
+            )));
         }
         Err(error) => return Err(unattachable(&error)),
     };
@@ -163,95 +266,19 @@ fn find_at_socket(path: &Path) -> Result<Found, Unattachable> {
     }
     // Bells are not handed out: whoever holds one can ring it. Where the process may be looked into
     // they are read there, since a verdict on a sleeper is better with them.
-    let bells = listener.map(|pid| descriptors(pid).unwrap_or_default()).unwrap_or_default();
-    handles.extend(bells.into_iter().filter(|handle| {
+    let bells = listener.map(|pid| memfds::descriptors(pid).unwrap_or_default());
+    handles.extend(bells.unwrap_or_default().into_iter().filter(|handle| {
         let Some(Segment::Bell(bell)) = handle.decode() else { return false };
         bell.identity.generation == survey.generation
     }));
     Ok(Found {
         handles,
         over_sockets: Some(survey.sockets),
-        listens_at,
+        socket,
+        process: listener,
         dead: false,
         clock_ahead_ns: survey.clock_ahead_ns,
     })
-}
-
-/// Our segments among the descriptors of a process.
-pub(crate) fn descriptors(pid: u32) -> std::io::Result<Vec<Handle>> {
-    let mut seen = BTreeSet::new();
-    let mut handles = Vec::new();
-    for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
-        let Ok(entry) = entry else { continue };
-        let Ok(link) = std::fs::read_link(entry.path()) else { continue };
-        let Some(name) = link.to_str().and_then(|link| link.strip_prefix("/memfd:")) else {
-            continue;
-        };
-        if !name.starts_with(PREFIX) || handles.len() >= MOST {
-            continue;
-        }
-        let found = format!("fd {}", entry.file_name().to_string_lossy());
-        // For reading alone, whatever the process may do with it.
-        let Ok(file) = File::open(entry.path()) else { continue };
-        let Ok(handle) = Handle::memfd(file, found) else { continue };
-        if seen.insert(handle.inode) {
-            handles.push(handle);
-        }
-    }
-    Ok(handles)
-}
-
-/// Our segments among the mappings of a process.
-fn mappings(pid: u32) -> Vec<Handle> {
-    let Ok(maps) = std::fs::read_to_string(format!("/proc/{pid}/maps")) else { return Vec::new() };
-    let memory = File::open(format!("/proc/{pid}/mem")).ok().map(Arc::new);
-    let mut seen = BTreeSet::new();
-    let mut handles = Vec::new();
-    for mapping in maps.lines().filter_map(parse_mapping) {
-        if !seen.insert(mapping.inode) || handles.len() >= MOST {
-            continue;
-        }
-        let found = format!("mapped at {:x}", mapping.from);
-        // As a file, if this process may: then seals can be seen. The memory of the process
-        // otherwise.
-        let range = format!("/proc/{pid}/map_files/{:x}-{:x}", mapping.from, mapping.to);
-        let opened = File::open(range).and_then(|file| Handle::memfd(file, found.clone()));
-        match (opened, &memory) {
-            (Ok(handle), _) => handles.push(handle),
-            (Err(_), Some(memory)) => {
-                let size = mapping.to - mapping.from;
-                handles.push(Handle::range(
-                    memory.clone(),
-                    mapping.from,
-                    size,
-                    mapping.inode,
-                    found,
-                ));
-            }
-            (Err(_), None) => {}
-        }
-    }
-    handles
-}
-
-/// One of our segments in a process.
-#[derive(Debug, PartialEq, Eq)]
-struct Mapping {
-    from: u64,
-    to: u64,
-    inode: u64,
-}
-
-/// A line of `/proc/PID/maps`, if it is the mapping of a whole segment.
-fn parse_mapping(line: &str) -> Option<Mapping> {
-    let mut fields = line.split_ascii_whitespace();
-    let (from, to) = fields.next()?.split_once('-')?;
-    let offset = fields.nth(1)?;
-    let inode = fields.nth(1)?.parse().ok()?;
-    let name = fields.next()?.strip_prefix("/memfd:")?;
-    let (from, to) = (u64::from_str_radix(from, 16).ok()?, u64::from_str_radix(to, 16).ok()?);
-    let whole = u64::from_str_radix(offset, 16) == Ok(0) && from < to;
-    (whole && name.starts_with(PREFIX)).then_some(Mapping { from, to, inode })
 }
 
 /// Copies everything once. With `whole` the rings, too.
@@ -260,14 +287,17 @@ pub(crate) fn take(found: &Found, whole: bool) -> Take {
     let at_ns = process::now_ns().saturating_add_signed(found.clock_ahead_ns);
     let unix_ms =
         SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_millis());
-    let mut images: Vec<Image> = found.handles.iter().map(Handle::image).collect();
+    let mut left = MOST_BYTES;
+    let mut images: Vec<Image> =
+        found.handles.iter().map(|handle| handle.image(&mut left)).collect();
     let has_ring: Vec<bool> = images.iter().map(|image| Handle::has_ring(&image.control)).collect();
     let each = || found.handles.iter().zip(&has_ring);
     // What a bell says is read behind the rings: a request that was rung for is then not taken for
     // one that was not.
     for (image, (handle, _)) in images.iter_mut().zip(each()) {
         if matches!(Handle::kind(&image.control), Some(SegmentKind::Status | SegmentKind::Bell)) {
-            *image = handle.image();
+            let mut room = (image.control.len() as u64).saturating_sub(layout::CONTROL as u64);
+            *image = handle.image(&mut room);
         }
     }
     if whole {
@@ -275,7 +305,10 @@ pub(crate) fn take(found: &Found, whole: bool) -> Take {
         fence(Ordering::Acquire);
         for (image, (handle, has_ring)) in images.iter_mut().zip(each()) {
             if *has_ring {
-                image.body = handle.read(layout::CONTROL as u64, handle.size);
+                // Of forged segments there may be as many bytes as their maker likes.
+                let length = handle.size.min(left);
+                image.body = handle.read(layout::CONTROL as u64, length);
+                left -= image.body.len() as u64;
             }
         }
         // And what is not overwritten by these positions was not when it was copied. All of them
@@ -289,22 +322,83 @@ pub(crate) fn take(found: &Found, whole: bool) -> Take {
         }
     }
     let at_ns = if found.dead { samples::latest(&images).unwrap_or(at_ns) } else { at_ns };
-    let named: BTreeSet<(u32, u64)> = images.iter().filter_map(names).collect();
-    let mut processes = Vec::new();
-    for (pid, since) in named {
-        if processes.last().is_none_or(|last: &process::Process| last.pid != pid) {
-            // The look goes by our clock.
-            processes.push(process::look(pid, found.our_time(since)));
-        }
+    let named = if found.dead { Vec::new() } else { name(&images, found) };
+    let mut processes = BTreeMap::new();
+    for image in &images {
+        let Some((pid, since)) = names(image) else { continue };
+        let who = named.iter().find(|named| named.inode == image.inode).map(|named| named.who);
+        let pid = match who {
+            None | Some(Who::Gone) => pid,
+            Some(Who::Here(pid)) => pid,
+            Some(Who::Other | Who::Unknown) => continue,
+        };
+        // The look goes by our clock.
+        processes.entry(pid).or_insert_with(|| process::look(pid, found.our_time(since)));
     }
     // What the threads of a server do tells why a call waits.
-    let serving: BTreeSet<u32> = images.iter().filter_map(server).collect();
-    for process in &mut processes {
-        if serving.contains(&process.pid) && process.state == process::State::Alive {
-            process.threads = threads::look(process.pid);
+    for image in &images {
+        let Some(pid) = server(image) else { continue };
+        let who = named.iter().find(|named| named.inode == image.inode).map(|named| named.who);
+        let pid = match who {
+            None => pid,
+            Some(Who::Here(pid)) => pid,
+            Some(_) => continue,
+        };
+        let process = processes.get_mut(&pid);
+        if let Some(process) = process.filter(|one| one.state == process::State::Alive) {
+            process.threads = threads::look(pid);
         }
     }
-    Take { at_ns, unix_ms: unix_ms as u64, images, processes, sockets: found.over_sockets }
+    let processes = processes.into_values().collect();
+    let unix_ms = unix_ms as u64;
+    Take { at_ns, unix_ms, images, processes, named, sockets: found.over_sockets }
+}
+
+/// Who the processes are that segments name.
+fn name(images: &[Image], found: &Found) -> Vec<Named> {
+    let hint = found.process;
+    let mut finder = Finder::default();
+    let mut named = Vec::new();
+    let decoded: Vec<_> = images
+        .iter()
+        .filter_map(|image| Some((image.inode, inspect::decode(&image.control).ok()?)))
+        .collect();
+    let mut servers = HashMap::new();
+    let mut requests = HashMap::new();
+    for (inode, segment) in &decoded {
+        match segment {
+            Segment::Status(status) => {
+                let who = {
+                    let since = found.our_time(status.identity.created_ns);
+                    finder.server(*inode, status.server.pid, since, hint)
+                };
+                named.push(Named { inode: *inode, who, holder: hint });
+                servers.entry(status.identity.generation).or_insert(who);
+            }
+            Segment::Request(request) => {
+                let identity = &request.identity;
+                requests.insert((identity.generation, identity.session), *inode);
+            }
+            _ => {}
+        }
+    }
+    for (inode, segment) in &decoded {
+        let Segment::Response(response) = segment else { continue };
+        let identity = &response.identity;
+        let server = match servers.get(&identity.generation) {
+            Some(Who::Here(pid)) => Some(*pid),
+            _ => None,
+        };
+        let ring = Ring {
+            request: requests.get(&(identity.generation, identity.session)).copied(),
+            response: *inode,
+            named: response.client.pid,
+            created_ns: found.our_time(identity.created_ns),
+        };
+        let who = finder.client(ring, server, hint);
+        named.push(Named { inode: *inode, who, holder: hint });
+    }
+    named
 }
 
 /// The process that serves, if this is a status segment.
@@ -342,24 +436,23 @@ pub(crate) fn capture_all(
         .map(|(target, first)| {
             let capture = first.and_then(|first| {
                 let found = find(&target)?;
-                Ok(Capture {
-                    target: target.to_string(),
-                    origin: if matches!(target, Target::Socket(_)) {
-                        Origin::Socket
-                    } else {
-                        Origin::Process
-                    },
-                    sockets: found
-                        .listens_at
-                        .iter()
-                        .map(|path| path.display().to_string())
-                        .collect(),
-                    takes: vec![first, take(&found, true)],
-                })
+                let origin = match target {
+                    Target::Socket(_) => Origin::Socket,
+                    _ => Origin::Process,
+                };
+                let takes = vec![first, take(&found, true)];
+                Ok(Capture::of(target.to_string(), origin, found.listening(), takes))
             });
             (target, capture)
         })
         .collect()
+}
+
+/// Looks once at a socket of which nothing is known.
+pub(crate) fn capture_once(path: &Path, patience: Duration) -> Result<Capture, Unattachable> {
+    let found = find_at_socket(path, patience)?;
+    let takes = vec![take(&found, true)];
+    Ok(Capture::of(text::of_path(path), Origin::Socket, found.listening(), takes))
 }
 
 /// Looks at a target twice, `interval` apart, the second time at everything; at what cannot change,
@@ -373,7 +466,7 @@ pub(crate) fn capture(target: &Target, interval: Duration) -> Result<Capture, Fa
     };
     let first = find(target)?;
     let mut takes = Vec::new();
-    let listens_at = first.listens_at.iter().map(|path| path.display().to_string()).collect();
+    let listening = first.listening();
     if target.is_live() {
         takes.push(take(&first, false));
         drop(first);
@@ -383,22 +476,5 @@ pub(crate) fn capture(target: &Target, interval: Duration) -> Result<Capture, Fa
     } else {
         takes.push(take(&first, true));
     }
-    Ok(Capture { target: target.to_string(), origin, sockets: listens_at, takes })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mappings_of_whole_segments_are_found() {
-        let line = "7f1200000000-7f1200011000 rw-s 00000000 00:01 4242   /memfd:ringbell:request (deleted)";
-        let mapping = Mapping { from: 0x7f12_0000_0000, to: 0x7f12_0001_1000, inode: 4242 };
-        assert_eq!(parse_mapping(line), Some(mapping));
-        assert_eq!(parse_mapping(&line.replace("ringbell", "other")), None);
-        assert_eq!(parse_mapping(&line.replace(" 00000000 ", " 00001000 ")), None);
-        for cut in 0..line.len() {
-            let _ = parse_mapping(&line[..cut]);
-        }
-    }
+    Ok(Capture::of(target.to_string(), origin, listening, takes))
 }

@@ -1,6 +1,6 @@
 //! What the threads of a process do, as /proc says: whether they run, or what they wait for.
 
-use crate::process;
+use crate::{process, text};
 use serde::{Deserialize, Serialize};
 use std::fs;
 
@@ -174,12 +174,6 @@ impl Thread {
     }
 }
 
-/// What is printable of a name that somebody else has chosen.
-fn printable(name: &str) -> String {
-    let clean = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
-    name.trim_end_matches('\n').chars().map(clean).collect()
-}
-
 /// Looks at the threads of a process. Nothing that is read here waits for the process.
 pub(crate) fn look(pid: u32) -> Threads {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/task")) else { return Threads::default() };
@@ -198,7 +192,7 @@ fn thread(pid: u32, tid: u32) -> Option<Thread> {
     Some(Thread {
         tid,
         own_tid: read("status").as_deref().and_then(own_tid),
-        name: printable(name),
+        name: text::of_str(name),
         state: Some(state),
         cpu_ns: read("schedstat")
             .and_then(|text| text.split_ascii_whitespace().next()?.parse().ok()),

@@ -124,14 +124,11 @@ impl App {
     fn look(&mut self) -> Result<(), Unattachable> {
         let found = source::find(&self.target)?;
         let take = source::take(&found, true);
-        self.listens_at = found.listens_at.iter().map(|path| path.display().to_string()).collect();
+        let listening = found.listening();
+        self.listens_at = listening.iter().map(|one| one.path.clone()).collect();
         let before = self.take.replace(take.clone());
-        let capture = Capture {
-            target: self.target.to_string(),
-            origin: Origin::Process,
-            sockets: self.listens_at.clone(),
-            takes: before.into_iter().chain([take]).collect(),
-        };
+        let takes = before.into_iter().chain([take]).collect();
+        let capture = Capture::of(self.target.to_string(), Origin::Process, listening, takes);
         let report = assemble::report_with(&capture, self.late);
         self.past.retain(|key, _| {
             report.sessions.iter().any(|session| (session.generation, session.session) == *key)

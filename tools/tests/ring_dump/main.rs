@@ -7,6 +7,7 @@ mod engines;
 mod files;
 mod formats;
 mod harmless;
+mod places;
 mod promlint;
 #[allow(dead_code, reason = "an example uses the rest")]
 #[path = "../pty/mod.rs"]
@@ -27,6 +28,7 @@ use engines::{asker, engine};
 use files::*;
 use formats::*;
 use harmless::*;
+use places::*;
 use ringbell_shm_tests::suite;
 use scene::{caller, service};
 use screen::*;
@@ -110,6 +112,20 @@ suite! {
         every_manual_page_that_is_named_exists,
         colours_are_where_they_are_wanted,
         the_examples_of_the_manual_run,
+        d4_a_server_in_a_container_is_listed_and_told_by_its_number_here,
+        d4_a_server_that_is_stopped_in_a_container_is_stopped,
+        d4_a_client_in_another_container_is_the_right_process,
+        two_servers_of_one_process_are_told_apart,
+        a_deleted_socket_is_a_problem,
+        a_socket_that_is_taken_over_names_who_took_it,
+        memory_of_a_dead_server_is_an_orphan,
+        d6_names_and_paths_of_others_reach_no_terminal_raw,
+        what_blocks_in_a_directory_keeps_no_list_waiting,
+        d6_a_pipe_that_is_called_a_segment_keeps_nothing_waiting,
+        d6_forged_segments_are_told_from_the_real_ones,
+        d6_thousands_of_forged_segments_hide_nothing,
+        another_user_is_told_what_is_missing,
+        a_process_without_segments_is_told_so,
     ],
-    roles: [service, caller, engine, asker],
+    roles: [service, caller, engine, asker, outlaw, pair],
 }

@@ -287,8 +287,8 @@ pub(crate) fn stopped_pair(ring: &str) -> (Scene, Process) {
     (scene, client)
 }
 
-/// The bytes of all segments of a process.
-pub(crate) fn segments(pid: u32) -> Vec<Vec<u8>> {
+/// Where the segments of a process are.
+pub(crate) fn segment_paths(pid: u32) -> Vec<PathBuf> {
     let directory = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("a process of our own");
     let mut paths: Vec<_> = directory.flatten().map(|entry| entry.path()).collect();
     paths.sort();
@@ -296,6 +296,12 @@ pub(crate) fn segments(pid: u32) -> Vec<Vec<u8>> {
         std::fs::read_link(path)
             .is_ok_and(|link| link.to_string_lossy().starts_with("/memfd:ringbell:"))
     });
+    ours.collect()
+}
+
+/// The bytes of all segments of a process.
+pub(crate) fn segments(pid: u32) -> Vec<Vec<u8>> {
+    let ours = segment_paths(pid).into_iter();
     ours.map(|path| {
         let file = std::fs::File::open(path).expect("opened");
         let mut bytes =
