@@ -39,6 +39,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use self::figures::{Row, table};
+use crate::interrupt;
 use crate::only;
 use crate::outcome::Outcome;
 
@@ -83,6 +84,7 @@ const SCENARIOS: [(&str, Measure); 5] = [
 pub(crate) fn run(extent: Extent, only: &[String]) -> Outcome<(String, String)> {
     let scenarios = selected(only)?;
     let directory = Directory::new()?;
+    interrupt::exit_on_signals(directory.0.clone())?;
     let mut rows = Vec::new();
     for measure in scenarios {
         measure(extent, &directory.0, &mut rows)?;
