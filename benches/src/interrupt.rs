@@ -6,12 +6,15 @@
 )]
 
 use std::fmt;
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -49,20 +52,30 @@ pub(crate) fn unwind_on_signals() -> Outcome<()> {
     Ok(())
 }
 
-/// Removes a directory and ends this process at a signal, for what does not wait with [`line`]
-/// and so cannot unwind. The kernel ends its children.
-///
-/// [`line`]: crate::trial
-pub(crate) fn exit_on_signals(directory: PathBuf) -> io::Result<()> {
+/// Files and directories that must not stay behind.
+static TEMPORARY: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Has [`exit_on_signals`] remove a path.
+pub(crate) fn is_temporary(path: PathBuf) {
+    TEMPORARY.lock().unwrap_or_else(PoisonError::into_inner).push(path);
+}
+
+/// Removes what is temporary and ends this process at a signal, for what does not wait as a trial
+/// does and so cannot unwind. The kernel ends its children.
+pub(crate) fn exit_on_signals() -> io::Result<()> {
     let mut signals = Signals::new(ENDING)?;
-    std::thread::spawn(move || {
+    thread::spawn(move || {
         let Some(signal) = signals.forever().next() else { return };
         // A process that is just starting may still put its socket there.
-        for _ in 0..100 {
-            if std::fs::remove_dir_all(&directory).is_ok() || !directory.exists() {
-                break;
+        for path in TEMPORARY.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            for _ in 0..100 {
+                let removed =
+                    if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+                if removed.is_ok() || !path.exists() {
+                    break;
+                }
+                thread::sleep(Duration::from_millis(1));
             }
-            std::thread::sleep(std::time::Duration::from_millis(1));
         }
         eprintln!("race: {}", Interrupted(signal));
         std::process::exit(128 + signal);

@@ -46,6 +46,8 @@ fn near<'a>(pattern: &str, labels: impl Iterator<Item = &'a str>) -> Vec<String>
         .filter(|(distance, _)| *distance <= farthest)
         .collect();
     near.sort();
+    let least = near.first().map_or(0, |(distance, _)| *distance);
+    near.retain(|(distance, _)| *distance <= least + 1);
     near.into_iter().take(SUGGESTIONS).map(|(_, part)| part).collect()
 }
 

@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
+use crate::interrupt;
 use crate::outcome::Outcome;
 
 /// A file that will have the results.
@@ -43,7 +44,10 @@ impl Results {
         }
         let temporary = target.with_file_name(format!(".race-{}.json", std::process::id()));
         match OpenOptions::new().write(true).create_new(true).open(&temporary) {
-            Ok(file) => Ok(Self { target, file, temporary: Some(temporary) }),
+            Ok(file) => {
+                interrupt::is_temporary(temporary.clone());
+                Ok(Self { target, file, temporary: Some(temporary) })
+            }
             // Only the file may be written, not its directory.
             Err(error) if error.kind() == ErrorKind::PermissionDenied && kind.is_some() => {
                 in_place(target)

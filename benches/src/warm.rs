@@ -84,7 +84,8 @@ const SCENARIOS: [(&str, Measure); 5] = [
 pub(crate) fn run(extent: Extent, only: &[String]) -> Outcome<(String, String)> {
     let scenarios = selected(only)?;
     let directory = Directory::new()?;
-    interrupt::exit_on_signals(directory.0.clone())?;
+    interrupt::is_temporary(directory.0.clone());
+    interrupt::exit_on_signals()?;
     let mut rows = Vec::new();
     for measure in scenarios {
         measure(extent, &directory.0, &mut rows)?;

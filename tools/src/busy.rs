@@ -12,6 +12,9 @@ const CROWDED: f64 = 0.7;
 const QUIET_CPUS: f64 = 0.15;
 /// Per cent of the CPU time that a hypervisor may take away.
 const QUIET_STEAL: f64 = 1.0;
+/// Per cent from which on stolen time is seen in every measurement.
+#[allow(dead_code, reason = "one of the programs judges it")]
+pub(crate) const MUCH_STEAL: f64 = 10.0;
 /// How often the threads that run are counted, and the pause between two counts.
 const LOOKS: usize = 8;
 const PAUSE: Duration = Duration::from_millis(25);
@@ -130,6 +133,7 @@ impl Busy {
 }
 
 /// What a hypervisor took away in a longer time, in words; none if that is next to nothing.
+#[allow(dead_code, reason = "one of the programs measures for a longer time")]
 pub(crate) fn steal_remark(percent: Option<f64>) -> Option<String> {
     percent.filter(|&percent| percent > QUIET_STEAL).map(stolen)
 }

@@ -8,6 +8,8 @@
 //! looks at the machine instead.
 
 mod assemble;
+#[path = "../busy.rs"]
+mod busy;
 mod capture;
 mod cli;
 mod core_dump;
@@ -181,7 +183,10 @@ fn run_diff(asked: &cli::Diff) -> Result<Healthy, Failure> {
 }
 
 fn run_doctor(asked: &cli::Doctor) -> Result<Healthy, Failure> {
-    let health = doctor::examine();
+    let health = match &asked.target {
+        None => doctor::examine()?,
+        Some(target) => doctor::examine_target(target)?,
+    };
     if asked.json {
         json(&health)?
     } else {
