@@ -1,8 +1,8 @@
 //! The doctor: what it says of this machine, and of a process that somebody limits.
 
 use crate::scene::{Scene, output, ring_dump, say_of, text};
-use ringbell_shm_tests::done;
 use ringbell_shm_tests::harness::Ran;
+use ringbell_shm_tests::{done, wait_until};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
@@ -99,7 +99,7 @@ pub(crate) fn the_doctor_judges_the_limits_of_a_process_not_its_own() -> Ran {
 
 pub(crate) fn a_process_that_runs_out_of_descriptors_is_seen() -> Ran {
     let script = "ulimit -n 20; exec 3</dev/null 4</dev/null 5</dev/null 6</dev/null 7</dev/null \
-                  8</dev/null 9</dev/null; ulimit -n 11";
+                  8</dev/null 9</dev/null; ulimit -n 12";
     let limited = Limited::by(script);
     let (_, found) = checks(&[&limited.pid()]);
     let files = check(&found, "RLIMIT_NOFILE");
@@ -201,9 +201,19 @@ pub(crate) fn the_doctor_says_why_it_cannot_look() -> Ran {
         assert!(said.contains(why) && said.lines().count() == 1, "{target}: {said}");
         assert!(said.matches(target).count() <= 1, "named once: {said}");
     }
+    let mut ended = Command::new("true").spawn().expect("started");
+    let is_zombie = || {
+        std::fs::read_to_string(format!("/proc/{}/stat", ended.id()))
+            .is_ok_and(|stat| stat.contains(") Z "))
+    };
+    wait_until("it has ended", is_zombie);
+    let of_it = output(&["doctor", &ended.id().to_string()]);
+    assert_eq!(of_it.status.code(), Some(3), "{}", text(&of_it.stdout));
+    assert!(text(&of_it.stderr).contains("has ended"), "{}", text(&of_it.stderr));
+    ended.wait().expect("waited for");
     let help = ring_dump(&["doctor", "--help"]).output().expect("started");
     for word in ["Examples:", "Exit status:", "ring-dump doctor /run"] {
         assert!(text(&help.stdout).contains(word), "{word}");
     }
-    done!("4 reasons")
+    done!("5 reasons")
 }

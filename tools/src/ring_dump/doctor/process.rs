@@ -49,6 +49,11 @@ impl Process {
         })?;
         let mut process = Self { directory, pid, status: String::new(), limits: String::new() };
         process.status = process.text("status").unwrap_or_default();
+        if let (Some("Z" | "X"), Some(pid)) =
+            (process.field("State").and_then(|state| state.split(' ').next()), pid)
+        {
+            return Err(Unattachable(format!("process {pid} has ended")));
+        }
         process.limits = process.text("limits").unwrap_or_default();
         Ok(process)
     }
