@@ -60,12 +60,24 @@ pub(crate) fn is_temporary(path: PathBuf) {
     TEMPORARY.lock().unwrap_or_else(PoisonError::into_inner).push(path);
 }
 
+/// Set when [`exit_on_signals`] is about to end this process.
+static EXITING: OnceLock<()> = OnceLock::new();
+
+/// Returns unless a signal is about to end this process: what failed then did so because its files
+/// are being removed.
+pub(crate) fn await_exit() {
+    while EXITING.get().is_some() {
+        thread::park();
+    }
+}
+
 /// Removes what is temporary and ends this process at a signal, for what does not wait as a trial
 /// does and so cannot unwind. The kernel ends its children.
 pub(crate) fn exit_on_signals() -> io::Result<()> {
     let mut signals = Signals::new(ENDING)?;
     thread::spawn(move || {
         let Some(signal) = signals.forever().next() else { return };
+        EXITING.get_or_init(|| ());
         // A process that is just starting may still put its socket there.
         for path in TEMPORARY.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             for _ in 0..100 {

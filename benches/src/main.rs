@@ -239,6 +239,7 @@ fn race_pools(cli: &Cli) -> Outcome<()> {
         requests: if cli.quick { 500 } else { 5000 },
         restarts: if cli.quick { 5 } else { 100 },
     };
+    warm::check(&cli.only)?;
     let results = cli.json.as_deref().map(Results::open).transpose()?;
     let watch = Watch::start();
     let (table, json) = warm::run(extent, &cli.only)?;

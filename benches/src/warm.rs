@@ -76,6 +76,12 @@ const SCENARIOS: [(&str, Measure); 5] = [
     ("pool-restart", restart::measure),
 ];
 
+/// Fails if a pattern selects no scenario.
+pub(crate) fn check(only: &[String]) -> Outcome<()> {
+    selected(only)?;
+    Ok(())
+}
+
 /// Measures all scenarios, or those whose name contains one of `only`; the table, and the rows as
 /// JSON.
 ///
@@ -88,7 +94,9 @@ pub(crate) fn run(extent: Extent, only: &[String]) -> Outcome<(String, String)> 
     interrupt::exit_on_signals()?;
     let mut rows = Vec::new();
     for measure in scenarios {
-        measure(extent, &directory.0, &mut rows)?;
+        let measured = measure(extent, &directory.0, &mut rows);
+        interrupt::await_exit();
+        measured?;
     }
     Ok((table(&rows), serde_json::to_string_pretty(&rows)? + "\n"))
 }
