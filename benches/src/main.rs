@@ -25,6 +25,10 @@
 //! ```text
 //! outcome        results whose errors are shown to a person
 //! only           the patterns of --only
+//! interrupt      signals that end a race
+//! results        the file of --json
+//! progress       what is going on, on a terminal
+//! busy           whether others want the CPUs
 //! scenario       what is measured
 //! payload        what is sent, and how it is checked
 //! pause          waiting for a time
@@ -53,12 +57,15 @@
 //! warm           warm pools
 //! ```
 
+#[path = "../../tools/src/busy.rs"]
+mod busy;
 mod contender;
 mod cpu;
 mod descriptors;
 mod distance;
 mod entries;
 mod guest_sockets;
+mod interrupt;
 mod limits;
 mod machine;
 mod measure;
@@ -68,7 +75,9 @@ mod pause;
 mod payload;
 mod pin;
 mod pool;
+mod progress;
 mod report;
+mod results;
 mod role;
 mod rounds;
 mod row;
@@ -82,7 +91,6 @@ mod warm;
 mod work;
 mod world_state;
 
-use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -91,28 +99,32 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use clap::{Parser, Subcommand};
 use serde::Serialize;
 
+use crate::busy::{Busy, Ticks, steal_remark};
+use crate::interrupt::Interrupted;
 use crate::machine::Machine;
+use crate::only::Unmatched;
 use crate::outcome::Outcome;
 use crate::pin::Cpus;
 use crate::report::Report;
+use crate::results::Results;
 use crate::rounds::Plan;
 use crate::row::Row;
 
 /// Request/response between two processes: limits of this machine, Ringbell and its peers in one
 /// table.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, after_help = AFTER)]
 struct Cli {
     /// How often every row is measured; figures are medians over the rounds [default: 9, with
     /// --quick 3, but no more than there is time for: ten minutes, with --quick one]
-    #[arg(long, global = true)]
+    #[arg(long, global = true, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
     /// Short trials of most rows in under a minute, for a look, not for publication; of all that
     /// --only selects
     #[arg(long, global = true)]
     quick: bool,
     /// Length of one measurement in milliseconds [default: 100, with --quick 20]
-    #[arg(long, value_name = "MS")]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=60_000))]
     millis: Option<u64>,
     /// Only rows whose `scenario/system/size...` label (see --list) contains this; may be repeated.
     /// A pattern that selects no row is an error
@@ -121,7 +133,8 @@ struct Cli {
     /// Print the labels of the rows and stop
     #[arg(long)]
     list: bool,
-    /// Also write machine, method and rows to this file, as JSON
+    /// Also write machine, method and rows to this file, as JSON. It is replaced in one step at the
+    /// end: a race that fails leaves the old one
     #[arg(long, value_name = "FILE", global = true)]
     json: Option<PathBuf>,
     /// Seed of the order in which trials run [default: from the clock]
@@ -130,6 +143,21 @@ struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
 }
+
+const AFTER: &str = "\
+Examples:
+  race --quick                             a look at most rows, in under a minute
+  race --list --only echo/                 labels of rows
+  race --only echo/ringbell --only echo/uds-stream --rounds 3
+  race --json race.json && race report --json race.json
+  race pool --quick                        warm pools
+
+Exit status:
+  0    Every row was measured.
+  1    It failed, or a row or a part of one is missing. Standard error says why.
+  2    Wrong use: an option, a number outside its range, an --only that selects nothing.
+  129, 130, 143
+       SIGHUP, SIGINT or SIGTERM ended it. Its processes and files are gone.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -172,7 +200,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match &cli.command {
         Some(Command::Report(report)) => report::write(report).map(|()| true),
-        Some(Command::Role { order }) => role::play(order).map(|()| true),
+        Some(Command::Role { order }) => role::end(role::play(order)),
         Some(Command::Pool) => race_pools(&cli).map(|()| true),
         Some(Command::PoolServer { path, cpu }) => warm::serve(path, *cpu).map(|()| true),
         Some(Command::Guest { path, scenario, poll }) => {
@@ -186,7 +214,11 @@ fn main() -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("race: {error}");
-            ExitCode::FAILURE
+            match (error.downcast_ref::<Interrupted>(), error.is::<Unmatched>()) {
+                (Some(interrupted), _) => interrupted.status().into(),
+                (None, true) => ExitCode::from(2),
+                (None, false) => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -203,16 +235,16 @@ fn print(text: &str) -> io::Result<()> {
 /// Measures warm pools.
 fn race_pools(cli: &Cli) -> Outcome<()> {
     let extent = warm::Extent {
-        rounds: cli.rounds.unwrap_or(if cli.quick { 2 } else { 5 }).max(1),
+        rounds: cli.rounds.unwrap_or(if cli.quick { 2 } else { 5 }),
         requests: if cli.quick { 500 } else { 5000 },
         restarts: if cli.quick { 5 } else { 100 },
     };
+    warm::check(&cli.only)?;
+    let results = cli.json.as_deref().map(Results::open).transpose()?;
+    let watch = Watch::start();
     let (table, json) = warm::run(extent, &cli.only)?;
-    print(&table)?;
-    if let Some(file) = &cli.json {
-        fs::write(file, json)?;
-    }
-    Ok(())
+    print(&(table + &watch.end().foot()))?;
+    results.map_or(Ok(()), |results| results.write(&json))
 }
 
 /// Runs the race. False: it ran, but a row or a part of one is missing.
@@ -225,8 +257,8 @@ fn race(cli: &Cli) -> Outcome<bool> {
     }
     let plan = Plan {
         budget: cli.rounds.is_none().then(|| Duration::from_secs(if cli.quick { 52 } else { 600 })),
-        rounds: cli.rounds.unwrap_or(if cli.quick { 3 } else { 9 }).max(1),
-        run: Duration::from_millis(cli.millis.unwrap_or(if cli.quick { 20 } else { 100 }).max(1)),
+        rounds: cli.rounds.unwrap_or(if cli.quick { 3 } else { 9 }),
+        run: Duration::from_millis(cli.millis.unwrap_or(if cli.quick { 20 } else { 100 })),
         warm_up: Duration::from_millis(if cli.quick { 4 } else { 20 }),
         attempts: if cli.quick { 2 } else { 4 },
         patience: Duration::from_millis(if cli.quick { 100 } else { 500 }),
@@ -234,14 +266,19 @@ fn race(cli: &Cli) -> Outcome<bool> {
         began: SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),
         seed: cli.seed.unwrap_or_else(rounds::seed_from_clock),
     };
+    let results = cli.json.as_deref().map(Results::open).transpose()?;
+    interrupt::unwind_on_signals()?;
+    let watch = Watch::start();
     let machine = Machine::here(Cpus::allowed()?.number());
     let begun = Instant::now();
-    let race = rounds::run(&entries, &plan)?;
-    print(&table::render(&race.rows))?;
+    let mut race = rounds::run(&entries, &plan)?;
+    let busy = watch.end();
+    print(&(table::render(&race.rows) + &busy.foot()))?;
     for remark in &race.remarks {
         eprintln!("race: {remark}");
     }
-    if let Some(file) = &cli.json {
+    race.remarks.splice(0..0, busy.remark());
+    if let Some(results) = results {
         let record = Record {
             machine,
             run: Run {
@@ -252,12 +289,13 @@ fn race(cli: &Cli) -> Outcome<bool> {
                 seed: plan.seed,
                 atomic_round_trip_ns: race.distance,
                 seconds: begun.elapsed().as_secs(),
+                busy: &busy,
                 remarks: &race.remarks,
             },
             quantiles: measure::QUANTILES,
             rows: &race.rows,
         };
-        fs::write(file, serde_json::to_string_pretty(&record)? + "\n")?;
+        results.write(&(serde_json::to_string_pretty(&record)? + "\n"))?;
     }
     Ok(race.complete)
 }
@@ -286,5 +324,64 @@ struct Run<'a> {
     atomic_round_trip_ns: Option<f64>,
     /// How long it all took.
     seconds: u64,
+    /// What others did beside it.
+    busy: &'a Busyness,
     remarks: &'a [String],
+}
+
+/// Looks for others who want the CPUs, before and after, when the race itself does nothing.
+#[derive(Debug)]
+struct Watch {
+    before: Busy,
+    ticks: Option<Ticks>,
+}
+
+impl Watch {
+    /// Says at once that the machine is busy, so that the user can do something about it.
+    fn start() -> Self {
+        let before = Busy::look();
+        if let Some(remark) = before.remark(true) {
+            eprintln!("race: the machine is busy: {remark}");
+        }
+        Self { before, ticks: Ticks::now() }
+    }
+
+    fn end(self) -> Busyness {
+        let steal_percent =
+            self.ticks.zip(Ticks::now()).map(|(from, to)| to.steal_percent_since(from));
+        let mut found =
+            Busyness { is_busy: false, before: self.before, steal_percent, after: Busy::look() };
+        found.is_busy = found.remark().is_some();
+        found
+    }
+}
+
+/// What others did beside a race.
+#[derive(Debug, Serialize)]
+struct Busyness {
+    /// Whether the figures are not to be published for it.
+    is_busy: bool,
+    before: Busy,
+    after: Busy,
+    /// Per cent of the CPU time that a hypervisor took away during the race.
+    steal_percent: Option<f64>,
+}
+
+impl Busyness {
+    fn remark(&self) -> Option<String> {
+        let when = [
+            self.before.remark(true).map(|what| format!("before: {what}")),
+            steal_remark(self.steal_percent).map(|what| format!("meanwhile: {what}")),
+            self.after.remark(false).map(|what| format!("after: {what}")),
+        ];
+        let when: Vec<String> = when.into_iter().flatten().collect();
+        let text =
+            || format!("the machine was busy ({}): do not publish these figures", when.join("; "));
+        (!when.is_empty()).then(text)
+    }
+
+    /// What stands under the table.
+    fn foot(&self) -> String {
+        self.remark().map_or_else(String::new, |remark| format!("\n{remark}\n"))
+    }
 }

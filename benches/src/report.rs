@@ -42,7 +42,9 @@ const SUMMARY_ENDS: &str = "<!-- race: end -->";
 
 /// Writes everything.
 pub(crate) fn write(report: &Report) -> Outcome<()> {
-    let record: Record = serde_json::from_str(&fs::read_to_string(&report.json)?)?;
+    let name = |error: &dyn std::fmt::Display| format!("{}: {error}", report.json.display());
+    let text = fs::read_to_string(&report.json).map_err(|error| name(&error))?;
+    let record: Record = serde_json::from_str(&text).map_err(|error| name(&error))?;
     let directory = report.out.join(PLOTS);
     fs::create_dir_all(&directory)?;
     let plots = plots::draw(&record, &directory)?;

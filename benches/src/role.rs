@@ -143,6 +143,19 @@ fn stay() -> Outcome<()> {
     Ok(())
 }
 
+/// What a process says instead of figures when it fails; the reason follows. Its parent tells the
+/// user, once.
+pub(crate) const FAILED: &str = "failed: ";
+
+/// Ends a part: tells the parent of a failure.
+pub(crate) fn end(played: Outcome<()>) -> Outcome<bool> {
+    let Err(error) = played else { return Ok(true) };
+    let line = error.to_string().replace(char::is_control, " ");
+    // A parent that does not listen has gone, and nobody else wants to know.
+    let _ = say(&format!("{FAILED}{line}"));
+    Ok(false)
+}
+
 /// Writes a line to the parent.
 fn say(line: &str) -> Outcome<()> {
     let mut out = io::stdout().lock();

@@ -1,16 +1,17 @@
 //! All trials, several times, in an order that is random anew in every round: so that a slow minute
 //! of the machine falls on everybody.
 
-use std::collections::BTreeMap;
-use std::fs;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::contender::Contender;
 use crate::distance::{Apart, Distance};
 use crate::entries::Entry;
+use crate::interrupt;
 use crate::measure::Timing;
 use crate::outcome::Outcome;
 use crate::pin::{Cpus, pin};
+use crate::progress::Progress;
 use crate::row::{Row, relate};
 use crate::scenario::{Case, Placement, Scenario};
 use crate::syscalls::{self, Calls};
@@ -46,14 +47,6 @@ impl Plan {
     }
 }
 
-/// Above this load average somebody else wants the CPUs too.
-const CROWDED: f64 = 0.7;
-
-/// How busy the machine was in the last minute, if it says so.
-fn load() -> Option<f64> {
-    fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
-}
-
 /// What came of it.
 #[derive(Debug)]
 pub(crate) struct Race {
@@ -74,12 +67,7 @@ pub(crate) fn run(entries: &[Entry], plan: &Plan) -> Outcome<Race> {
     // that spins.
     pin(cpus.of_client(Placement::OneCpu))?;
     let mut remarks = Vec::new();
-    if let Some(load) = load().filter(|&load| load > CROWDED) {
-        remarks.push(format!(
-            "the machine was busy when the race began (load {load}): do not publish these figures"
-        ));
-    }
-    let mut failures = Vec::new();
+    let mut failures = Failures::default();
     let wants_two = entries.iter().any(|entry| entry.case.placement == Placement::TwoCpus);
     let distance =
         if wants_two && cpus.allow(Placement::TwoCpus) { Distance::survey(&cpus)? } else { None };
@@ -92,10 +80,15 @@ pub(crate) fn run(entries: &[Entry], plan: &Plan) -> Outcome<Race> {
             && distance.is_none()
             && entry.contender.absence().is_none()
         {
-            failures.push(format!(
-                "{}: needs two CPUs that are not siblings of one core",
-                entry.label()
-            ));
+            let there_are = match cpus.number() {
+                1 => "this process may use one CPU".to_owned(),
+                number => format!("the {number} that this process may use are none"),
+            };
+            failures.add(
+                "rows on two CPUs",
+                entry.label(),
+                format!("they need two that are not siblings of one core: {there_are}"),
+            );
         } else {
             order.push(index);
         }
@@ -107,6 +100,8 @@ pub(crate) fn run(entries: &[Entry], plan: &Plan) -> Outcome<Race> {
     }
     let (mut trials, mut unsettled, mut siblings) = (0, 0, 0);
     let mut random = Random(plan.seed);
+    let present = order.iter().filter(|&&index| found[index].absence.is_none()).count();
+    let mut progress = Progress::new(present * usize::try_from(plan.rounds)?);
     let begun = Instant::now();
     for round in 1..=plan.rounds {
         if plan.budget.is_some_and(|budget| is_too_long(begun.elapsed(), round, budget)) {
@@ -119,6 +114,8 @@ pub(crate) fn run(entries: &[Entry], plan: &Plan) -> Outcome<Race> {
             if found.is_hopeless() {
                 continue;
             }
+            interrupt::check()?;
+            progress.next(&format!("round {round} of {}: {}", plan.rounds, entry.label()));
             let distance = distance.as_ref().filter(|_| entry.case.placement == Placement::TwoCpus);
             match settled(entry, &cpus, plan, distance) {
                 Ok((_, Apart::Siblings)) => siblings += 1,
@@ -128,12 +125,14 @@ pub(crate) fn run(entries: &[Entry], plan: &Plan) -> Outcome<Race> {
                     found.rounds.push(findings);
                 }
                 Err(error) => {
-                    failures.push(format!("round {round}: {}: {error}", entry.label()));
+                    interrupt::check()?;
+                    failures.add(entry.contender.name(), entry.label(), error.to_string());
                     found.failures.push(error.to_string());
                 }
             }
         }
     }
+    drop(progress);
     if unsettled > 0 {
         remarks.push(format!(
             "in {unsettled} of {trials} trials the two CPUs did not stay at their usual distance"
@@ -162,7 +161,11 @@ pub(crate) fn run(entries: &[Entry], plan: &Plan) -> Outcome<Race> {
         if countable && wanted && in_time && !found[index].rounds.is_empty() {
             match calls_per_operation(entry, &cpus, plan) {
                 Ok(count) => calls[index] = Some(count),
-                Err(error) => failures.push(format!("counting: {}: {error}", entry.label())),
+                Err(error) => {
+                    interrupt::check()?;
+                    let label = format!("counting system calls of {}", entry.label());
+                    failures.add(entry.contender.name(), label, error.to_string());
+                }
             }
         }
     }
@@ -175,9 +178,43 @@ pub(crate) fn run(entries: &[Entry], plan: &Plan) -> Outcome<Race> {
     }
     relate(&mut rows);
     remarks.extend(timers(entries, &rows));
-    let complete = failures.is_empty();
-    remarks.extend(failures);
+    let complete = failures.0.is_empty();
+    remarks.extend(failures.remarks());
     Ok(Race { rows, remarks, complete, distance: distance.map(|distance| distance.usual()) })
+}
+
+/// What failed. One cause is told once, however many trials it spoils.
+#[derive(Debug, Default)]
+struct Failures(Vec<Failure>);
+
+#[derive(Debug)]
+struct Failure {
+    /// Who failed.
+    who: &'static str,
+    error: String,
+    /// Where: labels of rows, in their order.
+    labels: Vec<String>,
+}
+
+impl Failures {
+    fn add(&mut self, who: &'static str, label: String, error: String) {
+        let same = |failure: &&mut Failure| failure.who == who && failure.error == error;
+        match self.0.iter_mut().find(same) {
+            Some(failure) => failure.labels.push(label),
+            None => self.0.push(Failure { who, error, labels: vec![label] }),
+        }
+    }
+
+    fn remarks(self) -> impl Iterator<Item = String> {
+        self.0.into_iter().map(|Failure { who, error, labels }| {
+            let rows: BTreeSet<&String> = labels.iter().collect();
+            match (rows.len(), labels.len()) {
+                (1, 1) => format!("{}: {error}", labels[0]),
+                (1, times) => format!("{}: {error} ({times} times)", labels[0]),
+                (rows, _) => format!("{who}: {error} ({rows} rows, {} the first)", labels[0]),
+            }
+        })
+    }
 }
 
 /// How many sleeps a timer ended where that is counted: for each system, in all its rows.
@@ -315,6 +352,17 @@ mod tests {
         assert!(!is_too_long(second(0), 1, second(1)));
         assert!(!is_too_long(second(10), 2, second(30)));
         assert!(is_too_long(second(11), 2, second(30)));
+    }
+
+    #[test]
+    fn one_cause_is_told_once() {
+        let mut failures = Failures::default();
+        for (label, error) in [("a/x/1", "gone"), ("a/x/2", "gone"), ("a/x/1", "other")] {
+            failures.add("x", label.to_owned(), error.to_owned());
+        }
+        failures.add("x", "a/x/1".to_owned(), "other".to_owned());
+        let remarks: Vec<String> = failures.remarks().collect();
+        assert_eq!(remarks, ["x: gone (2 rows, a/x/1 the first)", "a/x/1: other (2 times)"]);
     }
 
     #[test]

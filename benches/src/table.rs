@@ -67,7 +67,12 @@ pub(crate) fn render(rows: &[Row]) -> String {
             let rounds =
                 rows.iter().filter(|other| other.scenario == row.scenario).map(|row| row.rounds);
             let rounds = rounds.max().unwrap_or(0);
-            text += &format!("\n{} (median of {rounds} rounds)\n", row.scenario);
+            let measured = match rounds {
+                0 => "not measured".to_owned(),
+                1 => "one round".to_owned(),
+                rounds => format!("median of {rounds} rounds"),
+            };
+            text += &format!("\n{} ({measured})\n", row.scenario);
             let mut headings = COLUMNS.map(|(heading, _)| heading);
             headings[COLUMNS.len() - 1] = yardstick(row.scenario);
             line(&mut text, &widths, headings);

@@ -10,15 +10,17 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use rustix::thread::ClockId;
 use rustix::time::{Timespec, clock_gettime};
 
 use crate::contender::Contender;
 use crate::entries::Entry;
+use crate::interrupt;
 use crate::measure::{Figures, Timing};
 use crate::outcome::Outcome;
 use crate::pin::Cpus;
-use crate::role::{Order, Part};
+use crate::role::{FAILED, Order, Part};
 use crate::scenario::Placement;
 use crate::syscalls::{Calls, Counter};
 use crate::system::{Counts, Setup};
@@ -205,11 +207,16 @@ impl Process {
     fn line(&mut self, patience: Duration, mut server: Option<&mut Self>) -> Outcome<String> {
         let deadline = Instant::now() + patience;
         loop {
+            interrupt::check()?;
             if let Some(end) = self.heard.iter().position(|&byte| byte == b'\n') {
                 let rest = self.heard.split_off(end + 1);
                 let mut line = std::mem::replace(&mut self.heard, rest);
                 line.pop();
-                return Ok(String::from_utf8(line)?);
+                let line = String::from_utf8(line)?;
+                return match line.strip_prefix(FAILED) {
+                    Some(why) => Err(why.into()),
+                    None => Ok(line),
+                };
             }
             let left = deadline
                 .checked_duration_since(Instant::now())
@@ -221,9 +228,18 @@ impl Process {
                     PollFd::from_borrowed_fd(server.from.as_fd(), PollFlags::empty())
                 }),
             );
-            poll(&mut watched, Some(&Timespec::try_from(left)?))?;
+            // Last, so that the places of the others stand.
+            watched.extend(
+                interrupt::descriptor()
+                    .map(|signals| PollFd::from_borrowed_fd(signals, PollFlags::IN)),
+            );
+            match poll(&mut watched, Some(&Timespec::try_from(left)?)) {
+                Err(Errno::INTR) => continue,
+                polled => polled?,
+            };
             let speaks = !watched[0].revents().is_empty();
-            let server_died = watched.get(1).is_some_and(|server| !server.revents().is_empty());
+            let server_died =
+                server.is_some() && watched.get(1).is_some_and(|it| !it.revents().is_empty());
             if speaks {
                 let mut chunk = [0; 4096];
                 let count = self.from.read(&mut chunk)?;
@@ -232,9 +248,20 @@ impl Process {
                 }
                 self.heard.extend_from_slice(&chunk[..count]);
             } else if server_died && let Some(server) = &mut server {
-                return Err(format!("the server ended: {}", server.child.wait()?).into());
+                return Err(server.why_it_ended()?.into());
             }
         }
+    }
+
+    /// What a server that has ended said last.
+    fn why_it_ended(&mut self) -> Outcome<String> {
+        let status = self.child.wait()?;
+        let mut rest = Vec::new();
+        self.from.read_to_end(&mut rest)?;
+        self.heard.append(&mut rest);
+        let said = String::from_utf8_lossy(&self.heard);
+        let why = said.lines().find_map(|line| line.strip_prefix(FAILED));
+        Ok(why.map_or_else(|| format!("the server ended: {status}"), str::to_owned))
     }
 
     /// Closes the pipe to the process, upon which a client ends, and waits for that.

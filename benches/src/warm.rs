@@ -39,6 +39,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use self::figures::{Row, table};
+use crate::interrupt;
 use crate::only;
 use crate::outcome::Outcome;
 
@@ -75,6 +76,12 @@ const SCENARIOS: [(&str, Measure); 5] = [
     ("pool-restart", restart::measure),
 ];
 
+/// Fails if a pattern selects no scenario.
+pub(crate) fn check(only: &[String]) -> Outcome<()> {
+    selected(only)?;
+    Ok(())
+}
+
 /// Measures all scenarios, or those whose name contains one of `only`; the table, and the rows as
 /// JSON.
 ///
@@ -83,9 +90,13 @@ const SCENARIOS: [(&str, Measure); 5] = [
 pub(crate) fn run(extent: Extent, only: &[String]) -> Outcome<(String, String)> {
     let scenarios = selected(only)?;
     let directory = Directory::new()?;
+    interrupt::is_temporary(directory.0.clone());
+    interrupt::exit_on_signals()?;
     let mut rows = Vec::new();
     for measure in scenarios {
-        measure(extent, &directory.0, &mut rows)?;
+        let measured = measure(extent, &directory.0, &mut rows);
+        interrupt::await_exit();
+        measured?;
     }
     Ok((table(&rows), serde_json::to_string_pretty(&rows)? + "\n"))
 }

@@ -358,3 +358,165 @@ fn a_temporary_directory_with_too_long_a_path_is_refused_with_status_2() {
     assert!(text(&output.stderr).contains("TMPDIR"), "{}", text(&output.stderr));
     assert_eq!(std::fs::read_dir(&long).unwrap().count(), 0);
 }
+
+/// The one line that a failure says, and its status.
+fn sentence(output: &Output) -> (String, Option<i32>) {
+    let said = text(&output.stderr);
+    assert_eq!(said.lines().count(), 1, "one sentence: {said}");
+    let line = said.strip_prefix("ring-echo: ").expect("says who speaks").trim_end().to_owned();
+    (line, output.status.code())
+}
+
+#[test]
+fn a_missing_directory_is_an_error_that_says_how_to_make_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let missing = directory.path().join("missing");
+    let path = missing.join("x.sock").display().to_string();
+    let (said, status) = sentence(&output(&["serve", &path]));
+    let expected =
+        format!("the directory {} does not exist; --create-directory makes it", missing.display());
+    assert_eq!((said, status), (expected, Some(1)));
+    assert!(!missing.exists(), "nothing is made unless asked for");
+
+    // Nothing above the last directory is made, so nothing is promised.
+    let deep = missing.join("deeper/x.sock").display().to_string();
+    for arguments in [&["serve", &*deep][..], &["serve", &*deep, "--create-directory"][..]] {
+        let (said, status) = sentence(&output(arguments));
+        assert!(said.contains("does not exist") && status == Some(1), "{said}");
+        assert!(!said.contains("--create-directory") && !missing.exists(), "{said}");
+    }
+
+    let mut served = Served(
+        ring_echo(&["serve", &path, "--create-directory"]).stdout(Stdio::piped()).spawn().unwrap(),
+    );
+    let mut first = String::new();
+    BufReader::new(served.0.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    assert!(first.contains(&path), "{first}");
+    check(&json(&output(&["call", &path, "--requests", "10", "--json"]))[0], "shm", 10);
+}
+
+#[test]
+fn a_failure_is_one_sentence_that_names_its_path_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    std::fs::write(at("file"), "").unwrap();
+    drop(std::os::unix::net::UnixListener::bind(at("stale")).unwrap());
+    let _taken = std::os::unix::net::UnixListener::bind(at("taken")).unwrap();
+    let config = at("ringbell.yaml");
+    let far = at(&"y".repeat(90));
+    std::fs::write(&config, format!("ipc:\n  socket_dir: {far}\n")).unwrap();
+    let cases: [(&str, String, &str); 6] = [
+        ("call", at("none"), "there is no socket at"),
+        ("call", at("file"), "is not a socket"),
+        ("call", at("stale"), "no server listens at"),
+        ("serve", at("file"), "is not a socket"),
+        ("serve", at("taken"), "another server listens at"),
+        ("serve", "/proc/none/x".into(), "/proc/none"),
+    ];
+    for (what, path, expected) in &cases {
+        let (said, status) = sentence(&output(&[what, path]));
+        assert!(said.contains(expected) && status == Some(1), "{what} {path}: {said}");
+        assert!(said.matches(path.as_str()).count() <= 1, "{what} {path}: {said}");
+        assert!(!said.contains("os error"), "{what} {path}: {said}");
+    }
+    let name = "z".repeat(20);
+    let (said, _) = sentence(&output(&["serve", &name, "--config", &config]));
+    assert!(said.contains(&format!("{far}/{name}")) && said.contains("107"), "{said}");
+    // What steers a terminal does not reach it.
+    let (said, _) = sentence(&output(&["call", &at("a\n\u{1b}[2Jb")]));
+    assert!(said.contains("a\\n\\u{1b}[2Jb"), "{said}");
+    let nowhere = ring_echo(&["--requests", "9"]).env("TMPDIR", "/nowhere").output().unwrap();
+    let (said, _) = sentence(&nowhere);
+    assert!(said.contains("/nowhere") && said.contains("TMPDIR"), "{said}");
+}
+
+#[test]
+fn a_process_of_a_comparison_that_fails_is_told_once() {
+    // Enough descriptors for everything but the server.
+    let few = Command::new("sh")
+        .args(["-c", "ulimit -n 40; exec \"$0\" --requests 10 --transport shm"])
+        .arg(env!("CARGO_BIN_EXE_ring-echo"))
+        .output()
+        .unwrap();
+    let (said, status) = sentence(&few);
+    assert!(said.starts_with("the server of shm: max_clients") && status == Some(1), "{said}");
+}
+
+#[test]
+fn numbers_have_units_and_a_wrong_one_shows_its_range() {
+    let taken = output(&["--requests", "1k", "--size", "2K", "--transport", "uds", "--json"]);
+    check(&json(&taken)[0], "uds", 1000);
+    assert_eq!(json(&taken)[0]["size"], 2048);
+    let cases: &[(&[&str], &str)] = &[
+        (&["--requests", "0"], "from 1 to 10000000000"),
+        (&["--requests", "5x"], "from 1 to 10000000000"),
+        (&["--rounds", "0"], "from 1 to 1000"),
+        (&["--clients", "0"], "from 1 to 1000"),
+        (&["--clients", "1001"], "from 1 to 1000"),
+        (&["--pipeline", "0"], "from 1 to 65536"),
+        (&["--paced", "0"], "from 1 to 1000000"),
+        (&["--size", "65M"], "from 0 to 67108864"),
+        (&["call", "/tmp/x", "--rounds", "0"], "from 1 to 1000"),
+    ];
+    for (arguments, range) in cases {
+        let output = output(arguments);
+        let said = text(&output.stderr);
+        assert!(output.status.code() == Some(2) && said.contains(range), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn ctrl_c_ends_a_comparison_with_status_130_and_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = || std::fs::read_dir(directory.path()).unwrap().count();
+    let mut child = ring_echo(&["--requests", "1G", "--transport", "shm"])
+        .env("TMPDIR", directory.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    await_true("its directory", || files() == 1);
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!((said.as_str(), files()), ("", 0));
+}
+
+#[test]
+fn a_busy_machine_is_said() {
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let others = std::thread::available_parallelism().unwrap().get();
+    let stopped = std::sync::Arc::new(std::sync::Mutex::new(stopped));
+    let hogs: Vec<_> = (0..others)
+        .map(|_| {
+            let stopped = stopped.clone();
+            std::thread::spawn(move || {
+                while matches!(
+                    stopped.lock().unwrap().try_recv(),
+                    Err(std::sync::mpsc::TryRecvError::Empty)
+                ) {
+                    (0..10_000).for_each(|_| std::hint::spin_loop());
+                }
+            })
+        })
+        .collect();
+    let table = output(&["--requests", "10", "--transport", "uds"]);
+    let objects = output(&["--requests", "10", "--transport", "uds", "--json"]);
+    drop(stop);
+    hogs.into_iter().for_each(|hog| hog.join().unwrap());
+    let said = text(&table.stdout);
+    assert!(said.contains("the machine was busy (before: "), "{said}");
+    assert!(said.contains("other programs use"), "{said}");
+    // On standard error, so that standard output stays JSON.
+    assert!(text(&objects.stderr).contains("the machine was busy"), "{}", text(&objects.stderr));
+    check(&json(&objects)[0], "uds", 10);
+}
+
+#[test]
+fn help_has_examples_and_exit_statuses() {
+    let help = text(&output(&["--help"]).stdout);
+    for word in ["Examples:", "Exit status:", "130", "ring-echo serve", "--rounds", "KiB"] {
+        assert!(help.contains(word), "{word}: {help}");
+    }
+}

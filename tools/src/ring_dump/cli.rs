@@ -65,7 +65,7 @@ pub(crate) enum Command {
     Save(Save),
     /// Say what changed between two targets, usually two saved files.
     Diff(Diff),
-    /// Check this machine: the kernel, limits, CPUs.
+    /// Check this machine (the kernel, limits, CPUs), or the limits of a process.
     Doctor(Doctor),
     /// Say what a verdict means and what to do about it; without one, list all.
     Explain {
@@ -257,9 +257,24 @@ pub(crate) struct Man {
     pub(crate) directory: Option<PathBuf>,
 }
 
+const AFTER_DOCTOR: &str = "\
+Examples:
+  ring-dump doctor                    is this machine good for rings?
+  ring-dump doctor /run/app/x.sock    what limits the server there
+  ring-dump doctor 4711 --json
+
+Exit status:
+  0    Nothing needs to be done: all is good, a note, or unknown.
+  1    Something is poor (it works, with less than it could) or bad (it does not work).
+  2    Wrong use.
+  3    The process cannot be looked at.";
+
 /// Arguments of `doctor`.
 #[derive(Debug, Args)]
+#[command(after_help = AFTER_DOCTOR)]
 pub(crate) struct Doctor {
+    /// The socket of a server, or a pid: look at what limits that process, not at the machine.
+    pub(crate) target: Option<String>,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,

@@ -11,6 +11,8 @@
 
 mod aside;
 mod assemble;
+#[path = "../busy.rs"]
+mod busy;
 mod capture;
 mod cli;
 mod core_dump;
@@ -206,7 +208,10 @@ fn run_diff(asked: &cli::Diff) -> Result<Healthy, Failure> {
 }
 
 fn run_doctor(asked: &cli::Doctor) -> Result<Healthy, Failure> {
-    let health = doctor::examine();
+    let health = match &asked.target {
+        None => doctor::examine()?,
+        Some(target) => doctor::examine_target(target)?,
+    };
     if asked.json {
         json(&health)?
     } else {

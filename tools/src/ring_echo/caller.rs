@@ -9,9 +9,6 @@ use crate::{Failure, Usage, role};
 use ringbell::config::Ipc;
 use std::path::Path;
 
-/// Rounds of `ring-echo call`.
-const ROUNDS: u64 = 5;
-
 impl Load {
     fn new(arguments: &LoadArgs, client: u32, requests: u64) -> Self {
         Self {
@@ -125,7 +122,7 @@ fn in_rounds(
     let requests = arguments.requests_over(Transport::Shm, 1);
     let mut load = Load::new(arguments, std::process::id(), requests);
     warm_up(&load.warm_up(), &mut run)?;
-    let rounds = ROUNDS.min(requests);
+    let rounds = u64::from(arguments.rounds).min(requests);
     let mut done = Vec::new();
     for round in 0..rounds {
         load.requests = requests / rounds + u64::from(round < requests % rounds);

@@ -1,10 +1,10 @@
 //! One client's way to send requests and receive answers, whatever the transport; and Ringbell's.
 
-use crate::Failure;
 use crate::cli::PATIENCE;
+use crate::{Failure, say};
 use ringbell::config::Ipc;
 use ringbell::{CallId, Client, ConnectOptions, ConnectionPool, Transport};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Sends a request and waits for its answer.
@@ -43,7 +43,7 @@ impl Shm {
             .name(format!("ring-echo {client}"))
             .max_in_flight(pipeline)
             .connect(path)
-            .map_err(|error| format!("{}: {error}", path.display()))?;
+            .map_err(|error| say::of(path, &error))?;
         Ok(Self { client, sent: Vec::new() })
     }
 
@@ -55,17 +55,20 @@ impl Shm {
 /// Ringbell, through a pool: each request takes a connection out and gives it back.
 #[derive(Debug)]
 pub(crate) struct Pooled {
+    path: PathBuf,
     pool: ConnectionPool,
     answer: Vec<u8>,
 }
 
 impl Pooled {
     pub(crate) fn connect(path: &Path, ipc: &Ipc) -> Result<Self, Failure> {
-        Ok(Self { pool: ipc.connections(path)?, answer: Vec::new() })
+        let pool = ipc.connections(path).map_err(|error| say::of(path, &error))?;
+        Ok(Self { path: path.to_owned(), pool, answer: Vec::new() })
     }
 
     pub(crate) fn max_message(&self) -> Result<usize, Failure> {
-        Ok(self.pool.acquire()?.max_message())
+        let connection = self.pool.acquire().map_err(|error| say::of(&self.path, &error))?;
+        Ok(connection.max_message())
     }
 
     /// What carried the requests, and what the pool had to do for it.

@@ -23,12 +23,20 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Each request is timed on its own, and the figures contain the clock: 19 to 25 ns. CPU time is
 /// that of client and server together, waiting and verifying included. System calls are counted
 /// from outside, in a round of their own, by `perf` or else `strace`, if there is one that may.
-/// Latencies and rates are medians over 5 interleaved rounds; max is the worst of all rounds.
+/// Latencies and rates are medians over interleaved rounds; max is the worst of all rounds.
 ///
 /// Transports: `shm` is Ringbell; `uds` a persistent connection, blocking, with length-prefixed
 /// messages and a thread per connection; `uds-dial` a new connection for each request.
+///
+/// Numbers may have units: k, M and G are thousands, millions and billions of requests, and K, M
+/// and G (or KiB, MiB and GiB) are 1024, 1024^2 and 1024^3 bytes.
 #[derive(Debug, Parser)]
-#[command(name = "ring-echo", version, args_conflicts_with_subcommands = true)]
+#[command(
+    name = "ring-echo",
+    version,
+    args_conflicts_with_subcommands = true,
+    after_long_help = AFTER
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
@@ -37,6 +45,22 @@ pub(crate) struct Cli {
     pub(crate) compare: Compare,
 }
 
+const AFTER: &str = "\
+Examples:
+  ring-echo                                      the three transports in one table
+  ring-echo --size 64K --clients 4 --transport shm,uds
+  ring-echo --requests 1M --pipeline 32 --json > echo.json
+  ring-echo serve /run/user/1000/echo.sock       in one terminal, and in another one:
+  ring-echo call /run/user/1000/echo.sock --paced 10k
+
+Exit status:
+  0    Every answer was verified. `serve`: SIGINT or SIGTERM ended it.
+  1    It failed, or an answer was wrong. Standard error says why.
+  2    Wrong use: an option, a number outside its range, a setting in the file of --config.
+  129, 130, 143
+       SIGHUP, SIGINT or SIGTERM ended a comparison. Its processes and files are gone.
+       Such a signal kills `call`, for which a shell shows the same number.";
+
 /// What to do other than comparing.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -44,6 +68,10 @@ pub(crate) enum Command {
     Serve {
         #[command(flatten)]
         place: Place,
+        /// Make the directory of the socket if it is missing, for this user only (mode 0700);
+        /// nothing above it. Without this a missing directory is an error.
+        #[arg(long)]
+        create_directory: bool,
         /// Time one of so many calls on its way, for ring-dump to tell waiting from working; 0 for
         /// none.
         #[arg(long, default_value_t = 0, value_name = "CALLS")]
@@ -106,7 +134,7 @@ pub(crate) struct Compare {
     pub(crate) load: LoadArgs,
 
     /// Client processes.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, default_value_t = 1, value_parser = number::<u32>(1, 1000))]
     pub(crate) clients: u32,
 
     /// Transports, as a list with commas or one by one.
@@ -129,22 +157,26 @@ pub(crate) struct Compare {
 pub(crate) struct LoadArgs {
     /// Requests per transport, all clients and rounds together. [default: 200000 for shm, 50000 for
     /// sockets; fewer with a large --size, four seconds' worth with --paced]
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000_000))]
+    #[arg(long, value_parser = number::<u64>(1, 10_000_000_000))]
     pub(crate) requests: Option<u64>,
 
+    /// Rounds into which the requests are divided. Latencies and rates are medians over them.
+    #[arg(long, default_value_t = 5, value_parser = number::<u32>(1, 1000))]
+    pub(crate) rounds: u32,
+
     /// Size of a request and of its answer in bytes.
-    #[arg(long, default_value_t = 64, value_parser = size)]
+    #[arg(long, default_value_t = 64, value_name = "BYTES", value_parser = size)]
     pub(crate) size: usize,
 
     /// Requests that each client keeps in flight. uds-dial has one per connection, whatever is
     /// asked for.
-    #[arg(long, default_value_t = 1, value_parser = pipeline)]
+    #[arg(long, default_value_t = 1, value_parser = number::<usize>(1, 65_536))]
     pub(crate) pipeline: usize,
 
     /// Requests per second and client, evenly spaced; a request that is late because the one before
     /// it took too long is timed from when it was due. [default: as fast as possible]
     #[arg(long, value_name = "RATE", conflicts_with = "pipeline",
-          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+          value_parser = number::<u32>(1, 1_000_000))]
     pub(crate) paced: Option<u32>,
 }
 
@@ -244,19 +276,50 @@ pub(crate) struct RoleCommon {
     pub(crate) traceable: bool,
 }
 
-fn size(text: &str) -> Result<usize, String> {
-    let size: usize = text.parse().map_err(|_| "not a number of bytes".to_owned())?;
-    if size > MAX_SIZE {
-        return Err(format!("the largest message has {MAX_SIZE} bytes"));
+/// Reads a number that may have a unit: so many `step`s, their squares, their cubes.
+fn with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().ok()?;
+    if unit.is_empty() {
+        return Some(number);
     }
-    Ok(size)
+    let (_, factor) = units.iter().find(|(name, _)| *name == unit)?;
+    number.checked_mul(*factor)
 }
 
-fn pipeline(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(pipeline @ 1..=65_536) => Ok(pipeline),
-        _ => Err("not a number from 1 to 65536".to_owned()),
+const COUNTS: [(&str, u64); 3] = [("k", 1_000), ("M", 1_000_000), ("G", 1_000_000_000)];
+const BYTES: [(&str, u64); 6] = [
+    ("K", 1 << 10),
+    ("KiB", 1 << 10),
+    ("M", 1 << 20),
+    ("MiB", 1 << 20),
+    ("G", 1 << 30),
+    ("GiB", 1 << 30),
+];
+
+/// A number in a range, with or without a unit.
+fn number<T: TryFrom<u64>>(
+    least: u64,
+    most: u64,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        with_unit(text, &COUNTS)
+            .filter(|number| (least..=most).contains(number))
+            .and_then(|number| T::try_from(number).ok())
+            .ok_or_else(|| format!("not a number from {least} to {most}, such as 20 or 20k"))
     }
+}
+
+fn size(text: &str) -> Result<usize, String> {
+    with_unit(text, &BYTES)
+        .and_then(|size| usize::try_from(size).ok())
+        .filter(|&size| size <= MAX_SIZE)
+        .ok_or_else(|| {
+            format!(
+                "not a number of bytes from 0 to {MAX_SIZE} (the largest message), such as 64 or 64K"
+            )
+        })
 }
 
 fn socket_path(text: &str) -> Result<PathBuf, String> {
@@ -297,6 +360,19 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn numbers_have_units_and_ranges() {
+        let count = number::<u64>(1, 10_000_000);
+        assert_eq!((count("7"), count("20k"), count("3M")), (Ok(7), Ok(20_000), Ok(3_000_000)));
+        for wrong in ["", "k", "0", "-1", "1.5k", "20K", "11M", "1 k", "99999999999999999999"] {
+            assert!(count(wrong).is_err_and(|text| text.contains("from 1 to 10000000")), "{wrong}");
+        }
+        assert_eq!((size("0"), size("64K"), size("64MiB")), (Ok(0), Ok(64 << 10), Ok(MAX_SIZE)));
+        for wrong in ["", "K", "65M", "67108865", "1k", "18446744073709551615G"] {
+            assert!(size(wrong).is_err_and(|text| text.contains("67108864")), "{wrong}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The comparison: processes for each transport and round, in turns, and what they report.
 
+use crate::busy::{Busy, Ticks, steal_remark};
 use crate::cli::{Compare, Transport, check, socket_in};
 use crate::load::Report;
 use crate::measure::{Measurement, Round, Setting, combine};
@@ -15,8 +16,6 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// Each transport gets a turn in every round.
-pub(crate) const ROUNDS: u64 = 5;
 /// What strace is made to count, at most: it makes every call take a hundred times as long.
 const MOST_UNDER_STRACE: u64 = 4_000;
 
@@ -30,14 +29,27 @@ pub(crate) struct Comparison {
     pub(crate) rounds: u64,
     /// Wakes that Ringbell lost: a bug, if there are any.
     pub(crate) lost_wakes: u64,
+    /// That others wanted the CPUs too, if they did.
+    pub(crate) busy: Option<String>,
 }
 
 /// Compares the transports.
 pub(crate) fn compare(asked: &Compare) -> Result<Comparison, Failure> {
     check(asked).map_err(Usage)?;
-    let directory = tempfile::Builder::new().prefix("ring-echo-").tempdir()?;
+    let temporary = std::env::temp_dir();
+    let directory =
+        tempfile::Builder::new().prefix("ring-echo-").tempdir_in(&temporary).map_err(|error| {
+            let cause = std::io::Error::from(error.kind());
+            let temporary = temporary.display();
+            format!("no directory can be made in {temporary}: {cause}; set TMPDIR to another place")
+        })?;
     clean_up_on_signals(directory.path())?;
-    let result = Bench::new(asked, directory.path()).and_then(Bench::run);
+    let (before, ticks) = (Busy::look(), Ticks::now());
+    let mut result = Bench::new(asked, directory.path()).and_then(Bench::run);
+    if let Ok(comparison) = &mut result {
+        let stolen = ticks.zip(Ticks::now()).map(|(from, to)| to.steal_percent_since(from));
+        comparison.busy = busy(&before, stolen, &Busy::look());
+    }
     while SIGNALLED.get().is_some() {
         // What has just failed did so because the directory is being removed; this process is about
         // to end.
@@ -45,6 +57,22 @@ pub(crate) fn compare(asked: &Compare) -> Result<Comparison, Failure> {
     }
     directory.close()?;
     result
+}
+
+/// That the machine was busy, if it was.
+fn busy(before: &Busy, stolen: Option<f64>, after: &Busy) -> Option<String> {
+    let when = [
+        before.remark(true).map(|what| format!("before: {what}")),
+        steal_remark(stolen).map(|what| format!("meanwhile: {what}")),
+        after.remark(false).map(|what| format!("after: {what}")),
+    ];
+    let when: Vec<String> = when.into_iter().flatten().collect();
+    (!when.is_empty()).then(|| {
+        format!(
+            "the machine was busy ({}): the figures say less than they seem to",
+            when.join("; ")
+        )
+    })
 }
 
 /// Set when a signal is about to end this process.
@@ -106,7 +134,8 @@ impl<'a> Bench<'a> {
     fn run(mut self) -> Result<Comparison, Failure> {
         let fewest =
             self.transports.iter().map(|&transport| self.requests(transport)).min().unwrap_or(1);
-        let rounds = ROUNDS.min(fewest / u64::from(self.asked.clients)).max(1);
+        let most = u64::from(self.asked.load.rounds);
+        let rounds = most.min(fewest / u64::from(self.asked.clients)).max(1);
         let turns = self.transports.len() as u64 * (rounds + u64::from(self.tool.is_ok()));
         self.progress.set_length(turns);
         let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}")
@@ -130,7 +159,8 @@ impl<'a> Bench<'a> {
             measurements.push(combine(&setting, rounds, syscalls));
         }
         self.progress.finish_and_clear();
-        Ok(Comparison { measurements, tool: self.tool, rounds, lost_wakes: self.lost_wakes })
+        let (tool, lost_wakes) = (self.tool, self.lost_wakes);
+        Ok(Comparison { measurements, tool, rounds, lost_wakes, busy: None })
     }
 
     fn requests(&self, transport: Transport) -> u64 {

@@ -4,8 +4,10 @@
 //! [`compare`] starts the processes of a comparison ([`role`]): servers ([`service`]) and clients
 //! ([`caller`]), which send a [`load`] of requests ([`pattern`]) over a [`channel`] or its baseline
 //! ([`uds`]). What they report becomes a measurement in [`measure`], with the system calls from
-//! [`syscalls`], and is shown by [`table`] or as JSON.
+//! [`syscalls`], and is shown by [`table`] or as JSON. [`say`] makes a sentence of an error.
 
+#[path = "../busy.rs"]
+mod busy;
 mod caller;
 mod canary;
 mod channel;
@@ -15,6 +17,7 @@ mod load;
 mod measure;
 mod pattern;
 mod role;
+mod say;
 mod service;
 mod syscalls;
 mod table;
@@ -47,18 +50,23 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match &cli.command {
         None => run_compare(&cli.compare),
-        Some(Command::Serve { place, sample }) => place.resolve().and_then(|(path, ipc)| {
-            let builder = ipc.map_or_else(Server::builder, |ipc| ipc.server());
-            service::serve(&path, builder.sample_calls(*sample))
-        }),
+        Some(Command::Serve { place, create_directory, sample }) => {
+            place.resolve().and_then(|(path, ipc)| {
+                let mut builder = ipc.map_or_else(Server::builder, |ipc| ipc.server());
+                if *create_directory {
+                    builder = builder.create_directory(true);
+                }
+                service::serve(&path, builder.sample_calls(*sample))
+            })
+        }
         Some(Command::Call { place, load, json }) => run_call(place, load, *json),
-        Some(Command::RoleServe(role)) => service::run_role(role),
-        Some(Command::RoleCall(role)) => caller::run_role(role),
+        Some(Command::RoleServe(role)) => return role::end(service::run_role(role)),
+        Some(Command::RoleCall(role)) => return role::end(caller::run_role(role)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("ring-echo: {failure}");
+            eprintln!("ring-echo: {}", say::line(&failure.to_string()));
             ExitCode::from(if failure.is::<Usage>() { 2 } else { 1 })
         }
     }
@@ -70,6 +78,9 @@ fn run_compare(asked: &Compare) -> Result<(), Failure> {
         eprintln!("ring-echo: {} wakes were lost: a bug in Ringbell", comparison.lost_wakes);
     }
     if asked.json {
+        if let Some(busy) = &comparison.busy {
+            eprintln!("ring-echo: {busy}");
+        }
         show(&(serde_json::to_string_pretty(&comparison.measurements)? + "\n"))?;
     } else {
         show(&describe(asked, &comparison))?;
@@ -100,8 +111,11 @@ fn run_call(place: &Place, load: &LoadArgs, json: bool) -> Result<(), Failure> {
 
 /// Prints to a reader who may have seen enough: `ring-echo | head`.
 fn show(text: &str) -> Result<(), Failure> {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(format!("standard output: {error}").into())
+        }
         _ => Ok(()),
     }
 }
@@ -140,10 +154,11 @@ fn describe(asked: &Compare, comparison: &Comparison) -> String {
     };
     let pinned = if asked.pin { ", pinned" } else { "" };
     let mut text = format!(
-        "{clients}, {} bytes, {manner}{pinned}; medians of {} interleaved rounds\n{}\n\n{}\n{}\n",
+        "{clients}, {} bytes, {manner}{pinned}; medians of {} interleaved rounds\n{}\n{}\n{}\n{}\n",
         load.size,
         comparison.rounds,
         canary_line(),
+        comparison.busy.as_ref().map_or_else(String::new, |busy| busy.clone() + "\n"),
         table::table(&comparison.measurements),
         table::histograms(&comparison.measurements)
     );

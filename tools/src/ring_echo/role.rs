@@ -4,19 +4,23 @@
 //! A line is an order or its answer. Both roles say "ready" first, and end when their input does;
 //! so none outlives the comparison, and the kernel kills them if their parent is killed.
 
-use crate::Failure;
 use crate::cli::RoleCommon;
+use crate::{Failure, say};
 use rustix::process::{
     PTracer, Pid, Signal, getppid, set_parent_process_death_signal, set_ptracer,
 };
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long a process may take to end once it should.
 const ENDING: Duration = Duration::from_secs(10);
+
+/// What a process says instead of an answer when it fails; the reason follows. Its parent tells
+/// the user, once.
+const FAILED: &str = "failed: ";
 
 /// A process that was started, seen from its parent. It is killed when this is dropped.
 #[derive(Debug)]
@@ -64,7 +68,10 @@ impl Role {
             return Err(format!("the {} ended early", self.name).into());
         }
         line.truncate(line.trim_end().len());
-        Ok(line)
+        match line.strip_prefix(FAILED) {
+            Some(why) => Err(format!("the {}: {why}", self.name).into()),
+            None => Ok(line),
+        }
     }
 
     /// Ends its input, and waits for its last words and its end.
@@ -80,11 +87,14 @@ impl Role {
                 None => std::thread::sleep(Duration::from_micros(200)),
             }
         };
+        let mut last = String::new();
+        self.answers.read_line(&mut last)?;
+        if let Some(why) = last.strip_prefix(FAILED) {
+            return Err(format!("the {}: {}", self.name, why.trim_end()).into());
+        }
         if !status.success() {
             return Err(format!("the {} ended with {status}", self.name).into());
         }
-        let mut last = String::new();
-        self.answers.read_line(&mut last)?;
         Ok(last)
     }
 }
@@ -110,6 +120,17 @@ pub(crate) fn begin(common: &RoleCommon) -> Result<(), Failure> {
         let _ = set_ptracer(PTracer::Any);
     }
     Ok(())
+}
+
+/// What every role does last.
+pub(crate) fn end(done: Result<(), Failure>) -> ExitCode {
+    let Err(failure) = done else { return ExitCode::SUCCESS };
+    let why = say::line(&failure.to_string());
+    if say(&format!("{FAILED}{why}")).is_err() {
+        // The parent has gone, or does not listen.
+        eprintln!("ring-echo: {why}");
+    }
+    ExitCode::FAILURE
 }
 
 /// Says something to the parent.

@@ -2,8 +2,8 @@
 
 use crate::Failure;
 use crate::cli::{RoleServe, Transport};
-use crate::{load, role, uds};
-use ringbell::{HandlerError, Request, Server, ServerBuilder, ServerStats};
+use crate::{load, role, say, show, uds};
+use ringbell::{BindError, HandlerError, Request, Server, ServerBuilder, ServerStats};
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -22,24 +22,39 @@ fn echo(request: Request<'_>, response: &mut Vec<u8>) -> Result<(), HandlerError
 /// Serves at `path` until a signal comes.
 pub(crate) fn serve(path: &Path, builder: ServerBuilder) -> Result<(), Failure> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
-    let server = builder.bind(path)?;
+    let server = builder.bind(path).map_err(|error| unbound(path, &error))?;
     let handle = server.handle();
     std::thread::spawn(move || {
         for _ in signals.forever() {
             handle.shutdown(Some(DRAIN));
         }
     });
-    role::say(&format!(
-        "serving at {} (process {}); stop with SIGINT or SIGTERM",
-        path.display(),
+    show(&format!(
+        "serving at {} (process {}); stop with SIGINT or SIGTERM\n",
+        say::line(&path.display().to_string()),
         std::process::id()
     ))?;
     let stats = server.run(echo)?;
-    role::say("stopped; counted:")?;
+    let mut text = "stopped; counted:\n".to_owned();
     for (name, count) in stats.iter() {
-        role::say(&format!("  {name:<18} {count}"))?;
+        text += &format!("  {name:<18} {count}\n");
     }
-    Ok(())
+    show(&text)
+}
+
+/// Why there is no server, and what to do about a directory that is missing.
+fn unbound(path: &Path, error: &BindError) -> Failure {
+    let BindError::ParentMissing(missing) = error else { return say::of(path, error).into() };
+    // Nothing above the last directory would be made.
+    let is_last = match missing.parent() {
+        Some(above) if above.as_os_str().is_empty() => true,
+        above => above.is_some_and(Path::is_dir),
+    };
+    if is_last && path.parent() == Some(missing) {
+        format!("{error}; --create-directory makes it").into()
+    } else {
+        error.to_string().into()
+    }
 }
 
 /// The last words of a Ringbell server.

@@ -4,9 +4,9 @@
 //! at once, and a server that finds many requests answers them with one write, out of the buffer
 //! into which it read them.
 
-use crate::Failure;
 use crate::channel::{Call, Pipeline, Ticket};
 use crate::cli::PATIENCE;
+use crate::{Failure, say};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 use std::io::{self, Read, Write};
@@ -145,7 +145,7 @@ pub(crate) struct Uds {
 
 impl Uds {
     pub(crate) fn connect(path: &Path) -> Result<Self, Failure> {
-        let stream = UnixStream::connect(path)?;
+        let stream = UnixStream::connect(path).map_err(|error| say::of(path, &error))?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         Ok(Self {

@@ -3,6 +3,7 @@
 
 #![allow(clippy::cast_possible_truncation, reason = "positions in small rings")]
 
+mod doctor;
 mod engines;
 mod files;
 mod formats;
@@ -24,6 +25,7 @@ mod timing;
 mod use_of_it;
 mod verdicts;
 
+use doctor::*;
 use engines::{asker, engine};
 use files::*;
 use formats::*;
@@ -98,6 +100,14 @@ suite! {
         garbage_is_described_and_not_believed,
         wrong_use_has_its_status,
         help_for_shells_and_manuals,
+        the_doctor_looks_at_the_machine,
+        the_doctor_judges_the_limits_of_a_process_not_its_own,
+        a_process_that_runs_out_of_descriptors_is_seen,
+        the_doctor_of_a_socket_looks_at_its_server,
+        namespaces_other_than_ours_are_told,
+        what_another_user_may_not_see_is_unknown,
+        the_name_of_a_process_does_not_reach_the_terminal_raw,
+        the_doctor_says_why_it_cannot_look,
         d8_metrics_keep_the_rules_of_prometheus,
         d8_findings_are_metrics_by_code,
         d8_bad_metrics_are_told,

@@ -1,5 +1,8 @@
 //! Limits that control groups set, of version 1 and of version 2.
 
+use super::process::harmless;
+use super::{Check, good, unknown};
+use std::collections::BTreeSet;
 use std::fs::read_to_string;
 use std::path::{Path, PathBuf};
 
@@ -21,9 +24,19 @@ pub(super) struct Cgroups {
 }
 
 impl Cgroups {
-    pub(super) fn of_this_process() -> Self {
-        let own = read_to_string("/proc/self/cgroup").unwrap_or_default();
+    /// Of a process with this `/proc/PID/cgroup`.
+    pub(super) fn of(own: String) -> Self {
         Self { own, root: "/sys/fs/cgroup".into() }
+    }
+
+    /// What they are called.
+    pub(super) fn named(&self) -> Check {
+        let paths = self.own.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+        let named: BTreeSet<String> = paths.map(harmless).collect();
+        if named.is_empty() {
+            return unknown("cgroup");
+        }
+        good("cgroup", named.into_iter().collect::<Vec<_>>().join(" "))
     }
 
     /// The directories of this process's group and of those above it, for a controller of version
@@ -37,6 +50,10 @@ impl Cgroups {
             else {
                 continue;
             };
+            if path.split('/').any(|part| part == "..") {
+                // Outside of what is mounted here: a process of another cgroup namespace.
+                continue;
+            }
             let mounts = match controller {
                 Some(wanted) if controllers.split(',').any(|name| name == wanted) => {
                     vec![self.root.join(controllers), self.root.join(wanted)]
@@ -169,5 +186,7 @@ mod tests {
             (Limit::Set((1.5, 100_000.0)), Limit::Set(4096))
         );
         assert_eq!(groups("nonsense").memory(), Limit::Unseen);
+        assert_eq!(groups("0::/../a/b\n").memory(), Limit::Unseen);
+        assert_eq!(groups("0::/a\u{1b}[2J\n").named().found, "/a\u{fffd}[2J");
     }
 }
