@@ -490,9 +490,9 @@ impl Account {
         }
         let total = &self.share.total;
         let key = (waker.data().addr(), std::ptr::from_ref(waker.vtable()).addr());
-        if !total.sleepers().tasks.contains_key(&key) {
-            // Not cloned under the lock: it is other people's code, which may use the server. Nor
-            // is one dropped under it.
+        let is_known = total.sleepers().tasks.contains_key(&key);
+        if !is_known {
+            // Neither cloned nor dropped under the lock: it is other people's code.
             let own = waker.clone();
             let _same = total.sleepers().tasks.insert(key, own);
         }
