@@ -3,6 +3,7 @@
 
 pub(crate) mod held;
 pub(crate) mod lifeline;
+mod mapping;
 pub(crate) mod readiness;
 pub(crate) mod samples;
 pub(crate) mod segment;

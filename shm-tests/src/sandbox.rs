@@ -33,6 +33,7 @@ pub const CALLS: &[Call] = &[
     call("membarrier", libc::SYS_membarrier),
     call("accept4", libc::SYS_accept4),
     call("mincore", libc::SYS_mincore),
+    call("pwritev", libc::SYS_pwritev),
     // Since Linux 6.5; `libc` does not name it everywhere.
     call("cachestat", 451),
     call("ppoll", libc::SYS_ppoll),

@@ -143,7 +143,7 @@ impl Client {
             }
             Ok(Found::Taken(head)) => Err(self.refused(head)),
             Ok(Found::InRing(record)) => {
-                self.sample_answered(call.0);
+                self.tell_answered(call.0);
                 self.calls.end(call.0);
                 let shown =
                     Shown { session: &mut self.session, record: Some(record), origin: self.origin };
@@ -239,13 +239,13 @@ impl Client {
     pub(super) fn call_failed(&mut self, call: CallId, end: WaitEnd) -> CallError {
         match end {
             WaitEnd::TimedOut => {
-                self.calls.abandon(call);
+                self.abandon(call);
                 self.cancel(call);
                 self.session.counts.timeouts += 1;
                 CallError::TimedOut { maybe_executed: true }
             }
             WaitEnd::WouldDeadlock => {
-                self.calls.abandon(call);
+                self.abandon(call);
                 self.cancel(call);
                 CallError::WouldDeadlock
             }

@@ -124,7 +124,7 @@ impl Client {
     /// put there.
     #[inline(always)]
     pub(super) fn accept(&mut self, head: Head) -> Result<bool, SessionEnd> {
-        self.sample_answered(head.call);
+        self.tell_answered(head.call);
         match head.kind() {
             Kind::Response if self.streams.is_empty() => {}
             Kind::Error if self.streams.is_empty() => self.session.counts.errors += 1,

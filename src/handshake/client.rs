@@ -163,7 +163,7 @@ fn attach_shared(
             let welcome = Welcome::parse(&body)?;
             options.check(welcome.features, welcome.max_message)?;
             options.check_rings(&welcome)?;
-            let received = match adopt(&welcome, descriptors) {
+            let received = match adopt(&welcome, descriptors, deadline) {
                 Ok(received) => received,
                 Err(error) => return give_up(&socket, &patience, options, error),
             };
@@ -327,8 +327,12 @@ struct ReceivedSegments {
     server: Option<OwnedFd>,
 }
 
-/// Checks and maps what came with a Welcome.
-fn adopt(welcome: &Welcome, descriptors: Descriptors) -> Result<ReceivedSegments, ConnectError> {
+/// Checks, maps and populates what came with a Welcome.
+fn adopt(
+    welcome: &Welcome,
+    descriptors: Descriptors,
+    deadline: Option<Instant>,
+) -> Result<ReceivedSegments, ConnectError> {
     let segments = SEGMENTS + usize::from(welcome.has_bell);
     let (segments, server) = descriptors.take(segments, welcome.has_pidfd)?;
     let (want, have) = (segments.len(), segments.len());
@@ -336,7 +340,7 @@ fn adopt(welcome: &Welcome, descriptors: Descriptors) -> Result<ReceivedSegments
     let mut adopt = |kind, session, capacity| {
         let (fd, seals) = segments.next().ok_or(ConnectError::BadDescriptors { want, have })?;
         let label = Label { kind, generation: welcome.generation, session, capacity };
-        Ok::<_, ConnectError>(Segment::adopt(fd, seals, &label)?)
+        Ok::<_, ConnectError>(Segment::adopt(fd, seals, &label, deadline)?)
     };
     Ok(ReceivedSegments {
         request: adopt(SegmentKind::Request, welcome.session, welcome.request_capacity)?,

@@ -7,7 +7,7 @@
 //! | kind | seals when sent | mapped by the server | mapped by the client |
 //! |---|---|---|---|
 //! | request | `SHRINK GROW`; its client adds `FUTURE_WRITE SEAL` | read-only, after Ready | writable, before it adds them |
-//! | response | `SHRINK GROW FUTURE_WRITE SEAL` | writable, before it is sealed | read-only |
+//! | response | `SHRINK GROW FUTURE_WRITE SEAL` | before it is sealed; writable after Ready | read-only |
 //! | status | `SHRINK GROW FUTURE_WRITE SEAL` | writable, before it is sealed | read-only |
 //! | bell (own user only) | `SHRINK GROW SEAL` | read-only | writable |
 //!
@@ -18,7 +18,7 @@
 //! sleeps uninterruptibly. So once a descriptor has been sent, the server makes no call on it that
 //! takes this lock: no `F_ADD_SEALS`, `fallocate`, `ftruncate`, `write`. That is why the *client*
 //! seals its request segment. The server reads the seals (`F_GET_SEALS` takes no lock), maps, and
-//! asks which pages are there (`mincore` takes no inode lock either).
+//! asks which pages are there (`mincore` takes no inode lock either, nor does `mprotect`).
 //!
 //! **Punch holes.** A load from a hole waits until the punch is over, which its author can stretch
 //! to seconds, and allocates a page at the reader's cost. Seals are set under the inode's lock:
@@ -33,11 +33,15 @@
 //! # Memory
 //!
 //! The kernel charges a page to the memory group of the process that touches it first, for as long
-//! as anybody holds it. So **the client allocates the pages of its session**, of both segments, by
-//! `MADV_POPULATE_WRITE` and `MADV_POPULATE_READ` before it says that it is ready; there a lack of
-//! memory is an error. The server makes and sizes both files and touches no page of them. It writes
-//! the identity of the response segment once the session begins; the client writes that of the
-//! request segment.
+//! as anybody holds it. So **the client allocates the pages of its session**, of both segments,
+//! before it says that it is ready: it writes zeros to its request segment, and populates both
+//! (`MADV_POPULATE_READ`; `MADV_POPULATE_WRITE` where it may not write). There a lack of memory is
+//! an error. The server makes and sizes both files and touches no page of them. It writes the
+//! identity of the response segment once the session begins; the client writes that of the request
+//! segment.
+//!
+//! A mapping alone must not allocate them either, as it does in a process that locks all that it
+//! maps: both mappings of the server show nothing yet (`mapping.rs`).
 //!
 //! Before that the server asks whether every page is there (`segment_pair.rs`): from then on
 //! no access of either side meets a hole, which could be SIGBUS and would be charged to the server.
@@ -53,19 +57,22 @@
     reason = "a window is made over a mapping whose seals and size were checked here"
 )]
 
+use super::mapping::Mapping;
 use crate::base::sync::Ordering;
 use crate::memory::Window;
 use crate::memory::layout::{self, Identity, Peer, SegmentKind};
-use core::ffi::c_void;
-use core::ptr::{self, NonNull};
+use core::ops::Range;
+use core::ptr::NonNull;
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::fs::{FallocateFlags, FileType, MemfdFlags, SealFlags};
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use rustix::process::{Resource, getrlimit};
+use std::any::Any;
 use std::ffi::CStr;
+use std::io::IoSlice;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Neither size can change: a mapping of exactly this length never reads beyond the end.
 pub(super) const SIZED: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW);
@@ -108,6 +115,8 @@ pub enum SegmentError {
     },
     /// The client did not allocate all of its pages before it said that it is ready.
     Incomplete,
+    /// The deadline passed while the client allocated its pages.
+    TimedOut,
     /// Any other failure of the system.
     Io(std::io::Error),
 }
@@ -131,6 +140,7 @@ impl std::fmt::Display for SegmentError {
                  of files (RLIMIT_FSIZE, ulimit -f)"
             ),
             Self::Incomplete => f.write_str("pages of the segment were not allocated"),
+            Self::TimedOut => f.write_str("the pages of the segment were not allocated in time"),
             Self::Io(error) => write!(f, "a shared segment could not be made or mapped: {error}"),
         }
     }
@@ -240,7 +250,11 @@ impl Segment {
     ) -> Result<Self, SegmentError> {
         let label =
             Label { kind: SegmentKind::Status, generation, session: 0, capacity: armed_words };
-        let segment = Self::writable(create(&label)?, label.size())?;
+        let fd = create(&label)?;
+        let window = window(map(&fd, label.size(), true)?, true);
+        // From here on this mapping is the only one that can write.
+        rustix::fs::fcntl_add_seals(&fd, SIZED | CLOSED)?;
+        let segment = Self { fd: Arc::new(fd), window };
         put(&segment.window, layout::offset::IDENTITY, &identity_words(&label.identity()));
         put(&segment.window, layout::offset::PEER, &peer_words(me));
         Ok(segment)
@@ -259,14 +273,6 @@ impl Segment {
         Ok(Self { fd: Arc::new(fd), window })
     }
 
-    /// Makes a segment that the server alone writes. Its identity is still to be written.
-    pub(super) fn writable(fd: OwnedFd, size: u64) -> Result<Self, SegmentError> {
-        let window = window(map(&fd, size, true)?, true);
-        // From here on this mapping is the only one that can write.
-        rustix::fs::fcntl_add_seals(&fd, SIZED | CLOSED)?;
-        Ok(Self { fd: Arc::new(fd), window })
-    }
-
     /// Accepts a segment from the server, which has these seals: checks them and the size, and maps
     /// exactly that.
     ///
@@ -276,10 +282,14 @@ impl Segment {
     /// The two segments of a session are populated here, so that their pages are this process's. A
     /// request segment is labelled and sealed then: from there on this mapping is the only one that
     /// can write it. The server maps it only after that.
+    ///
+    /// # Errors
+    /// [`SegmentError::TimedOut`] if `deadline` passes while it populates, among others.
     pub(crate) fn adopt(
         fd: OwnedFd,
         seals: SealFlags,
         label: &Label,
+        deadline: Option<Instant>,
     ) -> Result<Self, SegmentError> {
         check_seals(seals, label.kind)?;
         check_size(&fd, label.size())?;
@@ -287,13 +297,14 @@ impl Segment {
         let mapping = map(&fd, label.size(), writable)?;
         match label.kind {
             SegmentKind::Request => {
-                let window = populated(mapping, Advice::PopulateWrite)?;
+                let window = populated(&fd, mapping, true, deadline)?;
                 put(&window, layout::offset::IDENTITY, &identity_words(&label.identity()));
                 rustix::fs::fcntl_add_seals(&fd, CLOSED)?;
                 Ok(Self { fd: Arc::new(fd), window })
             }
             SegmentKind::Response => {
-                Ok(Self { fd: Arc::new(fd), window: populated(mapping, Advice::PopulateRead)? })
+                let window = populated(&fd, mapping, false, deadline)?;
+                Ok(Self { fd: Arc::new(fd), window })
             }
             SegmentKind::Status | SegmentKind::Bell => {
                 let window = window(mapping, writable);
@@ -345,30 +356,72 @@ pub(super) fn memfd(kind: SegmentKind, size: u64) -> Result<OwnedFd, SegmentErro
 }
 
 /// A page, or a part of a larger one.
-pub(super) const PAGE: usize = 4096;
+const PAGE: usize = 4096;
+/// How much of a segment is populated, or checked, at a time, in bytes: that takes some hundred
+/// microseconds, and some 50.
+pub(super) const SLICE: u64 = 2 << 20;
+pub(super) const SLICE_PAGES: usize = 512;
+const _: () = assert!(SLICE == (SLICE_PAGES * PAGE) as u64);
+
 /// The mapping, with all its pages: they are allocated here, and charged to this process's memory
-/// group, if they are not there yet.
-fn populated(mapping: MmapRaw, how: Advice) -> Result<Window, SegmentError> {
-    let writable = matches!(how, Advice::PopulateWrite);
-    let done = mapping.advise(how);
-    let window = window(mapping, writable);
-    match done.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)) {
-        Ok(()) => {}
-        // A kernel before 5.14. A lack of memory is SIGBUS there.
-        Err(Errno::INVAL) => {
-            for page in (0..window.len()).step_by(PAGE) {
-                match writable {
-                    // Relaxed: no other process reads it before the handshake is done.
-                    true => window.own_word(page).store(0, Ordering::Relaxed),
-                    false => drop(window.peer_word(page).load()),
-                }
-            }
+/// group, if they are not there yet. In slices, between which the deadline is looked at.
+fn populated(
+    fd: &OwnedFd,
+    mapping: MmapRaw,
+    writable: bool,
+    deadline: Option<Instant>,
+) -> Result<Window, SegmentError> {
+    let mapping = Arc::new(mapping);
+    let window = of(mapping.clone(), writable);
+    let slice = usize::try_from(SLICE).map_err(|_| SegmentError::OutOfMemory)?;
+    for from in (0..window.len()).step_by(slice) {
+        if from > 0 && deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Err(SegmentError::TimedOut);
         }
-        // Also under strict overcommit, when nothing is left.
-        Err(Errno::FAULT | Errno::NOMEM | Errno::AGAIN) => return Err(SegmentError::OutOfMemory),
-        Err(other) => return Err(other.into()),
+        let len = slice.min(window.len() - from);
+        let write = writable && !write_zeros(fd, from, len);
+        let how = if write { Advice::PopulateWrite } else { Advice::PopulateRead };
+        let done = mapping.advise_range(how, from, len);
+        match done.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)) {
+            Ok(()) => {}
+            // A kernel before 5.14. A lack of memory is SIGBUS there.
+            Err(Errno::INVAL) => touch(&window, from..from + len, write),
+            // Also under strict overcommit, when nothing is left.
+            Err(Errno::FAULT | Errno::NOMEM | Errno::AGAIN) => {
+                return Err(SegmentError::OutOfMemory);
+            }
+            Err(other) => return Err(other.into()),
+        }
     }
     Ok(window)
+}
+
+/// Allocates the pages of a slice that this process may write; false if they are still to be
+/// populated, which says then what is wrong.
+///
+/// By one call, which costs a fifth less than as many faults: those that map the pages take 16 at a
+/// time, once these are there. A write beyond RLIMIT_FSIZE would be a signal, also within a file.
+fn write_zeros(fd: &OwnedFd, from: usize, len: usize) -> bool {
+    static ZEROS: [u8; PAGE] = [0; PAGE];
+    if check_limit((from + len) as u64).is_err() {
+        return false;
+    }
+    let mut parts = [IoSlice::new(&ZEROS); SLICE_PAGES];
+    let count = len.div_ceil(PAGE);
+    let Some(last) = parts[..count].last_mut() else { return false };
+    *last = IoSlice::new(&ZEROS[..len - (count - 1) * PAGE]);
+    rustix::io::pwritev(fd, &parts[..count], from as u64) == Ok(len)
+}
+
+/// Touches each page of a range.
+fn touch(window: &Window, range: Range<usize>, write: bool) {
+    for page in range.step_by(PAGE) {
+        match write {
+            // Relaxed: no other process reads it before the handshake is done.
+            true => window.own_word(page).store(0, Ordering::Relaxed),
+            false => drop(window.peer_word(page).load()),
+        }
+    }
 }
 
 pub(super) fn map(fd: &OwnedFd, size: u64, writable: bool) -> Result<MmapRaw, SegmentError> {
@@ -378,46 +431,29 @@ pub(super) fn map(fd: &OwnedFd, size: u64, writable: bool) -> Result<MmapRaw, Se
     Ok(if writable { options.map_raw(fd) } else { options.map_raw_read_only(fd) }?)
 }
 
-/// Addresses that a mapping will take. A process that locks all that it maps (`mlockall`) may be
-/// refused a mapping; with this it learns that before a client relies on it.
-#[derive(Debug)]
-pub(super) struct Reserved {
-    at: NonNull<c_void>,
-    len: usize,
-}
-
-// SAFETY: nothing is read or written through it. It may be unmapped by any thread.
-unsafe impl Send for Reserved {}
-// SAFETY: a shared reference to it can do nothing.
-unsafe impl Sync for Reserved {}
-
-impl Reserved {
-    pub(super) fn new(size: u64) -> Result<Self, SegmentError> {
-        let len = usize::try_from(size).map_err(|_| SegmentError::OutOfMemory)?;
-        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
-        // SAFETY: a new mapping, wherever there is room, which nobody may read or write.
-        let at = unsafe { mmap_anonymous(ptr::null_mut(), len, ProtFlags::empty(), flags)? };
-        let at = NonNull::new(at).expect("a mapping is never at address 0");
-        Ok(Self { at, len })
-    }
-}
-
-impl Drop for Reserved {
-    fn drop(&mut self) {
-        // SAFETY: mapped in `new`, and only here unmapped; nothing points into it.
-        let _ = unsafe { munmap(self.at.as_ptr(), self.len) };
-    }
-}
-
+/// A window over a mapping of a segment that can be read, and written if `writable`.
 pub(super) fn window(mapping: MmapRaw, writable: bool) -> Window {
-    let len = mapping.len();
+    of(Arc::new(mapping), writable)
+}
+
+fn of(mapping: Arc<MmapRaw>, writable: bool) -> Window {
     let base = NonNull::new(mapping.as_mut_ptr()).expect("a mapping is never at address 0");
-    // SAFETY: the range is mapped as long as `mapping` lives, which the window keeps; page-aligned,
-    // so 128-byte aligned. It is backed to its end: the seals (put on by the maker, checked by the
-    // receiver) keep the file from shrinking. The pages exist before anything is read or written
-    // through the window: those of a status or bell page were allocated by its maker; those of a
-    // session by its client, which the server has checked. `MmapRaw` hands out no references.
-    unsafe { Window::new(base, len, writable, Arc::new(mapping)) }
+    over(base, mapping.len(), writable, mapping)
+}
+
+/// As [`window`], over a mapping that was shown after its pages were checked.
+pub(super) fn shown(mapping: Mapping, writable: bool) -> Window {
+    over(mapping.base(), mapping.len(), writable, Arc::new(mapping))
+}
+
+fn over(base: NonNull<u8>, len: usize, writable: bool, keep: Arc<dyn Any + Send + Sync>) -> Window {
+    // SAFETY: the range is mapped, with these rights, as long as `keep` lives, which the window
+    // keeps; page-aligned, so 128-byte aligned. It is backed to its end: the seals (put on by the
+    // maker, checked by the receiver) keep the file from shrinking. The pages exist before anything
+    // is read or written through the window: those of a status or bell page were allocated by its
+    // maker; those of a session by its client, which the server has checked. Neither owner hands
+    // out references.
+    unsafe { Window::new(base, len, writable, keep) }
 }
 
 pub(super) fn seals(fd: &OwnedFd) -> Result<SealFlags, SegmentError> {

@@ -1,21 +1,16 @@
 //! The two segments of a session, from their making to the moment at which the server may touch
 //! them: `segment.rs` has the argument.
 
+use super::mapping::Mapping;
 use super::segment::{
-    CLOSED, Label, PAGE, Reserved, SIZED, Segment, SegmentError, check_limit, identity_words, map,
-    memfd, peer_words, put, seals, size, window,
+    CLOSED, Label, SIZED, SLICE, SLICE_PAGES, Segment, SegmentError, check_limit, identity_words,
+    memfd, peer_words, put, seals, shown, size,
 };
 use crate::memory::layout::{self, Domain, Peer, SegmentKind};
 use crate::os::page_cache;
-use memmap2::MmapRaw;
 use rustix::fs::SealFlags;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-
-/// How much of each segment is checked at a time, in bytes: some 50 us.
-const SLICE: u64 = 2 << 20;
-const SLICE_PAGES: usize = 512;
-const _: () = assert!(SLICE == (SLICE_PAGES * PAGE) as u64);
 
 /// The two segments of a session, made ahead of time: a handshake then only sends their
 /// descriptors. None of their pages exists.
@@ -23,10 +18,18 @@ const _: () = assert!(SLICE == (SLICE_PAGES * PAGE) as u64);
 pub(crate) struct SegmentPair {
     request: OwnedFd,
     /// Where the request segment will be mapped, or as much elsewhere.
-    reserved: Reserved,
-    response: Segment,
+    reserved: Mapping,
+    response: Hidden,
     request_capacity: u64,
     response_capacity: u64,
+}
+
+/// A segment that only this process's mapping can write, which is not shown yet.
+#[derive(Debug)]
+pub(crate) struct Hidden {
+    /// Shared with whoever hands it out.
+    pub(crate) fd: Arc<OwnedFd>,
+    mapping: Mapping,
 }
 
 impl SegmentPair {
@@ -40,9 +43,12 @@ impl SegmentPair {
         check_limit(request_size.max(response_size))?;
         let request = memfd(SegmentKind::Request, request_size)?;
         rustix::fs::fcntl_add_seals(&request, SIZED)?;
-        let reserved = Reserved::new(request_size)?;
+        let reserved = Mapping::reserved(request_size)?;
         let response = memfd(SegmentKind::Response, response_size)?;
-        let response = Segment::writable(response, response_size)?;
+        let mapping = Mapping::hidden(&response, response_size)?;
+        // From here on this mapping is the only one that can be made writable.
+        rustix::fs::fcntl_add_seals(&response, SIZED | CLOSED)?;
+        let response = Hidden { fd: Arc::new(response), mapping };
         Ok(Self { request, reserved, response, request_capacity, response_capacity })
     }
 
@@ -85,10 +91,10 @@ impl SegmentPair {
 pub(crate) struct PendingPair {
     pub(crate) request: OwnedFd,
     request_label: Label,
-    reserved: Option<Reserved>,
+    reserved: Option<Mapping>,
     /// Of the request segment, once the client has sealed it.
-    mapping: Option<MmapRaw>,
-    pub(crate) response: Segment,
+    mapping: Option<Mapping>,
+    pub(crate) response: Hidden,
     response_label: Label,
     client: Peer,
     domain: Domain,
@@ -100,7 +106,8 @@ pub(crate) struct PendingPair {
 impl PendingPair {
     /// The client says that it has mapped, populated and sealed the request segment, and mapped and
     /// populated the response segment. Checks the seals, maps only then, and checks a slice of both
-    /// for pages that are missing; whether that was the last one.
+    /// for pages that are missing; whether that was the last one. Behind the last one both mappings
+    /// are shown.
     ///
     /// # Errors
     /// [`SegmentError::Seals`] if the seals are not exactly those that they should be,
@@ -116,19 +123,24 @@ impl PendingPair {
                     return Err(SegmentError::Seals { want: want.bits(), have: have.bits() });
                 }
                 drop(self.reserved.take());
-                self.mapping.insert(map(&self.request, request, false)?)
+                self.mapping.insert(Mapping::hidden(&self.request, request)?)
             }
         };
         // Both files can lose no page any more: the client could punch holes in the request segment
         // until it sealed it, and never in the other.
         let slice = SLICE.min(request - self.checked.0);
-        are_allocated(&self.request, mapping.as_ptr(), self.checked.0, slice)?;
+        are_allocated(&self.request, mapping.base().as_ptr(), self.checked.0, slice)?;
         self.checked.0 += slice;
         let slice = SLICE.min(response - self.checked.1);
-        let base = self.response.window.base();
+        let base = self.response.mapping.base().as_ptr();
         are_allocated(&self.response.fd, base, self.checked.1, slice)?;
         self.checked.1 += slice;
-        Ok(self.checked == (request, response))
+        let all = self.checked == (request, response);
+        if all {
+            mapping.show(false)?;
+            self.response.mapping.show(true)?;
+        }
+        Ok(all)
     }
 
     /// The request segment and the response segment, which is labelled here, when both were checked
@@ -136,12 +148,14 @@ impl PendingPair {
     pub(crate) fn accept(self) -> Option<(Segment, Segment)> {
         let all = (self.request_label.size(), self.response_label.size());
         let mapping = self.mapping.filter(|_| self.checked == all)?;
-        let request = Segment { fd: Arc::new(self.request), window: window(mapping, false) };
-        let window = &self.response.window;
+        let request = Segment { fd: Arc::new(self.request), window: shown(mapping, false) };
+        let Hidden { fd, mapping } = self.response;
+        let response = Segment { fd, window: shown(mapping, true) };
+        let window = &response.window;
         put(window, layout::offset::IDENTITY, &identity_words(&self.response_label.identity()));
         put(window, layout::offset::PEER, &peer_words(&self.client));
         put(window, layout::offset::DOMAIN, &[self.domain.0]);
-        Some((request, self.response))
+        Some((request, response))
     }
 
     /// Does what a client does before it says that it is ready, and accepts: (its request segment,
@@ -151,7 +165,7 @@ impl PendingPair {
         let adopt = |fd: &OwnedFd, label| {
             let fd = fd.try_clone().expect("a descriptor");
             let seals = seals(&fd).expect("a memfd");
-            Segment::adopt(fd, seals, label).expect("a segment")
+            Segment::adopt(fd, seals, label, None).expect("a segment")
         };
         let own = adopt(&self.request, &self.request_label);
         adopt(&self.response.fd, &self.response_label);

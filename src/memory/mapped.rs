@@ -68,11 +68,6 @@ impl Window {
         unsafe { Self::new(base, len, true, cells) }
     }
 
-    /// Where it begins.
-    pub(crate) fn base(&self) -> *const u8 {
-        self.base.as_ptr()
-    }
-
     /// Length in bytes.
     pub fn len(&self) -> usize {
         self.len

@@ -196,7 +196,7 @@ pub(super) fn h2_a_client_without_a_call_is_served() -> Ran {
         let fate = match call {
             "futex" => Fate::Socket("may not use futexes"),
             // It cannot allocate its rings so that a lack of memory is an error.
-            "MADV_POPULATE_READ" | "MADV_POPULATE_WRITE" => Fate::Socket("cannot be mapped"),
+            "MADV_POPULATE_READ" => Fate::Socket("cannot be mapped"),
             _ => Fate::Rings,
         };
         let what = format!("{call}, error {errno}");

@@ -79,6 +79,10 @@ impl Trace {
             let what = match &*call.name {
                 "futex" | "futex_waitv" | "munmap" => Some(call.name.clone()),
                 "mincore" if ["request", "response"].contains(&&*kind) => Some(call.name.clone()),
+                "mprotect" if kind == "request" && call.text.contains("PROT_READ)") => {
+                    Some("mprotect read-only".to_owned())
+                }
+                "mprotect" if kind == "response" => Some(call.name.clone()),
                 _ => None,
             };
             self.note(call, &kind, what);
@@ -143,7 +147,7 @@ fn is_listed(call: &Call, kind: &str) -> Option<String> {
         // To further clients, and to inspectors.
         "sendmsg" if !request => Some("sendmsg".to_owned()),
         "fcntl" if request && has("F_GET_SEALS") => Some("F_GET_SEALS".to_owned()),
-        "mmap" if request && has("PROT_READ, MAP_SHARED,") => Some("mmap read-only".to_owned()),
+        "mmap" if request && has("PROT_NONE, MAP_SHARED,") => Some("mmap hidden".to_owned()),
         _ => None,
     }
 }
@@ -171,11 +175,15 @@ fn check(file: &Path, sessions: usize, bells: bool) -> String {
     assert_eq!(seen, [sessions, sessions, 1], "segments that left: {:?}", trace.left);
     assert_eq!(left("bell") > 0, bells, "bell pages that left: {:?}", trace.left);
     let done = |what: &str| trace.done.get(what).copied().unwrap_or(0);
-    for what in ["F_GET_SEALS", "mmap read-only", "mincore", "munmap", "close"] {
+    let of_requests =
+        ["F_GET_SEALS", "mmap hidden", "mincore", "mprotect read-only", "munmap", "close"];
+    for what in of_requests {
         let count = done(&format!("request {what}"));
         assert_eq!(count, sessions, "{what} of request segments: {:?}", trace.done);
     }
-    assert_eq!(done("response mincore"), sessions, "{:?}", trace.done);
+    for what in ["mincore", "mprotect"] {
+        assert_eq!(done(&format!("response {what}")), sessions, "{what}: {:?}", trace.done);
+    }
     format!("left: {:?}; then: {:?}", trace.left, trace.done)
 }
 

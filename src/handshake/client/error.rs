@@ -39,7 +39,7 @@ pub enum ConnectError {
         /// The process that the kernel names; 0 for one of another pid namespace.
         have: u32,
     },
-    /// The server did not answer before the deadline.
+    /// The server did not answer before the deadline, or its rings were not allocated before.
     TimedOut,
     /// The server hung up before the session began.
     ServerDied,
@@ -108,7 +108,7 @@ impl std::fmt::Display for ConnectError {
                 f,
                 "process {have} listens at the socket, not process {want} or one that it started"
             ),
-            Self::TimedOut => f.write_str("the server did not answer in time"),
+            Self::TimedOut => f.write_str("there was no session in time"),
             Self::ServerDied => f.write_str("the server hung up during the handshake"),
             Self::NotRingbell => f.write_str("what answers at the socket is no Ringbell server"),
             Self::VersionMismatch { ours, theirs } => write!(
@@ -172,6 +172,7 @@ impl From<SegmentError> for ConnectError {
         match error {
             SegmentError::OutOfMemory => Self::OutOfMemory,
             SegmentError::OutOfDescriptors => Self::OutOfDescriptors,
+            SegmentError::TimedOut => Self::TimedOut,
             other => Self::BadSegment(other),
         }
     }

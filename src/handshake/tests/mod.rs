@@ -227,8 +227,8 @@ fn good_segments() -> SentSegments {
         rustix::process::getpid(),
         rustix::process::PidfdFlags::empty(),
     );
-    let [response, status, bell] = [pair.response, status, bell]
-        .map(|segment| std::sync::Arc::into_inner(segment.fd).expect("not shared yet"));
+    let [response, status, bell] = [pair.response.fd, status.fd, bell.fd]
+        .map(|fd| std::sync::Arc::into_inner(fd).expect("not shared yet"));
     let descriptors = vec![pair.request, response, status, bell, pidfd.expect("opened")];
     SentSegments { welcome, descriptors }
 }

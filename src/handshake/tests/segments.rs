@@ -1,12 +1,14 @@
 //! Segments: who may change them, and which are accepted.
 
 use super::*;
+use crate::base::sync::Ordering;
 use crate::link::segment::{Label, SegmentError};
 use crate::link::segment_pair::PendingPair;
 use crate::memory::layout::SegmentKind;
 use memmap2::Advice;
 use rustix::fs::FallocateFlags;
 use std::sync::Arc;
+use std::time::Instant;
 
 #[test]
 fn sealed_segments_cannot_be_written_by_others() {
@@ -119,6 +121,58 @@ fn p13_segments_are_accepted_whole_or_not_at_all() {
     fill(&response, false);
     rustix::fs::fcntl_add_seals(&request, CLOSED).expect("the client seals");
     assert!(pair.check().expect("they are charged to the client"));
+}
+
+/// In a process that has the kernel allocate whatever it maps.
+#[test]
+fn p13_a_server_that_locks_all_it_maps_allocates_no_page_either() {
+    if !alone(module_path!(), "p13_a_server_that_locks_all_it_maps_allocates_no_page_either") {
+        return;
+    }
+    use rustix::mm::{MlockAllFlags, mlockall};
+    // The superuser needs no limit for that.
+    if let Err(errno) = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE) {
+        return println!("missing: the right to lock all memory ({errno})");
+    }
+    // Of a client that allocates nothing, and lets the server try.
+    let (mut pair, request, response) = sent(1 << 20, 2 << 20);
+    assert_eq!((blocks(&request), blocks(&response)), (0, 0), "as sent");
+    rustix::fs::fcntl_add_seals(&request, CLOSED).expect("the client seals");
+    assert!(matches!(pair.check(), Err(SegmentError::Incomplete)));
+    assert_eq!((blocks(&request), blocks(&response)), (0, 0), "when it was refused");
+    // One that has allocated half of each.
+    let (mut pair, request, response) = sent(4096, 4096);
+    for fd in [&request, &*response] {
+        let one = memmap2::MmapOptions::new().len(4096).map_raw_read_only(fd).expect("mapped");
+        one.advise(Advice::PopulateRead).expect("populated");
+    }
+    rustix::fs::fcntl_add_seals(&request, CLOSED).expect("the client seals");
+    assert!(matches!(pair.check(), Err(SegmentError::Incomplete)));
+    assert_eq!((blocks(&request), blocks(&response)), (4096, 4096), "half of each");
+    // What an honest one has allocated can be read and written.
+    let (own, (request, response)) = sent(4096, 4096).0.complete();
+    own.window.own_word(4096).store(7, Ordering::Relaxed);
+    assert_eq!(request.window.peer_word(4096).load(), 7);
+    response.window.own_word(4096).store(8, Ordering::Relaxed);
+}
+
+#[test]
+fn p13_a_client_populates_no_longer_than_its_deadline() {
+    let label = |kind| Label { kind, generation: 9, session: 8, capacity: 8 << 20 };
+    let (pair, request, response) = sent(8 << 20, 8 << 20);
+    let over = Some(Instant::now());
+    for (fd, kind) in [(&request, SegmentKind::Request), (&*response, SegmentKind::Response)] {
+        let seals = rustix::fs::fcntl_get_seals(fd).expect("seals");
+        let copy = fd.try_clone().expect("a descriptor");
+        let late = Segment::adopt(copy, seals, &label(kind), over).expect_err("it is late");
+        assert!(matches!(late, SegmentError::TimedOut), "{late:?}");
+        assert!(matches!(ConnectError::from(late), ConnectError::TimedOut));
+        assert_eq!(blocks(fd), 2 << 20, "a slice, and no more");
+        assert_eq!(rustix::fs::fcntl_get_seals(fd), Ok(seals), "it was not sealed");
+    }
+    // In time they are whole, also when some of it is there already.
+    pair.complete();
+    assert_eq!((blocks(&request), blocks(&response)), ((8 << 20) + 4096, (8 << 20) + 4096));
 }
 
 #[test]

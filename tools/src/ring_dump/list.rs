@@ -1,12 +1,12 @@
 //! Every server on the machine: one line each.
 
-use crate::assemble::report;
-use crate::capture::Capture;
+use crate::assemble::report_with;
 use crate::cli::List;
+use crate::export;
 use crate::finding::Severity;
 use crate::handle::Handle;
 use crate::process::{self, State};
-use crate::report::JSON_VERSION;
+use crate::report::{JSON_VERSION, Report};
 use crate::source::{self, Target};
 use crate::style::{BAD, DIM, END, HEAD};
 use crate::{Failure, Unattachable};
@@ -28,6 +28,7 @@ struct Line {
     uid: u32,
     name: String,
     state: State,
+    #[serde(serialize_with = "export::hex")]
     generation: u64,
     sessions: u64,
     requests: u64,
@@ -40,6 +41,10 @@ struct Line {
 #[derive(Debug, Serialize)]
 pub(crate) struct Listing {
     version: u32,
+    /// When, in ms since 1970.
+    unix_ms: u64,
+    /// The same as a date: RFC 3339, UTC.
+    date: String,
     servers: Vec<Line>,
     /// Processes that may not be looked into from here.
     closed_processes: usize,
@@ -49,8 +54,11 @@ pub(crate) struct Listing {
 
 /// Looks for servers: in all processes, and at the sockets of a directory.
 pub(crate) fn list(asked: &List) -> Result<Listing, Failure> {
+    let unix_ms = export::now_unix_ms();
     let mut listing = Listing {
         version: JSON_VERSION,
+        unix_ms,
+        date: export::date(unix_ms),
         servers: Vec::new(),
         closed_processes: 0,
         sockets: Vec::new(),
@@ -82,7 +90,7 @@ pub(crate) fn list(asked: &List) -> Result<Listing, Failure> {
     let mut known = BTreeSet::new();
     for (target, capture) in source::capture_all(targets, INTERVAL) {
         match capture {
-            Ok(capture) => listing.add(&capture, &mut known),
+            Ok(capture) => listing.add(&report_with(&capture, asked.late.late), &mut known),
             // A process that has ended meanwhile is nobody's loss.
             Err(why) if matches!(target, Target::Socket(_)) => {
                 listing.sockets.push((target.to_string(), why.to_string()));
@@ -106,9 +114,8 @@ fn sockets(directory: &Path) -> Result<Vec<std::path::PathBuf>, Unattachable> {
 }
 
 impl Listing {
-    /// Adds the servers of a capture.
-    fn add(&mut self, capture: &Capture, known: &mut BTreeSet<u64>) {
-        let report = report(capture);
+    /// Adds the servers of a report.
+    fn add(&mut self, report: &Report, known: &mut BTreeSet<u64>) {
         for server in report.servers.iter().filter(|server| known.insert(server.generation)) {
             let of_it = |generation: Option<u64>| generation == Some(server.generation);
             let problems = report.findings.iter().filter(|finding| {

@@ -2,9 +2,11 @@
 //! `--json`.
 
 use crate::capture::{Image, Take};
+use crate::export;
 use crate::finding::Finding;
 use crate::process::State;
 use crate::samples::Samples;
+use crate::threads::Doing;
 use ringbell::inspect::{
     self, BellSegment, Flaw, Peer, Place, RequestSegment, ResponseSegment, Ring, Segment, Sleep,
     StatusSegment, intact, lap_start,
@@ -15,7 +17,7 @@ use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Version of the JSON that is printed. Fields may be added within a version, not changed.
-pub(crate) const JSON_VERSION: u32 = 1;
+pub(crate) const JSON_VERSION: u32 = 2;
 
 /// Everything about a target.
 #[derive(Debug, Clone, Serialize)]
@@ -26,10 +28,14 @@ pub(crate) struct Report {
     pub(crate) target: String,
     /// When, in ms since 1970.
     pub(crate) unix_ms: u64,
+    /// The same as a date: RFC 3339, UTC.
+    pub(crate) date: String,
     /// The same by CLOCK_MONOTONIC, ns: the clock of all other times.
     pub(crate) at_ns: u64,
     /// Between the two looks, in ns; 0 if there was one.
     pub(crate) between_ns: u64,
+    /// A call that waits longer is late, in ns.
+    pub(crate) late_ns: u64,
     /// Where the server listens, as far as known.
     pub(crate) listens_at: Vec<String>,
     /// Sessions that the socket carries, if known: nothing of them is in shared memory.
@@ -42,6 +48,35 @@ pub(crate) struct Report {
     pub(crate) strays: Vec<Stray>,
     /// What is wrong. Empty if all is well.
     pub(crate) findings: Vec<Finding>,
+}
+
+impl Report {
+    /// Leaves out all sessions but those with this number, and the findings of the others.
+    pub(crate) fn keep_session(&mut self, session: u64) -> Result<(), String> {
+        if !self.sessions.iter().any(|one| one.session == session) {
+            let numbers = self.sessions.iter().map(|one| one.session);
+            return Err(match (numbers.clone().min(), numbers.max()) {
+                (Some(first), Some(last)) if first != last => format!(
+                    "there is no session {session} over shared memory; there are {} from {first} to {last}",
+                    self.sessions.len()
+                ),
+                (Some(only), _) => {
+                    format!(
+                        "there is no session {session} over shared memory; there is session {only}"
+                    )
+                }
+                _ => format!("there is no session {session}: there are none over shared memory"),
+            });
+        }
+        self.sessions.retain(|one| one.session == session);
+        let generations: BTreeSet<u64> = self.sessions.iter().map(|one| one.generation).collect();
+        self.servers.retain(|server| generations.contains(&server.generation));
+        self.findings.retain(|finding| {
+            finding.session.is_none_or(|of| of == session)
+                && finding.generation.is_none_or(|of| generations.contains(&of))
+        });
+        Ok(())
+    }
 }
 
 /// Where bytes are.
@@ -61,6 +96,7 @@ pub(crate) struct Memory {
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Server {
     /// Differs between any two starts of a server.
+    #[serde(serialize_with = "export::hex")]
     pub(crate) generation: u64,
     /// Version of the layout.
     pub(crate) layout: u32,
@@ -78,13 +114,34 @@ pub(crate) struct Server {
     /// Whether its reactor sleeps, by domain; domains that never slept are left out.
     pub(crate) domains: Vec<Domain>,
     /// What it counted.
+    #[serde(serialize_with = "export::counters")]
     pub(crate) counters: ServerCounters,
     /// What it tells of itself beside that: limits, its thread, the oldest call.
+    #[serde(serialize_with = "export::facts")]
     pub(crate) facts: layout::Facts,
     /// Counted between the two looks, per second.
     pub(crate) rates: BTreeMap<&'static str, f64>,
+    /// What the threads of its process do, as far as that can be seen.
+    pub(crate) threads: Vec<ThreadState>,
     /// The status segment.
     pub(crate) memory: Memory,
+}
+
+/// A thread of a server.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct ThreadState {
+    /// Its number, as seen from here.
+    pub(crate) tid: u32,
+    /// Its name.
+    pub(crate) name: String,
+    /// Whether it is the one that serves.
+    pub(crate) serves: bool,
+    /// What it does.
+    pub(crate) doing: Doing,
+    /// In which system call or function of the kernel, if that says more.
+    pub(crate) place: Option<String>,
+    /// CPU time that it had between the two looks, in ns, if known.
+    pub(crate) cpu_ns: Option<u64>,
 }
 
 /// One bell of a server.
@@ -93,6 +150,7 @@ pub(crate) struct Domain {
     /// Its index.
     pub(crate) index: u64,
     /// Whether the server sleeps on it.
+    #[serde(serialize_with = "export::sleep")]
     pub(crate) sleep: Sleep,
     /// The bell word, if it can be seen.
     pub(crate) bell: Option<u32>,
@@ -108,9 +166,11 @@ pub(crate) struct RingState {
     /// Size of the ring in bytes.
     pub(crate) capacity: u64,
     /// Where the producer is, in bytes since the start.
+    #[serde(serialize_with = "export::decimal")]
     pub(crate) tail: u64,
     /// How far the consumer has given space back. It does so in quarters of the ring, and before it
     /// sleeps.
+    #[serde(serialize_with = "export::decimal")]
     pub(crate) head: u64,
     /// Bytes that are not given back.
     pub(crate) fill: u64,
@@ -120,6 +180,7 @@ pub(crate) struct RingState {
     /// Some of the rest may have been read, too, unless the consumer sleeps.
     pub(crate) messages: u64,
     /// Call id of the first of them that is a message.
+    #[serde(serialize_with = "export::decimal_or_null")]
     pub(crate) first_call: Option<u64>,
     /// Bytes that the producer went forward between the two looks, and the consumer.
     pub(crate) produced: u64,
@@ -141,8 +202,10 @@ pub(crate) struct RingState {
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Session {
     /// Its number, unique in the server's life.
+    #[serde(serialize_with = "export::decimal")]
     pub(crate) session: u64,
     /// Its server.
+    #[serde(serialize_with = "export::hex")]
     pub(crate) generation: u64,
     /// The client, as the kernel told the server; the name is its own choice.
     pub(crate) peer: Peer,
@@ -156,6 +219,7 @@ pub(crate) struct Session {
     /// Always `shared memory`: others cannot be seen.
     pub(crate) transport: &'static str,
     /// Whether the client sleeps.
+    #[serde(serialize_with = "export::sleep")]
     pub(crate) sleep: Sleep,
     /// Whether it did with the same ticket at the first look.
     pub(crate) since_before: bool,
@@ -163,6 +227,15 @@ pub(crate) struct Session {
     pub(crate) bell: u32,
     /// Where the client runs.
     pub(crate) place: Place,
+    /// Index of the server's armed word for it.
+    #[serde(skip)]
+    pub(crate) domain: u64,
+    /// The calls of which this lap of the response ring has items: their streams are under way.
+    #[serde(skip)]
+    pub(crate) streams: BTreeSet<u64>,
+    /// The calls of which this lap of the response ring has answers.
+    #[serde(skip)]
+    pub(crate) answered: BTreeSet<u64>,
     /// Client to server.
     pub(crate) request: RingState,
     /// Server to client.
@@ -170,17 +243,22 @@ pub(crate) struct Session {
     /// Calls without an answer, as of the client's last sleep.
     pub(crate) in_flight: u64,
     /// A call that waits for long, if the client sleeps over it.
+    #[serde(serialize_with = "export::decimal_or_null")]
     pub(crate) oldest_call: Option<u64>,
     /// For how long at least, in ns.
     pub(crate) oldest_age_ns: Option<u64>,
     /// Where the time of calls went, if some were timed.
     pub(crate) samples: Option<Samples>,
     /// What the client counted, as of its last sleep or so.
+    #[serde(serialize_with = "export::counters")]
     pub(crate) client: SessionCounters,
     /// What the server counted for it.
+    #[serde(serialize_with = "export::counters")]
     pub(crate) server: SessionCounters,
     /// Counted by the server between the two looks, per second.
     pub(crate) rates: BTreeMap<&'static str, f64>,
+    /// The same as the client counted it, as far as it stored that.
+    pub(crate) client_rates: BTreeMap<&'static str, f64>,
 }
 
 impl Session {
@@ -343,6 +421,17 @@ impl RingImage<'_> {
     /// The calls that answers in this ring belong to, as far as they are still there: those of this
     /// lap.
     pub(crate) fn answered(&self) -> BTreeSet<u64> {
+        self.calls_of(|kind| {
+            matches!(kind, Kind::Response | Kind::Error | Kind::StreamItem | Kind::StreamEnd)
+        })
+    }
+
+    /// The calls of which there are items of streams in this ring, as far as they are still there.
+    pub(crate) fn streams(&self) -> BTreeSet<u64> {
+        self.calls_of(|kind| kind == Kind::StreamItem)
+    }
+
+    fn calls_of(&self, wanted: impl Fn(Kind) -> bool) -> BTreeSet<u64> {
         let whole = self.image.whole();
         let Some(ring) = Ring::new(&whole, self.capacity) else { return BTreeSet::new() };
         let good = |position| intact(self.capacity, position, self.head_after, self.tail_after);
@@ -351,13 +440,8 @@ impl RingImage<'_> {
         let records = ring
             .walk(from, self.tail)
             .filter(|record| record.flaw.is_none() && good(record.position));
-        let answers = records.filter(|record| {
-            matches!(
-                record.header.kind(),
-                Some(Kind::Response | Kind::Error | Kind::StreamItem | Kind::StreamEnd)
-            )
-        });
-        answers.map(|record| record.call).collect()
+        let of_kind = records.filter(|record| record.header.kind().is_some_and(&wanted));
+        of_kind.map(|record| record.call).collect()
     }
 
     /// What it looked like; `before` is the same ring at the first look.

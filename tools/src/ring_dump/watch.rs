@@ -61,7 +61,7 @@ pub(crate) fn run(asked: &Watch) -> Result<Healthy, Failure> {
         _ => return usage("watch needs a terminal that can move its cursor, and TERM names none"),
     }
     let colours = anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never;
-    let eye = Eye::open(target.clone(), asked.interval)?;
+    let eye = Eye::open(target.clone(), asked.interval, asked.late.late)?;
     let mut app = App::new(target);
     eye.look()?;
     let first = eye.wait()?;

@@ -3,16 +3,21 @@
 
 #![allow(clippy::cast_possible_truncation, reason = "positions in small rings")]
 
+mod engines;
 mod files;
+mod formats;
 mod harmless;
+mod promlint;
 #[allow(dead_code, reason = "an example uses the rest")]
 #[path = "../pty/mod.rs"]
 mod pty;
 mod scene;
+mod schema;
 mod screen;
 #[allow(dead_code, reason = "an example uses the rest")]
 #[path = "../slices/mod.rs"]
 mod slices;
+mod suffering;
 mod tap;
 #[allow(dead_code, reason = "a role only takes it, and panics")]
 #[path = "../../src/ring_dump/watch/terminal.rs"]
@@ -22,11 +27,14 @@ mod timing;
 mod use_of_it;
 mod verdicts;
 
+use engines::{asker, engine};
 use files::*;
+use formats::*;
 use harmless::*;
 use ringbell_shm_tests::suite;
 use scene::{caller, service};
 use screen::*;
+use suffering::*;
 use tap::*;
 use terminals::*;
 use timing::*;
@@ -44,6 +52,29 @@ suite! {
         a_dead_client_of_a_stopped_server,
         a_dead_server,
         a_call_that_takes_long,
+        d1_a_pool_that_is_deadlocked_is_a_problem,
+        d2_a_server_whose_every_answer_is_an_error_is_a_problem,
+        d2_a_server_whose_every_handler_panics_is_a_problem,
+        d2_clients_that_are_turned_away_at_the_limit_are_a_problem,
+        d3_a_responder_that_nobody_answers_is_a_problem,
+        d3_a_handler_that_waits_for_a_lock_is_told_from_one_that_loops_or_reads,
+        d3_a_handler_that_takes_less_than_late_is_no_problem,
+        an_embedded_server_whose_handler_is_stuck_is_a_problem,
+        an_embedded_server_that_is_not_pumped_is_a_problem,
+        a_byte_stream_whose_reader_does_not_read_is_a_problem,
+        a_late_call_over_the_socket_is_a_problem,
+        a_handler_that_is_stuck_over_the_socket_is_a_problem,
+        an_async_client_whose_loop_is_stuck_is_told,
+        answers_to_a_client_that_is_gone_are_told,
+        sessions_that_were_ended_for_slowness_are_told,
+        requests_that_come_too_late_to_be_run_are_told,
+        calls_that_time_out_are_a_problem,
+        a_client_at_max_in_flight_is_told_with_its_limit,
+        bytes_that_are_held_at_the_limit_are_told_with_it,
+        events_that_are_dropped_are_told,
+        d3_healthy_busy_servers_of_every_engine_have_no_findings,
+        a_stream_that_is_open_for_long_is_no_late_call,
+        every_verdict_is_explained,
         waiting_is_told_from_working,
         calls_are_timed_on_all_ways,
         c3_calls_are_timed_across_time_namespaces,
@@ -88,6 +119,20 @@ suite! {
         garbage_is_described_and_not_believed,
         wrong_use_has_its_status,
         help_for_shells_and_manuals,
+        d8_metrics_keep_the_rules_of_prometheus,
+        d8_findings_are_metrics_by_code,
+        d8_bad_metrics_are_told,
+        sessions_beyond_the_limit_have_no_series_and_are_counted,
+        a_server_that_was_restarted_has_the_same_series,
+        d9_ids_survive_programs_whose_numbers_are_doubles,
+        d9_json_is_as_its_schema_says,
+        the_verdict_comes_first,
+        one_session_is_shown_with_its_own_findings,
+        of_many_sessions_some_are_shown_and_the_others_counted,
+        a_target_alone_is_shown,
+        every_manual_page_that_is_named_exists,
+        colours_are_where_they_are_wanted,
+        the_examples_of_the_manual_run,
     ],
-    roles: [service, caller, crowd, twins, panics],
+    roles: [service, caller, engine, asker, crowd, twins, panics],
 }

@@ -24,7 +24,9 @@ fn a_client_of_wire_1_is_refused_in_its_own_bytes() {
             assert_eq!(as_wire_1_reads(&answer), (1, 2, 2), "{name}: versions 2 to 2");
             assert_eq!(answer, golden("wire-2/reject-version.bin"), "{name}");
         }
-        assert_eq!(fixture.rejected(RejectReason::VersionUnsupported { min: 2, max: 2 }), 4);
+        // The inspector is none of the clients.
+        assert_eq!(fixture.rejected(RejectReason::VersionUnsupported { min: 2, max: 2 }), 3);
+        assert_eq!(count(&fixture.handle().counters().inspectors_refused), 1);
         assert_eq!(count(&fixture.handle().counters().joined), 0);
     }
 }

@@ -36,13 +36,13 @@ pub(super) struct Eye {
 }
 
 impl Eye {
-    /// `interval` is between two looks.
-    pub(super) fn open(target: Target, interval: Duration) -> io::Result<Self> {
+    /// `interval` is between two looks; a call that waits for longer than `late` is a finding.
+    pub(super) fn open(target: Target, interval: Duration, late: Duration) -> io::Result<Self> {
         let (asks, asked) = channel();
         let (tell, seen) = channel();
         let (woken, wakes) = UnixStream::pair()?;
         woken.set_nonblocking(true)?;
-        let mut looker = Looker::new(target);
+        let mut looker = Looker::new(target, late);
         std::thread::Builder::new().name("eye".into()).spawn(move || {
             let mut pace = Pace::new(Some(SHARE), interval);
             while let Ok(()) = asked.recv() {
@@ -90,6 +90,7 @@ fn ended() -> io::Error {
 
 struct Looker {
     target: Target,
+    late: Duration,
     /// Where the servers of a process listen: there they come back.
     sockets: Vec<PathBuf>,
     /// Looks of the past, without what is in the rings.
@@ -97,8 +98,8 @@ struct Looker {
 }
 
 impl Looker {
-    fn new(target: Target) -> Self {
-        Self { target, sockets: Vec::new(), takes: VecDeque::new() }
+    fn new(target: Target, late: Duration) -> Self {
+        Self { target, late, sockets: Vec::new(), takes: VecDeque::new() }
     }
 
     /// The target, or, behind the end of a process, whoever listens where it listened.
@@ -126,7 +127,7 @@ impl Looker {
             sockets,
             takes: self.takes.pop_front().into_iter().chain([take]).collect(),
         };
-        let report = assemble::report(&capture);
+        let report = assemble::report_with(&capture, self.late);
         let now = capture.takes.pop();
         // What it was compared with serves again, until the next one is old enough.
         if let Some(then) = capture.takes.pop() {
