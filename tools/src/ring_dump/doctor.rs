@@ -13,7 +13,7 @@ use crate::source::Target;
 use crate::style::{BAD, DIM, END, GOOD, HEAD, WARN};
 use crate::{Failure, Unattachable, Usage};
 use cgroups::Cgroups;
-use process::{Process, Rlimit, harmless};
+use process::{Process, Rlimit};
 use ringbell::inspect::Inspector;
 use serde::Serialize;
 use std::fmt::Write;
@@ -117,7 +117,7 @@ pub(crate) fn examine_target(word: &str) -> Result<Health, Failure> {
             let refused = |why: &dyn std::fmt::Display| {
                 let (why, path) = (why.to_string(), path.display().to_string());
                 let named = if why.contains(&path) { why } else { format!("{path}: {why}") };
-                Unattachable(harmless(&named))
+                Unattachable(crate::text::of_str(&named))
             };
             let inspector =
                 Inspector::connect(&path, Some(PATIENCE)).map_err(|error| refused(&error))?;
@@ -126,7 +126,7 @@ pub(crate) fn examine_target(word: &str) -> Result<Health, Failure> {
         }
         Target::Saved(_) | Target::Core(_) => {
             let what = "the doctor looks at a process: a pid, or the socket of a server";
-            return Err(Usage(format!("{}: {what}", harmless(word))).into());
+            return Err(Usage(format!("{}: {what}", crate::text::of_str(word))).into());
         }
     };
     let (process, own) = (Process::of(pid)?, Process::own()?);

@@ -21,6 +21,10 @@ mod screen;
 mod slices;
 mod suffering;
 mod tap;
+#[allow(dead_code, reason = "a role only takes it, and panics")]
+#[path = "../../src/ring_dump/watch/terminal.rs"]
+mod terminal;
+mod terminals;
 mod timing;
 mod use_of_it;
 mod verdicts;
@@ -36,6 +40,7 @@ use scene::{caller, service};
 use screen::*;
 use suffering::*;
 use tap::*;
+use terminals::*;
 use timing::*;
 use use_of_it::*;
 use verdicts::*;
@@ -95,6 +100,24 @@ suite! {
         tap_shows_what_was_asked_for,
         tap_follows_large_records_and_small_rings,
         watch_on_a_terminal,
+        d7_the_first_verdict_is_shown_whole,
+        d7_no_size_is_too_small,
+        d7_the_selection_follows_the_session,
+        d7_a_session_that_leaves_is_told_of,
+        d7_a_server_that_dies_is_said_at_once,
+        d7_a_server_that_comes_back_is_followed,
+        d7_a_server_that_is_out_of_reach_is_said,
+        d7_every_end_leaves_a_clean_terminal,
+        d7_a_closed_terminal_ends_it,
+        d7_a_terminal_that_takes_nothing,
+        d7_a_panic_leaves_a_clean_terminal,
+        d7_ctrl_z_and_fg,
+        d7_help_and_all_verdicts,
+        d7_a_thousand_sessions,
+        d7_two_servers_of_one_process,
+        d7_colours_and_poor_terminals,
+        d7_names_never_reach_the_terminal_raw,
+        d7_ten_milliseconds_stay_usable,
         the_list_and_its_directory,
         what_changed_between_two_files,
         garbage_is_described_and_not_believed,
@@ -137,5 +160,5 @@ suite! {
         another_user_is_told_what_is_missing,
         a_process_without_segments_is_told_so,
     ],
-    roles: [service, caller, engine, asker, outlaw, pair],
+    roles: [service, caller, engine, asker, outlaw, pair, crowd, twins, panics],
 }

@@ -21,6 +21,9 @@ pub(crate) fn service(arguments: &Arguments) {
     if let Some(bytes) = arguments.maybe_number("ring") {
         builder = builder.ring_capacity(bytes);
     }
+    if arguments.get("crowd").is_some() {
+        builder = builder.max_clients(2000).max_clients_per_uid(2000);
+    }
     if arguments.get("anyone").is_some() {
         builder = builder.credentials(Credentials::Anyone).socket_mode(0o666);
     }

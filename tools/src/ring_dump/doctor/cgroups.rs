@@ -1,6 +1,5 @@
 //! Limits that control groups set, of version 1 and of version 2.
 
-use super::process::harmless;
 use super::{Check, good, unknown};
 use std::collections::BTreeSet;
 use std::fs::read_to_string;
@@ -32,7 +31,7 @@ impl Cgroups {
     /// What they are called.
     pub(super) fn named(&self) -> Check {
         let paths = self.own.lines().filter_map(|line| line.splitn(3, ':').nth(2));
-        let named: BTreeSet<String> = paths.map(harmless).collect();
+        let named: BTreeSet<String> = paths.map(crate::text::of_str).collect();
         if named.is_empty() {
             return unknown("cgroup");
         }
@@ -187,6 +186,6 @@ mod tests {
         );
         assert_eq!(groups("nonsense").memory(), Limit::Unseen);
         assert_eq!(groups("0::/../a/b\n").memory(), Limit::Unseen);
-        assert_eq!(groups("0::/a\u{1b}[2J\n").named().found, "/a\u{fffd}[2J");
+        assert_eq!(groups("0::/a\u{1b}[2J\n").named().found, "/a\\x1b[2J");
     }
 }

@@ -1,6 +1,6 @@
 //! What /proc says of a process: this one, or another one.
 
-use crate::Unattachable;
+use crate::{Unattachable, text};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Dir, Mode, OFlags};
 use rustix::io::Errno;
@@ -69,7 +69,7 @@ impl Process {
 
     /// Its name. It chooses that itself, so what a terminal obeys is replaced.
     pub(super) fn name(&self) -> String {
-        harmless(self.text("comm").unwrap_or_default().trim_end())
+        text::of_str(self.text("comm").unwrap_or_default().trim_end())
     }
 
     /// A field of its status.
@@ -106,11 +106,6 @@ impl Process {
     }
 }
 
-/// Text of others without what a terminal obeys.
-pub(super) fn harmless(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
-}
-
 fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
     status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
@@ -140,7 +135,6 @@ mod tests {
         assert_eq!(limit("", "Max open files"), Rlimit::Unseen);
         assert_eq!(field("Name:\tx\nSeccomp:\t2\n", "Seccomp"), Some("2"));
         assert_eq!(field("Seccomp_filters:\t1\n", "Seccomp"), None);
-        assert_eq!(harmless("a\u{1b}[2Jb"), "a\u{fffd}[2Jb");
     }
 
     #[test]
