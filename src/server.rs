@@ -3,7 +3,7 @@
 //! [`Server`] and its settings stand at the top. A porter lets clients in, a reactor moves requests
 //! and answers, an engine hands requests to the code that answers them. From the bottom up:
 //!
-//! `porter`, `park`, `flight`, `answer`, `service`, `handler`, `engine`, `adapters`, `dispatch`,
+//! `facts`, `porter`, `park`, `flight`, `answer`, `service`, `handler`, `engine`, `adapters`, `dispatch`,
 //! `reactor`, `status`, `builder`, `handle`, `embedded`.
 
 pub(crate) mod adapters;
@@ -12,6 +12,7 @@ mod builder;
 pub(crate) mod dispatch;
 pub(crate) mod embedded;
 mod engine;
+mod facts;
 pub(crate) mod flight;
 mod handle;
 pub(crate) mod handler;
@@ -125,6 +126,7 @@ impl Server {
         check_descriptors(settings.porter.max_clients, settings.porter.max_handshakes)?;
         let settings = settings.fit(memory_group::free());
         let (status, generation) = settings.status()?;
+        facts::tell_limits(status.window(), &settings.facts());
         let (parker, notifier) = Parker::new(status.window().clone())?;
         let counters = (0..layout::COUNTERS)
             .map(|index| status.window().peer_word(layout::offset::COUNTERS + 8 * index))
@@ -261,6 +263,7 @@ impl Server {
             // waiting.
             config.isolation = Isolation::Session;
         }
+        facts::tell_engine(self.status.window(), engine_of::<E>(mode));
         let porter = porter::start(mode, self.listener, config, &status, self.mailbox.clone())
             .map_err(ServeError::Io)?;
         let notifier = self.completions.notifier();
@@ -282,5 +285,15 @@ impl Server {
     /// Whether handlers may run where requests are read.
     pub(crate) fn inlining(&self) -> Inline {
         self.settings.inline
+    }
+}
+
+/// How requests are served, for tools.
+fn engine_of<E: Engine>(mode: PorterMode) -> layout::Engine {
+    match (E::LATER, mode) {
+        (false, PorterMode::Thread) => layout::Engine::Serial,
+        (true, PorterMode::Thread) => layout::Engine::Concurrent,
+        (false, PorterMode::Loop) => layout::Engine::EmbeddedSerial,
+        (true, PorterMode::Loop) => layout::Engine::EmbeddedConcurrent,
     }
 }

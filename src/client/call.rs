@@ -145,6 +145,7 @@ impl Client {
             Ok(Found::InRing(record)) => {
                 self.sample_answered(call.0);
                 self.calls.end(call.0);
+                self.one_less_in_flight();
                 let shown =
                     Shown { session: &mut self.session, record: Some(record), origin: self.origin };
                 let (Some(record), Some(ring)) = (shown.record.as_ref(), shown.session.incoming())
@@ -239,13 +240,13 @@ impl Client {
     pub(super) fn call_failed(&mut self, call: CallId, end: WaitEnd) -> CallError {
         match end {
             WaitEnd::TimedOut => {
-                self.calls.abandon(call);
+                self.abandon(call);
                 self.cancel(call);
                 self.session.counts.timeouts += 1;
                 CallError::TimedOut { maybe_executed: true }
             }
             WaitEnd::WouldDeadlock => {
-                self.calls.abandon(call);
+                self.abandon(call);
                 self.cancel(call);
                 CallError::WouldDeadlock
             }

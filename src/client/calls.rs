@@ -63,10 +63,14 @@ impl Calls {
         self.slots.len() - self.free.len()
     }
 
-    /// Some call whose caller waits, looked for behind `after`: over many rounds every one that
-    /// stays is found.
+    /// Some call whose caller waits, and for which `counts` holds, looked for behind `after`: over
+    /// many rounds every one that stays is found.
     #[allow(clippy::cast_possible_truncation, reason = "slots are counted in u32")]
-    pub(crate) fn waiting_behind(&self, after: u64) -> Option<CallId> {
+    pub(crate) fn waiting_behind(
+        &self,
+        after: u64,
+        counts: impl Fn(CallId) -> bool,
+    ) -> Option<CallId> {
         if self.wanted == 0 {
             return None;
         }
@@ -75,7 +79,7 @@ impl Calls {
         let behind = behind.iter().enumerate().map(|(step, slot)| (start + step, slot));
         behind.chain(before.iter().enumerate()).find_map(|(index, slot)| match *slot {
             Slot::Taken { uses, waiting: Waiting::Wanted } => {
-                Some(CallId(u64::from(uses) << 32 | index as u64))
+                Some(CallId(u64::from(uses) << 32 | index as u64)).filter(|call| counts(*call))
             }
             _ => None,
         })
@@ -180,15 +184,16 @@ mod tests {
     #[test]
     fn one_that_waits_is_found_wherever_it_is() {
         let mut calls = Calls::new(3);
-        assert_eq!(calls.waiting_behind(0), None);
+        assert_eq!(calls.waiting_behind(0, |_| true), None);
         let [first, second, third] = [(); 3].map(|()| calls.begin().unwrap());
-        assert_eq!(calls.waiting_behind(0), Some(second));
-        assert_eq!(calls.waiting_behind(second.0), Some(third));
-        assert_eq!(calls.waiting_behind(third.0), Some(first));
-        assert_eq!(calls.waiting_behind(u64::MAX), Some(first), "whatever is asked");
+        assert_eq!(calls.waiting_behind(0, |_| true), Some(second));
+        assert_eq!(calls.waiting_behind(second.0, |_| true), Some(third));
+        assert_eq!(calls.waiting_behind(third.0, |_| true), Some(first));
+        assert_eq!(calls.waiting_behind(u64::MAX, |_| true), Some(first), "whatever is asked");
+        assert_eq!(calls.waiting_behind(0, |call| call == third), Some(third));
         calls.abandon(second);
         calls.end(third.0);
-        assert_eq!(calls.waiting_behind(0), Some(first));
+        assert_eq!(calls.waiting_behind(0, |_| true), Some(first));
     }
 
     #[test]

@@ -33,7 +33,9 @@ impl Client {
     pub(super) fn hold_answer(&mut self, bytes: usize) -> bool {
         let is_small = bytes <= SMALL;
         self.held += if is_small { bytes } else { 0 };
-        is_small || self.hold(bytes)
+        let held = is_small || self.hold(bytes);
+        self.session.counts.not_kept += u64::from(!held);
+        held
     }
 
     /// Whether so much is held for others that no more is taken in than a caller depends on.
@@ -50,7 +52,7 @@ impl Client {
 
     #[cold]
     fn make_room(&mut self, bytes: usize) -> bool {
-        self.events.shrink_to(self.max_held.saturating_sub(self.held));
+        self.shrink_events();
         while self.held > self.max_held {
             let Some(call) = self.streams.largest() else {
                 self.held -= bytes;
@@ -65,8 +67,9 @@ impl Client {
     pub(super) fn cut(&mut self, call: CallId) {
         let Some(cut) = self.streams.cut(call, RemoteError::not_kept()) else { return };
         self.let_go(cut.bytes);
+        self.session.counts.not_kept += 1;
         if cut.was_open {
-            self.calls.abandon(call);
+            self.abandon(call);
             self.cancel(call);
         }
     }
@@ -75,7 +78,13 @@ impl Client {
     pub(super) fn keep_event(&mut self) {
         let event = self.take_buffer();
         self.events.add(event);
+        self.shrink_events();
+    }
+
+    fn shrink_events(&mut self) {
+        let missed = self.events.missed;
         self.events.shrink_to(self.max_held.saturating_sub(self.held));
+        self.session.counts.events_dropped += self.events.missed - missed;
     }
 
     /// The message that was received last, to be kept. It does not take the memory along that a

@@ -24,6 +24,7 @@
 use super::Client;
 use super::error::SessionEnd;
 use super::waiting::something_came;
+use crate::base::clock::now_ns;
 use crate::base::kill_point::kill_point;
 use crate::link::readiness::{Readiness, wait_ready};
 use crate::memory::layout::{Interest, Mode};
@@ -113,6 +114,7 @@ impl Client {
         }
         self.session.flush();
         self.session.publish_head();
+        self.note_oldest(now_ns);
         self.store_counts();
         // What one method of the pump found may be for another one, which was asked before.
         let kept = std::mem::take(&mut self.has_kept) || !self.set_aside.is_empty();

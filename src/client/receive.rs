@@ -136,7 +136,10 @@ impl Client {
             _ => return self.accept_other(head),
         }
         match self.calls.end(head.call) {
-            Some(Waiting::Wanted) => Ok(true),
+            Some(Waiting::Wanted) => {
+                self.one_less_in_flight();
+                Ok(true)
+            }
             Some(Waiting::Abandoned) => {
                 self.session.counts.late_answers += 1;
                 Ok(false)

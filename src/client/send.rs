@@ -183,6 +183,7 @@ impl Client {
     #[cold]
     pub(super) fn not_sent(&mut self, call: CallId) {
         self.calls.end(call.0);
+        self.one_less_in_flight();
         // The server may have answered a part of it: with an error, for instance.
         let _ = self.take_aside(call);
     }
@@ -317,6 +318,7 @@ impl Client {
             if let WaitEnd::SessionEnd(over) = self.timed_out(now_ns()) {
                 return Err(over.as_send());
             }
+            self.session.counts.refused += 1;
             return Err(SendError::TooManyInFlight { limit: self.max_in_flight });
         }
         Ok(())

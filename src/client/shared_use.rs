@@ -48,6 +48,11 @@ impl Sending {
         Self { sort, deadline_ns: 0, head: None, progress: SendProgress::default() }
     }
 
+    /// Whether there will be an answer.
+    pub(crate) fn has_answer(&self) -> bool {
+        self.sort != Sort::OneWay
+    }
+
     /// Whether whoever sends it waits for one answer.
     pub(crate) fn is_request(&self) -> bool {
         matches!(self.sort, Sort::Request)
@@ -136,6 +141,7 @@ impl Client {
         self.forget_sample(head.call);
         self.discard_stream(call);
         self.calls.end(head.call);
+        self.less_in_flight();
         if sending.progress.is_partial()
             && self.usable().is_ok()
             && let Err(fault) = self.session.abort(head)
@@ -158,7 +164,7 @@ impl Client {
     /// Nobody wants the answer to a call any more.
     pub(crate) fn give_up(&mut self, call: CallId, timed_out: bool) {
         self.session.counts.timeouts += u64::from(timed_out);
-        self.calls.abandon(call);
+        self.abandon(call);
         if self.usable().is_ok() {
             self.cancel(call);
         }
@@ -305,6 +311,7 @@ impl Client {
     /// How far it has come, for tools that look at a client which never sleeps.
     pub(crate) fn show_tools(&mut self) {
         self.session.publish_head();
+        self.note_oldest(now_ns);
         self.store_counts();
     }
 

@@ -90,6 +90,12 @@ impl Streams {
         Some(discarded)
     }
 
+    /// Whether it is a stream of which something came: no call that waits for its answer.
+    pub(super) fn has_moved(&self, call: CallId) -> bool {
+        let moved = |stream: &Incoming| !stream.items.is_empty() || stream.granted_ns != 0;
+        self.of_calls.get(&call.as_u64()).is_some_and(moved)
+    }
+
     /// The stream that holds most, if one holds anything.
     pub(super) fn largest(&self) -> Option<CallId> {
         let held = self.of_calls.iter().filter(|(_, stream)| stream.bytes > 0);
@@ -391,7 +397,7 @@ impl Client {
     /// happens if it has ended.
     pub fn close_stream(&mut self, call: CallId) {
         if self.discard_stream(call) {
-            self.calls.abandon(call);
+            self.abandon(call);
             if self.usable().is_ok() {
                 self.cancel(call);
             }
@@ -501,12 +507,13 @@ impl Client {
             }
             (Waiting::Wanted, Kind::StreamItem) => {
                 // The answer is a stream, which this caller did not ask for.
-                self.calls.abandon(CallId(call));
+                self.abandon(CallId(call));
                 self.cancel(CallId(call));
                 Ok(true)
             }
             (Waiting::Wanted, _) => {
                 self.calls.end(call);
+                self.one_less_in_flight();
                 Ok(true)
             }
         }
@@ -529,6 +536,7 @@ impl Client {
             return Ok(());
         }
         self.calls.end(call);
+        self.one_less_in_flight();
         let Self { streams: Streams { of_calls, open, .. }, buffer, .. } = self;
         // Unless it was given up just now, for want of room.
         if let Some(stream) = of_calls.get_mut(&call).filter(|stream| stream.end.is_none()) {

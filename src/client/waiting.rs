@@ -5,7 +5,7 @@ use super::{CHECK_EVERY_NS, Client};
 use crate::base::clock::{Deadline, now_ns, timespec};
 use crate::base::kill_point::kill_point;
 use crate::base::sync::spin_hint;
-use crate::client::calls::Waiting;
+use crate::client::calls::{CallId, Waiting};
 use crate::link::lifeline::{Farewell, Said};
 use crate::link::readiness::{Readiness, wait_ready};
 use crate::link::session::{PeerFault, SessionCore};
@@ -89,7 +89,7 @@ impl Client {
             if parked {
                 // It may be long until the next wait: what was in flight at the last sleep no
                 // longer is.
-                self.note_oldest(0);
+                self.forget_oldest();
                 self.store_counts();
             }
         }
@@ -170,7 +170,7 @@ impl Client {
         self.retry_control();
         let interest = if self.unsent_control.is_empty() { interest } else { Interest::BOTH };
         self.session.publish_head();
-        self.note_oldest(now);
+        self.note_oldest(|| now);
         self.store_counts();
         let span = trace::client_park(self.server_info.session, "futex");
         let slept = span.inside(|| self.park(now, *deadline, interest));
@@ -200,6 +200,8 @@ impl Client {
         }
         self.hint(false);
         self.waiter.given_up();
+        self.session.counts.refused += 1;
+        self.store_waits();
         Err(WaitEnd::WouldDeadlock)
     }
 
@@ -307,17 +309,64 @@ impl Client {
         }
     }
 
-    /// Remembers for tools a call that waits, and since when it does so at least: `now`, the time
-    /// of a sleep. Behind a sleep there is no time, and a call that is no longer there is not
-    /// replaced.
-    fn note_oldest(&mut self, now: u64) {
-        let clock = self.session.clock();
-        let counts = &mut self.session.counts;
-        if self.calls.state(counts.oldest_call) != Some(Waiting::Wanted) {
-            let found = if now == 0 { None } else { self.calls.waiting_behind(counts.oldest_call) };
-            counts.oldest_call = found.map_or(0, |call| call.0);
-            counts.oldest_sent_ns = if found.is_some() { clock.time(now) } else { 0 };
+    /// Whether the call that tools are told of still waits. A stream of which something came does
+    /// not.
+    fn oldest_waits(&self) -> bool {
+        let call = self.session.counts.oldest_call;
+        self.calls.state(call) == Some(Waiting::Wanted) && !self.streams.has_moved(CallId(call))
+    }
+
+    /// Remembers for tools a call that waits, and since when it does so at least: the time of a
+    /// sleep, which is asked for only if it is another call than before.
+    pub(super) fn note_oldest(&mut self, now: impl FnOnce() -> u64) {
+        if self.oldest_waits() {
+            return;
         }
+        let (calls, streams) = (&self.calls, &self.streams);
+        let before = self.session.counts.oldest_call;
+        let found = calls.waiting_behind(before, |call| !streams.has_moved(call));
+        let since = found.map_or(0, |_| self.session.clock().time(now()));
+        let counts = &mut self.session.counts;
+        (counts.oldest_call, counts.oldest_sent_ns) = (found.map_or(0, |call| call.0), since);
+    }
+
+    /// Behind a sleep a call that no longer waits is not replaced: there is no time.
+    pub(super) fn forget_oldest(&mut self) {
+        if !self.oldest_waits() {
+            (self.session.counts.oldest_call, self.session.counts.oldest_sent_ns) = (0, 0);
+        }
+    }
+
+    /// The answer to the last call is there, or nobody wants one any more. Tools are told at once:
+    /// it may be long until this client sleeps again.
+    #[cold]
+    pub(super) fn less_in_flight(&mut self) {
+        self.forget_oldest();
+        self.session.counts.in_flight = self.calls.wanted() as u64;
+        self.session.store_in_flight();
+    }
+
+    /// A call was sent while the client is armed, and nothing else says so.
+    pub(crate) fn more_in_flight(&mut self) {
+        self.note_oldest(now_ns);
+        self.session.counts.in_flight = self.calls.wanted() as u64;
+        self.session.store_in_flight();
+    }
+
+    /// An answer was taken: if none is waited for any more, and tools are told otherwise, that is
+    /// put right. Two comparisons; for a client that does not sleep nothing more.
+    #[inline]
+    pub(super) fn one_less_in_flight(&mut self) {
+        if self.calls.wanted() == 0 && self.session.shows_in_flight() {
+            self.less_in_flight();
+        }
+    }
+
+    /// The caller no longer wants the answer, which may still come.
+    #[cold]
+    pub(super) fn abandon(&mut self, call: CallId) {
+        self.calls.abandon(call);
+        self.less_in_flight();
     }
 
     pub(super) fn store_counts(&mut self) {

@@ -11,6 +11,8 @@ pub(crate) enum Closed {
     HungUp,
     /// The client was refused.
     Refused(RejectReason),
+    /// An inspector was refused.
+    InspectorRefused(RejectReason),
     /// The client answered the offer with something else than READY.
     NotReady,
     /// The client sent descriptors, which no client does.

@@ -307,7 +307,7 @@ impl Handshake {
                 Ok(None) => {}
                 Ok(Some(progress)) => return progress,
                 Err(closed) => {
-                    if let Closed::Refused(reason) = closed {
+                    if let Closed::Refused(reason) | Closed::InspectorRefused(reason) = closed {
                         reject(&self.socket, reason);
                     }
                     return HandshakeProgress::Closed(closed);
@@ -332,10 +332,16 @@ impl Handshake {
                     }
                 };
                 kill_point!("handshake-hello-read");
-                let hello = Hello::parse(body).map_err(|bad| Closed::Refused(refusal(bad)))?;
+                let hello = Hello::parse(body).map_err(|bad| {
+                    // One of another version is told from a client, too.
+                    let inspects = Hello::is_of_inspector(body);
+                    let closed = if inspects { Closed::InspectorRefused } else { Closed::Refused };
+                    closed(refusal(bad))
+                })?;
                 self.peer.name.clone_from(&hello.name);
                 if hello.role == Role::Inspector {
-                    let reply = host.inspect(&self.peer, &hello).map_err(Closed::Refused)?;
+                    let reply = host.inspect(&self.peer, &hello);
+                    let reply = reply.map_err(Closed::InspectorRefused)?;
                     self.state = State::SendInspectorReply { messages: reply.messages(), sent: 0 };
                     return Ok(None);
                 }

@@ -114,6 +114,9 @@ pub(crate) struct Hello {
     pub(crate) name: String,
 }
 
+/// Where the role stands in a hello.
+const ROLE: usize = 4;
+
 impl Hello {
     pub(crate) fn encode(&self) -> Vec<u8> {
         // Cut, rather than sent wrong: the options were checked before.
@@ -132,6 +135,12 @@ impl Hello {
         out.0
     }
 
+    /// Whether it is an inspector's, as far as can be told of one that cannot be parsed: all
+    /// versions so far have the role in the same place. For counters only.
+    pub(crate) fn is_of_inspector(body: &[u8]) -> bool {
+        body.get(ROLE) == Some(&(Role::Inspector as u8))
+    }
+
     pub(crate) fn parse(body: &[u8]) -> Result<Self, Malformed> {
         let at = Reader(body);
         // First of all: the rest of another version may be anything.
@@ -148,7 +157,7 @@ impl Hello {
         if body.len() < HELLO {
             return Err(Malformed::Content);
         }
-        let role = match body[4] {
+        let role = match body[ROLE] {
             1 => Role::Client,
             2 => Role::Inspector,
             _ => return Err(Malformed::Content),

@@ -20,6 +20,15 @@ pub enum Unreadable {
     Kind(u32),
 }
 
+impl Unreadable {
+    /// Whether it is a segment of a layout that is newer than this library's: a newer program can
+    /// read it.
+    #[must_use]
+    pub fn is_newer(self) -> bool {
+        matches!(self, Self::Version(found) if found > layout::LAYOUT_VERSION)
+    }
+}
+
 impl std::fmt::Display for Unreadable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -27,9 +36,10 @@ impl std::fmt::Display for Unreadable {
             Self::Magic(0) => f.write_str("a segment that is not in use"),
             Self::Magic(found) => write!(f, "no segment: it begins with {found:#018x}"),
             Self::Version(found) => {
+                let age = if self.is_newer() { "newer" } else { "older" };
                 write!(
                     f,
-                    "a segment of layout version {found}; this program knows {}",
+                    "a segment of a {age} layout: version {found}; this program knows {}",
                     layout::LAYOUT_VERSION
                 )
             }
@@ -336,8 +346,10 @@ impl Page<'_> {
 
     fn identity(&self) -> Result<Identity, Unreadable> {
         use core::mem::offset_of;
-        if self.0.len() < layout::CONTROL {
-            return Err(Unreadable::Short(self.0.len()));
+        let short = Err(Unreadable::Short(self.0.len()));
+        // What follows the version is the version's own business, the size of a page included.
+        if self.0.len() < VERSIONED {
+            return short;
         }
         let at = |field| offset::IDENTITY + field;
         match self.u64(at(offset_of!(layout::Identity, magic))) {
@@ -347,6 +359,9 @@ impl Page<'_> {
         let version = self.u32(at(offset_of!(layout::Identity, version)));
         if version != layout::LAYOUT_VERSION {
             return Err(Unreadable::Version(version));
+        }
+        if self.0.len() < layout::CONTROL {
+            return short;
         }
         let kind = self.u32(at(offset_of!(layout::Identity, kind)));
         let kind = SegmentKind::from_u32(kind).ok_or(Unreadable::Kind(kind))?;
@@ -381,6 +396,9 @@ impl Page<'_> {
         })
     }
 }
+
+/// Bytes in which magic and version stand, in every version of the layout.
+const VERSIONED: usize = 16;
 
 /// More domains than any server has.
 const MAX_ARMED_WORDS: u64 = 1 << 16;

@@ -72,6 +72,17 @@ fn what_is_no_segment_is_refused_and_what_is_half_one_is_described() {
     };
     assert_eq!(change(8, 9), Err(Unreadable::Version(9)));
     assert_eq!(change(12, 77), Err(Unreadable::Kind(77)));
+    for (version, newer) in [(9, true), (1, false)] {
+        let other = change(8, version).expect_err("another version");
+        assert_eq!(other.is_newer(), newer);
+        assert!(other.to_string().contains(if newer { "newer" } else { "older" }), "{other}");
+    }
+    let mut start = good[..16].to_vec();
+    assert_eq!(decode(&start), Err(Unreadable::Short(16)));
+    start[8] = 9;
+    assert_eq!(decode(&start), Err(Unreadable::Version(9)), "also of a cut or smaller page");
+    start[0] = 0;
+    assert!(matches!(decode(&start), Err(Unreadable::Magic(_))));
     let flaws = |decoded: Result<Segment, _>| decoded.expect("recognized").identity().flaws.clone();
     assert_eq!(flaws(change(40, 1)), ["a size of 8193 bytes, where its capacity makes 8192"]);
     assert_eq!(flaws(change(38, 1)).len(), 1, "an impossible capacity");

@@ -445,6 +445,20 @@ impl SessionCore {
         }
     }
 
+    /// Stores what is in flight where tools find it.
+    #[cold]
+    pub(crate) fn store_in_flight(&mut self) {
+        if let Some(words) = &self.words {
+            self.counts.store_in_flight(&mut self.stored, words);
+        }
+    }
+
+    /// Whether tools are told that something is in flight.
+    #[inline]
+    pub(crate) fn shows_in_flight(&self) -> bool {
+        self.stored.in_flight != 0
+    }
+
     /// Stores the counters where tools find them.
     pub(crate) fn store_counts(&mut self) {
         if let Link::Rings(rings) = &self.link {

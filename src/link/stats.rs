@@ -102,16 +102,25 @@ counters! {
         timeouts = 18,
         /// Fragmented messages that were aborted.
         aborts = 19,
-        /// Calls without an answer now (client).
+        /// Calls without an answer now (client); requests without an answer now (server, concurrent
+        /// handlers only).
         in_flight = 20,
-        /// One of them that is known to wait for long; 0 if the client has not slept while one
+        /// One of them that is known to wait for long; 0 if this side has not slept while one
         /// waited.
         oldest_call = 21,
-        /// Since when it waits at least: when the client first slept over it. In ns of
+        /// Since when it waits at least: when this side first slept over it. In ns of
         /// the server's clock.
         oldest_sent_ns = 22,
         /// The fullest that the ring was found when room in it was looked for, in bytes.
         fill_peak = 23,
+        /// Events that were dropped since more came than were asked for (client).
+        events_dropped = 24,
+        /// Answers that were dropped, and streams that were given up, since as much was held as may
+        /// be (client).
+        not_kept = 25,
+        /// Calls that were refused since too many were in flight, or since they would have waited
+        /// for their own thread (client).
+        refused = 26,
         /// Pauses in waits that kept coming back at once and for nothing, since the kernel refuses
         /// to sleep.
         pauses = 60,
@@ -185,6 +194,10 @@ counters! {
         stalled_streams = 40,
         /// Handshakes rejected since their user had its share of clients or of handshakes.
         rejected_of_uid = 44,
+        /// Handshakes rejected since the server had as many clients as it may have.
+        rejected_full = 48,
+        /// Inspectors that were turned away. They are not among those that were rejected.
+        inspectors_refused = 49,
         /// Bytes of requests, answers and events that are held for clients now.
         held_bytes = 45,
         /// Times a client was not read from, since as much was held as may be.
@@ -196,6 +209,15 @@ counters! {
         pauses = 60,
         /// Times no connection was accepted for a while, for want of descriptors or of memory.
         accept_pauses = 61,
+    }
+}
+
+impl SessionCounters {
+    /// Stores what is in flight, and nothing else.
+    pub(crate) fn store_in_flight(&self, stored: &mut Self, words: &Words) {
+        let Self { in_flight, oldest_call, oldest_sent_ns, .. } = *self;
+        let only = Self { in_flight, oldest_call, oldest_sent_ns, ..*stored };
+        only.store(stored, words);
     }
 }
 

@@ -164,25 +164,35 @@ pub struct Sample {
 pub struct Facts {
     /// Most sessions at once.
     pub max_clients: u64,
-    /// Most requests of one client in flight.
+    /// Most requests of one client in flight. 0 for byte streams, as the next two.
     pub max_in_flight: u64,
     /// Most bytes that are held for all clients.
     pub max_held_bytes: u64,
     /// Most bytes that are held for one client.
     pub max_held_bytes_per_client: u64,
-    /// How requests are served: an [`Engine`] as a number; 0 if the server does not say so.
+    /// How requests are served: an [`Engine`] as a number; 0 before the server serves.
     pub engine: u64,
-    /// The thread that serves, by its number in its own pid namespace; 0 before it serves.
+    /// The thread that serves, by its number in its own pid namespace; 0 before it serves. With an
+    /// embedded server it is the thread that pumped last. 0 for byte streams, as all that follows:
+    /// threads of the program serve them.
     pub thread: u64,
-    /// When the serving thread last stored what it counted. It does so whenever it goes to sleep
-    /// or wakes, and now and then while it is busy. A thread that is in one handler does not.
+    /// When the serving thread was last seen outside of handlers: whenever it goes to sleep or
+    /// wakes, and while it is busy every 64 turns of all sessions, or every 0.1 s, or behind each
+    /// turn, whichever comes last. So a thread that is awake, and whose time here is old by a
+    /// second, is in one handler for about so long. An exception are slow turns that follow quick
+    /// ones without a sleep: up to 64 of them, until it has measured how long they take. The clock
+    /// is that of the look before each sleep, and of the end of each sleep; none is read for it
+    /// while requests are short.
     pub stored_ns: u64,
-    /// The session of a request that is in flight for long; 0 if none was in flight when the
-    /// serving thread last slept.
+    /// The session of the request that is in flight for the longest, as far as that is known; 0 if
+    /// none was in flight when the serving thread last stored its counters. Those that want no
+    /// answer, and those whose answer comes in items, are left out. A serial server has none in
+    /// flight: there a handler that takes long shows in `stored_ns`. Sessions over sockets count.
     pub oldest_session: u64,
     /// Its call id.
     pub oldest_call: u64,
-    /// Since when it is in flight at least: when the serving thread first slept over it.
+    /// Since when it is in flight at least: when the serving thread first stored its counters while
+    /// it was; 0 if there is none.
     pub oldest_since_ns: u64,
 }
 

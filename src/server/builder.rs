@@ -8,6 +8,7 @@ use crate::handshake::{
 };
 use crate::link::held::HeldLimits;
 use crate::link::segment::{Segment, SegmentError};
+use crate::memory::layout::Facts;
 use crate::memory::{Window, layout};
 use crate::os::calls;
 use crate::os::program::program_name;
@@ -15,6 +16,7 @@ use crate::os::{environment, memory_group};
 use crate::protocol::wait::WaitSettings;
 use crate::server::Server;
 use crate::server::dispatch::Inline;
+use crate::server::facts;
 use crate::server::porter::{
     self, Isolation, Outbox, PeerInfo, PorterConfig, PorterHandle, PorterMode, StatusInfo,
 };
@@ -331,6 +333,22 @@ impl ServerBuilder {
         }
     }
 
+    /// The limits, for tools. Byte streams have no requests, so the limits of those are 0.
+    pub(super) fn facts(&self) -> Facts {
+        let max_clients = self.porter.max_clients.into();
+        if self.porter.bytes {
+            return Facts { max_clients, ..Facts::default() };
+        }
+        let held = self.held_limits();
+        Facts {
+            max_clients,
+            max_in_flight: self.limits.in_flight as u64,
+            max_held_bytes: held.total,
+            max_held_bytes_per_client: held.client,
+            ..Facts::default()
+        }
+    }
+
     /// Sets what was left to the memory group of this process, in which so many bytes are free.
     pub(super) fn fit(mut self, free: Option<u64>) -> Self {
         let free = free.unwrap_or(u64::MAX);
@@ -437,6 +455,8 @@ impl ServerBuilder {
         this.porter.isolation = Isolation::Session;
         this.porter.bytes = true;
         let (status, generation) = this.status()?;
+        facts::tell_limits(status.window(), &this.facts());
+        facts::tell_engine(status.window(), layout::Engine::Bytes);
         Ok(BytePorter { listener, config: this.porter, status, generation, wait: this.limits.wait })
     }
 

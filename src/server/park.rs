@@ -16,12 +16,14 @@
 
 use crate::base::calm::Calm;
 use crate::base::clock::{now_ns, timespec};
+use crate::base::sync::Ordering;
 use crate::link::readiness::Readiness;
 use crate::memory::layout::{self, Interest, Mode};
-use crate::memory::{BellWord, Window, wait_any};
+use crate::memory::{BellWord, OwnWord, Window, wait_any};
 use crate::os::calls::{self, Failed};
 use crate::protocol::bell::{Arming, Rescue, Ringer, Sleeper};
 use crate::protocol::bells::Bells;
+use crate::server::facts::stored_word;
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -108,6 +110,10 @@ pub(crate) struct Parker {
     /// Until when no futex is slept on: CLOCK_MONOTONIC ns; 0 if they may be.
     no_futex_until: u64,
     calm: Calm,
+    /// When the thread last woke up or stored what it counted: for tools.
+    stored_ns: OwnWord,
+    /// When the last sleep ended: CLOCK_MONOTONIC ns.
+    woke: u64,
     /// Why the epoll is of no use any more.
     broken: Option<Failed>,
 }
@@ -160,6 +166,7 @@ impl Parker {
         )
         .map_err(Failed::of("epoll_ctl"))?;
         let private = Sleeper::new(words.own_word(0), seq);
+        let stored_ns = stored_word(&status);
         let parker = Self {
             bells: Bells::new(private),
             domains: Vec::new(),
@@ -171,6 +178,8 @@ impl Parker {
             futex: Futexes::of_this_process(),
             no_futex_until: 0,
             calm: Calm::default(),
+            stored_ns,
+            woke: 0,
             broken: None,
         };
         Ok((parker, notifier))
@@ -334,8 +343,22 @@ impl Parker {
         } else {
             Slept::Out
         };
-        self.disarm();
+        self.wake_up(woke);
         slept
+    }
+
+    /// When the last sleep ended.
+    pub(crate) fn woke(&self) -> u64 {
+        self.woke
+    }
+
+    /// A sleep has ended at `now`.
+    pub(crate) fn wake_up(&mut self, now: u64) {
+        self.woke = now;
+        // Relaxed: for tools. Before the words are disarmed: a thread that is shown as awake has
+        // shown since when.
+        self.stored_ns.store(now, Ordering::Relaxed);
+        self.disarm();
     }
 
     /// Takes back what arming said.

@@ -214,6 +214,8 @@ pub(crate) struct PorterCounters {
     pub(crate) joined: PlainU64,
     /// Connections that were rejected, by [`RejectReason::number`].
     pub(crate) rejected: [PlainU64; RejectReason::COUNT],
+    /// Inspectors that were turned away.
+    pub(crate) inspectors_refused: PlainU64,
     /// Sessions that began over the socket.
     pub(crate) fallbacks: PlainU64,
     /// Handshakes that were given up at their deadline.
@@ -237,6 +239,13 @@ impl PorterCounters {
         // Relaxed: counters stand for themselves.
         of(RejectReason::TooManyClientsOfUid { limit: 0 }).load(Ordering::Relaxed)
             + of(RejectReason::TooManyHandshakesOfUid { limit: 0 }).load(Ordering::Relaxed)
+    }
+
+    /// Connections that were rejected since the server had as many clients as it may have.
+    pub(crate) fn rejected_full(&self) -> u64 {
+        let full = RejectReason::TooManyClients { limit: 0 };
+        // Relaxed: counters stand for themselves.
+        self.rejected[full.number() as usize].load(Ordering::Relaxed)
     }
 
     /// Rejected connections of all reasons.

@@ -11,6 +11,7 @@ mod ending;
 #[cfg(feature = "tokio")]
 pub(crate) mod idle;
 mod limits;
+mod looks;
 mod mailbox;
 mod membership;
 #[cfg(test)]
@@ -32,10 +33,12 @@ use crate::os::fork::Origin;
 use crate::os::serving::Served;
 use crate::protocol::wait::{WaitSettings, Waiter};
 use crate::server::engine::Engine;
+use crate::server::facts::{Oldest, ServingFacts};
 use crate::server::flight::{Completion, Completions, enter_reactor_thread};
 use crate::server::park::Parker;
 use crate::server::porter::{Death, PorterHandle};
 use limits::{LargeUntil, StreamLooks};
+use looks::Looks;
 use slot::Slot;
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -129,6 +132,8 @@ pub(crate) struct Reactor<E> {
     hints: OwnHints,
     cpus: u32,
     passes: u64,
+    looks: Looks,
+    facts: ServingFacts,
     counts: ServerCounters,
     /// Wake calls made to clients of sessions that are over.
     wakes_of_the_gone: u64,
@@ -136,6 +141,8 @@ pub(crate) struct Reactor<E> {
     words: Words,
     /// How far a reactor without a thread has come; `None` for one that has a thread.
     stage: Option<embedded::Stage>,
+    /// Its loop may sleep: only without a thread.
+    sleeps: bool,
     /// The porter has something to do: only without a thread.
     porter_is_due: bool,
     stream_looks: StreamLooks,
@@ -172,8 +179,6 @@ impl<E> Drop for Reactor<E> {
 const PUT_OFF_NS: u64 = 5_000;
 /// A busy reactor looks which CPU it is on every so many passes.
 const REFRESH_PASSES: u64 = 1024;
-/// It looks who does nothing every so many passes, and before it sleeps.
-const COOL_PASSES: u64 = 64;
 /// Turns that a client has after it is gone: a full ring's worth, or what a socket's buffers hold.
 const LAST_TURNS: u32 = 1 << 16;
 /// For how long at most: handlers may never come to an end.
@@ -225,11 +230,14 @@ impl<E: Engine> Reactor<E> {
             hints: OwnHints::new(&parts.status),
             cpus,
             passes: 0,
+            looks: Looks::default(),
+            facts: ServingFacts::new(&parts.status),
             counts: ServerCounters::default(),
             wakes_of_the_gone: 0,
             stored: ServerCounters::default(),
             words: Words::new(&parts.status),
             stage: None,
+            sleeps: false,
             porter_is_due: false,
             stream_looks: StreamLooks::default(),
             large_until: LargeUntil::NONE,
@@ -245,6 +253,7 @@ impl<E: Engine> Reactor<E> {
     /// Serves until asked to stop; what was counted.
     pub(crate) fn run(mut self) -> Result<ServerCounters, Halt> {
         let _guard = enter_reactor_thread(self.served());
+        self.facts.served_here();
         self.hint(false);
         while self.mailbox.stop_at().is_none() {
             if self.mailbox.has_mail() {
@@ -263,7 +272,7 @@ impl<E: Engine> Reactor<E> {
             }
         }
         self.shut_down()?;
-        self.store_counts();
+        self.store_counts(now_ns());
         Ok(self.counts)
     }
 
@@ -296,12 +305,24 @@ impl<E: Engine> Reactor<E> {
         if self.passes.is_multiple_of(REFRESH_PASSES) {
             self.hint(false);
             // For tools that look at a server which never sleeps.
-            self.store_counts();
+            self.store_counts(now_ns());
         }
-        if self.passes.is_multiple_of(COOL_PASSES) {
-            self.cool();
+        if self.passes >= self.looks.next {
+            self.look_around();
         }
         self.waiter.found(now_ns);
+    }
+
+    /// While it is busy: who does nothing, and what tools are to know of a thread that serves
+    /// slowly. The more often, the longer its passes take.
+    #[cold]
+    fn look_around(&mut self) {
+        let now = self.cool();
+        if self.looks.looked(now, self.passes, self.parker.woke()) {
+            self.store_counts(now);
+        } else {
+            self.facts.stored(now);
+        }
     }
 
     /// One turn for every session that did something lately, and for some of the others; whether
@@ -412,7 +433,8 @@ impl<E: Engine> Reactor<E> {
         Ok(())
     }
 
-    fn store_counts(&mut self) {
+    /// Stores what was counted where tools find it, at `now`: CLOCK_MONOTONIC ns.
+    fn store_counts(&mut self, now: u64) {
         let waits = self.waiter.counts();
         self.counts.spins_paid = waits.spins_paid;
         self.counts.yields = waits.yields;
@@ -420,18 +442,25 @@ impl<E: Engine> Reactor<E> {
         let porter = self.porter.counters();
         self.counts.rejected = porter.rejected_total();
         self.counts.rejected_of_uid = porter.rejected_of_uid();
+        self.counts.rejected_full = porter.rejected_full();
+        self.counts.inspectors_refused = porter.inspectors_refused.load(Ordering::Relaxed);
         self.counts.handshakes_failed =
             porter.failed.load(Ordering::Relaxed) + porter.timeouts.load(Ordering::Relaxed);
         self.counts.fallbacks = porter.fallbacks.load(Ordering::Relaxed);
         self.counts.accept_pauses = porter.accept_pauses.load(Ordering::Relaxed);
         self.counts.pauses = self.parker.pauses() + porter.pauses.load(Ordering::Relaxed);
-        let mut wakes = 0;
+        let (mut wakes, mut in_flight, mut oldest) = (0, 0, Oldest::default());
         for slot in &mut self.slots {
+            let noted = slot.note_oldest(now);
+            if noted.since_ns != 0 && (oldest.since_ns == 0 || noted.since_ns < oldest.since_ns) {
+                oldest = noted;
+            }
+            in_flight += slot.session.counts.in_flight;
             slot.session.store_counts();
             wakes += slot.session.counts.wakes_sent;
         }
         self.counts.wakes_sent = self.wakes_of_the_gone + wakes;
-        self.counts.in_flight = self.slots.iter().map(|slot| slot.flights.len() as u64).sum();
+        self.counts.in_flight = in_flight;
         self.counts.held_bytes = self.held.held();
         self.counts.held_refusals = self.held.refused();
         if self.held.is_tight() {
@@ -439,5 +468,7 @@ impl<E: Engine> Reactor<E> {
             self.held.set_tight(tight);
         }
         self.counts.store(&mut self.stored, &self.words);
+        self.facts.tell_oldest(oldest);
+        self.facts.stored(now);
     }
 }

@@ -45,7 +45,11 @@ impl<'a> Offer<'a> {
         self.begin();
         let Self { handle, payload, sending, ticket, .. } = self;
         let offered = handle.shared().poll(cx.waker(), |core, caller, wakes| {
-            core.offer(sending, payload, ticket, caller, wakes)
+            let offered = core.offer(sending, payload, ticket, caller, wakes);
+            if matches!(offered, Ok(Offered::Sent(_))) && sending.has_answer() {
+                core.sleeps_over_calls();
+            }
+            offered
         });
         self.taken(offered.unwrap_or(Err(SendError::Forked)))
     }
@@ -151,7 +155,12 @@ impl<'a> Call<'a> {
                 }
                 *sent = Some(core.enter(call, &mut caller, wakes));
             }
-            let Some(look_out) = look_out else { return (offered, Poll::Pending) };
+            let Some(look_out) = look_out else {
+                if sent.is_some() {
+                    core.sleeps_over_calls();
+                }
+                return (offered, Poll::Pending);
+            };
             let answer = match *sent {
                 Some(sent) => {
                     core.look_out(look_out, wakes);

@@ -262,6 +262,14 @@ impl Core {
         Ok(Offered::Queued)
     }
 
+    /// A call was sent, and nobody looks out for its answer: if the driver sleeps, nothing else
+    /// tells tools that it is in flight. One that was woken does when it arms.
+    pub(super) fn sleeps_over_calls(&mut self) {
+        if self.driver.is_some() && self.over.is_none() {
+            self.client.more_in_flight();
+        }
+    }
+
     /// Whether the write of a request may be left to the driver, which was woken and looks as soon
     /// as the task lets it: one system call for all. The first request since it looked is written
     /// at once, and one again when it has let them wait for long. Over rings each is rung for: that

@@ -465,6 +465,10 @@ impl<O: Outbox> Porter<O> {
         match closed {
             Closed::Refused(reason) => self.count_rejected(reason),
             Closed::Inspected => {}
+            Closed::InspectorRefused(reason) => {
+                crate::trace::rejected(reason);
+                add(&self.counters.inspectors_refused);
+            }
             _ => add(&self.counters.failed),
         }
         self.forget(id);

@@ -104,6 +104,7 @@ impl<E: Engine> Reactor<E> {
     fn pump_once(&mut self) -> Result<Pumped, Halt> {
         self.check_failure()?;
         let _guard = enter_reactor_thread(self.served());
+        self.facts.served_here();
         let mut worked = false;
         if self.stage == Some(Stage::Serving) && self.mailbox.is_stopping() {
             self.stage = Some(Stage::Draining);
@@ -127,7 +128,7 @@ impl<E: Engine> Reactor<E> {
             }
             if is_late || self.slots.iter().all(super::Slot::is_done) {
                 self.say_goodbye();
-                self.store_counts();
+                self.store_counts(now_ns());
                 self.parker.disarm();
                 self.stage = Some(Stage::Over);
                 return Ok(Pumped::Over);
@@ -165,9 +166,9 @@ impl<E: Engine> Reactor<E> {
             return Arming::Busy;
         }
         self.hint(true);
-        self.cool();
+        let now = self.cool();
         self.publish_heads();
-        self.store_counts();
+        self.store_counts(now);
         let stop_at = self.mailbox.stop_at();
         let (interest, next) = self.before_sleep();
         let alarm = self.next_alarm(next, stop_at);
@@ -188,6 +189,7 @@ impl<E: Engine> Reactor<E> {
         let arming = parker.arm_for_loop(interest, look);
         match arming {
             Arming::Armed => {
+                self.sleeps = true;
                 self.counts.parks += 1;
                 trace::server_armed(self.slots.len());
             }
@@ -212,8 +214,18 @@ impl<E: Engine> Reactor<E> {
         if !self.origin.is_here() || self.stage == Some(Stage::Over) {
             return;
         }
-        self.parker.disarm();
+        self.wake_up();
         self.harvest();
+    }
+
+    /// The loop goes on. If it slept, tools are told since when it no longer does.
+    pub(super) fn wake_up(&mut self) {
+        if std::mem::take(&mut self.sleeps) {
+            self.parker.wake_up(now_ns());
+            self.looks.slept(self.passes);
+        } else {
+            self.parker.disarm();
+        }
     }
 
     fn harvest(&mut self) {

@@ -70,7 +70,9 @@ impl<E: Engine> Reactor<E> {
     pub(super) fn drain(&mut self) -> Result<bool, Forked> {
         let mut worked = false;
         let mut over = Vec::new();
-        self.look_at_streams(now_ns());
+        let now = now_ns();
+        self.facts.stored(now);
+        self.look_at_streams(now);
         for index in 0..self.slots.len() {
             let turn = self.turn(index);
             match turn.and_then(|moved| self.keep_time(index, false).map(|()| moved)) {

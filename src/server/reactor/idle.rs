@@ -20,7 +20,7 @@ impl<E: Engine> Reactor<E> {
     /// As [`Self::disarm`], for a loop that knows that the descriptor was not reported.
     pub(crate) fn call_off(&mut self) {
         if self.origin.is_here() {
-            self.parker.disarm();
+            self.wake_up();
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::slot::{Backlog, ClientMemory, Flights, Slot};
 use super::{End, Halt, LAST_TURNS, Reactor};
-use crate::base::clock::ClockOffset;
+use crate::base::clock::{ClockOffset, now_ns};
 use crate::base::sync::{Ordering, PlainBool, PlainU64};
 use crate::handshake::AnswerOrder;
 use crate::handshake::rings::server_rings;
@@ -38,7 +38,7 @@ impl<E: Engine> Reactor<E> {
                 Event::Failed(error) => self.failure = Some(error),
             }
         }
-        self.store_counts();
+        self.store_counts(now_ns());
         self.check_failure()
     }
 
@@ -238,6 +238,7 @@ impl<E: Engine> Reactor<E> {
             // Hangs up for all holders of the descriptor, the porter included.
             let _ = rustix::net::shutdown(&slot.lifeline, rustix::net::Shutdown::Both);
         }
+        slot.nothing_in_flight();
         slot.session.store_counts();
         self.wakes_of_the_gone += slot.session.counts.wakes_sent;
         self.counts.sessions = self.slots.len() as u64;

@@ -19,6 +19,10 @@ use crate::trace;
 /// takes its time every answer is rung for at once.
 const SHORT_NS: u64 = 1_000;
 
+/// Behind requests that take so long on average, tools are told each time that the thread is not in
+/// a handler, and not only at the end of a turn: a whole turn of 32 would take a second.
+const SLOW_NS: u64 = 31_000_000;
+
 impl<E: Engine> Reactor<E> {
     #[inline]
     pub(super) fn handle(&mut self, index: usize) -> Result<bool, End> {
@@ -73,6 +77,9 @@ impl<E: Engine> Reactor<E> {
                 if !put_off {
                     slot.session.flush();
                     unrung = 0;
+                    if handled > 1 && self.pace_ns >= SLOW_NS {
+                        self.facts.stored(now_ns());
+                    }
                 }
             }
             if handled == 1 && self.slots[index].session.has_pending() {
@@ -81,7 +88,9 @@ impl<E: Engine> Reactor<E> {
         }
         self.slots[index].session.flush();
         if handled > 1 && began != 0 {
-            self.pace_ns = (now_ns().saturating_sub(began)) / u64::from(handled - 1) + 1;
+            let now = now_ns();
+            self.pace_ns = now.saturating_sub(began) / u64::from(handled - 1) + 1;
+            self.facts.stored(now);
         }
         Ok(handled != 0)
     }

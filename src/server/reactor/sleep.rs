@@ -73,9 +73,9 @@ impl<E: Engine> Reactor<E> {
 
     fn park(&mut self) {
         self.hint(true);
-        self.cool();
+        let now = self.cool();
         self.publish_heads();
-        self.store_counts();
+        self.store_counts(now);
         let (interest, next) = self.before_sleep();
         let backstop = Duration::from_nanos(next.saturating_sub(now_ns()));
         if backstop.is_zero() {
@@ -103,12 +103,13 @@ impl<E: Engine> Reactor<E> {
         });
     }
 
-    /// Lets those cool that did nothing for long.
-    pub(super) fn cool(&mut self) {
+    /// Lets those cool that did nothing for long. The time: CLOCK_MONOTONIC ns.
+    pub(super) fn cool(&mut self) -> u64 {
         let Self { turns, slots, .. } = self;
         let now = now_ns();
         turns.cool(now, |place| slots[place].session.publish_head());
         self.look_at_streams(now);
+        now
     }
 
     /// Publishes the heads of hot sessions. That of a cold one was published when it became cold.
@@ -138,6 +139,9 @@ impl<E: Engine> Reactor<E> {
             self.failure = Some(failed.into());
         }
         self.read_woken();
+        if slept != Slept::Not {
+            self.looks.slept(self.passes);
+        }
         slept
     }
 

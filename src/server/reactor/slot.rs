@@ -11,6 +11,7 @@ use crate::link::side::PeerHints;
 use crate::memory::Window;
 use crate::memory::layout::Kind;
 use crate::os::peer_socket::PeerSocket;
+use crate::server::facts::Oldest;
 use crate::server::flight::{Caller, FLIGHT, Flight, StreamOver};
 use crate::server::porter::Death;
 use crate::server::service;
@@ -202,6 +203,25 @@ impl Slot {
         }
     }
 
+    /// Takes note of what is in flight, for tools, at `now`; which request is known to be in flight
+    /// for the longest.
+    pub(super) fn note_oldest(&mut self, now: u64) -> Oldest {
+        let counts = &mut self.session.counts;
+        counts.in_flight = self.flights.len() as u64;
+        match self.flights.note_oldest() {
+            Noted::Same => {}
+            Noted::Other(call) => (counts.oldest_call, counts.oldest_sent_ns) = (call, now),
+            Noted::Nothing => (counts.oldest_call, counts.oldest_sent_ns) = (0, 0),
+        }
+        Oldest { session: self.id, call: counts.oldest_call, since_ns: counts.oldest_sent_ns }
+    }
+
+    /// The session is over.
+    pub(super) fn nothing_in_flight(&mut self) {
+        let counts = &mut self.session.counts;
+        (counts.in_flight, counts.oldest_call, counts.oldest_sent_ns) = (0, 0, 0);
+    }
+
     /// Whether nothing is left of what the client sent.
     pub(super) fn is_read_to_its_end(&self) -> bool {
         !self.session.has_pending() && self.backlog.is_empty()
@@ -227,6 +247,24 @@ pub(super) struct Entry {
     held: VecDeque<(Head, Held)>,
     /// The last of them is among those.
     complete: bool,
+    /// It is the one that tools are told of.
+    noted: bool,
+}
+
+impl Entry {
+    /// Whether somebody may wait for its handler. Not for one that has answered, or that sends
+    /// items.
+    fn is_waited_for(&self) -> bool {
+        !self.flight.one_way && !self.complete && !self.streams
+    }
+}
+
+/// The request of which tools are told that it is in flight for long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Noted {
+    Nothing,
+    Same,
+    Other(u64),
 }
 
 /// The requests of one session that are being answered.
@@ -244,6 +282,8 @@ pub(super) struct Flights {
     /// Places in the order of the requests, if that is the order of the answers.
     turns: VecDeque<u32>,
     in_order: bool,
+    /// The place of the one that tools are told of, or where it was.
+    noted: usize,
     /// Where each call is, once somebody has asked while there were many.
     index: Option<CallIndex>,
 }
@@ -335,9 +375,35 @@ impl Flights {
         if let Some(index) = &mut self.index {
             index.add(&flight, place);
         }
-        self.table[place as usize] =
-            Some(Entry { flight, streams: false, held: VecDeque::new(), complete: false });
+        self.table[place as usize] = Some(Entry {
+            flight,
+            streams: false,
+            held: VecDeque::new(),
+            complete: false,
+            noted: false,
+        });
         place
+    }
+
+    /// A request stays noted until it is answered. Then it is another one that is in flight now,
+    /// the next one in the table: over many rounds every one that stays is found.
+    pub(super) fn note_oldest(&mut self) -> Noted {
+        if self.len() == 0 {
+            return Noted::Nothing;
+        }
+        if let Some(Some(entry)) = self.table.get_mut(self.noted) {
+            if entry.noted && entry.is_waited_for() {
+                return Noted::Same;
+            }
+            entry.noted = false;
+        }
+        let behind = (self.noted + 1).min(self.table.len());
+        let (before, behind) = self.table.split_at_mut(behind);
+        let next = behind.iter_mut().chain(before).flatten().find(|entry| entry.is_waited_for());
+        let Some(entry) = next else { return Noted::Nothing };
+        entry.noted = true;
+        self.noted = entry.flight.table_index() as usize;
+        Noted::Other(entry.flight.call)
     }
 
     /// Takes a flight back that is over.
