@@ -24,8 +24,8 @@ macro_rules! counters {
                 &[$((stringify!($field), $index),)*];
 
             /// What each of them counts, in the same order.
-            #[cfg(feature = "metrics")]
-            pub(crate) const MEANINGS: &'static [&'static str] =
+            #[cfg(any(feature = "metrics", feature = "inspect"))]
+            pub const MEANINGS: &'static [&'static str] =
                 &[$(concat!($($field_doc),*).trim_ascii(),)*];
 
             /// Reads every counter through `load`, which is given its index.

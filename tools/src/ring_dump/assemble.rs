@@ -1,6 +1,7 @@
 //! Makes a report of a capture.
 
 use crate::capture::Capture;
+use crate::export;
 use crate::process::{Process, State};
 use crate::report::*;
 use crate::samples::{self};
@@ -25,6 +26,7 @@ pub(crate) fn report(capture: &Capture) -> Report {
         version: JSON_VERSION,
         target: capture.target.clone(),
         unix_ms: last.unix_ms,
+        date: export::date(last.unix_ms),
         at_ns: last.at_ns,
         between_ns,
         listens_at: capture.sockets.clone(),

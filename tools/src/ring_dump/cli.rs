@@ -1,15 +1,18 @@
 //! The command line: the one definition of which help, man page and completions are made.
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use ringbell::layout::Kind;
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Look into live, stuck and dead rings, without writing to them.
 ///
-/// Without a command it lists every server on this machine. A TARGET is the socket of a server, the
-/// pid of a server or of a client, a file written by `save`, or a core dump.
+/// Without a command it lists every server on this machine; with a TARGET alone it shows it. A
+/// TARGET is the socket of a server, the pid of a server or of a client, a file written by `save`,
+/// or a core dump. A file that is called like a command needs a path: `./list`.
 ///
 /// Nothing of a target is mapped or opened for writing, and the target is not asked for anything
 /// but, at a socket, for read-only descriptors: it may run, be stopped, spin or be stuck. That
@@ -18,7 +21,12 @@ use std::time::Duration;
 /// Status: 0 all is well, 1 something is wrong with what was looked at, 2 wrong use, 3 the target
 /// cannot be looked at.
 #[derive(Debug, Parser)]
-#[command(name = "ring-dump", version, max_term_width = 100)]
+#[command(
+    name = "ring-dump",
+    version,
+    max_term_width = 100,
+    override_usage = "ring-dump [OPTIONS] [COMMAND]\n       ring-dump [OPTIONS] TARGET"
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
@@ -31,7 +39,7 @@ pub(crate) struct Cli {
 /// When to use colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Color {
-    /// On a terminal, unless `NO_COLOR` is set.
+    /// On a terminal unless `NO_COLOR` is set, and where `CLICOLOR_FORCE` is set.
     Auto,
     /// Always.
     Always,
@@ -65,7 +73,7 @@ pub(crate) enum Command {
         shell: clap_complete::Shell,
     },
     /// Print the manual page, in roff.
-    Man,
+    Man(Man),
 }
 
 /// Arguments of `list`.
@@ -94,12 +102,26 @@ pub(crate) struct Look {
 pub(crate) struct Show {
     #[command(flatten)]
     pub(crate) look: Look,
-    /// Print JSON.
+    /// Only this session: with its findings and those of its server.
+    #[arg(long, value_name = "N")]
+    pub(crate) session: Option<u64>,
+    /// The verdict, and a line for each server and session.
+    #[arg(long, conflicts_with_all = ["json", "prometheus"])]
+    pub(crate) brief: bool,
+    /// All sessions and findings, however many. Otherwise 20 sessions are shown at length, those
+    /// with findings first, and 10 findings of each code.
+    #[arg(long, conflicts_with_all = ["json", "prometheus"])]
+    pub(crate) all: bool,
+    /// Print JSON. tools/ring-dump.schema.json describes it.
     #[arg(long, conflicts_with = "prometheus")]
     pub(crate) json: bool,
     /// Print metrics in Prometheus's text format.
     #[arg(long)]
     pub(crate) prometheus: bool,
+    /// Sessions of each server that have series of their own: the oldest ones. The others are left
+    /// out; `ringbell_sessions_left_out` says how many.
+    #[arg(long, default_value_t = 100, value_name = "N", requires = "prometheus")]
+    pub(crate) max_sessions: usize,
 }
 
 /// One of the two rings.
@@ -202,12 +224,106 @@ pub(crate) struct Diff {
     pub(crate) json: bool,
 }
 
+/// Arguments of `man`.
+#[derive(Debug, Args)]
+pub(crate) struct Man {
+    /// Write ring-dump.1 and a page for each command to this directory instead.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) directory: Option<PathBuf>,
+}
+
 /// Arguments of `doctor`.
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Parses the command line, or says what is wrong with it and ends the program with status 2.
+pub(crate) fn parse(arguments: Vec<OsString>) -> Cli {
+    let command = || Cli::command().color(help_color(&arguments));
+    let error = match try_parse(command(), arguments.clone()) {
+        Ok(cli) => return cli,
+        Err(error) => error,
+    };
+    let mut command = command();
+    let Some(word) = first_word(&arguments).filter(|_| is_about_the_first_word(&error)) else {
+        error.exit();
+    };
+    if is_target(word) {
+        let mut shown = arguments.clone();
+        shown.insert(1, "show".into());
+        try_parse(command, shown).unwrap_or_else(|error| error.exit())
+    } else if error.kind() == ErrorKind::InvalidSubcommand {
+        let names: Vec<_> = command.get_subcommands().map(|one| one.get_name()).collect();
+        let names = names.join(", ");
+        let word = word.to_string_lossy();
+        let suggested = match error.get(ContextKind::SuggestedSubcommand) {
+            Some(ContextValue::Strings(names)) => names.first(),
+            Some(ContextValue::String(name)) => Some(name),
+            _ => None,
+        };
+        let tip = suggested.map_or_else(String::new, |name| format!("; did you mean `{name}`?"));
+        let why = format!(
+            "{word:?} is neither a command nor a target{tip}\n\n\
+             commands: {names}\n\
+             targets:  the pid of a process, or the path of a socket, of a saved file or of a core dump"
+        );
+        command.error(ErrorKind::InvalidSubcommand, why).exit()
+    } else {
+        error.exit()
+    }
+}
+
+fn try_parse(command: clap::Command, arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
+    command
+        .clone()
+        .try_get_matches_from(arguments)
+        .and_then(|matches| Cli::from_arg_matches(&matches))
+        .map_err(|error| error.format(&mut command.clone()))
+}
+
+/// The first argument that is no option.
+fn first_word(arguments: &[OsString]) -> Option<&OsString> {
+    let mut rest = arguments.iter().skip(1);
+    while let Some(argument) = rest.next() {
+        match argument.to_str() {
+            Some("--color") => drop(rest.next()),
+            Some(option) if option.starts_with('-') => {}
+            _ => return Some(argument),
+        }
+    }
+    None
+}
+
+/// Whether parsing failed since there is no command: at the word that should be one, or at an
+/// option of `show` in front of it.
+fn is_about_the_first_word(error: &clap::Error) -> bool {
+    matches!(error.kind(), ErrorKind::InvalidSubcommand | ErrorKind::UnknownArgument)
+}
+
+/// Whether a word names something to look at.
+fn is_target(word: &OsStr) -> bool {
+    let text = word.to_string_lossy();
+    let is_command = Cli::command()
+        .get_subcommands()
+        .any(|command| command.get_name_and_visible_aliases().contains(&&*text) || text == "help");
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    !is_command && (is_number || text.contains('/') || Path::new(word).symlink_metadata().is_ok())
+}
+
+/// What clap's own help and errors are told of colours: they come before the arguments are parsed.
+fn help_color(arguments: &[OsString]) -> ColorChoice {
+    let words = || arguments.iter().skip(1).map(|argument| argument.to_string_lossy());
+    let separate = words().zip(words().skip(1)).filter(|(option, _)| option == "--color");
+    let joined = words().filter_map(|word| word.strip_prefix("--color=").map(str::to_owned));
+    let given = separate.map(|(_, when)| when.into_owned()).chain(joined).last();
+    match given.as_deref() {
+        Some("always") => ColorChoice::Always,
+        Some("never") => ColorChoice::Never,
+        _ => ColorChoice::Auto,
+    }
 }
 
 impl Choice {
@@ -264,7 +380,6 @@ fn duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {

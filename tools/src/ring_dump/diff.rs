@@ -1,11 +1,13 @@
 //! What changed between two captures.
 
+use crate::export;
 use crate::finding::Finding;
 use crate::report::{Report, Session};
 use crate::show;
 use crate::style::{BAD, END, GOOD, HEAD};
 use crate::verdict::time;
 use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -13,12 +15,51 @@ use std::fmt::Write;
 #[derive(Debug, Serialize)]
 pub(crate) struct Diff {
     version: u32,
+    before: Look,
+    after: Look,
     /// Between the two, by the clock of the machine if both are from the same one.
     between_ns: Option<u64>,
-    servers: BTreeMap<u64, Changes>,
-    sessions: BTreeMap<u64, Changes>,
+    servers: Vec<OfServer>,
+    sessions: Vec<OfSession>,
     new_findings: Vec<Finding>,
     gone_findings: Vec<Finding>,
+}
+
+/// One of the two.
+#[derive(Debug, Serialize)]
+struct Look {
+    target: String,
+    /// When, in ms since 1970.
+    unix_ms: u64,
+    /// The same as a date: RFC 3339, UTC.
+    date: String,
+}
+
+impl Look {
+    fn of(report: &Report) -> Self {
+        let Report { target, unix_ms, date, .. } = report;
+        Self { target: target.clone(), unix_ms: *unix_ms, date: date.clone() }
+    }
+}
+
+/// What changed of a server.
+#[derive(Debug, Serialize)]
+struct OfServer {
+    #[serde(serialize_with = "export::hex")]
+    generation: u64,
+    #[serde(flatten)]
+    changes: Changes,
+}
+
+/// What changed of a session.
+#[derive(Debug, Serialize)]
+struct OfSession {
+    #[serde(serialize_with = "export::hex")]
+    generation: u64,
+    #[serde(serialize_with = "export::decimal")]
+    session: u64,
+    #[serde(flatten)]
+    changes: Changes,
 }
 
 /// What changed of one thing.
@@ -27,9 +68,25 @@ pub(crate) struct Changes {
     /// `began` or `ended`, if it was there but once.
     presence: Option<&'static str>,
     /// Numbers that differ: earlier and later.
+    #[serde(serialize_with = "numbers")]
     numbers: BTreeMap<String, (u64, u64)>,
     /// Words that differ: earlier and later.
     words: BTreeMap<&'static str, (String, String)>,
+}
+
+/// Positions and calls as strings, counts as numbers.
+fn numbers<S: Serializer>(
+    numbers: &BTreeMap<String, (u64, u64)>,
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    let mut map = to.serialize_map(Some(numbers.len()))?;
+    for (name, (before, after)) in numbers {
+        match ["tail", "head", "oldest_call"].contains(&name.rsplit('.').next().unwrap_or(name)) {
+            true => map.serialize_entry(name, &[before.to_string(), after.to_string()])?,
+            false => map.serialize_entry(name, &[before, after])?,
+        }
+    }
+    map.end()
 }
 
 impl Changes {
@@ -81,7 +138,7 @@ fn of_session(before: &Session, after: &Session) -> Changes {
 /// Compares two reports.
 pub(crate) fn diff(before: &Report, after: &Report) -> Diff {
     let mut servers: BTreeMap<u64, Changes> = BTreeMap::new();
-    let mut sessions: BTreeMap<u64, Changes> = BTreeMap::new();
+    let mut sessions: BTreeMap<(u64, u64), Changes> = BTreeMap::new();
     let only = |presence| Changes { presence: Some(presence), ..Changes::default() };
     for server in &before.servers {
         let changes = match after.servers.iter().find(|other| other.generation == server.generation)
@@ -105,11 +162,11 @@ pub(crate) fn diff(before: &Report, after: &Report) -> Diff {
             None => only("ended"),
             Some(other) => of_session(session, other),
         };
-        sessions.insert(session.session, changes);
+        sessions.insert(key(session), changes);
     }
     for session in &after.sessions {
         if !before.sessions.iter().any(|other| key(other) == key(session)) {
-            sessions.insert(session.session, only("began"));
+            sessions.insert(key(session), only("began"));
         }
     }
     servers.retain(|_, changes| !changes.is_empty());
@@ -123,8 +180,16 @@ pub(crate) fn diff(before: &Report, after: &Report) -> Diff {
     Diff {
         version: crate::report::JSON_VERSION,
         between_ns: after.at_ns.checked_sub(before.at_ns),
-        servers,
-        sessions,
+        before: Look::of(before),
+        after: Look::of(after),
+        servers: servers
+            .into_iter()
+            .map(|(generation, changes)| OfServer { generation, changes })
+            .collect(),
+        sessions: sessions
+            .into_iter()
+            .map(|((generation, session), changes)| OfSession { generation, session, changes })
+            .collect(),
         new_findings: missing(after, before),
         gone_findings: missing(before, after),
     }
@@ -139,9 +204,11 @@ pub(crate) fn text(diff: &Diff) -> String {
     let all = diff
         .servers
         .iter()
-        .map(|(generation, changes)| (format!("server {generation:016x}"), changes))
+        .map(|server| (format!("server {:016x}", server.generation), &server.changes))
         .chain(
-            diff.sessions.iter().map(|(session, changes)| (format!("session {session}"), changes)),
+            diff.sessions
+                .iter()
+                .map(|session| (format!("session {}", session.session), &session.changes)),
         );
     for (name, changes) in all {
         let presence = changes.presence.map_or_else(String::new, |presence| format!(" {presence}"));

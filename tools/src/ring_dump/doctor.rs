@@ -4,6 +4,7 @@
 mod cgroups;
 mod host;
 
+use crate::export;
 use crate::report::JSON_VERSION;
 use crate::style::{BAD, DIM, END, GOOD, WARN};
 use cgroups::{Cgroups, Limit};
@@ -50,6 +51,10 @@ struct Check {
 #[derive(Debug, Serialize)]
 pub(crate) struct Health {
     version: u32,
+    /// When, in ms since 1970.
+    unix_ms: u64,
+    /// The same as a date: RFC 3339, UTC.
+    date: String,
     checks: Vec<Check>,
 }
 
@@ -120,7 +125,8 @@ pub(crate) fn examine() -> Health {
         tracing(read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok()),
         core_dumps(&read_to_string("/proc/self/coredump_filter").unwrap_or_default()),
     ];
-    Health { version: JSON_VERSION, checks }
+    let unix_ms = export::now_unix_ms();
+    Health { version: JSON_VERSION, unix_ms, date: export::date(unix_ms), checks }
 }
 
 fn kernel(release: &str) -> Check {

@@ -95,15 +95,17 @@ codes! {
 }
 
 /// One thing that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Finding {
     /// How serious it is.
     pub(crate) severity: Severity,
     /// What it is.
     pub(crate) code: Code,
     /// Which server.
+    #[serde(serialize_with = "crate::export::hex_or_null")]
     pub(crate) generation: Option<u64>,
     /// Which session, if it is about one.
+    #[serde(serialize_with = "crate::export::decimal_or_null")]
     pub(crate) session: Option<u64>,
     /// Which process is at fault, if one is.
     pub(crate) pid: Option<u32>,

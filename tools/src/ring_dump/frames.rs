@@ -2,6 +2,7 @@
 
 use crate::capture::Capture;
 use crate::cli::{Choice, Which};
+use crate::export;
 use crate::report::{Decoded, JSON_VERSION, RingImage, rings};
 use crate::style::{BAD, DIM, END, HEAD, WARN};
 use ringbell::inspect::{Record, Ring, intact, lap_start};
@@ -15,10 +16,13 @@ pub(crate) struct Frame {
     /// Of what is printed as JSON.
     version: u32,
     /// Of the session.
+    #[serde(serialize_with = "export::hex")]
     generation: u64,
+    #[serde(serialize_with = "export::decimal")]
     pub(crate) session: u64,
     ring: Which,
     /// Where it begins, in bytes since the start of the ring.
+    #[serde(serialize_with = "export::decimal")]
     pub(crate) position: u64,
     /// Bytes that it takes.
     size: u64,
@@ -30,6 +34,7 @@ pub(crate) struct Frame {
     code: u16,
     /// Of an error, what the application gave.
     application_code: Option<u16>,
+    #[serde(serialize_with = "export::decimal")]
     call: u64,
     /// Length of its body: extensions and payload.
     length: u32,
@@ -297,8 +302,9 @@ mod tests {
         let printed = [
             text(&listings),
             json(&listings).unwrap(),
-            show::text(&report),
-            prometheus::text(&report),
+            show::text(&report, false),
+            show::brief(&report, true),
+            prometheus::text(&report, 1),
             diff::text(&diff::diff(&report, &report)),
             serde_json::to_string(&report).unwrap(),
         ];

@@ -3,6 +3,7 @@
 use crate::assemble::report;
 use crate::capture::Capture;
 use crate::cli::List;
+use crate::export;
 use crate::finding::Severity;
 use crate::handle::Handle;
 use crate::process::{self, State};
@@ -28,6 +29,7 @@ struct Line {
     uid: u32,
     name: String,
     state: State,
+    #[serde(serialize_with = "export::hex")]
     generation: u64,
     sessions: u64,
     requests: u64,
@@ -40,6 +42,10 @@ struct Line {
 #[derive(Debug, Serialize)]
 pub(crate) struct Listing {
     version: u32,
+    /// When, in ms since 1970.
+    unix_ms: u64,
+    /// The same as a date: RFC 3339, UTC.
+    date: String,
     servers: Vec<Line>,
     /// Processes that may not be looked into from here.
     closed_processes: usize,
@@ -49,8 +55,11 @@ pub(crate) struct Listing {
 
 /// Looks for servers: in all processes, and at the sockets of a directory.
 pub(crate) fn list(asked: &List) -> Result<Listing, Failure> {
+    let unix_ms = export::now_unix_ms();
     let mut listing = Listing {
         version: JSON_VERSION,
+        unix_ms,
+        date: export::date(unix_ms),
         servers: Vec::new(),
         closed_processes: 0,
         sockets: Vec::new(),

@@ -3,7 +3,8 @@
 //! [`source`] finds segments (in a [`process`], at a socket, in a [`core_dump`]) and copies them; a
 //! [`capture`] is what was copied. [`report`] is what it says ([`samples`]: of calls that were
 //! timed), [`verdict`] what is wrong with it. [`show`], [`prometheus`], [`frames`], [`diff`],
-//! [`list`], [`watch`] and [`tap`] (at a [`pace`]) print. [`doctor`] looks at the machine instead.
+//! [`list`], [`watch`] and [`tap`] (at a [`pace`]) print. [`export`] has what their JSON shares,
+//! [`man`] is the manual. [`doctor`] looks at the machine instead.
 
 mod assemble;
 mod capture;
@@ -11,10 +12,12 @@ mod cli;
 mod core_dump;
 mod diff;
 mod doctor;
+mod export;
 mod finding;
 mod frames;
 mod handle;
 mod list;
+mod man;
 mod pace;
 mod process;
 mod prometheus;
@@ -27,7 +30,7 @@ mod tap;
 mod verdict;
 mod watch;
 
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 use cli::{Cli, Command};
 use finding::Severity;
 use report::Report;
@@ -76,7 +79,7 @@ fn survive_the_limit_on_files() {
 
 fn main() -> ExitCode {
     survive_the_limit_on_files();
-    let cli = Cli::parse();
+    let cli = cli::parse(std::env::args_os().collect());
     style::choose(cli.color);
     match run(&cli) {
         Ok(true) => ExitCode::SUCCESS,
@@ -110,8 +113,11 @@ fn run(cli: &Cli) -> Result<Healthy, Failure> {
             std::io::stdout().write_all(&bytes)?;
             Ok(true)
         }
-        Some(Command::Man) => {
-            man(&mut std::io::stdout())?;
+        Some(Command::Man(asked)) => {
+            match &asked.directory {
+                Some(directory) => man::pages(directory)?,
+                None => man::page(&mut std::io::stdout())?,
+            }
             Ok(true)
         }
         Some(Command::Watch(asked)) => watch::run(asked),
@@ -132,23 +138,6 @@ fn json(value: &impl serde::Serialize) -> Result<(), Failure> {
 
 fn is_healthy(report: &Report) -> Healthy {
     report.findings.iter().all(|finding| finding.severity < Severity::Problem)
-}
-
-/// The manual page: that of the program, then a section for each command.
-fn man(to: &mut impl Write) -> Result<(), Failure> {
-    let mut command = Cli::command();
-    command.build();
-    let page = clap_mangen::Man::new(command.clone()).section("1");
-    page.render(to)?;
-    for command in command.get_subcommands().filter(|command| command.get_name() != "help") {
-        let name = command.get_name().to_uppercase();
-        writeln!(to, ".SH \"{name}\"")?;
-        let page = clap_mangen::Man::new(command.clone());
-        page.render_synopsis_section(to)?;
-        page.render_description_section(to)?;
-        page.render_options_section(to)?;
-    }
-    Ok(())
 }
 
 fn run_list(asked: &cli::List) -> Result<Healthy, Failure> {
@@ -200,13 +189,18 @@ fn run_doctor(asked: &cli::Doctor) -> Result<Healthy, Failure> {
 
 fn run_show(asked: &cli::Show) -> Result<Healthy, Failure> {
     let target = Target::of(&asked.look.target)?;
-    let report = assemble::report(&source::capture(&target, asked.look.interval)?);
+    let mut report = assemble::report(&source::capture(&target, asked.look.interval)?);
+    if let Some(session) = asked.session {
+        report.keep_session(session).map_err(|why| Unattachable(format!("{target}: {why}")))?;
+    }
     if asked.json {
         json(&report)?;
     } else if asked.prometheus {
-        print(&prometheus::text(&report))?;
+        print(&prometheus::text(&report, asked.max_sessions))?;
+    } else if asked.brief {
+        print(&show::brief(&report, asked.all))?;
     } else {
-        print(&show::text(&report))?;
+        print(&show::text(&report, asked.all))?;
     }
     Ok(is_healthy(&report))
 }

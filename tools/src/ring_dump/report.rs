@@ -2,6 +2,7 @@
 //! `--json`.
 
 use crate::capture::{Image, Take};
+use crate::export;
 use crate::finding::Finding;
 use crate::process::State;
 use crate::samples::Samples;
@@ -15,7 +16,7 @@ use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Version of the JSON that is printed. Fields may be added within a version, not changed.
-pub(crate) const JSON_VERSION: u32 = 1;
+pub(crate) const JSON_VERSION: u32 = 2;
 
 /// Everything about a target.
 #[derive(Debug, Clone, Serialize)]
@@ -26,6 +27,8 @@ pub(crate) struct Report {
     pub(crate) target: String,
     /// When, in ms since 1970.
     pub(crate) unix_ms: u64,
+    /// The same as a date: RFC 3339, UTC.
+    pub(crate) date: String,
     /// The same by CLOCK_MONOTONIC, ns: the clock of all other times.
     pub(crate) at_ns: u64,
     /// Between the two looks, in ns; 0 if there was one.
@@ -42,6 +45,35 @@ pub(crate) struct Report {
     pub(crate) strays: Vec<Stray>,
     /// What is wrong. Empty if all is well.
     pub(crate) findings: Vec<Finding>,
+}
+
+impl Report {
+    /// Leaves out all sessions but those with this number, and the findings of the others.
+    pub(crate) fn keep_session(&mut self, session: u64) -> Result<(), String> {
+        if !self.sessions.iter().any(|one| one.session == session) {
+            let numbers = self.sessions.iter().map(|one| one.session);
+            return Err(match (numbers.clone().min(), numbers.max()) {
+                (Some(first), Some(last)) if first != last => format!(
+                    "there is no session {session} over shared memory; there are {} from {first} to {last}",
+                    self.sessions.len()
+                ),
+                (Some(only), _) => {
+                    format!(
+                        "there is no session {session} over shared memory; there is session {only}"
+                    )
+                }
+                _ => format!("there is no session {session}: there are none over shared memory"),
+            });
+        }
+        self.sessions.retain(|one| one.session == session);
+        let generations: BTreeSet<u64> = self.sessions.iter().map(|one| one.generation).collect();
+        self.servers.retain(|server| generations.contains(&server.generation));
+        self.findings.retain(|finding| {
+            finding.session.is_none_or(|of| of == session)
+                && finding.generation.is_none_or(|of| generations.contains(&of))
+        });
+        Ok(())
+    }
 }
 
 /// Where bytes are.
@@ -61,6 +93,7 @@ pub(crate) struct Memory {
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Server {
     /// Differs between any two starts of a server.
+    #[serde(serialize_with = "export::hex")]
     pub(crate) generation: u64,
     /// Version of the layout.
     pub(crate) layout: u32,
@@ -78,8 +111,10 @@ pub(crate) struct Server {
     /// Whether its reactor sleeps, by domain; domains that never slept are left out.
     pub(crate) domains: Vec<Domain>,
     /// What it counted.
+    #[serde(serialize_with = "export::counters")]
     pub(crate) counters: ServerCounters,
     /// What it tells of itself beside that: limits, its thread, the oldest call.
+    #[serde(serialize_with = "export::facts")]
     pub(crate) facts: layout::Facts,
     /// Counted between the two looks, per second.
     pub(crate) rates: BTreeMap<&'static str, f64>,
@@ -93,6 +128,7 @@ pub(crate) struct Domain {
     /// Its index.
     pub(crate) index: u64,
     /// Whether the server sleeps on it.
+    #[serde(serialize_with = "export::sleep")]
     pub(crate) sleep: Sleep,
     /// The bell word, if it can be seen.
     pub(crate) bell: Option<u32>,
@@ -108,9 +144,11 @@ pub(crate) struct RingState {
     /// Size of the ring in bytes.
     pub(crate) capacity: u64,
     /// Where the producer is, in bytes since the start.
+    #[serde(serialize_with = "export::decimal")]
     pub(crate) tail: u64,
     /// How far the consumer has given space back. It does so in quarters of the ring, and before it
     /// sleeps.
+    #[serde(serialize_with = "export::decimal")]
     pub(crate) head: u64,
     /// Bytes that are not given back.
     pub(crate) fill: u64,
@@ -120,6 +158,7 @@ pub(crate) struct RingState {
     /// Some of the rest may have been read, too, unless the consumer sleeps.
     pub(crate) messages: u64,
     /// Call id of the first of them that is a message.
+    #[serde(serialize_with = "export::decimal_or_null")]
     pub(crate) first_call: Option<u64>,
     /// Bytes that the producer went forward between the two looks, and the consumer.
     pub(crate) produced: u64,
@@ -141,8 +180,10 @@ pub(crate) struct RingState {
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Session {
     /// Its number, unique in the server's life.
+    #[serde(serialize_with = "export::decimal")]
     pub(crate) session: u64,
     /// Its server.
+    #[serde(serialize_with = "export::hex")]
     pub(crate) generation: u64,
     /// The client, as the kernel told the server; the name is its own choice.
     pub(crate) peer: Peer,
@@ -156,6 +197,7 @@ pub(crate) struct Session {
     /// Always `shared memory`: others cannot be seen.
     pub(crate) transport: &'static str,
     /// Whether the client sleeps.
+    #[serde(serialize_with = "export::sleep")]
     pub(crate) sleep: Sleep,
     /// Whether it did with the same ticket at the first look.
     pub(crate) since_before: bool,
@@ -170,14 +212,17 @@ pub(crate) struct Session {
     /// Calls without an answer, as of the client's last sleep.
     pub(crate) in_flight: u64,
     /// A call that waits for long, if the client sleeps over it.
+    #[serde(serialize_with = "export::decimal_or_null")]
     pub(crate) oldest_call: Option<u64>,
     /// For how long at least, in ns.
     pub(crate) oldest_age_ns: Option<u64>,
     /// Where the time of calls went, if some were timed.
     pub(crate) samples: Option<Samples>,
     /// What the client counted, as of its last sleep or so.
+    #[serde(serialize_with = "export::counters")]
     pub(crate) client: SessionCounters,
     /// What the server counted for it.
+    #[serde(serialize_with = "export::counters")]
     pub(crate) server: SessionCounters,
     /// Counted by the server between the two looks, per second.
     pub(crate) rates: BTreeMap<&'static str, f64>,

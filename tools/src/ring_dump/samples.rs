@@ -61,6 +61,7 @@ impl Spread {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) struct OnItsWay {
     /// Its id.
+    #[serde(serialize_with = "crate::export::decimal")]
     pub(crate) call: u64,
     /// Where it is.
     pub(crate) stage: Stage,

@@ -1,4 +1,4 @@
-//! A report for people.
+//! A report for people: first what is wrong, then what is there.
 
 use crate::finding::Severity;
 use crate::process::State;
@@ -14,21 +14,105 @@ use std::fmt::Write;
 /// Characters of a bar.
 const BAR: u64 = 24;
 
-/// The whole report.
-pub(crate) fn text(report: &Report) -> String {
+/// Sessions that are told at length unless all are asked for.
+const SESSIONS: usize = 20;
+/// Findings of one code that are told unless all are asked for.
+const FINDINGS: usize = 10;
+
+/// The whole report; `all` of its sessions and findings, or the most important ones.
+pub(crate) fn text(report: &Report, all: bool) -> String {
     let mut out = String::new();
+    verdicts(&mut out, report, all);
     for server in &report.servers {
         server_lines(&mut out, report, server);
     }
-    for session in &report.sessions {
+    let most = if all { usize::MAX } else { SESSIONS };
+    for session in most_important(report, most) {
         session_lines(&mut out, report, session);
+    }
+    let left_out = report.sessions.len().saturating_sub(most);
+    if left_out != 0 {
+        let _ = writeln!(
+            out,
+            "{DIM}{left_out} of {} sessions are left out: --all shows them, --session N shows one, \
+             --brief gives each a line{END}",
+            report.sessions.len()
+        );
     }
     let spares = report.strays.iter().filter(|stray| stray.spare).count();
     if spares != 0 {
         let _ = writeln!(out, "{DIM}{} not in use{END}", count(spares as u64, "segment"));
     }
-    verdicts(&mut out, report);
     out
+}
+
+/// What is wrong, and a line for each server and session.
+pub(crate) fn brief(report: &Report, all: bool) -> String {
+    let mut out = String::new();
+    verdicts(&mut out, report, all);
+    for server in &report.servers {
+        let Server { peer, counters, rates, .. } = server;
+        let _ = writeln!(
+            out,
+            "{HEAD}server {}{END} pid {}, {}{}: {}, {} requests{}, {} in handlers",
+            printable(&peer.name),
+            peer.pid,
+            state(server.state),
+            at(report),
+            count(counters.sessions, "session"),
+            counters.requests,
+            rate(rates, "requests"),
+            counters.in_flight
+        );
+    }
+    for session in &report.sessions {
+        let Session { peer, request, response, rates, .. } = session;
+        let oldest = session
+            .oldest_age_ns
+            .map_or_else(String::new, |age| format!(", one waits for at least {}", time(age)));
+        let _ = writeln!(
+            out,
+            "{HEAD}session {} {}{END} pid {}, {}: {} handled{}, {} in flight{oldest}, request ring {} of {} B, response ring {} of {} B",
+            session.session,
+            printable(&peer.name),
+            peer.pid,
+            state(session.state),
+            session.server.received,
+            rate(rates, "received"),
+            session.in_flight,
+            request.fill,
+            request.capacity,
+            response.fill,
+            response.capacity
+        );
+    }
+    out
+}
+
+/// So many sessions in their order: those with problems before those with notes before others.
+fn most_important(report: &Report, most: usize) -> Vec<&Session> {
+    let mut worst = BTreeMap::new();
+    for finding in &report.findings {
+        if let Some(session) = finding.session {
+            let worst = worst.entry((finding.generation, session)).or_insert(finding.severity);
+            *worst = (*worst).max(finding.severity);
+        }
+    }
+    let mut order: Vec<usize> = (0..report.sessions.len()).collect();
+    order.sort_by_key(|&index| {
+        let session = &report.sessions[index];
+        std::cmp::Reverse(worst.get(&(Some(session.generation), session.session)).copied())
+    });
+    order.truncate(most);
+    order.sort_unstable();
+    order.into_iter().map(|index| &report.sessions[index]).collect()
+}
+
+fn at(report: &Report) -> String {
+    match &report.listens_at[..] {
+        [] => String::new(),
+        paths => format!(" at {}", paths.join(", ")),
+    }
 }
 
 fn state(state: State) -> String {
@@ -99,17 +183,14 @@ fn bell(bell: Option<u32>, rung: Option<bool>) -> String {
 
 fn server_lines(out: &mut String, report: &Report, server: &Server) {
     let Server { peer, counters, rates, .. } = server;
-    let at = match &report.listens_at[..] {
-        [] => String::new(),
-        paths => format!(" at {}", paths.join(", ")),
-    };
     let _ = writeln!(
         out,
-        "{HEAD}server {}{END} pid {}, uid {}, {}{at}",
+        "{HEAD}server {}{END} pid {}, uid {}, {}{}",
         printable(&peer.name),
         peer.pid,
         peer.uid,
-        state(server.state)
+        state(server.state),
+        at(report)
     );
     let _ = writeln!(
         out,
@@ -340,15 +421,97 @@ fn printable(name: &str) -> &str {
     if name.is_empty() { "(no name)" } else { name }
 }
 
-fn verdicts(out: &mut String, report: &Report) {
+fn verdicts(out: &mut String, report: &Report, all: bool) {
     if report.findings.is_empty() {
         let _ = writeln!(out, "{GOOD}all is well{END}");
     }
+    let word = |severity: Severity| match severity {
+        Severity::Problem => format!("{BAD}problem{END}"),
+        Severity::Note => format!("{WARN}note{END}"),
+    };
+    let mut told = BTreeMap::new();
+    let mut left_out = Vec::new();
     for finding in &report.findings {
-        let (style, word) = match finding.severity {
-            Severity::Problem => (BAD, "problem"),
-            Severity::Note => (WARN, "note"),
+        let kind = (finding.severity, finding.code);
+        let told = told.entry(kind).or_insert(0);
+        *told += 1;
+        if all || *told <= FINDINGS {
+            let _ = writeln!(out, "{}  {}", word(finding.severity), finding.text);
+        } else if *told == FINDINGS + 1 {
+            left_out.push(kind);
+        }
+    }
+    for kind in left_out {
+        let more = told[&kind] - FINDINGS;
+        let _ = writeln!(
+            out,
+            "{}  {more} more findings of {}: --all shows them",
+            word(kind.0),
+            kind.1.word()
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::Capture;
+    use crate::finding::{Code, Finding};
+
+    /// A report of many sessions, of which some have findings.
+    fn crowd(sessions: u64, findings: &[(u64, Severity)]) -> Report {
+        let saved = include_bytes!("../../tests/data/stopped.ringsave");
+        let mut report = crate::assemble::report(&Capture::read(saved).expect("a saved file"));
+        let one = report.sessions.remove(0);
+        report.sessions =
+            (1..=sessions).map(|session| Session { session, ..one.clone() }).collect();
+        let finding = |&(session, severity): &(u64, Severity)| Finding {
+            severity,
+            code: Code::SlowClient,
+            generation: Some(one.generation),
+            session: Some(session),
+            pid: None,
+            text: format!("session {session} is told"),
         };
-        let _ = writeln!(out, "{style}{word}{END}  {}", finding.text);
+        report.findings = findings.iter().map(finding).collect();
+        report
+    }
+
+    fn told(text: &str) -> Vec<&str> {
+        let lines = text.lines().filter(|line| line.contains("session ") && line.contains(" pid "));
+        lines.map(|line| line.split(' ').nth(1).expect("a number")).collect()
+    }
+
+    #[test]
+    fn of_many_sessions_those_with_findings_are_told() {
+        let report = crowd(1000, &[(700, Severity::Note), (900, Severity::Problem)]);
+        let plain = |text: String| anstream::adapter::strip_str(&text).to_string();
+        let text = plain(super::text(&report, false));
+        let sessions = told(&text);
+        assert_eq!(sessions.len(), SESSIONS);
+        assert_eq!(&sessions[..3], ["1", "2", "3"]);
+        assert_eq!(&sessions[SESSIONS - 2..], ["700", "900"]);
+        assert!(text.contains("980 of 1000 sessions are left out: --all"), "{text}");
+        let all = plain(super::text(&report, true));
+        assert!(told(&all).len() == 1000 && !all.contains("left out"));
+        let brief = plain(brief(&report, false));
+        assert!(told(&brief).len() == 1000 && brief.lines().count() == 1000 + 1 + 2, "{brief}");
+    }
+
+    #[test]
+    fn of_many_findings_of_a_kind_some_are_told_and_the_others_counted() {
+        let findings: Vec<_> = (1..=500).map(|session| (session, Severity::Problem)).collect();
+        let report = crowd(500, &findings);
+        let plain = anstream::adapter::strip_str(&text(&report, false)).to_string();
+        let problems: Vec<_> =
+            plain.lines().take_while(|line| line.starts_with("problem")).collect();
+        assert_eq!(problems.len(), FINDINGS + 1);
+        assert_eq!(problems[0], "problem  session 1 is told");
+        assert_eq!(
+            problems[FINDINGS],
+            "problem  490 more findings of slow-client: --all shows them"
+        );
+        let all = anstream::adapter::strip_str(&text(&report, true)).to_string();
+        assert_eq!(all.lines().filter(|line| line.starts_with("problem")).count(), 500);
     }
 }

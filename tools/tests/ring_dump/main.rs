@@ -4,11 +4,14 @@
 #![allow(clippy::cast_possible_truncation, reason = "positions in small rings")]
 
 mod files;
+mod formats;
 mod harmless;
+mod promlint;
 #[allow(dead_code, reason = "an example uses the rest")]
 #[path = "../pty/mod.rs"]
 mod pty;
 mod scene;
+mod schema;
 mod screen;
 #[allow(dead_code, reason = "an example uses the rest")]
 #[path = "../slices/mod.rs"]
@@ -19,6 +22,7 @@ mod use_of_it;
 mod verdicts;
 
 use files::*;
+use formats::*;
 use harmless::*;
 use ringbell_shm_tests::suite;
 use scene::{caller, service};
@@ -65,6 +69,20 @@ suite! {
         garbage_is_described_and_not_believed,
         wrong_use_has_its_status,
         help_for_shells_and_manuals,
+        d8_metrics_keep_the_rules_of_prometheus,
+        d8_findings_are_metrics_by_code,
+        d8_bad_metrics_are_told,
+        sessions_beyond_the_limit_have_no_series_and_are_counted,
+        a_server_that_was_restarted_has_the_same_series,
+        d9_ids_survive_programs_whose_numbers_are_doubles,
+        d9_json_is_as_its_schema_says,
+        the_verdict_comes_first,
+        one_session_is_shown_with_its_own_findings,
+        of_many_sessions_some_are_shown_and_the_others_counted,
+        a_target_alone_is_shown,
+        every_manual_page_that_is_named_exists,
+        colours_are_where_they_are_wanted,
+        the_examples_of_the_manual_run,
     ],
     roles: [service, caller],
 }

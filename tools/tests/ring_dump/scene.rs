@@ -166,6 +166,15 @@ impl Scene {
         Self { server, path, directory }
     }
 
+    /// Ends the server, and starts another one at the same path.
+    pub(crate) fn restarted(self) -> Self {
+        let Self { server, path, directory } = self;
+        drop(server);
+        let mut server = Start::role("service").with("path", path.display()).start();
+        server.expect("ready");
+        Self { server, path, directory }
+    }
+
     pub(crate) fn client(&self) -> Process {
         self.client_with(&[])
     }

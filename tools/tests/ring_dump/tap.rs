@@ -75,7 +75,7 @@ impl Tap {
         self.lines.read_line(&mut line).expect("read");
         tick();
         let value: Value = serde_json::from_str(&line).expect("JSON");
-        assert_eq!(value["version"], 1);
+        assert_eq!(value["version"], 2);
         value
     }
 
@@ -127,9 +127,9 @@ fn accounts_for(calls: u64, lines: &[Value], last: &Value) {
     assert_eq!(sum(lines, "size"), part("shown_bytes"));
     // Each ring in order, without a hole.
     for ring in ["request", "response"] {
-        let mut next = 0;
+        let mut next = 0u64;
         for line in lines.iter().filter(|line| line["ring"] == ring) {
-            assert_eq!(line["position"], next, "{line}");
+            assert_eq!(line["position"], next.to_string(), "{line}");
             next += line["size"].as_u64().or(line["missed_bytes"].as_u64()).expect("a length");
         }
         assert_eq!(next, calls * layout::LINE);
@@ -236,7 +236,7 @@ pub(crate) fn tap_shows_what_was_asked_for() -> Ran {
     let (lines, last) = tap.rest();
     assert_eq!((lines.len(), &last["end"]["records"]), (15, &15.into()), "no more than that");
     for line in &lines {
-        assert_eq!((&line["kind"], &line["session"]), (&"response".into(), &2.into()));
+        assert_eq!((&line["kind"], &line["session"]), (&"response".into(), &"2".into()));
     }
     assert!(last["end"]["left_out"].as_u64() > Some(0), "{last}");
     let tap = Tap::start(&scene.pid(), &["--ring", "request", "--max-bytes", "2", "--all"]);

@@ -60,9 +60,9 @@ pub(crate) fn waiting_is_told_from_working() -> Ran {
     );
     let (metrics, _) = say_of(&["show", &scene.pid(), "--prometheus"]);
     for part in ["request-ring", "handler", "response-ring"] {
-        let labels = format!("part=\"{part}\",quantile=\"1\"}} ");
+        let labels = format!("part=\"{part}\"}} ");
         let of_it = |line: &str| {
-            line.starts_with("ringbell_timed_call_seconds{")
+            line.starts_with("ringbell_session_timed_call_longest_seconds{")
                 .then(|| line.split_once(&labels))
                 .flatten()
                 .map(|pair| pair.1.to_owned())

@@ -57,10 +57,13 @@ impl Passed {
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(super) struct Gap {
     version: u32,
+    #[serde(serialize_with = "crate::export::hex")]
     generation: u64,
+    #[serde(serialize_with = "crate::export::decimal")]
     pub(super) session: u64,
     ring: Which,
     /// Where it begins, in bytes since the start of the ring.
+    #[serde(serialize_with = "crate::export::decimal")]
     position: u64,
     pub(super) missed_bytes: u64,
     pub(super) missed_records_at_most: u64,
