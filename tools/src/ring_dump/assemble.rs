@@ -1,5 +1,6 @@
 //! Makes a report of a capture.
 
+use crate::after;
 use crate::capture::Capture;
 use crate::export;
 use crate::process::{Process, State};
@@ -34,6 +35,9 @@ pub(crate) fn report(capture: &Capture) -> Report {
         servers: Vec::new(),
         sessions: Vec::new(),
         strays: Vec::new(),
+        host: capture.host.clone(),
+        saved: capture.saved,
+        core: None,
         findings: Vec::new(),
     };
     for (generation, (status, image)) in &now.statuses {
@@ -61,6 +65,7 @@ pub(crate) fn report(capture: &Capture) -> Report {
     }
     report.strays = strays(&now);
     report.findings = verdict::judge(&report);
+    after::judge(capture, &now, &mut report);
     report
 }
 
@@ -150,6 +155,7 @@ fn strays(now: &Decoded<'_>) -> Vec<Stray> {
             found: image.map_or_else(String::new, |image| image.found.clone()),
             why: format!("session {}: the other segment is not here: it begins, or ends", key.1),
             spare: true,
+            foreign: None,
         }
     });
     let segments = now
@@ -160,7 +166,7 @@ fn strays(now: &Decoded<'_>) -> Vec<Stray> {
         .chain(now.statuses.values().map(|(segment, image)| (&segment.identity, image)));
     let damaged =
         segments.filter(|(identity, _)| !identity.flaws.is_empty()).map(|(identity, image)| {
-            Stray { found: image.found.clone(), why: identity.flaws.join(", "), spare: false }
+            Stray { found: image.found.clone(), why: identity.flaws.join(", "), spare: false, foreign: None }
         });
     now.strays.iter().cloned().chain(alone).chain(damaged).collect()
 }

@@ -1,7 +1,7 @@
 //! A segment that is read where it lies.
 
 use crate::capture::Image;
-use ringbell::inspect::{self, Segment};
+use ringbell::inspect::{self, Segment, Unreadable};
 use ringbell::layout::{self, SegmentKind};
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -74,6 +74,15 @@ impl Handle {
     /// The control page, decoded, if it is a segment in use.
     pub(crate) fn decode(&self) -> Option<Segment> {
         inspect::decode(&self.read(0, layout::CONTROL as u64)).ok()
+    }
+
+    /// The version of the layout, if it is a segment in use, of this version or another one.
+    pub(crate) fn layout(&self) -> Option<u32> {
+        match inspect::decode(&self.read(0, layout::CONTROL as u64)) {
+            Ok(segment) => Some(segment.identity().version),
+            Err(Unreadable::Version(version)) => Some(version),
+            Err(_) => None,
+        }
     }
 
     pub(crate) fn kind(control: &[u8]) -> Option<SegmentKind> {

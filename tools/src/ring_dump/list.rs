@@ -1,7 +1,7 @@
 //! Every server on the machine: one line each.
 
 use crate::assemble::report;
-use crate::capture::Capture;
+use crate::capture::{Capture, foreign_layout};
 use crate::cli::List;
 use crate::export;
 use crate::finding::Severity;
@@ -38,6 +38,14 @@ struct Line {
     problems: usize,
 }
 
+/// A process with segments of another version of the layout: nothing else is known of them.
+#[derive(Debug, Serialize)]
+struct OtherLayout {
+    pid: u32,
+    name: String,
+    layout: u32,
+}
+
 /// What was found.
 #[derive(Debug, Serialize)]
 pub(crate) struct Listing {
@@ -49,6 +57,8 @@ pub(crate) struct Listing {
     servers: Vec<Line>,
     /// Processes that may not be looked into from here.
     closed_processes: usize,
+    /// Processes with segments of another version of the layout.
+    other_layouts: Vec<OtherLayout>,
     /// Sockets that did not answer as a server does, and why.
     sockets: Vec<(String, String)>,
 }
@@ -62,6 +72,7 @@ pub(crate) fn list(asked: &List) -> Result<Listing, Failure> {
         date: export::date(unix_ms),
         servers: Vec::new(),
         closed_processes: 0,
+        other_layouts: Vec::new(),
         sockets: Vec::new(),
     };
     let mut targets = Vec::new();
@@ -75,6 +86,10 @@ pub(crate) fn list(asked: &List) -> Result<Listing, Failure> {
                     let Segment::Status(status) = segment else { return false };
                     status.server.pid == pid || status.server.pid == 0
                 });
+                if let Some(layout) = source::foreign_layout(&handles) {
+                    let name = process::look(pid, u64::MAX / 2).name;
+                    listing.other_layouts.push(OtherLayout { pid, name, layout });
+                }
                 if own {
                     targets.push(Target::Process(pid));
                 }
@@ -100,6 +115,11 @@ pub(crate) fn list(asked: &List) -> Result<Listing, Failure> {
         }
     }
     Ok(listing)
+}
+
+/// A name of a process may be any bytes.
+fn printable(name: &str) -> String {
+    name.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 fn sockets(directory: &Path) -> Result<Vec<std::path::PathBuf>, Unattachable> {
@@ -165,11 +185,15 @@ impl Listing {
                 line.requests
             );
         }
+        for OtherLayout { pid, name, layout } in &self.other_layouts {
+            let name = printable(name);
+            let _ = writeln!(out, "{pid:>8}        {name:<20} {}", foreign_layout(*layout));
+        }
         for (socket, why) in &self.sockets {
             let why = why.strip_prefix(&format!("{socket}: ")).unwrap_or(why);
             let _ = writeln!(out, "{DIM}{socket}: {why}{END}");
         }
-        if self.servers.is_empty() {
+        if self.servers.is_empty() && self.other_layouts.is_empty() {
             let _ = writeln!(out, "no servers");
         }
         if self.closed_processes != 0 {

@@ -2,10 +2,12 @@
 //!
 //! [`source`] finds segments (in a [`process`], at a socket, in a [`core_dump`]) and copies them; a
 //! [`capture`] is what was copied. [`report`] is what it says ([`samples`]: of calls that were
-//! timed), [`verdict`] what is wrong with it. [`show`], [`prometheus`], [`frames`], [`diff`],
+//! timed), [`verdict`] what is wrong with it,
+//! [`after`] what a dump or a file adds to that. [`show`], [`prometheus`], [`frames`], [`diff`],
 //! [`list`], [`watch`] and [`tap`] (at a [`pace`]) print. [`export`] has what their JSON shares,
 //! [`man`] is the manual. [`doctor`] looks at the machine instead.
 
+mod after;
 mod assemble;
 mod capture;
 mod cli;

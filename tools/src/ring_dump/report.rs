@@ -1,14 +1,15 @@
 //! What a capture says: servers, sessions, rings, with what moved between its moments. The shape of
 //! `--json`.
 
-use crate::capture::{Image, Take};
+use crate::after::Core;
+use crate::capture::{Host, Image, Take};
 use crate::export;
 use crate::finding::Finding;
 use crate::process::State;
 use crate::samples::Samples;
 use ringbell::inspect::{
     self, BellSegment, Flaw, Peer, Place, RequestSegment, ResponseSegment, Ring, Segment, Sleep,
-    StatusSegment, intact, lap_start,
+    StatusSegment, Unreadable, intact, lap_start,
 };
 use ringbell::layout::{self, Kind};
 use ringbell::stats::{ServerCounters, SessionCounters};
@@ -43,6 +44,13 @@ pub(crate) struct Report {
     pub(crate) sessions: Vec<Session>,
     /// Segments that belong to nothing, or are damaged.
     pub(crate) strays: Vec<Stray>,
+    /// The machine that it is of; unknown of a core dump, and of a file that does not say so.
+    pub(crate) host: Option<Host>,
+    /// Whether it was read from a saved file.
+    #[serde(skip)]
+    pub(crate) saved: bool,
+    /// What a core dump says of the process.
+    pub(crate) core: Option<Core>,
     /// What is wrong. Empty if all is well.
     pub(crate) findings: Vec<Finding>,
 }
@@ -242,8 +250,11 @@ pub(crate) struct Stray {
     pub(crate) found: String,
     /// What is the matter with it.
     pub(crate) why: String,
-    /// Whether it is merely not in use.
+    /// Whether it is merely not in use, or of another version of the layout.
     pub(crate) spare: bool,
+    /// Version of the layout, if it is another one, and generation of the server.
+    #[serde(skip)]
+    pub(crate) foreign: Option<(u32, u64)>,
 }
 
 const SEALS: [(u32, &str); 6] =
@@ -280,11 +291,17 @@ impl<'a> Decoded<'a> {
             let segment = match inspect::decode(&image.control) {
                 Ok(segment) => segment,
                 Err(why) => {
-                    let spare = why == inspect::Unreadable::Magic(0);
+                    let foreign = match why {
+                        Unreadable::Version(version) => {
+                            Some((version, generation(&image.control)))
+                        }
+                        _ => None,
+                    };
                     all.strays.push(Stray {
                         found: image.found.clone(),
                         why: why.to_string(),
-                        spare,
+                        spare: why == Unreadable::Magic(0) || foreign.is_some(),
+                        foreign,
                     });
                     continue;
                 }
@@ -317,6 +334,13 @@ impl<'a> Decoded<'a> {
     pub(crate) fn sessions(&self) -> impl Iterator<Item = (u64, u64)> {
         self.requests.keys().filter(|key| self.responses.contains_key(key)).copied()
     }
+}
+
+/// The generation in the first cell of a segment, which all versions of the layout have.
+fn generation(control: &[u8]) -> u64 {
+    let at = layout::offset::IDENTITY + std::mem::offset_of!(layout::Identity, generation);
+    let bytes = control.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
+    bytes.map_or(0, u64::from_le_bytes)
 }
 
 /// One ring, at one moment.

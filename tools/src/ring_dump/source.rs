@@ -3,7 +3,7 @@
 //! and no page that its owner punches can raise a signal here. The target is not asked, but by the
 //! handshake of an inspector.
 
-use crate::capture::{Capture, Image, Origin, Take};
+use crate::capture::{self, Capture, Image, Origin, Take};
 use crate::handle::Handle;
 use crate::{Failure, Unattachable, core_dump, process, samples};
 use ringbell::ConnectError;
@@ -105,7 +105,7 @@ pub(crate) fn find(target: &Target) -> Result<Found, Unattachable> {
         Target::Process(pid) => find_in_process(*pid),
         Target::Socket(path) => find_at_socket(path),
         Target::Core(path) => {
-            let handles = core_dump::segments(path)?;
+            let (_, handles) = core_dump::read(path)?;
             Ok(Found { handles, dead: true, ..Found::default() })
         }
         Target::Saved(_) => Ok(Found::default()),
@@ -125,13 +125,23 @@ fn find_in_process(pid: u32) -> Result<Found, Unattachable> {
         handles.extend(mappings(pid));
     }
     if !handles.iter().any(is_in_use) {
-        return Err(Unattachable(format!("process {pid} has no segments of Ringbell")));
+        return Err(Unattachable(match foreign_layout(&handles) {
+            Some(version) => {
+                format!("process {pid}: {}", capture::foreign_layout(version))
+            }
+            None => format!("process {pid} has no segments of Ringbell"),
+        }));
     }
     Ok(Found { handles, listens_at: process::listens_at(pid), ..Found::default() })
 }
 
 fn is_in_use(handle: &Handle) -> bool {
     handle.decode().is_some()
+}
+
+/// The version of the layout of segments that another one knows.
+pub(crate) fn foreign_layout(handles: &[Handle]) -> Option<u32> {
+    handles.iter().filter_map(Handle::layout).find(|version| *version != layout::LAYOUT_VERSION)
 }
 
 fn find_at_socket(path: &Path) -> Result<Found, Unattachable> {
@@ -154,12 +164,27 @@ fn find_at_socket(path: &Path) -> Result<Found, Unattachable> {
             let found = as_process().ok_or_else(|| unattachable(&error))?;
             return Ok(Found { listens_at, ..found });
         }
+        Err(ConnectError::VersionMismatch { ours, theirs }) => {
+            let which = if theirs.1 > ours.1 { "newer" } else { "older" };
+            return Err(unattachable(&format!(
+                "the server{} is {which}: it speaks protocol versions {} to {}, this program {} to {}",
+                listener.map_or_else(String::new, |pid| format!(" (pid {pid})")),
+                theirs.0,
+                theirs.1,
+                ours.0,
+                ours.1
+            )));
+        }
         Err(error) => return Err(unattachable(&error)),
     };
     let mut handles = Vec::new();
     for (index, segment) in survey.segments.into_iter().enumerate() {
         let handle = Handle::memfd(File::from(segment), format!("handed out, {index}"));
         handles.push(handle.map_err(|error| unattachable(&error))?);
+    }
+    if let (false, Some(version)) = (handles.iter().any(is_in_use), foreign_layout(&handles)) {
+        let pid = listener.map_or_else(String::new, |pid| format!("process {pid}: "));
+        return Err(unattachable(&format!("{pid}{}", capture::foreign_layout(version))));
     }
     // Bells are not handed out: whoever holds one can ring it. Where the process may be looked into
     // they are read there, since a verdict on a sleeper is better with them.
@@ -289,7 +314,11 @@ pub(crate) fn take(found: &Found, whole: bool) -> Take {
         }
     }
     let at_ns = if found.dead { samples::latest(&images).unwrap_or(at_ns) } else { at_ns };
-    let named: BTreeSet<(u32, u64)> = images.iter().filter_map(names).collect();
+    // What is in /proc today says nothing of the processes that a dump names.
+    let named: BTreeSet<(u32, u64)> = match found.dead {
+        true => BTreeSet::new(),
+        false => images.iter().filter_map(names).collect(),
+    };
     let mut processes = Vec::new();
     for (pid, since) in named {
         if processes.last().is_none_or(|last: &process::Process| last.pid != pid) {
@@ -327,20 +356,13 @@ pub(crate) fn capture_all(
         .map(|(target, first)| {
             let capture = first.and_then(|first| {
                 let found = find(&target)?;
-                Ok(Capture {
-                    target: target.to_string(),
-                    origin: if matches!(target, Target::Socket(_)) {
-                        Origin::Socket
-                    } else {
-                        Origin::Process
-                    },
-                    sockets: found
-                        .listens_at
-                        .iter()
-                        .map(|path| path.display().to_string())
-                        .collect(),
-                    takes: vec![first, take(&found, true)],
-                })
+                let origin = match target {
+                    Target::Socket(_) => Origin::Socket,
+                    _ => Origin::Process,
+                };
+                let sockets = found.listens_at.iter().map(|path| path.display().to_string());
+                let takes = vec![first, take(&found, true)];
+                Ok(Capture::live(target.to_string(), origin, sockets.collect(), takes))
             });
             (target, capture)
         })
@@ -352,23 +374,43 @@ pub(crate) fn capture_all(
 pub(crate) fn capture(target: &Target, interval: Duration) -> Result<Capture, Failure> {
     let origin = match target {
         Target::Saved(path) => return Ok(Capture::load(path)?),
+        Target::Core(path) => return Ok(capture_dump(path)?),
         Target::Socket(_) => Origin::Socket,
         Target::Process(_) => Origin::Process,
-        Target::Core(_) => Origin::Core,
     };
     let first = find(target)?;
-    let mut takes = Vec::new();
     let listens_at = first.listens_at.iter().map(|path| path.display().to_string()).collect();
-    if target.is_live() {
-        takes.push(take(&first, false));
-        drop(first);
-        std::thread::sleep(interval);
-        // Found anew: a session that ended meanwhile must not look as if it were there.
-        takes.push(take(&find(target)?, true));
-    } else {
-        takes.push(take(&first, true));
+    let mut takes = vec![take(&first, false)];
+    drop(first);
+    std::thread::sleep(interval);
+    // Found anew: a session that ended meanwhile must not look as if it were there.
+    takes.push(take(&find(target)?, true));
+    Ok(Capture::live(target.to_string(), origin, listens_at, takes))
+}
+
+/// What is in a core dump, at the one moment that it is of.
+fn capture_dump(path: &Path) -> Result<Capture, Unattachable> {
+    let (dump, handles) = core_dump::read(path)?;
+    let mut take = take(&Found { handles, dead: true, ..Found::default() }, true);
+    take.unix_ms = dump.written_ms;
+    let capture = Capture {
+        target: path.display().to_string(),
+        origin: Origin::Core,
+        sockets: Vec::new(),
+        takes: vec![take],
+        host: None,
+        cut: dump.cut,
+        dump: Some(dump),
+        saved: false,
+    };
+    match capture.foreign_layout() {
+        Some(version) => Err(Unattachable(format!(
+            "{}: {}",
+            path.display(),
+            capture::foreign_layout(version)
+        ))),
+        None => Ok(capture),
     }
-    Ok(Capture { target: target.to_string(), origin, sockets: listens_at, takes })
 }
 
 #[cfg(test)]

@@ -124,12 +124,12 @@ impl App {
         let take = source::take(&found, true);
         self.listens_at = found.listens_at.iter().map(|path| path.display().to_string()).collect();
         let before = self.take.replace(take.clone());
-        let capture = Capture {
-            target: self.target.to_string(),
-            origin: Origin::Process,
-            sockets: self.listens_at.clone(),
-            takes: before.into_iter().chain([take]).collect(),
-        };
+        let capture = Capture::live(
+            self.target.to_string(),
+            Origin::Process,
+            self.listens_at.clone(),
+            before.into_iter().chain([take]).collect(),
+        );
         let report = assemble::report(&capture);
         self.past.retain(|key, _| {
             report.sessions.iter().any(|session| (session.generation, session.session) == *key)
