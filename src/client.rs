@@ -154,6 +154,8 @@ pub struct Client {
     /// to 0.
     until_sample: u64,
     sampling: Option<Box<Sampling>>,
+    /// Tools are to be told of an answer: calls are timed, or tools were told of calls in flight.
+    tells_answers: bool,
     buffer: Vec<u8>,
     over: Option<SessionEnd>,
     /// What the lifeline said of the server, once it said so: what is left in the ring is still
@@ -213,6 +215,7 @@ impl Client {
         let mut client =
             Self::assemble(session, Some(side), Transport::SharedMemory, server_info, options);
         client.until_sample = u64::from(sampling.is_some());
+        client.tells_answers = sampling.is_some();
         client.sampling = sampling;
         client
     }
@@ -266,6 +269,7 @@ impl Client {
             send_deadlines: options.send_deadlines,
             until_sample: 0,
             sampling: None,
+            tells_answers: false,
             buffer: Vec::new(),
             over: None,
             verdict: None,

@@ -143,9 +143,8 @@ impl Client {
             }
             Ok(Found::Taken(head)) => Err(self.refused(head)),
             Ok(Found::InRing(record)) => {
-                self.sample_answered(call.0);
+                self.tell_answered(call.0);
                 self.calls.end(call.0);
-                self.one_less_in_flight();
                 let shown =
                     Shown { session: &mut self.session, record: Some(record), origin: self.origin };
                 let (Some(record), Some(ring)) = (shown.record.as_ref(), shown.session.incoming())

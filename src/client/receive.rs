@@ -124,7 +124,7 @@ impl Client {
     /// put there.
     #[inline(always)]
     pub(super) fn accept(&mut self, head: Head) -> Result<bool, SessionEnd> {
-        self.sample_answered(head.call);
+        self.tell_answered(head.call);
         match head.kind() {
             Kind::Response if self.streams.is_empty() => {}
             Kind::Error if self.streams.is_empty() => self.session.counts.errors += 1,
@@ -136,10 +136,7 @@ impl Client {
             _ => return self.accept_other(head),
         }
         match self.calls.end(head.call) {
-            Some(Waiting::Wanted) => {
-                self.one_less_in_flight();
-                Ok(true)
-            }
+            Some(Waiting::Wanted) => Ok(true),
             Some(Waiting::Abandoned) => {
                 self.session.counts.late_answers += 1;
                 Ok(false)

@@ -3,7 +3,7 @@
 use super::Client;
 use super::error::SendError;
 use crate::base::clock::{Deadline, now_ns};
-use crate::client::calls::CallId;
+use crate::client::calls::{CallId, Waiting};
 use crate::link::samples::Samples;
 use crate::link::session::{Head, SendProgress};
 use crate::memory::Window;
@@ -89,17 +89,29 @@ impl Client {
         }
     }
 
-    /// Something that answers a call was taken, or is looked at where it lies. Of several the first
+    /// Something that answers a call is taken, or is looked at where it lies. Of several the first
     /// counts.
     #[inline(always)]
-    pub(super) fn sample_answered(&mut self, call: u64) {
-        if self.sampling.is_some() {
-            self.end_sample(call);
+    pub(super) fn tell_answered(&mut self, call: u64) {
+        if self.tells_answers {
+            self.answered(call);
         }
     }
 
     #[cold]
     #[inline(never)]
+    fn answered(&mut self, call: u64) {
+        self.end_sample(call);
+        // The last call that tools were told of.
+        if self.session.shows_in_flight()
+            && self.streams.is_empty()
+            && self.calls.wanted() == 1
+            && self.calls.state(call) == Some(Waiting::Wanted)
+        {
+            self.nothing_in_flight();
+        }
+    }
+
     fn end_sample(&mut self, call: u64) {
         if let Some(sampling) = &mut self.sampling {
             let clock = self.session.clock();

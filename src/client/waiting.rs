@@ -342,20 +342,30 @@ impl Client {
     #[cold]
     pub(super) fn less_in_flight(&mut self) {
         self.forget_oldest();
-        self.session.counts.in_flight = self.calls.wanted() as u64;
-        self.session.store_in_flight();
+        self.tell_in_flight(self.calls.wanted());
+    }
+
+    /// The answer to the last call is being taken.
+    pub(super) fn nothing_in_flight(&mut self) {
+        (self.session.counts.oldest_call, self.session.counts.oldest_sent_ns) = (0, 0);
+        self.tell_in_flight(0);
     }
 
     /// A call was sent while the client is armed, and nothing else says so.
+    #[cfg(feature = "tokio")]
     pub(crate) fn more_in_flight(&mut self) {
         self.note_oldest(now_ns);
-        self.session.counts.in_flight = self.calls.wanted() as u64;
-        self.session.store_in_flight();
+        self.tell_in_flight(self.calls.wanted());
     }
 
-    /// An answer was taken: if none is waited for any more, and tools are told otherwise, that is
-    /// put right. Two comparisons; for a client that does not sleep nothing more.
-    #[inline]
+    fn tell_in_flight(&mut self, calls: usize) {
+        self.session.counts.in_flight = calls as u64;
+        self.session.store_in_flight();
+        self.tells_answers = self.sampling.is_some() || self.session.shows_in_flight();
+    }
+
+    /// A call ended otherwise than by a plain answer: if none is waited for any more, and tools are
+    /// told otherwise, that is put right.
     pub(super) fn one_less_in_flight(&mut self) {
         if self.calls.wanted() == 0 && self.session.shows_in_flight() {
             self.less_in_flight();
@@ -382,6 +392,7 @@ impl Client {
         counts.yields = waits.yields;
         counts.slow_episodes = waits.slow_episodes;
         self.session.store_counts();
+        self.tells_answers = self.sampling.is_some() || self.session.shows_in_flight();
     }
 }
 

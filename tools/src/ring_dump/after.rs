@@ -128,7 +128,8 @@ pub(crate) fn judge(capture: &Capture, now: &Decoded<'_>, report: &mut Report) {
 }
 
 fn finding(severity: Severity, code: Code, generation: Option<u64>, text: String) -> Finding {
-    Finding { severity, code, generation, session: None, pid: None, text }
+    let advice = code.advice();
+    Finding { severity, code, generation, session: None, pid: None, text, advice }
 }
 
 /// A note for each server of another layout beside those that can be read.

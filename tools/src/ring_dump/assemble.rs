@@ -6,12 +6,23 @@ use crate::export;
 use crate::process::{Process, State};
 use crate::report::*;
 use crate::samples::{self};
+use crate::threads::Threads;
 use crate::verdict;
 use ringbell::inspect::{Sleep, StatusSegment};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// A call that waits longer than this is late, unless another time is asked for.
+pub(crate) const LATE: Duration = Duration::from_secs(1);
 
 /// Puts together what a capture says.
 pub(crate) fn report(capture: &Capture) -> Report {
+    report_with(capture, LATE)
+}
+
+/// The same, with calls that wait for longer than `late` called so.
+#[allow(clippy::cast_possible_truncation, reason = "at most a day")]
+pub(crate) fn report_with(capture: &Capture, late: Duration) -> Report {
     let last = capture.last();
     let first = (capture.takes.len() > 1).then(|| &capture.takes[capture.takes.len() - 2]);
     let now = Decoded::of(last);
@@ -30,6 +41,7 @@ pub(crate) fn report(capture: &Capture) -> Report {
         date: export::date(last.unix_ms),
         at_ns: last.at_ns,
         between_ns,
+        late_ns: late.as_nanos() as u64,
         listens_at: capture.sockets.clone(),
         over_sockets: last.sockets,
         servers: Vec::new(),
@@ -57,6 +69,14 @@ pub(crate) fn report(capture: &Capture) -> Report {
             }),
             counters: status.counters,
             facts: status.facts,
+            threads: threads(
+                processes.get(&status.server.pid).map(|process| &process.threads),
+                first.and_then(|first| {
+                    let mut before = first.processes.iter();
+                    before.find(|process| process.pid == status.server.pid)
+                }),
+                status.facts.thread,
+            ),
             memory: Memory::of(image),
         });
     }
@@ -67,6 +87,26 @@ pub(crate) fn report(capture: &Capture) -> Report {
     report.findings = verdict::judge(&report);
     after::judge(capture, &now, &mut report);
     report
+}
+
+/// What threads do now, with the CPU time that they had since the first look.
+fn threads(now: Option<&Threads>, before: Option<&Process>, serves: u64) -> Vec<ThreadState> {
+    let Some(now) = now else { return Vec::new() };
+    let states = now.seen.iter().map(|thread| {
+        let earlier = before.and_then(|before| {
+            before.threads.seen.iter().find(|earlier| earlier.tid == thread.tid)
+        });
+        let earlier = earlier.and_then(|earlier| earlier.cpu_ns);
+        ThreadState {
+            tid: thread.tid,
+            name: thread.name.clone(),
+            serves: serves != 0 && thread.own_tid.map(u64::from) == Some(serves),
+            doing: thread.doing(),
+            place: thread.place().map(str::to_owned),
+            cpu_ns: thread.cpu_ns.zip(earlier).and_then(|(now, then)| now.checked_sub(then)),
+        }
+    });
+    states.collect()
 }
 
 fn domains(
@@ -121,6 +161,9 @@ fn session(
         since_before: asleep && before.is_some_and(|before| before.sleep == request.sleep),
         bell: response.bell,
         place: request.place,
+        domain: u64::from(response.domain),
+        streams: response_ring.streams(),
+        answered: response_ring.answered(),
         request: request_ring.state(at(0), client.fill_peak, between_ns, &response_ring.answered()),
         response: response_ring.state(
             at(1),
@@ -140,6 +183,9 @@ fn session(
         server: response.counters,
         rates: then.responses.get(&key).map_or_else(BTreeMap::new, |(before, _)| {
             rates(response.counters.since(&before.counters).iter(), between_ns)
+        }),
+        client_rates: before.map_or_else(BTreeMap::new, |before| {
+            rates(client.since(&before.counters).iter(), between_ns)
         }),
     })
 }

@@ -327,8 +327,14 @@ pub(crate) mod tests {
             body: vec![2; 50],
             after: vec![],
         };
-        let process =
-            Process { pid: 9, state: State::Stopped, name: "n".into(), started_ns: 1, busy: true };
+        let process = Process {
+            pid: 9,
+            state: State::Stopped,
+            name: "n".into(),
+            started_ns: 1,
+            busy: true,
+            threads: crate::threads::Threads::default(),
+        };
         let take = Take {
             at_ns: 1,
             unix_ms: 2,

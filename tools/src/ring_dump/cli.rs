@@ -67,6 +67,11 @@ pub(crate) enum Command {
     Diff(Diff),
     /// Check this machine: the kernel, limits, CPUs.
     Doctor(Doctor),
+    /// Say what a verdict means and what to do about it; without one, list all.
+    Explain {
+        /// The word of a verdict, such as `late-answer`.
+        code: Option<String>,
+    },
     /// Print shell completions.
     Completions {
         /// For which shell.
@@ -81,9 +86,25 @@ pub(crate) enum Command {
 pub(crate) struct List {
     /// Ask the sockets in this directory, too.
     pub(crate) directory: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) late: Late,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// From when on a call is late.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Late {
+    /// A call that waits longer for its answer is a problem.
+    #[arg(long, default_value = "1s", value_parser = duration, value_name = "TIME")]
+    pub(crate) late: Duration,
+}
+
+impl Default for Late {
+    fn default() -> Self {
+        Self { late: crate::assemble::LATE }
+    }
 }
 
 /// What to look at, and for how long.
@@ -102,6 +123,8 @@ pub(crate) struct Look {
 pub(crate) struct Show {
     #[command(flatten)]
     pub(crate) look: Look,
+    #[command(flatten)]
+    pub(crate) late: Late,
     /// Only this session: with its findings and those of its server.
     #[arg(long, value_name = "N")]
     pub(crate) session: Option<u64>,
@@ -175,6 +198,8 @@ pub(crate) struct Watch {
     /// Between two looks.
     #[arg(long, default_value = "1s", value_parser = duration, value_name = "TIME")]
     pub(crate) interval: Duration,
+    #[command(flatten)]
+    pub(crate) late: Late,
 }
 
 /// Arguments of `tap`.

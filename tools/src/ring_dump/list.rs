@@ -1,13 +1,13 @@
 //! Every server on the machine: one line each.
 
-use crate::assemble::report;
-use crate::capture::{Capture, foreign_layout};
+use crate::assemble::report_with;
+use crate::capture::foreign_layout;
 use crate::cli::List;
 use crate::export;
 use crate::finding::Severity;
 use crate::handle::Handle;
 use crate::process::{self, State};
-use crate::report::JSON_VERSION;
+use crate::report::{JSON_VERSION, Report};
 use crate::source::{self, Target};
 use crate::style::{BAD, DIM, END, HEAD};
 use crate::{Failure, Unattachable};
@@ -106,7 +106,7 @@ pub(crate) fn list(asked: &List) -> Result<Listing, Failure> {
     let mut known = BTreeSet::new();
     for (target, capture) in source::capture_all(targets, INTERVAL) {
         match capture {
-            Ok(capture) => listing.add(&capture, &mut known),
+            Ok(capture) => listing.add(&report_with(&capture, asked.late.late), &mut known),
             // A process that has ended meanwhile is nobody's loss.
             Err(why) if matches!(target, Target::Socket(_)) => {
                 listing.sockets.push((target.to_string(), why.to_string()));
@@ -135,9 +135,8 @@ fn sockets(directory: &Path) -> Result<Vec<std::path::PathBuf>, Unattachable> {
 }
 
 impl Listing {
-    /// Adds the servers of a capture.
-    fn add(&mut self, capture: &Capture, known: &mut BTreeSet<u64>) {
-        let report = report(capture);
+    /// Adds the servers of a report.
+    fn add(&mut self, report: &Report, known: &mut BTreeSet<u64>) {
         for server in report.servers.iter().filter(|server| known.insert(server.generation)) {
             let of_it = |generation: Option<u64>| generation == Some(server.generation);
             let problems = report.findings.iter().filter(|finding| {

@@ -2,10 +2,10 @@
 //!
 //! [`source`] finds segments (in a [`process`], at a socket, in a [`core_dump`]) and copies them; a
 //! [`capture`] is what was copied. [`report`] is what it says ([`samples`]: of calls that were
-//! timed), [`verdict`] what is wrong with it,
-//! [`after`] what a dump or a file adds to that. [`show`], [`prometheus`], [`frames`], [`diff`],
-//! [`list`], [`watch`] and [`tap`] (at a [`pace`]) print. [`export`] has what their JSON shares,
-//! [`man`] is the manual. [`doctor`] looks at the machine instead.
+//! timed; [`threads`]: of what a server does), [`verdict`] what is wrong with it, as a list of
+//! [`finding`]s, [`after`] what a dump or a file adds to that. [`show`], [`prometheus`], [`frames`],
+//! [`diff`], [`list`], [`watch`] and [`tap`] (at a [`pace`]) print. [`export`] has what their JSON shares, [`man`] is the manual. [`doctor`]
+//! looks at the machine instead.
 
 mod after;
 mod assemble;
@@ -29,12 +29,13 @@ mod show;
 mod source;
 mod style;
 mod tap;
+mod threads;
 mod verdict;
 mod watch;
 
 use clap::CommandFactory;
 use cli::{Cli, Command};
-use finding::Severity;
+use finding::{Code, Severity};
 use report::Report;
 use source::Target;
 use std::io::Write;
@@ -109,6 +110,7 @@ fn run(cli: &Cli) -> Result<Healthy, Failure> {
         Some(Command::Save(asked)) => run_save(asked),
         Some(Command::Diff(asked)) => run_diff(asked),
         Some(Command::Doctor(asked)) => run_doctor(asked),
+        Some(Command::Explain { code }) => run_explain(code.as_deref()),
         Some(Command::Completions { shell }) => {
             let mut bytes = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "ring-dump", &mut bytes);
@@ -189,9 +191,24 @@ fn run_doctor(asked: &cli::Doctor) -> Result<Healthy, Failure> {
     Ok(health.is_good())
 }
 
+fn run_explain(word: Option<&str>) -> Result<Healthy, Failure> {
+    let code = word.map(|word| Code::of(word).ok_or_else(|| unknown_code(word))).transpose()?;
+    print(&finding::explain(code))?;
+    Ok(true)
+}
+
+fn unknown_code(word: &str) -> Usage {
+    let near = match &Code::near(word)[..] {
+        [] => String::new(),
+        near => format!("; similar ones are {}", near.join(", ")),
+    };
+    Usage(format!("there is no verdict {word:?}{near} (`ring-dump explain` lists all)"))
+}
+
 fn run_show(asked: &cli::Show) -> Result<Healthy, Failure> {
     let target = Target::of(&asked.look.target)?;
-    let mut report = assemble::report(&source::capture(&target, asked.look.interval)?);
+    let capture = source::capture(&target, asked.look.interval)?;
+    let mut report = assemble::report_with(&capture, asked.late.late);
     if let Some(session) = asked.session {
         report.keep_session(session).map_err(|why| Unattachable(format!("{target}: {why}")))?;
     }

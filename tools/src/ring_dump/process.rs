@@ -1,5 +1,6 @@
 //! What /proc says of processes.
 
+use crate::threads::Threads;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -53,6 +54,9 @@ pub(crate) struct Process {
     /// Whether one of its threads runs, or would run if it had a CPU.
     #[serde(default)]
     pub(crate) busy: bool,
+    /// What its threads do, if it is alive and serves.
+    #[serde(default)]
+    pub(crate) threads: Threads,
 }
 
 /// How much earlier than its process a segment may seem to be: the clock of processes is coarse.
@@ -71,11 +75,18 @@ pub(crate) fn now_ns() -> u64 {
 
 /// Looks at a process that had its number at `since_ns` (CLOCK_MONOTONIC); a later one is not it.
 pub(crate) fn look(pid: u32, since_ns: u64) -> Process {
-    let gone = |state| Process { pid, state, name: String::new(), started_ns: 0, busy: false };
+    let gone = |state| Process {
+        pid,
+        state,
+        name: String::new(),
+        started_ns: 0,
+        busy: false,
+        threads: Threads::default(),
+    };
     if pid == 0 {
         return gone(State::Unknown);
     }
-    let stat = match fs::read_to_string(format!("/proc/{pid}/stat")) {
+    let stat = match read(&format!("/proc/{pid}/stat")) {
         Ok(stat) => stat,
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
             return gone(State::Unknown);
@@ -96,20 +107,26 @@ pub(crate) fn look(pid: u32, since_ns: u64) -> Process {
         _ => State::Alive,
     };
     let busy = state == State::Alive && is_busy(pid);
-    Process { pid, state, name: name.to_owned(), started_ns, busy }
+    Process { pid, state, name: name.to_owned(), started_ns, busy, threads: Threads::default() }
+}
+
+/// What is in a file of /proc. Names in it may be any bytes.
+pub(crate) fn read(path: &str) -> std::io::Result<String> {
+    Ok(String::from_utf8_lossy(&fs::read(path)?).into_owned())
 }
 
 /// Whether a thread of a process runs, or would run if it had a CPU.
 fn is_busy(pid: u32) -> bool {
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
     threads.flatten().any(|thread| {
-        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        let stat = fs::read(thread.path().join("stat")).unwrap_or_default();
+        let stat = String::from_utf8_lossy(&stat);
         parse(&stat).is_some_and(|(_, letter, _)| letter == 'R')
     })
 }
 
 /// Name, state and start time in ticks, out of `/proc/PID/stat`. The name may contain anything.
-fn parse(stat: &str) -> Option<(&str, char, u64)> {
+pub(crate) fn parse(stat: &str) -> Option<(&str, char, u64)> {
     let (from, to) = (stat.find('(')?, stat.rfind(')')?);
     let name = stat.get(from + 1..to)?;
     let mut rest = stat.get(to + 1..)?.split_ascii_whitespace();

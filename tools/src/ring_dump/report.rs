@@ -7,6 +7,7 @@ use crate::export;
 use crate::finding::Finding;
 use crate::process::State;
 use crate::samples::Samples;
+use crate::threads::Doing;
 use ringbell::inspect::{
     self, BellSegment, Flaw, Peer, Place, RequestSegment, ResponseSegment, Ring, Segment, Sleep,
     StatusSegment, Unreadable, intact, lap_start,
@@ -34,6 +35,8 @@ pub(crate) struct Report {
     pub(crate) at_ns: u64,
     /// Between the two looks, in ns; 0 if there was one.
     pub(crate) between_ns: u64,
+    /// A call that waits longer is late, in ns.
+    pub(crate) late_ns: u64,
     /// Where the server listens, as far as known.
     pub(crate) listens_at: Vec<String>,
     /// Sessions that the socket carries, if known: nothing of them is in shared memory.
@@ -126,8 +129,27 @@ pub(crate) struct Server {
     pub(crate) facts: layout::Facts,
     /// Counted between the two looks, per second.
     pub(crate) rates: BTreeMap<&'static str, f64>,
+    /// What the threads of its process do, as far as that can be seen.
+    pub(crate) threads: Vec<ThreadState>,
     /// The status segment.
     pub(crate) memory: Memory,
+}
+
+/// A thread of a server.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct ThreadState {
+    /// Its number, as seen from here.
+    pub(crate) tid: u32,
+    /// Its name.
+    pub(crate) name: String,
+    /// Whether it is the one that serves.
+    pub(crate) serves: bool,
+    /// What it does.
+    pub(crate) doing: Doing,
+    /// In which system call or function of the kernel, if that says more.
+    pub(crate) place: Option<String>,
+    /// CPU time that it had between the two looks, in ns, if known.
+    pub(crate) cpu_ns: Option<u64>,
 }
 
 /// One bell of a server.
@@ -213,6 +235,15 @@ pub(crate) struct Session {
     pub(crate) bell: u32,
     /// Where the client runs.
     pub(crate) place: Place,
+    /// Index of the server's armed word for it.
+    #[serde(skip)]
+    pub(crate) domain: u64,
+    /// The calls of which this lap of the response ring has items: their streams are under way.
+    #[serde(skip)]
+    pub(crate) streams: BTreeSet<u64>,
+    /// The calls of which this lap of the response ring has answers.
+    #[serde(skip)]
+    pub(crate) answered: BTreeSet<u64>,
     /// Client to server.
     pub(crate) request: RingState,
     /// Server to client.
@@ -234,6 +265,8 @@ pub(crate) struct Session {
     pub(crate) server: SessionCounters,
     /// Counted by the server between the two looks, per second.
     pub(crate) rates: BTreeMap<&'static str, f64>,
+    /// The same as the client counted it, as far as it stored that.
+    pub(crate) client_rates: BTreeMap<&'static str, f64>,
 }
 
 impl Session {
@@ -412,6 +445,17 @@ impl RingImage<'_> {
     /// The calls that answers in this ring belong to, as far as they are still there: those of this
     /// lap.
     pub(crate) fn answered(&self) -> BTreeSet<u64> {
+        self.calls_of(|kind| {
+            matches!(kind, Kind::Response | Kind::Error | Kind::StreamItem | Kind::StreamEnd)
+        })
+    }
+
+    /// The calls of which there are items of streams in this ring, as far as they are still there.
+    pub(crate) fn streams(&self) -> BTreeSet<u64> {
+        self.calls_of(|kind| kind == Kind::StreamItem)
+    }
+
+    fn calls_of(&self, wanted: impl Fn(Kind) -> bool) -> BTreeSet<u64> {
         let whole = self.image.whole();
         let Some(ring) = Ring::new(&whole, self.capacity) else { return BTreeSet::new() };
         let good = |position| intact(self.capacity, position, self.head_after, self.tail_after);
@@ -420,13 +464,8 @@ impl RingImage<'_> {
         let records = ring
             .walk(from, self.tail)
             .filter(|record| record.flaw.is_none() && good(record.position));
-        let answers = records.filter(|record| {
-            matches!(
-                record.header.kind(),
-                Some(Kind::Response | Kind::Error | Kind::StreamItem | Kind::StreamEnd)
-            )
-        });
-        answers.map(|record| record.call).collect()
+        let of_kind = records.filter(|record| record.header.kind().is_some_and(&wanted));
+        of_kind.map(|record| record.call).collect()
     }
 
     /// What it looked like; `before` is the same ring at the first look.

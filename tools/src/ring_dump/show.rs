@@ -10,7 +10,7 @@ use crate::style::{BAD, DIM, END, GOOD, HEAD, WARN};
 use crate::verdict::{count, time};
 use ringbell::inspect::{Place, Sleep};
 use ringbell::layout::Mode;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 /// Characters of a bar.
@@ -455,12 +455,18 @@ fn verdicts(out: &mut String, report: &Report, all: bool) {
     };
     let mut told = BTreeMap::new();
     let mut left_out = Vec::new();
+    let mut advised = BTreeSet::new();
     for finding in &report.findings {
         let kind = (finding.severity, finding.code);
         let told = told.entry(kind).or_insert(0);
         *told += 1;
         if all || *told <= FINDINGS {
             let _ = writeln!(out, "{}  {}", word(finding.severity), finding.text);
+            // Advice stands where its code comes first.
+            if advised.insert(finding.code) {
+                let _ =
+                    writeln!(out, "{DIM}         {}: {}{END}", finding.code.word(), finding.advice);
+            }
         } else if *told == FINDINGS + 1 {
             left_out.push(kind);
         }
@@ -496,6 +502,7 @@ mod tests {
             session: Some(session),
             pid: None,
             text: format!("session {session} is told"),
+            advice: Code::SlowClient.advice(),
         };
         report.findings = findings.iter().map(finding).collect();
         report
@@ -519,7 +526,7 @@ mod tests {
         let all = plain(super::text(&report, true));
         assert!(told(&all).len() == 1000 && !all.contains("left out"));
         let brief = plain(brief(&report, false));
-        assert!(told(&brief).len() == 1000 && brief.lines().count() == 1000 + 1 + 2, "{brief}");
+        assert!(told(&brief).len() == 1000 && brief.lines().count() == 1000 + 1 + 3, "{brief}");
     }
 
     #[test]
@@ -527,8 +534,7 @@ mod tests {
         let findings: Vec<_> = (1..=500).map(|session| (session, Severity::Problem)).collect();
         let report = crowd(500, &findings);
         let plain = anstream::adapter::strip_str(&text(&report, false)).to_string();
-        let problems: Vec<_> =
-            plain.lines().take_while(|line| line.starts_with("problem")).collect();
+        let problems: Vec<_> = plain.lines().filter(|line| line.starts_with("problem")).collect();
         assert_eq!(problems.len(), FINDINGS + 1);
         assert_eq!(problems[0], "problem  session 1 is told");
         assert_eq!(

@@ -5,7 +5,7 @@
 
 use crate::capture::{self, Capture, Image, Origin, Take};
 use crate::handle::Handle;
-use crate::{Failure, Unattachable, core_dump, process, samples};
+use crate::{Failure, Unattachable, core_dump, process, samples, threads};
 use ringbell::ConnectError;
 use ringbell::inspect::{self, Inspector, Segment};
 use ringbell::layout::{self, SegmentKind};
@@ -326,7 +326,22 @@ pub(crate) fn take(found: &Found, whole: bool) -> Take {
             processes.push(process::look(pid, found.our_time(since)));
         }
     }
+    // What the threads of a server do tells why a call waits.
+    let serving: BTreeSet<u32> = images.iter().filter_map(server).collect();
+    for process in &mut processes {
+        if serving.contains(&process.pid) && process.state == process::State::Alive {
+            process.threads = threads::look(process.pid);
+        }
+    }
     Take { at_ns, unix_ms: unix_ms as u64, images, processes, sockets: found.over_sockets }
+}
+
+/// The process that serves, if this is a status segment.
+fn server(image: &Image) -> Option<u32> {
+    match inspect::decode(&image.control).ok()? {
+        Segment::Status(segment) => Some(segment.server.pid),
+        _ => None,
+    }
 }
 
 /// The process that a segment names, and since when.

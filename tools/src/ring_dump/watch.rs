@@ -71,6 +71,7 @@ fn remember(past: &mut VecDeque<u64>, value: u64) {
 struct App {
     target: Target,
     interval: Duration,
+    late: Duration,
     sort: Sort,
     paused: bool,
     /// Of the sorted sessions.
@@ -101,10 +102,11 @@ fn rate(session: &Session) -> u64 {
 }
 
 impl App {
-    fn new(target: Target, interval: Duration) -> Self {
+    fn new(target: Target, interval: Duration, late: Duration) -> Self {
         Self {
             target,
             interval,
+            late,
             sort: Sort::Session,
             paused: false,
             selected: 0,
@@ -130,7 +132,7 @@ impl App {
             self.listens_at.clone(),
             before.into_iter().chain([take]).collect(),
         );
-        let report = assemble::report(&capture);
+        let report = assemble::report_with(&capture, self.late);
         self.past.retain(|key, _| {
             report.sessions.iter().any(|session| (session.generation, session.session) == *key)
         });
@@ -190,7 +192,7 @@ pub(crate) fn run(asked: &Watch) -> Result<Healthy, Failure> {
     if !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
         return Err(Box::new(Usage("watch needs a terminal: see show --json for programs".into())));
     }
-    let mut app = App::new(target, asked.interval);
+    let mut app = App::new(target, asked.interval, asked.late.late);
     app.look()?;
     let mut terminal = ratatui::try_init()?;
     let result = follow(&mut app, &mut terminal);

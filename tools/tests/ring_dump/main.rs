@@ -3,6 +3,7 @@
 
 #![allow(clippy::cast_possible_truncation, reason = "positions in small rings")]
 
+mod engines;
 mod files;
 mod formats;
 mod harmless;
@@ -16,17 +17,20 @@ mod screen;
 #[allow(dead_code, reason = "an example uses the rest")]
 #[path = "../slices/mod.rs"]
 mod slices;
+mod suffering;
 mod tap;
 mod timing;
 mod use_of_it;
 mod verdicts;
 
+use engines::{asker, engine};
 use files::*;
 use formats::*;
 use harmless::*;
 use ringbell_shm_tests::suite;
 use scene::{caller, service};
 use screen::*;
+use suffering::*;
 use tap::*;
 use timing::*;
 use use_of_it::*;
@@ -43,6 +47,29 @@ suite! {
         a_dead_client_of_a_stopped_server,
         a_dead_server,
         a_call_that_takes_long,
+        d1_a_pool_that_is_deadlocked_is_a_problem,
+        d2_a_server_whose_every_answer_is_an_error_is_a_problem,
+        d2_a_server_whose_every_handler_panics_is_a_problem,
+        d2_clients_that_are_turned_away_at_the_limit_are_a_problem,
+        d3_a_responder_that_nobody_answers_is_a_problem,
+        d3_a_handler_that_waits_for_a_lock_is_told_from_one_that_loops_or_reads,
+        d3_a_handler_that_takes_less_than_late_is_no_problem,
+        an_embedded_server_whose_handler_is_stuck_is_a_problem,
+        an_embedded_server_that_is_not_pumped_is_a_problem,
+        a_byte_stream_whose_reader_does_not_read_is_a_problem,
+        a_late_call_over_the_socket_is_a_problem,
+        a_handler_that_is_stuck_over_the_socket_is_a_problem,
+        an_async_client_whose_loop_is_stuck_is_told,
+        answers_to_a_client_that_is_gone_are_told,
+        sessions_that_were_ended_for_slowness_are_told,
+        requests_that_come_too_late_to_be_run_are_told,
+        calls_that_time_out_are_a_problem,
+        a_client_at_max_in_flight_is_told_with_its_limit,
+        bytes_that_are_held_at_the_limit_are_told_with_it,
+        events_that_are_dropped_are_told,
+        d3_healthy_busy_servers_of_every_engine_have_no_findings,
+        a_stream_that_is_open_for_long_is_no_late_call,
+        every_verdict_is_explained,
         waiting_is_told_from_working,
         calls_are_timed_on_all_ways,
         c3_calls_are_timed_across_time_namespaces,
@@ -84,5 +111,5 @@ suite! {
         colours_are_where_they_are_wanted,
         the_examples_of_the_manual_run,
     ],
-    roles: [service, caller],
+    roles: [service, caller, engine, asker],
 }
