@@ -195,9 +195,9 @@ fn in_handlers(server: &Server, now: &Decoded<'_>, report: &Report) -> Vec<InHan
             // A sleeping thread is in no handler. Those of a concurrent server are elsewhere.
             Some(call) if !is_serial || !sleeps => found.push(request(call, Certainty::Told)),
             _ if sleeps || engine == Some(Engine::Bytes) => {}
-            _ => found.extend(
-                first_unanswered(session).map(|call| request(call, Certainty::OneOf)),
-            ),
+            _ => {
+                found.extend(first_unanswered(session).map(|call| request(call, Certainty::OneOf)))
+            }
         }
     }
     if is_serial {
@@ -218,8 +218,8 @@ fn told(session: &Session, is_serial: bool, now: &Decoded<'_>) -> Option<u64> {
     let timed = response.samples.iter().filter(|call| call.taken_ns != 0 && call.done_ns == 0);
     let timed = timed.max_by_key(|call| call.taken_ns).map(|call| call.call);
     let half = &session.server;
-    let in_flight = (!is_serial && half.in_flight != 0 && half.oldest_call != 0)
-        .then_some(half.oldest_call);
+    let in_flight =
+        (!is_serial && half.in_flight != 0 && half.oldest_call != 0).then_some(half.oldest_call);
     timed.or(in_flight)
 }
 
@@ -393,10 +393,12 @@ pub(crate) fn header(report: &Report, now_ms: u64) -> Option<String> {
 
 /// A time in ms for people, up to days.
 pub(crate) fn age(ms: u64) -> String {
-    const DAY: u64 = 86_400_000;
+    const HOUR: u64 = 3_600_000;
+    const TWO_HOURS: u64 = 2 * HOUR;
+    const TWO_DAYS: u64 = 48 * HOUR;
     match ms {
-        0..DAY => time(ms * 1_000_000),
-        DAY.. if ms < 2 * DAY => format!("{} h", ms / 3_600_000),
-        _ => format!("{} days", ms / DAY),
+        0..TWO_HOURS => time(ms * 1_000_000),
+        TWO_HOURS..TWO_DAYS => format!("{} h", ms / HOUR),
+        _ => format!("{} days", ms / (24 * HOUR)),
     }
 }

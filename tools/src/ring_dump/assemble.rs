@@ -212,7 +212,12 @@ fn strays(now: &Decoded<'_>) -> Vec<Stray> {
         .chain(now.statuses.values().map(|(segment, image)| (&segment.identity, image)));
     let damaged =
         segments.filter(|(identity, _)| !identity.flaws.is_empty()).map(|(identity, image)| {
-            Stray { found: image.found.clone(), why: identity.flaws.join(", "), spare: false, foreign: None }
+            Stray {
+                found: image.found.clone(),
+                why: identity.flaws.join(", "),
+                spare: false,
+                foreign: None,
+            }
         });
     now.strays.iter().cloned().chain(alone).chain(damaged).collect()
 }

@@ -164,11 +164,9 @@ fn restarts(before: &Report, after: &Report) -> BTreeMap<u64, u64> {
     // Which of several servers has which socket is not told: there the name decides.
     let only = gone.len() == 1 && new.len() == 1;
     for server in new {
-        let name = |name: &str| name.rsplit_once('-').map_or(name.to_owned(), |(stem, _)| stem.into());
-        let is_it = |other: &&Server| {
-            (only && socket)
-                || (!server.peer.name.is_empty() && name(&other.peer.name) == name(&server.peer.name))
-        };
+        let name = &server.peer.name;
+        let is_it =
+            |other: &&Server| (only && socket) || (!name.is_empty() && other.peer.name == *name);
         if let Some(place) = gone.iter().position(is_it) {
             found.insert(server.generation, gone.remove(place).generation);
         }

@@ -325,9 +325,7 @@ impl<'a> Decoded<'a> {
                 Ok(segment) => segment,
                 Err(why) => {
                     let foreign = match why {
-                        Unreadable::Version(version) => {
-                            Some((version, generation(&image.control)))
-                        }
+                        Unreadable::Version(version) => Some((version, generation(&image.control))),
                         _ => None,
                     };
                     all.strays.push(Stray {

@@ -419,11 +419,9 @@ fn capture_dump(path: &Path) -> Result<Capture, Unattachable> {
         saved: false,
     };
     match capture.foreign_layout() {
-        Some(version) => Err(Unattachable(format!(
-            "{}: {}",
-            path.display(),
-            capture::foreign_layout(version)
-        ))),
+        Some(version) => {
+            Err(Unattachable(format!("{}: {}", path.display(), capture::foreign_layout(version))))
+        }
         None => Ok(capture),
     }
 }
