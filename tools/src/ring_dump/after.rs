@@ -298,7 +298,9 @@ impl Core {
         };
         let _ = write!(text, ", ended by {signal}");
         if let Some(thread) = self.thread {
-            let _ = write!(text, " in thread {thread}");
+            let serves = self.serving_thread == Some(u64::from(thread));
+            let serves = if serves { " (the serving thread)" } else { "" };
+            let _ = write!(text, " in thread {thread}{serves}");
         }
         match (&self.address, self.sender) {
             (Some(address), _) => drop(write!(text, " at address {address}")),
@@ -312,11 +314,10 @@ impl Core {
     /// What its threads and handlers were at, if it served.
     fn serving(&self) -> String {
         let mut text = match (self.serving_thread, self.thread) {
-            (None, _) | (_, None) => String::new(),
-            (Some(serving), Some(ended)) if serving == u64::from(ended) => {
-                ", which is the serving thread".to_owned()
+            (Some(serving), Some(ended)) if serving != u64::from(ended) => {
+                format!(" (the serving thread is {serving})")
             }
-            (Some(serving), _) => format!(" (the serving thread is {serving})"),
+            _ => String::new(),
         };
         let all = |certainty| {
             let of_it: Vec<_> =

@@ -204,3 +204,170 @@ impl Dump {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note(kind: u32, body: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(body.len()).unwrap();
+        let head = [5, length, kind].map(u32::to_le_bytes).concat();
+        let mut note = [&head[..], b"CORE\0\0\0\0", body].concat();
+        note.resize(note.len().next_multiple_of(4), 0);
+        note
+    }
+
+    fn put(bytes: &mut [u8], at: usize, word: u64, length: usize) {
+        bytes[at..at + length].copy_from_slice(&word.to_le_bytes()[..length]);
+    }
+
+    /// Notes as the kernel writes them: two threads, of which the first was ended by SIGSEGV.
+    fn notes() -> Vec<u8> {
+        let thread = |number: u64| {
+            let mut status = vec![0; 336];
+            put(&mut status, 12, 11, 2);
+            put(&mut status, 32, number, 4);
+            note(1, &status)
+        };
+        let mut process = vec![0; 136];
+        put(&mut process, 16, 1000, 4);
+        put(&mut process, 24, 70, 4);
+        process[40..49].copy_from_slice(b"na\x1bme\0xyz");
+        let mut signal = vec![0; 128];
+        put(&mut signal, 0, 11, 4);
+        put(&mut signal, 8, 1, 4);
+        put(&mut signal, 16, 0xdead_0000, 8);
+        let mut files =
+            [2, 4096, 0x1000, 0x3000, 0, 0x5000, 0x6000, 0].map(u64::to_le_bytes).concat();
+        files.extend(b"/lib/x\0/memfd:ringbell:status (deleted)\0");
+        let process = note(3, &process);
+        let all = [thread(71), process, note(0x5349_4749, &signal), note(0x4649_4c45, &files)];
+        [all.concat(), thread(72)].concat()
+    }
+
+    /// A dump with these notes and two mappings.
+    fn dump(notes: &[u8]) -> Vec<u8> {
+        let mut file = vec![0; 64 + 3 * 56];
+        file[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+        put(&mut file, 16, 4, 2);
+        put(&mut file, 18, if cfg!(target_arch = "x86_64") { 62 } else { 183 }, 2);
+        put(&mut file, 20, 1, 4);
+        put(&mut file, 32, 64, 8);
+        put(&mut file, 52, 64, 2);
+        put(&mut file, 54, 56, 2);
+        put(&mut file, 56, 3, 2);
+        let start = file.len() as u64;
+        let ends = start + notes.len() as u64;
+        for (index, (kind, offset, address, length)) in [
+            (4, start, 0, notes.len() as u64),
+            (1, ends, 0x1000, 100),
+            (1, ends + 100, 0x5000, 8192),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let at = 64 + 56 * index;
+            put(&mut file, at, kind, 4);
+            put(&mut file, at + 8, offset, 8);
+            put(&mut file, at + 16, address, 8);
+            put(&mut file, at + 32, length, 8);
+        }
+        file.extend(notes);
+        file.resize(file.len() + 100 + 8192, 0);
+        file
+    }
+
+    #[test]
+    fn notes_say_what_ended_which_process() {
+        let (dump, ranges) = parse(&dump(&notes())[..]).unwrap();
+        let Notes { pid, uid, signal, code, address, ref threads, .. } = dump.notes;
+        assert_eq!((pid, uid, signal, code), (70, 1000, 11, 1));
+        assert_eq!((address, &threads[..]), (Some(0xdead_0000), &[71, 72][..]));
+        assert_eq!(dump.notes.name, "na\u{fffd}me", "it goes to terminals");
+        assert_eq!(dump.notes.segments.iter().collect::<Vec<_>>(), [&0x5000]);
+        assert_eq!(ranges.iter().map(|range| range.length).collect::<Vec<_>>(), [100, 8192]);
+        assert_eq!((dump.cut, dump.fatal()), (None, Some(11)));
+    }
+
+    #[test]
+    fn what_was_sent_has_a_sender_and_no_address() {
+        let of = |signal: u64, code: i32, word: u64| {
+            let mut info = vec![0; 128];
+            put(&mut info, 0, signal, 4);
+            put(&mut info, 8, u64::from(code.cast_unsigned()), 4);
+            put(&mut info, 16, word, 8);
+            let mut notes = Notes::default();
+            notes.add(&note(0x5349_4749, &info));
+            (notes.address, notes.sender)
+        };
+        assert_eq!(of(6, -6, 99), (None, Some(99)));
+        assert_eq!(of(11, 0, 99), (None, Some(99)), "SIGSEGV by kill");
+        assert_eq!(of(11, 128, 0), (None, None), "an address that cannot be");
+        assert_eq!(of(7, 2, 0), (Some(0), None));
+    }
+
+    #[test]
+    fn ranges_of_the_same_bytes_are_taken_once() {
+        let mut file = dump(&notes());
+        let second: [u8; 8] = file[64 + 56 + 8..][..8].try_into().unwrap();
+        file[64 + 2 * 56 + 8..][..8].copy_from_slice(&second);
+        assert_eq!(parse(&file[..]).unwrap().1.len(), 1);
+    }
+
+    #[test]
+    fn what_is_promised_and_not_there_is_cut() {
+        let whole = dump(&notes());
+        for length in 0..whole.len() {
+            match parse(&whole[..length]) {
+                Ok((dump, _)) => {
+                    assert_eq!(dump.cut, Some((length as u64, whole.len() as u64)));
+                }
+                Err(why) => {
+                    let start = format!("it is cut: {length} of at least ");
+                    assert!(length < 64 + 3 * 56 && why.starts_with(&start), "{length}: {why}");
+                }
+            }
+        }
+        let mut promises = whole.clone();
+        put(&mut promises, 64 + 32, 1 << 60, 8);
+        put(&mut promises, 64 + 2 * 56 + 32, u64::MAX, 8);
+        let (dump, ranges) = parse(&promises[..]).unwrap();
+        assert_eq!(dump.cut, Some((whole.len() as u64, u64::MAX)));
+        assert!(ranges.iter().all(|range| range.length <= whole.len() as u64));
+        // More program headers than there can be: their number stands in a section then.
+        put(&mut promises, 56, 0xffff, 2);
+        assert!(parse(&promises[..]).is_err());
+    }
+
+    #[test]
+    fn no_dump_does_harm() {
+        let rounds = if cfg!(debug_assertions) { 20_000 } else { 300_000 };
+        let good = dump(&notes());
+        let ends = good.len() - 8292;
+        let mut state = 0x2545_f491_4f6c_dd1d_u64;
+        let mut below = |limit: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            usize::try_from(state >> 33).unwrap() % limit
+        };
+        let mut understood = 0;
+        for _ in 0..rounds {
+            let mut bad = good.clone();
+            for _ in 0..=below(6) {
+                let at = below(ends);
+                bad[at] = [0, 1, 0x7f, 0xff][below(4)];
+            }
+            if below(8) == 0 {
+                bad.truncate(below(good.len()));
+            }
+            if let Ok((dump, ranges)) = parse(&bad[..]) {
+                understood += usize::from(dump.notes.pid == 70);
+                let bytes: u64 = ranges.iter().map(|range| range.length).sum();
+                assert!(bytes <= bad.len() as u64);
+                assert!(dump.notes.threads.len() < bad.len() && dump.notes.segments.len() < 100);
+            }
+        }
+        assert!(understood > rounds / 8, "not all was refused at the door: {understood}");
+    }
+}
