@@ -369,7 +369,7 @@ fn crashed(core: &Core, report: &Report) -> Finding {
     }
 }
 
-/// What is said before everything else of what is not of now: what it is, when and where it was
+/// What is said behind the verdict of what is not of now: what it is, when and where it was
 /// taken.
 pub(crate) fn header(report: &Report, now_ms: u64) -> Option<String> {
     let what = match (&report.core, report.saved) {

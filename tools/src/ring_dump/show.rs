@@ -24,8 +24,8 @@ const FINDINGS: usize = 10;
 /// The whole report; `all` of its sessions and findings, or the most important ones.
 pub(crate) fn text(report: &Report, all: bool) -> String {
     let mut out = String::new();
-    header(&mut out, report);
     verdicts(&mut out, report, all);
+    header(&mut out, report);
     for server in &report.servers {
         server_lines(&mut out, report, server);
     }
@@ -53,8 +53,8 @@ pub(crate) fn text(report: &Report, all: bool) -> String {
 /// What is wrong, and a line for each server and session.
 pub(crate) fn brief(report: &Report, all: bool) -> String {
     let mut out = String::new();
-    header(&mut out, report);
     verdicts(&mut out, report, all);
+    header(&mut out, report);
     for server in &report.servers {
         let Server { peer, counters, rates, .. } = server;
         let _ = writeln!(

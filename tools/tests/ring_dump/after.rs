@@ -80,6 +80,12 @@ fn crashed(report: &Value) -> String {
     all[0]["text"].as_str().expect("a text").to_owned()
 }
 
+/// What is said of where something is from, and when.
+fn header(shown: &str) -> &str {
+    let is_it = |line: &&str| line.starts_with("core dump of ") || line.starts_with("saved file; ");
+    shown.lines().find(is_it).unwrap_or_else(|| panic!("no header: {shown}"))
+}
+
 /// What is said of `target`, which cannot be looked at.
 fn refused(target: &str) -> String {
     let output = output(&["show", target]);
@@ -125,8 +131,9 @@ pub(crate) fn d5_a_crash_in_a_handler() -> Ran {
     assert_eq!(report["findings"][0]["session"], "2");
     assert_eq!(report["host"], Value::Null, "a dump does not say where it is from");
     let (shown, _) = say_of(&["show", &core, "--color", "never"]);
-    let first = shown.lines().next().expect("a line");
-    assert!(first.starts_with(&format!("core dump of pid {pid} (")), "{first}");
+    assert!(shown.starts_with("problem  core dump of pid "), "{shown}");
+    let first = header(&shown);
+    assert!(first.contains(&format!("core dump of pid {pid} (")), "{first}");
     assert!(first.contains("; written ") && first.contains(" ago ("), "{first}");
     assert!(shown.contains(", crashed") && shown.contains(", then unknown,"), "{shown}");
 
@@ -330,7 +337,7 @@ pub(crate) fn a_dump_by_a_debugger_is_no_crash() -> Ran {
     assert!(!codes(&report).iter().any(|(code, _)| code == "crashed" || code.ends_with("-dead")));
     assert_eq!(report["core"]["signal"], Value::Null);
     let (shown, _) = say_of(&["show", &core, "--color", "never"]);
-    let first = shown.lines().next().expect("a line");
+    let first = header(&shown);
     assert!(first.contains("no signal ended"), "{first}");
     assert!(shown.contains(", dumped") && shown.contains(", then unknown,"), "{shown}");
     done!("{first}")
@@ -357,7 +364,7 @@ pub(crate) fn a_file_is_judged_by_the_time_when_it_was_saved() -> Ran {
         saved.header["takes"][1]["unix_ms"] = taken.into();
         saved.write(&file);
         let (shown, _) = say_of(&["show", &file, "--color", "never"]);
-        let first = shown.lines().next().expect("a line");
+        let first = header(&shown);
         assert!(first.starts_with(&format!("saved file; taken {said} (")), "{first}");
         assert!(first.ends_with(&format!("on {}, boot {}", name.trim(), boot.trim())), "{first}");
     }
