@@ -3,8 +3,8 @@
 //! [`Server`] and its settings stand at the top. A porter lets clients in, a reactor moves requests
 //! and answers, an engine hands requests to the code that answers them. From the bottom up:
 //!
-//! `facts`, `porter`, `park`, `flight`, `answer`, `service`, `handler`, `engine`, `adapters`, `dispatch`,
-//! `reactor`, `status`, `builder`, `handle`, `embedded`.
+//! `facts`, `porter`, `park`, `flight`, `answer`, `service`, `handler`, `engine`, `adapters`,
+//! `dispatch`, `reactor`, `status`, `builder`, `handle`, `embedded`.
 
 pub(crate) mod adapters;
 mod answer;

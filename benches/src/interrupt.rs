@@ -1,4 +1,5 @@
-//! Signals that end a race. It unwinds, so that its processes, sockets and shared memory go with it.
+//! Signals that end a race. It unwinds, so that its processes, sockets and shared memory go with
+//! it.
 
 #![allow(
     clippy::disallowed_types,

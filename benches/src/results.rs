@@ -13,8 +13,8 @@ use crate::outcome::Outcome;
 pub(crate) struct Results {
     target: PathBuf,
     file: File,
-    /// What becomes the target, and goes with this value unless it has. None where the target itself
-    /// is written to.
+    /// What becomes the target, and goes with this value unless it has. None where the target
+    /// itself is written to.
     temporary: Option<PathBuf>,
 }
 

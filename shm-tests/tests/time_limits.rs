@@ -177,9 +177,9 @@ fn c8_nor_do_answers_that_are_read_a_byte_at_a_time() -> Ran {
     done!("{read:?} bytes were read")
 }
 
-/// A client that reads so little that the kernel does not call its socket writable before the limit,
-/// and then waits until the server has sent more; during service or after the order to shut down:
-/// how many bytes it gets.
+/// A client that reads so little that the kernel does not call its socket writable before the
+/// limit, and then waits until the server has sent more; during service or after the order to shut
+/// down: how many bytes it gets.
 fn read_slowly(driver: Driver, stops: bool) -> u64 {
     // Less than what all answers may take after the order.
     const LIMIT: Duration = Duration::from_secs(6);

@@ -33,8 +33,8 @@ impl Calm {
     /// reason to wake up.
     ///
     /// Pauses if that has happened for nothing too often. A signal ends the pause. Where the kernel
-    /// refuses to sleep the pauses are the sleeps: if there was a reason to end one, the next one is
-    /// as short as the first.
+    /// refuses to sleep the pauses are the sleeps: if there was a reason to end one, the next one
+    /// is as short as the first.
     #[inline]
     pub(crate) fn slept(&mut self, refused: bool, took: u64, left: u64, came: impl Fn() -> bool) {
         if !refused && (took >= AT_ONCE_NS || left == 0 || came()) {

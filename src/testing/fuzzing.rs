@@ -27,7 +27,7 @@ const CAPACITY: usize = 4096;
 const MAX_MESSAGE: usize = 20_000;
 
 /// A copy of a segment, as tools decode it: whether it is one, and how many messages were found in
-/// it.
+/// it; of a status segment, whether it tells how requests are served.
 #[allow(clippy::missing_panics_doc, reason = "it must not")]
 pub fn image(bytes: &[u8]) -> (bool, u64) {
     let decoded = decode(bytes);
@@ -40,6 +40,10 @@ pub fn image(bytes: &[u8]) -> (bool, u64) {
         assert!(bytes.len() >= layout::CONTROL);
     }
     let mut found = 0;
+    if let Ok(Segment::Status(segment)) = &decoded {
+        assert!(segment.sleeps.len() <= bytes.len() / layout::ARMED_STRIDE);
+        found += u64::from(layout::Engine::from_u64(segment.facts.engine).is_some());
+    }
     if let Some(ring) = Ring::new(bytes, capacity) {
         let head = tail.wrapping_sub(CAPACITY as u64 / 2);
         for (from, to) in [(head, tail), (0, CAPACITY as u64), (lap_start(tail, capacity), tail)] {
@@ -154,6 +158,7 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("socket", [&[1], &frames_unaligned()[..]].concat()),
     ];
     seeds.push(("image", segment(&frames)));
+    seeds.push(("image", status()));
     seeds.extend(crate::handshake::fuzz_seeds().into_iter().map(|bytes| ("handshake", bytes)));
     seeds
 }
@@ -223,6 +228,23 @@ fn segment(frames: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// A status segment with one domain, and facts.
+fn status() -> Vec<u8> {
+    let mut bytes = vec![0; layout::CONTROL + layout::ARMED_STRIDE];
+    let mut put = |at: usize, word: u64| bytes[at..at + 8].copy_from_slice(&word.to_le_bytes());
+    put(offset::IDENTITY, layout::MAGIC);
+    put(8, u64::from(layout::LAYOUT_VERSION) | (layout::SegmentKind::Status as u64) << 32);
+    put(16, 99);
+    put(32, 1);
+    put(40, layout::status_segment_size(1));
+    put(layout::armed(0), layout::Armed::AWAKE.0);
+    for field in 0..size_of::<layout::Facts>() / 8 {
+        put(offset::FACTS + 8 * field, field as u64);
+    }
+    put(offset::FACTS + std::mem::offset_of!(layout::Facts, engine), layout::Engine::Serial as u64);
+    bytes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -263,7 +285,7 @@ mod tests {
         };
         // Two in fragments, of which one is given up.
         assert_eq!((of("ring"), of("socket")), (vec![8], vec![8]));
-        assert!(of("image")[0] >= 9);
+        assert!(of("image")[0] >= 9 && of("image")[1] != 0);
         assert!(of("handshake").iter().all(|parsers| *parsers > 0));
         // Without the agreement the first stamp ends it.
         for target in ["ring", "socket"] {

@@ -1,4 +1,5 @@
-//! Wakers are code of others: they use the client, or panic, when they are cloned, woken or dropped.
+//! Wakers are code of others: they use the client, or panic, when they are cloned, woken or
+//! dropped.
 
 #![allow(unsafe_code, reason = "only a table of one's own tells when a waker is cloned")]
 

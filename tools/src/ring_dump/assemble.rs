@@ -1,6 +1,8 @@
 //! Makes a report of a capture.
 
+use crate::after;
 use crate::capture::Capture;
+use crate::decoded::{Decoded, Identified, rings};
 use crate::export;
 use crate::places;
 use crate::process::{Process, State};
@@ -47,6 +49,9 @@ pub(crate) fn report_with(capture: &Capture, late: Duration) -> Report {
         servers: Vec::new(),
         sessions: Vec::new(),
         strays: Vec::new(),
+        host: capture.host.clone(),
+        saved: capture.saved,
+        core: None,
         findings: Vec::new(),
     };
     for (generation, (status, image)) in &now.statuses {
@@ -89,6 +94,7 @@ pub(crate) fn report_with(capture: &Capture, late: Duration) -> Report {
     report.strays = strays(&now);
     report.findings = verdict::judge(&report);
     places::judge(&mut report, &capture.listening);
+    after::judge(capture, &now, &mut report);
     report
 }
 
@@ -207,6 +213,7 @@ fn strays(now: &Decoded<'_>) -> Vec<Stray> {
             found: image.map_or_else(String::new, |image| image.found.clone()),
             why: format!("session {}: the other segment is not here: it begins, or ends", key.1),
             spare: true,
+            foreign: None,
         }
     });
     let segments = now
@@ -217,7 +224,12 @@ fn strays(now: &Decoded<'_>) -> Vec<Stray> {
         .chain(now.statuses.values().map(|(segment, image)| (&segment.identity, image)));
     let damaged =
         segments.filter(|(identity, _)| !identity.flaws.is_empty()).map(|(identity, image)| {
-            Stray { found: image.found.clone(), why: identity.flaws.join(", "), spare: false }
+            Stray {
+                found: image.found.clone(),
+                why: identity.flaws.join(", "),
+                spare: false,
+                foreign: None,
+            }
         });
     now.strays.iter().cloned().chain(alone).chain(damaged).collect()
 }

@@ -3,22 +3,31 @@
 //!
 //! A saved file: `RINGSAVE`, version u32, length of the header u32, the header as JSON, then the
 //! bytes of all images one behind the other (all little-endian). Lengths in the header say where
-//! each ends.
+//! each ends. Version 2 says where it was taken, and what a core dump says; version 1 is read.
 
+use crate::core_dump::Dump;
+use crate::handle::Handle;
 use crate::process::Process;
 use crate::sockets::Listening;
 use crate::who::Named;
 use crate::{Failure, Unattachable, text};
+use ringbell::inspect::Unreadable;
 use serde::{Deserialize, Serialize};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::Path;
 
 /// First bytes of a saved file.
 pub(crate) const MAGIC: &[u8; 8] = b"RINGSAVE";
-/// Version of this format. A file of another version is refused.
-pub(crate) const VERSION: u32 = 1;
+/// Version of this format. Older ones are read, newer ones are refused.
+pub(crate) const VERSION: u32 = 2;
 /// Longest header that is read.
 const MAX_HEADER: u32 = 64 << 20;
+/// Bytes before the header.
+const PREAMBLE: u64 = 16;
+/// Most moments that are read.
+const MOST_TAKES: usize = 16;
+/// Most images of one moment that are read.
+const MOST_IMAGES: usize = 200_000;
 
 /// A copy of one segment.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +94,26 @@ pub(crate) struct Take {
     pub(crate) sockets: Option<u64>,
 }
 
+/// The machine on which something was captured.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Host {
+    /// Its name.
+    pub(crate) name: String,
+    /// Differs from one start of the machine to the next.
+    pub(crate) boot: String,
+}
+
+impl Host {
+    /// This machine.
+    pub(crate) fn here() -> Self {
+        let read = |name: &str| {
+            let path = format!("/proc/sys/kernel/{name}");
+            std::fs::read_to_string(path).map_or_else(|_| String::new(), |text| text.trim().into())
+        };
+        Self { name: read("hostname"), boot: read("random/boot_id") }
+    }
+}
+
 /// What a target is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -111,18 +140,41 @@ pub(crate) struct Capture {
     pub(crate) listening: Vec<Listening>,
     /// The moments, in order.
     pub(crate) takes: Vec<Take>,
+    /// Where it was taken; unknown of a core dump, and of files of version 1.
+    #[serde(default)]
+    pub(crate) host: Option<Host>,
+    /// What a core dump says beside its segments.
+    #[serde(default)]
+    pub(crate) dump: Option<Dump>,
+    /// Whether it was read from a saved file.
+    #[serde(skip)]
+    pub(crate) saved: bool,
+    /// Bytes of the file, and how many it would have, if it is cut.
+    #[serde(skip)]
+    pub(crate) cut: Option<(u64, u64)>,
 }
 
 impl Capture {
-    /// What was seen of a target.
-    pub(crate) fn of(
+    /// What was seen of a live target.
+    pub(crate) fn live(
         target: String,
         origin: Origin,
         listening: Vec<Listening>,
         takes: Vec<Take>,
     ) -> Self {
         let sockets = listening.iter().map(|one| one.path.clone()).collect();
-        Self { target, origin, sockets, listening, takes }
+        let host = Some(Host::here());
+        Self {
+            target,
+            origin,
+            sockets,
+            listening,
+            takes,
+            host,
+            dump: None,
+            saved: false,
+            cut: None,
+        }
     }
 
     fn blobs(&mut self) -> impl Iterator<Item = &mut Vec<u8>> {
@@ -180,39 +232,68 @@ impl Capture {
         Ok(())
     }
 
-    /// Reads one from the bytes of a file, whatever they are.
-    pub(crate) fn read(mut bytes: &[u8]) -> Result<Self, String> {
-        let mut magic = [0; 8];
-        let mut word = [0; 4];
-        let cut = |_| "it is cut off".to_owned();
-        bytes.read_exact(&mut magic).map_err(cut)?;
-        if magic != *MAGIC {
-            return Err("it was not saved by ring-dump".into());
+    /// Reads one from the bytes of a file, whatever they are. Of a file that is cut the moments
+    /// that are there; at least one segment of one of them has to be.
+    pub(crate) fn read(file: &[u8]) -> Result<Self, String> {
+        let size = file.len() as u64;
+        let word = |at: usize| {
+            let bytes = file.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+            bytes.map(u32::from_le_bytes).ok_or(cut(size, PREAMBLE, false))
+        };
+        if !file.starts_with(MAGIC) {
+            let is_cut = MAGIC.starts_with(file);
+            let why = || "it was not saved by ring-dump".into();
+            return Err(if is_cut { cut(size, PREAMBLE, false) } else { why() });
         }
-        bytes.read_exact(&mut word).map_err(cut)?;
-        let version = u32::from_le_bytes(word);
-        if version != VERSION {
-            return Err(format!("it has version {version}; this program knows {VERSION}"));
+        let version = word(8)?;
+        if version > VERSION {
+            return Err(format!("it is newer: version {version}, this program knows {VERSION}"));
         }
-        bytes.read_exact(&mut word).map_err(cut)?;
-        let length = u32::from_le_bytes(word);
+        if version == 0 {
+            return Err("it has version 0, which there is not".into());
+        }
+        let length = word(12)?;
         if length > MAX_HEADER {
             return Err(format!("its header would have {length} bytes"));
         }
-        let header = bytes.get(..length as usize).ok_or("it is cut off in its header")?;
+        let mut bytes = &file[16..];
+        let header = bytes.get(..length as usize);
+        let header = header.ok_or(cut(size, PREAMBLE + u64::from(length), false))?;
         bytes = &bytes[length as usize..];
         let mut capture: Self = serde_json::from_slice(header)
             .map_err(|error| format!("its header is damaged: {error}"))?;
+        if capture.takes.len() > MOST_TAKES
+            || capture.takes.iter().any(|take| take.images.len() > MOST_IMAGES)
+        {
+            return Err("its header is damaged: more segments than any process has".into());
+        }
         capture.make_plain();
+        let mut whole = PREAMBLE + u64::from(length);
         for blob in capture.blobs() {
             let length = blob.as_slice().try_into().map_or(0, u64::from_le_bytes);
-            // What is missing at the end is missing: the rest is still good.
+            whole = whole.saturating_add(length);
             let have = usize::try_from(length).unwrap_or(usize::MAX).min(bytes.len());
             let (own, rest) = bytes.split_at(have);
             *blob = own.to_vec();
             bytes = rest;
         }
+        if whole > size {
+            capture.keep_what_is_there();
+            if capture.takes.is_empty() {
+                return Err(cut(size, whole, true));
+            }
+            capture.cut = Some((size, whole));
+        }
         Ok(capture)
+    }
+
+    /// Leaves out segments of which not even the control page is there, and moments without any.
+    fn keep_what_is_there(&mut self) {
+        for take in &mut self.takes {
+            take.images.retain(|image| image.control.len() >= ringbell::layout::CONTROL);
+        }
+        self.takes
+            .retain(|take| take.images.iter().any(|image| Handle::kind(&image.control).is_some()));
     }
 
     /// Reads a saved file.
@@ -220,7 +301,30 @@ impl Capture {
         let unreadable =
             |why: String| Unattachable(format!("{} cannot be read: {why}", text::of_path(path)));
         let bytes = std::fs::read(path).map_err(|error| unreadable(error.to_string()))?;
-        Self::read(&bytes).map_err(unreadable)
+        let mut capture = Self::read(&bytes).map_err(unreadable)?;
+        capture.saved = true;
+        match capture.foreign_layout() {
+            Some(version) => Err(Unattachable(format!(
+                "{}: {}: {}",
+                path.display(),
+                capture.target,
+                foreign_layout(version)
+            ))),
+            None => Ok(capture),
+        }
+    }
+
+    /// The version of the layout, if it is another one, and all segments are of such.
+    pub(crate) fn foreign_layout(&self) -> Option<u32> {
+        let mut foreign = None;
+        for image in &self.last().images {
+            match ringbell::inspect::decode(&image.control) {
+                Ok(_) => return None,
+                Err(Unreadable::Version(version)) => foreign = Some(version),
+                Err(_) => {}
+            }
+        }
+        foreign
     }
 
     /// The last moment, which is the one to look at.
@@ -228,6 +332,19 @@ impl Capture {
         static NOTHING: std::sync::LazyLock<Take> = std::sync::LazyLock::new(Take::default);
         self.takes.last().unwrap_or(&NOTHING)
     }
+}
+
+/// What is said of a file that is cut too short to be shown.
+fn cut(have: u64, whole: u64, exact: bool) -> String {
+    let least = if exact { "" } else { "at least " };
+    format!("it is cut: {have} of {least}{whole} bytes")
+}
+
+/// What is said of segments of another version of the layout.
+pub(crate) fn foreign_layout(version: u32) -> String {
+    let known = ringbell::layout::LAYOUT_VERSION;
+    let which = if version > known { "newer" } else { "older" };
+    format!("its segments are {which}: layout version {version}, this program knows {known}")
 }
 
 #[cfg(test)]
@@ -268,6 +385,10 @@ pub(crate) mod tests {
             sockets: vec!["/s".into()],
             listening: Vec::new(),
             takes: vec![take.clone(), take],
+            host: Some(Host::here()),
+            dump: Some(Dump { cut: Some((3, 4)), ..Dump::default() }),
+            saved: false,
+            cut: None,
         }
     }
 
@@ -296,10 +417,12 @@ pub(crate) mod tests {
     fn a_file_that_is_cut_or_damaged_gives_an_error_or_what_is_left() {
         let mut bytes = Vec::new();
         a_capture().write(&mut bytes).unwrap();
+        let end = bytes.len() - 300;
         for cut in 0..bytes.len() {
-            if let Ok(capture) = Capture::read(&bytes[..cut]) {
-                assert_eq!(capture.takes.len(), 2);
-            }
+            // None of its images is a segment.
+            let why = Capture::read(&bytes[..cut]).unwrap_err();
+            assert!(why.starts_with(&format!("it is cut: {cut} of ")), "{why}");
+            assert_eq!(why.contains(&format!(" of {} bytes", bytes.len())), cut >= end, "{why}");
         }
         for at in 0..bytes.len() {
             for bit in [1, 0x80] {
@@ -310,5 +433,36 @@ pub(crate) mod tests {
         }
         let huge = [&MAGIC[..], &1u32.to_le_bytes(), &u32::MAX.to_le_bytes()].concat();
         assert!(Capture::read(&huge).is_err());
+        let newer = [&MAGIC[..], &3u32.to_le_bytes(), &2u32.to_le_bytes(), b"{}"].concat();
+        let why = Capture::read(&newer).unwrap_err();
+        assert_eq!(why, "it is newer: version 3, this program knows 2");
+    }
+
+    fn with_header(header: &str) -> Result<Capture, String> {
+        let length = u32::try_from(header.len()).unwrap();
+        let file = [&MAGIC[..], &2u32.to_le_bytes(), &length.to_le_bytes(), header.as_bytes()];
+        Capture::read(&file.concat())
+    }
+
+    #[test]
+    fn a_header_that_promises_too_much_is_refused() {
+        let image = |length: u64| {
+            format!(
+                r#"{{"found":"","inode":0,"size":0,"seals":null,"page":0,"control":{length},"body":0,"after":0}}"#
+            )
+        };
+        let header = |images: String| {
+            format!(
+                r#"{{"target":"t","origin":"core","sockets":[],"takes":[{{"at_ns":0,"unix_ms":0,"images":[{images}],"processes":[],"sockets":null}}]}}"#
+            )
+        };
+        let why = with_header(&header(image(1 << 60))).unwrap_err();
+        assert!(why.contains(&format!(" of {} bytes", (1u64 << 60) + why_length(&image, &header))));
+        let many = with_header(&header(vec![image(0); MOST_IMAGES + 1].join(","))).unwrap_err();
+        assert_eq!(many, "its header is damaged: more segments than any process has");
+    }
+
+    fn why_length(image: &impl Fn(u64) -> String, header: &impl Fn(String) -> String) -> u64 {
+        PREAMBLE + header(image(1 << 60)).len() as u64
     }
 }

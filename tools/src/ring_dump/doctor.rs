@@ -1,5 +1,5 @@
-//! Whether this machine, as this process sees it, is good for rings, or what limits another process;
-//! what each finding means, and what to do.
+//! Whether this machine, as this process sees it, is good for rings, or what limits another
+//! process; what each finding means, and what to do.
 
 mod calls;
 mod cgroups;

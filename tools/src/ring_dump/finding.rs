@@ -183,6 +183,18 @@ codes! {
     Pauses = "pauses",
         means: "The kernel refuses to let a side sleep, so it pauses instead: answers take longer, and a CPU is kept busy.",
         advice: "See which system calls are denied (seccomp): `ring-dump doctor` in the same sandbox names them.";
+    /// A core dump, of a process that a signal ended.
+    Crashed = "crashed",
+        means: "This is the core dump of a process that a signal ended. What other processes did then is unknown.",
+        advice: "Open the dump in a debugger at the thread that is named. Send the request that was in the handler to a test server to see whether it does it again.";
+    /// A dump or a file is not whole.
+    Cut = "cut",
+        means: "A saved file or a core dump is not whole: what is missing cannot be judged.",
+        advice: "Save or copy it again. Core dumps: see `ulimit -c`, coredump_filter in core(5) and the limits of what collects them.";
+    /// Segments of another version of the layout.
+    OtherLayout = "other-layout",
+        means: "Some segments have another version of the layout than this program knows. Nothing else is known of them.",
+        advice: "Look at them with the ring-dump of their own version.";
     /// Bytes that no implementation writes.
     Damaged = "damaged",
         means: "A segment holds bytes that no implementation writes: memory was overwritten, or a peer is hostile.",

@@ -2,8 +2,9 @@
 
 use crate::capture::Capture;
 use crate::cli::{Choice, Which};
+use crate::decoded::{Decoded, RingImage, rings};
 use crate::export;
-use crate::report::{Decoded, JSON_VERSION, RingImage, rings};
+use crate::report::JSON_VERSION;
 use crate::style::{BAD, DIM, END, HEAD, WARN};
 use ringbell::inspect::{Record, Ring, intact, lap_start};
 use ringbell::layout::{Kind, code, flag};
@@ -303,6 +304,7 @@ mod tests {
             text(&listings),
             json(&listings).unwrap(),
             show::text(&report, false),
+            crate::after::header(&report, 0).unwrap_or_default(),
             show::brief(&report, true),
             prometheus::text(&report, 1),
             diff::text(&diff::diff(&report, &report)),
@@ -316,7 +318,17 @@ mod tests {
         let rounds = if cfg!(debug_assertions) { 300 } else { 20_000 };
         let saved = include_bytes!("../../tests/data/stopped.ringsave");
         let good = Capture::read(saved).unwrap();
-        assert!(print_all(&good) > 1000);
+        // With all that a dump may say beside that.
+        let mut dump = crate::core_dump::Dump { cut: Some((1, 2)), ..Default::default() };
+        dump.notes.pid = assemble::report(&good).servers[0].peer.pid;
+        (dump.notes.signal, dump.notes.threads) = (11, vec![1, 2]);
+        let good = Capture { dump: Some(dump), saved: true, ..good };
+        let length = print_all(&good);
+        assert!(length > 1000);
+        let mut file = Vec::new();
+        good.clone().write(&mut file).unwrap();
+        let header = 16 + u32::from_le_bytes(file[12..16].try_into().unwrap()) as usize;
+        let mut read = 0;
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
         let mut below = |limit: usize| {
             state ^= state << 13;
@@ -349,7 +361,18 @@ mod tests {
                     }
                 }
             }
-            print_all(&bad);
+            assert!(print_all(&bad) < 100 * length);
+            // The same for the header of the file.
+            let mut bytes = file.clone();
+            for _ in 0..=below(3) {
+                bytes[below(header)] = b"0129,]}\"e-\xff"[below(11)];
+            }
+            bytes.truncate(if below(4) == 0 { below(file.len()) } else { file.len() });
+            if let Ok(capture) = Capture::read(&bytes) {
+                read += 1;
+                assert!(print_all(&capture) < 100 * length);
+            }
         }
+        assert!(read > rounds / 20, "not all was refused at the door: {read} of {rounds}");
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::aside::{self, PATIENCE};
 use crate::capture::Image;
-use ringbell::inspect::{self, Segment};
+use ringbell::inspect::{self, Segment, Unreadable};
 use ringbell::layout::{self, SegmentKind};
 use ringbell::sync::{Ordering, PlainBool};
 use std::fs::File;
@@ -116,9 +116,13 @@ impl Handle {
         inspect::decode(&self.read(0, layout::CONTROL as u64)).ok()
     }
 
-    /// Why it is no segment that can be read, if it is none.
-    pub(crate) fn unreadable(&self) -> Option<inspect::Unreadable> {
-        inspect::decode(&self.read(0, layout::CONTROL as u64)).err()
+    /// The version of the layout, if it is a segment in use, of this version or another one.
+    pub(crate) fn layout(&self) -> Option<u32> {
+        match inspect::decode(&self.read(0, layout::CONTROL as u64)) {
+            Ok(segment) => Some(segment.identity().version),
+            Err(Unreadable::Version(version)) => Some(version),
+            Err(_) => None,
+        }
     }
 
     pub(crate) fn kind(control: &[u8]) -> Option<SegmentKind> {

@@ -1,6 +1,7 @@
 //! Every server on the machine: one line each.
 
 use crate::assemble::report_with;
+use crate::capture::foreign_layout;
 use crate::cli::List;
 use crate::export;
 use crate::finding::Severity;
@@ -62,6 +63,14 @@ struct Line {
     problems: usize,
 }
 
+/// A process with segments of another version of the layout: nothing else is known of them.
+#[derive(Debug, Serialize)]
+struct OtherLayout {
+    pid: u32,
+    name: String,
+    layout: u32,
+}
+
 /// What was found.
 #[derive(Debug, Serialize)]
 pub(crate) struct Listing {
@@ -77,6 +86,8 @@ pub(crate) struct Listing {
     closed_processes: usize,
     /// Processes that keep others waiting that look at them.
     silent_processes: Vec<u32>,
+    /// Processes with segments of another version of the layout.
+    other_layouts: Vec<OtherLayout>,
     /// Sockets that did not answer as a server does, and why.
     sockets: Vec<(String, String)>,
 }
@@ -98,6 +109,7 @@ pub(crate) fn list(asked: &List) -> Result<Listing, Failure> {
         left_out: 0,
         closed_processes: 0,
         silent_processes: Vec::new(),
+        other_layouts: Vec::new(),
         sockets: Vec::new(),
     };
     let paths = asked.directory.as_deref().map(sockets).transpose()?;
@@ -179,6 +191,10 @@ impl Listing {
             };
             if handles.is_empty() {
                 without.push(pid);
+            }
+            if let Some(layout) = source::foreign_layout(&handles) {
+                let name = text::of_str(&process::look(pid, u64::MAX / 2).name);
+                self.other_layouts.push(OtherLayout { pid, name, layout });
             }
             let mut of_it = 0;
             for handle in handles {
@@ -325,11 +341,14 @@ impl Listing {
                 line.requests
             );
         }
+        for OtherLayout { pid, name, layout } in &self.other_layouts {
+            let _ = writeln!(out, "{pid:>8}        {name:<20} {}", foreign_layout(*layout));
+        }
         for (socket, why) in &self.sockets {
             let why = why.strip_prefix(&format!("{socket}: ")).unwrap_or(why);
             let _ = writeln!(out, "{DIM}{socket}: {why}{END}");
         }
-        if self.servers.is_empty() {
+        if self.servers.is_empty() && self.other_layouts.is_empty() {
             let _ = writeln!(out, "no servers");
         }
         if self.left_out != 0 {

@@ -1,14 +1,19 @@
 //! ring-dump: looks into live, stuck and dead rings, and says who is late.
 //!
-//! [`source`] finds segments (in a [`process`]: [`memfds`]; at a socket, in a [`core_dump`]) and copies
-//! them, and says [`who`] it is that they name, and at which [`sockets`] a server is; a [`capture`] is
-//! what was copied. What others chose is [`text`], and what they can delay is done [`aside`].
-//! [`report`] is what a capture says ([`samples`]: of calls that were timed; [`threads`]: of what a
-//! server does), [`verdict`] and [`places`] what is wrong with it, as a list of [`finding`]s.
+//! [`source`] finds segments (in a [`process`]: [`memfds`]; at a socket, in a [`core_dump`]) and
+//! copies them, and says [`who`] it is that they name, and at which [`sockets`] a server is; a
+//! [`capture`] is what was copied. What others chose is [`text`], and what they can delay is done
+//! [`aside`].
+//!
+//! A [`report`] is what a capture says: of its segments, [`decoded`], of calls that were timed
+//! ([`samples`]) and of what a server does ([`threads`]). [`verdict`] and [`places`] say what is
+//! wrong with it, as a list of [`finding`]s, and [`after`] what a dump or a file adds to that.
+//!
 //! [`show`], [`prometheus`], [`frames`], [`diff`], [`list`], [`watch`] and [`tap`] (at a [`pace`])
 //! print. [`export`] has what their JSON shares, [`man`] is the manual. [`doctor`] looks at the
 //! machine instead.
 
+mod after;
 mod aside;
 mod assemble;
 #[path = "../busy.rs"]
@@ -16,6 +21,7 @@ mod busy;
 mod capture;
 mod cli;
 mod core_dump;
+mod decoded;
 mod diff;
 mod doctor;
 mod export;

@@ -3,6 +3,7 @@
 
 use crate::capture::Image;
 use ringbell::inspect::{self, Sample, Segment};
+use ringbell::layout;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -97,7 +98,11 @@ pub(crate) fn latest(images: &[Image]) -> Option<u64> {
         let (counters, samples) = match &segment {
             Segment::Request(segment) => (segment.counters, &segment.samples[..]),
             Segment::Response(segment) => (segment.counters, &segment.samples[..]),
-            _ => return Some(created),
+            Segment::Status(segment) => {
+                let layout::Facts { stored_ns, oldest_since_ns, .. } = segment.facts;
+                return Some(created.max(stored_ns).max(oldest_since_ns));
+            }
+            Segment::Bell(_) => return Some(created),
         };
         let sampled =
             samples.iter().flat_map(|sample| [sample.sent_ns, sample.taken_ns, sample.done_ns]);

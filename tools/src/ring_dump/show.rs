@@ -1,8 +1,10 @@
 //! A report for people: first what is wrong, then what is there.
 
+use crate::after;
+use crate::export;
 use crate::finding::Severity;
 use crate::process::State;
-use crate::report::{Memory, Report, RingState, Server, Session};
+use crate::report::{Memory, Report, RingState, Server, Session, Stray};
 use crate::samples::Samples;
 use crate::style::{BAD, DIM, END, GOOD, HEAD, WARN};
 use crate::verdict::{count, time};
@@ -23,6 +25,7 @@ const FINDINGS: usize = 10;
 pub(crate) fn text(report: &Report, all: bool) -> String {
     let mut out = String::new();
     verdicts(&mut out, report, all);
+    header(&mut out, report);
     for server in &report.servers {
         server_lines(&mut out, report, server);
     }
@@ -39,7 +42,8 @@ pub(crate) fn text(report: &Report, all: bool) -> String {
             report.sessions.len()
         );
     }
-    let spares = report.strays.iter().filter(|stray| stray.spare).count();
+    let is_spare = |stray: &&Stray| stray.spare && stray.foreign.is_none();
+    let spares = report.strays.iter().filter(is_spare).count();
     if spares != 0 {
         let _ = writeln!(out, "{DIM}{} not in use{END}", count(spares as u64, "segment"));
     }
@@ -50,6 +54,7 @@ pub(crate) fn text(report: &Report, all: bool) -> String {
 pub(crate) fn brief(report: &Report, all: bool) -> String {
     let mut out = String::new();
     verdicts(&mut out, report, all);
+    header(&mut out, report);
     for server in &report.servers {
         let Server { peer, counters, rates, .. } = server;
         let _ = writeln!(
@@ -57,7 +62,7 @@ pub(crate) fn brief(report: &Report, all: bool) -> String {
             "{HEAD}server {}{END} pid {}, {}{}: {}, {} requests{}, {} in handlers",
             printable(&peer.name),
             peer.shown(),
-            state(server.state),
+            state_of(report, peer.pid, server.state),
             at(server),
             count(counters.sessions, "session"),
             counters.requests,
@@ -76,7 +81,7 @@ pub(crate) fn brief(report: &Report, all: bool) -> String {
             session.session,
             printable(&peer.name),
             peer.shown(),
-            state(session.state),
+            state_of(report, peer.pid, session.state),
             session.server.received,
             rate(rates, "received"),
             session.in_flight,
@@ -112,6 +117,25 @@ fn at(server: &Server) -> String {
     match &server.listens_at[..] {
         [] => String::new(),
         paths => format!(" at {}", paths.join(", ")),
+    }
+}
+
+/// Of what was saved or dumped: what it is, when and where.
+fn header(out: &mut String, report: &Report) {
+    if let Some(header) = after::header(report, export::now_unix_ms()) {
+        let _ = writeln!(out, "{DIM}{header}{END}");
+    }
+}
+
+/// How a process is, or was when a dump was written.
+fn state_of(report: &Report, pid: u32, now: State) -> String {
+    match &report.core {
+        Some(core) if core.pid == pid && pid != 0 && core.signal.is_some() => {
+            format!("{BAD}crashed{END}")
+        }
+        Some(core) if core.pid == pid && pid != 0 => "dumped".to_owned(),
+        Some(_) => format!("{DIM}then unknown{END}"),
+        None => state(now),
     }
 }
 
@@ -189,7 +213,7 @@ fn server_lines(out: &mut String, report: &Report, server: &Server) {
         printable(&peer.name),
         peer.shown(),
         peer.uid,
-        state(server.state),
+        state_of(report, peer.pid, server.state),
         at(server)
     );
     let _ = writeln!(
@@ -330,7 +354,7 @@ fn session_lines(out: &mut String, report: &Report, session: &Session) {
         printable(&peer.name),
         peer.shown(),
         peer.uid,
-        state(session.state),
+        state_of(report, peer.pid, session.state),
         session.transport,
         time(session.age_ns)
     );

@@ -3,7 +3,7 @@
 //! and no page that its owner punches can raise a signal here. The target is not asked, but by the
 //! handshake of an inspector.
 
-use crate::capture::{Capture, Image, Origin, Take};
+use crate::capture::{self, Capture, Image, Origin, Take};
 use crate::handle::Handle;
 use crate::sockets::{Listeners, Listening, Spot};
 use crate::who::{Finder, Named, Ring, Who};
@@ -141,7 +141,7 @@ pub(crate) fn find(target: &Target) -> Result<Found, Unattachable> {
         Target::Process(pid) => find_in_process(*pid),
         Target::Socket(path) => find_at_socket(path, PATIENCE),
         Target::Core(path) => {
-            let handles = core_dump::segments(path)?;
+            let (_, handles) = core_dump::read(path)?;
             Ok(Found { handles, dead: true, ..Found::default() })
         }
         Target::Saved(_) => Ok(Found::default()),
@@ -189,12 +189,8 @@ fn refused(pid: u32, error: &std::io::Error) -> Unattachable {
 
 /// Why there is nothing to look at in a process.
 fn nothing_in(pid: u32, handles: &[Handle]) -> String {
-    let versions = handles.iter().find_map(|handle| match handle.unreadable() {
-        Some(why @ inspect::Unreadable::Version(_)) => Some(why),
-        _ => None,
-    });
-    match versions {
-        Some(why) => format!("process {pid} has another version of Ringbell: {why}"),
+    match foreign_layout(handles) {
+        Some(version) => format!("process {pid}: {}", capture::foreign_layout(version)),
         None if process::look(pid, u64::MAX / 2).state == process::State::Dead => {
             format!("process {pid} has ended")
         }
@@ -204,6 +200,11 @@ fn nothing_in(pid: u32, handles: &[Handle]) -> String {
 
 fn is_in_use(handle: &Handle) -> bool {
     handle.decode().is_some()
+}
+
+/// The version of the layout of segments that another one knows.
+pub(crate) fn foreign_layout(handles: &[Handle]) -> Option<u32> {
+    handles.iter().filter_map(Handle::layout).find(|version| *version != layout::LAYOUT_VERSION)
 }
 
 /// What is at a socket; `patience` for what a server needs to answer.
@@ -257,12 +258,27 @@ pub(crate) fn find_at_socket(path: &Path, patience: Duration) -> Result<Found, U
                 "{error}; looking takes the user of the server{whose}, or root"
             )));
         }
+        Err(ConnectError::VersionMismatch { ours, theirs }) => {
+            let which = if theirs.1 > ours.1 { "newer" } else { "older" };
+            return Err(unattachable(&format!(
+                "the server{} is {which}: it speaks protocol versions {} to {}, this program {} to {}",
+                listener.map_or_else(String::new, |pid| format!(" (pid {pid})")),
+                theirs.0,
+                theirs.1,
+                ours.0,
+                ours.1
+            )));
+        }
         Err(error) => return Err(unattachable(&error)),
     };
     let mut handles = Vec::new();
     for (index, segment) in survey.segments.into_iter().enumerate() {
         let handle = Handle::memfd(File::from(segment), format!("handed out, {index}"));
         handles.push(handle.map_err(|error| unattachable(&error))?);
+    }
+    if let (false, Some(version)) = (handles.iter().any(is_in_use), foreign_layout(&handles)) {
+        let pid = listener.map_or_else(String::new, |pid| format!("process {pid}: "));
+        return Err(unattachable(&format!("{pid}{}", capture::foreign_layout(version))));
     }
     // Bells are not handed out: whoever holds one can ring it. Where the process may be looked into
     // they are read there, since a verdict on a sleeper is better with them.
@@ -441,7 +457,7 @@ pub(crate) fn capture_all(
                     _ => Origin::Process,
                 };
                 let takes = vec![first, take(&found, true)];
-                Ok(Capture::of(target.to_string(), origin, found.listening(), takes))
+                Ok(Capture::live(target.to_string(), origin, found.listening(), takes))
             });
             (target, capture)
         })
@@ -452,7 +468,7 @@ pub(crate) fn capture_all(
 pub(crate) fn capture_once(path: &Path, patience: Duration) -> Result<Capture, Unattachable> {
     let found = find_at_socket(path, patience)?;
     let takes = vec![take(&found, true)];
-    Ok(Capture::of(text::of_path(path), Origin::Socket, found.listening(), takes))
+    Ok(Capture::live(text::of_path(path), Origin::Socket, found.listening(), takes))
 }
 
 /// Looks at a target twice, `interval` apart, the second time at everything; at what cannot change,
@@ -460,21 +476,42 @@ pub(crate) fn capture_once(path: &Path, patience: Duration) -> Result<Capture, U
 pub(crate) fn capture(target: &Target, interval: Duration) -> Result<Capture, Failure> {
     let origin = match target {
         Target::Saved(path) => return Ok(Capture::load(path)?),
+        Target::Core(path) => return Ok(capture_dump(path)?),
         Target::Socket(_) => Origin::Socket,
         Target::Process(_) => Origin::Process,
-        Target::Core(_) => Origin::Core,
     };
     let first = find(target)?;
-    let mut takes = Vec::new();
     let listening = first.listening();
-    if target.is_live() {
-        takes.push(take(&first, false));
-        drop(first);
-        std::thread::sleep(interval);
-        // Found anew: a session that ended meanwhile must not look as if it were there.
-        takes.push(take(&find(target)?, true));
-    } else {
-        takes.push(take(&first, true));
+    let mut takes = vec![take(&first, false)];
+    drop(first);
+    std::thread::sleep(interval);
+    // Found anew: a session that ended meanwhile must not look as if it were there.
+    takes.push(take(&find(target)?, true));
+    Ok(Capture::live(target.to_string(), origin, listening, takes))
+}
+
+/// What is in a core dump, at the one moment that it is of.
+fn capture_dump(path: &Path) -> Result<Capture, Unattachable> {
+    let (dump, handles) = core_dump::read(path)?;
+    let mut take = take(&Found { handles, dead: true, ..Found::default() }, true);
+    take.unix_ms = dump.written_ms;
+    let capture = Capture {
+        target: text::of_path(path),
+        origin: Origin::Core,
+        sockets: Vec::new(),
+        listening: Vec::new(),
+        takes: vec![take],
+        host: None,
+        cut: dump.cut,
+        dump: Some(dump),
+        saved: false,
+    };
+    match capture.foreign_layout() {
+        Some(version) => Err(Unattachable(format!(
+            "{}: {}",
+            text::of_path(path),
+            capture::foreign_layout(version)
+        ))),
+        None => Ok(capture),
     }
-    Ok(Capture::of(target.to_string(), origin, listening, takes))
 }

@@ -298,8 +298,8 @@ fn write_bytes(options: ConnectOptions, path: &str) {
     }
 }
 
-/// `call ...`, `post ...`; `stream`: a stream that stays open; `repeat ...`: the same call until it is told to stop, whatever comes of
-/// it; `hurry ...`: so with 5 ms for each.
+/// `call ...`, `post ...`; `stream`: a stream that stays open; `repeat ...`: the same call until it
+/// is told to stop, whatever comes of it; `hurry ...`: so with 5 ms for each.
 fn orders(options: ConnectOptions, path: &str) {
     let mut client = options.connect(path).expect("connected");
     say("connected");

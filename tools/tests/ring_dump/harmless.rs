@@ -103,11 +103,10 @@ fn only_reads(trace: &str, own_file: &str) -> u64 {
             "mmap" => assert!(!call.contains("MAP_SHARED"), "something is shared: {line}"),
             "openat" | "open" => {
                 let writes = ["O_WRONLY", "O_RDWR"].iter().any(|flag| call.contains(flag));
-                // A file is written under another name first, beside its own.
-                let beside = own_file.rsplit_once('/').map_or("", |(directory, _)| directory);
-                let own = call.contains(own_file)
-                    || call.contains(&format!("\"{beside}/.ring-dump-"))
-                    || call.contains("/dev/");
+                // What becomes the file once it is whole stands beside it.
+                let directory = own_file.rsplit_once('/').map_or("", |(directory, _)| directory);
+                let unfinished = format!("{directory}/.ring-dump-");
+                let own = [own_file, &unfinished, "/dev/"].iter().any(|own| call.contains(own));
                 assert!(!writes || own, "something is opened for writing: {line}");
             }
             // One of its own tells it what memfds are.

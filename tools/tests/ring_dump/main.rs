@@ -3,6 +3,7 @@
 
 #![allow(clippy::cast_possible_truncation, reason = "positions in small rings")]
 
+mod after;
 mod doctor;
 mod engines;
 mod files;
@@ -29,6 +30,7 @@ mod timing;
 mod use_of_it;
 mod verdicts;
 
+use after::*;
 use doctor::*;
 use engines::{asker, engine};
 use files::*;
@@ -121,6 +123,21 @@ suite! {
         the_list_and_its_directory,
         what_changed_between_two_files,
         garbage_is_described_and_not_believed,
+        d5_a_crash_in_a_handler,
+        d5_an_abort_in_one_of_several_handlers,
+        d5_a_server_that_is_ended_while_requests_are_elsewhere,
+        d5_an_idle_server_that_is_ended_had_nothing_in_its_handler,
+        d5_the_dump_of_a_client,
+        d5_a_server_that_is_killed_leaves_no_dump,
+        d5_a_dump_without_shared_memory_says_so,
+        d5_a_dump_that_is_cut_or_of_another_machine,
+        a_dump_by_a_debugger_is_no_crash,
+        a_file_is_judged_by_the_time_when_it_was_saved,
+        a_file_of_another_version,
+        a_server_of_another_layout,
+        a_file_that_is_cut_anywhere,
+        a_server_that_was_restarted_between_two_files,
+        findings_are_compared_by_what_they_are_about,
         wrong_use_has_its_status,
         help_for_shells_and_manuals,
         the_doctor_looks_at_the_machine,
@@ -160,5 +177,5 @@ suite! {
         another_user_is_told_what_is_missing,
         a_process_without_segments_is_told_so,
     ],
-    roles: [service, caller, engine, asker, outlaw, pair, crowd, twins, panics],
+    roles: [service, caller, engine, asker, stranger, outlaw, pair, crowd, twins, panics],
 }

@@ -1,5 +1,5 @@
-//! Servers and clients in containers, of other users, dead, hidden, hostile: what is said of them is
-//! true, and no command waits for them.
+//! Servers and clients in containers, of other users, dead, hidden, hostile: what is said of them
+//! is true, and no command waits for them.
 
 use crate::scene::{Scene, finds, report, ring_dump, text};
 use ringbell::{Server, layout};

@@ -14,8 +14,8 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// A server that does what it is told by requests: `echo ...`, `sleep MS`, `await PATH` (until
-/// there is such a file), `size BYTES`.
+/// A server that does what it is told by requests: `crash HOW` (`segv`, `abort`), `echo ...`,
+/// `sleep MS`, `await PATH` (until there is such a file), `size BYTES`.
 pub(crate) fn service(arguments: &Arguments) {
     let mut builder = Server::builder().slow_client_timeout(None);
     if let Some(bytes) = arguments.maybe_number("ring") {
@@ -53,12 +53,24 @@ pub(crate) fn service(arguments: &Arguments) {
                 std::thread::sleep(Duration::from_millis(ms.parse().expect("a number")))
             }
             Some(("await", path)) => wait_until("the gate is open", || Path::new(path).exists()),
+            Some(("crash", how)) => crash(how),
             Some(("size", bytes)) => response.resize(bytes.parse().expect("a number"), b'x'),
             _ => response.extend_from_slice(request.payload()),
         }
         Ok(())
     });
     drop(result);
+}
+
+/// Ends this process by a signal.
+#[allow(unsafe_code, reason = "a fault")]
+fn crash(how: &str) {
+    match how {
+        // SAFETY: it is not: nothing is mapped at this address, and that is what is wanted.
+        "segv" => unsafe { std::ptr::without_provenance_mut::<u8>(0x10).write_volatile(1) },
+        "abort" => std::process::abort(),
+        other => panic!("no crash {other}"),
+    }
 }
 
 /// A client that does what it is told by lines.

@@ -122,7 +122,7 @@ impl Looker {
             self.takes.pop_front();
         }
         let takes = self.takes.pop_front().into_iter().chain([take]).collect();
-        let mut capture = Capture::of(self.target.to_string(), Origin::Process, listening, takes);
+        let mut capture = Capture::live(self.target.to_string(), Origin::Process, listening, takes);
         let report = assemble::report_with(&capture, self.late);
         let now = capture.takes.pop();
         // What it was compared with serves again, until the next one is old enough.
