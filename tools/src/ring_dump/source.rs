@@ -340,7 +340,8 @@ pub(crate) fn take(found: &Found, whole: bool) -> Take {
     let at_ns = if found.dead { samples::latest(&images).unwrap_or(at_ns) } else { at_ns };
     let named = if found.dead { Vec::new() } else { name(&images, found) };
     let mut processes = BTreeMap::new();
-    for image in &images {
+    // What is in /proc today says nothing of the processes that a dump names.
+    for image in images.iter().filter(|_| !found.dead) {
         let Some((pid, since)) = names(image) else { continue };
         let who = named.iter().find(|named| named.inode == image.inode).map(|named| named.who);
         let pid = match who {

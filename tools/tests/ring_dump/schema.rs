@@ -73,13 +73,19 @@ impl Schema {
                         flaws.push(format!("{at}: {length} items"));
                     }
                 }
-                "required" => {
+                "required" if value.is_object() => {
                     let names = says.as_array().expect("names").iter();
                     let names = names.map(|name| name.as_str().expect("a name"));
                     let missing = names.filter(|name| value.get(name).is_none());
                     flaws.extend(missing.map(|name| format!("{at}: no field {name}")));
                 }
-                "properties" | "additionalProperties" | "const" | "enum" | "type" | "minimum" => {}
+                "properties"
+                | "additionalProperties"
+                | "const"
+                | "enum"
+                | "type"
+                | "minimum"
+                | "required" => {}
                 other => panic!("{at}: this test does not know the keyword {other}"),
             }
         }

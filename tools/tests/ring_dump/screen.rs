@@ -332,7 +332,7 @@ pub(crate) fn d7_a_server_that_is_out_of_reach_is_said() -> Ran {
     // Now somebody is there, and says nothing.
     let mute = UnixListener::bind(&scene.path).expect("bound");
     screen.wait_for("that nothing answers", |text| {
-        unwrapped(text).contains("the server did not answer in time")
+        unwrapped(text).contains("there was no session in time")
     });
     // Keys are answered meanwhile.
     screen.press(b"?");
