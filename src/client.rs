@@ -352,6 +352,8 @@ impl Client {
                 SessionEnd::PeerFault(fault) => trace::client_lost(tag, &fault, in_flight),
                 SessionEnd::Forked => {}
             }
+            // Nothing is waited for any more.
+            self.nothing_in_flight();
         }
         self.over = Some(over);
         over

@@ -7,6 +7,7 @@ mod mapping;
 pub(crate) mod readiness;
 pub(crate) mod samples;
 pub(crate) mod segment;
+mod segment_error;
 pub(crate) mod segment_pair;
 pub(crate) mod session;
 pub(crate) mod side;

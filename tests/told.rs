@@ -216,7 +216,7 @@ fn a_server_that_wakes_up_says_so_before_it_is_in_a_handler() {
 
 #[test]
 fn d3_one_slow_request_after_another_is_not_one_that_is_stuck() {
-    const HANDLER: Duration = Duration::from_millis(20);
+    const HANDLER: Duration = Duration::from_millis(50);
     let serving = Serving::new(bind, |server| {
         let slow = |_: ringbell::Request<'_>, _: &mut Vec<u8>| {
             std::thread::sleep(HANDLER);
@@ -229,7 +229,7 @@ fn d3_one_slow_request_after_another_is_not_one_that_is_stuck() {
         .map(|_| {
             let mut client = Client::connect(&path).expect("connected");
             std::thread::spawn(move || {
-                for _ in 0..40 {
+                for _ in 0..20 {
                     client.call(b"slow").expect("answered");
                 }
             })
@@ -247,8 +247,8 @@ fn d3_one_slow_request_after_another_is_not_one_that_is_stuck() {
     for caller in callers {
         caller.join().expect("answered");
     }
-    // 120 requests, three of them in a turn. It looks behind each turn or every second one.
-    assert!(moves >= 15, "told {moves} times while 120 slow requests were served");
+    // 60 requests: at first it looks ever more rarely, and behind half a second more often.
+    assert!(moves >= 5, "told {moves} times while 60 slow requests were served");
 }
 
 #[test]

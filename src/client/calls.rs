@@ -37,6 +37,9 @@ enum Slot {
     Taken { uses: u32, waiting: Waiting },
 }
 
+/// Calls that are looked at in one search for one that waits.
+const SEARCHED: usize = 32;
+
 /// The calls in flight.
 #[derive(Debug)]
 pub(crate) struct Calls {
@@ -44,12 +47,14 @@ pub(crate) struct Calls {
     free: Vec<u32>,
     limit: usize,
     wanted: usize,
+    /// Where the next search for one that waits begins.
+    looked: usize,
 }
 
 impl Calls {
     /// No calls, and room for `limit`.
     pub(crate) fn new(limit: usize) -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), limit, wanted: 0 }
+        Self { slots: Vec::new(), free: Vec::new(), limit, wanted: 0, looked: 0 }
     }
 
     /// Calls without an answer whose caller still wants one.
@@ -67,17 +72,19 @@ impl Calls {
     /// many rounds every one that stays is found.
     #[allow(clippy::cast_possible_truncation, reason = "slots are counted in u32")]
     pub(crate) fn waiting_behind(
-        &self,
+        &mut self,
         after: u64,
         counts: impl Fn(CallId) -> bool,
     ) -> Option<CallId> {
         if self.wanted == 0 {
             return None;
         }
-        let start = (after as u32 as usize + 1).min(self.slots.len());
-        let (before, behind) = self.slots.split_at(start);
-        let behind = behind.iter().enumerate().map(|(step, slot)| (start + step, slot));
-        behind.chain(before.iter().enumerate()).find_map(|(index, slot)| match *slot {
+        let len = self.slots.len();
+        let start = if after == 0 { self.looked } else { after as u32 as usize + 1 };
+        // So many at a time: a client may have thousands of streams, which do not count.
+        let most = len.min(SEARCHED);
+        self.looked = (start + most) % len;
+        (0..most).map(|step| (start + step) % len).find_map(|index| match self.slots[index] {
             Slot::Taken { uses, waiting: Waiting::Wanted } => {
                 Some(CallId(u64::from(uses) << 32 | index as u64)).filter(|call| counts(*call))
             }
@@ -186,10 +193,10 @@ mod tests {
         let mut calls = Calls::new(3);
         assert_eq!(calls.waiting_behind(0, |_| true), None);
         let [first, second, third] = [(); 3].map(|()| calls.begin().unwrap());
-        assert_eq!(calls.waiting_behind(0, |_| true), Some(second));
+        assert_eq!(calls.waiting_behind(0, |_| true), Some(first));
         assert_eq!(calls.waiting_behind(second.0, |_| true), Some(third));
         assert_eq!(calls.waiting_behind(third.0, |_| true), Some(first));
-        assert_eq!(calls.waiting_behind(u64::MAX, |_| true), Some(first), "whatever is asked");
+        assert!(calls.waiting_behind(u64::MAX, |_| true).is_some(), "whatever is asked");
         assert_eq!(calls.waiting_behind(0, |call| call == third), Some(third));
         calls.abandon(second);
         calls.end(third.0);

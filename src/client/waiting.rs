@@ -319,10 +319,11 @@ impl Client {
     /// Remembers for tools a call that waits, and since when it does so at least: the time of a
     /// sleep, which is asked for only if it is another call than before.
     pub(super) fn note_oldest(&mut self, now: impl FnOnce() -> u64) {
-        if self.oldest_waits() {
+        // A socket's session has no page.
+        if self.session.is_socket() || self.oldest_waits() {
             return;
         }
-        let (calls, streams) = (&self.calls, &self.streams);
+        let (calls, streams) = (&mut self.calls, &self.streams);
         let before = self.session.counts.oldest_call;
         let found = calls.waiting_behind(before, |call| !streams.has_moved(call));
         let since = found.map_or(0, |_| self.session.clock().time(now()));
@@ -359,6 +360,10 @@ impl Client {
     }
 
     fn tell_in_flight(&mut self, calls: usize) {
+        if !self.origin.is_here() {
+            // In a forked child the page is the parent's.
+            return;
+        }
         self.session.counts.in_flight = calls as u64;
         self.session.store_in_flight();
         self.tells_answers = self.sampling.is_some() || self.session.shows_in_flight();
@@ -380,7 +385,8 @@ impl Client {
     }
 
     pub(super) fn store_counts(&mut self) {
-        self.session.counts.in_flight = self.calls.wanted() as u64;
+        let waited_for = if self.over.is_some() { 0 } else { self.calls.wanted() };
+        self.session.counts.in_flight = waited_for as u64;
         self.store_waits();
     }
 

@@ -16,8 +16,8 @@
 //! more than it leaves free, and what is reserved for a listed uid is divided as the total is.
 //!
 //! So requests leave room for answers, and what is held shrinks as the client reads: no request
-//! can keep an answer from its client for ever. A client exceeds its limit by the one message that
-//! is arriving, at most; its uid, and all, by one buffer of a frame and one small request.
+//! keeps an answer from its client for ever. A client exceeds its limit by the one message that is
+//! arriving, at most; its uid, and all, by one buffer of a frame and one small request.
 //!
 //! Buffers of up to [`SMALL`] bytes are not charged one by one: a request in flight is charged
 //! with a fixed size that covers its own small buffers.
@@ -319,21 +319,24 @@ impl Account {
     /// Whether a request may be read. If not, the reader is woken when that may have changed.
     ///
     /// A client that holds next to nothing is read from as long as its uid has anything left; where
-    /// that is more than its uid leaves free for others, only in the first half of the total.
-    /// `buffer`: what of its bytes is the buffer that is read into, which must not keep itself from
-    /// being read. For a client that holds nothing else the limits are so much higher that buffers
-    /// alone never reach them: none is begun beyond the limits of the others.
+    /// that is more than its uid leaves free, only in the first half of the total. `buffer`: what of
+    /// its bytes is the buffer that is read into, which must not keep itself from being read. For a
+    /// client that holds nothing else the limits are so much higher that buffers alone never reach
+    /// them. Others may have begun more since: what comes back only if it is read is fair all the
+    /// same while its uid holds no more than a quarter of all.
     #[cold]
     pub(crate) fn may_read(&self, buffer: u64) -> bool {
         let (share, total) = (&self.share.level, &self.share.total.level);
         self.finds_room(|[own, shared, all]| {
             let own = own.saturating_sub(buffer);
+            let waits_for_itself = buffer != 0 && own == 0;
             let (over, unfair) =
-                if buffer != 0 && own == 0 { (FRAME, total.arrivals) } else { (0, total.soft) };
+                if waits_for_itself { (FRAME, total.arrivals) } else { (0, total.soft) };
             let [shared, all] = [shared, all].map(|held| held.saturating_sub(over));
-            let is_fair = self.share.is_fair(shared, all);
-            let little = own < LITTLE && shared < share.most && all < total.most;
-            let little = little && (is_fair || all < unfair);
+            let begun = waits_for_itself && shared <= total.most / 4;
+            let is_fair = begun || self.share.is_fair(shared, all);
+            let room = shared < share.most && all < total.most;
+            let little = own < LITTLE && room && (is_fair || all < unfair);
             let usual = (is_fair && all < total.soft) || shared < self.share.reserved / 2;
             own < self.level.soft && (little || (shared < share.soft && usual))
         })

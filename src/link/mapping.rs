@@ -8,7 +8,7 @@
 
 #![allow(unsafe_code, reason = "mmap without rights, mprotect, munmap")]
 
-use super::segment::SegmentError;
+use super::segment_error::SegmentError;
 use core::ffi::c_void;
 use core::ptr::{self, NonNull};
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap, mmap_anonymous, mprotect, munmap};

@@ -58,6 +58,7 @@
 )]
 
 use super::mapping::Mapping;
+pub use super::segment_error::SegmentError;
 use crate::base::sync::Ordering;
 use crate::memory::Window;
 use crate::memory::layout::{self, Identity, Peer, SegmentKind};
@@ -78,102 +79,6 @@ use std::time::Instant;
 pub(super) const SIZED: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW);
 /// What turns a sized segment into one that only its present mappings can write.
 pub(super) const CLOSED: SealFlags = SealFlags::FUTURE_WRITE.union(SealFlags::SEAL);
-
-/// Why a segment was not made or not accepted.
-#[derive(Debug)]
-pub enum SegmentError {
-    /// No memory (or swap, or quota) for it.
-    OutOfMemory,
-    /// No descriptor left, in this process or in the system.
-    OutOfDescriptors,
-    /// The descriptor is not that of sealable memory.
-    NotMemory,
-    /// Seals, as bits of `F_GET_SEALS`: those that its kind needs, and those it has (too few, or
-    /// one that makes it useless).
-    Seals {
-        /// Seals that were expected.
-        want: u32,
-        /// Seals that were found.
-        have: u32,
-    },
-    /// Size in bytes.
-    Size {
-        /// The size that was announced.
-        want: u64,
-        /// The size that it has.
-        have: u64,
-    },
-    /// Its first bytes do not say what was announced; the field that differs is given.
-    Identity(&'static str),
-    /// It is larger than a file of this process may be (`RLIMIT_FSIZE`, `ulimit -f`). Both in
-    /// bytes.
-    FileSizeLimit {
-        /// The limit.
-        limit: u64,
-        /// The size that was wanted.
-        want: u64,
-    },
-    /// The client did not allocate all of its pages before it said that it is ready.
-    Incomplete,
-    /// The deadline passed while the client allocated its pages.
-    TimedOut,
-    /// Any other failure of the system.
-    Io(std::io::Error),
-}
-
-impl std::fmt::Display for SegmentError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::OutOfMemory => f.write_str("no memory for a shared segment"),
-            Self::OutOfDescriptors => f.write_str("no descriptor left for a shared segment"),
-            Self::NotMemory => f.write_str("the descriptor is not that of shared memory"),
-            Self::Seals { want, have } => {
-                write!(f, "the segment has the seals {have:#x}, not {want:#x}")
-            }
-            Self::Size { want, have } => write!(f, "the segment has {have} bytes, not {want}"),
-            Self::Identity(field) => {
-                write!(f, "the segment is another one than announced: its {field} differs")
-            }
-            Self::FileSizeLimit { limit, want } => write!(
-                f,
-                "a shared segment of {want} bytes exceeds the limit of {limit} bytes on the size \
-                 of files (RLIMIT_FSIZE, ulimit -f)"
-            ),
-            Self::Incomplete => f.write_str("pages of the segment were not allocated"),
-            Self::TimedOut => f.write_str("the pages of the segment were not allocated in time"),
-            Self::Io(error) => write!(f, "a shared segment could not be made or mapped: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for SegmentError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Io(error) => Some(error),
-            _ => None,
-        }
-    }
-}
-
-impl From<Errno> for SegmentError {
-    fn from(errno: Errno) -> Self {
-        match errno {
-            // A memfd lives in memory: to it, the disk that is full is the memory.
-            Errno::NOMEM | Errno::NOSPC | Errno::DQUOT => Self::OutOfMemory,
-            Errno::MFILE | Errno::NFILE => Self::OutOfDescriptors,
-            other => Self::Io(other.into()),
-        }
-    }
-}
-
-impl From<std::io::Error> for SegmentError {
-    fn from(error: std::io::Error) -> Self {
-        match Errno::from_io_error(&error) {
-            Some(errno) => errno.into(),
-            None => Self::Io(error),
-        }
-    }
-}
 
 /// What a segment is: the part of its identity that both ends know beforehand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -379,7 +284,7 @@ fn populated(
             return Err(SegmentError::TimedOut);
         }
         let len = slice.min(window.len() - from);
-        let write = writable && !write_zeros(fd, from, len);
+        let write = writable && !write_zeros(fd, from, len, window.len());
         let how = if write { Advice::PopulateWrite } else { Advice::PopulateRead };
         let done = mapping.advise_range(how, from, len);
         match done.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)) {
@@ -401,9 +306,10 @@ fn populated(
 ///
 /// By one call, which costs a fifth less than as many faults: those that map the pages take 16 at a
 /// time, once these are there. A write beyond RLIMIT_FSIZE would be a signal, also within a file.
-fn write_zeros(fd: &OwnedFd, from: usize, len: usize) -> bool {
+fn write_zeros(fd: &OwnedFd, from: usize, len: usize, size: usize) -> bool {
     static ZEROS: [u8; PAGE] = [0; PAGE];
-    if check_limit((from + len) as u64).is_err() {
+    // Whoever shares the descriptor may have made it append: then it is written at its end.
+    if check_limit(size as u64 + 1).is_err() {
         return false;
     }
     let mut parts = [IoSlice::new(&ZEROS); SLICE_PAGES];

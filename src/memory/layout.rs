@@ -177,7 +177,7 @@ pub struct Facts {
     /// threads of the program serve them.
     pub thread: u64,
     /// When the serving thread was last seen outside of handlers: whenever it goes to sleep or
-    /// wakes, and while it is busy every 64 turns of all sessions, or every 1 s, or behind each
+    /// wakes, and while it is busy every 64 turns of all sessions, or every 0.5 s, or behind each
     /// turn, whichever comes last. So a thread that is awake, and whose time here is old by a
     /// second, is in one handler for about so long. An exception are slow turns that follow quick
     /// ones without a sleep: up to 64 of them, until it has measured how long they take. The clock

@@ -360,6 +360,28 @@ fn p2_buffers_that_are_read_into_let_no_limit_be_exceeded_by_their_number() {
 }
 
 #[test]
+fn p2_buffers_that_others_begin_stop_no_buffer_that_was_begun() {
+    let strangers =
+        HeldLimits { client: 1 << 30, uid: 1 << 30, sharing: Sharing::Strangers, ..limits() };
+    let total = total(strangers);
+    let begin = |uid, most: usize| {
+        let share = total.share(uid);
+        let mut begun = Vec::new();
+        while begun.len() * BUFFER < most && share.account().may_read(0) {
+            let account = share.account();
+            begun.push((account.charge(BUFFER), account));
+        }
+        begun
+    };
+    let honest = begin(0, 16 * MIB - BUFFER);
+    // Each as much as is fair, and none of them goes on.
+    let others = [1, 2, 3].map(|uid| begin(uid, 64 * MIB));
+    assert!(total.held() > 48 * MIB as u64, "{} bytes", total.held());
+    assert!(others.iter().all(|begun| begun.len() > 10));
+    assert!(honest.iter().all(|(_, account)| account.may_read(BUFFER as u64)));
+}
+
+#[test]
 fn p2_many_clients_that_hold_little_leave_another_uid_its_share() {
     let wide =
         HeldLimits { client: 1 << 30, uid: 1 << 30, sharing: Sharing::Strangers, ..limits() };

@@ -5,7 +5,7 @@ const MOST_PASSES: u64 = 64;
 /// Behind a sleep it looks so soon.
 const FIRST_PASSES: u64 = 2;
 /// If so much time goes by between two looks, the next one is sooner. In ns.
-const LONG_NS: u64 = 1_000_000_000;
+const LONG_NS: u64 = 500_000_000;
 
 /// When to look next. The clock is read at a look, and not in each pass, so how many passes it is
 /// until the next one follows from how long the last ones took. Behind a sleep nothing is known of

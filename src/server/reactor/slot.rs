@@ -255,9 +255,12 @@ impl Entry {
     /// Whether somebody may wait for its handler. Not for one that has answered, or that sends
     /// items.
     fn is_waited_for(&self) -> bool {
-        !self.flight.one_way && !self.complete && !self.streams
+        !self.complete && !self.streams && !self.flight.one_way
     }
 }
+
+/// Places of the table that are looked at for a request to tell tools of, each time.
+const NOTED_AT_ONCE: usize = 32;
 
 /// The request of which tools are told that it is in flight for long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -397,13 +400,20 @@ impl Flights {
             }
             entry.noted = false;
         }
-        let behind = (self.noted + 1).min(self.table.len());
-        let (before, behind) = self.table.split_at_mut(behind);
-        let next = behind.iter_mut().chain(before).flatten().find(|entry| entry.is_waited_for());
-        let Some(entry) = next else { return Noted::Nothing };
-        entry.noted = true;
-        self.noted = entry.flight.table_index() as usize;
-        Noted::Other(entry.flight.call)
+        // So many at a time: how many there are the client chooses.
+        let (len, from) = (self.table.len(), self.noted);
+        let most = len.min(NOTED_AT_ONCE);
+        for place in (1..=most).map(|step| (from + step) % len) {
+            if let Some(entry) = &mut self.table[place]
+                && entry.is_waited_for()
+            {
+                entry.noted = true;
+                self.noted = place;
+                return Noted::Other(entry.flight.call);
+            }
+        }
+        self.noted = (from + most) % len;
+        Noted::Nothing
     }
 
     /// Takes a flight back that is over.

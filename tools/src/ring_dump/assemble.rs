@@ -14,12 +14,9 @@ use ringbell::inspect::{Sleep, StatusSegment};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// A call that waits longer than this is late, unless another time is asked for.
-pub(crate) const LATE: Duration = Duration::from_secs(1);
-
 /// Puts together what a capture says.
 pub(crate) fn report(capture: &Capture) -> Report {
-    report_with(capture, LATE)
+    report_with(capture, verdict::LATE)
 }
 
 /// The same, with calls that wait for longer than `late` called so.
@@ -185,7 +182,11 @@ fn session(
         ),
         in_flight: client.in_flight,
         oldest_call: oldest.then_some(client.oldest_call),
-        oldest_age_ns: oldest.then(|| at_ns.saturating_sub(client.oldest_sent_ns)),
+        // The client's word. No call is older than its session, which began by the server's.
+        oldest_age_ns: oldest.then(|| {
+            let age_ns = at_ns.saturating_sub(response.identity.created_ns);
+            at_ns.saturating_sub(client.oldest_sent_ns).min(age_ns)
+        }),
         samples: samples::join(
             &samples::settled(request_image),
             &samples::settled(response_image),

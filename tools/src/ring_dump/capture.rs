@@ -7,13 +7,15 @@
 
 use crate::core_dump::Dump;
 use crate::handle::Handle;
+use crate::image::Image;
 use crate::process::Process;
 use crate::sockets::Listening;
 use crate::who::Named;
 use crate::{Failure, Unattachable, text};
 use ringbell::inspect::Unreadable;
 use serde::{Deserialize, Serialize};
-use std::io::Write;
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// First bytes of a saved file.
@@ -28,52 +30,6 @@ const PREAMBLE: u64 = 16;
 const MOST_TAKES: usize = 16;
 /// Most images of one moment that are read.
 const MOST_IMAGES: usize = 200_000;
-
-/// A copy of one segment.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Image {
-    /// Where it was found: `fd 7`, an address, a file.
-    pub(crate) found: String,
-    /// What tells it from other segments of the same target; 0 if nothing does.
-    pub(crate) inode: u64,
-    /// Size of the segment in bytes, as the kernel says.
-    pub(crate) size: u64,
-    /// Its seals, bits of `F_GET_SEALS`, if they can be known.
-    pub(crate) seals: Option<u32>,
-    /// Bytes of a page of it.
-    pub(crate) page: u64,
-    /// The control page, and all of a segment without a ring.
-    #[serde(with = "length")]
-    pub(crate) control: Vec<u8>,
-    /// The ring, if it was copied: behind the control page.
-    #[serde(with = "length")]
-    pub(crate) body: Vec<u8>,
-    /// The control page once more, after the ring was copied.
-    #[serde(with = "length")]
-    pub(crate) after: Vec<u8>,
-}
-
-impl Image {
-    /// Control page and ring in one piece, as the decoder takes them.
-    pub(crate) fn whole(&self) -> Vec<u8> {
-        [&self.control[..], &self.body].concat()
-    }
-}
-
-/// Bytes stand behind the header: in it stands how many.
-mod length {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
-        bytes.len().serialize(to)
-    }
-
-    /// Empty, with the length as capacity's stand-in: [`super::Capture::read`] fills it.
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
-        let length = u64::deserialize(from)?;
-        Ok(length.to_le_bytes().to_vec())
-    }
-}
 
 /// All segments of a target, copied one after the other.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -218,7 +174,7 @@ impl Capture {
     pub(crate) fn save(&mut self, path: &Path) -> Result<(), Failure> {
         let is_other = std::fs::metadata(path).is_ok_and(|found| !found.is_file());
         if is_other {
-            let file = std::fs::OpenOptions::new().write(true).open(path)?;
+            let file = open_other(path)?;
             return self.write(&mut std::io::BufWriter::new(file));
         }
         let directory = match path.parent() {
@@ -300,7 +256,7 @@ impl Capture {
     pub(crate) fn load(path: &Path) -> Result<Self, Unattachable> {
         let unreadable =
             |why: String| Unattachable(format!("{} cannot be read: {why}", text::of_path(path)));
-        let bytes = std::fs::read(path).map_err(|error| unreadable(error.to_string()))?;
+        let bytes = read_file(path).map_err(|error| unreadable(error.to_string()))?;
         let mut capture = Self::read(&bytes).map_err(unreadable)?;
         capture.saved = true;
         match capture.foreign_layout() {
@@ -347,6 +303,43 @@ pub(crate) fn foreign_layout(version: u32) -> String {
     format!("its segments are {which}: layout version {version}, this program knows {known}")
 }
 
+/// Longest file that is read. One has the bytes of a few looks, each of at most 1 GiB.
+const MOST_FILE: u64 = 4 << 30;
+
+/// All of a plain file. What took its place meanwhile keeps nobody waiting.
+fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut file =
+        std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || metadata.len() > MOST_FILE {
+        return Err(std::io::Error::other("it is no plain file of at most 4 GiB"));
+    }
+    let mut bytes = Vec::new();
+    Read::by_ref(&mut file).take(PREAMBLE).read_to_end(&mut bytes)?;
+    // Of another one the first bytes are enough to say so.
+    if bytes.starts_with(MAGIC) {
+        file.take(MOST_FILE).read_to_end(&mut bytes)?;
+    }
+    Ok(bytes)
+}
+
+/// Opens a pipe or a device to write to. Not what belongs to somebody else, who would read what
+/// passed through the rings; and without waiting for somebody who reads.
+fn open_other(path: &Path) -> Result<std::fs::File, Failure> {
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)?;
+    let (opened, named) = (file.metadata()?, std::fs::symlink_metadata(path)?);
+    let me = rustix::process::geteuid().as_raw();
+    if opened.is_file() || (named.uid() != me && named.uid() != 0) {
+        return Err("it is another user's".into());
+    }
+    let flags = rustix::fs::fcntl_getfl(&file)?;
+    rustix::fs::fcntl_setfl(&file, flags - rustix::fs::OFlags::NONBLOCK)?;
+    Ok(file)
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -355,6 +348,7 @@ pub(crate) mod tests {
     fn a_capture() -> Capture {
         let image = Image {
             found: "fd 3".into(),
+            made: Some("ringbell:status".into()),
             inode: 5,
             size: 6,
             seals: Some(7),

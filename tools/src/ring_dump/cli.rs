@@ -1,5 +1,7 @@
 //! The command line: the one definition of which help, man page and completions are made.
 
+use crate::style::Color;
+use crate::verdict::LATE;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
@@ -34,17 +36,6 @@ pub(crate) struct Cli {
     /// Whether to use colours.
     #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t = Color::Auto)]
     pub(crate) color: Color,
-}
-
-/// When to use colours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Color {
-    /// On a terminal unless `NO_COLOR` is set, and where `CLICOLOR_FORCE` is set.
-    Auto,
-    /// Always.
-    Always,
-    /// Never.
-    Never,
 }
 
 /// What to do.
@@ -103,7 +94,7 @@ pub(crate) struct Late {
 
 impl Default for Late {
     fn default() -> Self {
-        Self { late: crate::assemble::LATE }
+        Self { late: LATE }
     }
 }
 

@@ -1,7 +1,10 @@
 //! The segments of one moment, decoded, and their rings.
 
-use crate::capture::{Image, Take};
+use crate::capture::Take;
+use crate::handle::is_made_as;
+use crate::image::Image;
 use crate::report::{Memory, Party, RingState, Stray};
+use crate::text;
 use crate::who::Who;
 use ringbell::inspect::{
     self, BellSegment, Flaw, Peer, RequestSegment, ResponseSegment, Ring, Segment, StatusSegment,
@@ -64,7 +67,13 @@ impl Identified {
 impl<'a> Decoded<'a> {
     pub(crate) fn of(take: &'a Take) -> Self {
         let mut all = Self::default();
-        for image in &take.images {
+        // Requests last: which of several is a session's is told by its response.
+        let is_request = |image: &&Image| {
+            let segment = inspect::decode(&image.control);
+            matches!(segment, Ok(Segment::Request(_)))
+        };
+        let (requests, others): (Vec<_>, Vec<_>) = take.images.iter().partition(is_request);
+        for image in others.into_iter().chain(requests) {
             let mut segment = match inspect::decode(&image.control) {
                 Ok(segment) => segment,
                 Err(why) => {
@@ -83,9 +92,31 @@ impl<'a> Decoded<'a> {
             };
             let identity = segment.identity();
             let key = (identity.generation, identity.session);
-            if all.has(&segment) {
-                // The first one is shown. Nobody makes two, unless to deceive.
+            if !is_made_as(image.made.as_deref(), identity.kind) {
                 let found = image.found.clone();
+                let why = format!(
+                    "it was made as {}, and says that it is another",
+                    text::of_str(image.made.as_deref().unwrap_or_default())
+                );
+                all.strays.push(Stray { found, why, spare: false, foreign: None });
+                continue;
+            }
+            if all.has(&segment) {
+                // Nobody makes two, unless to deceive. Of two requests the one that was made with
+                // its response is shown, whose page only the server writes; otherwise the first.
+                let mut found = image.found.clone();
+                if let Segment::Request(request) = &segment
+                    && let Some((response, _)) = all.responses.get(&key)
+                    && let Some(shown) = all.requests.get_mut(&key)
+                {
+                    let apart = |one: &RequestSegment| {
+                        one.identity.created_ns.abs_diff(response.identity.created_ns)
+                    };
+                    if apart(request) < apart(&shown.0) {
+                        found.clone_from(&shown.1.found);
+                        *shown = (request.clone(), image);
+                    }
+                }
                 let why = "there is another segment of the same server, session and kind".into();
                 all.strays.push(Stray { found, why, spare: false, foreign: None });
                 continue;

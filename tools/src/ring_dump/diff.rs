@@ -6,7 +6,7 @@ use crate::finding::Finding;
 use crate::report::{Report, Server, Session};
 use crate::show;
 use crate::style::{BAD, END, GOOD, HEAD};
-use crate::verdict::time;
+use crate::words::time;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,12 +1,12 @@
 //! A segment that is read where it lies.
 
 use crate::aside::{self, PATIENCE};
-use crate::capture::Image;
+use crate::image::Image;
 use ringbell::inspect::{self, Segment, Unreadable};
 use ringbell::layout::{self, SegmentKind};
 use ringbell::sync::{Ordering, PlainBool};
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 
@@ -35,15 +35,29 @@ pub(crate) struct Handle {
     pub(crate) seals: Option<u32>,
     pub(crate) page: u64,
     pub(crate) found: String,
+    /// What it was made as: the name of a memfd is its maker's, and never changes.
+    made: Option<String>,
     /// Of the memory of a process, which can make a reader wait: whether it did.
     stuck: Option<Arc<PlainBool>>,
+}
+
+/// Whether a segment that was made under a name may be of this kind. Who may write it can write
+/// what it says of itself.
+pub(crate) fn is_made_as(made: Option<&str>, kind: SegmentKind) -> bool {
+    made.is_none_or(|made| made == inspect::name_of(kind))
 }
 
 impl Handle {
     /// A memfd.
     pub(crate) fn memfd(file: File, found: String) -> std::io::Result<Self> {
         let metadata = file.metadata()?;
+        let link = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let made = link.ok().and_then(|link| {
+            let name = link.to_str()?.strip_prefix("/memfd:")?;
+            Some(name.strip_suffix(" (deleted)").unwrap_or(name).to_owned())
+        });
         Ok(Self {
+            made,
             base: 0,
             size: metadata.len(),
             inode: metadata.ino(),
@@ -69,7 +83,7 @@ impl Handle {
     /// A range of a file: of a core dump.
     pub(crate) fn range(file: Arc<File>, base: u64, size: u64, inode: u64, found: String) -> Self {
         let page = rustix::param::page_size() as u64;
-        Self { file, base, size, inode, seals: None, page, found, stuck: None }
+        Self { file, base, size, inode, seals: None, page, found, made: None, stuck: None }
     }
 
     /// Copies up to `length` bytes at `from`; fewer where it ends, or cannot be read.
@@ -113,7 +127,8 @@ impl Handle {
 
     /// The control page, decoded, if it is a segment in use.
     pub(crate) fn decode(&self) -> Option<Segment> {
-        inspect::decode(&self.read(0, layout::CONTROL as u64)).ok()
+        let segment = inspect::decode(&self.read(0, layout::CONTROL as u64)).ok()?;
+        is_made_as(self.made.as_deref(), segment.identity().kind).then_some(segment)
     }
 
     /// The version of the layout, if it is a segment in use, of this version or another one.
@@ -144,6 +159,7 @@ impl Handle {
         }
         Image {
             found: self.found.clone(),
+            made: self.made.clone(),
             inode: self.inode,
             size: self.size,
             seals: self.seals,

@@ -28,6 +28,7 @@ mod export;
 mod finding;
 mod frames;
 mod handle;
+mod image;
 mod list;
 mod man;
 mod memfds;
@@ -40,6 +41,7 @@ mod samples;
 mod show;
 mod sockets;
 mod source;
+mod stat;
 mod style;
 mod tap;
 mod text;
@@ -47,6 +49,7 @@ mod threads;
 mod verdict;
 mod watch;
 mod who;
+mod words;
 
 use clap::CommandFactory;
 use cli::{Cli, Command};
@@ -164,8 +167,11 @@ fn run(cli: &Cli) -> Result<Healthy, Failure> {
 /// Prints text with the colours that were chosen.
 fn print(text: &str) -> Result<(), Failure> {
     let mut out = anstream::stdout();
-    out.write_all(text.as_bytes())?;
-    Ok(out.flush()?)
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // Whoever has seen enough still gets the status.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
+    }
 }
 
 fn json(value: &impl serde::Serialize) -> Result<(), Failure> {

@@ -1,5 +1,6 @@
 //! What /proc says of processes.
 
+use crate::stat::{parse, read};
 use crate::text;
 use crate::threads::Threads;
 use rustix::time::{ClockId, clock_gettime};
@@ -126,11 +127,6 @@ fn started(ticks: u64) -> u64 {
     ticks.saturating_mul(1_000_000_000 / hz).saturating_sub(asleep)
 }
 
-/// What is in a file of /proc. Names in it may be any bytes.
-pub(crate) fn read(path: &str) -> std::io::Result<String> {
-    Ok(String::from_utf8_lossy(&fs::read(path)?).into_owned())
-}
-
 /// Whether a thread of a process runs, or would run if it had a CPU.
 fn is_busy(pid: u32) -> bool {
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
@@ -139,16 +135,6 @@ fn is_busy(pid: u32) -> bool {
         let stat = String::from_utf8_lossy(&stat);
         parse(&stat).is_some_and(|(_, letter, _)| letter == 'R')
     })
-}
-
-/// Name, state and start time in ticks, out of `/proc/PID/stat`. The name may contain anything.
-pub(crate) fn parse(stat: &str) -> Option<(&str, char, u64)> {
-    let (from, to) = (stat.find('(')?, stat.rfind(')')?);
-    let name = stat.get(from + 1..to)?;
-    let mut rest = stat.get(to + 1..)?.split_ascii_whitespace();
-    let letter = rest.next()?.chars().next()?;
-    let ticks = rest.nth(18)?.parse().ok()?;
-    Some((name, letter, ticks))
 }
 
 /// The numbers of all processes that can be seen.
@@ -213,16 +199,6 @@ pub(crate) fn namespace(pid: u32, kind: &str) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_name_may_contain_anything() {
-        let stat =
-            "812 (a ) (b)) T 1 812 812 0 -1 4194560 110 0 0 0 0 0 0 0 20 0 1 0 4321 2936832 177";
-        assert_eq!(parse(stat), Some(("a ) (b)", 'T', 4321)));
-        for cut in 0..stat.len() {
-            let _ = parse(&stat[..cut]);
-        }
-    }
 
     #[test]
     fn this_process_is_alive_and_its_number_was_not_always_its_own() {

@@ -340,8 +340,8 @@ impl Metrics {
 /// would be called the same have their generation behind it.
 fn names(report: &Report) -> BTreeMap<u64, String> {
     let servers = report.servers.iter().map(|server| {
-        let name = match (&report.servers[..], &report.listens_at[..]) {
-            ([_], [path, ..]) => path.clone(),
+        let name = match (&report.servers[..], &report.listens_at[..], &server.listens_at[..]) {
+            ([_], [path, ..], _) | (_, _, [path]) => path.clone(),
             _ if server.peer.name.is_empty() => report.target.clone(),
             _ => server.peer.name.clone(),
         };

@@ -1,10 +1,10 @@
 //! What a capture says: servers, sessions, rings, with what moved between its moments. The shape of
 //! `--json`.
 
-use crate::after::Core;
-use crate::capture::{Host, Image};
+use crate::capture::Host;
 use crate::export;
 use crate::finding::Finding;
+use crate::image::Image;
 use crate::process::State;
 use crate::samples::Samples;
 use crate::text;
@@ -83,6 +83,73 @@ impl Report {
         });
         Ok(())
     }
+}
+
+/// What a core dump says of its process.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Core {
+    /// The process, by its number in its own pid namespace; 0 if the dump does not say so.
+    pub(crate) pid: u32,
+    /// Its name.
+    pub(crate) name: String,
+    /// Its user.
+    pub(crate) uid: u32,
+    /// The signal that ended it; null if none did: debuggers dump processes that go on.
+    pub(crate) signal: Option<String>,
+    /// `si_code` of the signal.
+    pub(crate) signal_code: i32,
+    /// The address of a fault, in hexadecimal.
+    pub(crate) address: Option<String>,
+    /// The process that sent the signal.
+    pub(crate) sender: Option<u32>,
+    /// The thread that was ended, or was the first to be dumped.
+    pub(crate) thread: Option<u32>,
+    /// Its threads by number, at most 1024 of them.
+    pub(crate) threads: Vec<u32>,
+    /// How many threads it had.
+    pub(crate) thread_count: u64,
+    /// The thread that served, if the process was a server and has said so.
+    pub(crate) serving_thread: Option<u64>,
+    /// Requests that were, or may have been, in handlers, at most 32.
+    pub(crate) requests: Vec<InHandler>,
+    /// Segments that were mapped and whose bytes are not in the dump.
+    pub(crate) segments_left_out: u64,
+}
+
+/// How certain it is that a request was in a handler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Certainty {
+    /// The server says so: the call was timed, or is among those in flight.
+    Told,
+    /// It is the only one that can be.
+    Only,
+    /// It is one of several that can be.
+    OneOf,
+}
+
+/// A request that was in a handler.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct InHandler {
+    #[serde(serialize_with = "export::hex")]
+    pub(crate) generation: u64,
+    #[serde(serialize_with = "export::decimal")]
+    pub(crate) session: u64,
+    /// The client, by the number that the server knows.
+    pub(crate) client: u32,
+    #[serde(serialize_with = "export::decimal")]
+    pub(crate) call: u64,
+    pub(crate) certainty: Certainty,
+    /// Bytes of its payload, if the request is still in the ring.
+    pub(crate) length: Option<u64>,
+    /// The first of them, at most 48, in hexadecimal.
+    #[serde(rename = "payload", serialize_with = "hexadecimal")]
+    pub(crate) bytes: Vec<u8>,
+}
+
+fn hexadecimal<S: serde::Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+    let digits = bytes.iter().map(|byte| format!("{byte:02x}"));
+    to.serialize_str(&digits.collect::<String>())
 }
 
 /// Where bytes are.

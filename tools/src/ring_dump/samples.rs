@@ -1,7 +1,7 @@
 //! Waiting told from working: calls that were timed on their way, put together from the client's
 //! half and the server's.
 
-use crate::capture::Image;
+use crate::image::Image;
 use ringbell::inspect::{self, Sample, Segment};
 use ringbell::layout;
 use serde::Serialize;

@@ -7,7 +7,7 @@ use crate::process::State;
 use crate::report::{Memory, Report, RingState, Server, Session, Stray};
 use crate::samples::Samples;
 use crate::style::{BAD, DIM, END, GOOD, HEAD, WARN};
-use crate::verdict::{count, time};
+use crate::words::{count, short, time};
 use ringbell::inspect::{Place, Sleep};
 use ringbell::layout::Mode;
 use std::collections::{BTreeMap, BTreeSet};
@@ -157,18 +157,6 @@ fn seals(memory: &Memory) -> String {
         Some(seals) if seals.is_empty() => "no seals".to_owned(),
         Some(seals) => format!("sealed {}", seals.join(" ")),
         None => "seals not to be seen".to_owned(),
-    }
-}
-
-/// `3.2k`, `17`.
-#[allow(clippy::cast_precision_loss, reason = "for people")]
-pub(crate) fn short(number: f64) -> String {
-    match number {
-        n if n >= 1e9 => format!("{:.1}G", n / 1e9),
-        n if n >= 1e6 => format!("{:.1}M", n / 1e6),
-        n if n >= 1e4 => format!("{:.1}k", n / 1e3),
-        n if n >= 10.0 || n == 0.0 => format!("{n:.0}"),
-        n => format!("{n:.1}"),
     }
 }
 

@@ -3,8 +3,9 @@
 //! and no page that its owner punches can raise a signal here. The target is not asked, but by the
 //! handshake of an inspector.
 
-use crate::capture::{self, Capture, Image, Origin, Take};
+use crate::capture::{self, Capture, Origin, Take};
 use crate::handle::Handle;
+use crate::image::Image;
 use crate::sockets::{Listeners, Listening, Spot};
 use crate::who::{Finder, Named, Ring, Who};
 use crate::{Failure, Unattachable, core_dump, memfds, process, samples, text, threads};
@@ -435,11 +436,12 @@ fn names(image: &Image) -> Option<(u32, u64)> {
     }
 }
 
-/// Looks at several live targets at the same two moments.
+/// Looks at several live targets at the same two moments. The second looks, which are whole, are
+/// taken one by one: each can be forgotten before the next.
 pub(crate) fn capture_all(
     targets: Vec<Target>,
     interval: Duration,
-) -> Vec<(Target, Result<Capture, Unattachable>)> {
+) -> impl Iterator<Item = (Target, Result<Capture, Unattachable>)> {
     let firsts: Vec<_> = targets
         .into_iter()
         .map(|target| {
@@ -448,21 +450,18 @@ pub(crate) fn capture_all(
         })
         .collect();
     std::thread::sleep(interval);
-    firsts
-        .into_iter()
-        .map(|(target, first)| {
-            let capture = first.and_then(|first| {
-                let found = find(&target)?;
-                let origin = match target {
-                    Target::Socket(_) => Origin::Socket,
-                    _ => Origin::Process,
-                };
-                let takes = vec![first, take(&found, true)];
-                Ok(Capture::live(target.to_string(), origin, found.listening(), takes))
-            });
-            (target, capture)
-        })
-        .collect()
+    firsts.into_iter().map(|(target, first)| {
+        let capture = first.and_then(|first| {
+            let found = find(&target)?;
+            let origin = match target {
+                Target::Socket(_) => Origin::Socket,
+                _ => Origin::Process,
+            };
+            let takes = vec![first, take(&found, true)];
+            Ok(Capture::live(target.to_string(), origin, found.listening(), takes))
+        });
+        (target, capture)
+    })
 }
 
 /// Looks once at a socket of which nothing is known.

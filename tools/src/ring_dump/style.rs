@@ -1,7 +1,18 @@
 //! Colours.
 
-use crate::cli::Color;
 use anstyle::{AnsiColor, Reset, Style};
+use clap::ValueEnum;
+
+/// When to use colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    /// On a terminal unless `NO_COLOR` is set, and where `CLICOLOR_FORCE` is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
 
 /// Something is wrong.
 pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();

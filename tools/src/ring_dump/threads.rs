@@ -1,6 +1,6 @@
 //! What the threads of a process do, as /proc says: whether they run, or what they wait for.
 
-use crate::{process, text};
+use crate::{stat, text};
 use serde::{Deserialize, Serialize};
 use std::fs;
 
@@ -186,9 +186,9 @@ pub(crate) fn look(pid: u32) -> Threads {
 }
 
 fn thread(pid: u32, tid: u32) -> Option<Thread> {
-    let read = |name: &str| process::read(&format!("/proc/{pid}/task/{tid}/{name}")).ok();
+    let read = |name: &str| stat::read(&format!("/proc/{pid}/task/{tid}/{name}")).ok();
     let stat = read("stat")?;
-    let (name, state, _) = process::parse(&stat)?;
+    let (name, state, _) = stat::parse(&stat)?;
     Some(Thread {
         tid,
         own_tid: read("status").as_deref().and_then(own_tid),

@@ -17,8 +17,13 @@ mod threads;
 use crate::finding::{Code, Finding, Severity};
 use crate::process::State;
 use crate::report::{Report, RingState, Server, Session};
+use crate::words::{count, time};
 use ringbell::inspect::Sleep;
 use ringbell::layout::Engine;
+use std::time::Duration;
+
+/// A call that waits longer than this is late, unless another time is asked for.
+pub(crate) const LATE: Duration = Duration::from_secs(1);
 
 /// Judges everything that is in a report.
 pub(crate) fn judge(report: &Report) -> Vec<Finding> {
@@ -58,23 +63,6 @@ pub(crate) fn judge(report: &Report) -> Vec<Finding> {
     findings
         .sort_by_key(|finding| (std::cmp::Reverse(finding.severity), finding.session.is_some()));
     findings
-}
-
-/// A time for people.
-pub(crate) fn time(ns: u64) -> String {
-    match ns {
-        0..10_000 => format!("{ns} ns"),
-        10_000..10_000_000 => format!("{} us", ns / 1_000),
-        10_000_000..10_000_000_000 => format!("{} ms", ns / 1_000_000),
-        10_000_000_000..600_000_000_000 => format!("{} s", ns / 1_000_000_000),
-        600_000_000_000..36_000_000_000_000 => format!("{} min", ns / 60_000_000_000),
-        _ => format!("{} h", ns / 3_600_000_000_000),
-    }
-}
-
-/// `1 request`, `2 requests`.
-pub(crate) fn count(count: u64, what: &str) -> String {
-    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 fn halted(state: State) -> &'static str {

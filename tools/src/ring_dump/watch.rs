@@ -6,6 +6,7 @@
 mod app;
 mod eye;
 mod keys;
+mod look;
 mod screen;
 mod table;
 mod terminal;

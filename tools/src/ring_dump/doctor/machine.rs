@@ -112,7 +112,7 @@ fn cpus(count: u32, wait: &WaitSettings) -> Check {
             format!(
                 "{count} CPUs, for this process: {} at full speed; a waiter looks {looks} times, then yields for \
                  {yields} us, then sleeps, unless configured",
-                crate::verdict::count(u64::from(count / 2), "busy pair")
+                crate::words::count(u64::from(count / 2), "busy pair")
             ),
         ),
     }

@@ -7,7 +7,7 @@ use super::{Scene, ServerScene, count};
 use crate::finding::{Code, Finding, Severity};
 use crate::process::State;
 use crate::report::Session;
-use crate::show::short;
+use crate::words::short;
 use std::collections::BTreeMap;
 
 /// Failures between two looks that are many, if more than half of all is: fewer may be chance.

@@ -67,7 +67,11 @@ fn judge_client(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
                     write!(text, "; up to {} unread", count(answers, "answer")).unwrap_or(())
                 }
             }
-            findings.push(scene.finding(Severity::Problem, Code::ClientStopped, pid, &text));
+            let idle = session.response.messages == 0
+                && session.server.in_flight == 0
+                && session.in_flight == 0;
+            let severity = if idle { Severity::Note } else { Severity::Problem };
+            findings.push(scene.finding(severity, Code::ClientStopped, pid, &text));
         }
         State::Dead => {
             let (severity, why) = match scene.server_state() {
@@ -176,7 +180,11 @@ fn judge_requests(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
             ring.capacity,
             scene.stuck_for()
         );
-        findings.push(scene.finding(Severity::Problem, Code::FullRing, scene.server_pid(), &text));
+        // As serious as what a caller suffers. Where nobody knows, nothing was read for a whole look.
+        let waits = session.oldest_age_ns.map(|age| age.max(report.between_ns));
+        let late = waits.is_none_or(|waits| waits >= report.late_ns);
+        let severity = if late { Severity::Problem } else { Severity::Note };
+        findings.push(scene.finding(severity, Code::FullRing, scene.server_pid(), &text));
     }
 }
 

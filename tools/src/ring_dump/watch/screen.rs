@@ -2,14 +2,15 @@
 //! not fit is left out from the end; the first verdict is the last to go.
 
 use super::app::{App, Over, Standing, id};
+use super::look::{BOLD, DIM, ring_style, state};
 use super::table;
 use super::text::{plain, wrap};
 use crate::finding::{Finding, Severity};
 use crate::process::State;
 use crate::report::{RingState, Server, Session};
 use crate::samples::{Samples, Spread};
-use crate::show::{self, short};
-use crate::verdict::{count, time};
+use crate::show;
+use crate::words::{count, short, time};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
@@ -27,8 +28,6 @@ const HIGH: u16 = 20;
 /// From so many columns on there is room beside the header.
 const WIDE: u16 = 100;
 
-pub(super) const DIM: Style = Style::new().add_modifier(Modifier::DIM);
-pub(super) const BOLD: Style = Style::new().add_modifier(Modifier::BOLD);
 /// What must not be overlooked.
 const LOUD: Style = Style::new().fg(Color::Red).add_modifier(Modifier::REVERSED);
 
@@ -350,15 +349,6 @@ fn verdicts(app: &App, width: usize, most: usize, room: usize) -> Vec<Line<'stat
     lines
 }
 
-pub(super) fn state(state: State) -> Span<'static> {
-    let color = match state {
-        State::Alive => Color::Green,
-        State::Unknown => Color::Gray,
-        _ => Color::Red,
-    };
-    Span::styled(state.word(), color)
-}
-
 /// The newest points that there is room for.
 fn spark(
     past: &VecDeque<u64>,
@@ -383,14 +373,6 @@ fn spark(
         sparkline = sparkline.max(most);
     }
     frame.render_widget(sparkline, area);
-}
-
-pub(super) fn ring_style(ring: &RingState) -> Style {
-    match () {
-        () if ring.flaw.is_some() || (ring.stuck && ring.full) => Style::from(Color::Red),
-        () if ring.stuck => Style::from(Color::Yellow),
-        () => Style::from(Color::Green),
-    }
 }
 
 /// The table, or one session.

@@ -1,12 +1,12 @@
 //! The sessions, one line each: only those for which there is room.
 
 use super::app::{App, Past, id, rate};
-use super::screen::{BOLD, DIM, ring_style, state};
+use super::look::{BOLD, DIM, ring_style, state};
 use super::text::plain;
 use crate::report::Session;
 use crate::samples::Samples;
-use crate::show::{self, short};
-use crate::verdict::time;
+use crate::show;
+use crate::words::{short, time};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Rect};
 use ratatui::style::{Color, Modifier, Style};
