@@ -67,11 +67,7 @@ fn judge_client(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
                     write!(text, "; up to {} unread", count(answers, "answer")).unwrap_or(())
                 }
             }
-            let idle = session.response.messages == 0
-                && session.server.in_flight == 0
-                && session.in_flight == 0;
-            let severity = if idle { Severity::Note } else { Severity::Problem };
-            findings.push(scene.finding(severity, Code::ClientStopped, pid, &text));
+            findings.push(scene.finding(Severity::Problem, Code::ClientStopped, pid, &text));
         }
         State::Dead => {
             let (severity, why) = match scene.server_state() {
