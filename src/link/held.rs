@@ -319,11 +319,11 @@ impl Account {
     /// Whether a request may be read. If not, the reader is woken when that may have changed.
     ///
     /// A client that holds next to nothing is read from as long as its uid has anything left; where
-    /// that is more than its uid leaves free, only in the first half of the total. `buffer`: what of
-    /// its bytes is the buffer that is read into, which must not keep itself from being read. For a
-    /// client that holds nothing else the limits are so much higher that buffers alone never reach
-    /// them. Others may have begun more since: what comes back only if it is read is fair all the
-    /// same while its uid holds no more than a quarter of all.
+    /// that is more than its uid leaves free, only in the first half of the total. `buffer`: what
+    /// of its bytes is the buffer that is read into, which must not keep itself from being read.
+    /// For a client that holds nothing else the limits are so much higher that buffers alone never
+    /// reach them. Others may have begun more since: what comes back only if it is read is fair all
+    /// the same while its uid holds no more than a quarter of all.
     #[cold]
     pub(crate) fn may_read(&self, buffer: u64) -> bool {
         let (share, total) = (&self.share.level, &self.share.total.level);

@@ -176,7 +176,7 @@ fn judge_requests(scene: &Scene<'_>, findings: &mut Vec<Finding>) {
             ring.capacity,
             scene.stuck_for()
         );
-        // As serious as what a caller suffers. Where nobody knows, nothing was read for a whole look.
+        // As serious as what a caller suffers. If nobody knows, nothing was read for a whole look.
         let waits = session.oldest_age_ns.map(|age| age.max(report.between_ns));
         let late = waits.is_none_or(|waits| waits >= report.late_ns);
         let severity = if late { Severity::Problem } else { Severity::Note };
