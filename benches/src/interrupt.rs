@@ -25,7 +25,7 @@ use crate::outcome::Outcome;
 
 const ENDING: [i32; 3] = [SIGHUP, SIGINT, SIGTERM];
 
-/// What the handlers leave.
+/// The signals that were caught. The handlers write it.
 #[derive(Debug)]
 struct Caught {
     /// The last signal, or 0.

@@ -324,7 +324,7 @@ struct Run<'a> {
     atomic_round_trip_ns: Option<f64>,
     /// How long it all took.
     seconds: u64,
-    /// What others did beside it.
+    /// How busy other processes kept the machine.
     busy: &'a Busyness,
     remarks: &'a [String],
 }
@@ -356,10 +356,10 @@ impl Watch {
     }
 }
 
-/// What others did beside a race.
+/// How busy other processes kept the machine during a race.
 #[derive(Debug, Serialize)]
 struct Busyness {
-    /// Whether the figures are not to be published for it.
+    /// Whether the machine was too busy for the figures to be published.
     is_busy: bool,
     before: Busy,
     after: Busy,
@@ -380,7 +380,7 @@ impl Busyness {
         (!when.is_empty()).then(text)
     }
 
-    /// What stands under the table.
+    /// The lines under the table.
     fn foot(&self) -> String {
         self.remark().map_or_else(String::new, |remark| format!("\n{remark}\n"))
     }
